@@ -1,0 +1,47 @@
+"""bowerbird: collect pictures, search them, and paint new ones grounded in what was found.
+
+    import bowerbird as bb
+    kb = bb.KnowledgeBase.open("kb")
+    pipe = bb.RDMPipeline.from_pretrained("tiny-rdm")
+    pipe(prompt="a red fox", knowledge_base=kb).images[0]
+
+Names load on first use, so that `import bowerbird` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "BowerbirdError": ("bowerbird.errors", "BowerbirdError"),
+    "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
+    "MismatchError": ("bowerbird.errors", "MismatchError"),
+    "Neighbors": ("bowerbird.types", "Neighbors"),
+    "RDMPipeline": ("bowerbird.systems.rdm_pipeline", "RDMPipeline"),
+    "encoders": ("bowerbird.encoders", None),
+    "recipes": ("bowerbird.recipes", None),
+}
+
+__all__ = ["BowerbirdError", "KnowledgeBase", "MismatchError", "Neighbors", "RDMPipeline", "__version__", "encoders", "recipes"]
+
+if TYPE_CHECKING:
+    from bowerbird import encoders, recipes
+    from bowerbird.errors import BowerbirdError, MismatchError
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.types import Neighbors
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bowerbird' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    loaded = importlib.import_module(module)
+    return loaded if attribute is None else getattr(loaded, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
