@@ -1,0 +1,93 @@
+"""CLIP and SigLIP through transformers, behind the same two methods as our own encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class ClipEncoder:
+    """`Encoder` over a transformers model with `get_text_features` and `get_image_features` and its own preprocessing."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, name: str, fingerprint: str, device: str) -> None:
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.name, self.fingerprint, self.device = name, fingerprint, device
+        config = model.config
+        self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
+        self.padding = "max_length" if config.model_type.startswith("siglip") else True  # SigLIP was trained on padded text
+        self.max_length = int(config.text_config.max_position_embeddings)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts (cut at the model's length) -> raw float32 `(n, dim)`."""
+        import torch
+
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
+        parts = []
+        with torch.inference_mode():
+            for i in range(0, len(texts), 64):
+                tokens = self.tokenizer(list(texts[i : i + 64]), padding=self.padding, truncation=True, max_length=self.max_length, return_tensors="pt")
+                parts.append(_pooled(self.model.get_text_features(**tokens.to(self.device))))
+        return np.concatenate(parts)
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """n RGB pictures -> raw float32 `(n, dim)`."""
+        import torch
+
+        if not pictures:
+            return np.zeros((0, self.dim), np.float32)
+        parts = []
+        with torch.inference_mode():
+            for i in range(0, len(pictures), 32):
+                pixels = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt")["pixel_values"]
+                parts.append(_pooled(self.model.get_image_features(pixel_values=pixels.to(self.device))))
+        return np.concatenate(parts)
+
+
+def _pooled(output: Any) -> np.ndarray:
+    """transformers 5 returns an object, 4 a tensor."""
+    tensor = getattr(output, "pooler_output", output)
+    return tensor.float().cpu().numpy()
+
+
+def load_clip(path: str, *, name: str, device: str = "cpu") -> ClipEncoder:
+    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only.
+
+    Raises: BowerbirdError when it is not there or not complete.
+    """
+    from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
+
+    try:
+        model = AutoModel.from_pretrained(path, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        processor_class = SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
+        processor = processor_class.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise BowerbirdError(f"encoder {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
+    if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+        raise BowerbirdError(f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures; give CLIP or SigLIP")
+    return ClipEncoder(model, tokenizer, processor, name, _fingerprint(path, model), device)
+
+
+def _fingerprint(path: str, model: Any) -> str:
+    """Hash of the weights: of the files where they are local, of the tensors where they came from a hub's cache."""
+    digest = hashlib.sha256()
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    if files:
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    else:
+        for key, value in sorted(model.state_dict().items()):
+            digest.update(key.encode() + value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
