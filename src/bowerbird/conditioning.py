@@ -1,0 +1,46 @@
+"""From neighbours to what a network attends to.
+
+RDM's condition is the set of the neighbours' embeddings as cross-attention tokens, without positions: a set, whatever its
+order. The null is the zero vector in every slot; it passes through the network's trained projection like any token, so what it
+means is learnt (10% dropout in training). Source: RDM, arXiv 2204.11824, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.types_torch import Conditioning, Tokens
+
+
+def neighbor_tokens(embeddings: Tensor, weights: Tensor, *, normalize: bool) -> Conditioning:
+    """Embeddings `(B, K, d)` with weights `(B, K)` (0 = absent) -> tokens and their null.
+
+    `normalize`: scale each embedding to length sqrt(d) (unit variance), for models trained so; False leaves raw embeddings, as
+    the released 256 px models want them. A row without any neighbour becomes the null.
+    """
+    keys = F.normalize(embeddings.float(), dim=-1) * math.sqrt(embeddings.shape[-1]) if normalize else embeddings.float()
+    weights = weights.float()
+    keys = torch.where((weights > 0)[..., None], keys, torch.zeros_like(keys))
+    none = (weights <= 0).all(dim=1, keepdim=True)
+    null = Tokens(torch.zeros_like(keys), torch.ones_like(weights))
+    return Conditioning(Tokens(keys, torch.where(none, torch.ones_like(weights), weights)), null)
+
+
+def drop(conditioning: Conditioning, rows: Tensor) -> Conditioning:
+    """The conditioning with the neighbours of the boolean `rows` `(B,)` replaced by the null (condition dropout)."""
+    tokens, null = conditioning.neighbors, conditioning.neighbors_null
+    keys = torch.where(rows[:, None, None], null.keys, tokens.keys)
+    return Conditioning(Tokens(keys, torch.where(rows[:, None], null.weights, tokens.weights)), null)
+
+
+def attention_mask(tokens: Tokens) -> Tensor:
+    """The `encoder_attention_mask` `(B, L)` with which diffusers adds log(weight) to a token's attention logit.
+
+    diffusers turns a mask m into the bias (1 - m) * -10000; solved for m, a weight of 2 acts as if the token stood there twice.
+    """
+    weights = tokens.weights.clamp(min=0)
+    return torch.where(weights > 0, 1 + weights.clamp(min=1e-30).log() / 10_000, torch.zeros_like(weights))

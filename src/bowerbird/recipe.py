@@ -1,0 +1,132 @@
+"""A recipe is one frozen, strict object: what is trained, on which rows, for how long. It is stored as `recipe.json`.
+
+`build_objective` turns a recipe and pictures into the thing `train.train` runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bowerbird import checkpoint
+from bowerbird.data import Pictures, load_pictures
+from bowerbird.errors import BowerbirdError
+from bowerbird.systems.autoencoder import AutoencoderConfig, AutoencoderObjective
+from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
+from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
+from bowerbird.systems.rdm import LatentBank, RDMConfig, RDMObjective, build_bank
+from bowerbird.train import TrainConfig
+
+FILE = "recipe.json"
+System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ClassifierConfig, Field(discriminator="kind")]
+
+
+class Recipe(BaseModel):
+    """`system`: what; `train`: how long; `where`: which rows of the data (SQL over its metadata; None for all)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    system: System
+    train: TrainConfig
+    size: int = 64
+    where: str | None = None
+    limit: int | None = None
+
+    def fingerprint(self) -> str:
+        """A hash of every setting; trainings are cached by it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in the file at `path`. Raises: BowerbirdError when it has unknown or wrong settings."""
+    return _validate(checkpoint.read_json(path, "recipe"), str(path))
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """`recipe` with `key=value` settings, keys dotted (`train.steps=100`), values JSON or plain text.
+
+    Raises: BowerbirdError for an unknown key or a value of the wrong kind.
+    """
+    values: dict[str, Any] = recipe.model_dump()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise BowerbirdError(f"--set {setting!r}: write key=value, for example train.steps=100")
+        *path, last = key.split(".")
+        place = values
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None  # type: ignore[assignment]
+        if not isinstance(place, dict) or last not in place:
+            raise BowerbirdError(f"--set {setting!r}: the recipe has no {key}; it has {', '.join(place if isinstance(place, dict) else values)}")
+        try:
+            place[last] = json.loads(text)
+        except ValueError:
+            place[last] = text
+    return _validate(values, "--set " + " ".join(settings))
+
+
+def _validate(values: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BowerbirdError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
+    """The rows of `source` this recipe trains on."""
+    return load_pictures(source, size=recipe.size, where=recipe.where, limit=recipe.limit)
+
+
+def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu") -> Any:
+    """The trainable for `recipe`: an `nn.Module` that satisfies `train.Objective`. RDM's latent bank is kept in `out/bank`."""
+    system, seed = recipe.system, recipe.train.seed
+    if isinstance(system, ContrastiveConfig):
+        return ContrastiveObjective(system, pictures, seed)
+    if isinstance(system, AutoencoderConfig):
+        return AutoencoderObjective(system, pictures, seed)
+    if isinstance(system, ClassifierConfig):
+        return ClassifierObjective(system, pictures, seed)
+    from bowerbird import encoders
+
+    autoencoder, encoder = load_autoencoder(system.autoencoder), encoders.load(system.encoder)
+    bank = _cached_bank(system, pictures, autoencoder, encoder, seed, out / "bank.safetensors", device)
+    return RDMObjective(system, bank, autoencoder, encoder, seed)
+
+
+def load_autoencoder(name: str) -> Any:
+    """The frozen autoencoder called `name`: bundled, or a directory in diffusers layout."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from bowerbird.weights import bundled
+
+    path = bundled(name) or Path(name)
+    if not (path / "config.json").is_file():
+        raise BowerbirdError(f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train tiny-autoencoder")
+    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+
+def _cached_bank(system: RDMConfig, pictures: Pictures, autoencoder: Any, encoder: Any, seed: int, path: Path, device: str) -> LatentBank:
+    """The latent bank from `path` when it was made from the same data, networks and settings; else made and written there."""
+    import torch
+    from safetensors import safe_open
+
+    weights = hashlib.sha256(b"".join(p.numpy().tobytes() for p in autoencoder.state_dict().values())).hexdigest()[:16]
+    settings = system.model_dump_json(include={"k", "k_stored", "mix", "max_similarity", "exclude_key", "views"})
+    key = hashlib.sha256(f"{pictures.fingerprint()} {encoder.fingerprint} {weights} {settings} {seed}".encode()).hexdigest()
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+                tables = tuple(t[f"table{i}"] for i in range(len(system.mix)))
+                return LatentBank(t["latents"], t["embeddings"], tables, t["ids"].numpy(), t["counts"].numpy())
+    bank = build_bank(system, pictures, pictures.ids, autoencoder.to(device), encoder, seed, device)
+    stored = {"latents": bank.latents, "embeddings": bank.embeddings, "ids": torch.from_numpy(bank.ids), "counts": torch.from_numpy(bank.counts)}
+    checkpoint.save_tensors(path, stored | {f"table{i}": t for i, t in enumerate(bank.tables)}, {"key": key})
+    return bank

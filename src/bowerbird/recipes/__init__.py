@@ -1,0 +1,28 @@
+"""Recipes by name; each is a function that returns one frozen `Recipe`, with a `tiny=True` form that trains in seconds."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from bowerbird.recipe import Recipe
+
+NAMES = {
+    "small": ("bowerbird.recipes.small", "small"),
+    "tiny-autoencoder": ("bowerbird.recipes.autoencoder", "tiny_autoencoder"),
+    "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
+    "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
+    "evaluator": ("bowerbird.recipes.evaluator", "evaluator"),
+}
+
+
+def recipe(name: str, *, tiny: bool = False) -> Recipe:
+    """The recipe called `name`. Raises: BowerbirdError when there is none."""
+    if name not in NAMES:
+        raise BowerbirdError(f"recipe {name!r} is not known; choose one of {', '.join(NAMES)}, a recipe.json, or file.py:function")
+    module, function = NAMES[name]
+    made: Recipe = getattr(importlib.import_module(module), function)(tiny=tiny)
+    return made

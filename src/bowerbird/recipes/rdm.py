@@ -1,0 +1,39 @@
+"""`tiny-rdm`: retrieval-augmented diffusion at 64 px, and the same network without retrieval."""
+
+from __future__ import annotations
+
+from bowerbird.models.unet import UNetConfig
+from bowerbird.recipe import Recipe
+from bowerbird.recipes.small import NEVER_TRAINED_ON
+from bowerbird.systems.rdm import NeighborMix, RDMConfig
+from bowerbird.train import TrainConfig
+
+MIX = (NeighborMix(share=0.35), NeighborMix(share=0.35, within="style"), NeighborMix(share=0.30, within="hexcode"))
+
+
+def tiny_rdm(*, tiny: bool = False) -> Recipe:
+    """RDM (arXiv 2204.11824) on the latents of `tiny-autoencoder`, neighbours of `small`, k from 1 to 4.
+
+    Command: bowerbird train tiny-rdm --data ../shared/data/emoji.parquet --out runs/tiny-rdm
+    Differs from the paper: see `systems/rdm.py`.
+    """
+    train = TrainConfig(
+        steps=5000, batch_size=64, learning_rate=5e-4, warmup_steps=200, cooldown_fraction=0.2, ema_decay=0.999, save_every=250, sheet_every=500,
+        keep_steps=(2000,),
+    )  # fmt: skip
+    if not tiny:
+        return Recipe(name="tiny-rdm", system=RDMConfig(mix=MIX, views=12), train=train, where=NEVER_TRAINED_ON)
+    unet = UNetConfig(block_out_channels=(32, 32, 32), cross_attention_dim=16)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1, "keep_steps": ()})
+    return Recipe(name="tiny-rdm", system=RDMConfig(unet=unet, views=2, k_stored=4), train=shorter, limit=32)
+
+
+def tiny_rdm_no_neighbors(*, tiny: bool = False) -> Recipe:
+    """The same network, data and steps with the null in place of every neighbour: what retrieval is measured against.
+
+    Command: bowerbird train tiny-rdm-no-neighbors --data ../shared/data/emoji.parquet --out runs/tiny-rdm-no-neighbors
+    Compare it with `runs/tiny-rdm/model-2000`, which has seen as many pictures.
+    """
+    base = tiny_rdm(tiny=tiny)
+    train = base.train if tiny else base.train.model_copy(update={"steps": 2000, "cooldown_fraction": 0.0, "keep_steps": ()})
+    return base.model_copy(update={"name": "tiny-rdm-no-neighbors", "system": base.system.model_copy(update={"neighbors": False}), "train": train})

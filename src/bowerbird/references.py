@@ -1,0 +1,129 @@
+"""From what a person asks to the neighbours a picture is grounded in: RDM's five ways of asking, one function each.
+
+All return `Neighbors`; none knows a network. They speak to a database through `types.Retriever` only.
+Source: RDM, arXiv 2204.11824, section 3.3 and the released sampling script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird import seeds
+from bowerbird.errors import BowerbirdError
+from bowerbird.types import ABSENT, Neighbors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+TEXT_MODES = ("neighbors", "text", "text+neighbors")
+IMAGE_MODES = ("image+neighbors", "image", "neighbors")
+
+
+def queries_as_neighbors(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
+    """Embeddings `(Q, K, d)` of queries themselves in the form of neighbours: no id, score 1."""
+    shape = embeddings.shape[:2]
+    # ids below -1: present (only -1 is absent), yet no item of any database
+    return Neighbors(
+        np.full(shape, -2, np.int64), np.ones(shape, np.float32), np.asarray(embeddings, np.float32), tuple(map(tuple, captions)), tuple(({},) * shape[1] for _ in range(shape[0]))
+    )
+
+
+def join(first: Neighbors, second: Neighbors) -> Neighbors:
+    """Both sets of each query, `first` before `second`."""
+
+    def weights(part: Neighbors) -> np.ndarray:
+        return part.mask.astype(np.float32) if part.weights is None else part.weights
+
+    return Neighbors(
+        np.concatenate([first.ids, second.ids], 1),
+        np.concatenate([first.scores, second.scores], 1),
+        np.concatenate([first.embeddings, second.embeddings], 1),
+        tuple(a + b for a, b in zip(first.captions, second.captions, strict=True)),
+        tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
+        np.concatenate([weights(first), weights(second)], 1),
+        second.load_images,
+    )
+
+
+def by_text(kb: KnowledgeBase, prompts: Sequence[str], k: int, *, text_mode: str = "neighbors", search_mode: str = "hybrid", where: str | None = None) -> Neighbors:
+    """One set a prompt: its k neighbours, its own embedding alone, or that and its k - 1 neighbours."""
+    _choice("text_mode", text_mode, TEXT_MODES)
+    if any(not p.strip() for p in prompts):
+        raise BowerbirdError("the prompt is empty; say what to paint, or ask for an unconditional picture")
+    if text_mode == "neighbors":
+        return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
+    alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
+    if text_mode == "text" or k == 1:
+        return alone
+    return join(alone, kb.search(text=list(prompts), k=k - 1, mode=search_mode, where=where))
+
+
+def by_images(kb: KnowledgeBase, images: Sequence[Image.Image], k: int, *, image_mode: str = "image+neighbors", where: str | None = None) -> Neighbors:
+    """One set (Q = 1) for all of `images` together: the pictures themselves, then their nearest items in turn, up to k."""
+    _choice("image_mode", image_mode, IMAGE_MODES)
+    if not images:
+        raise BowerbirdError("no picture was given; pass one or several")
+    embeddings = kb.encoder.embed_images(list(images))
+    alone = queries_as_neighbors(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]])
+    rest = k if image_mode == "neighbors" else k - len(images)
+    if image_mode == "image" or rest <= 0:
+        return alone
+    found = kb.search(embeddings=embeddings, k=k, where=where)
+    order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
+    unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
+    retrieved = kb.get([int(found.ids[q, c]) for q, c in unique[:rest]], scores=[float(found.scores[q, c]) for q, c in unique[:rest]])
+    return retrieved if image_mode == "neighbors" else join(alone, retrieved)
+
+
+def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, count: int, seed: int) -> Neighbors:
+    """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those whose
+    metadata `class_key` is `name`."""
+    if class_key is None:
+        return by_text(kb, [f"An image of a {name}"], k).repeat(count)
+    pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
+    if len(pool) < k:
+        raise BowerbirdError(f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or another class")
+    draws = [seeds.numpy_generator(seed, "class", i).choice(pool, size=k, replace=False) for i in range(count)]
+    return stack([kb.get([int(i) for i in draw]) for draw in draws])
+
+
+def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: float, count: int, seed: int) -> Neighbors:
+    """`count` sets for unconditional pictures: x ~ p_D over the database's items, then the k neighbours of x (x among them).
+
+    `counts`: how often each id was a training neighbour. Raises: BowerbirdError when they cover no item of this database.
+    """
+    from bowerbird.knowledge.graph import proposal
+
+    ids = kb.ids()
+    known = np.array([counts.get(int(i), 0) for i in ids], np.int64)
+    if known.sum() == 0:
+        raise BowerbirdError(
+            "unconditional pictures need p_D, and the model's training counts cover no item of this database; "
+            "count over the database itself with --proposal database (Python: proposal=kb.proposal(k=4))"
+        )
+    p = proposal(known, top_m)
+    drawn = [int(ids[seeds.numpy_generator(seed, "proposal", i).choice(len(ids), p=p)]) for i in range(count)]
+    return kb.search(ids=drawn, k=k, include_self=True)
+
+
+def stack(parts: Sequence[Neighbors]) -> Neighbors:
+    """Several results of one database and one K as one batch."""
+    return Neighbors(
+        np.concatenate([p.ids for p in parts]),
+        np.concatenate([p.scores for p in parts]),
+        np.concatenate([p.embeddings for p in parts]),
+        tuple(row for p in parts for row in p.captions),
+        tuple(row for p in parts for row in p.metadata),
+        None if any(p.weights is None for p in parts) else np.concatenate([p.weights for p in parts if p.weights is not None]),
+        parts[0].load_images,
+    )
+
+
+def _choice(what: str, given: str, allowed: Sequence[Any]) -> None:
+    if given not in allowed:
+        raise BowerbirdError(f"{what} {given!r} is not known; choose one of {', '.join(allowed)}")

@@ -1,0 +1,209 @@
+"""RDM, retrieval-augmented diffusion (arXiv 2204.11824): its configuration and its training objective.
+
+p(x) = p_theta(x | {phi(y) : y in the k neighbours of x in D}). Only the U-Net trains; the autoencoder and the encoder phi are
+frozen, so latents and embeddings are computed once, for several views of the data (`LatentBank`). The pipeline is in
+`rdm_pipeline.py`.
+
+Differs from the paper, and why:
+- D is the training set itself under a leak guard (never the item, never a near-duplicate): our collections are small.
+- A share of the neighbour sets is kept within one metadata value (one drawing style; one entity in other styles). A database
+  of one style at inference, or a pool of one class, is then like something seen in training; the paper gets this from size.
+- Target and neighbours are changed together (mirror, turn, hue) in most draws, so that the network learns to paint what
+  embeddings say rather than which training picture they mean. Draws with the null condition are never changed so.
+- v-prediction, and a *trained* null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bowerbird import augment, conditioning, gaussian, seeds, tensors
+from bowerbird.data import Pictures
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge.graph import knn_graph, neighbor_counts
+from bowerbird.models.unet import UNetConfig, build_unet
+from bowerbird.types import ABSENT, Encoder
+
+
+class NeighborMix(BaseModel):
+    """A share of the training draws whose neighbours all have the target's value of the metadata key `within` (None: any)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    share: float
+    within: str | None = None
+
+
+class RDMConfig(BaseModel):
+    """Everything that shapes RDM and its training data; stored in `recipe.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["rdm"] = "rdm"
+    unet: UNetConfig = UNetConfig()
+    autoencoder: str = "tiny-autoencoder"
+    encoder: str = "small"
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    k: int = 4
+    k_stored: int = 20
+    pool: int = 8
+    null_probability: float = 0.1
+    neighbors: bool = True
+    mix: tuple[NeighborMix, ...] = (NeighborMix(share=1.0),)
+    max_similarity: float | None = 0.98
+    exclude_key: str | None = None
+    views: int = 16
+    view_probability: float = 0.55
+
+
+@dataclass(frozen=True)
+class LatentBank:
+    """Frozen inputs of a training: latents `(V, n, C, h, w)` and embeddings `(V, n, d)` under V views (view 0 unchanged), both
+    float16; one neighbour table `(n, k_stored)` a mix; `ids` (n,) and p_D `counts` (n,) of the unchanged items."""
+
+    latents: Tensor
+    embeddings: Tensor
+    tables: tuple[Tensor, ...]
+    ids: np.ndarray
+    counts: np.ndarray
+
+
+def views_of(config: RDMConfig, seed: int) -> list[augment.View]:
+    """The views of a run: unchanged, mirrored, then random ones."""
+    rng = seeds.numpy_generator(seed, "views")
+    return [augment.IDENTITY, augment.View(symmetry=4), *(augment.random_view(rng) for _ in range(config.views))][: config.views]
+
+
+@torch.no_grad()
+def build_bank(config: RDMConfig, pictures: Pictures, ids: Sequence[int], autoencoder: Any, encoder: Encoder, seed: int, device: str = "cpu") -> LatentBank:
+    """Encode every picture under every view and find its neighbours in the unchanged set, guarded."""
+    shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
+    latents, embeddings = [], []
+    for view in views_of(config, seed):
+        parts: list[Tensor] = []
+        vectors: list[np.ndarray] = []
+        for pixels in pictures.pixels.split(64):
+            x = view(tensors.to_float(pixels))
+            vectors.append(encoder.embed_images(tensors.to_pil(x)))
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                mean = autoencoder.encode(x.to(device)).latent_dist.mean
+            parts.append(((mean.float() - shift) * scale).half().cpu())
+        latents.append(torch.cat(parts))
+        embeddings.append(torch.from_numpy(np.concatenate(vectors)).half())
+    vectors0 = F.normalize(embeddings[0].float(), dim=1).numpy()
+    item_ids = np.asarray(ids, np.int64)
+    guard: dict[str, Any] = {"query_ids": item_ids, "database_ids": item_ids, "max_similarity": config.max_similarity}
+    if config.exclude_key is not None:
+        column = pictures.column(config.exclude_key)
+        guard["exclude"] = (column, column)
+    tables = []
+    for part in config.mix:
+        column = pictures.column(part.within) if part.within else None
+        if column is not None and not any(column):
+            raise BowerbirdError(f"the recipe mixes neighbours within {part.within!r}, but the data has no such column")
+        table, _ = knn_graph(vectors0, vectors0, config.k_stored, within=(column, column) if column else None, **guard)
+        tables.append(torch.from_numpy(table))
+    whole, _ = knn_graph(vectors0, vectors0, config.k, **guard)
+    return LatentBank(torch.stack(latents), torch.stack(embeddings), tuple(tables), item_ids, neighbor_counts(whole, len(item_ids), config.k))
+
+
+class RDMObjective(nn.Module):
+    """The U-Net with RDM's loss over a `LatentBank`; `config.neighbors=False` is the same network without retrieval."""
+
+    def __init__(self, config: RDMConfig, bank: LatentBank, autoencoder: Any, encoder: Encoder, seed: int) -> None:
+        super().__init__()
+        self.config, self.bank, self.seed = config, bank, seed
+        self.frozen = (autoencoder, encoder)  # a tuple hides them from nn.Module: they are not trained and not checkpointed
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            self.unet = build_unet(config.unet)
+        self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+        """Latents with neighbours: one k for the batch, 1..`config.k`; a view, a mix and a dropout draw for each item."""
+        config, bank = self.config, self.bank
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        rows = rng.integers(len(bank.ids), size=size)
+        k = int(rng.integers(1, config.k + 1))
+        null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
+        view = np.where(rng.random(size) < config.view_probability, rng.integers(len(bank.latents), size=size), 0)
+        view[null] = 0
+        shares = np.array([part.share for part in config.mix])
+        table = rng.choice(len(shares), size=size, p=shares / shares.sum())
+        chosen = np.full((size, k), ABSENT, np.int64)
+        for i in range(size):
+            row = bank.tables[table[i]][rows[i]].numpy()
+            row = row[row != ABSENT][: max(k, config.pool)]
+            if rng.random() < 0.5:
+                row = rng.permutation(row)
+            chosen[i, : min(k, len(row))] = row[:k]
+        at = torch.from_numpy(chosen)
+        v, r = torch.from_numpy(view), torch.from_numpy(rows)
+        generator = seeds.torch_generator(self.seed, "noise", step, rank)
+        clean = bank.latents[v, r].float()
+        return {
+            "clean": clean,
+            "embeddings": bank.embeddings[v[:, None], at.clamp(min=0)].float(),
+            "weights": (at != ABSENT).float(),
+            "null": torch.from_numpy(null),
+            "eps": torch.randn(clean.shape, generator=generator),
+            "timestep": torch.randint(self.noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
+        }
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
+        condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
+        tokens = conditioning.drop(condition, batch["null"]).neighbors
+        noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
+        mask = conditioning.attention_mask(tokens)
+        predicted = self.unet(noisy, batch["timestep"], encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
+        return F.mse_loss(predicted.float(), gaussian.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]))
+
+    def pipeline(self) -> Any:
+        """The current weights as an `RDMPipeline`."""
+        from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+        autoencoder, encoder = self.frozen
+        pipe = RDMPipeline(
+            unet=self.unet,
+            vae=autoencoder,
+            scheduler=gaussian.scheduler("dpmsolver++", config=self.noise_scheduler.config),
+            k=self.config.k,
+            normalize_embeddings=True,
+            encoder_name=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+        )
+        pipe.proposal_counts = dict(zip(self.bank.ids.tolist(), self.bank.counts.tolist(), strict=True))
+        return pipe
+
+    def export(self, out: Path) -> None:
+        """Write the pipeline in diffusers layout, the U-Net in half precision."""
+        pipe = self.pipeline()
+        self.unet.half()
+        pipe.save_pretrained(out)
+        self.unet.float()
+
+    def sheet(self, path: Path) -> None:
+        """A row for each of eight items: the item, its four neighbours, three pictures painted from them at weight 1, 2 and 4."""
+        from bowerbird.sheets import grid
+        from bowerbird.types import Neighbors
+
+        pipe, bank, rows = self.pipeline(), self.bank, []
+        pipe.set_progress_bar_config(disable=True)
+        for item in np.linspace(0, len(bank.ids) - 1, 8).astype(int):
+            at = bank.tables[0][item, :4]
+            at = at[at != ABSENT]
+            shown = torch.cat([bank.latents[0, [item]], bank.latents[0, at]]).float()
+            hits = Neighbors(bank.ids[at.numpy()][None], np.ones((1, len(at)), np.float32), bank.embeddings[0, at].float().numpy()[None], (("",) * len(at),))
+            painted = [
+                pipe(neighbors=hits, guidance_scale=w, num_inference_steps=12, generator=seeds.picture_generators(0, 1)).images[0] for w in (1.0, 2.0, 4.0)
+            ]
+            rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(at)), *painted])
+        grid(rows).save(path)

@@ -1,0 +1,255 @@
+"""RDM as a diffusers pipeline: from a request and a knowledge base to pictures and the neighbours they came from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird import conditioning, gaussian, guidance, references, seeds, tensors
+from bowerbird.checkpoint import load_tensors, save_tensors
+from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.types import Neighbors
+from bowerbird.types_torch import Conditioning
+from bowerbird.weights import bundled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+COUNTS_FILE = "proposal.safetensors"
+
+
+@dataclass
+class RDMOutput(BaseOutput):
+    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture."""
+
+    images: Any
+    neighbors: Neighbors
+
+
+class RDMPipeline(DiffusionPipeline):
+    """Paints from the embeddings of retrieved pictures.
+
+    `proposal_counts` maps an item's id to how often it was a neighbour in training: p_D, kept in `proposal.safetensors`.
+    """
+
+    model_cpu_offload_seq = "unet->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        scheduler: Any,
+        k: int = 4,
+        normalize_embeddings: bool = True,
+        encoder_name: str = "small",
+        encoder_fingerprint: str = "",
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_to_config(k=k, normalize_embeddings=normalize_embeddings, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+        self.proposal_counts: dict[int, int] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        class_name: str | None = None,
+        unconditional: bool = False,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        text_mode: str = "neighbors",
+        image_mode: str = "image+neighbors",
+        search_mode: str = "hybrid",
+        where: str | None = None,
+        class_key: str | None = None,
+        top_m: float = 1.0,
+        proposal: dict[int, int] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        eta: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> RDMOutput | tuple[Any, Neighbors]:
+        """Paint `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
+
+        `neighbors=` wins over every way of retrieving. `weights` (one a neighbour) scale the references. `guidance_scale`: 1 =
+        off, 0 = without neighbours. `generator`: one, or one a picture; without any, picture i is drawn from `seed + i`.
+        `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`: pil, pt (float [-1, 1]), np (float [0, 1]), latent.
+        Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
+        """
+        hits = neighbors or self.retrieve(
+            prompt, image, class_name, unconditional, knowledge_base, k or self.config.k, num_images_per_prompt,
+            text_mode=text_mode, image_mode=image_mode, search_mode=search_mode, where=where, class_key=class_key,
+            top_m=top_m, proposal=proposal, seed=seed,
+        )  # fmt: skip
+        if neighbors is not None:
+            hits = hits.repeat(num_images_per_prompt)
+        hits = hits if weights is None else hits.weighted(weights)
+        condition = self.condition(hits)
+        predict = guidance.classifier_free(self._predict, condition, guidance_scale)
+        generators = _generators(generator, seed, len(hits))
+        timesteps, extra = self._schedule(num_inference_steps, eta, generators)
+        shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+        latents = seeds.noise(shape, generators).to(self._execution_device, self.unet.dtype) * self.scheduler.init_noise_sigma
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            predicted = predict(self.scheduler.scale_model_input(latents, t), t)
+            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
+        images = self._output(latents, output_type)
+        self.maybe_free_model_hooks()
+        return RDMOutput(images=images, neighbors=hits) if return_dict else (images, hits)
+
+    def retrieve(
+        self,
+        prompt: str | Sequence[str] | None,
+        image: Image.Image | Sequence[Image.Image] | None,
+        class_name: str | None,
+        unconditional: bool,
+        knowledge_base: KnowledgeBase | None,
+        k: int,
+        count: int,
+        *,
+        text_mode: str,
+        image_mode: str,
+        search_mode: str,
+        where: str | None,
+        class_key: str | None,
+        top_m: float,
+        proposal: dict[int, int] | None,
+        seed: int,
+    ) -> Neighbors:
+        """The neighbours of the one thing asked for, one row a picture."""
+        asked = [name for name, given in (("prompt", prompt is not None), ("image", image is not None), ("class", class_name is not None), ("unconditional", unconditional)) if given]
+        if len(asked) != 1:
+            raise BowerbirdError(f"ask for one of prompt, image, class, unconditional, or give neighbors; got {' and '.join(asked) or 'none of them'}")
+        if knowledge_base is None:
+            raise BowerbirdError(f"{asked[0]}: the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+        kb = self.check_knowledge_base(knowledge_base)
+        if k < 1:
+            raise BowerbirdError(f"k is the number of neighbours, 1 or more; got {k}")
+        if prompt is not None:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            return references.by_text(kb, prompts, k, text_mode=text_mode, search_mode=search_mode, where=where).repeat(count)
+        if image is not None:
+            several = list(image) if isinstance(image, (list, tuple)) else [image]
+            return references.by_images(kb, several, k, image_mode=image_mode, where=where).repeat(count)
+        if class_name is not None:
+            return references.by_class(kb, class_name, k, class_key=class_key, count=count, seed=seed)
+        return references.by_proposal(kb, self.proposal_counts if proposal is None else proposal, k, top_m=top_m, count=count, seed=seed)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        wanted, there = self.config.encoder_fingerprint, kb.encoder_fingerprint
+        if wanted and there != wanted:
+            raise MismatchError(
+                f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with "
+                f"{self.config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder {self.config.encoder_name}"
+            )
+        return kb
+
+    def condition(self, hits: Neighbors) -> Conditioning:
+        """Neighbours -> tokens on the network's device. Raises: MismatchError when the embeddings have another width."""
+        width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
+        if hits.embeddings.shape[-1] != width:
+            raise MismatchError(f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the encoder {self.config.encoder_name!r}")
+        weights = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+        if self.unet.dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
+            raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {self.unet.dtype}); call pipe.to(torch.float32)")
+        tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), normalize=self.config.normalize_embeddings)
+        place = (self._execution_device, self.unet.dtype)
+        return Conditioning(tokens.neighbors.to(*place), tokens.neighbors_null.to(*place))
+
+    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        tokens = condition.neighbors
+        return self.unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=conditioning.attention_mask(tokens)).sample
+
+    def _schedule(self, num_inference_steps: int, eta: float, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
+        """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
+        if num_inference_steps < 1:
+            raise BowerbirdError(f"num_inference_steps is 1 or more; got {num_inference_steps}")
+        accepted = inspect.signature(self.scheduler.step).parameters
+        extra: dict[str, Any] = {}
+        if "eta" in accepted:
+            extra["eta"] = eta
+        elif eta:
+            raise BowerbirdError(f"eta is an option of the ddim sampler; {type(self.scheduler).__name__} has none")
+        if "generator" in accepted:
+            extra["generator"] = generators
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        return self.scheduler.timesteps, extra
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        self.scheduler = gaussian.scheduler(name, config=self.scheduler.config)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+        z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        return self.vae.decode(z).sample.float().clamp(-1, 1)
+
+    def _output(self, latents: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        sample = self.decode_latents(latents)
+        if output_type == "pil":
+            return tensors.to_pil(sample)
+        if output_type == "np":
+            return ((sample + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pt":
+            return sample
+        raise BowerbirdError(f"output_type {output_type!r} is not known; choose pil, pt, np or latent")
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """diffusers' layout, plus `proposal.safetensors` where there are counts."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.proposal_counts:
+            ids, counts = (torch.tensor(list(side), dtype=torch.int64) for side in (self.proposal_counts.keys(), self.proposal_counts.values()))
+            save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RDMPipeline:
+        """A bundled name (`tiny-rdm`), a directory, or a hub id; weights are float32 unless `torch_dtype` says otherwise."""
+        from diffusers import AutoencoderKL
+
+        path = bundled(str(pretrained_model_name_or_path))
+        kwargs.setdefault("torch_dtype", torch.float32)
+        if path is not None:  # the bundled pipeline shares the bundled autoencoder instead of carrying a second copy
+            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), torch_dtype=kwargs["torch_dtype"]))
+        pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), **kwargs)
+        file = (path or Path(pretrained_model_name_or_path)) / COUNTS_FILE
+        if file.is_file():
+            stored = load_tensors(file)
+            pipe.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
+        return pipe
+
+
+def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, seed: int, count: int) -> list[torch.Generator]:
+    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, …"""
+    if generator is None:
+        return seeds.picture_generators(seed, count)
+    if isinstance(generator, torch.Generator):
+        return [generator] * count
+    if len(generator) != count:
+        raise BowerbirdError(f"{len(generator)} generators for {count} pictures; give one, or one a picture")
+    return list(generator)
