@@ -7,6 +7,7 @@ Source: RDM, arXiv 2204.11824, section 3.3 and the released sampling script.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +25,58 @@ TEXT_MODES = ("neighbors", "text", "text+neighbors")
 IMAGE_MODES = ("image+neighbors", "image", "neighbors")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`; and how to retrieve."""
+
+    prompts: tuple[str, ...] | None = None
+    images: tuple[Image.Image, ...] | None = None
+    class_name: str | None = None
+    unconditional: bool = False
+    k: int = 4
+    text_mode: str = "neighbors"
+    image_mode: str = "image+neighbors"
+    search_mode: str = "hybrid"
+    where: str | None = None
+    class_key: str | None = None
+    top_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = {
+            "prompt": self.prompts is not None,
+            "image": self.images is not None,
+            "class": self.class_name is not None,
+            "unconditional": self.unconditional,
+        }
+        asked = [name for name, there in given.items() if there]
+        if len(asked) != 1:
+            raise BowerbirdError(f"ask for one of prompt, image, class, unconditional, or give neighbors; got {' and '.join(asked) or 'none of them'}")
+        if self.k < 1:
+            raise BowerbirdError(f"k is the number of neighbours, 1 or more; got {self.k}")
+
+
+def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
+    """The neighbours for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from `seed + i`."""
+    if request.prompts is not None:
+        hits = by_text(kb, request.prompts, request.k, text_mode=request.text_mode, search_mode=request.search_mode, where=request.where)
+        return hits.repeat(count)
+    if request.images is not None:
+        return by_images(kb, request.images, request.k, image_mode=request.image_mode, where=request.where).repeat(count)
+    if request.class_name is not None:
+        return by_class(kb, request.class_name, request.k, class_key=request.class_key, count=count, seed=seed)
+    return by_proposal(kb, counts, request.k, top_m=request.top_m, count=count, seed=seed)
+
+
 def queries_as_neighbors(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
     """Embeddings `(Q, K, d)` of queries themselves in the form of neighbours: no id, score 1."""
     shape = embeddings.shape[:2]
     # ids below -1: present (only -1 is absent), yet no item of any database
     return Neighbors(
-        np.full(shape, -2, np.int64), np.ones(shape, np.float32), np.asarray(embeddings, np.float32), tuple(map(tuple, captions)), tuple(({},) * shape[1] for _ in range(shape[0]))
+        np.full(shape, -2, np.int64),
+        np.ones(shape, np.float32),
+        np.asarray(embeddings, np.float32),
+        tuple(map(tuple, captions)),
+        tuple(({},) * shape[1] for _ in range(shape[0])),
     )
 
 
@@ -50,7 +97,9 @@ def join(first: Neighbors, second: Neighbors) -> Neighbors:
     )
 
 
-def by_text(kb: KnowledgeBase, prompts: Sequence[str], k: int, *, text_mode: str = "neighbors", search_mode: str = "hybrid", where: str | None = None) -> Neighbors:
+def by_text(
+    kb: KnowledgeBase, prompts: Sequence[str], k: int, *, text_mode: str = "neighbors", search_mode: str = "hybrid", where: str | None = None
+) -> Neighbors:
     """One set a prompt: its k neighbours, its own embedding alone, or that and its k - 1 neighbours."""
     _choice("text_mode", text_mode, TEXT_MODES)
     if any(not p.strip() for p in prompts):
@@ -88,7 +137,7 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or another class")
-    draws = [seeds.numpy_generator(seed, "class", i).choice(pool, size=k, replace=False) for i in range(count)]
+    draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
     return stack([kb.get([int(i) for i in draw]) for draw in draws])
 
 
@@ -107,7 +156,7 @@ def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: flo
             "count over the database itself with --proposal database (Python: proposal=kb.proposal(k=4))"
         )
     p = proposal(known, top_m)
-    drawn = [int(ids[seeds.numpy_generator(seed, "proposal", i).choice(len(ids), p=p)]) for i in range(count)]
+    drawn = [int(ids[seeds.numpy_generator(seed + i, "proposal").choice(len(ids), p=p)]) for i in range(count)]
     return kb.search(ids=drawn, k=k, include_self=True)
 
 

@@ -18,7 +18,6 @@ from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
     from diffusers.training_utils import EMAModel
     from torch import Tensor
 

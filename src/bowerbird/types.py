@@ -50,7 +50,9 @@ class Neighbors:
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.scores.shape != self.ids.shape or self.embeddings.shape[:2] != self.ids.shape:
-            raise BowerbirdError(f"Neighbors: ids {self.ids.shape}, scores {self.scores.shape} and embeddings {self.embeddings.shape} must agree as (Q, K) and (Q, K, d)")
+            raise BowerbirdError(
+                f"Neighbors: ids {self.ids.shape}, scores {self.scores.shape} and embeddings {self.embeddings.shape} must agree as (Q, K) and (Q, K, d)"
+            )
         if self.weights is not None and self.weights.shape != self.ids.shape:
             raise BowerbirdError(f"Neighbors: weights {self.weights.shape} must have the shape of ids {self.ids.shape}")
 

@@ -33,9 +33,7 @@ class SmallEncoder:
         size = self.model.config.image_size
         chunks = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
         with torch.inference_mode():
-            parts = [
-                self.model.encode_pixels(tensors.to_float(tensors.stack([images.square(p, size) for p in chunk])).to(self.device)) for chunk in chunks
-            ]
+            parts = [self.model.encode_pixels(tensors.to_float(tensors.stack([images.square(p, size) for p in chunk])).to(self.device)) for chunk in chunks]
         return torch.cat(parts).cpu().numpy()
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +67,14 @@ class SmallEncoderModel(nn.Module):
         self.config = config
         channels = config.channels
         layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 3, padding=1), ResidualBlock(channels[0])]
-        for below, above in zip(channels, channels[1:], strict=False):
+        for below, above in pairwise(channels):
             layers += [nn.Conv2d(below, above, 3, stride=2, padding=1), ResidualBlock(above)]
         self.trunk = nn.Sequential(*layers, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Conv2d(channels[-1], config.layout_channels, 1))
         side = config.image_size // 2 ** len(channels)
         self.project = nn.Linear(config.layout_channels * side * side, config.embed_dim)
         self.pieces = nn.EmbeddingBag(config.buckets, config.text_dim, mode="sum")
         self.piece_weight = nn.Embedding(config.buckets, 1)
-        self.text = nn.Sequential(
-            nn.LayerNorm(config.text_dim), nn.Linear(config.text_dim, 256), nn.SiLU(), nn.Linear(256, config.embed_dim)
-        )
+        self.text = nn.Sequential(nn.LayerNorm(config.text_dim), nn.Linear(config.text_dim, 256), nn.SiLU(), nn.Linear(256, config.embed_dim))
         nn.init.zeros_(self.piece_weight.weight)
 
     def encode_pixels(self, x: Tensor) -> Tensor:

@@ -268,7 +268,8 @@ class KnowledgeBase:
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, or items by id.
 
-        `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal rank).
+        `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings
+        (reciprocal rank), the dense one led by the pictures whose words match.
         Queries by id leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
@@ -295,23 +296,41 @@ class KnowledgeBase:
         return self._neighbors(found, scores)
 
     def _search_text(self, texts: Sequence[str], k: int, mode: str, allowed: np.ndarray | None) -> Neighbors:
+        words: tuple[np.ndarray, np.ndarray] | None = None
         depth = k if mode != "hybrid" else min(len(self), max(50, 2 * k))
-        rankings: list[tuple[np.ndarray, np.ndarray]] = []
         if mode in ("bm25", "hybrid"):
             rows = None if allowed is None else np.isin(self._caches.ids, allowed)
             pairs = [sparse.search(self._caches.sparse, self._caches.ids, t, depth, rows) for t in texts]
-            rankings.append((np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])))
-        if mode in ("dense", "hybrid"):
-            rankings.append(self._dense(self.encoder.embed_text(texts), depth, allowed))
-        if len(rankings) == 1:
-            return self._neighbors(*rankings[0])
-        fused = [fuse.reciprocal_rank_fusion([ids[q] for ids, _ in rankings], k) for q in range(len(texts))]
+            words = (np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+            if mode == "bm25":
+                return self._neighbors(*words)
+        vectors = self.encoder.embed_text(texts)
+        if words is None:
+            return self._neighbors(*self._dense(vectors, k, allowed))
+        looks, _ = self._dense(self._feedback(vectors, *words), depth, allowed)
+        fused = [fuse.reciprocal_rank_fusion([words[0][q], looks[q]], k) for q in range(len(texts))]
         return self._neighbors(np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused]))
+
+    def _feedback(self, vectors: np.ndarray, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Text embeddings moved to the pictures whose words matched best (pseudo-relevance feedback).
+
+        A small encoder does not know a new name, but the pictures that carry it show what to look for. Without any match in words
+        the text embedding stays as it is.
+        """
+        moved = dense.prepare(vectors, True)
+        for q in range(len(moved)):
+            best = [int(i) for i, s in zip(ids[q, :4], scores[q, :4], strict=True) if i != ABSENT and s >= 0.7 * scores[q, 0]]
+            if best:
+                likes = dense.prepare(self._caches.vectors[[self._caches.row_of[i] for i in best]], True)
+                moved[q] = 0.5 * moved[q] + likes.mean(0)
+        return moved
 
     def _dense(self, vectors: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         dim = self.manifest["encoder"]["dim"]
         if vectors.ndim != 2 or vectors.shape[1] != dim:
-            raise MismatchError(f"{self.path}: holds embeddings of {dim} numbers, the query has shape {vectors.shape}; embed it with encoder {self.encoder_name!r}")
+            raise MismatchError(
+                f"{self.path}: holds embeddings of {dim} numbers, the query has shape {vectors.shape}; embed it with encoder {self.encoder_name!r}"
+            )
         return dense.search(self._caches.dense, dense.prepare(vectors, self._tag()["normalize"]), k, allowed)
 
     def get(self, ids: Sequence[int], scores: Sequence[float] | None = None) -> Neighbors:
@@ -374,4 +393,3 @@ def _without(ids: np.ndarray, scores: np.ndarray, own: np.ndarray, k: int) -> tu
         keep = np.flatnonzero(ids[q] != own[q])[:k]
         out_ids[q, : len(keep)], out_scores[q, : len(keep)] = ids[q, keep], scores[q, keep]
     return out_ids, out_scores
-

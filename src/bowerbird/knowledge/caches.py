@@ -65,14 +65,11 @@ class Caches:
     def sparse(self) -> bm25s.BM25:
         """The word index over caption and, where there is one, the `tags` column."""
         found = sparse.load(self.folder / SPARSE) if self.folder else None
-        return found if found is not None else sparse.build(self.documents())
-
-    def documents(self) -> list[str]:
-        """The text of each item that words are looked for in."""
-        captions = self.table["caption"].to_pylist()
-        if "tags" not in self.table.column_names:
-            return captions
-        return [f"{c} {' '.join(t) if isinstance(t, list) else t or ''}" for c, t in zip(captions, self.table["tags"].to_pylist(), strict=True)]
+        if found is not None:
+            return found
+        rows = self.table["tags"].to_pylist() if "tags" in self.table.column_names else [None] * len(self.table)
+        tags = [" ".join(map(str, row)) if isinstance(row, list) else str(row or "") for row in rows]
+        return sparse.build(self.table["caption"].to_pylist(), tags)
 
     def metadata(self, row: int) -> dict[str, Any]:
         """The metadata of one row, without empty values."""

@@ -26,5 +26,3 @@ def writer_lock(folder: Path, wait: float = WAIT_SECONDS) -> Iterator[None]:
         raise BowerbirdError(f"{folder}: another process has been writing for {wait:.0f} s; wait for it and run this again") from error
     except PermissionError as error:
         raise BowerbirdError(f"{folder}: cannot be written ({error.strerror}); copy it to a place that can") from error
-
-

@@ -139,4 +139,6 @@ def _cast(column: pa.Array, field: pa.Field) -> pa.Array:
     try:
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise BowerbirdError(f"metadata column {field.name!r} is {field.type} in this knowledge base and {column.type} in the new source; rename it there") from error
+        raise BowerbirdError(
+            f"metadata column {field.name!r} is {field.type} in this knowledge base and {column.type} in the new source; rename it there"
+        ) from error

@@ -41,7 +41,7 @@ def content_id(item: SourceItem) -> int:
 
 
 def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[SourceItem]:
-    """All items of `source`: a picture, a folder of pictures, a parquet file, or the words `emoji-font`.
+    """All items of `source`: a picture, a folder of pictures, a parquet file, or one of the words `emoji-font` and `drawn`.
 
     Raises: BowerbirdError when there is nothing at `source`, or nothing in it that could be a picture.
     """
@@ -49,6 +49,11 @@ def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[S
         from bowerbird.knowledge.emoji_font import read_emoji_font
 
         yield from read_emoji_font()
+        return
+    if str(source) == "drawn":
+        from bowerbird.knowledge.drawn import read_drawn
+
+        yield from read_drawn()
         return
     path = Path(source)
     if path.is_dir():

@@ -15,7 +15,9 @@ from bowerbird.types import ABSENT
 if TYPE_CHECKING:
     import bm25s
 
-FUNCTION_WORDS = frozenset("a an and as at be by for from in into is it of on or that the this to with".split())
+FUNCTION_WORDS = frozenset(
+    ["a", "an", "and", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "of", "on", "or", "that", "the", "this", "to", "with"]
+)
 
 
 def words(text: str) -> list[str]:
@@ -26,19 +28,24 @@ def words(text: str) -> list[str]:
     return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found]
 
 
-def build(documents: Sequence[str]) -> bm25s.BM25:
-    """A BM25 index (Lucene's form, k1 1.5, b 0.75) of `documents`, in their order."""
+def whole(text: str) -> str:
+    """One token for a text as a whole: an item whose entire caption is the query shares this word too, and so comes first."""
+    return "=" + " ".join(words(text))
+
+
+def build(captions: Sequence[str], tags: Sequence[str]) -> bm25s.BM25:
+    """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order."""
     import bm25s
 
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    tokens = [words(document) or ["\0"] for document in documents]
+    tokens = [[whole(caption), *words(caption), *words(more)] for caption, more in zip(captions, tags, strict=True)]
     index.index(tokens, show_progress=False)
     return index
 
 
 def search(index: bm25s.BM25, ids: np.ndarray, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The k best `(ids, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; -1 pads."""
-    known = [w for w in dict.fromkeys(words(text)) if w in index.vocab_dict]
+    known = [w for w in dict.fromkeys([whole(text), *words(text)]) if w in index.vocab_dict and w != "="]
     found_ids, found_scores = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
     if not known:
         return found_ids, found_scores

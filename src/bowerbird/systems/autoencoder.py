@@ -72,7 +72,8 @@ class AutoencoderObjective(nn.Module):
     def forward(self, batch: dict[str, object]) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""
         x, noise = batch["pixels"], batch["noise"]
-        assert isinstance(x, Tensor) and isinstance(noise, int)
+        assert isinstance(x, Tensor)
+        assert isinstance(noise, int)
         posterior = self.autoencoder.encode(x).latent_dist
         eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(noise)).to(x.device)
         painted = self.autoencoder.decode(posterior.mean + posterior.std * eps).sample.float()
@@ -84,7 +85,7 @@ class AutoencoderObjective(nn.Module):
         """Write the autoencoder in diffusers layout; `scaling_factor` is set so that training latents have unit variance."""
         device = next(self.autoencoder.parameters()).device
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "scale").integers(len(self.pictures), size=512))
-        latents = torch.cat([self.autoencoder.encode(tensors.to_float(p).to(device)).latent_dist.mean for p in self.pictures.pixels[rows].split(64)])
+        latents = torch.cat([self.autoencoder.encode(tensors.to_float(p).to(device)).latent_dist.mean for p in torch.split(self.pictures.pixels[rows], 64)])
         self.autoencoder.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
         self.autoencoder.half().save_pretrained(out)
         self.autoencoder.float()

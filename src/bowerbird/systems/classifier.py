@@ -8,6 +8,7 @@ painted picture is not judged by its texture. Its penultimate features serve the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ class ClassifierModel(nn.Module):
     def __init__(self, channels: Sequence[int], entities: int, styles: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 5, padding=2), ResidualBlock(channels[0])]
-        for below, above in zip(channels, channels[1:], strict=False):
+        for below, above in pairwise(channels):
             layers += [nn.Conv2d(below, above, 3, stride=2, padding=1), ResidualBlock(above)]
         self.trunk = nn.Sequential(*layers, nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.features = nn.Linear(4 * channels[-1], 256)
@@ -81,12 +82,16 @@ class ClassifierObjective(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Entity cross-entropy + 0.3 style cross-entropy, both lightly smoothed."""
         _, entity, style = self.model(batch["pixels"])
-        return F.cross_entropy(entity.float(), batch["entity"], label_smoothing=0.05) + 0.3 * F.cross_entropy(style.float(), batch["style"], label_smoothing=0.05)
+        return F.cross_entropy(entity.float(), batch["entity"], label_smoothing=0.05) + 0.3 * F.cross_entropy(
+            style.float(), batch["style"], label_smoothing=0.05
+        )
 
     def export(self, out: Path) -> None:
         """Write weights and labels for `load_evaluator`."""
         checkpoint.save_tensors(out / "model.safetensors", self.model.state_dict())
-        checkpoint.write_json(out / "config.json", {"type": "bowerbird-evaluator", "channels": self.config.channels, "entities": self.entities, "styles": self.styles})
+        checkpoint.write_json(
+            out / "config.json", {"type": "bowerbird-evaluator", "channels": self.config.channels, "entities": self.entities, "styles": self.styles}
+        )
 
     def sheet(self, path: Path) -> None:
         """The augmented pictures of one batch: what the evaluator learns from."""
@@ -111,6 +116,6 @@ class Evaluator:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 `(n, 3, 64, 64)` -> float32 features `(n, 256)`, entity logits `(n, E)`, style logits `(n, S)`."""
-        parts = [self.model(tensors.to_float(chunk)) for chunk in pixels.split(128)]
+        parts = [self.model(tensors.to_float(chunk)) for chunk in torch.split(pixels, 128)]
         features, entity, style = (torch.cat(p) for p in zip(*parts, strict=True))
         return features, entity, style

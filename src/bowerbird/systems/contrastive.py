@@ -99,7 +99,8 @@ class ContrastiveObjective(nn.Module):
     def forward(self, batch: dict[str, object]) -> Tensor:
         """The summed loss of one batch."""
         pixels, texts = batch["pixels"], batch["texts"]
-        assert isinstance(pixels, Tensor) and isinstance(texts, list)
+        assert isinstance(pixels, Tensor)
+        assert isinstance(texts, list)
         embedding = self.encoder.encode_pixels(pixels)
         first, second = embedding.chunk(2)
         words = self.encoder.encode_text(texts)

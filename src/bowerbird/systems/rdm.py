@@ -89,7 +89,7 @@ def build_bank(config: RDMConfig, pictures: Pictures, ids: Sequence[int], autoen
     for view in views_of(config, seed):
         parts: list[Tensor] = []
         vectors: list[np.ndarray] = []
-        for pixels in pictures.pixels.split(64):
+        for pixels in torch.split(pictures.pixels, 64):
             x = view(tensors.to_float(pixels))
             vectors.append(encoder.embed_images(tensors.to_pil(x)))
             with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -105,10 +105,10 @@ def build_bank(config: RDMConfig, pictures: Pictures, ids: Sequence[int], autoen
         guard["exclude"] = (column, column)
     tables = []
     for part in config.mix:
-        column = pictures.column(part.within) if part.within else None
-        if column is not None and not any(column):
+        shared = pictures.column(part.within) if part.within else None
+        if shared is not None and not any(shared):
             raise BowerbirdError(f"the recipe mixes neighbours within {part.within!r}, but the data has no such column")
-        table, _ = knn_graph(vectors0, vectors0, config.k_stored, within=(column, column) if column else None, **guard)
+        table, _ = knn_graph(vectors0, vectors0, config.k_stored, within=(shared, shared) if shared else None, **guard)
         tables.append(torch.from_numpy(table))
     whole, _ = knn_graph(vectors0, vectors0, config.k, **guard)
     return LatentBank(torch.stack(latents), torch.stack(embeddings), tuple(tables), item_ids, neighbor_counts(whole, len(item_ids), config.k))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from bowerbird import conditioning, gaussian, guidance, references, seeds, tensors
 from bowerbird.checkpoint import load_tensors, save_tensors
 from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.references import Request
 from bowerbird.types import Neighbors
 from bowerbird.types_torch import Conditioning
 from bowerbird.weights import bundled
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
 
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 COUNTS_FILE = "proposal.safetensors"
 
 
@@ -57,6 +60,7 @@ class RDMPipeline(DiffusionPipeline):
         encoder_fingerprint: str = "",
     ) -> None:
         super().__init__()
+        self.scheduler: Any
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(k=k, normalize_embeddings=normalize_embeddings, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
         self.proposal_counts: dict[int, int] = {}
@@ -84,32 +88,39 @@ class RDMPipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
         eta: float = 0.0,
+        size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
-        return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> RDMOutput | tuple[Any, Neighbors]:
+    ) -> RDMOutput:
         """Paint `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
 
         `neighbors=` wins over every way of retrieving. `weights` (one a neighbour) scale the references. `guidance_scale`: 1 =
         off, 0 = without neighbours. `generator`: one, or one a picture; without any, picture i is drawn from `seed + i`.
-        `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`: pil, pt (float [-1, 1]), np (float [0, 1]), latent.
+        `size`: edge in pixels when not the trained one (quality falls away from it). `eta`: DDIM's share of fresh noise; other
+        samplers refuse it. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]), latent.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
         """
-        hits = neighbors or self.retrieve(
-            prompt, image, class_name, unconditional, knowledge_base, k or self.config.k, num_images_per_prompt,
-            text_mode=text_mode, image_mode=image_mode, search_mode=search_mode, where=where, class_key=class_key,
-            top_m=top_m, proposal=proposal, seed=seed,
-        )  # fmt: skip
+        if output_type not in OUTPUT_TYPES:
+            raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
         if neighbors is not None:
-            hits = hits.repeat(num_images_per_prompt)
+            hits = neighbors.repeat(num_images_per_prompt)
+        else:
+            request = Request(
+                prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
+                images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+                class_name=class_name, unconditional=unconditional, k=self.config.k if k is None else k, text_mode=text_mode,
+                image_mode=image_mode, search_mode=search_mode, where=where, class_key=class_key, top_m=top_m,
+            )  # fmt: skip
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)
         condition = self.condition(hits)
         predict = guidance.classifier_free(self._predict, condition, guidance_scale)
         generators = _generators(generator, seed, len(hits))
         timesteps, extra = self._schedule(num_inference_steps, eta, generators)
-        shape = (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+        side = self._latent_side(size)
+        shape = (self.unet.config.in_channels, side, side)
         latents = seeds.noise(shape, generators).to(self._execution_device, self.unet.dtype) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(timesteps)):
             predicted = predict(self.scheduler.scale_model_input(latents, t), t)
@@ -118,45 +129,14 @@ class RDMPipeline(DiffusionPipeline):
                 latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
         images = self._output(latents, output_type)
         self.maybe_free_model_hooks()
-        return RDMOutput(images=images, neighbors=hits) if return_dict else (images, hits)
+        return RDMOutput(images=images, neighbors=hits)
 
-    def retrieve(
-        self,
-        prompt: str | Sequence[str] | None,
-        image: Image.Image | Sequence[Image.Image] | None,
-        class_name: str | None,
-        unconditional: bool,
-        knowledge_base: KnowledgeBase | None,
-        k: int,
-        count: int,
-        *,
-        text_mode: str,
-        image_mode: str,
-        search_mode: str,
-        where: str | None,
-        class_key: str | None,
-        top_m: float,
-        proposal: dict[int, int] | None,
-        seed: int,
-    ) -> Neighbors:
-        """The neighbours of the one thing asked for, one row a picture."""
-        asked = [name for name, given in (("prompt", prompt is not None), ("image", image is not None), ("class", class_name is not None), ("unconditional", unconditional)) if given]
-        if len(asked) != 1:
-            raise BowerbirdError(f"ask for one of prompt, image, class, unconditional, or give neighbors; got {' and '.join(asked) or 'none of them'}")
-        if knowledge_base is None:
-            raise BowerbirdError(f"{asked[0]}: the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
-        kb = self.check_knowledge_base(knowledge_base)
-        if k < 1:
-            raise BowerbirdError(f"k is the number of neighbours, 1 or more; got {k}")
-        if prompt is not None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-            return references.by_text(kb, prompts, k, text_mode=text_mode, search_mode=search_mode, where=where).repeat(count)
-        if image is not None:
-            several = list(image) if isinstance(image, (list, tuple)) else [image]
-            return references.by_images(kb, several, k, image_mode=image_mode, where=where).repeat(count)
-        if class_name is not None:
-            return references.by_class(kb, class_name, k, class_key=class_key, count=count, seed=seed)
-        return references.by_proposal(kb, self.proposal_counts if proposal is None else proposal, k, top_m=top_m, count=count, seed=seed)
+    def retrieve(self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None) -> Neighbors:
+        """The neighbours for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a foreign database."""
+        if kb is None:
+            raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+        counts = self.proposal_counts if proposal is None else proposal
+        return references.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
@@ -172,7 +152,9 @@ class RDMPipeline(DiffusionPipeline):
         """Neighbours -> tokens on the network's device. Raises: MismatchError when the embeddings have another width."""
         width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
         if hits.embeddings.shape[-1] != width:
-            raise MismatchError(f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the encoder {self.config.encoder_name!r}")
+            raise MismatchError(
+                f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the encoder {self.config.encoder_name!r}"
+            )
         weights = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
         if self.unet.dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
             raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {self.unet.dtype}); call pipe.to(torch.float32)")
@@ -199,6 +181,24 @@ class RDMPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         return self.scheduler.timesteps, extra
 
+    def _latent_side(self, size: int | None) -> int:
+        """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at)."""
+        if size is None:
+            return int(self.unet.config.sample_size)
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        step = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if size < step or size % step:
+            raise BowerbirdError(f"size is a multiple of {step} pixels for this model (trained at {self.unet.config.sample_size * factor}); got {size}")
+        return size // factor
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint, U-Net and autoencoder, the same wherever the model lies."""
+        digest = hashlib.sha256()
+        for module in (self.unet, self.vae):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def set_sampler(self, name: str) -> None:
         """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
         self.scheduler = gaussian.scheduler(name, config=self.scheduler.config)
@@ -216,9 +216,7 @@ class RDMPipeline(DiffusionPipeline):
             return tensors.to_pil(sample)
         if output_type == "np":
             return ((sample + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "pt":
-            return sample
-        raise BowerbirdError(f"output_type {output_type!r} is not known; choose pil, pt, np or latent")
+        return sample
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """diffusers' layout, plus `proposal.safetensors` where there are counts."""

@@ -1,0 +1,59 @@
+"""What the verbs share: options, devices, progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0)]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def pick_device(name: str) -> str:
+    """The torch device for `name`; `auto` takes a GPU when there is one. Raises: BowerbirdError when it is not there."""
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise BowerbirdError(f"--device {name!r} is not known; choose auto, cpu, cuda or mps")
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, found in there.items() if found), "cpu")
+    if not there[name]:
+        raise BowerbirdError(f"--device {name}: torch finds none on this machine; use --device cpu, or see bowerbird doctor")
+    return name
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def say(text: str) -> None:
+    """A line for a person, on stderr, so that stdout stays the result's."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+    """A rich progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        yield bar

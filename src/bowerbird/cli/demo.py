@@ -1,0 +1,151 @@
+"""`bowerbird demo`: from nothing to a contact sheet, on any machine, without a network."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, say
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.types import Neighbors
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the sheet: what was asked, the pictures painted, the neighbours they came from."""
+
+    label: str
+    images: list[Image.Image]
+    neighbors: Neighbors
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the sheet and the knowledge bases.")] = Path("demo"),
+    kb: Annotated[Path | None, typer.Option("--kb", help="A knowledge base of your own instead of the demo's collection.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Collect, search and paint, in about a minute: one sheet shows every picture beside its neighbours.
+
+    Example: bowerbird demo --out demo
+    """
+    start = time.perf_counter()
+    from bowerbird import generation
+    from bowerbird.cli.generate import load_pipeline
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    main, swaps = (KnowledgeBase.open(kb), []) if kb is not None else _collections(out)
+    say(f"1. a knowledge base of {len(main)} pictures: {main.path}")
+    words = _subjects(main)
+    found = main.search(text=words[0], k=min(6, len(main)))
+    say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
+    pipe = load_pipeline("tiny-rdm", device)
+    settings = generation.Settings(seed=seed, guidance_scale=2.0)
+    rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
+    say(f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, from a picture, from nothing, and from exchanged databases")
+    sheet = out / "sheet.png"
+    _write(rows, found, words[0], sheet)
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "sheet": str(sheet),
+                "kb": str(main.path),
+                "items": len(main),
+                "images": sum(len(r.images) for r in rows),
+                "seconds": round(seconds, 1),
+            }
+        )
+        return
+    say(f"4. {sheet} shows each picture beside its neighbours ({seconds:.0f} s in all)")
+    say("\nNow with pictures of your own:\n  bowerbird kb build my-kb FOLDER_OF_PICTURES")
+    say('  bowerbird search my-kb --text "…" --sheet found.png')
+    say('  bowerbird generate tiny-rdm --kb my-kb --prompt "…" --out painted')
+
+
+def _collections(out: Path) -> tuple[KnowledgeBase, list[tuple[str, KnowledgeBase]]]:
+    """The demo's collection, and databases of one style each to exchange it for."""
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.emoji_font import find_emoji_font
+
+    def made(name: str, source: str, where: str | None = None) -> KnowledgeBase:
+        path = out / name
+        if path.exists():  # an earlier demo's; building is cheap, so it is opened only if it is whole
+            return KnowledgeBase.open(path)
+        return KnowledgeBase.build(path, source, where=where)[0]
+
+    swaps = [(style, made(f"kb-{style}", "drawn", f"style = '{style}'")) for style in ("flat", "ink")]
+    if find_emoji_font() is not None:
+        try:
+            font = made("kb", "emoji-font")
+            return font, [("emoji font", font), swaps[1]]
+        except BowerbirdError as error:
+            say(f"(the machine's emoji font was left aside: {error})")
+    return made("kb", "drawn"), swaps
+
+
+def _subjects(kb: KnowledgeBase) -> list[str]:
+    """Three things to ask for: the demo's own where the collection knows them, else captions it holds."""
+    import numpy as np
+
+    wanted = [w for w in ("red apple", "butterfly", "cat") if kb.search(text=w, k=1, mode="bm25").mask.any()]
+    captions = [c for c in kb.get(kb.ids()[:: max(1, len(kb) // 50)].tolist()).captions[0] if c.strip()]
+    others = [captions[i] for i in np.linspace(0, len(captions) - 1, 3).astype(int)] if captions else []
+    subjects = (wanted + others)[:3]
+    if not subjects:
+        raise BowerbirdError(f"{kb.path}: its pictures have no captions, and the demo asks in words; add .txt files beside them and build it again")
+    return subjects
+
+
+def _paint(pipe: RDMPipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
+    """From words (three prompts), from a picture, unconditionally."""
+    from bowerbird import generation
+    from bowerbird.references import Request
+
+    assert isinstance(settings, generation.Settings)
+    k = min(4, len(kb))
+    asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, 3)) for word in words]
+    picture = kb.search(text=words[-1], k=1).images()[0][0]
+    assert picture is not None
+    asked.append(("a picture (the first beside the line's neighbours)", pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, 3)))
+    counts = kb.proposal(k=min(4, len(kb) - 1)) if len(kb) > 1 else {}
+    asked += [("nothing: a draw from p_D", pipe.retrieve(Request(unconditional=True, k=k), kb, 1, seed=i, proposal=counts).repeat(3)) for i in range(2)]
+    return [Row(label, generation.paint(pipe, hits, settings), hits) for label, hits in asked]
+
+
+def _swap(pipe: RDMPipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
+    """The same prompt and seeds from databases of different style."""
+    from bowerbird import generation
+    from bowerbird.references import Request
+
+    assert isinstance(settings, generation.Settings)
+    rows = []
+    for style, kb in swaps:
+        hits = pipe.retrieve(Request(prompts=(word,), k=min(2, len(kb))), kb, 3)
+        rows.append(Row(f'"{word}" from the database "{style}"', generation.paint(pipe, hits, settings), hits))
+    return rows
+
+
+def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
+    """The contact sheet: the search on top, then every row with its neighbours to the right of the line."""
+    from bowerbird.checkpoint import atomic_path
+    from bowerbird.sheets import labelled
+
+    lines = [(f'search: "{word}"', found.images()[0], list(found.captions[0]))]
+    for row in rows:
+        near = row.neighbors.rows([0])
+        lines.append((row.label, [*row.images, *near.images()[0]], [""] * len(row.images) + list(near.captions[0])))
+    with atomic_path(path) as temporary:
+        labelled(lines, title="bowerbird: painted (left of the line) from neighbours (right of it)", divide=3).save(temporary, "PNG")

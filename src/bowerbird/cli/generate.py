@@ -1,0 +1,125 @@
+"""`bowerbird generate`: paint pictures grounded in a knowledge base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+
+def generate(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")] = None,
+    kb: Annotated[Path | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="What to paint.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", help="Paint from this picture; several are used together.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="A class; with --class-key, drawn from the items of that class.")] = None,
+    unconditional: Annotated[bool, typer.Option("--unconditional", help="Paint from what the model met often in training (p_D).")] = False,
+    source: Annotated[Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
+    n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
+    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 2.0,
+    sampler: Annotated[str, typer.Option("--sampler", help="dpmsolver++, ddim or unipc.")] = "dpmsolver++",
+    eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
+    size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
+    text_mode: Annotated[str, typer.Option("--text-mode", help="neighbors, text, or text+neighbors.")] = "neighbors",
+    image_mode: Annotated[str, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = "image+neighbors",
+    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense or bm25.")] = "hybrid",
+    where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
+    class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
+    top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
+    proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Paint pictures from a prompt, pictures, a class, or nothing; each is written with its neighbours and how it was made.
+
+    Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
+    """
+    if out is None:
+        raise BowerbirdError("generate: give --out DIR, the folder for the pictures")
+    if source is not None:
+        _again(source, model, out, device, as_json)
+        return
+    if model is None or kb is None:
+        raise BowerbirdError("generate: give a MODEL (see bowerbird models) and --kb KB, or --from F.png")
+    if proposal not in ("model", "database"):
+        raise BowerbirdError(f"--proposal {proposal!r} is not known; choose model or database")
+    from bowerbird import images
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    opened = KnowledgeBase.open(kb)
+    pictures = tuple(images.read(p) for p in image) if image else None
+    from bowerbird import generation
+    from bowerbird.references import Request
+
+    pipe = load_pipeline(model, device)
+    request = Request(
+        prompts=None if prompt is None else (prompt,), images=pictures, class_name=class_name, unconditional=unconditional,
+        k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=image_mode, search_mode=search_mode, where=where,
+        class_key=class_key, top_m=top_m,
+    )  # fmt: skip
+    counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
+    hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
+    if weights is not None:
+        hits = hits.weighted(_numbers(weights))
+    settings = generation.Settings(steps, guidance_scale, sampler, eta, size, seed)
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("painting", total=n)
+        made = generation.paint(pipe, hits, settings, progress=lambda done: bar.update(task, completed=done))
+    asked: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name, "unconditional": unconditional}
+    how = {"text_mode": text_mode, "image_mode": image_mode, "search_mode": search_mode, "where": where, "class_key": class_key, "top_m": top_m}
+    asked = {key: value for key, value in asked.items() if value} | {"k": request.k} | {key: value for key, value in how.items() if value is not None}
+    paths = generation.write(made, generation.records(pipe, model, opened, hits, made, settings, asked), hits, out)
+    _finish(paths, out, as_json)
+
+
+def load_pipeline(model: str, device: str) -> RDMPipeline:
+    """The pipeline for MODEL on a device. Raises: BowerbirdError when it is no model."""
+    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.weights import DESCRIPTIONS, bundled
+
+    if bundled(model) is None and not Path(model).is_dir() and not (model.count("/") == 1 and not model.startswith((".", "/"))):
+        raise BowerbirdError(f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith('rdm'))}), no such directory, and no hub id")
+    if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
+        raise BowerbirdError(f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)")
+    quiet_libraries()
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+    try:
+        return RDMPipeline.from_pretrained(model).to(pick_device(device))
+    except (OSError, ValueError) as error:
+        raise BowerbirdError(f"model {model!r} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise BowerbirdError(f"--weights {text!r}: write one number a neighbour, e.g. 2,1,1,0") from error
+
+
+def _again(source: Path, model: str | None, out: Path, device: str, as_json: bool) -> None:
+    from bowerbird import generation, provenance
+
+    record = provenance.read_png(source)
+    name = model or str(record.get("model", {}).get("name"))
+    image, hits = generation.repaint(load_pipeline(name, device), record)
+    _finish(generation.write([image], [record], hits, out), out, as_json)
+
+
+def _finish(paths: list[Path], out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"out": str(out), "images": [str(p) for p in paths], "sheet": str(out / "sheet.png"), "records": str(out / "generation.jsonl")})
+    else:
+        say(f"{len(paths)} picture{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its neighbours")

@@ -1,0 +1,51 @@
+"""The `bowerbird` command: gathers the verbs and turns exceptions into exit codes (2 bad input, 130 interrupted)."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from bowerbird.cli import demo, generate, kb, models, search, train
+from bowerbird.errors import BowerbirdError
+
+app = typer.Typer(
+    name="bowerbird",
+    help="Collect pictures, search them, and paint new ones grounded in what was found.\n\nStart with: bowerbird demo --out demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.add_typer(kb.app, name="kb")
+app.command("search")(search.search)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("models")(models.models)
+app.command("doctor")(models.doctor)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    import click
+
+    try:
+        code = app(standalone_mode=False)
+    except BowerbirdError as error:
+        print(f"bowerbird: {error}", file=sys.stderr)
+        code = 2
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        message = error.format_message().rstrip(".")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "bowerbird"
+        print(f"bowerbird: {message}; see {command} --help", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        print("bowerbird: interrupted; nothing half-written was left", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,103 @@
+"""`bowerbird models` and `bowerbird doctor`: what is bundled, and what works on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from typing import Any
+
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json
+from bowerbird.weights import DESCRIPTIONS, bundled
+
+
+def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
+    """List the models that travel with bowerbird.
+
+    Example: bowerbird models
+    """
+    rows: list[dict[str, Any]] = []
+    for name, description in DESCRIPTIONS.items():
+        path = bundled(name)
+        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path else 0
+        rows.append({"name": name, "description": description, "path": str(path) if path else None, "bytes": size})
+    if as_json:
+        print_json({"models": rows})
+        return
+    for row in rows:
+        print(f"{row['name']:18} {row['bytes'] / 1e6:5.1f} MB  {row['description']}")
+    print("any other MODEL is a directory in diffusers layout, or a hub id")
+
+
+def doctor(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
+    """Check what works on this machine, and say how to mend what does not.
+
+    Example: bowerbird doctor
+    """
+    checks = [_python(), *_libraries(), _torchvision(), _devices(), _weights(), _font(), _disk()]
+    if as_json:
+        print_json({"checks": checks, "ok": all(c["ok"] for c in checks)})
+        return
+    for check in checks:
+        print(f"{'ok  ' if check['ok'] else 'look'}  {check['name']:14} {check['found']}" + (f"\n      {check['fix']}" if check["fix"] else ""))
+
+
+def _check(name: str, ok: bool, found: str, fix: str = "") -> dict[str, Any]:
+    return {"name": name, "ok": ok, "found": found, "fix": "" if ok else fix}
+
+
+def _python() -> dict[str, Any]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return _check("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+
+
+def _libraries() -> list[dict[str, Any]]:
+    rows = []
+    for name in ("torch", "diffusers", "transformers", "lancedb", "faiss-cpu", "bm25s"):
+        try:
+            rows.append(_check(name, True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append(_check(name, False, "missing", "pip install -c constraints.txt bowerbird"))
+    return rows
+
+
+def _torchvision() -> dict[str, Any]:
+    there = importlib.util.find_spec("torchvision") is not None
+    import torch
+
+    broken = there and torch.version.cuda is None and torch.version.hip is None
+    return _check(
+        "torchvision", not broken, "installed" if there else "absent, as it should be", "pip uninstall torchvision (it breaks imports beside a CPU torch)"
+    )
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        gpus.append("Apple GPU (mps)")
+    return _check(
+        "compute",
+        True,
+        f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}" + (f", {', '.join(gpus)}" if gpus else ", no GPU: small models run well without"),
+    )
+
+
+def _weights() -> dict[str, Any]:
+    missing = [name for name in DESCRIPTIONS if bundled(name) is None]
+    return _check("models", not missing, ", ".join(n for n in DESCRIPTIONS if n not in missing), f"missing: {', '.join(missing)}; install bowerbird again")
+
+
+def _font() -> dict[str, Any]:
+    from bowerbird.knowledge.emoji_font import find_emoji_font
+
+    font = find_emoji_font()
+    return _check("emoji font", True, str(font) if font else "none; the demo draws its own collection")
+
+
+def _disk() -> dict[str, Any]:
+    free = shutil.disk_usage(".").free
+    return _check("disk", free > 2e9, f"{free / 1e9:.0f} GB free here", "free some space: knowledge bases keep the pictures' bytes")
