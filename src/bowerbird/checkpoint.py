@@ -45,7 +45,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary sibling directory that takes the place of `path` when the block ends well."""
+    """A temporary sibling directory that takes the place of `path` when the block ends well.
+
+    Where `path` exists it is moved aside first, so a kill at that instant leaves neither: use this for what is new or can be
+    made again, and `atomic_path` for what cannot.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -90,6 +94,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata
 
     with atomic_path(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata or {}))
+
+
+def read_tensor_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:

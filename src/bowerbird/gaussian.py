@@ -28,7 +28,7 @@ def scheduler(name: str = "ddim", *, prediction_type: str = "v_prediction", conf
     classes: dict[str, Any] = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
     if name not in classes:
         raise BowerbirdError(f"sampler {name!r} is not known; choose one of {', '.join(SAMPLERS)}")
-    extra: dict[str, Any] = {"ddim": {"clip_sample": False, "set_alpha_to_one": False}}.get(name, {})
+    extra: dict[str, Any] = {"ddim": {"clip_sample": False, "set_alpha_to_one": True}}.get(name, {})
     extra["timestep_spacing"] = "trailing"
     base = dict(config) if config is not None else {**BETAS, "prediction_type": prediction_type}
     return classes[name].from_config(base, **extra)

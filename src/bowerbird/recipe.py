@@ -109,7 +109,7 @@ def load_autoencoder(name: str) -> Any:
     path = bundled(name) or Path(name)
     if not (path / "config.json").is_file():
         raise BowerbirdError(f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train tiny-autoencoder")
-    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32).eval().requires_grad_(False)
+    return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
 
 
 def _cached_bank(system: RDMConfig, pictures: Pictures, autoencoder: Any, encoder: Any, seed: int, path: Path, device: str) -> LatentBank:

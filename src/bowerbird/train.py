@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CHECKPOINT = "checkpoint.safetensors"
+
+
 class TrainConfig(BaseModel):
     """How long and how; one for every recipe. `batch_size` is per process, as in accelerate."""
 
@@ -70,7 +73,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str = "auto") -> Iterator[StepReport]:
     """Train `objective` (an `nn.Module` that satisfies `Objective`) and write `out/model` from the averaged weights.
 
-    Checkpoints go to `out/checkpoint`, sample sheets to `out/sheets`; `keep_steps` exports averaged weights on the way to
+    The checkpoint is `out/checkpoint.safetensors`, sample sheets to `out/sheets`; `keep_steps` exports averaged weights on the way to
     `out/model-<step>`. Starting again with the same `out` resumes. Under `torchrun` every process draws its own batches.
     """
     import torch
@@ -85,7 +88,8 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
     ema = EMAModel(parameters, decay=config.ema_decay)  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
     model, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
-    done = load_checkpoint(out / "checkpoint", objective, optimizer, ema) if (out / "checkpoint").is_dir() else 0
+    saved = out / CHECKPOINT
+    done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
     for step in range(done, config.steps):
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
@@ -101,7 +105,7 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
         ema.step(parameters)
         finished = step + 1
         if not torch.isfinite(loss):
-            raise BowerbirdError(f"the loss became {loss.item()} at step {finished}; lower learning_rate and start again from {out / 'checkpoint'}")
+            raise BowerbirdError(f"the loss became {loss.item()} at step {finished}; lower learning_rate and start again in another --out")
         if accelerator.is_main_process:
             _keep(objective, parameters, optimizer, ema, config, out, finished)
         yield StepReport(finished, float(loss.detach()), rate)
@@ -116,7 +120,7 @@ def _keep(objective: Any, parameters: list[Tensor], optimizer: Any, ema: EMAMode
     """Checkpoint, sheet and side export, where `step` asks for one."""
     last = step == config.steps
     if step % config.save_every == 0 or last:
-        save_checkpoint(out / "checkpoint", objective, optimizer, ema, step)
+        save_checkpoint(out / CHECKPOINT, objective, optimizer, ema, step)
     if step % config.sheet_every == 0 or last or step in config.keep_steps:
         with averaged(ema, parameters):
             objective.eval()
@@ -143,31 +147,28 @@ class averaged:
 
 
 def save_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel, step: int) -> None:
-    """Weights, averaged weights and optimiser state in one safetensors file; the directory replaces the old one at once."""
+    """Weights, averaged weights, optimiser state and progress in one safetensors file, which replaces the old one at once."""
     names = [name for name, p in objective.named_parameters() if p.requires_grad]
     tensors = {f"model.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
     tensors |= {f"ema.{n}": p for n, p in zip(names, ema.shadow_params, strict=True)}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{key}": value for key, value in state.items()}
-    with checkpoint.atomic_directory(path) as target:
-        checkpoint.save_tensors(target / "state.safetensors", tensors)
-        checkpoint.write_json(target / "progress.json", {"step": step, "ema_step": ema.optimization_step})
+    checkpoint.save_tensors(path, tensors, {"step": str(step), "ema_step": str(ema.optimization_step)})
 
 
 def load_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel) -> int:
     """Put a checkpoint's state into place and return how many steps it holds.
 
-    Raises: BowerbirdError when it was made by another recipe.
+    Raises: BowerbirdError when it was made by another recipe, or is damaged.
     """
-    progress = checkpoint.read_json(path / "progress.json", "training checkpoint")
-    tensors = checkpoint.load_tensors(path / "state.safetensors")
+    tensors = checkpoint.load_tensors(path)
+    progress = checkpoint.read_tensor_metadata(path)
     named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    if {k.removeprefix("model.") for k in tensors if k.startswith("model.")} != set(named):
+    shapes = {f"model.{name}": p.shape for name, p in named.items()}
+    if {k: t.shape for k, t in tensors.items() if k.startswith("model.")} != shapes:
         raise BowerbirdError(f"{path}: this checkpoint is of another recipe; give another --out, or remove it to start anew")
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(named.items()):
-        if tensors[f"model.{name}"].shape != parameter.shape:
-            raise BowerbirdError(f"{path}: {name} has another shape here; give another --out, or remove it to start anew")
         parameter.data.copy_(tensors[f"model.{name}"])
         ema.shadow_params[index].copy_(tensors[f"ema.{name}"])
         prefix = f"optimizer.{name}."

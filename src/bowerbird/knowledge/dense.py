@@ -37,7 +37,9 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, allowed: np.ndarray 
 
     parameters: Any = None
     if allowed is not None:
-        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.ascontiguousarray(allowed, dtype=np.int64)))
+        parameters = faiss.SearchParameters(  # type: ignore[call-arg]
+            sel=faiss.IDSelectorBatch(np.ascontiguousarray(allowed, dtype=np.int64))
+        )
     scores, ids = index.search(queries, k, params=parameters)
     return ids.astype(np.int64), np.where(ids == ABSENT, -np.inf, scores).astype(np.float32)
 

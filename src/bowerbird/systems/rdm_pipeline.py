@@ -227,14 +227,14 @@ class RDMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RDMPipeline:
-        """A bundled name (`tiny-rdm`), a directory, or a hub id; weights are float32 unless `torch_dtype` says otherwise."""
+        """A bundled name (`tiny-rdm`), a directory, or a hub id; weights are float32 unless `dtype` (or the older `torch_dtype`) says otherwise."""
         from diffusers import AutoencoderKL
 
         path = bundled(str(pretrained_model_name_or_path))
-        kwargs.setdefault("torch_dtype", torch.float32)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
         if path is not None:  # the bundled pipeline shares the bundled autoencoder instead of carrying a second copy
-            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), torch_dtype=kwargs["torch_dtype"]))
-        pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), **kwargs)
+            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
+        pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), dtype=dtype, **kwargs)
         file = (path or Path(pretrained_model_name_or_path)) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)

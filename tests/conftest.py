@@ -1,0 +1,80 @@
+"""Fixtures: pictures that code draws, small random networks saved to disk, and a network that is switched off."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bowerbird.knowledge.drawn import read_drawn
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the network fails."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"a test tried to connect to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 drawn pictures in two class folders, captions in .txt files."""
+    folder = tmp_path_factory.mktemp("drawn")
+    items = list(read_drawn())
+    for number, item in enumerate(items[::6]):
+        place = folder / str(item.metadata["style"])
+        place.mkdir(exist_ok=True)
+        (place / f"{number:03d}.png").write_bytes(item.data)
+        (place / f"{number:03d}.txt").write_text(item.caption)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kb_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A knowledge base of all drawn pictures with the bundled encoder; do not change it."""
+    from bowerbird import KnowledgeBase
+
+    path = tmp_path_factory.mktemp("kb") / "kb"
+    KnowledgeBase.build(path, "drawn")
+    return path
+
+
+@pytest.fixture(scope="session")
+def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random RDM pipeline on disk that fits the bundled encoder."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from bowerbird import encoders, gaussian
+    from bowerbird.models.unet import UNetConfig, build_unet
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+    encoder = encoders.load("small")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        unet = build_unet(UNetConfig(block_out_channels=(32, 32, 32), embed_dim=encoder.dim, cross_attention_dim=16))
+        levels = 3
+        vae = AutoencoderKL(
+            block_out_channels=(8,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+        )
+    pipe = RDMPipeline(unet, vae, gaussian.scheduler("ddim"), encoder_name="small", encoder_fingerprint=encoder.fingerprint)
+    pipe.proposal_counts = {1: 3, 2: 1}
+    path = tmp_path_factory.mktemp("rdm") / "model"
+    pipe.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path

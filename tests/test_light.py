@@ -1,0 +1,54 @@
+"""Starting is cheap, and what must not be here is not: torch at import, torchvision and nvidia packages, sockets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import bowerbird
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout.strip()
+
+
+def test_import_and_help_load_no_heavy_library() -> None:
+    heavy = "('torch','diffusers','transformers','lancedb','faiss','pandas')"
+    code = f"import sys, bowerbird, bowerbird.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_bm25_search_needs_neither_torch_nor_lancedb(kb_path: object) -> None:
+    code = (
+        "import sys, bowerbird as bb\n"
+        f"hits = bb.KnowledgeBase.open({str(kb_path)!r}).search(text='red apple', k=1, mode='bm25')\n"
+        "print(hits.captions[0][0], [m for m in ('torch', 'lancedb') if m in sys.modules])"
+    )
+    assert run(code) == "a red apple []"
+
+
+def test_imports_open_no_socket() -> None:
+    code = (
+        "import sys\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda event, args: seen.append(event) if event in ('socket.connect', 'socket.getaddrinfo') else None)\n"
+        "import bowerbird as bb\n"
+        "[getattr(bb, name) for name in bb.__all__]\n"
+        "print(seen)"
+    )
+    assert run(code) == "[]"
+
+
+def test_no_torchvision_and_no_nvidia_beside_a_cpu_torch() -> None:
+    import torch
+
+    names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
+    assert "torchvision" not in names
+    if torch.version.cuda is None:
+        assert not [n for n in names if n.startswith("nvidia-")]
+
+
+def test_public_names_are_sorted_and_load() -> None:
+    assert bowerbird.__all__ == sorted(bowerbird.__all__, key=lambda n: (n.startswith("__"), n)) or bowerbird.__all__ == sorted(bowerbird.__all__)
+    assert all(getattr(bowerbird, name) is not None for name in bowerbird.__all__)
