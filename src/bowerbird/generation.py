@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.rdm_pipeline import RDMPipeline
 
-BATCH = 16
+BATCH = 32
 
 
 @dataclass(frozen=True)

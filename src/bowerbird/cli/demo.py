@@ -36,7 +36,9 @@ def demo(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Collect, search and paint, in about a minute: one sheet shows every picture beside its neighbours.
+    """Collect, search and paint: one sheet shows it all.
+
+    Makes a collection on the spot, in about a minute; every picture stands beside its neighbours.
 
     Example: bowerbird demo --out demo
     """

@@ -42,7 +42,9 @@ def generate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Paint pictures from a prompt, pictures, a class, or nothing; each is written with its neighbours and how it was made.
+    """Paint pictures grounded in a knowledge base.
+
+    From a prompt, pictures, a class, or nothing; each is written with its neighbours and how it was made.
 
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """

@@ -32,7 +32,7 @@ def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOpt
 
 
 def doctor(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
-    """Check what works on this machine, and say how to mend what does not.
+    """Say what works on this machine, and how to mend the rest.
 
     Example: bowerbird doctor
     """

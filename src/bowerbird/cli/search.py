@@ -27,7 +27,7 @@ def search(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Find pictures by words, by pictures, or by both kinds of likeness at once.
+    """Find pictures by words or by pictures.
 
     Example: bowerbird search my-kb --text "a red fox" -k 8 --sheet found.png
     """

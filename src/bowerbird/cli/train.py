@@ -27,7 +27,9 @@ def train(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe on your pictures. Run the same command again to resume.
+    """Train a recipe on your pictures.
+
+    Run the same command again to resume.
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """

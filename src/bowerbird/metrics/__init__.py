@@ -1,0 +1,1 @@
+"""Measures as pure functions on features and outcomes; no network, no picture."""

@@ -16,6 +16,7 @@ NAMES = {
     "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
     "evaluator": ("bowerbird.recipes.evaluator", "evaluator"),
+    "style-evaluator": ("bowerbird.recipes.evaluator", "style_evaluator"),
 }
 
 

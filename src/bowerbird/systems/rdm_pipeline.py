@@ -121,7 +121,7 @@ class RDMPipeline(DiffusionPipeline):
         timesteps, extra = self._schedule(num_inference_steps, eta, generators)
         side = self._latent_side(size)
         shape = (self.unet.config.in_channels, side, side)
-        latents = seeds.noise(shape, generators).to(self._execution_device, self.unet.dtype) * self.scheduler.init_noise_sigma
+        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(timesteps)):
             predicted = predict(self.scheduler.scale_model_input(latents, t), t)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
@@ -163,8 +163,10 @@ class RDMPipeline(DiffusionPipeline):
         return Conditioning(tokens.neighbors.to(*place), tokens.neighbors_null.to(*place))
 
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
         tokens = condition.neighbors
-        return self.unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=conditioning.attention_mask(tokens)).sample
+        mask = conditioning.attention_mask(tokens)
+        return self.unet(sample.to(self.unet.dtype), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample.float()
 
     def _schedule(self, num_inference_steps: int, eta: float, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
         """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""

@@ -1,0 +1,227 @@
+"""Does retrieval help, are entities never trained on painted faithfully, does the database set the style?
+
+An independent evaluator (recipe `evaluator`, never a condition) judges every picture. Three seeds, 95% intervals.
+
+    bowerbird train evaluator --data ../shared/data/emoji.parquet --out runs/evaluator
+    bowerbird train style-evaluator --data ../shared/data/emoji.parquet --out runs/style-evaluator
+    bowerbird train tiny-rdm --data ../shared/data/emoji.parquet --out runs/tiny-rdm
+    bowerbird train tiny-rdm-no-neighbors --data ../shared/data/emoji.parquet --out runs/tiny-rdm-no-neighbors
+    python benchmarks/rdm_quality.py --out runs/quality
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bowerbird import KnowledgeBase, RDMPipeline, generation, sheets, tensors
+from bowerbird.data import Pictures, load_pictures
+from bowerbird.metrics.frechet import frechet_distance
+from bowerbird.metrics.intervals import Estimate, over_groups, over_seeds
+from bowerbird.recipe import load_autoencoder
+from bowerbird.recipes.small import NEVER_TRAINED_ON
+from bowerbird.references import Request, stack
+from bowerbird.systems.classifier import Evaluator
+from bowerbird.types import Neighbors
+
+TRAINED_STYLES = ("noto", "twemoji", "fluent", "flat")
+STYLES = (*TRAINED_STYLES, "openmoji")
+
+
+class Bench:
+    """The data, the evaluator and the databases all parts share."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.out: Path = arguments.out
+        self.source = arguments.data / "emoji.parquet"
+        self.steps, self.seeds = arguments.steps, list(range(arguments.seeds))
+        self.evaluator, self.style_evaluator = Evaluator(arguments.evaluator), Evaluator(arguments.style_evaluator)
+        emoji = load_pictures(self.source)
+        self.train = emoji.select([i for i, m in enumerate(emoji.metadata) if m["split"] != "rare" and m["style"] != "openmoji"])
+        self.rare = emoji.select([i for i, m in enumerate(emoji.metadata) if m["split"] == "rare"])
+        self.entities = sorted(set(self.rare.column("hexcode")))
+        self.names = {m["hexcode"]: c for m, c in zip(self.rare.metadata, self.rare.captions, strict=True)}
+        self.columns = torch.tensor([self.evaluator.entities.index(e) for e in self.entities])
+        self.results: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items()}}
+
+    def kb(self, name: str, where: str | None) -> KnowledgeBase:
+        path = self.out / "kb" / name
+        return KnowledgeBase.open(path) if path.exists() else KnowledgeBase.build(path, self.source, where=where)[0]
+
+    def paint(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
+        settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
+        return tensors.stack(generation.paint(pipe, hits, settings))
+
+    def judge(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Index of the entity among the rare ones, and the style, of each picture."""
+        _, entity, _ = self.evaluator(pixels)
+        _, _, style = self.style_evaluator(pixels)
+        return entity[:, self.columns].argmax(1).numpy(), np.array([self.style_evaluator.styles[i] for i in style.argmax(1)])
+
+    def note(self, key: str, estimate: Estimate | float, text: str = "") -> None:
+        self.results[key] = asdict(estimate) if isinstance(estimate, Estimate) else estimate
+        print(f"{key:44} {estimate if isinstance(estimate, Estimate) else f'{estimate:.3f}'}  {text}", flush=True)
+        (self.out / "report.json").write_text(json.dumps(self.results, indent=2) + "\n")
+
+
+def real_pictures(bench: Bench, held_out: Path | None) -> None:
+    """The evaluator's own figures: on the pictures it learnt, on the same through the autoencoder, on pictures held out."""
+    truth = np.array([bench.entities.index(h) for h in bench.rare.column("hexcode")])
+    styles = np.array(bench.rare.column("style"))
+    main = styles != "openmoji"
+    entity, style = bench.judge(bench.rare.pixels)
+    bench.note("evaluator: real rare pictures, top-1 of 100", float((entity == truth)[main].mean()), "(seen in its training)")
+    bench.note("evaluator: real rare pictures, style", float((style == styles).mean()), "(a tenth of them held out)")
+    for name in STYLES:
+        bench.note(f"evaluator: real rare pictures, style {name}", float((style == styles)[styles == name].mean()))
+    vae = load_autoencoder("tiny-autoencoder")
+    with torch.no_grad():
+        parts = [vae.decode(vae.encode(tensors.to_float(p)).latent_dist.mean).sample for p in torch.split(bench.rare.pixels, 64)]
+    rebuilt = tensors.to_uint8(torch.cat(parts))
+    mse = ((tensors.to_float(rebuilt) - tensors.to_float(bench.rare.pixels)) / 2).square().flatten(1).mean(1)
+    bench.note("autoencoder: unseen pictures, PSNR dB", float((-10 * mse.log10()).mean()))
+    entity, _ = bench.judge(rebuilt)
+    bench.note("evaluator: the same through the autoencoder", float((entity == truth)[main].mean()))
+    if held_out is not None and (held_out / "model").is_dir():
+        from bowerbird.recipe import load_recipe
+        from bowerbird.seeds import numpy_generator
+
+        recipe = load_recipe(held_out / "recipe.json")
+        everything = load_pictures(bench.source)
+        order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
+        unseen: Pictures = everything.select(order[: int(len(everything) * recipe.system.held_out)].tolist())  # type: ignore[union-attr]
+        twin = Evaluator(held_out / "model")
+        rows = [i for i, m in enumerate(unseen.metadata) if m["split"] == "rare" and m["style"] != "openmoji"]
+        _, entity_logits, _ = twin(unseen.pixels[rows])
+        best = entity_logits[:, torch.tensor([twin.entities.index(e) for e in bench.entities])].argmax(1).numpy()
+        truth = np.array([bench.entities.index(unseen.metadata[i]["hexcode"]) for i in rows])
+        bench.note("evaluator twin: held-out rare pictures", float((best == truth).mean()), f"({len(rows)} pictures of one style each, not in its training)")
+
+
+def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) -> None:
+    """(a) Fréchet distance to the training pictures, with and without neighbours, after equal training."""
+    kb = bench.kb("train", NEVER_TRAINED_ON)
+    real, _, _ = bench.evaluator(bench.train.pixels)
+    rng = np.random.default_rng(0)
+    half = rng.permutation(len(real))
+    bench.note("FD of real halves (floor)", frechet_distance(real[half[: len(half) // 2]].numpy(), real[half[len(half) // 2 :]].numpy()))
+    values: dict[str, list[float]] = {"with neighbours": [], "without": []}
+    for seed in bench.seeds:
+        hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1))
+        for name, pipe in (("with neighbours", rdm), ("without", plain)):
+            pixels = bench.paint(pipe, hits, seed, 1.0 if pipe is rdm else 0.0)
+            features, _, _ = bench.evaluator(pixels)
+            values[name].append(frechet_distance(features.numpy(), real.numpy()))
+            if seed == 0:
+                shown = tensors.to_pil(pixels[:64])
+                sheets.grid([shown[i : i + 16] for i in range(0, 64, 16)], size=96).save(bench.out / f"a-{name.replace(' ', '-')}.png")
+    for name, each in values.items():
+        bench.note(f"(a) FD {name}", over_seeds(each))
+    bench.note("(a) FD ratio", over_seeds([a / b for a, b in zip(values["with neighbours"], values["without"], strict=True)]), "goal: 0.7 or less")
+
+
+def rare_entities(bench: Bench, pipe: RDMPipeline, weights: list[float], repeats: int) -> float:
+    """(b) Entities never trained on, their four pictures in the database. Returns the best guidance weight."""
+    kb = bench.kb("rare", "split = 'rare' AND style != 'openmoji'")
+    pools = stack([kb.get(kb.ids(f"hexcode = '{e}'").tolist()) for e in bench.entities]).repeat(repeats)
+    truth = np.repeat(np.arange(len(bench.entities)), repeats)
+    best, best_weight = -1.0, weights[0]
+    for weight in [0.0, *weights]:
+        hits = [bench.judge(pixels := bench.paint(pipe, pools, seed, weight))[0] == truth for seed in bench.seeds]
+        estimate = over_groups(np.stack(hits, 1).reshape(len(bench.entities), -1))
+        name = "null" if weight == 0 else f"guidance {weight:g}"
+        bench.note(f"(b) rare, retrieved, {name}: top-1 of 100", estimate, "goal: 0.03 or less" if weight == 0 else "goal: 0.70 at the best weight")
+        if weight and estimate.mean > best:
+            best, best_weight = estimate.mean, weight
+        shown = tensors.to_pil(pixels[:: repeats * 2])
+        sheets.grid([shown[i : i + 10] for i in range(0, 50, 10)], size=96).save(bench.out / f"b-{name.replace(' ', '-')}.png")
+    rows = []
+    for i in range(0, 100, 10):
+        near = [image for image in pools.rows([i * repeats]).images()[0] if image is not None]
+        rows.append((bench.names[bench.entities[i]], [*tensors.to_pil(bench.paint(pipe, pools.rows([i * repeats] * 4), 0, best_weight)), *near], []))
+    sheets.labelled(rows, title=f"rare entities at guidance {best_weight:g}: painted | neighbours", divide=4).save(bench.out / "b-sheet.png")
+    return best_weight
+
+
+def by_name(bench: Bench, pipe: RDMPipeline, weight: float, repeats: int) -> None:
+    """(b) The same entities by name alone: hybrid search in everything (four styles), then RDM."""
+    kb = bench.kb("four-styles", "style != 'openmoji'")
+    hits = pipe.retrieve(Request(prompts=tuple(bench.names[e] for e in bench.entities), k=4), kb, repeats)
+    right = np.array([[m.get("hexcode") == e for m in hits.metadata[i * repeats]] for i, e in enumerate(bench.entities)])
+    bench.note("(b) share of retrieved that are the entity", float(right.mean()))
+    truth = np.repeat(np.arange(len(bench.entities)), repeats)
+    outcomes = [bench.judge(bench.paint(pipe, hits, seed, weight))[0] == truth for seed in bench.seeds]
+    bench.note(f"(b) rare by name, guidance {weight:g}: top-1 of 100", over_groups(np.stack(outcomes, 1).reshape(len(bench.entities), -1)), "goal: 0.60")
+
+
+def style_exchange(bench: Bench, pipe: RDMPipeline, weight: float, k: int, repeats: int) -> None:
+    """(c) The same prompts from a database of one style only."""
+    truth = np.repeat(np.arange(len(bench.entities)), repeats)
+    rows = []
+    for style in STYLES:
+        kb = bench.kb(f"style-{style}", f"style = '{style}'")
+        hits = pipe.retrieve(Request(prompts=tuple(bench.names[e] for e in bench.entities), k=k), kb, repeats)
+        judged = []
+        for seed in bench.seeds:
+            pixels = bench.paint(pipe, hits, seed, weight)
+            judged.append(bench.judge(pixels))
+            if seed == 0:
+                rows.append((style, tensors.to_pil(pixels[:: 8 * repeats]), []))
+        styles = np.stack([s == style for _, s in judged], 1).reshape(len(bench.entities), -1)
+        identity = np.stack([e == truth for e, _ in judged], 1).reshape(len(bench.entities), -1)
+        bench.note(f"(c) database of {style} only: style (k={k})", over_groups(styles), "goal: 0.60")
+        bench.note(f"(c) database of {style} only: identity (k={k})", over_groups(identity), "goal: half of (b)")
+    sheets.labelled(rows, title="the same names and seeds, five databases").save(bench.out / f"c-sheet-k{k}.png")
+
+
+def load(model: str) -> RDMPipeline:
+    """The U-Net in bfloat16, twice as fast here; latents and autoencoder stay float32."""
+    pipe = RDMPipeline.from_pretrained(model)
+    pipe.unet.to(torch.bfloat16)
+    return pipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--model", default="tiny-rdm")
+    parser.add_argument("--equal", default="runs/tiny-rdm/model-2000", help="RDM after as many steps as the baseline")
+    parser.add_argument("--baseline", default="runs/tiny-rdm-no-neighbors/model")
+    parser.add_argument("--evaluator", type=Path, default=Path("runs/evaluator/model"))
+    parser.add_argument("--style-evaluator", type=Path, default=Path("runs/style-evaluator/model"))
+    parser.add_argument("--held-out", type=Path, default=Path("runs/evaluator-held-out"))
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--count", type=int, default=1500, help="pictures for each Fréchet distance")
+    parser.add_argument("--repeats", type=int, default=2, help="pictures of an entity and seed")
+    parser.add_argument("--weights", default="1,2,4")
+    parser.add_argument("--style-k", type=int, default=4)
+    parser.add_argument("--only", default="real,a,b,name,c")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    start, parts = time.perf_counter(), arguments.only.split(",")
+    bench = Bench(arguments)
+    if "real" in parts:
+        real_pictures(bench, arguments.held_out)
+    if "a" in parts:
+        distances(bench, load(arguments.equal), load(arguments.baseline), arguments.count)
+    weights = [float(w) for w in arguments.weights.split(",")]
+    pipe = load(arguments.model)
+    best = rare_entities(bench, pipe, weights, arguments.repeats) if "b" in parts else weights[-1]
+    if "name" in parts:
+        by_name(bench, pipe, best, arguments.repeats)
+    if "c" in parts:
+        style_exchange(bench, pipe, best, arguments.style_k, 1)
+    print(f"done in {time.perf_counter() - start:.0f} s; report and sheets in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How long a search takes: as a whole process from the shell, and inside one process beside the bare libraries below it.
+
+python benchmarks/search.py --data ../shared/data --out runs/search
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bowerbird import KnowledgeBase
+from bowerbird.knowledge import dense, sparse
+
+
+def seconds(task: Callable[[], object], repeats: int) -> float:
+    """Median wall time of `task`."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        task()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    arguments = parser.parse_args()
+    path = arguments.out / "kb"
+    if not path.exists():
+        start = time.perf_counter()
+        KnowledgeBase.build(path, arguments.data / "emoji.parquet")
+        print(f"built in {time.perf_counter() - start:.1f} s")
+    kb = KnowledgeBase.open(path)
+    print(f"{len(kb):,} items")
+    for mode, goal in (("bm25", 1.5), ("dense", 3.5), ("hybrid", 3.5)):
+        command = [sys.executable, "-m", "bowerbird", "search", str(path), "--text", "red fox", "--mode", mode, "--json"]
+        took = seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True), 5)  # type: ignore[misc]
+        print(f"whole process, {mode:7} {took:6.2f} s  (goal below {goal})")
+    everything = kb.get(kb.ids().tolist())
+    vectors, captions = everything.embeddings[0], list(everything.captions[0])
+    query = vectors[:1]
+    index, words = dense.build(kb.ids(), dense.prepare(vectors, True)), sparse.build(captions, [""] * len(captions))
+    ours = seconds(lambda: kb.search(embeddings=query, k=20), 200)
+    bare = seconds(lambda: index.search(dense.prepare(query, True), 20), 200)
+    print(f"in process, dense: ours {ours * 1e3:.2f} ms, FAISS flat alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f}")
+    ours = seconds(lambda: kb.search(text="red fox", k=20, mode="bm25"), 200)
+    bare = seconds(lambda: words.retrieve([sparse.words("red fox")], k=20, show_progress=False), 200)
+    print(f"in process, bm25: ours {ours * 1e3:.2f} ms, bm25s alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f} (ours adds captions, metadata, embeddings)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The command line as other programs meet it: exit codes, one clear line, JSON, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bowerbird import provenance
+from bowerbird.errors import BowerbirdError
+
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
+
+
+def bowerbird(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bowerbird", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd, env=ENVIRONMENT)
+    assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def refused(*arguments: object, says: str, cwd: Path) -> None:
+    """Exit 2, one line on stderr that says what, and no new file."""
+    before = sorted(p for p in cwd.rglob("*"))
+    done = bowerbird(*arguments, expect=2, cwd=cwd)
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(p for p in cwd.rglob("*")) == before
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, kb_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.png").write_text("no picture")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("kb", "build", "kb", "nowhere"), "no such file"),
+        (("kb", "build", "kb", "empty"), "no pictures"),
+        (("kb", "build", "kb", "texts"), "a.png"),
+        (("kb", "build", "full", "drawn"), "taken"),
+        (("kb", "build", "kb", "drawn", "--encoder", "nope"), "not a bundled name"),
+        (("kb", "build", "kb", "drawn", "--where", "nope = 1"), "columns"),
+        (("kb", "info", "nowhere"), "kb build"),
+        (("kb", "remove", kb_path, "--ids", "abc"), "whole numbers"),
+        (("kb", "remove", kb_path), "one of them"),
+        (("search", kb_path), "--text or --image"),
+        (("search", kb_path, "--text", " "), "empty"),
+        (("search", kb_path, "--text", "x", "-k", "100000"), "choose k from 1 to 216"),
+        (("search", kb_path, "--text", "x", "--mode", "psychic"), "bm25"),
+        (("search", kb_path, "--text", "x", "--where", "nope = 1"), "columns"),
+        (("search", kb_path, "--image", "nowhere.png"), "nowhere.png"),
+        (("generate", "nope", "--kb", kb_path, "--prompt", "x", "--out", "o"), "not bundled"),
+        (("generate", "tiny-rdm", "--prompt", "x", "--out", "o"), "--kb"),
+        (("generate", "tiny-rdm", "--kb", kb_path, "--prompt", "x"), "--out"),
+        (("generate", "--from", "texts/a.png", "--out", "o"), "a.png"),
+        (("train", "nope", "--data", "drawn"), "tiny-rdm"),
+        (("train", "tiny-rdm"), "--data"),
+        (("train", "tiny-rdm", "--data", "drawn", "--set", "train.stepz=1"), "train.stepz"),
+        (("search", kb_path, "--text", "x", "--nope"), "--help"),
+        (("nope",), "--help"),
+        (("doctor", "--device"), "--help"),
+    ]
+    for arguments, says in cases:
+        refused(*arguments, says=says, cwd=tmp_path)
+
+
+def test_generate_refuses_before_it_writes(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
+    base = ("generate", random_rdm, "--kb", kb_path, "--out", "o")
+    for extra, says in (
+        (("--prompt", " "), "empty"),
+        (("--prompt", "x", "-k", "9999"), "choose k"),
+        (("--unconditional",), "--proposal database"),
+        (("--prompt", "x", "--unconditional"), "one of prompt"),
+        (("--prompt", "x", "--sampler", "magic"), "dpmsolver++"),
+        (("--prompt", "x", "--weights", "a"), "--weights"),
+        (("--prompt", "x", "--size", "50"), "multiple"),
+    ):
+        refused(*base, *extra, says=says, cwd=tmp_path)
+
+
+def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
+    built = json.loads(bowerbird("kb", "build", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
+    assert (built["items"], built["added"], built["version"]) == (36, 36, 1)
+    info = json.loads(bowerbird("kb", "info", "kb", "--json", cwd=tmp_path).stdout)
+    assert set(info) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
+    found = json.loads(bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout)
+    assert set(found) == {"kb", "version", "mode", "query", "results"}
+    assert all(set(r) == {"id", "score", "caption", "metadata", "path"} for r in found["results"])
+    scores = [r["score"] for r in found["results"]]
+    assert scores == sorted(scores, reverse=True)
+    item = found["results"][0]["id"]
+    removed = json.loads(bowerbird("kb", "remove", "kb", "--ids", item, "--json", cwd=tmp_path).stdout)
+    assert (removed["removed"], removed["items"]) == (1, 35)
+    again = json.loads(bowerbird("kb", "add", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
+    assert (again["added"], again["present"]) == (1, 35)
+    bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
+    assert Image.open(tmp_path / "s.png").width > 200
+
+
+def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
+    made = json.loads(
+        bowerbird(
+            "generate", random_rdm, "--kb", kb_path, "--prompt", "red apple", "-n", "3", "--steps", "3", "--seed", "7", "--out", "o", "--json", cwd=tmp_path
+        ).stdout
+    )
+    assert [Path(p).name for p in made["images"]] == ["000.png", "001.png", "002.png"]
+    lines = [json.loads(line) for line in (tmp_path / "o" / "generation.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [7, 8, 9]
+    assert (tmp_path / "o" / "sheet.png").is_file()
+    picture = tmp_path / "o" / "001.png"
+    record = provenance.read_png(picture)
+    assert record["request"]["prompt"] == "red apple"
+    assert {"name", "fingerprint"} == set(record["model"])
+    assert record["kb"]["version"] == 1
+    assert all({"id", "score", "caption"} <= set(n) for n in record["neighbors"])
+    opened = Image.open(picture)
+    assert opened.text["parameters"].startswith("red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 2.0, Seed: 8, Size: 64x64")
+    assert "trainedAlgorithmicMedia" in opened.text["XML:com.adobe.xmp"]
+    bowerbird("generate", "--from", picture, "--out", "again", cwd=tmp_path)
+    assert (np.asarray(Image.open(tmp_path / "again" / "000.png")) == np.asarray(opened)).all()
+    other = tmp_path / "plain.png"
+    Image.new("RGB", (4, 4)).save(other)
+    with pytest.raises(BowerbirdError, match="no bowerbird record"):
+        provenance.read_png(other)
+
+
+def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
+    recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
+    assert recipe["train"]["steps"] == 9
+    command = ("train", "tiny-autoencoder", "--tiny", "--data", drawn_folder, "--out", "run", "--device", "cpu", "--json")
+    assert json.loads(bowerbird(*command, cwd=tmp_path).stdout)["steps"] == 2
+    assert (tmp_path / "run" / "recipe.json").is_file()
+    bowerbird(*command, cwd=tmp_path)
+    refused(*command[:-1], "--set", "train.steps=3", says="other settings", cwd=tmp_path)
+
+
+def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_folder: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bowerbird", "train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"],
+        cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stderr is not None
+    while "step 50 " not in child.stderr.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    _, rest = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in rest
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_models_and_doctor(tmp_path: Path) -> None:
+    listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
+    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-rdm"}
+    checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
+    assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}
+    assert all(c["fix"] for c in checks["checks"] if not c["ok"])
+
+
+def test_demo_makes_its_sheet_without_sockets(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "def watch(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.bind'):\n"
+        "        raise RuntimeError(f'a socket: {event} {args}')\n"
+        "sys.addaudithook(watch)\n"
+        "sys.argv = ['bowerbird', 'demo', '--out', 'demo', '--json']\n"
+        "from bowerbird.cli import main\n"
+        "main()\n"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["images"] >= 20
+    assert report["seconds"] <= time.perf_counter() - start
+    sheet = np.asarray(Image.open(tmp_path / "demo" / "sheet.png").convert("L"), float)
+    assert sheet.shape[0] > 600
+    assert sheet.std() > 20
