@@ -146,10 +146,8 @@ def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> No
 
 
 def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_folder: Path) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bowerbird", "train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"],
-        cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    verb = ["train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"]
+    child = subprocess.Popen([sys.executable, "-m", "bowerbird", *verb], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     while "step 50 " not in child.stderr.readline():
         assert child.poll() is None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bowerbird import KnowledgeBase
 from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge.bulk import write_neighbors
 from bowerbird.knowledge.graph import knn_graph, neighbor_counts, proposal
 from bowerbird.types import ABSENT
 
@@ -40,3 +45,13 @@ def test_proposal_is_the_count_distribution_and_top_m_cuts_it() -> None:
         proposal(np.zeros(4, np.int64))
     with pytest.raises(BowerbirdError, match="top_m"):
         proposal(counts, 0.0)
+
+
+def test_bulk_neighbours_of_a_source_leave_the_item_out(kb_path: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    assert write_neighbors(kb, "drawn", tmp_path / "n.parquet", 5, exclude_key="thing") == 216
+    table = pq.read_table(tmp_path / "n.parquet").to_pylist()
+    things = dict(zip(kb.ids().tolist(), [m["thing"] for m in kb.get(kb.ids().tolist()).metadata[0]], strict=True))
+    assert all(len(row["neighbors"]) == 5 and row["id"] not in row["neighbors"] for row in table)
+    assert all(things[row["id"]] not in {things[n] for n in row["neighbors"]} for row in table)
+    assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in table)

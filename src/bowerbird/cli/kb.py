@@ -132,3 +132,29 @@ def _print_report(report: AddReport, version: int, items: int, kb: Path, as_json
     left = f", {len(report.unreadable)} could not be read" if report.unreadable else ""
     say(f"{kb}: added {report.added}{present}{left}; {items} items (version {version})")
     say(f'next: bowerbird search {kb} --text "…" --sheet found.png')
+
+
+@app.command()
+def neighbors(
+    kb: KbArgument,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbours are wanted.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
+    k: Annotated[int, typer.Option("-k", help="Neighbours an item.", min=1)] = 20,
+    max_similarity: Annotated[float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")] = None,
+    exclude_key: Annotated[str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the nearest items of every picture of a source, never itself.
+
+    Example: bowerbird kb neighbors my-kb photos/ neighbors.parquet -k 20
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.bulk import write_neighbors
+
+    count = write_neighbors(KnowledgeBase.open(kb, device=pick_device(device)), source, out, k, max_similarity=max_similarity, exclude_key=exclude_key)
+    if as_json:
+        print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
+    else:
+        say(f"{out}: the {k} neighbours of {count} items")

@@ -5,6 +5,7 @@ Reads the PNG strikes (CBDT) of fonts such as Noto Color Emoji with fontTools; n
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
     from fontTools.ttLib import TTFont, TTLibError
 
     try:
-        font = TTFont(path, lazy=True)
+        font = TTFont(io.BytesIO(path.read_bytes()), lazy=True)
         if "CBDT" not in font:
             raise BowerbirdError(f"emoji-font: {path} holds no PNG pictures (CBDT); install fonts-noto-color-emoji, or give a folder")
         strikes = max(font["CBDT"].strikeData, key=len)

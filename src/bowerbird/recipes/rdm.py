@@ -18,7 +18,7 @@ def tiny_rdm(*, tiny: bool = False) -> Recipe:
     Differs from the paper: see `systems/rdm.py`.
     """
     train = TrainConfig(
-        steps=8000, batch_size=64, learning_rate=5e-4, warmup_steps=200, cooldown_fraction=0.25, ema_decay=0.999, save_every=250, sheet_every=1000,
+        steps=7000, batch_size=64, learning_rate=5e-4, warmup_steps=200, cooldown_fraction=0.25, ema_decay=0.999, save_every=250, sheet_every=1000,
         keep_steps=(2000,),
     )  # fmt: skip
     if not tiny:
