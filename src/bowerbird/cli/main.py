@@ -9,6 +9,9 @@ import typer
 from bowerbird.cli import demo, generate, kb, models, search, train
 from bowerbird.errors import BowerbirdError
 
+# typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 app = typer.Typer(
     name="bowerbird",
     help="Collect pictures, search them, and paint new ones grounded in what was found.\n\nStart with: bowerbird demo --out demo",
@@ -28,22 +31,23 @@ app.command("doctor")(models.doctor)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    import click
-
     try:
         code = app(standalone_mode=False)
     except BowerbirdError as error:
         print(f"bowerbird: {error}", file=sys.stderr)
         code = 2
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         code = error.exit_code
-    except click.ClickException as error:
-        message = error.format_message().rstrip(".")
+    except UsageError as error:
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message)
+            sys.exit(0)
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "bowerbird"
         print(f"bowerbird: {message}; see {command} --help", file=sys.stderr)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("bowerbird: interrupted; nothing half-written was left", file=sys.stderr)
         code = 130
     except BrokenPipeError:
