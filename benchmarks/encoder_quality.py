@@ -54,7 +54,8 @@ def main() -> None:
     print(f"unseen name to picture: {np.mean(top == np.array([k for k, _ in names])):.1%}")
     file = arguments.data / "cifar10-test.parquet"
     if file.is_file():
-        photos = load_pictures(file, limit=4000)
+        photos = load_pictures(file)
+        photos = photos.select(np.random.default_rng(0).permutation(len(photos))[:4000].tolist())
         labels = np.array(photos.column("label")) if any(photos.column("label")) else np.array(photos.captions)
         for name, v in (("small", embed(encoder, photos)), ("pixels", pixels(photos))):
             similarity = v[:500] @ v.T

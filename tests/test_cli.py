@@ -125,7 +125,7 @@ def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random
     assert record["kb"]["version"] == 1
     assert all({"id", "score", "caption"} <= set(n) for n in record["neighbors"])
     opened = Image.open(picture)
-    assert opened.text["parameters"].startswith("red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 2.0, Seed: 8, Size: 64x64")
+    assert opened.text["parameters"].startswith("red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 3.0, Seed: 8, Size: 64x64")
     assert "trainedAlgorithmicMedia" in opened.text["XML:com.adobe.xmp"]
     bowerbird("generate", "--from", picture, "--out", "again", cwd=tmp_path)
     assert (np.asarray(Image.open(tmp_path / "again" / "000.png")) == np.asarray(opened)).all()

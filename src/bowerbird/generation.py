@@ -33,7 +33,7 @@ class Settings:
     """What of a generation is neither request nor neighbours."""
 
     steps: int = 20
-    guidance_scale: float = 2.0
+    guidance_scale: float = 3.0
     sampler: str = "dpmsolver++"
     eta: float = 0.0
     size: int | None = None

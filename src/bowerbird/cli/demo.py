@@ -53,7 +53,7 @@ def demo(
     found = main.search(text=words[0], k=min(6, len(main)))
     say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
     pipe = load_pipeline("tiny-rdm", device)
-    settings = generation.Settings(seed=seed, guidance_scale=2.0)
+    settings = generation.Settings(seed=seed, guidance_scale=4.0)
     rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
     say(f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, from a picture, from nothing, and from exchanged databases")
     sheet = out / "sheet.png"
@@ -117,7 +117,7 @@ def _paint(pipe: RDMPipeline, kb: KnowledgeBase, words: list[str], settings: obj
     from bowerbird.references import Request
 
     assert isinstance(settings, generation.Settings)
-    k = min(4, len(kb))
+    k = min(2, len(kb))  # the demo's names fit two pictures each, one in either style
     asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, 3)) for word in words]
     picture = kb.search(text=words[-1], k=1).images()[0][0]
     assert picture is not None

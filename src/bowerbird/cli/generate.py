@@ -26,7 +26,7 @@ def generate(
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
-    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 2.0,
+    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 3.0,
     sampler: Annotated[str, typer.Option("--sampler", help="dpmsolver++, ddim or unipc.")] = "dpmsolver++",
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,

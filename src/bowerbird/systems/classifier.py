@@ -24,7 +24,7 @@ from bowerbird.encoders.small_model import ResidualBlock
 
 
 class ClassifierConfig(BaseModel):
-    """Sizes, labels and the share of pictures held out; stored in `recipe.json`."""
+    """Sizes, labels, the share of pictures held out, the share blurred or noised, how far they are moved; stored in `recipe.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["classifier"] = "classifier"
@@ -32,6 +32,8 @@ class ClassifierConfig(BaseModel):
     entity_key: str = "hexcode"
     style_key: str = "style"
     held_out: float = 0.0
+    degraded: float = 0.5
+    jitter: float = 1.0
 
 
 class ClassifierModel(nn.Module):
@@ -69,13 +71,14 @@ class ClassifierObjective(nn.Module):
             self.model = ClassifierModel(config.channels, len(self.entities), len(self.styles))
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """`size` pictures, moved and tinted; half of them blurred or noised."""
+        """`size` pictures, moved and tinted; a share of them blurred or noised."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "jitter", step, rank)
         rows = torch.from_numpy(rng.choice(self.rows, size=size))
-        x = augment.jitter(tensors.to_float(self.pictures.pixels[rows]), generator)
-        quarter = size // 4
-        x[:quarter] = F.interpolate(F.avg_pool2d(x[:quarter], 2), scale_factor=2, mode="bilinear")
+        x = augment.jitter(tensors.to_float(self.pictures.pixels[rows]), generator, self.config.jitter)
+        quarter = int(size * self.config.degraded / 2)
+        if quarter:
+            x[:quarter] = F.interpolate(F.avg_pool2d(x[:quarter], 2), scale_factor=2, mode="bilinear")
         x[quarter : 2 * quarter] += 0.15 * torch.randn(x[quarter : 2 * quarter].shape, generator=generator)
         return {"pixels": x, "entity": self.entity_labels[rows], "style": self.style_labels[rows]}
 

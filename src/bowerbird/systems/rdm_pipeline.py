@@ -86,7 +86,7 @@ class RDMPipeline(DiffusionPipeline):
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 3.0,
         eta: float = 0.0,
         size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
