@@ -49,7 +49,9 @@ class Bench:
         self.entities = sorted(set(self.rare.column("hexcode")))
         self.names = {m["hexcode"]: c for m, c in zip(self.rare.metadata, self.rare.captions, strict=True)}
         self.columns = torch.tensor([self.evaluator.entities.index(e) for e in self.entities])
-        self.results: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items()}}
+        earlier = self.out / "report.json"  # parts measured one by one (--only) end up in one report
+        self.results: dict[str, Any] = json.loads(earlier.read_text()) if earlier.is_file() else {}
+        self.results["settings"] = {k: str(v) for k, v in vars(arguments).items()}
 
     def kb(self, name: str, where: str | None) -> KnowledgeBase:
         path = self.out / "kb" / name
