@@ -105,7 +105,8 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     again = json.loads(bowerbird("kb", "add", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (again["added"], again["present"]) == (1, 35)
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
-    assert Image.open(tmp_path / "s.png").width > 200
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.width > 200
 
 
 def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:

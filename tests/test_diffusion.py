@@ -41,7 +41,7 @@ def test_samplers_reach_the_data_with_the_ideal_denoiser(sampler: str, predictio
     """The best denoiser of a finite set is known in closed form (a softmax over it); sampling with it must end on the set."""
     data = torch.tensor([[-1.0, 0.5], [1.0, 1.0], [0.3, -1.2]])
     scheduler = gaussian.scheduler(sampler, config=gaussian.scheduler("ddim", prediction_type=prediction_type).config)
-    scheduler.set_timesteps(60)
+    scheduler.set_timesteps(50)
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     for t in scheduler.timesteps:
         a = scheduler.alphas_cumprod[int(t)]

@@ -81,7 +81,7 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
     from diffusers.training_utils import EMAModel
 
     out = Path(out)
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
+    accelerator = Accelerator(cpu=device == "cpu")
     objective.train()
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
@@ -96,7 +96,8 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
             group["lr"] = rate
         batch = objective.batch(step, config.batch_size, accelerator.process_index)
         batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        with accelerator.autocast():
+        # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, config.clip_norm)
