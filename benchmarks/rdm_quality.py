@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out: Path = arguments.out
-        self.source = arguments.data / "emoji.parquet"
+        self.source, self.style_folder = arguments.data / "emoji.parquet", arguments.style_evaluator.parent
         self.steps, self.seeds = arguments.steps, list(range(arguments.seeds))
         self.evaluator, self.style_evaluator = Evaluator(arguments.evaluator), Evaluator(arguments.style_evaluator)
         emoji = load_pictures(self.source)
@@ -83,6 +83,9 @@ def real_pictures(bench: Bench, held_out: Path | None) -> None:
     bench.note("evaluator: real rare pictures, style", float((style == styles).mean()), "(a tenth of them held out)")
     for name in STYLES:
         bench.note(f"evaluator: real rare pictures, style {name}", float((style == styles)[styles == name].mean()))
+    unseen = unseen_styles(bench)
+    if unseen is not None:
+        bench.note("evaluator: held-out pictures, style", unseen)
     vae = load_autoencoder("tiny-autoencoder")
     with torch.no_grad():
         parts = [vae.decode(vae.encode(tensors.to_float(p)).latent_dist.mean).sample for p in torch.split(bench.rare.pixels, 64)]
@@ -105,6 +108,22 @@ def real_pictures(bench: Bench, held_out: Path | None) -> None:
         best = entity_logits[:, torch.tensor([twin.entities.index(e) for e in bench.entities])].argmax(1).numpy()
         truth = np.array([bench.entities.index(unseen.metadata[i]["hexcode"]) for i in rows])
         bench.note("evaluator twin: held-out rare pictures", float((best == truth).mean()), f"({len(rows)} pictures of one style each, not in its training)")
+
+
+def unseen_styles(bench: Bench) -> float | None:
+    """The style evaluator's share right on the pictures its recipe held out; None when it held out none."""
+    from bowerbird.recipe import load_recipe
+    from bowerbird.seeds import numpy_generator
+
+    recipe = load_recipe(bench.style_folder / "recipe.json")
+    everything = load_pictures(bench.source)
+    order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
+    rows = order[: int(len(everything) * recipe.system.held_out)].tolist()  # type: ignore[union-attr]
+    if not rows:
+        return None
+    _, _, style = bench.style_evaluator(everything.pixels[rows])
+    named = [bench.style_evaluator.styles[i] for i in style.argmax(1)]
+    return float(np.mean([n == everything.metadata[i]["style"] for n, i in zip(named, rows, strict=True)]))
 
 
 def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) -> None:
@@ -205,7 +224,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="pictures for each Fréchet distance")
     parser.add_argument("--repeats", type=int, default=2, help="pictures of an entity and seed")
     parser.add_argument("--weights", default="1,2,4")
-    parser.add_argument("--style-k", type=int, default=4)
+    parser.add_argument("--style-k", type=int, default=2)
     parser.add_argument("--only", default="real,a,b,name,c")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

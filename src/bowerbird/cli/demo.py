@@ -135,7 +135,7 @@ def _swap(pipe: RDMPipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, 
     assert isinstance(settings, generation.Settings)
     rows = []
     for style, kb in swaps:
-        hits = pipe.retrieve(Request(prompts=(word,), k=min(2, len(kb))), kb, 3)
+        hits = pipe.retrieve(Request(prompts=(word,), k=1), kb, 3)
         rows.append(Row(f'"{word}" from the database "{style}"', generation.paint(pipe, hits, settings), hits))
     return rows
 

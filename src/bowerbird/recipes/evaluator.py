@@ -35,5 +35,5 @@ def style_evaluator(*, tiny: bool = False) -> Recipe:
     system = base.system.model_copy(update={"entity_key": "class" if tiny else "style", "style_key": "class" if tiny else "style"})
     if not tiny:
         system = system.model_copy(update={"channels": (32, 64, 96, 128), "held_out": 0.1, "degraded": 0.1, "jitter": 0.4})
-    train = base.train if tiny else base.train.model_copy(update={"steps": 500, "learning_rate": 3e-3})
+    train = base.train if tiny else base.train.model_copy(update={"steps": 2400, "learning_rate": 3e-3})
     return base.model_copy(update={"name": "style-evaluator", "system": system, "train": train})
