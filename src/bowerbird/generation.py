@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.rdm_pipeline import RDMPipeline
 
-BATCH = 32
+BATCH = {"cpu": 4, "cuda": 32}
+"""Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply matrices are chosen
+by shape, and another shape may round a picture's last bit another way. So `--from` gives the same pixels, whatever it was one of."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,26 @@ class Settings:
 def paint(
     pipe: RDMPipeline, hits: Neighbors, settings: Settings, *, picture_seeds: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
 ) -> list[Image.Image]:
-    """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None)."""
+    """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None), the same to the last bit
+    whichever others are painted with it."""
     import torch
 
     pipe.set_sampler(settings.sampler)
     pipe.set_progress_bar_config(disable=True)
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
-    for start in range(0, len(hits), BATCH):
-        rows = range(start, min(start + BATCH, len(hits)))
+    batch = BATCH.get(pipe.device.type, BATCH["cuda"])
+    for start in range(0, len(hits), batch):
+        rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
         out = pipe(
-            neighbors=hits.rows(list(rows)),
+            neighbors=hits.rows(rows),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             eta=settings.eta,
             size=settings.size,
             generator=[torch.Generator().manual_seed(numbers[i]) for i in rows],
         )
-        made += out.images
+        made += out.images[: len(hits) - start]
         if progress is not None:
             progress(len(made))
     return made
