@@ -59,7 +59,7 @@ class Bench:
 
     def paint(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
         settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
-        return tensors.stack(generation.paint(pipe, hits, settings))
+        return tensors.stack(generation.paint(pipe, hits, settings, batch=32))
 
     def judge(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Index of the entity among the rare ones, and the style, of each picture."""
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="pictures for each Fréchet distance")
     parser.add_argument("--repeats", type=int, default=2, help="pictures of an entity and seed")
     parser.add_argument("--weights", default="1,2,4")
-    parser.add_argument("--style-k", type=int, default=2)
+    parser.add_argument("--style-k", type=int, default=1)
     parser.add_argument("--only", default="real,a,b,name,c")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

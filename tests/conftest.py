@@ -56,7 +56,7 @@ def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = encoders.load("small")
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        unet = build_unet(UNetConfig(block_out_channels=(32, 32, 32), embed_dim=encoder.dim, cross_attention_dim=16))
+        unet = build_unet(UNetConfig(block_out_channels=(32, 32, 32), cross_attention_dim=16), encoder.dim)
         levels = 3
         vae = AutoencoderKL(
             block_out_channels=(8,) * levels,

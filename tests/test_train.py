@@ -35,7 +35,7 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
     assert (tmp_path / "sheets" / "000002.png").is_file()
     model = tmp_path / "model"
     if name == "small":
-        assert encoders.load(model).embed_text(["x"]).shape == (1, 16)
+        assert encoders.load(model).embed_text(["x"]).shape == (1, 32)
     elif name == "tiny-rdm":
         from bowerbird import RDMPipeline
 

@@ -19,18 +19,20 @@ _LAZY = {
     "BowerbirdError": ("bowerbird.errors", "BowerbirdError"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
     "MismatchError": ("bowerbird.errors", "MismatchError"),
+    "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.types", "Neighbors"),
     "RDMPipeline": ("bowerbird.systems.rdm_pipeline", "RDMPipeline"),
     "encoders": ("bowerbird.encoders", None),
     "recipes": ("bowerbird.recipes", None),
 }
 
-__all__ = ["BowerbirdError", "KnowledgeBase", "MismatchError", "Neighbors", "RDMPipeline", "__version__", "encoders", "recipes"]
+__all__ = ["BowerbirdError", "KnowledgeBase", "MismatchError", "Neighbors", "PixelGrid", "RDMPipeline", "__version__", "encoders", "recipes"]
 
 if TYPE_CHECKING:
     from bowerbird import encoders, recipes
     from bowerbird.errors import BowerbirdError, MismatchError
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.models.pixels import PixelGrid
     from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.types import Neighbors
 

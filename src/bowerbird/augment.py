@@ -73,6 +73,13 @@ def random_view(rng: np.random.Generator) -> View:
     )
 
 
+def exact_view(rng: np.random.Generator, size: int) -> View:
+    """A change that resamples nothing: any symmetry, a shift by up to a tenth of `size` in whole pixels, any hue two times of three."""
+    shift = rng.integers(-(size // 10), size // 10 + 1, size=2) * 2 / size
+    turn = float(rng.uniform(-math.pi, math.pi)) if rng.random() < 2 / 3 else 0.0
+    return View(symmetry=int(rng.integers(8)), shift=(float(shift[0]), float(shift[1])), hue=turn)
+
+
 def jitter(x: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Small changes drawn one a picture: turn up to 10 degrees, scale within 15%, shift up to 10%, light, contrast and tint up to 20%."""
     n = len(x)

@@ -83,8 +83,11 @@ def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
     return load_pictures(source, size=recipe.size, where=recipe.where, limit=recipe.limit)
 
 
-def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu") -> Any:
-    """The trainable for `recipe`: an `nn.Module` that satisfies `train.Objective`. RDM's latent bank is kept in `out/bank`."""
+def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu", banks: Path | None = None) -> Any:
+    """The trainable for `recipe`: an `nn.Module` that satisfies `train.Objective`.
+
+    RDM's latent bank is kept in `out`, or in the folder `banks`, where trainings that differ in other things share it.
+    """
     system, seed = recipe.system, recipe.train.seed
     if isinstance(system, ContrastiveConfig):
         return ContrastiveObjective(system, pictures, seed)
@@ -95,38 +98,58 @@ def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: st
     from bowerbird import encoders
 
     autoencoder, encoder = load_autoencoder(system.autoencoder), encoders.load(system.encoder)
-    bank = _cached_bank(system, pictures, autoencoder, encoder, seed, out / "bank.safetensors", device)
+    bank = _cached_bank(system, pictures, autoencoder, encoder, seed, out / "bank.safetensors", device, banks)
     return RDMObjective(system, bank, autoencoder, encoder, seed)
 
 
+def frozen_fingerprints(recipe: Recipe) -> list[str]:
+    """Fingerprints of the frozen networks a training stands on: none, or RDM's encoder and autoencoder."""
+    if not isinstance(recipe.system, RDMConfig):
+        return []
+    from bowerbird import encoders
+
+    return [encoders.load(recipe.system.encoder).fingerprint, weights_hash(load_autoencoder(recipe.system.autoencoder))]
+
+
+def weights_hash(module: Any) -> str:
+    """16 hex digits of a module's weights."""
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
+
+
 def load_autoencoder(name: str) -> Any:
-    """The frozen autoencoder called `name`: bundled, or a directory in diffusers layout."""
+    """The frozen autoencoder called `name`: bundled, a directory in diffusers layout, or `pixels-2` (no autoencoder: 2 x 2 pixels a place)."""
     import torch
     from diffusers import AutoencoderKL
 
     from bowerbird.weights import bundled
 
+    if name.startswith("pixels-") and name[7:].isdigit() and int(name[7:]) in (1, 2, 4, 8):
+        from bowerbird.models.pixels import PixelGrid
+
+        return PixelGrid(int(name[7:])).eval()
     path = bundled(name) or Path(name)
     if not (path / "config.json").is_file():
         raise BowerbirdError(f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train tiny-autoencoder")
     return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
 
 
-def _cached_bank(system: RDMConfig, pictures: Pictures, autoencoder: Any, encoder: Any, seed: int, path: Path, device: str) -> LatentBank:
+def _cached_bank(system: RDMConfig, pictures: Pictures, autoencoder: Any, encoder: Any, seed: int, path: Path, device: str, banks: Path | None) -> LatentBank:
     """The latent bank from `path` when it was made from the same data, networks and settings; else made and written there."""
     import torch
     from safetensors import safe_open
 
-    weights = hashlib.sha256(b"".join(p.numpy().tobytes() for p in autoencoder.state_dict().values())).hexdigest()[:16]
-    settings = system.model_dump_json(include={"k", "k_stored", "mix", "max_similarity", "exclude_key", "views"})
+    weights = weights_hash(autoencoder)
+    settings = system.model_dump_json(include={"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"})
     key = hashlib.sha256(f"{pictures.fingerprint()} {encoder.fingerprint} {weights} {settings} {seed}".encode()).hexdigest()
+    if banks is not None:
+        path = banks / f"{key[:16]}.safetensors"
     if path.is_file():
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("key") == key:
                 t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
                 tables = tuple(t[f"table{i}"] for i in range(len(system.mix)))
-                return LatentBank(t["latents"], t["embeddings"], tables, t["ids"].numpy(), t["counts"].numpy())
+                return LatentBank(t["latents"], t["embeddings"], tables, t["nearest"], t["ids"].numpy())
     bank = build_bank(system, pictures, pictures.ids, autoencoder.to(device), encoder, seed, device)
-    stored = {"latents": bank.latents, "embeddings": bank.embeddings, "ids": torch.from_numpy(bank.ids), "counts": torch.from_numpy(bank.counts)}
+    stored = {"latents": bank.latents, "embeddings": bank.embeddings, "ids": torch.from_numpy(bank.ids), "nearest": bank.nearest}
     checkpoint.save_tensors(path, stored | {f"table{i}": t for i, t in enumerate(bank.tables)}, {"key": key})
     return bank

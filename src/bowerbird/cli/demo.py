@@ -50,7 +50,7 @@ def demo(
     main, swaps = (KnowledgeBase.open(kb), []) if kb is not None else _collections(out)
     say(f"1. a knowledge base of {len(main)} pictures: {main.path}")
     words = _subjects(main)
-    found = main.search(text=words[0], k=min(6, len(main)))
+    found = main.search(text=words[0], k=min(4, len(main)))
     say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
     pipe = load_pipeline("tiny-rdm", device)
     settings = generation.Settings(seed=seed, guidance_scale=4.0)
@@ -141,13 +141,13 @@ def _swap(pipe: RDMPipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, 
 
 
 def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
-    """The contact sheet: the search on top, then every row with its neighbours to the right of the line."""
+    """The contact sheet: what the search found, then every painted row, with what comes from the database right of the line."""
     from bowerbird.checkpoint import atomic_path
     from bowerbird.sheets import labelled
 
-    lines = [(f'search: "{word}"', found.images()[0], list(found.captions[0]))]
+    lines = [(f'search: "{word}"', [None] * 3 + found.images()[0], [""] * 3 + list(found.captions[0]))]
     for row in rows:
         near = row.neighbors.rows([0])
         lines.append((row.label, [*row.images, *near.images()[0]], [""] * len(row.images) + list(near.captions[0])))
     with atomic_path(path) as temporary:
-        labelled(lines, title="bowerbird: painted (left of the line) from neighbours (right of it)", divide=3).save(temporary, "PNG")
+        labelled(lines, title="bowerbird: painted (left of the line) from pictures of the database (right of it)", divide=3).save(temporary, "PNG")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class UNetConfig(BaseModel):
-    """Sizes of the U-Net; the defaults are the bundled one (9.2M parameters)."""
+    """Sizes of the U-Net; the defaults are the bundled one (9.0M parameters)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sample_size: int = 16
@@ -20,12 +20,14 @@ class UNetConfig(BaseModel):
     attention: tuple[bool, ...] = (False, True, True)
     layers_per_block: int = 1
     head_channels: int = 32
-    embed_dim: int = 384
     cross_attention_dim: int = 256
 
 
-def build_unet(config: UNetConfig) -> UNet2DConditionModel:
-    """A new U-Net. Embeddings enter through a trained linear map (`encoder_hid_proj`), whose bias is what the zero null becomes."""
+def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
+    """A new U-Net for neighbours of `embed_dim` numbers.
+
+    Embeddings enter through a trained linear map (`encoder_hid_proj`), whose bias is what the zero null becomes.
+    """
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention)
@@ -40,7 +42,7 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
         up_block_types=up,
         # diffusers reads this argument as the number of heads, not as their width
         attention_head_dim=tuple(max(1, c // config.head_channels) for c in config.block_out_channels),
-        encoder_hid_dim=config.embed_dim,
+        encoder_hid_dim=embed_dim,
         encoder_hid_dim_type="text_proj",
         cross_attention_dim=config.cross_attention_dim,
     )

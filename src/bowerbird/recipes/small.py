@@ -12,19 +12,18 @@ NEVER_TRAINED_ON = "split != 'rare' and style != 'openmoji'"
 
 
 def small(*, tiny: bool = False) -> Recipe:
-    """CLIP's objective plus reconstruction, on the emoji (noto, twemoji, fluent, flat) without the rare entities.
+    """CLIP's objective, principal components and drawing styles, on the emoji (noto, twemoji, fluent, flat) without the rare entities.
 
     Command: bowerbird train small --data ../shared/data/emoji.parquet --out runs/small
-    Takes: 30 minutes on two CPU cores (192 entities a batch, 1,100 steps). The bundled weights came in two legs: 540 steps at
-    learning rate 1.5e-3 with reconstruction weight 4 and their own cool-down, then on to 1,100 with the settings below.
+    Takes: 25 minutes on two CPU cores (192 entities a batch).
     Reached (2026-11-20, benchmarks/encoder_quality.py): see docs/models.md.
     """
     train = TrainConfig(
-        steps=1100, batch_size=192, learning_rate=1.2e-3, warmup_steps=50, cooldown_fraction=0.3, weight_decay=0.05, ema_decay=0.99,
-        save_every=100, sheet_every=100,
+        steps=1500, batch_size=192, learning_rate=1.5e-3, warmup_steps=50, cooldown_fraction=0.3, weight_decay=0.05, ema_decay=0.99,
+        save_every=100, sheet_every=500,
     )  # fmt: skip
     if not tiny:
         return Recipe(name="small", system=ContrastiveConfig(), train=train, where=NEVER_TRAINED_ON)
-    encoder = SmallEncoderConfig(channels=(8, 8, 8, 8), layout_channels=8, embed_dim=16, buckets=64, text_dim=8)
+    encoder = SmallEncoderConfig(channels=(8, 8, 8, 8), layout_channels=8, meaning_dim=16, look_dim=8, look_size=8, hand_dim=8, buckets=64, text_dim=8)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 1})
-    return Recipe(name="small", system=ContrastiveConfig(encoder=encoder, entity_key="class"), train=shorter, limit=64)
+    return Recipe(name="small", system=ContrastiveConfig(encoder=encoder, entity_key="class", style_key=None), train=shorter, limit=64)

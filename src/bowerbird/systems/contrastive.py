@@ -1,9 +1,8 @@
-"""How the `small` encoder is trained: one embedding that says what a picture shows and what it looks like.
+"""How the `small` encoder is trained: one embedding that says what a picture shows, what it looks like and how it is drawn.
 
-Three losses on pairs of pictures of one entity in two drawing styles:
-picture-picture and picture-text InfoNCE (as in CLIP, arXiv 2103.00020), which make retrieval work, and a reconstruction of
-the picture from its normalised embedding alone, which makes the embedding worth painting from: a purely contrastive one may
-forget colour and layout, and RDM sees nothing but these vectors. The decoder of that loss is thrown away afterwards.
+Meaning: picture-picture and picture-text InfoNCE (as in CLIP, arXiv 2103.00020) on pairs of pictures of one entity in two
+drawing styles. Look: principal components, computed once. Hand: a linear map of it must name the drawing style, where the data
+has such a column; statistics of features over all positions can say little else. That last map is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from bowerbird import augment, seeds, tensors
 from bowerbird.data import Pictures
 from bowerbird.encoders.small_model import SmallEncoderConfig, SmallEncoderModel
 
+HAND_SCALE = 8.0
+"""What a unit vector is multiplied by before the style head, so that its softmax can become sure."""
+
 
 class ContrastiveConfig(BaseModel):
     """Everything that shapes the encoder and its objective; stored in `recipe.json`."""
@@ -30,28 +32,14 @@ class ContrastiveConfig(BaseModel):
     kind: Literal["small-encoder"] = "small-encoder"
     encoder: SmallEncoderConfig = SmallEncoderConfig()
     entity_key: str = "hexcode"
-    reconstruction_weight: float = 10.0
+    style_key: str | None = "style"
     strong_fraction: float = 0.4
-
-
-class PictureDecoder(nn.Module):
-    """Embedding `(n, d)` -> picture `(n, 3, 32, 32)`; only there to teach the encoder."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.start = nn.Linear(embed_dim, 128 * 16)
-        up: list[nn.Module] = []
-        for below, above in ((128, 96), (96, 64), (64, 48)):
-            up += [nn.GroupNorm(8, below), nn.SiLU(), nn.Conv2d(below, above * 4, 3, padding=1), nn.PixelShuffle(2)]
-        self.up = nn.Sequential(*up, nn.GroupNorm(8, 48), nn.SiLU(), nn.Conv2d(48, 3, 3, padding=1))
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        return self.up(self.start(embedding).view(-1, 128, 4, 4))
+    plain_fraction: float = 0.5
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of two `(n, d)` batches whose rows pair up; cosine similarity times `scale`."""
-    logits = F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T * scale
+    """Symmetric InfoNCE of two `(n, d)` batches of unit vectors whose rows pair up; cosine similarity times `scale`."""
+    logits = a @ b.T * scale
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -62,10 +50,14 @@ class ContrastiveObjective(nn.Module):
     def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int) -> None:
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
+        named = pictures.column(config.style_key) if config.style_key else [None] * len(pictures)
+        self.styles = sorted({style for style in named if style})
+        self.style = torch.tensor([self.styles.index(style) if style else -1 for style in named])
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.encoder = SmallEncoderModel(config.encoder)
-            self.decoder = PictureDecoder(config.encoder.embed_dim)
+            self.style_head = nn.Linear(config.encoder.hand_dim, max(1, len(self.styles)))
+        self.encoder.fit_look(tensors.to_float(pictures.pixels))
         self.log_scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
         groups: dict[str, list[int]] = {}
         for row, key in enumerate(pictures.column(config.entity_key)):
@@ -87,7 +79,11 @@ class ContrastiveObjective(nn.Module):
         generator = seeds.torch_generator(self.seed, "jitter", step, rank)
         order = [*range(strong, len(pairs)), *range(strong)]
         texts = [self._text(int(pairs[i][0]), rng) for i in order[: len(pairs) - strong]]
-        return {"pixels": augment.jitter(x, generator), "texts": texts}
+        # how a picture is drawn is in its finest lines, which every resampling blurs: the hand learns from pictures as they are
+        plain = rows[: int(len(pairs) * self.config.plain_fraction), 0]
+        sharp = tensors.to_float(self.pictures.pixels[plain])
+        sharp = torch.where(torch.from_numpy(rng.random(len(plain)) < 0.5)[:, None, None, None], sharp.flip(3), sharp)
+        return {"pixels": augment.jitter(x, generator), "texts": texts, "plain": sharp, "style": self.style[plain]}
 
     def _text(self, row: int, rng: np.random.Generator) -> str:
         """A caption as a person might type it: the name, the name and some tags, or tags alone, at times inside a phrase."""
@@ -98,19 +94,21 @@ class ContrastiveObjective(nn.Module):
 
     def forward(self, batch: dict[str, object]) -> Tensor:
         """The summed loss of one batch."""
-        pixels, texts = batch["pixels"], batch["texts"]
+        pixels, texts, plain, style = (batch[key] for key in ("pixels", "texts", "plain", "style"))
         assert isinstance(pixels, Tensor)
+        assert isinstance(plain, Tensor)
+        assert isinstance(style, Tensor)
         assert isinstance(texts, list)
-        embedding = self.encoder.encode_pixels(pixels)
-        first, second = embedding.chunk(2)
-        words = self.encoder.encode_text(texts)
+        meaning, _, _ = self.encoder.picture_parts(pixels)
+        first, second = meaning.chunk(2)
+        words = self.encoder.text_meaning(texts)
         scale = self.log_scale.clamp(max=math.log(50.0)).exp()
         n = len(texts)
         loss = info_nce(first, second, scale[0]) + 0.5 * info_nce(first[:n], words, scale[1]) + 0.5 * info_nce(second[:n], words, scale[1])
-        unit = F.normalize(embedding.float(), dim=1) * math.sqrt(embedding.shape[1])
-        painted = self.decoder(unit).float()
-        target = F.interpolate(pixels, size=painted.shape[-1], mode="area")
-        return loss + self.config.reconstruction_weight * F.l1_loss(painted, target)
+        _, _, hand = self.encoder.picture_parts(plain)
+        # summed over the pictures that have a style: zero, yet part of the graph, where none has (torchrun wants every gradient)
+        styled = F.cross_entropy(self.style_head(hand * HAND_SCALE).float(), style, ignore_index=-1, reduction="sum")
+        return loss + styled / (style >= 0).sum().clamp(min=1)
 
     def export(self, out: Path) -> None:
         """Write the encoder as a directory that `bowerbird.encoders.load` opens."""
@@ -119,12 +117,17 @@ class ContrastiveObjective(nn.Module):
         save_small(self.encoder, out)
 
     def sheet(self, path: Path) -> None:
-        """Pictures above, what their embeddings alone give back below."""
+        """Pictures, what the look part of their embeddings gives back, and the nearest other picture by the whole embedding."""
         from bowerbird.sheets import grid
 
-        rows = list(range(0, len(self.pictures), max(1, len(self.pictures) // 16)))[:16]
-        x = tensors.to_float(self.pictures.pixels[rows]).to(self.log_scale.device)
+        pixels = tensors.to_float(self.pictures.pixels).to(self.log_scale.device)
+        rows = list(range(0, len(pixels), max(1, len(pixels) // 16)))[:16]
         with torch.no_grad():
-            unit = F.normalize(self.encoder.encode_pixels(x).float(), dim=1) * math.sqrt(self.config.encoder.embed_dim)
-            painted = F.interpolate(self.decoder(unit), size=self.pictures.size)
-        grid([tensors.to_pil(x), tensors.to_pil(painted)]).save(path)
+            vectors = F.normalize(torch.cat([self.encoder.encode_pixels(part) for part in torch.split(pixels, 256)]), dim=1)
+            _, look, _ = self.encoder.picture_parts(pixels[rows])
+            size = self.encoder.config.look_size
+            low = look @ torch.linalg.pinv(self.encoder.look_basis) + self.encoder.look_mean
+        similarity = vectors[rows] @ vectors.T
+        similarity[range(len(rows)), rows] = -1
+        back = F.interpolate(low.view(-1, 3, size, size), size=self.pictures.size)
+        grid([tensors.to_pil(pixels[rows]), tensors.to_pil(back), tensors.to_pil(pixels[similarity.argmax(1)])]).save(path)

@@ -5,11 +5,13 @@ frozen, so latents and embeddings are computed once, for several views of the da
 `rdm_pipeline.py`.
 
 Differs from the paper, and why:
-- D is the training set itself under a leak guard (never the item, never a near-duplicate): our collections are small.
+- D is the training set itself under a leak guard (never the item, never a near-duplicate): our collections are small. With
+  `database_share` above 0, that share of the pictures is D and the rest X, disjoint as in the paper.
 - A share of the neighbour sets is kept within one metadata value (one drawing style; one entity in other styles). A database
   of one style at inference, or a pool of one class, is then like something seen in training; the paper gets this from size.
-- Target and neighbours are changed together (mirror, turn, hue) in most draws, so that the network learns to paint what
-  embeddings say rather than which training picture they mean. Draws with the null condition are never changed so.
+- Target and neighbours are changed together (mirror, quarter turn, shift, hue) in most draws, so that the network learns to paint
+  what embeddings say rather than which training picture they mean. No change resamples: a blurred target teaches blur. Draws with
+  the null condition are never changed so.
 - v-prediction, and a *trained* null.
 """
 
@@ -52,6 +54,7 @@ class RDMConfig(BaseModel):
     encoder: str = "small"
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     k: int = 4
+    vary_k: bool = True
     k_stored: int = 20
     pool: int = 8
     null_probability: float = 0.1
@@ -61,57 +64,81 @@ class RDMConfig(BaseModel):
     exclude_key: str | None = None
     views: int = 16
     view_probability: float = 0.55
+    database_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class LatentBank:
-    """Frozen inputs of a training: latents `(V, n, C, h, w)` and embeddings `(V, n, d)` under V views (view 0 unchanged), both
-    float16; one neighbour table `(n, k_stored)` a mix; `ids` (n,) and p_D `counts` (n,) of the unchanged items."""
+    """Frozen inputs of a training: latents `(V, n, C, h, w)` of X and embeddings `(V, m, d)` of D under V views (view 0 unchanged), both
+    float16; one table `(n, k_stored)` of rows of D a mix; `ids` (m,) of D. X and D are the same n = m pictures
+    unless `database_share` parts them. `nearest` `(n, k_stored)`: the guarded neighbours that p_D counts."""
 
     latents: Tensor
     embeddings: Tensor
     tables: tuple[Tensor, ...]
+    nearest: Tensor
     ids: np.ndarray
-    counts: np.ndarray
+
+    def counts(self, k: int) -> np.ndarray:
+        """How often each row of D is among the k neighbours of X: the numerator of p_D, `(m,)`."""
+        return neighbor_counts(self.nearest.numpy(), len(self.ids), k)
 
 
-def views_of(config: RDMConfig, seed: int) -> list[augment.View]:
-    """The views of a run: unchanged, mirrored, then random ones."""
+def views_of(config: RDMConfig, size: int, seed: int) -> list[augment.View]:
+    """The views of a run on pictures of edge `size`: unchanged, mirrored, then random exact ones."""
     rng = seeds.numpy_generator(seed, "views")
-    return [augment.IDENTITY, augment.View(symmetry=4), *(augment.random_view(rng) for _ in range(config.views))][: config.views]
+    return [augment.IDENTITY, augment.View(symmetry=4), *(augment.exact_view(rng, size) for _ in range(config.views))][: config.views]
+
+
+def part_rows(config: RDMConfig, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of X and of D among n pictures: the same, or disjoint with `database_share` of them in D."""
+    if not config.database_share:
+        return np.arange(n), np.arange(n)
+    order = seeds.numpy_generator(seed, "database").permutation(n)
+    size = round(n * config.database_share)
+    return np.sort(order[size:]), np.sort(order[:size])
 
 
 @torch.no_grad()
 def build_bank(config: RDMConfig, pictures: Pictures, ids: Sequence[int], autoencoder: Any, encoder: Encoder, seed: int, device: str = "cpu") -> LatentBank:
-    """Encode every picture under every view and find its neighbours in the unchanged set, guarded."""
+    """Encode X and embed D under every view, and find the neighbours of the unchanged X in the unchanged D, guarded."""
+    x_rows, d_rows = part_rows(config, len(pictures), seed)
     shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
-    latents, embeddings = [], []
-    for view in views_of(config, seed):
-        parts: list[Tensor] = []
-        vectors: list[np.ndarray] = []
-        for pixels in torch.split(pictures.pixels, 64):
-            x = view(tensors.to_float(pixels))
-            vectors.append(encoder.embed_images(tensors.to_pil(x)))
+
+    def encode(view: augment.View) -> Tensor:
+        parts = []
+        for pixels in torch.split(pictures.pixels[x_rows], 64):
             with torch.autocast(torch.device(device).type, torch.bfloat16):
-                mean = autoencoder.encode(x.to(device)).latent_dist.mean
+                mean = autoencoder.encode(view(tensors.to_float(pixels)).to(device)).latent_dist.mean
             parts.append(((mean.float() - shift) * scale).half().cpu())
-        latents.append(torch.cat(parts))
-        embeddings.append(torch.from_numpy(np.concatenate(vectors)).half())
-    vectors0 = F.normalize(embeddings[0].float(), dim=1).numpy()
+        return torch.cat(parts)
+
+    def embed(view: augment.View, rows: np.ndarray) -> Tensor:
+        parts = [encoder.embed_images(tensors.to_pil(view(tensors.to_float(pixels)))) for pixels in torch.split(pictures.pixels[rows], 64)]
+        return torch.from_numpy(np.concatenate(parts)).half()
+
+    views = views_of(config, pictures.size, seed)
+    latents, embeddings = [encode(view) for view in views], [embed(view, d_rows) for view in views]
+    database = F.normalize(embeddings[0].float(), dim=1).numpy()
+    queries = F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy() if config.database_share else database
     item_ids = np.asarray(ids, np.int64)
-    guard: dict[str, Any] = {"query_ids": item_ids, "database_ids": item_ids, "max_similarity": config.max_similarity}
+    guard: dict[str, Any] = {"query_ids": item_ids[x_rows], "database_ids": item_ids[d_rows], "max_similarity": config.max_similarity}
     if config.exclude_key is not None:
-        column = pictures.column(config.exclude_key)
-        guard["exclude"] = (column, column)
+        guard["exclude"] = _columns(pictures, config.exclude_key, x_rows, d_rows)
     tables = []
     for part in config.mix:
-        shared = pictures.column(part.within) if part.within else None
-        if shared is not None and not any(shared):
+        within = _columns(pictures, part.within, x_rows, d_rows) if part.within else None
+        if within is not None and not any(within[0]):
             raise BowerbirdError(f"the recipe mixes neighbours within {part.within!r}, but the data has no such column")
-        table, _ = knn_graph(vectors0, vectors0, config.k_stored, within=(shared, shared) if shared else None, **guard)
+        table, _ = knn_graph(queries, database, config.k_stored, within=within, **guard)
         tables.append(torch.from_numpy(table))
-    whole, _ = knn_graph(vectors0, vectors0, config.k, **guard)
-    return LatentBank(torch.stack(latents), torch.stack(embeddings), tuple(tables), item_ids, neighbor_counts(whole, len(item_ids), config.k))
+    nearest, _ = knn_graph(queries, database, config.k_stored, **guard)
+    return LatentBank(torch.stack(latents), torch.stack(embeddings), tuple(tables), torch.from_numpy(nearest), item_ids[d_rows])
+
+
+def _columns(pictures: Pictures, key: str, x_rows: np.ndarray, d_rows: np.ndarray) -> tuple[list[str], list[str]]:
+    column = pictures.column(key)
+    return [column[i] for i in x_rows], [column[i] for i in d_rows]
 
 
 class RDMObjective(nn.Module):
@@ -123,15 +150,15 @@ class RDMObjective(nn.Module):
         self.frozen = (autoencoder, encoder)  # a tuple hides them from nn.Module: they are not trained and not checkpointed
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
-            self.unet = build_unet(config.unet)
+            self.unet = build_unet(config.unet, encoder.dim)
         self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """Latents with neighbours: one k for the batch, 1..`config.k`; a view, a mix and a dropout draw for each item."""
+        """Latents with neighbours: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and a dropout draw for each item."""
         config, bank = self.config, self.bank
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
-        rows = rng.integers(len(bank.ids), size=size)
-        k = int(rng.integers(1, config.k + 1))
+        rows = rng.integers(bank.latents.shape[1], size=size)
+        k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
         null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
         view = np.where(rng.random(size) < config.view_probability, rng.integers(len(bank.latents), size=size), 0)
         view[null] = 0
@@ -180,7 +207,7 @@ class RDMObjective(nn.Module):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
         )
-        pipe.proposal_counts = dict(zip(self.bank.ids.tolist(), self.bank.counts.tolist(), strict=True))
+        pipe.proposal_counts = dict(zip(self.bank.ids.tolist(), self.bank.counts(self.config.k).tolist(), strict=True))
         return pipe
 
     def export(self, out: Path) -> None:
@@ -191,19 +218,20 @@ class RDMObjective(nn.Module):
         self.unet.float()
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbours, three pictures painted from them at weight 1, 2 and 4."""
+        """A row for each of eight items: the item, its four neighbours where X is D, three pictures painted from them at weight 1, 2 and 4."""
         from bowerbird.sheets import grid
         from bowerbird.types import Neighbors
 
         pipe, bank, rows = self.pipeline(), self.bank, []
         pipe.set_progress_bar_config(disable=True)
-        for item in np.linspace(0, len(bank.ids) - 1, 8).astype(int):
+        for item in np.linspace(0, bank.latents.shape[1] - 1, 8).astype(int):
             at = bank.tables[0][item, :4]
             at = at[at != ABSENT]
-            shown = torch.cat([bank.latents[0, [item]], bank.latents[0, at]]).float()
+            known = at if not self.config.database_share else at[:0]  # the bank holds no latents of a D that is not X
+            shown = torch.cat([bank.latents[0, [item]], bank.latents[0, known]]).float()
             hits = Neighbors(bank.ids[at.numpy()][None], np.ones((1, len(at)), np.float32), bank.embeddings[0, at].float().numpy()[None], (("",) * len(at),))
             painted = [
                 pipe(neighbors=hits, guidance_scale=w, num_inference_steps=12, generator=seeds.picture_generators(0, 1)).images[0] for w in (1.0, 2.0, 4.0)
             ]
-            rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(at)), *painted])
+            rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *painted])
         grid(rows).save(path)
