@@ -121,3 +121,44 @@ def test_halves_give_the_spread_of_the_mean() -> None:
     rng = np.random.default_rng(6)
     estimate = over_halves(lambda x: float(x.mean()), rng.normal(size=(400, 1)), draws=400)
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`:UserWarning")
+def test_distances_equal_an_independent_library() -> None:
+    """FID and KID as torchmetrics computes them from the same features; precision and recall by faiss's neighbours."""
+    import faiss
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Pass(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.float().mean((2, 3)).repeat(1, 2) * torch.tensor([1.0, 1, 1, 0.5, 2, 3]) / 100
+
+    rng = np.random.default_rng(8)
+    a, b = (torch.from_numpy(rng.integers(0, top, (80, 3, 4, 4), dtype=np.uint8)) for top in (255, 200))
+    theirs = FrechetInceptionDistance(feature=Pass(), input_img_size=(3, 4, 4)).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(feature=Pass(), subsets=1, subset_size=80)
+    for metric in (theirs, kid):
+        metric.update(a, real=True)
+        metric.update(b, real=False)
+    fa, fb = Pass()(a).double().numpy(), Pass()(b).double().numpy()
+    assert frechet_distance(fb, fa) == pytest.approx(float(theirs.compute()), rel=1e-3)
+    assert polynomial_mmd(fb, fa) == pytest.approx(float(kid.compute()[0]), rel=1e-3)
+
+    def radii(x: np.ndarray) -> np.ndarray:
+        index = faiss.IndexFlatL2(6)
+        index.add(x.astype(np.float32))
+        return index.search(x.astype(np.float32), 4)[0][:, 3]
+
+    def inside(queries: np.ndarray, x: np.ndarray) -> float:
+        index = faiss.IndexFlatL2(6)
+        index.add(x.astype(np.float32))
+        near, which = index.search(queries.astype(np.float32), len(x))
+        return float((near <= radii(x)[which]).any(1).mean())
+
+    found = manifold(fb, fa, k=3)
+    assert found.precision == pytest.approx(inside(fb, fa), abs=1e-3)
+    assert found.recall == pytest.approx(inside(fa, fb), abs=1e-3)

@@ -124,3 +124,15 @@ class Retriever(Protocol):
     def encoder(self) -> Encoder: ...
 
     def search(self, **query: Any) -> Neighbors: ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """A frozen network as measures see it: pictures to vectors, and words for how they are prepared. Encoders satisfy it too."""
+
+    name: str
+    dim: int
+    fingerprint: str
+    preprocessing: str
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...

@@ -22,6 +22,7 @@ class ClipEncoder:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.name, self.fingerprint, self.device = name, fingerprint, device
+        self.preprocessing = f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
         config = model.config
         self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
         self.padding = "max_length" if config.model_type.startswith("siglip") else True  # SigLIP was trained on padded text

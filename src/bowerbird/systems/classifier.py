@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bowerbird import augment, checkpoint, seeds, tensors
+from bowerbird import augment, checkpoint, images, seeds, tensors
 from bowerbird.data import Pictures
+from bowerbird.encoders.files import file_fingerprint
 from bowerbird.encoders.small_model import ResidualBlock
+from bowerbird.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class ClassifierConfig(BaseModel):
@@ -93,7 +98,8 @@ class ClassifierObjective(nn.Module):
         """Write weights and labels for `load_evaluator`."""
         checkpoint.save_tensors(out / "model.safetensors", self.model.state_dict())
         checkpoint.write_json(
-            out / "config.json", {"type": "bowerbird-evaluator", "channels": self.config.channels, "entities": self.entities, "styles": self.styles}
+            out / "config.json",
+            {"type": "bowerbird-evaluator", "channels": self.config.channels, "entities": self.entities, "styles": self.styles, "size": self.pictures.size},
         )
 
     def sheet(self, path: Path) -> None:
@@ -107,18 +113,31 @@ class ClassifierObjective(nn.Module):
 
 
 class Evaluator:
-    """A trained `ClassifierModel` with its labels."""
+    """A trained `ClassifierModel` with its labels; also a `FeatureExtractor` (the layer before the verdicts)."""
+
+    name, dim = "evaluator", 256
 
     def __init__(self, path: Path) -> None:
         config = checkpoint.read_json(path / "config.json", "evaluator")
+        if config.get("type") != "bowerbird-evaluator":
+            raise BowerbirdError(f"{path}: no evaluator; train one: bowerbird train evaluator --data SOURCE --out {path}")
         self.entities, self.styles = list(config["entities"]), list(config["styles"])
+        self.size = int(config.get("size", 64))
+        self.preprocessing = f"middle square, bicubic to {self.size} px, on white"
         self.model = ClassifierModel(config["channels"], len(self.entities), len(self.styles))
         self.model.load_state_dict(checkpoint.load_tensors(path / "model.safetensors"))
         self.model.eval().requires_grad_(False)
+        self.fingerprint = file_fingerprint(path / "model.safetensors")
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """n RGB pictures -> float32 `(n, 256)`."""
+        if not pictures:
+            return np.zeros((0, self.dim), np.float32)
+        return self(tensors.stack([images.square(p.convert("RGB"), self.size) for p in pictures]))[0].numpy()
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 `(n, 3, 64, 64)` -> float32 features `(n, 256)`, entity logits `(n, E)`, style logits `(n, S)`."""
+        """uint8 `(n, 3, size, size)` -> float32 features `(n, 256)`, entity logits `(n, E)`, style logits `(n, S)`."""
         parts = [self.model(tensors.to_float(chunk)) for chunk in torch.split(pixels, 128)]
         features, entity, style = (torch.cat(p) for p in zip(*parts, strict=True))
         return features, entity, style

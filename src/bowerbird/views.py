@@ -1,0 +1,73 @@
+"""Views of a picture for copy detection: the whole, its mirror image, and windows on a grid at two scales.
+
+A copy may be mirrored, cut out, or pasted into something else; whichever it is, some view of the one looks like some view of the
+other. A descriptor of any kind is taken of every view. Source: the whole and "split" similarities of Somepalli et al., arXiv 2212.03860;
+differs from the paper: chunks are windows of the picture, not parts of the descriptor, so they mean the same for every descriptor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bowerbird.images import square
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.types import FeatureExtractor
+
+SCALES = (0.7, 0.5)
+"""Edges of the windows as shares of the picture's; three by three of each."""
+PER_PICTURE = 1 + 9 * len(SCALES)
+
+
+def windows(image: Image.Image) -> list[Image.Image]:
+    """The middle square of `image`, then its windows, 19 pictures: the whole first, scale by scale, row by row."""
+    whole = square(image, min(image.size))
+    made = [whole]
+    for scale in SCALES:
+        side = max(1, round(scale * whole.width))
+        places = [round(i * (whole.width - side) / 2) for i in range(3)]
+        made += [whole.crop((x, y, x + side, y + side)) for y in places for x in places]
+    return made
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Of n queries and m references, `(n, m)` each: `whole`, one of the two is seen whole; `split`, the best pair of windows."""
+
+    whole: np.ndarray
+    split: np.ndarray
+
+
+def describe(extractor: FeatureExtractor, pictures: Sequence[Image.Image], *, mirrored: bool = False) -> np.ndarray:
+    """Unit descriptors of every window, float32 `(n, 19, d)`, or `(n, 38, d)` with the mirrored windows after them."""
+    from PIL import ImageOps
+
+    seen = [view for picture in pictures for view in windows(picture)]
+    vectors = extractor.embed_images(seen).reshape(len(pictures), PER_PICTURE, -1)
+    if mirrored:
+        other = extractor.embed_images([ImageOps.mirror(view) for view in seen]).reshape(vectors.shape)
+        vectors = np.concatenate([vectors, other], 1)
+    return vectors / np.linalg.norm(vectors, axis=2, keepdims=True).clip(min=1e-9)
+
+
+def compare(queries: np.ndarray, references: np.ndarray) -> Similarity:
+    """Cosines of described queries `(n, 19 or 38, d)` (mirrored or not) and references `(m, 19, d)`.
+
+    Work is n m 722 d products at most; give parts of the references at a time.
+    """
+    n, m = len(queries), len(references)
+    best = np.full((2, n, m), -1.0, np.float32)
+    flat = np.ascontiguousarray(references.reshape(-1, references.shape[-1]).T)
+    for start in range(0, queries.shape[1], PER_PICTURE):
+        for i in range(n):
+            table = (queries[i, start : start + PER_PICTURE] @ flat).reshape(PER_PICTURE, m, PER_PICTURE)
+            whole = np.maximum(table[0].max(1), table[:, :, 0].max(0))
+            best[0, i] = np.maximum(best[0, i], whole)
+            best[1, i] = np.maximum(best[1, i], table[1:, :, 1:].max((0, 2)))
+    return Similarity(best[0], best[1])
