@@ -43,17 +43,24 @@ class Settings:
 
 
 def paint(
-    pipe: RDMPipeline, hits: Neighbors, settings: Settings, *, picture_seeds: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
+    pipe: RDMPipeline,
+    hits: Neighbors,
+    settings: Settings,
+    *,
+    picture_seeds: Sequence[int] | None = None,
+    batch: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:
     """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None), the same to the last bit
-    whichever others are painted with it."""
+    whichever others are painted with it. Another `batch` is faster for many, and moves last bits.
+    """
     import torch
 
     pipe.set_sampler(settings.sampler)
     pipe.set_progress_bar_config(disable=True)
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
-    batch = BATCH.get(pipe.device.type, BATCH["cuda"])
+    batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
     for start in range(0, len(hits), batch):
         rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
         out = pipe(
@@ -71,9 +78,18 @@ def paint(
 
 
 def records(
-    pipe: RDMPipeline, model: str, kb: KnowledgeBase | None, hits: Neighbors, images: Sequence[Image.Image], settings: Settings, request: dict[str, Any]
+    pipe: RDMPipeline,
+    model: str,
+    kb: KnowledgeBase | None,
+    hits: Neighbors,
+    images: Sequence[Image.Image],
+    settings: Settings,
+    request: dict[str, Any],
+    *,
+    picture_seeds: Sequence[int] | None = None,
+    copies: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """What is written into each picture: the request, every setting, the model, the database and the neighbours."""
+    """What is written into each picture: the request, every setting, the model, the database, the neighbours, and whether it copies one."""
     fingerprint = pipe.fingerprint()
     made = []
     for i, image in enumerate(images):
@@ -83,7 +99,7 @@ def records(
             {
                 "bowerbird": __version__,
                 "request": request,
-                "seed": settings.seed + i,
+                "seed": settings.seed + i if picture_seeds is None else picture_seeds[i],
                 "steps": settings.steps,
                 "sampler": settings.sampler,
                 "guidance_scale": settings.guidance_scale,
@@ -95,6 +111,7 @@ def records(
                     {"id": int(hits.ids[i, c]), "score": round(float(hits.scores[i, c]), 6), "caption": hits.captions[i][c], "weight": float(weights[c])}
                     for c in present
                 ],
+                **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # the embeddings themselves, float32: the picture can be painted again when the database has moved on
                 "embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode(),
             }

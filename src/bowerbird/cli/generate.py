@@ -37,6 +37,7 @@ def generate(
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
+    on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
     proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -62,8 +63,11 @@ def generate(
 
     opened = KnowledgeBase.open(kb)
     pictures = tuple(images.read(p) for p in image) if image else None
-    from bowerbird import generation
+    from bowerbird import copies, generation
     from bowerbird.references import Request
+
+    if on_copy not in copies.POLICIES:
+        raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(copies.POLICIES)}")
 
     pipe = load_pipeline(model, device)
     request = Request(
@@ -78,11 +82,14 @@ def generate(
     settings = generation.Settings(steps, guidance_scale, sampler, eta, size, seed)
     with progress_bar(as_json) as bar:
         task = bar.add_task("painting", total=n)
-        made = generation.paint(pipe, hits, settings, progress=lambda done: bar.update(task, completed=done))
+        made = copies.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
     asked: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name, "unconditional": unconditional}
     how = {"text_mode": text_mode, "image_mode": image_mode, "search_mode": search_mode, "where": where, "class_key": class_key, "top_m": top_m}
     asked = {key: value for key, value in asked.items() if value} | {"k": request.k} | {key: value for key, value in how.items() if value is not None}
-    paths = generation.write(made, generation.records(pipe, model, opened, hits, made, settings, asked), hits, out)
+    written = generation.records(pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies)
+    paths = generation.write(made.images, written, made.hits, out)
+    for i in made.near_copies():
+        say(f"{paths[i].name} is a near copy of neighbour {(made.copies[i] or {})['neighbor']}; --on-copy drop or resample avoids that")
     _finish(paths, out, as_json)
 
 

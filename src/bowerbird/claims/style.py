@@ -1,0 +1,81 @@
+"""RDM, claim 5: exchanging the database changes the style, without training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+
+from bowerbird import encoders, generation, plots, tensors
+from bowerbird.claims.frame import Claim, Effect, Finding
+from bowerbird.claims.lab import Database, Lab, open_pipeline
+from bowerbird.data import Pictures
+from bowerbird.metrics.intervals import over_seeds
+from bowerbird.recipes.evaluator import style_evaluator
+from bowerbird.systems.classifier import Evaluator
+from bowerbird.trained import trained
+from bowerbird.types import Neighbors
+from bowerbird.weights import bundled
+
+MODEL = "tiny-rdm"
+GUIDANCE = 4.0
+ENTITIES = 60
+
+
+def measure(lab: Lab) -> Finding:
+    """The same entities and seeds from a database of each style: how often the judge sees that style, against the other databases."""
+    drawings = lab.drawings
+    judge = Evaluator(trained(style_evaluator(), drawings, device=lab.device, progress=lab.progress))
+    styles = sorted(set(drawings.column("style")))
+    chosen = _in_every_style(drawings, styles)
+    hits = {style: _of_style(drawings, style, chosen) for style in styles}
+    path = bundled(MODEL)
+    assert path is not None
+    pipe = open_pipeline(path, lab.device)
+    seen: dict[str, dict[str, list[float]]] = {style: {other: [] for other in styles} for style in styles}
+    for seed in lab.settings.seeds:
+        for style in styles:
+            paint = generation.Settings(steps=lab.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1))
+            said = judge(tensors.stack(generation.paint(pipe, hits[style], paint, batch=32)))[2].argmax(1).numpy()
+            for other in styles:
+                seen[style][other].append(float(np.mean(said == judge.styles.index(other))))
+    effects, values, rows = [], {}, []
+    for style in styles:
+        own, others = seen[style][style], np.mean([seen[other][style] for other in styles if other != style], axis=0)
+        effects.append(
+            Effect(f"{style}: share seen as {style}, from its database − from others", over_seeds([a - b for a, b in zip(own, others, strict=True)]))
+        )
+        estimate = over_seeds(own)
+        values[f"from the database of {style}"] = {other: asdict(over_seeds(found)) for other, found in seen[style].items()}
+        rows.append((style, estimate.mean, estimate.low, estimate.high))
+    plot = partial(plots.intervals, rows=rows, title="Pictures seen as the style of their database", label="share", mark=1 / len(styles))
+    return Finding(effects, values, f"{len(chosen)} entities that every style has; openmoji and rare entities were never trained on.", plot)
+
+
+def _in_every_style(drawings: Pictures, styles: list[str]) -> list[str]:
+    """Up to 60 entities drawn in every style, rare ones first."""
+    have: dict[str, set[str]] = {}
+    rare = {}
+    for row in drawings.metadata:
+        have.setdefault(str(row["hexcode"]), set()).add(str(row["style"]))
+        rare[str(row["hexcode"])] = row.get("split") == "rare"
+    complete = sorted(e for e, found in have.items() if len(found) == len(styles))
+    return sorted(complete, key=lambda e: (not rare[e], e))[:ENTITIES]
+
+
+def _of_style(drawings: Pictures, style: str, entities: list[str]) -> Neighbors:
+    """For each entity its picture in `style`, alone: k = 1 from a database of that style only."""
+    at = {str(row["hexcode"]): i for i, row in enumerate(drawings.metadata) if row["style"] == style}
+    vectors = encoders.load("small").embed_images(tensors.to_pil(drawings.pixels[[at[e] for e in entities]]))
+    return Database(vectors, lambda k: np.ones(len(vectors))).nearest(vectors, 1)
+
+
+CLAIM = Claim(
+    name="style",
+    says="Exchanging the database at inference changes the style of what is painted.",
+    source="RDM, arXiv 2204.11824, section 4.3; 2207.13038",
+    varies="the drawing style of the database; entities, seeds and network (the bundled tiny-rdm) alike",
+    measures="share of pictures that an independent style evaluator assigns to the database's style",
+    measure=measure,
+)
