@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bowerbird.types import FeatureExtractor
 
 COPY_THRESHOLD = 0.9
-"""`gradients`, whole: above it a picture made from a neighbour counts as its near copy. `benchmarks/replication.py` gives the rates."""
+"""`gradients`, whole: above it a picture made from a neighbour counts as its near copy. Not calibrated yet: see docs/log.md."""
 
 PART = 256
 
@@ -44,9 +44,14 @@ def nearest(
     references: Sequence[Image.Image],
     *,
     own: np.ndarray | None = None,
+    groups: tuple[Sequence[str], Sequence[str]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Nearest:
-    """The nearest of `references` for each of `pictures`; `own[i]` is the reference that is picture i itself, which is left out."""
+    """The nearest of `references` for each of `pictures`; `own[i]` is the reference that is picture i itself, which is left out.
+
+    `groups`: a label for each picture and each reference; equal ones (not empty) are never compared, as the same thing drawn twice.
+    """
+    labels = None if groups is None else (np.asarray(groups[0]), np.asarray(groups[1]))
     queries = views.describe(extractor, pictures, mirrored=True)
     best = {name: np.full(len(pictures), -1.0, np.float32) for name in ("whole", "split")}
     at = {name: np.full(len(pictures), -1, np.int64) for name in best}
@@ -57,6 +62,8 @@ def nearest(
             if own is not None:
                 here = np.flatnonzero((own >= start) & (own < start + len(part)))
                 table[here, own[here] - start] = -1.0
+            if labels is not None:
+                table[(labels[0][:, None] == labels[1][None, start : start + len(part)]) & (labels[0][:, None] != "")] = -1.0
             column = table.argmax(1)
             value = table[np.arange(len(table)), column]
             better = value > best[name]

@@ -44,20 +44,39 @@ class Similarity:
     split: np.ndarray
 
 
+def information(window: Image.Image) -> float:
+    """How much a window shows, 0 to 1: the share of an 8 x 8 grid in which there is an edge, 1 from 60% on.
+
+    A round corner looks like every other round corner, so a match of such windows says little.
+    """
+    from PIL import Image
+
+    grey = np.asarray(window.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32)
+    edges = np.zeros((32, 32), bool)
+    edges[:, 1:] |= np.abs(np.diff(grey, axis=1)) > 10
+    edges[1:] |= np.abs(np.diff(grey, axis=0)) > 10
+    return min(1.0, float(edges.reshape(8, 4, 8, 4).any((1, 3)).mean()) / 0.6)
+
+
 def describe(extractor: FeatureExtractor, pictures: Sequence[Image.Image], *, mirrored: bool = False) -> np.ndarray:
-    """Unit descriptors of every window, float32 `(n, 19, d)`, or `(n, 38, d)` with the mirrored windows after them."""
+    """Descriptors of every view, float32 `(n, 19, d)`, or `(n, 38, d)` with the mirrored views after them.
+
+    Of the whole picture it has length 1, of a window the root of its `information`, so that the product of two such windows is small.
+    """
     from PIL import ImageOps
 
     seen = [view for picture in pictures for view in windows(picture)]
+    weights = np.sqrt([1.0 if i % PER_PICTURE == 0 else information(view) for i, view in enumerate(seen)]).astype(np.float32)
     vectors = extractor.embed_images(seen).reshape(len(pictures), PER_PICTURE, -1)
     if mirrored:
         other = extractor.embed_images([ImageOps.mirror(view) for view in seen]).reshape(vectors.shape)
         vectors = np.concatenate([vectors, other], 1)
-    return vectors / np.linalg.norm(vectors, axis=2, keepdims=True).clip(min=1e-9)
+    lengths = np.tile(weights.reshape(len(pictures), PER_PICTURE), (1, vectors.shape[1] // PER_PICTURE))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=2, keepdims=True).clip(min=1e-9) * lengths[:, :, None], np.float32)
 
 
 def compare(queries: np.ndarray, references: np.ndarray) -> Similarity:
-    """Cosines of described queries `(n, 19 or 38, d)` (mirrored or not) and references `(m, 19, d)`.
+    """Products (cosines, less where windows show little) of described queries `(n, 19 or 38, d)` (mirrored or not) and references `(m, 19, d)`.
 
     Work is n m 722 d products at most; give parts of the references at a time.
     """
