@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +69,10 @@ def _lab(data: Path, photos: Path | None, settings: Settings, limit: int | None,
     beside = photos or data.parent / "cifar10-train.parquet"
     if beside.exists():
         pictures = load_pictures(beside, size=32, limit=limit)
-        if not all(pictures.column("label")):
-            raise BowerbirdError(f"{beside}: the column 'label' is missing or has gaps; claims train an evaluator on it")
+        if not all(pictures.captions):
+            raise BowerbirdError(f"{beside}: photographs without a label or caption are among these; claims train an evaluator on it")
+        # a column called label is read as the caption
+        labelled = tuple({**row, "label": caption} for row, caption in zip(pictures.metadata, pictures.captions, strict=True))
+        pictures = replace(pictures, metadata=labelled)
         domains.append(lab.Domain(beside.stem.split("-")[0], pictures, size=32, autoencoder="pixels-2", in_channels=12, label_key="label", **common))
     return lab.Lab(settings, domains, drawings, device, progress)
