@@ -161,7 +161,7 @@ def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_fold
 
 def test_models_and_doctor(tmp_path: Path) -> None:
     listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
-    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-rdm"}
+    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-copies", "tiny-rdm"}
     checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
     assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}
     assert all(c["fix"] for c in checks["checks"] if not c["ok"])

@@ -18,11 +18,6 @@ from bowerbird.metrics.faithfulness import faithfulness, hits
 from bowerbird.metrics.intervals import Estimate
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def drawn() -> Pictures:
     return load_pictures("drawn")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import nn
 
-from bowerbird import features, replication, views
+from bowerbird import features, planted, replication, views
 from bowerbird.encoders.gradients import GradientEncoder
 from bowerbird.encoders.inception import InceptionV3, prepare
 from bowerbird.errors import BowerbirdError
@@ -26,11 +26,6 @@ def drawn() -> list[Image.Image]:
     from bowerbird import images
 
     return [images.decode(item.data, item.name) for item in read_drawn()]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
 
 
 def test_inception_has_the_published_size_and_reads_what_was_saved(tmp_path: Path, drawn: list[Image.Image]) -> None:
@@ -128,28 +123,56 @@ def test_windows_are_the_whole_and_a_grid() -> None:
     assert made[-1].size == (20, 20)
 
 
-def test_planted_copies_are_found(drawn: list[Image.Image]) -> None:
-    """A copy, a mirror image, a crop, a tinted copy and a pasted part of one training picture, each told from honest others."""
-    training = drawn[:100]
-    host, source = drawn[150], training[40]
-    tinted = Image.fromarray(np.asarray(source.convert("HSV")) + np.array([90, 0, 0], np.uint8), "HSV").convert("RGB")
-    pasted = host.copy()
-    pasted.paste(source.crop((32, 32, 96, 96)), (0, 64))
-    planted = {
-        "copy": source,
-        "mirrored": ImageOps.mirror(source),
-        "crop": source.crop((20, 10, 110, 100)).resize((128, 128)),
-        "tinted": tinted,
-        "pasted": pasted,
-    }
-    found = replication.nearest(GradientEncoder(), list(planted.values()), training)
-    assert found.whole[:2] == pytest.approx(1, abs=1e-4)
-    thing = list(read_drawn())
-    wanted = thing[40].metadata["thing"]
-    for i, name in enumerate(planted):
-        at = found.split_at[i] if name == "pasted" else found.whole_at[i]
-        assert thing[at].metadata["thing"] == wanted, name
-    assert found.split[4] > 0.9
+def scene(number: int) -> Image.Image:
+    """A picture like no other: twelve shapes at random on a random ground."""
+    rng = np.random.default_rng(number)
+    picture = Image.new("RGB", (64, 64), tuple(rng.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(12):
+        x, y, w, h = rng.integers(0, 64, 4)
+        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)((x - w // 4, y - h // 4, x + w // 4, y + h // 4), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return picture
+
+
+def test_planted_copies_are_found() -> None:
+    """Every kind of copy, among pictures unlike anything the descriptor was trained on, by its source's similarity at 1% false alarms."""
+    training = [scene(i) for i in range(150)]
+    found = replication.check(features.load(replication.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, seed=1)
+    assert found.training.whole_at[1] == found.training.split_at[1] == 7
+    assert found.training.whole[1] == pytest.approx(1, abs=1e-3)
+    least = {"copy": 1.0, "mirrored": 0.9, "crop": 0.6, "tinted": 0.6, "pasted part": 0.5, "shrunk and pasted": 0.5}
+    assert set(found.recall) == set(planted.KINDS) == set(least)
+    assert {name: share for name, share in least.items() if found.recall[name]["any"] < share} == {}
+    honest = replication.check(features.load(replication.DESCRIPTOR), [scene(i) for i in range(1000, 1060)], training, baseline=100, seed=1)
+    assert honest.report()["whole"]["generated to training"]["over"]["99% quantile of the baseline"] < 0.1
+
+
+def test_pictures_held_twice_are_left_out_of_the_baseline() -> None:
+    training = [scene(i) for i in range(40)]
+    training += [training[3], ImageOps.mirror(training[5])]
+    alike = replication.twins(training, np.arange(len(training)))
+    assert np.flatnonzero(alike).tolist() == [3, 5, 40, 41]
+    found = replication.check(GradientEncoder(), [scene(99)], training, baseline=42)
+    assert found.twins == 4
+    assert not set(found.baseline_rows) & {3, 5, 40, 41}
+
+
+def test_a_copy_descriptor_sees_pictures_alone_and_past_changes() -> None:
+    extractor = features.load("tiny-copies")
+    pictures = [scene(i) for i in range(70)]
+    together = extractor.embed_images(pictures)
+    assert np.array_equal(together[66:67], extractor.embed_images(pictures[66:67]))
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
+    for change in (ImageOps.mirror, ImageOps.grayscale, ImageOps.autocontrast, lambda p: p.crop((6, 6, 58, 58))):
+        nearest = (extractor.embed_images([change(p).convert("RGB") for p in pictures]) @ together.T).argmax(1)
+        assert (nearest == np.arange(70)).mean() > 0.9
+
+
+def test_described_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [scene(i) for i in range(2000, 2005)]
+    first = replication.described(GradientEncoder(), pictures)
+    monkeypatch.setattr(views, "describe", lambda *_: pytest.fail("described again"))
+    assert np.array_equal(replication.described(GradientEncoder(), [p.copy() for p in pictures]), first)
 
 
 def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from bowerbird import checkpoint, encoders, recipes
 from bowerbird.data import load_pictures
@@ -19,7 +20,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe, build_objective, load_recipe, read_pictures, with_settings
 from bowerbird.train import StepReport, TrainConfig, learning_rate, train
 
-KINDS = ["small", "tiny-autoencoder", "tiny-rdm", "evaluator"]
+KINDS = ["small", "tiny-autoencoder", "tiny-rdm", "tiny-copies", "evaluator"]
 
 
 def run(recipe: Recipe, source: Path, out: Path) -> tuple[Any, list[StepReport]]:
@@ -42,6 +43,12 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
         pipe = RDMPipeline.from_pretrained(model)
         assert sum(pipe.proposal_counts.values()) > 0
         assert pipe.config.encoder_fingerprint == encoders.load("small").fingerprint
+    elif name == "tiny-copies":
+        from bowerbird import features
+        from bowerbird.encoders.copies import CopyDescriptor
+
+        assert isinstance(features.load(f"copies:{model}"), CopyDescriptor)
+        assert features.load(f"copies:{model}").embed_images([Image.new("RGB", (40, 30), "red")] * 2).shape == (2, 16)
     elif name == "evaluator":
         from bowerbird.systems.classifier import Evaluator
 

@@ -87,8 +87,8 @@ def _compare(image: Image.Image, near: list[Image.Image | None], weights: np.nda
     there = [c for c, picture in enumerate(near) if picture is not None and weights[c] > 0]
     if not there:
         return None
-    extractor = features.load("gradients")
-    found = replication.nearest(extractor, [image], [picture for c in there if (picture := near[c]) is not None])
+    extractor = features.load(replication.DESCRIPTOR)
+    found = replication.nearest(extractor, [image], [picture for c in there if (picture := near[c]) is not None], align=False)
     return {
         "descriptor": extractor.name,
         "score": round(float(found.whole[0]), 4),

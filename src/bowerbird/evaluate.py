@@ -77,7 +77,7 @@ def evaluate(
     """Measure `pipe` with `kb` against `pictures` on the features of `extractor`.
 
     `judges`: evaluators of entity and style; without them (or without such columns) faithfulness is left out.
-    `descriptor`: for the replication check against the items of `kb` (None: `gradients`).
+    `descriptor`: for the replication check against the items of `kb` (None: `tiny-copies`).
     """
     if settings.query not in QUERIES:
         raise BowerbirdError(f"query {settings.query!r} is not known; choose one of {', '.join(QUERIES)}")
@@ -101,9 +101,10 @@ def evaluate(
     goodness = -_distance_to_nearest(made, there)
     entities: list[tuple[str, float]] = []
     if judges is not None:
+        report["distribution"] |= _inception_style(judges[0], images, pictures, settings.paint.seed)
         report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, tell)
     copies, training = _copies(kb, images, hits, descriptor, settings, tell)
-    report["replication"] = copies.report() | {"descriptor": (descriptor or features.load("gradients")).name}
+    report["replication"] = copies.report() | {"descriptor": (descriptor or features.load(replication.DESCRIPTOR)).name}
     return Evaluation(report, images, hits, goodness, copies, training, entities)
 
 
@@ -131,6 +132,15 @@ def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, see
     if size >= 2:
         found["floor: frechet distance of two disjoint real sets"] = {"n": size, "value": frechet.frechet_distance(real[half[:size]], real[half[size:]])}
     return found
+
+
+def _inception_style(judge: Evaluator, images: list[Image.Image], pictures: Pictures, seed: int) -> dict[str, Any]:
+    """The Inception-style score by the evaluator's entities, and of as many real pictures: comparable with each other only."""
+    as_many = _some(np.arange(len(pictures)), len(images), seed)
+    return {
+        f"inception-style score{name}": diversity.inception_score(judge(pixels)[1].softmax(1).numpy(), splits=1)[0]
+        for name, pixels in (("", tensors.stack(images)), (f" of {len(as_many)} real", pictures.pixels[as_many]))
+    }
 
 
 def _of_manifold(made: np.ndarray, real: np.ndarray, k: int, name: str) -> float:
@@ -230,7 +240,7 @@ def _copies(
     shown = min(len(images), 200)
     items = [image for image in kb.pictures(kb.ids()[None])[0] if image is not None]
     near = [[image for image in row if image is not None] for row in hits.rows(range(shown)).images()]
-    chosen = descriptor or features.load("gradients")
+    chosen = descriptor or features.load(replication.DESCRIPTOR)
     found = replication.check(chosen, images[:shown], items, neighbors=near, baseline=settings.baseline, seed=settings.paint.seed, progress=tell)
     return found, items
 

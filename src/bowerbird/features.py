@@ -4,6 +4,7 @@ evaluator directory          bowerbird train evaluator             "evaluator:DI
 CLIP, SigLIP or our encoders a directory, a hub id, or "small"     "encoder:NAME"
 Inception-v3                 .safetensors, .pth or TorchScript     "inception:FILE"
 SSCD                         TorchScript                           "sscd:FILE", short edge 288: "sscd-288:FILE"
+near copies, bundled         bowerbird train tiny-copies           "tiny-copies", "copies:DIR"
 gradients                    needs no weights                      "gradients"
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird import cache, checkpoint
+from bowerbird import cache, checkpoint, weights
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -24,18 +25,23 @@ if TYPE_CHECKING:
 
     from bowerbird.types import FeatureExtractor
 
-KINDS = ("evaluator", "encoder", "inception", "sscd", "sscd-288", "gradients")
+KINDS = ("evaluator", "encoder", "inception", "sscd", "sscd-288", "copies")
+BARE = ("tiny-copies", "gradients")
 
 
 def load(spec: str) -> FeatureExtractor:
     """The extractor for `kind:path` (see above). Raises: BowerbirdError when there is no such kind or file."""
     kind, _, path = spec.partition(":")
-    if kind == "gradients" and not path:
+    if spec == "tiny-copies":
+        from bowerbird.encoders.copies import CopyDescriptor
+
+        return CopyDescriptor(weights.FOLDER / spec)
+    if spec == "gradients":
         from bowerbird.encoders.gradients import GradientEncoder
 
         return GradientEncoder()
-    if kind not in KINDS or kind == "gradients" or not path:
-        raise BowerbirdError(f"features {spec!r}: write KIND:PATH with one of {', '.join(KINDS[:-1])}, or gradients")
+    if kind not in KINDS or not path:
+        raise BowerbirdError(f"features {spec!r}: write KIND:PATH with one of {', '.join(KINDS)}; or {' or '.join(BARE)}")
     if kind == "evaluator":
         from bowerbird.systems.classifier import Evaluator
 
@@ -44,6 +50,10 @@ def load(spec: str) -> FeatureExtractor:
         from bowerbird import encoders
 
         return encoders.load(path)  # type: ignore[return-value]  # every encoder of ours says how it prepares pictures
+    if kind == "copies":
+        from bowerbird.encoders.copies import CopyDescriptor
+
+        return CopyDescriptor(Path(path))
     if kind == "inception":
         from bowerbird.encoders.inception import InceptionFeatures
 

@@ -19,11 +19,12 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.systems.autoencoder import AutoencoderConfig, AutoencoderObjective
 from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
 from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
+from bowerbird.systems.copy_detection import CopyConfig, CopyObjective
 from bowerbird.systems.rdm import LatentBank, RDMConfig, RDMObjective, build_bank
 from bowerbird.train import TrainConfig
 
 FILE = "recipe.json"
-System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ClassifierConfig, Field(discriminator="kind")]
+System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ClassifierConfig | CopyConfig, Field(discriminator="kind")]
 
 
 class Recipe(BaseModel):
@@ -95,6 +96,8 @@ def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: st
         return AutoencoderObjective(system, pictures, seed)
     if isinstance(system, ClassifierConfig):
         return ClassifierObjective(system, pictures, seed)
+    if isinstance(system, CopyConfig):
+        return CopyObjective(system, pictures, seed)
     from bowerbird import encoders
 
     autoencoder, encoder = load_autoencoder(system.autoencoder), encoders.load(system.encoder)

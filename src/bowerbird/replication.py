@@ -1,41 +1,72 @@
 """The replication check: does a generated picture copy a training picture, or a neighbour it was given?
 
-For each generation the nearest training picture and the nearest used neighbour, seen whole and by windows (`views.py`), against the
-same for training pictures among themselves, each without itself. A generation is suspicious only where it is nearer than those are.
-Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbours as well.
+For each generation the nearest training picture and the nearest used neighbour, seen whole and by windows (`views.py`) and then laid over
+the likeliest (`registration.py`), against the same for training pictures among themselves, each without itself. A generation is
+suspicious only where it is nearer than those are.
+Copies planted on purpose (`planted.py`) say what the check can see in this collection with this descriptor, and what it cannot.
+Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbours and planted copies as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird import seeds, views
+from bowerbird import cache, checkpoint, planted, registration, seeds, views
 from bowerbird.errors import BowerbirdError
-from bowerbird.metrics.replication import calibrated, summarize
+from bowerbird.metrics.replication import calibrated, recall_at, summarize
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.types import FeatureExtractor
 
-COPY_THRESHOLD = 0.9
-"""`gradients`, whole: above it a picture made from a neighbour counts as its near copy. Not calibrated yet: see docs/log.md."""
+DESCRIPTOR = "tiny-copies"
+"""What is used where none is named."""
+
+COPY_THRESHOLD = 0.975
+"""Of `DESCRIPTOR`, whole: above it a picture made from a neighbour counts as its near copy. One in a hundred emoji is as near to one of its
+four neighbours (`benchmarks/replication.py`)."""
+
+KINDS = ("whole", "split", "aligned")
+"""What is measured of a pair: cosines of the wholes, of the best windows, and the evidence in nats that one lies over the other."""
 
 PART = 256
+LIKELY = 2
+"""References that are laid over a picture, by each of the two cosines."""
+PLANTED = 60
+"""Copies of each kind that a check plants."""
+
+TWIN = 4.0
+"""Root mean square difference in levels of 255, at 16 x 16 px, below which two training pictures are one picture under two names."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of n pictures the most similar reference: `whole`, `split` similarities and the references' positions, all `(n,)`."""
+    """For each of n pictures the most similar reference by each of `KINDS`: similarities and the references' positions, all `(n,)`.
+
+    `window` `(n, 3)`: where in the picture `aligned` found the reference, as left, top and edge, shares of the picture.
+    """
 
     whole: np.ndarray
     split: np.ndarray
+    aligned: np.ndarray
     whole_at: np.ndarray
     split_at: np.ndarray
+    aligned_at: np.ndarray
+    window: np.ndarray
+
+    def similarities(self) -> dict[str, np.ndarray]:
+        """The similarities by kind."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    def part(self, rows: slice) -> Nearest:
+        """The same of some of the pictures."""
+        return Nearest(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 def nearest(
@@ -44,53 +75,89 @@ def nearest(
     references: Sequence[Image.Image],
     *,
     own: np.ndarray | None = None,
-    groups: tuple[Sequence[str], Sequence[str]] | None = None,
+    align: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Nearest:
     """The nearest of `references` for each of `pictures`; `own[i]` is the reference that is picture i itself, which is left out.
 
-    `groups`: a label for each picture and each reference; equal ones (not empty) are never compared, as the same thing drawn twice.
+    `align=False` leaves `aligned` at zero.
     """
-    labels = None if groups is None else (np.asarray(groups[0]), np.asarray(groups[1]))
     queries = views.describe(extractor, pictures, mirrored=True)
-    best = {name: np.full(len(pictures), -1.0, np.float32) for name in ("whole", "split")}
-    at = {name: np.full(len(pictures), -1, np.int64) for name in best}
+    best = {name: np.full((len(pictures), LIKELY), -1.0, np.float32) for name in ("whole", "split")}
+    at = {name: np.full((len(pictures), LIKELY), -1, np.int64) for name in best}
     for start in range(0, len(references), PART):
-        part = views.describe(extractor, references[start : start + PART])
+        part = (described if len(references) > PART else views.describe)(extractor, references[start : start + PART])
         found = views.compare(queries, part)
         for name, table in (("whole", found.whole), ("split", found.split)):
             if own is not None:
                 here = np.flatnonzero((own >= start) & (own < start + len(part)))
                 table[here, own[here] - start] = -1.0
-            if labels is not None:
-                table[(labels[0][:, None] == labels[1][None, start : start + len(part)]) & (labels[0][:, None] != "")] = -1.0
-            column = table.argmax(1)
-            value = table[np.arange(len(table)), column]
-            better = value > best[name]
-            best[name][better], at[name][better] = value[better], start + column[better]
+            values = np.concatenate([best[name], table], 1)
+            places = np.concatenate([at[name], np.broadcast_to(np.arange(start, start + len(part)), table.shape)], 1)
+            order = np.argsort(-values, axis=1, kind="stable")[:, :LIKELY]
+            best[name], at[name] = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
         if progress is not None:
             progress(start + len(part))
-    return Nearest(best["whole"], best["split"], at["whole"], at["split"])
+    first = {name: (best[name][:, 0], np.where(best[name][:, 0] > -1, at[name][:, 0], -1)) for name in best}
+    likely = [np.unique(row[value > -1]) for row, value in zip(np.hstack(list(at.values())), np.hstack(list(best.values())), strict=True)]
+    evidence, evidence_at, window = _aligned(pictures, references, likely if align else [row[:0] for row in likely])
+    (whole, whole_at), (split, split_at) = first["whole"], first["split"]
+    return Nearest(whole, split, evidence, whole_at, split_at, evidence_at, window)
+
+
+def _aligned(pictures: Sequence[Image.Image], references: Sequence[Image.Image], likely: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best of the `likely` references of each picture, laid over it: evidence, position (-1: none), window."""
+    rows = np.repeat(np.arange(len(pictures)), [len(r) for r in likely])
+    pairs = np.stack([rows, np.concatenate([*likely, np.zeros(0, np.int64)])], 1)
+    found = registration.match(pictures, references, pairs)
+    evidence, at, window = np.zeros(len(pictures), np.float32), np.full(len(pictures), -1), np.zeros((len(pictures), 3), np.float32)
+    for n in np.argsort(found.evidence, kind="stable"):  # the highest is written last
+        i = rows[n]
+        evidence[i], at[i], window[i] = found.evidence[n], pairs[n, 1], found.window[n]
+    return evidence, at, window
+
+
+def described(extractor: FeatureExtractor, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """`views.describe` of a part of the references, float32 `(n, 19, d)`, cached by their content: describing them is most of a check."""
+    import torch
+
+    digest = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {views.SCALES}".encode())
+    for picture in pictures:
+        digest.update(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
+    file = cache.directory("views") / f"{digest.hexdigest()[:32]}.safetensors"
+    if file.is_file():
+        try:
+            return checkpoint.load_tensors(file)["views"].float().numpy()
+        except (BowerbirdError, KeyError):  # a damaged cache is an empty one
+            pass
+    halved = torch.from_numpy(views.describe(extractor, pictures)).half()  # rounded also when new, so that a second check says the same
+    checkpoint.save_tensors(file, {"views": halved})
+    return halved.float().numpy()
 
 
 @dataclass(frozen=True)
 class Replication:
-    """Similarities of the generations to training pictures and to used neighbours (None without records), and of the baseline."""
+    """Similarities of the generations to training pictures and to used neighbours (None without records), and of the baseline.
+
+    `baseline` leaves out training pictures that the training set holds twice (`twins` of them); `recall`: of planted copies, by kind.
+    """
 
     training: Nearest
     baseline: Nearest
     baseline_rows: np.ndarray
+    twins: int
     neighbors: Nearest | None
     thresholds: dict[str, dict[str, float]]
+    recall: dict[str, dict[str, float]]
 
     def report(self) -> dict[str, Any]:
         """Summaries of each kind and side, as plain values."""
         sides = {"generated to training": self.training, "training to training": self.baseline, "generated to used neighbours": self.neighbors}
         found = {
-            kind: {name: asdict(summarize(getattr(side, kind), self.thresholds[kind])) for name, side in sides.items() if side is not None}
-            for kind in ("whole", "split")
+            kind: {name: asdict(summarize(getattr(side, kind), self.thresholds[kind])) for name, side in sides.items() if side is not None} for kind in KINDS
         }
-        return {"thresholds": self.thresholds, **found}
+        counts = {"pictures": len(self.baseline_rows), "left out, as the training set holds them twice": self.twins}
+        return {"thresholds": self.thresholds, "baseline": counts, **found, "recall of planted copies at 1% false alarms": self.recall}
 
 
 def check(
@@ -105,7 +172,8 @@ def check(
 ) -> Replication:
     """Compare `generated` with `training` and, picture by picture, with `neighbors`; `baseline` training pictures are compared with the rest.
 
-    Thresholds are SSCD's own (0.5, 0.75) with SSCD, else quantiles of the baseline. Raises: BowerbirdError for too few pictures.
+    Thresholds are SSCD's own (0.5, 0.75) with SSCD, else quantiles of the baseline; the recall of planted copies is always at the
+    baseline's. Raises: BowerbirdError for too few pictures.
     """
     if not generated or len(training) < 20:
         raise BowerbirdError(f"the check needs a generated picture and 20 training pictures; got {len(generated)} and {len(training)}")
@@ -113,7 +181,10 @@ def check(
     def tell(what: str) -> Callable[[int], None] | None:
         return None if progress is None else lambda done: progress(what, done, len(training))
 
-    rows = np.sort(seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False))
+    drawn = np.sort(seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False))
+    rows = drawn[~twins(training, drawn)]
+    if len(rows) < 10:
+        raise BowerbirdError(f"{len(drawn) - len(rows)} of {len(drawn)} training pictures are there twice: too few are left to compare with")
     # one walk over the training pictures serves both sides: describing them is most of the work
     everything = nearest(
         extractor,
@@ -122,27 +193,65 @@ def check(
         own=np.concatenate([np.full(len(generated), -1), rows]),
         progress=tell("comparing"),
     )
-    n = len(generated)
-    to_training, among = (
-        Nearest(*(getattr(everything, f)[part] for f in ("whole", "split", "whole_at", "split_at"))) for part in (slice(0, n), slice(n, None))
-    )
+    to_training, among = everything.part(slice(0, len(generated))), everything.part(slice(len(generated), None))
     used = None if neighbors is None else to_neighbors(extractor, generated, neighbors)
+    thresholds = {kind: calibrated(getattr(among, kind)) for kind in KINDS}
     if extractor.name == "sscd":
         from bowerbird.encoders.sscd import THRESHOLDS
 
-        fixed = {f"{value} (SSCD)": value for value in THRESHOLDS}
-        thresholds = {"whole": fixed, "split": fixed}
-    else:
-        thresholds = {kind: calibrated(getattr(among, kind)) for kind in ("whole", "split")}
-    return Replication(to_training, among, rows, used, thresholds)
+        thresholds["whole"] = thresholds["split"] = {f"{value} (SSCD)": value for value in THRESHOLDS}
+    recall = planted_recall(extractor, training, among, seed=seed)
+    return Replication(to_training, among, rows, len(drawn) - len(rows), used, thresholds, recall)
+
+
+def twins(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
+    """For each of `rows` whether `pictures` holds it twice, as it is or mirrored: pictures under two names, and left and right arrows."""
+    from bowerbird.images import square
+
+    small = np.stack([np.asarray(square(p.convert("RGB"), 16), np.float32) for p in pictures])
+    flat, apart = small.reshape(len(small), -1), np.full(len(rows), np.inf)
+    lengths = (flat**2).sum(1)
+    for view in (small[rows], small[rows][:, :, ::-1]):
+        asked = view.reshape(len(rows), -1)
+        square_distance = (asked**2).sum(1)[:, None] + lengths[None] - 2 * asked @ flat.T
+        square_distance[np.arange(len(rows)), rows] = np.inf
+        apart = np.minimum(apart, square_distance.min(1))
+    return np.sqrt(apart.clip(min=0) / flat.shape[1]) < TWIN
+
+
+def planted_recall(
+    extractor: FeatureExtractor, training: Sequence[Image.Image], baseline: Nearest, *, count: int = PLANTED, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Plant `count` copies of each kind; the share whose similarity to its source is above what 1% of `baseline` reach, by kind of copy.
+
+    Each of `KINDS` alone, and `any` of them, where the three together raise 1%. Copies are laid on other training
+    pictures; only the source counts as found.
+    """
+    rng = seeds.numpy_generator(seed, "planted")
+    chosen = rng.choice(len(training), count, replace=len(training) < count)
+    hosts = rng.choice(len(training), count, replace=len(training) < count)
+    sources = described(extractor, [training[i] for i in chosen])
+    found: dict[str, dict[str, float]] = {}
+    for name, plant in planted.KINDS.items():
+        made = [plant(training[i].convert("RGB"), training[j].convert("RGB"), rng) for i, j in zip(chosen, hosts, strict=True)]
+        queries = views.describe(extractor, made, mirrored=True)
+        pairs = [views.compare(queries[i : i + 1], sources[i : i + 1]) for i in range(count)]
+        seen = {kind: np.array([getattr(p, kind)[0, 0] for p in pairs]) for kind in ("whole", "split")}
+        seen["aligned"] = registration.match(made, [training[i] for i in chosen], np.stack([np.arange(count)] * 2, 1)).evidence
+        honest = baseline.similarities()
+        found[name] = {kind: recall_at(seen[kind], honest[kind]) for kind in KINDS}
+        found[name]["any"] = recall_at(together(seen, honest), together(honest, honest))
+    return found
+
+
+def together(values: Mapping[str, np.ndarray], honest: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One number for all `KINDS`: the highest share of `honest` values, over kinds, that the picture's is above; `(n,)`."""
+    return np.max([np.searchsorted(np.sort(honest[kind]), values[kind]) / len(honest[kind]) for kind in KINDS], axis=0)
 
 
 def to_neighbors(extractor: FeatureExtractor, generated: Sequence[Image.Image], neighbors: Sequence[Sequence[Image.Image]]) -> Nearest:
     """Each generation against its own neighbours only; one without neighbours has similarity -1 at -1."""
     found = []
     for picture, near in zip(generated, neighbors, strict=True):
-        if near:
-            found.append(nearest(extractor, [picture], list(near)))
-        else:
-            found.append(Nearest(np.array([-1.0]), np.array([-1.0]), np.array([-1]), np.array([-1])))
-    return Nearest(*(np.concatenate([getattr(f, name) for f in found]) for name in ("whole", "split", "whole_at", "split_at")))
+        found.append(nearest(extractor, [picture], list(near)))
+    return Nearest(*(np.concatenate([getattr(f, field.name) for f in found]) for field in fields(Nearest)))

@@ -11,7 +11,8 @@ import numpy as np
 
 from bowerbird import plots
 from bowerbird.checkpoint import atomic_path, write_json
-from bowerbird.replication import Nearest, Replication
+from bowerbird.images import square
+from bowerbird.replication import KINDS, Nearest, Replication, together
 from bowerbird.sheets import labelled
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from bowerbird.evaluate import Evaluation
 
+EDGE = 128
 SMALL_SAMPLE = (
     "The Fréchet distance is biased upwards for small samples: compare it only at equal n, or the extrapolated one. Intervals are 95%; those of "
     "set measures come from random halves of the generated pictures and hold the real ones fixed."
@@ -35,7 +37,7 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
     for name, rows in (("best", order[:shown]), ("median", order[middle : middle + shown]), ("worst", order[-shown:][::-1])):
         _sheet(out / f"{name}.png", found, rows, name)
     copy_plot(out / "replication.png", found.copies)
-    copy_sheet(out / "nearest-training.png", found.images, found.copies.training, found.training)
+    copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
     files = ["best.png", "median.png", "worst.png", "nearest-training.png", "replication.png"]
     if found.entities:
         weakest = sorted(found.entities, key=lambda e: e[1])[:12]
@@ -54,18 +56,24 @@ def write_check(
     rows = [
         {
             "file": names[i],
-            "training": {"whole": float(found.training.whole[i]), "split": float(found.training.split[i]), "at": int(found.training.whole_at[i])},
-            **({} if found.neighbors is None else {"neighbors": {"whole": float(found.neighbors.whole[i]), "split": float(found.neighbors.split[i])}}),
+            "training": _pair(found.training, i),
+            **({} if found.neighbors is None else {"neighbors": _pair(found.neighbors, i)}),
         }
         for i in range(len(generated))
     ]
     report = {**facts, **found.report(), "pictures": rows}
     copy_plot(out / "similarities.png", found)
-    copy_sheet(out / "worst.png", generated, found.training, training)
+    copy_sheet(out / "worst.png", generated, found, training)
     write_json(out / "report.json", report)
     shown = {k: v for k, v in report.items() if k != "pictures"}
     _write_text(out / "report.md", _page("Replication check", shown, ["worst.png", "similarities.png"]))
     return report
+
+
+def _pair(found: Nearest, i: int) -> dict[str, Any]:
+    """Picture i's similarities, the references they are to, and the window of the picture that `aligned` is about."""
+    values = {kind: float(value[i]) for kind, value in found.similarities().items()}
+    return {**values, "at": {kind: int(getattr(found, f"{kind}_at")[i]) for kind in KINDS}, "window": [round(float(x), 4) for x in found.window[i]]}
 
 
 def copy_plot(path: Path, found: Replication) -> None:
@@ -76,19 +84,31 @@ def copy_plot(path: Path, found: Replication) -> None:
     plots.histogram(path, groups, title="Similarity to the nearest (whole pictures)", label="cosine", marks=found.thresholds["whole"])
 
 
-def copy_sheet(path: Path, generated: Sequence[Image.Image], found: Nearest, training: Sequence[Image.Image], *, rows: int = 10) -> None:
-    """The pairs with the highest whole similarity, and their best pair by windows beside them."""
-    order = np.argsort(-found.whole, kind="stable")[:rows]
+def copy_sheet(path: Path, generated: Sequence[Image.Image], copies: Replication, training: Sequence[Image.Image], *, rows: int = 10) -> None:
+    """The most suspicious pictures, those that pass the most of the baseline, with the nearest by each kind; a frame where they agree."""
+    found = copies.training
+    order = np.lexsort((-found.whole, -together(found.similarities(), copies.baseline.similarities())))[:rows]
     table: list[tuple[str, list[Image.Image | None], list[str]]] = [
         (
-            f"whole {found.whole[i]:.3f}  split {found.split[i]:.3f}",
-            [generated[i], training[found.whole_at[i]], training[found.split_at[i]]],
-            ["generated", "nearest, whole", "nearest by windows"],
+            "  ".join(f"{kind} {value[i]:.3g}" for kind, value in found.similarities().items()),
+            [_framed(generated[i], found.window[i]), *(training[at[i]] if at[i] >= 0 else None for at in (found.whole_at, found.split_at, found.aligned_at))],
+            ["generated", "nearest, whole", "nearest by windows", "laid over it"],
         )
         for i in order
     ]
     with atomic_path(path) as temporary:
-        labelled(table, title="nearest training pictures", divide=1).save(temporary, "PNG")
+        labelled(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
+
+
+def _framed(picture: Image.Image, window: np.ndarray) -> Image.Image:
+    """The picture's middle square at 128 px, with a frame around the window (left, top, edge, in shares of it)."""
+    from PIL import ImageDraw
+
+    made = square(picture.convert("RGB"), EDGE)
+    if window[2] > 0:
+        left, top, right, bottom = (min(float(x) * EDGE, EDGE - 1) for x in (window[0], window[1], window[0] + window[2], window[1] + window[2]))
+        ImageDraw.Draw(made).rectangle((left, top, right, bottom), outline=(220, 0, 90), width=2)
+    return made
 
 
 def _sheet(path: Path, found: Evaluation, rows: np.ndarray, name: str) -> None:

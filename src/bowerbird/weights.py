@@ -8,6 +8,7 @@ FOLDER = Path(__file__).parent / "bundled"
 DESCRIPTIONS = {
     "small": "picture and text encoder, 384 numbers an item, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
+    "tiny-copies": "descriptor of near copies for `check`, 128 numbers a picture, 64 px",
     "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbours' embeddings of `small`",
 }
 

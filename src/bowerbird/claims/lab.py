@@ -39,8 +39,8 @@ class Settings:
     """What of a run of claims moves a figure."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    train_steps: int = 700
-    pictures: int = 500
+    train_steps: int = 500
+    pictures: int = 400
     sampling_steps: int = 12
     guidance_scale: float = 1.0
     held_out: float = 0.1
@@ -122,7 +122,7 @@ class Domain:
 
     def recipe(self, seed: int, *, k: int = 4, neighbors: bool = True) -> Recipe:
         """RDM of this domain at the size claims are run at: X and D disjoint halves, fixed k, mirror images as the only change."""
-        unet = UNetConfig(in_channels=self.in_channels, block_out_channels=(64, 96, 128))
+        unet = UNetConfig(in_channels=self.in_channels, block_out_channels=(32, 64, 96))
         system = RDMConfig(
             unet=unet, autoencoder=self.autoencoder, k=k, vary_k=False, neighbors=neighbors, views=2, view_probability=1.0, database_share=0.5, pool=k,
         )  # fmt: skip

@@ -14,6 +14,9 @@ from bowerbird.errors import BowerbirdError
 if TYPE_CHECKING:
     from bowerbird.claims.lab import Lab, Progress, Settings
 
+LEAST = 100
+"""Drawings, below which a network trained on half of them says nothing."""
+
 
 def claims(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims to measure; all when none is named.")] = None,
@@ -21,8 +24,8 @@ def claims(
     photos: Annotated[Path | None, typer.Option("--photos", help="Small photographs with a column label; default cifar10-train.parquet beside --data.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for claims.md, claims.json and plots.")] = Path("claims"),
     seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, from --seed on.", min=2)] = 3,
-    steps: Annotated[int, typer.Option("--steps", help="Training steps of the networks that claims compare.", min=1)] = 700,
-    pictures: Annotated[int, typer.Option("--pictures", help="Pictures behind each value.", min=20)] = 500,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of the networks that claims compare.", min=1)] = 500,
+    pictures: Annotated[int, typer.Option("--pictures", help="Pictures behind each value.", min=20)] = 400,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many pictures of each kind.", min=200)] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -65,7 +68,11 @@ def _lab(data: Path, photos: Path | None, settings: Settings, limit: int | None,
     common: dict[str, Any] = {"settings": settings, "device": device, "progress": progress}
     # what no model of ours is ever trained on, claims do not train on either; the style claim's databases may hold it
     allowed = [i for i, row in enumerate(drawings.metadata) if row.get("split") != "rare" and row["style"] != "openmoji"]
-    domains = [lab.Domain("emoji", drawings.select(allowed), size=64, autoencoder="tiny-autoencoder", in_channels=4, label_key="hexcode", **common)]
+    domains = []
+    if len(allowed) >= LEAST:
+        domains.append(lab.Domain(data.stem, drawings.select(allowed), size=64, autoencoder="tiny-autoencoder", in_channels=4, label_key="hexcode", **common))
+    else:
+        say(f"{data}: {len(allowed)} drawings may be trained on (neither rare nor openmoji), {LEAST} is the least; no network is trained on them")
     beside = photos or data.parent / "cifar10-train.parquet"
     if beside.exists():
         pictures = load_pictures(beside, size=32, limit=limit)
@@ -75,4 +82,6 @@ def _lab(data: Path, photos: Path | None, settings: Settings, limit: int | None,
         labelled = tuple({**row, "label": caption} for row, caption in zip(pictures.metadata, pictures.captions, strict=True))
         pictures = replace(pictures, metadata=labelled)
         domains.append(lab.Domain(beside.stem.split("-")[0], pictures, size=32, autoencoder="pixels-2", in_channels=12, label_key="label", **common))
+    if not domains:
+        raise BowerbirdError(f"{data}: nothing to train on: give drawings that are not rare, or photographs with --photos")
     return lab.Lab(settings, domains, drawings, device, progress)

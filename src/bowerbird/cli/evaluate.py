@@ -34,7 +34,7 @@ def evaluate(
     template: Annotated[list[str] | None, typer.Option("--template", help="EntityDraw's prompt, {name} for the name; several times for several.")] = None,
     entity_key: Annotated[str | None, typer.Option("--entity-key", help="Column that names the entity; default entity, hexcode or class.")] = None,
     features: Annotated[str | None, typer.Option("--features", metavar="KIND:PATH", help="Features of the set measures; default the evaluator's.")] = None,
-    descriptor: Annotated[str, typer.Option("--descriptor", help="For copies: gradients, or sscd:FILE.")] = "gradients",
+    descriptor: Annotated[str, typer.Option("--descriptor", help="For copies: tiny-copies, gradients, copies:DIR or sscd:FILE.")] = "tiny-copies",
     evaluator: Annotated[str, typer.Option("--evaluator", help="train (cached by content), none, or a directory.")] = "train",
     style_evaluator: Annotated[Path | None, typer.Option("--style-evaluator", help="Directory; default trained with the evaluator.")] = None,
     seed: SeedOption = 0,
@@ -111,7 +111,7 @@ def check(
     files: Annotated[list[Path], typer.Argument(metavar="DIR|FILES", help="Generated pictures: files, or folders of them.")],
     against: Annotated[list[str], typer.Option("--against", metavar="KB|SOURCE", help="What the model learnt or retrieved from; several times for several.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the report; default bowerbird-check beside the pictures.")] = None,
-    descriptor: Annotated[str, typer.Option("--descriptor", help="gradients, sscd:FILE or sscd-288:FILE.")] = "gradients",
+    descriptor: Annotated[str, typer.Option("--descriptor", help="tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE.")] = "tiny-copies",
     baseline: Annotated[int, typer.Option("--baseline", help="Training pictures compared with the others.", min=20)] = 300,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many training pictures (drawn by seed).", min=20)] = None,
     seed: SeedOption = 0,
@@ -129,7 +129,7 @@ def check(
         raise BowerbirdError(f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate wrote")
     generated = [images.read(p) for p in paths]
     extractor = features.load(descriptor)
-    training, by_id = _training(against, size=128 if descriptor == "gradients" else 320)
+    training, by_id = _training(against, size=320 if descriptor.startswith("sscd") else 128)
     if limit is not None and limit < len(training):
         training = [training[i] for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))]
     near = _used_neighbors(paths, by_id)
@@ -145,9 +145,11 @@ def check(
     if as_json:
         print_json({"out": str(folder), **report})
         return
-    for kind in ("whole", "split"):
+    for kind in replication.KINDS:
         over = report[kind]["generated to training"]["over"]
         say(f"{kind}: " + ", ".join(f"{share:.1%} over the {label}" for label, share in over.items()))
+    recall = report["recall of planted copies at 1% false alarms"]
+    say("planted copies found: " + ", ".join(f"{name} {share['any']:.0%}" for name, share in recall.items()))
     say(f"{folder / 'report.md'} and {folder / 'worst.png'} show the pairs")
 
 

@@ -15,6 +15,7 @@ NAMES = {
     "tiny-autoencoder": ("bowerbird.recipes.autoencoder", "tiny_autoencoder"),
     "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
+    "tiny-copies": ("bowerbird.recipes.copies", "tiny_copies"),
     "evaluator": ("bowerbird.recipes.evaluator", "evaluator"),
     "style-evaluator": ("bowerbird.recipes.evaluator", "style_evaluator"),
 }
