@@ -17,12 +17,15 @@ from PIL import Image
 from bowerbird import provenance
 from bowerbird.errors import BowerbirdError
 
-ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
+
+def environment() -> dict[str, str]:
+    """As it is when the test runs: fixtures change it."""
+    return {**os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "120"}
 
 
 def bowerbird(*arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bowerbird", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd, env=environment())
     assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -148,7 +151,7 @@ def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> No
 
 def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_folder: Path) -> None:
     verb = ["train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"]
-    child = subprocess.Popen([sys.executable, "-m", "bowerbird", *verb], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-m", "bowerbird", *verb], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     while "step 50 " not in child.stderr.readline():
         assert child.poll() is None
@@ -157,6 +160,31 @@ def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_fold
     assert child.returncode == 130
     assert "Traceback" not in rest
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_path: Path) -> None:
+    from bowerbird import KnowledgeBase
+
+    taken = KnowledgeBase.open(kb_path).search(text="a red apple", k=2).images()[0]
+    (tmp_path / "made").mkdir()
+    (tmp_path / "empty").mkdir()
+    for i, picture in enumerate(taken):
+        assert picture is not None
+        picture.save(tmp_path / "made" / f"{i}.PNG")
+    for arguments, says in (
+        (("check", "empty", "--against", kb_path), "no picture to check"),
+        (("check", "made", "--against", "nowhere"), "no such file"),
+        (("check", "made", "--against", kb_path, "--descriptor", "psychic:x"), "KIND:PATH"),
+        (("evaluate", "tiny-rdm", "--kb", "nowhere", "--data", "made", "--out", "r"), "kb build"),
+        (("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r"), "too few"),
+        (("claims", "--data", "nowhere.parquet"), "no such data"),
+    ):
+        refused(*arguments, says=says, cwd=tmp_path)
+    report = json.loads(bowerbird("check", "made", "--against", kb_path, "--baseline", 40, "--out", "r", "--json", cwd=tmp_path).stdout)
+    assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
+    assert report["planted copies found"]["copy"]["source first"] > 0.9
+    assert report["planted copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {"report.json", "report.md", "worst.png", "similarities.png"}
 
 
 def test_models_and_doctor(tmp_path: Path) -> None:
@@ -179,7 +207,7 @@ def test_demo_makes_its_sheet_without_sockets(tmp_path: Path) -> None:
         "main()\n"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=ENVIRONMENT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["images"] >= 20

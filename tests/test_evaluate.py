@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import KnowledgeBase, RDMPipeline, copies, entitydraw, evaluate, features, generation, reports
+from bowerbird import KnowledgeBase, RDMPipeline, copies, entitydraw, evaluate, features, generation, plots, reports
 from bowerbird.claims import frame
 from bowerbird.data import Pictures, load_pictures
 from bowerbird.errors import BowerbirdError
@@ -95,6 +95,11 @@ def test_near_copies_are_dropped_or_drawn_again(kb_path: Path, random_rdm: Path,
     assert copies.paint(pipe, found, settings, policy="off").copies == [None, None]
     with pytest.raises(BowerbirdError, match="resample"):
         copies.paint(pipe, found, settings, policy="panic")
+
+
+def test_plots_take_names_as_they_are(tmp_path: Path) -> None:
+    plots.intervals(tmp_path / "p.png", [("$_$ {x} \\frac", 0.5, 0.4, 0.6)], title="$\\oops$", label="$$")
+    assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 def test_verdicts_follow_from_intervals() -> None:

@@ -13,12 +13,12 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import nn
 
-from bowerbird import features, planted, replication, views
+from bowerbird import features, planted, replication, views, weights
 from bowerbird.encoders.gradients import GradientEncoder
 from bowerbird.encoders.inception import InceptionV3, prepare
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.metrics.replication import calibrated, recall_at, summarize
+from bowerbird.metrics.replication import alarm_level, calibrated, ranks, summarize
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,11 @@ def test_unknown_features_are_refused(spec: str) -> None:
         features.load(spec)
 
 
+def test_a_directory_of_something_else_is_no_copy_descriptor() -> None:
+    with pytest.raises(BowerbirdError, match="no copy descriptor"):
+        features.load(f"copies:{weights.FOLDER / 'small'}")
+
+
 def test_windows_are_the_whole_and_a_grid() -> None:
     picture = Image.new("RGB", (60, 40))
     made = views.windows(picture)
@@ -195,4 +200,11 @@ def test_replication_sums() -> None:
     assert (found.mean, found.p75, found.p90, found.p95) == pytest.approx((0.5, 0.75, 0.9, 0.95))
     assert found.over["half"] == pytest.approx(50 / 101)
     assert calibrated(values)["99% quantile of the baseline"] == pytest.approx(0.99)
-    assert recall_at(np.array([0.5, 0.995, 1.0, 2.0]), values) == 0.75
+    honest = np.random.default_rng(0).permutation(300).astype(float)
+    level, rate = alarm_level(honest)
+    assert (level, rate) == (297, 3 / 301)  # a new value is as likely in each of the 301 gaps
+    assert alarm_level(honest[:20])[1] == 1 / 21
+    own = ranks(honest, honest, own=True)
+    assert own.argsort().tolist() == honest.argsort().tolist()
+    assert ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist() == sorted(ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist())
+    assert ranks(np.array([300.0]), honest)[0] > own.max() - 1 / 300

@@ -60,7 +60,7 @@ def paint(
         return Painted(images, hits, numbers, [None] * len(images))
     near = hits.images()
     weights = np.array(hits.mask, np.float32) if hits.weights is None else np.array(hits.weights, np.float32)
-    said = [_compare(images[i], near[i], weights[i], hits.ids[i], threshold) for i in range(len(images))]
+    said = [_compare(images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
     for _ in range(ATTEMPTS if policy in ("drop", "resample") else 0):
         again = []
         for i, found in enumerate(said):
@@ -69,7 +69,7 @@ def paint(
             column = int(np.flatnonzero(hits.ids[i] == found["neighbor"])[0])
             if policy == "resample":
                 numbers[i] += NEXT_SEED
-            elif (weights[i] > 0).sum() > 1:
+            elif weights[i, column] > 0 and (weights[i] > 0).sum() > 1:  # one that was left out and is copied still: the warning stands
                 weights[i, column] = 0
             else:
                 continue
@@ -78,13 +78,13 @@ def paint(
             break
         hits = replace(hits, weights=weights.copy())
         for i, image in zip(again, generation.paint(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]), strict=True):
-            images[i], said[i] = image, _compare(image, near[i], weights[i], hits.ids[i], threshold)
+            images[i], said[i] = image, _compare(image, near[i], hits.ids[i], threshold)
     return Painted(images, hits, numbers, said)
 
 
-def _compare(image: Image.Image, near: list[Image.Image | None], weights: np.ndarray, ids: np.ndarray, threshold: float) -> dict[str, Any] | None:
-    """The most similar of the neighbours that count, as it goes into the picture's record."""
-    there = [c for c, picture in enumerate(near) if picture is not None and weights[c] > 0]
+def _compare(image: Image.Image, near: list[Image.Image | None], ids: np.ndarray, threshold: float) -> dict[str, Any] | None:
+    """The most similar of the neighbours retrieved, left out or not, as it goes into the picture's record."""
+    there = [c for c, picture in enumerate(near) if picture is not None]
     if not there:
         return None
     extractor = features.load(replication.DESCRIPTOR)

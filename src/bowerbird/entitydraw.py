@@ -56,5 +56,5 @@ def entity_draw(pictures: Pictures, *, key: str, templates: tuple[str, ...] = TE
     if len(entities) < 2:
         raise BowerbirdError(f"column {key!r} names {len(entities)} entity; the bench needs two or more")
     names = tuple(min(captions[e], key=lambda c: (-captions[e][c], c)) or e for e in entities)
-    prompts = tuple(template.format(name=name) for name in names for template in templates)
+    prompts = tuple(template.replace("{name}", name) for name in names for template in templates)  # not format: braces are text
     return EntityDraw(entities, names, prompts, np.repeat(np.arange(len(entities)), len(templates)))

@@ -15,11 +15,12 @@ import numpy as np
 from bowerbird import __version__, entitydraw, features, generation, replication, seeds, tensors
 from bowerbird.data import Pictures
 from bowerbird.errors import BowerbirdError
+from bowerbird.images import square
 from bowerbird.metrics import diversity, frechet, kernel
 from bowerbird.metrics.faithfulness import faithfulness
 from bowerbird.metrics.intervals import Estimate, over_groups, over_halves
 from bowerbird.metrics.manifold import manifold
-from bowerbird.references import Request
+from bowerbird.references import Request, by_proposal
 from bowerbird.types import Neighbors
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.types import FeatureExtractor
 
+CHECKED = 200
+"""Pictures of an evaluation that the replication check looks at, the first ones."""
 QUERIES = ("caption", "image", "unconditional")
 Progress = Callable[[str, int, int], None]
 
@@ -81,6 +84,8 @@ def evaluate(
     """
     if settings.query not in QUERIES:
         raise BowerbirdError(f"query {settings.query!r} is not known; choose one of {', '.join(QUERIES)}")
+    if len(kb) < 20 or settings.n < 4:
+        raise BowerbirdError(f"an evaluation needs 20 items in the knowledge base and 4 pictures; got {len(kb)} and {settings.n}")
     tell = progress or (lambda what, done, total: None)
     hits = _ask(pipe, kb, pictures, settings)
     images = generation.paint(pipe, hits, settings.paint, progress=lambda done: tell("painting", done, len(hits)))
@@ -94,6 +99,7 @@ def evaluate(
         "features": {"name": extractor.name, "fingerprint": extractor.fingerprint, "dim": extractor.dim, "preprocessing": extractor.preprocessing},
         "settings": asdict(settings),
     }
+    report["data"]["share of it that the knowledge base holds"] = float(np.isin(pictures.ids, kb.ids()).mean())
     report["distribution"] = distribution(made, there, manifold_k=settings.manifold_k, seed=settings.paint.seed)
     report["retrieval"] = _retrieval(kb, settings.k)
     if settings.query == "caption":
@@ -104,7 +110,8 @@ def evaluate(
         report["distribution"] |= _inception_style(judges[0], images, pictures, settings.paint.seed)
         report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, tell)
     copies, training = _copies(kb, images, hits, descriptor, settings, tell)
-    report["replication"] = copies.report() | {"descriptor": (descriptor or features.load(replication.DESCRIPTOR)).name}
+    facts = {"pictures checked": min(len(images), CHECKED), "descriptor": replication.DESCRIPTOR if descriptor is None else descriptor.name}
+    report["replication"] = facts | copies.report()
     return Evaluation(report, images, hits, goodness, copies, training, entities)
 
 
@@ -130,7 +137,11 @@ def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, see
     half = seeds.numpy_generator(seed, "floor").permutation(len(real))
     size = min(len(made), len(real) // 2)
     if size >= 2:
-        found["floor: frechet distance of two disjoint real sets"] = {"n": size, "value": frechet.frechet_distance(real[half[:size]], real[half[size:]])}
+        found["floor: frechet distance of two disjoint real sets"] = {
+            "n": f"{size} and {len(real) - size}",
+            "value": frechet.frechet_distance(real[half[:size]], real[half[size:]]),
+            "generated at the same n": frechet.frechet_distance(made[:size], real[half[size:]]),
+        }
     return found
 
 
@@ -139,7 +150,7 @@ def _inception_style(judge: Evaluator, images: list[Image.Image], pictures: Pict
     as_many = _some(np.arange(len(pictures)), len(images), seed)
     return {
         f"inception-style score{name}": diversity.inception_score(judge(pixels)[1].softmax(1).numpy(), splits=1)[0]
-        for name, pixels in (("", tensors.stack(images)), (f" of {len(as_many)} real", pictures.pixels[as_many]))
+        for name, pixels in (("", judge.prepare(images)), (f" of {len(as_many)} real", judge.prepare(tensors.to_pil(pictures.pixels[as_many]))))
     }
 
 
@@ -161,7 +172,9 @@ def _ask(pipe: RDMPipeline, kb: KnowledgeBase, pictures: Pictures, settings: Set
     """The neighbours of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
-        return pipe.retrieve(Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.paint.seed)
+        counts = pipe.proposal_counts
+        known = counts if any(counts.get(int(i)) for i in kb.ids()) else kb.proposal(settings.k)  # p_D of the training where it covers this database
+        return by_proposal(kb, known, settings.k, top_m=1.0, count=settings.n, seed=settings.paint.seed)
     rows = _rows(pictures, settings)
     if settings.query == "image":
         return kb.search(images=tensors.to_pil(pictures.pixels[rows]), k=settings.k)
@@ -175,6 +188,7 @@ def _ask(pipe: RDMPipeline, kb: KnowledgeBase, pictures: Pictures, settings: Set
 def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]) -> dict[str, Any]:
     """Cosine of picture and caption by the database's own encoder: an encoder that conditions is no independent judge of it."""
     score = diversity.clip_score(kb.encoder.embed_images(images), kb.encoder.embed_text(captions))
+    score = np.array([np.mean(score[np.array(captions) == caption]) for caption in sorted(set(captions))])  # pictures of one caption stay together
     return {"clip score": asdict(over_groups(score)), "encoder": kb.encoder_name, "note": "the model is conditioned on this encoder; not independent"}
 
 
@@ -199,6 +213,8 @@ def _faithfulness(
     if key is None:
         return {}, []
     judge, style_judge = judges
+    if len(set(pictures.column(key))) < 2:
+        return {"note": f"column {key!r} names one entity only: there is nothing to choose among"}, []
     bench = entitydraw.entity_draw(pictures, key=key, templates=settings.templates)
     unknown = [e for e in bench.entities if e not in judge.entities]
     if unknown:
@@ -206,11 +222,10 @@ def _faithfulness(
     columns = np.array([judge.entities.index(e) for e in bench.entities])
     hits = pipe.retrieve(Request(prompts=bench.prompts, k=settings.k), kb, settings.repeats)
     images = generation.paint(pipe, hits, settings.paint, progress=lambda done: tell("EntityDraw", done, len(hits)))
-    pixels = tensors.stack(images)
-    logits = judge(pixels)[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
+    logits = judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
     scored = faithfulness(logits, bench.truth, bench.truth)
     real_truth = np.array([bench.entities.index(e) for e in pictures.column(key)])
-    real = judge(pictures.pixels)[1].numpy()[:, columns].argmax(1) == real_truth
+    real = judge(judge.prepare(tensors.to_pil(pictures.pixels)))[1].numpy()[:, columns].argmax(1) == real_truth
     found: dict[str, Any] = {
         "entities": len(bench.entities),
         "prompts": len(bench.prompts),
@@ -218,16 +233,16 @@ def _faithfulness(
         "top-1, mean over pictures": asdict(scored.top1),
         "top-5, mean over pictures": asdict(scored.top5),
         f"best of {settings.repeats}": asdict(scored.best),
-        "top-1 on real pictures": float(real.mean()),
-        "first neighbour shows the entity": float(
-            np.mean([m[0].get(key) == bench.entities[t] for m, t in zip(hits.metadata[:: settings.repeats], bench.truth, strict=True)])
-        ),
+        "top-1 on these real pictures (the evaluator may have seen them in training)": float(real.mean()),
         "evaluator": {"fingerprint": judge.fingerprint, "style_fingerprint": style_judge.fingerprint},
     }
+    shown = [str(row[0].get(key, "")) for row in hits.metadata[:: settings.repeats]]
+    if any(shown):
+        found["first neighbour shows the entity"] = float(np.mean([s == bench.entities[t] for s, t in zip(shown, bench.truth, strict=True)]))
     wanted = [str(row[0].get(settings.style_key, "")) for row in hits.metadata] if settings.style_key else []
     if any(w in style_judge.styles for w in wanted):
-        named = np.array([style_judge.styles[i] for i in style_judge(pixels)[2].argmax(1)])
-        same = (named == np.array(wanted)).reshape(len(bench.prompts), -1)
+        named = np.array([style_judge.styles[i] for i in style_judge(style_judge.prepare(images))[2].argmax(1)])
+        same = (named == np.array(wanted)).reshape(len(bench.entities), -1)
         found["style of the nearest neighbour kept"] = asdict(over_groups(same))
     per_entity = (logits.argmax(2) == bench.truth[:, None]).reshape(len(bench.entities), -1).mean(1)
     return found, [(name, float(value)) for name, value in zip(bench.names, per_entity, strict=True)]
@@ -236,10 +251,11 @@ def _faithfulness(
 def _copies(
     kb: KnowledgeBase, images: list[Image.Image], hits: Neighbors, descriptor: FeatureExtractor | None, settings: Settings, tell: Progress
 ) -> tuple[replication.Replication, list[Image.Image]]:
-    """The replication check of at most 200 generations against the items of the database and the neighbours used."""
-    shown = min(len(images), 200)
-    items = [image for image in kb.pictures(kb.ids()[None])[0] if image is not None]
-    near = [[image for image in row if image is not None] for row in hits.rows(range(shown)).images()]
+    """The replication check of at most 200 generations against the items of the database and the neighbours used, at 128 px or what is wanted."""
+    shown = min(len(images), CHECKED)
+    size = 320 if descriptor is not None and descriptor.name == "sscd" else 128
+    items = [square(image, size) for image in kb.pictures(kb.ids()[None])[0] if image is not None]
+    near = [[square(image, size) for image in row if image is not None] for row in hits.rows(range(shown)).images()]
     chosen = descriptor or features.load(replication.DESCRIPTOR)
     found = replication.check(chosen, images[:shown], items, neighbors=near, baseline=settings.baseline, seed=settings.paint.seed, progress=tell)
     return found, items

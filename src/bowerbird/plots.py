@@ -67,6 +67,7 @@ def curves(path: Path, lines: Mapping[str, Sequence[tuple[float, float, float, f
 def _save(path: Path, title: str, draw: Any, *, width: float = 6.4, height: float = 4.0) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -77,5 +78,7 @@ def _save(path: Path, title: str, draw: Any, *, width: float = 6.4, height: floa
     axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=8)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names come from data: a dollar sign is one
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

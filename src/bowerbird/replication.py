@@ -10,7 +10,7 @@ Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from bowerbird import cache, checkpoint, planted, registration, seeds, views
 from bowerbird.errors import BowerbirdError
-from bowerbird.metrics.replication import calibrated, recall_at, summarize
+from bowerbird.metrics.replication import alarm_level, calibrated, ranks, summarize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +64,11 @@ class Nearest:
         """The similarities by kind."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
-    def part(self, rows: slice) -> Nearest:
+    def known(self) -> Nearest:
+        """Only the pictures that had something to be compared with."""
+        return self.part(self.whole_at >= 0)
+
+    def part(self, rows: slice | np.ndarray) -> Nearest:
         """The same of some of the pictures."""
         return Nearest(*(getattr(self, f.name)[rows] for f in fields(self)))
 
@@ -149,15 +153,18 @@ class Replication:
     neighbors: Nearest | None
     thresholds: dict[str, dict[str, float]]
     recall: dict[str, dict[str, float]]
+    false_alarms: float
 
     def report(self) -> dict[str, Any]:
         """Summaries of each kind and side, as plain values."""
-        sides = {"generated to training": self.training, "training to training": self.baseline, "generated to used neighbours": self.neighbors}
+        sides = {"generated to training": self.training, "training to training": self.baseline}
+        if self.neighbors is not None:
+            sides["generated to used neighbours"] = self.neighbors.known()
         found = {
-            kind: {name: asdict(summarize(getattr(side, kind), self.thresholds[kind])) for name, side in sides.items() if side is not None} for kind in KINDS
+            kind: {name: asdict(summarize(getattr(side, kind), self.thresholds[kind])) for name, side in sides.items() if len(side.whole)} for kind in KINDS
         }
         counts = {"pictures": len(self.baseline_rows), "left out, as the training set holds them twice": self.twins}
-        return {"thresholds": self.thresholds, "baseline": counts, **found, "recall of planted copies at 1% false alarms": self.recall}
+        return {"thresholds": self.thresholds, "baseline": counts, **found, "planted copies found": {"false alarms": self.false_alarms, **self.recall}}
 
 
 def check(
@@ -182,26 +189,27 @@ def check(
         return None if progress is None else lambda done: progress(what, done, len(training))
 
     drawn = np.sort(seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False))
-    rows = drawn[~twins(training, drawn)]
-    if len(rows) < 10:
-        raise BowerbirdError(f"{len(drawn) - len(rows)} of {len(drawn)} training pictures are there twice: too few are left to compare with")
-    # one walk over the training pictures serves both sides: describing them is most of the work
+    twice = twins(training, drawn)
+    rows = drawn[~twice] if (~twice).sum() >= 10 else drawn  # a set made of pairs is compared as it is
+    copies = plant(training, PLANTED, seed)
+    # one walk over the training pictures serves all sides: describing them is most of the work
     everything = nearest(
         extractor,
-        [*generated, *(training[i] for i in rows)],
+        [*generated, *(training[i] for i in rows), *copies.pictures],
         training,
-        own=np.concatenate([np.full(len(generated), -1), rows]),
+        own=np.concatenate([np.full(len(generated), -1), rows, copies.hosts]),
         progress=tell("comparing"),
     )
-    to_training, among = everything.part(slice(0, len(generated))), everything.part(slice(len(generated), None))
+    first, last = len(generated), len(generated) + len(rows)
+    to_training, among, of_copies = (everything.part(s) for s in (slice(0, first), slice(first, last), slice(last, None)))
     used = None if neighbors is None else to_neighbors(extractor, generated, neighbors)
     thresholds = {kind: calibrated(getattr(among, kind)) for kind in KINDS}
     if extractor.name == "sscd":
         from bowerbird.encoders.sscd import THRESHOLDS
 
         thresholds["whole"] = thresholds["split"] = {f"{value} (SSCD)": value for value in THRESHOLDS}
-    recall = planted_recall(extractor, training, among, seed=seed)
-    return Replication(to_training, among, rows, len(drawn) - len(rows), used, thresholds, recall)
+    recall, level = planted_recall(of_copies, copies.sources, among)
+    return Replication(to_training, among, rows, int(twice.sum()), used, thresholds, recall, level)
 
 
 def twins(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
@@ -219,34 +227,37 @@ def twins(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
     return np.sqrt(apart.clip(min=0) / flat.shape[1]) < TWIN
 
 
-def planted_recall(
-    extractor: FeatureExtractor, training: Sequence[Image.Image], baseline: Nearest, *, count: int = PLANTED, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Plant `count` copies of each kind; the share whose similarity to its source is above what 1% of `baseline` reach, by kind of copy.
+@dataclass(frozen=True)
+class Planted:
+    """Copies of `count` training pictures, kind after kind: the pictures, their sources and the pictures they are laid on, `(kinds * count,)`."""
 
-    Each of `KINDS` alone, and `any` of them, where the three together raise 1%. Copies are laid on other training
-    pictures; only the source counts as found.
-    """
+    pictures: list[Image.Image]
+    sources: np.ndarray
+    hosts: np.ndarray
+
+
+def plant(training: Sequence[Image.Image], count: int, seed: int = 0) -> Planted:
+    """Copies of every kind of `planted.KINDS`, laid on other training pictures where the kind wants it."""
     rng = seeds.numpy_generator(seed, "planted")
-    chosen = rng.choice(len(training), count, replace=len(training) < count)
-    hosts = rng.choice(len(training), count, replace=len(training) < count)
-    sources = described(extractor, [training[i] for i in chosen])
-    found: dict[str, dict[str, float]] = {}
-    for name, plant in planted.KINDS.items():
-        made = [plant(training[i].convert("RGB"), training[j].convert("RGB"), rng) for i, j in zip(chosen, hosts, strict=True)]
-        queries = views.describe(extractor, made, mirrored=True)
-        pairs = [views.compare(queries[i : i + 1], sources[i : i + 1]) for i in range(count)]
-        seen = {kind: np.array([getattr(p, kind)[0, 0] for p in pairs]) for kind in ("whole", "split")}
-        seen["aligned"] = registration.match(made, [training[i] for i in chosen], np.stack([np.arange(count)] * 2, 1)).evidence
-        honest = baseline.similarities()
-        found[name] = {kind: recall_at(seen[kind], honest[kind]) for kind in KINDS}
-        found[name]["any"] = recall_at(together(seen, honest), together(honest, honest))
-    return found
+    sources = rng.choice(len(training), count, replace=len(training) < count)
+    hosts = (sources + rng.integers(1, len(training), count)) % len(training)
+    made = [make(training[i].convert("RGB"), training[j].convert("RGB"), rng) for make in planted.KINDS.values() for i, j in zip(sources, hosts, strict=True)]
+    return Planted(made, np.tile(sources, len(planted.KINDS)), np.tile(hosts, len(planted.KINDS)))
 
 
-def together(values: Mapping[str, np.ndarray], honest: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One number for all `KINDS`: the highest share of `honest` values, over kinds, that the picture's is above; `(n,)`."""
-    return np.max([np.searchsorted(np.sort(honest[kind]), values[kind]) / len(honest[kind]) for kind in KINDS], axis=0)
+def planted_recall(found: Nearest, sources: np.ndarray, baseline: Nearest) -> tuple[dict[str, dict[str, float]], float]:
+    """By kind of copy the share that is found, its source first, above what 1% of `baseline` reach; and the rate of false alarms that really is.
+
+    Each of `KINDS` alone; `any` of them, at the same rate for the three together; `source first`, whatever the score.
+    """
+    honest = baseline.similarities()
+    right = {kind: getattr(found, f"{kind}_at") == sources for kind in KINDS}
+    over = {kind: right[kind] & (getattr(found, kind) > alarm_level(honest[kind])[0]) for kind in KINDS}
+    level, rate = alarm_level(np.max([ranks(honest[kind], honest[kind], own=True) for kind in KINDS], axis=0))
+    best = np.max([np.where(right[kind], ranks(getattr(found, kind), honest[kind]), 0) for kind in KINDS], axis=0)
+    table = {**over, "any": best > level, "source first": np.any(list(right.values()), axis=0)}
+    shares = {name: share.reshape(len(planted.KINDS), -1).mean(1) for name, share in table.items()}
+    return {kind: {name: float(share[i]) for name, share in shares.items()} for i, kind in enumerate(planted.KINDS)}, rate
 
 
 def to_neighbors(extractor: FeatureExtractor, generated: Sequence[Image.Image], neighbors: Sequence[Sequence[Image.Image]]) -> Nearest:

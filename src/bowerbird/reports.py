@@ -12,7 +12,8 @@ import numpy as np
 from bowerbird import plots
 from bowerbird.checkpoint import atomic_path, write_json
 from bowerbird.images import square
-from bowerbird.replication import KINDS, Nearest, Replication, together
+from bowerbird.metrics.replication import ranks
+from bowerbird.replication import KINDS, Nearest, Replication
 from bowerbird.sheets import labelled
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
     middle = max(0, len(order) // 2 - shown // 2)
     for name, rows in (("best", order[:shown]), ("median", order[middle : middle + shown]), ("worst", order[-shown:][::-1])):
         _sheet(out / f"{name}.png", found, rows, name)
+    write_json(out / "report.json", report)  # the figures first, whatever becomes of the pictures
     copy_plot(out / "replication.png", found.copies)
     copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
     files = ["best.png", "median.png", "worst.png", "nearest-training.png", "replication.png"]
@@ -43,7 +45,6 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
         weakest = sorted(found.entities, key=lambda e: e[1])[:12]
         plots.intervals(out / "entities.png", [(n, v, 0.0, v) for n, v in weakest], title="The entities named least", label="share named rightly")
         files.append("entities.png")
-    write_json(out / "report.json", report)
     _write_text(out / "report.md", _page("Evaluation", report, files))
     return [out / f for f in ("report.json", "report.md", *files)]
 
@@ -62,9 +63,9 @@ def write_check(
         for i in range(len(generated))
     ]
     report = {**facts, **found.report(), "pictures": rows}
+    write_json(out / "report.json", report)
     copy_plot(out / "similarities.png", found)
     copy_sheet(out / "worst.png", generated, found, training)
-    write_json(out / "report.json", report)
     shown = {k: v for k, v in report.items() if k != "pictures"}
     _write_text(out / "report.md", _page("Replication check", shown, ["worst.png", "similarities.png"]))
     return report
@@ -80,14 +81,15 @@ def copy_plot(path: Path, found: Replication) -> None:
     """Generated-to-training beside training-to-training, with the thresholds."""
     groups = {"training to training": found.baseline.whole, "generated to training": found.training.whole}
     if found.neighbors is not None:
-        groups["generated to its neighbours"] = found.neighbors.whole
+        groups["generated to its neighbours"] = found.neighbors.known().whole
     plots.histogram(path, groups, title="Similarity to the nearest (whole pictures)", label="cosine", marks=found.thresholds["whole"])
 
 
 def copy_sheet(path: Path, generated: Sequence[Image.Image], copies: Replication, training: Sequence[Image.Image], *, rows: int = 10) -> None:
     """The most suspicious pictures, those that pass the most of the baseline, with the nearest by each kind; a frame where they agree."""
     found = copies.training
-    order = np.lexsort((-found.whole, -together(found.similarities(), copies.baseline.similarities())))[:rows]
+    suspicion = np.max([ranks(value, getattr(copies.baseline, kind)) for kind, value in found.similarities().items()], axis=0)
+    order = np.lexsort((-found.whole, -suspicion))[:rows]
     table: list[tuple[str, list[Image.Image | None], list[str]]] = [
         (
             "  ".join(f"{kind} {value[i]:.3g}" for kind, value in found.similarities().items()),

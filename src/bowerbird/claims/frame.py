@@ -70,7 +70,11 @@ def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """`claims.md`: a table of verdicts, then a section a claim."""
     lines = ["# Claims of the papers, measured", "", "| claim | verdict |", "|---|---|"]
     lines += [f"| [{d['says']}](#{d['name']}) | **{d['verdict']}** |" for d in documents]
-    lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items()) + ". Intervals are 95% over seeds.", ""]
+    lines += [
+        "",
+        "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items()) + ". Intervals are 95%, over seeds (Student's t) unless a claim says otherwise.",
+        "",
+    ]
     for d in documents:
         lines += [f"## {d['name']}", "", f"{d['says']} ({d['source']})", "", f"Varied: {d['varies']}. Measured: {d['measures']}.", ""]
         lines += ["| effect (positive: as the paper says) | value | |", "|---|---|---|"]

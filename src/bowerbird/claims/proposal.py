@@ -48,7 +48,7 @@ def measure(lab: Lab) -> Finding:
 def _measures(domain: Domain, top_m: float | None, seed: int) -> dict[str, float]:
     hits = domain.database(seed).drawn(domain.settings.pictures, 4, seed=seed, top_m=top_m)
     made = domain.features(domain.model(seed), hits, seed=seed)
-    shape = manifold(made, domain.real[: len(made)], k=5)
+    shape = manifold(made, domain.real, k=5)
     return {"distance": frechet_distance(made, domain.real), "precision": shape.precision, "recall": shape.recall}
 
 

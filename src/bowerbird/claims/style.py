@@ -11,7 +11,8 @@ from bowerbird import encoders, generation, plots, tensors
 from bowerbird.claims.frame import Claim, Effect, Finding
 from bowerbird.claims.lab import Database, Lab, open_pipeline
 from bowerbird.data import Pictures
-from bowerbird.metrics.intervals import over_seeds
+from bowerbird.errors import BowerbirdError
+from bowerbird.metrics.intervals import over_groups
 from bowerbird.recipes.evaluator import style_evaluator
 from bowerbird.systems.classifier import Evaluator
 from bowerbird.trained import trained
@@ -26,31 +27,33 @@ ENTITIES = 60
 def measure(lab: Lab) -> Finding:
     """The same entities and seeds from a database of each style: how often the judge sees that style, against the other databases."""
     drawings = lab.drawings
-    judge = Evaluator(trained(style_evaluator(), drawings, device=lab.device, progress=lab.progress))
     styles = sorted(set(drawings.column("style")))
     chosen = _in_every_style(drawings, styles)
+    if len(styles) < 2 or len(chosen) < 2:
+        raise BowerbirdError(f"the style claim needs two styles and entities drawn in each of them; the data has {len(styles)} and {len(chosen)}")
+    judge = Evaluator(trained(style_evaluator(), drawings, device=lab.device, progress=lab.progress))
     hits = {style: _of_style(drawings, style, chosen) for style in styles}
     path = bundled(MODEL)
     assert path is not None
     pipe = open_pipeline(path, lab.device)
-    seen: dict[str, dict[str, list[float]]] = {style: {other: [] for other in styles} for style in styles}
+    seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
     for seed in lab.settings.seeds:
         for style in styles:
             paint = generation.Settings(steps=lab.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1))
             said = judge(tensors.stack(generation.paint(pipe, hits[style], paint, batch=32)))[2].argmax(1).numpy()
-            for other in styles:
-                seen[style][other].append(float(np.mean(said == judge.styles.index(other))))
+            seen[style].append(said)
+    # share of an entity's pictures (seeds) from the database of `style` that are taken for `other`: (entities,)
+    share = {style: {other: np.mean([said == judge.styles.index(other) for said in seen[style]], axis=0) for other in styles} for style in styles}
     effects, values, rows = [], {}, []
     for style in styles:
-        own, others = seen[style][style], np.mean([seen[other][style] for other in styles if other != style], axis=0)
-        effects.append(
-            Effect(f"{style}: share seen as {style}, from its database − from others", over_seeds([a - b for a, b in zip(own, others, strict=True)]))
-        )
-        estimate = over_seeds(own)
-        values[f"from the database of {style}"] = {other: asdict(over_seeds(found)) for other, found in seen[style].items()}
+        own, others = share[style][style], np.mean([share[other][style] for other in styles if other != style], axis=0)
+        effects.append(Effect(f"{style}: share seen as {style}, from its database − from others", over_groups(own - others)))
+        estimate = over_groups(own)
+        values[f"from the database of {style}"] = {other: asdict(over_groups(found)) for other, found in share[style].items()}
         rows.append((style, estimate.mean, estimate.low, estimate.high))
     plot = partial(plots.intervals, rows=rows, title="Pictures seen as the style of their database", label="share", mark=1 / len(styles))
-    return Finding(effects, values, f"{len(chosen)} entities that every style has; openmoji and rare entities were never trained on.", plot)
+    notes = f"{len(chosen)} entities that every style has, intervals over them; openmoji and rare entities were never trained on."
+    return Finding(effects, values, notes, plot)
 
 
 def _in_every_style(drawings: Pictures, styles: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from bowerbird.claims.lab import Lab, Progress, Settings
+    from bowerbird.data import Pictures
 
 LEAST = 100
 """Drawings, below which a network trained on half of them says nothing."""
@@ -57,11 +58,20 @@ def claims(
     say(f"{out / 'claims.md'} shows effects and plots")
 
 
+def _some(pictures: Pictures, limit: int | None) -> Pictures:
+    """At most `limit` of them at random: files are often in the order of styles or classes."""
+    from bowerbird import seeds
+
+    if limit is None or limit >= len(pictures):
+        return pictures
+    return pictures.select(sorted(seeds.numpy_generator(0, "limit").choice(len(pictures), limit, replace=False).tolist()))
+
+
 def _lab(data: Path, photos: Path | None, settings: Settings, limit: int | None, device: str, progress: Progress) -> Lab:
     from bowerbird.claims import lab
     from bowerbird.data import load_pictures
 
-    drawings = load_pictures(data, limit=limit)
+    drawings = _some(load_pictures(data), limit)
     missing = [key for key in ("hexcode", "style") if not all(drawings.column(key))]
     if missing:
         raise BowerbirdError(f"{data}: the column {missing[0]!r} is missing or has gaps; claims need hexcode and style of every drawing")
@@ -75,7 +85,7 @@ def _lab(data: Path, photos: Path | None, settings: Settings, limit: int | None,
         say(f"{data}: {len(allowed)} drawings may be trained on (neither rare nor openmoji), {LEAST} is the least; no network is trained on them")
     beside = photos or data.parent / "cifar10-train.parquet"
     if beside.exists():
-        pictures = load_pictures(beside, size=32, limit=limit)
+        pictures = _some(load_pictures(beside, size=32), limit)
         if not all(pictures.captions):
             raise BowerbirdError(f"{beside}: photographs without a label or caption are among these; claims train an evaluator on it")
         # a column called label is read as the caption

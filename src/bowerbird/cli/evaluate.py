@@ -24,7 +24,7 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="SOURCE of real pictures to measure against.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.md, plots and sheets.")],
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
-    n: Annotated[int, typer.Option("--n", help="Pictures for the distribution measures.", min=2)] = 500,
+    n: Annotated[int, typer.Option("--n", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.", min=1)] = None,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
@@ -84,7 +84,7 @@ def evaluate(
 def _judges(
     evaluator: str, style_evaluator: Path | None, pictures: Pictures, entity_key: str | None, device: str, tell: Any
 ) -> tuple[Evaluator, Evaluator] | None:
-    """The evaluators of entity and style: from directories, or trained on all of the data and cached; None without an entity column."""
+    """The evaluators of entity and style: from directories, or trained on all of the data and cached; None for `none`."""
     from bowerbird import entitydraw
     from bowerbird.recipes.evaluator import evaluator as entity_recipe
     from bowerbird.recipes.evaluator import style_evaluator as style_recipe
@@ -124,12 +124,13 @@ def check(
     """
     from bowerbird import features, images, replication, reports, seeds
 
-    paths = [p for f in files for p in (sorted(f.glob("*.png")) if f.is_dir() else [f]) if p.name != "sheet.png"]
+    paths = [p for f in files for p in (_pictures_in(f) if f.is_dir() else [f])]
     if not paths:
         raise BowerbirdError(f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate wrote")
-    generated = [images.read(p) for p in paths]
+    size = 320 if descriptor.startswith("sscd") else 128
+    generated = [images.square(images.read(p), size) for p in paths]
     extractor = features.load(descriptor)
-    training, by_id = _training(against, size=320 if descriptor.startswith("sscd") else 128)
+    training, by_id = _training(against, size)
     if limit is not None and limit < len(training):
         training = [training[i] for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))]
     near = _used_neighbors(paths, by_id)
@@ -141,21 +142,28 @@ def check(
         "descriptor": {"name": extractor.name, "fingerprint": extractor.fingerprint, "preprocessing": extractor.preprocessing},
         "neighbours known": near is not None,
     }  # fmt: skip
-    report = reports.write_check(found, [p.name for p in paths], generated, training, folder, facts)
+    report = reports.write_check(found, [str(p) for p in paths], generated, training, folder, facts)
     if as_json:
         print_json({"out": str(folder), **report})
         return
     for kind in replication.KINDS:
         over = report[kind]["generated to training"]["over"]
         say(f"{kind}: " + ", ".join(f"{share:.1%} over the {label}" for label, share in over.items()))
-    recall = report["recall of planted copies at 1% false alarms"]
-    say("planted copies found: " + ", ".join(f"{name} {share['any']:.0%}" for name, share in recall.items()))
+    say(f"planted copies found at {found.false_alarms:.1%} false alarms: " + ", ".join(f"{name} {share['any']:.0%}" for name, share in found.recall.items()))
     say(f"{folder / 'report.md'} and {folder / 'worst.png'} show the pairs")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, but for the contact sheet that generate leaves there."""
+    from bowerbird.images import SUFFIXES
+
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and p.name != "sheet.png"]
 
 
 def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[int, Image.Image]]:
     """The pictures of knowledge bases, and of sources at `size`; and those of knowledge bases by id."""
     from bowerbird.data import load_pictures
+    from bowerbird.images import square
     from bowerbird.knowledge.base import MANIFEST, KnowledgeBase
     from bowerbird.tensors import to_pil
 
@@ -165,7 +173,7 @@ def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[in
         if (Path(place) / MANIFEST).is_file():
             opened = KnowledgeBase.open(place)
             ids = opened.ids()
-            found = [(int(i), image) for i, image in zip(ids, opened.pictures(ids[None])[0], strict=True) if image is not None]
+            found = [(int(i), square(image, size)) for i, image in zip(ids, opened.pictures(ids[None])[0], strict=True) if image is not None]
             by_id |= dict(found)
             everything += [image for _, image in found]
         else:
@@ -180,10 +188,11 @@ def _used_neighbors(paths: list[Path], by_id: dict[int, Image.Image]) -> list[li
     near = []
     for path in paths:
         try:
-            named = provenance.read_png(path).get("neighbors", [])
+            named = provenance.read_png(path).get("neighbors") or []
         except BowerbirdError:  # not one of ours: it can still be compared with training pictures
             named = []
-        near.append([by_id[i] for i in (int(n.get("id", -1)) for n in named if isinstance(n, dict)) if i in by_id])
+        ids = [n.get("id") for n in named if isinstance(n, dict) and n.get("weight", 1)] if isinstance(named, list) else []
+        near.append([by_id[i] for i in ids if isinstance(i, int) and i in by_id])
     return near if any(near) else None
 
 

@@ -18,11 +18,13 @@ from torch.nn import functional as F
 
 from bowerbird import checkpoint, tensors
 from bowerbird.encoders.small_model import ResidualBlock
+from bowerbird.errors import BowerbirdError
 from bowerbird.images import square
 
 if TYPE_CHECKING:
     from PIL import Image
 
+TYPE = "bowerbird-copy-descriptor"
 SIZE = 64
 BATCH = 64
 POWER = 3.0
@@ -52,6 +54,8 @@ class CopyDescriptor:
     def __init__(self, path: Path, name: str = "tiny-copies") -> None:
         """Open the directory that `save` wrote. Raises: BowerbirdError when there is none."""
         config = checkpoint.read_json(path / "config.json", "copy descriptor")
+        if config.get("type") != TYPE:
+            raise BowerbirdError(f"{path}: no copy descriptor; train one: bowerbird train tiny-copies --data SOURCE --out {path}")
         self.name, self.dim = name, int(config["dim"])
         self.model = CopyModel(config["channels"], self.dim)
         self.model.load_state_dict(checkpoint.load_tensors(path / "model.safetensors"))
@@ -76,4 +80,4 @@ class CopyDescriptor:
 def save(model: CopyModel, channels: Sequence[int], out: Path) -> None:
     """Write `model` to the directory `out`, weights in half precision."""
     checkpoint.save_tensors(out / "model.safetensors", {k: v.to(torch.float16) for k, v in model.state_dict().items()})
-    checkpoint.write_json(out / "config.json", {"type": "bowerbird-copy-descriptor", "channels": list(channels), "dim": model.head.out_features})
+    checkpoint.write_json(out / "config.json", {"type": TYPE, "channels": list(channels), "dim": model.head.out_features})

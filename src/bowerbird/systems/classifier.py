@@ -133,7 +133,11 @@ class Evaluator:
         """n RGB pictures -> float32 `(n, 256)`."""
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
-        return self(tensors.stack([images.square(p.convert("RGB"), self.size) for p in pictures]))[0].numpy()
+        return self(self.prepare(pictures))[0].numpy()
+
+    def prepare(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """n pictures of any size -> uint8 `(n, 3, size, size)`."""
+        return tensors.stack([images.square(p.convert("RGB"), self.size) for p in pictures])
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
