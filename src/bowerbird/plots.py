@@ -58,6 +58,9 @@ def curves(path: Path, lines: Mapping[str, Sequence[tuple[float, float, float, f
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         if log:
             axes.set_xscale("log")
+            marks = sorted({point[0] for points in lines.values() for point in points})
+            axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+            axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
