@@ -143,6 +143,17 @@ class Domain:
         vectors = bank.embeddings[0].float().numpy()
         return Database(_unit(vectors), bank.counts)
 
+    def mixed(self, other: Domain, seed: int) -> Database:
+        """D with `other`'s D in it, and p_D counted over both from 2,000 pictures of X: a general database."""
+        both = np.concatenate([self.database(seed).embeddings, other.database(seed).embeddings])
+        asked = self.queries(seed, 2000)
+
+        def counts(k: int) -> np.ndarray:
+            found, _ = graph.knn_graph(asked, both, k, query_ids=np.full(len(asked), -2), database_ids=np.arange(len(both)))
+            return graph.neighbor_counts(found, len(both), k)
+
+        return Database(both, counts)
+
     def queries(self, seed: int, n: int) -> np.ndarray:
         """Unit embeddings of n pictures of X, drawn by seed: what retrieval meets in training."""
         x_rows, _ = part_rows(_rdm(self.recipe(seed)), len(self.pictures), seed)
@@ -183,8 +194,8 @@ class Domain:
         return made.numpy()
 
 
-def open_pipeline(model: Path, device: str) -> RDMPipeline:
-    """The pipeline in `model` with its U-Net in bfloat16, twice as fast; latents stay float32."""
+def open_pipeline(model: str | Path, device: str) -> RDMPipeline:
+    """The pipeline called or in `model` with its U-Net in bfloat16, twice as fast; latents stay float32."""
     import torch
 
     from bowerbird.systems.rdm_pipeline import RDMPipeline

@@ -18,7 +18,6 @@ from bowerbird.recipes.evaluator import style_evaluator
 from bowerbird.systems.classifier import Evaluator
 from bowerbird.trained import trained
 from bowerbird.types import Neighbors
-from bowerbird.weights import bundled
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,9 +39,7 @@ def measure(lab: Lab) -> Finding:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": JUDGE_STEPS, "sheet_every": 10**6})})
     judge = Evaluator(trained(recipe, drawings, device=lab.device, progress=lab.progress))
     hits = {style: _of_style(drawings, style, chosen) for style in styles}
-    path = bundled(MODEL)
-    assert path is not None
-    pipe = open_pipeline(path, lab.device)
+    pipe = open_pipeline(MODEL, lab.device)
     seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
     for seed in lab.settings.seeds:
         for style in styles:

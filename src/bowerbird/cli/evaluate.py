@@ -149,7 +149,8 @@ def check(
     for kind in replication.KINDS:
         over = report[kind]["generated to training"]["over"]
         say(f"{kind}: " + ", ".join(f"{share:.1%} over the {label}" for label, share in over.items()))
-    say(f"planted copies found at {found.false_alarms:.1%} false alarms: " + ", ".join(f"{name} {share['any']:.0%}" for name, share in found.recall.items()))
+    planted = ", ".join(f"{name} {share['any']:.0%} ({share['source first']:.0%})" for name, share in found.recall.items())
+    say(f"planted copies found at {found.false_alarms:.1%} false alarms (their source ranked first): {planted}")
     say(f"{folder / 'report.md'} and {folder / 'worst.png'} show the pairs")
 
 
