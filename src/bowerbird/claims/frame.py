@@ -66,10 +66,16 @@ def document(claim: Claim, finding: Finding) -> dict[str, Any]:
     return {**facts, "verdict": finding.verdict(), "effects": effects, "values": finding.values, "notes": finding.notes}
 
 
+def _tally(effects: Sequence[dict[str, Any]]) -> str:
+    """How many of the needed effects got which verdict."""
+    said = [e["verdict"] for e in effects if e["needed"]]
+    return ", ".join(f"{said.count(verdict)} {verdict}" for verdict in (HOLDS, UNDECIDED, FAILS) if verdict in said)
+
+
 def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """`claims.md`: a table of verdicts, then a section a claim."""
-    lines = ["# Claims of the papers, measured", "", "| claim | verdict |", "|---|---|"]
-    lines += [f"| [{d['says']}](#{d['name']}) | **{d['verdict']}** |" for d in documents]
+    lines = ["# Claims of the papers, measured", "", "| claim | verdict | effects it rests on |", "|---|---|---|"]
+    lines += [f"| [{d['says']}](#{d['name']}) | **{d['verdict']}** | {_tally(d['effects'])} |" for d in documents]
     lines += [
         "",
         "Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items()) + ". Intervals are 95%, over seeds (Student's t) unless a claim says otherwise.",
