@@ -131,7 +131,9 @@ def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, see
         "mean pairwise distance of real": diversity.mean_pairwise_distance(real),
     }
     for name in ("precision", "recall", "density", "coverage"):
-        found[f"{name} (k = {k})"] = asdict(bounded(partial(_of_manifold, real=real, k=k, name=name)))
+        estimate = bounded(partial(_of_manifold, real=real, k=k, name=name))
+        most = np.inf if name == "density" else 1.0  # the others are shares
+        found[f"{name} (k = {k})"] = {"mean": estimate.mean, "low": max(0.0, estimate.low), "high": min(most, estimate.high)}
     if len(made) >= 20:
         found["frechet distance, extrapolated to infinite n"] = frechet.frechet_infinity(made, real, seed=seed)
     half = seeds.numpy_generator(seed, "floor").permutation(len(real))
