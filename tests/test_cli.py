@@ -180,7 +180,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         (("claims", "--data", "nowhere.parquet"), "no such data"),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
-    report = json.loads(bowerbird("check", "made", "--against", kb_path, "--baseline", 40, "--out", "r", "--json", cwd=tmp_path).stdout)
+    report = json.loads(bowerbird("check", "made", "--against", kb_path, "--baseline", 40, "--plants", 5, "--out", "r", "--json", cwd=tmp_path).stdout)
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
     assert report["planted copies found"]["copy"]["source first"] > 0.9
     assert report["planted copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))

@@ -50,7 +50,7 @@ def test_entitydraw_is_built_from_any_column(drawn: Pictures) -> None:
 
 def test_evaluating_twice_gives_the_same_bytes(drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
-    settings = evaluate.Settings(n=24, baseline=20, paint=generation.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=24, baseline=20, plants=2, paint=generation.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
     for name in ("one", "two"):
         found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)

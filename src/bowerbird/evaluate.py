@@ -50,6 +50,7 @@ class Settings:
     style_key: str | None = "style"
     manifold_k: int = 5
     baseline: int = 300
+    plants: int = replication.PLANTED
     paint: generation.Settings = field(default_factory=generation.Settings)
 
 
@@ -259,7 +260,9 @@ def _copies(
     items = [square(image, size) for image in kb.pictures(kb.ids()[None])[0] if image is not None]
     near = [[square(image, size) for image in row if image is not None] for row in hits.rows(range(shown)).images()]
     chosen = descriptor or features.load(replication.DESCRIPTOR)
-    found = replication.check(chosen, images[:shown], items, neighbors=near, baseline=settings.baseline, seed=settings.paint.seed, progress=tell)
+    found = replication.check(
+        chosen, images[:shown], items, neighbors=near, baseline=settings.baseline, plants=settings.plants, seed=settings.paint.seed, progress=tell
+    )
     return found, items
 
 

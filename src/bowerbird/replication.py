@@ -174,10 +174,12 @@ def check(
     *,
     neighbors: Sequence[Sequence[Image.Image]] | None = None,
     baseline: int = 300,
+    plants: int = PLANTED,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Replication:
-    """Compare `generated` with `training` and, picture by picture, with `neighbors`; `baseline` training pictures are compared with the rest.
+    """Compare `generated` with `training` and, picture by picture, with `neighbors`; `baseline` training pictures are compared with the rest;
+    `plants` copies of each kind are planted.
 
     Thresholds are SSCD's own (0.5, 0.75) with SSCD, else quantiles of the baseline; the recall of planted copies is always at the
     baseline's. Raises: BowerbirdError for too few pictures.
@@ -191,7 +193,7 @@ def check(
     drawn = np.sort(seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False))
     twice = twins(training, drawn)
     rows = drawn[~twice] if (~twice).sum() >= 10 else drawn  # a set made of pairs is compared as it is
-    copies = plant(training, PLANTED, seed)
+    copies = plant(training, plants, seed)
     # one walk over the training pictures serves all sides: describing them is most of the work
     everything = nearest(
         extractor,

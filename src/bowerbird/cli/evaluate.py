@@ -113,6 +113,7 @@ def check(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the report; default bowerbird-check beside the pictures.")] = None,
     descriptor: Annotated[str, typer.Option("--descriptor", help="tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE.")] = "tiny-copies",
     baseline: Annotated[int, typer.Option("--baseline", help="Training pictures compared with the others.", min=20)] = 300,
+    plants: Annotated[int, typer.Option("--plants", help="Copies of each kind that are planted to see whether they are found.", min=1)] = 60,
     limit: Annotated[int | None, typer.Option("--limit", help="At most so many training pictures (drawn by seed).", min=20)] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -135,7 +136,7 @@ def check(
         training = [training[i] for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))]
     near = _used_neighbors(paths, by_id)
     with progress_bar(as_json) as bar:
-        found = replication.check(extractor, generated, training, neighbors=near, baseline=baseline, seed=seed, progress=teller(bar))
+        found = replication.check(extractor, generated, training, neighbors=near, baseline=baseline, plants=plants, seed=seed, progress=teller(bar))
     folder = out or paths[0].parent / "bowerbird-check"
     facts = {
         "against": against, "training pictures": len(training), "generated": len(generated), "seed": seed,
