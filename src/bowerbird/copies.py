@@ -10,7 +10,7 @@ import numpy as np
 
 from bowerbird import features, generation, replication
 from bowerbird.errors import BowerbirdError
-from bowerbird.types import Neighbors
+from bowerbird.types import FeatureExtractor, Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,7 +60,8 @@ def paint(
         return Painted(images, hits, numbers, [None] * len(images))
     near = hits.images()
     weights = np.array(hits.mask, np.float32) if hits.weights is None else np.array(hits.weights, np.float32)
-    said = [_compare(images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
+    extractor = features.load(replication.DESCRIPTOR)
+    said = [_compare(extractor, images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
     for _ in range(ATTEMPTS if policy in ("drop", "resample") else 0):
         again = []
         for i, found in enumerate(said):
@@ -78,16 +79,15 @@ def paint(
             break
         hits = replace(hits, weights=weights.copy())
         for i, image in zip(again, generation.paint(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]), strict=True):
-            images[i], said[i] = image, _compare(image, near[i], hits.ids[i], threshold)
+            images[i], said[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
     return Painted(images, hits, numbers, said)
 
 
-def _compare(image: Image.Image, near: list[Image.Image | None], ids: np.ndarray, threshold: float) -> dict[str, Any] | None:
+def _compare(extractor: FeatureExtractor, image: Image.Image, near: list[Image.Image | None], ids: np.ndarray, threshold: float) -> dict[str, Any] | None:
     """The most similar of the neighbours retrieved, left out or not, as it goes into the picture's record."""
     there = [c for c, picture in enumerate(near) if picture is not None]
     if not there:
         return None
-    extractor = features.load(replication.DESCRIPTOR)
     found = replication.nearest(extractor, [image], [picture for c in there if (picture := near[c]) is not None], align=False)
     return {
         "descriptor": extractor.name,

@@ -44,6 +44,13 @@ class Pictures:
         """Metadata `key` of every row as text, empty where a row lacks it."""
         return [str(row.get(key, "")) for row in self.metadata]
 
+    def groups(self, key: str) -> list[list[int]]:
+        """The rows of each value of metadata `key`, in the order they are met; a row without a value is a group of its own."""
+        found: dict[str, list[int]] = {}
+        for row, value in enumerate(self.column(key)):
+            found.setdefault(value or f"row {row}", []).append(row)
+        return list(found.values())
+
     def select(self, rows: list[int]) -> Pictures:
         """The pictures at `rows`, in that order."""
         return Pictures(self.pixels[rows], tuple(self.captions[i] for i in rows), tuple(self.metadata[i] for i in rows), tuple(self.ids[i] for i in rows))

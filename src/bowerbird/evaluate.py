@@ -20,7 +20,7 @@ from bowerbird.metrics import diversity, frechet, kernel
 from bowerbird.metrics.faithfulness import faithfulness
 from bowerbird.metrics.intervals import Estimate, over_groups, over_halves
 from bowerbird.metrics.manifold import manifold
-from bowerbird.references import Request, by_proposal
+from bowerbird.references import Request
 from bowerbird.types import Neighbors
 
 if TYPE_CHECKING:
@@ -175,9 +175,9 @@ def _ask(pipe: RDMPipeline, kb: KnowledgeBase, pictures: Pictures, settings: Set
     """The neighbours of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
-        counts = pipe.proposal_counts
-        known = counts if any(counts.get(int(i)) for i in kb.ids()) else kb.proposal(settings.k)  # p_D of the training where it covers this database
-        return by_proposal(kb, known, settings.k, top_m=1.0, count=settings.n, seed=settings.paint.seed)
+        covered = any(pipe.proposal_counts.get(int(i)) for i in kb.ids())  # p_D of the training, where it says anything of this database
+        counts = None if covered else kb.proposal(settings.k)
+        return pipe.retrieve(Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.paint.seed, proposal=counts)
     rows = _rows(pictures, settings)
     if settings.query == "image":
         return kb.search(images=tensors.to_pil(pictures.pixels[rows]), k=settings.k)
@@ -256,10 +256,10 @@ def _copies(
 ) -> tuple[replication.Replication, list[Image.Image]]:
     """The replication check of at most 200 generations against the items of the database and the neighbours used, at 128 px or what is wanted."""
     shown = min(len(images), CHECKED)
-    size = 320 if descriptor is not None and descriptor.name == "sscd" else 128
+    chosen = descriptor or features.load(replication.DESCRIPTOR)
+    size = replication.working_size(chosen)
     items = [square(image, size) for image in kb.pictures(kb.ids()[None])[0] if image is not None]
     near = [[square(image, size) for image in row if image is not None] for row in hits.rows(range(shown)).images()]
-    chosen = descriptor or features.load(replication.DESCRIPTOR)
     found = replication.check(
         chosen, images[:shown], items, neighbors=near, baseline=settings.baseline, plants=settings.plants, seed=settings.paint.seed, progress=tell
     )

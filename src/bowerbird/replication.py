@@ -121,6 +121,11 @@ def _aligned(pictures: Sequence[Image.Image], references: Sequence[Image.Image],
     return evidence, at, window
 
 
+def working_size(extractor: FeatureExtractor) -> int:
+    """Edge in pixels at which pictures are handed to a check: SSCD's 320, 128 for descriptors that look at 64."""
+    return 320 if extractor.name == "sscd" else 128
+
+
 def described(extractor: FeatureExtractor, pictures: Sequence[Image.Image]) -> np.ndarray:
     """`views.describe` of a part of the references, float32 `(n, 19, d)`, cached by their content: describing them is most of a check."""
     import torch

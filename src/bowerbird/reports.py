@@ -32,12 +32,12 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
     """`report.json`, `report.md`, `replication.png`, `entities.png` (with entities), and sheets of the best, median and worst pictures."""
     out.mkdir(parents=True, exist_ok=True)
     report = found.report
+    write_json(out / "report.json", report)  # the figures first, whatever becomes of the pictures
     order = np.argsort(-found.goodness, kind="stable")
     shown = min(8, len(order))
     middle = max(0, len(order) // 2 - shown // 2)
     for name, rows in (("best", order[:shown]), ("median", order[middle : middle + shown]), ("worst", order[-shown:][::-1])):
         _sheet(out / f"{name}.png", found, rows, name)
-    write_json(out / "report.json", report)  # the figures first, whatever becomes of the pictures
     copy_plot(out / "replication.png", found.copies)
     copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
     files = ["best.png", "median.png", "worst.png", "nearest-training.png", "replication.png"]

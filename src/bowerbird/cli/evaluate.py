@@ -128,9 +128,9 @@ def check(
     paths = [p for f in files for p in (_pictures_in(f) if f.is_dir() else [f])]
     if not paths:
         raise BowerbirdError(f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate wrote")
-    size = 320 if descriptor.startswith("sscd") else 128
-    generated = [images.square(images.read(p), size) for p in paths]
     extractor = features.load(descriptor)
+    size = replication.working_size(extractor)
+    generated = [images.square(images.read(p), size) for p in paths]
     training, by_id = _training(against, size)
     if limit is not None and limit < len(training):
         training = [training[i] for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))]

@@ -38,8 +38,8 @@ def calibrated(baseline: np.ndarray) -> dict[str, float]:
 def alarm_level(baseline: np.ndarray) -> tuple[float, float]:
     """The value that one in a hundred honest pictures passes, and the rate that really is: no rate below 1 / (n + 1) shows in n values."""
     n = len(baseline)
-    over = int(0.01 * (n + 1)) - 1 if n >= 99 else 0  # honest values that may lie above it
-    return float(np.sort(baseline)[n - 1 - max(0, over)]), (max(0, over) + 1) / (n + 1)
+    over = max(0, (n + 1) // 100 - 1)  # honest values that may lie above it
+    return float(np.sort(baseline)[n - 1 - over]), (over + 1) / (n + 1)
 
 
 def ranks(values: np.ndarray, honest: np.ndarray, *, own: bool = False) -> np.ndarray:

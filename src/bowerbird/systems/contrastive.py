@@ -59,10 +59,7 @@ class ContrastiveObjective(nn.Module):
             self.style_head = nn.Linear(config.encoder.hand_dim, max(1, len(self.styles)))
         self.encoder.fit_look(tensors.to_float(pictures.pixels))
         self.log_scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
-        groups: dict[str, list[int]] = {}
-        for row, key in enumerate(pictures.column(config.entity_key)):
-            groups.setdefault(key or f"row {row}", []).append(row)
-        self.groups = list(groups.values())
+        self.groups = pictures.groups(config.entity_key)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
         """`size` entities, two pictures each (different where there are two), with a text and augmented alike within the pair."""

@@ -44,10 +44,7 @@ class CopyObjective(nn.Module):
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.model = CopyModel(config.channels, config.dim)
-        groups: dict[str, list[int]] = {}
-        for row, key in enumerate(pictures.column(config.entity_key)):
-            groups.setdefault(key or f"row {row}", []).append(row)
-        self.groups = list(groups.values())
+        self.groups = pictures.groups(config.entity_key)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
         """`size` pictures as `pixels` `(2 size, 3, 64, 64)`: windows of them, then changed copies of about the same windows."""
