@@ -75,9 +75,9 @@ def test_guidance_weights_zero_and_one_are_the_two_predictions() -> None:
     x, t = torch.zeros(2, 5), torch.tensor(3)
     full, null = predict(x, t, condition), predict(x, t, condition.without("neighbors"))
     calls.clear()
-    torch.testing.assert_close(guidance.classifier_free(predict, condition, 1.0)(x, t), full)
-    torch.testing.assert_close(guidance.classifier_free(predict, condition, 0.0)(x, t), null)
-    torch.testing.assert_close(guidance.classifier_free(predict, condition, 3.0)(x, t), null + 3 * (full - null))
+    torch.testing.assert_close(guidance.classifier_free(predict, condition, 1.0)(x, t, 0), full)
+    torch.testing.assert_close(guidance.classifier_free(predict, condition, 0.0)(x, t, 0), null)
+    torch.testing.assert_close(guidance.classifier_free(predict, condition, 3.0)(x, t, 0), null + 3 * (full - null))
     assert calls == [2, 2, 4]  # one pass where one is enough, both in one batch otherwise
 
 

@@ -22,18 +22,30 @@ _LAZY = {
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.types", "Neighbors"),
     "RDMPipeline": ("bowerbird.systems.rdm_pipeline", "RDMPipeline"),
+    "ReImagenPipeline": ("bowerbird.systems.reimagen_pipeline", "ReImagenPipeline"),
+    "Guidance": ("bowerbird.guidance", "Guidance"),
+    "NeighborUNet": ("bowerbird.models.neighbor_unet", "NeighborUNet"),
+    "SmallTextTower": ("bowerbird.models.text_tower", "SmallTextTower"),
+    "references": ("bowerbird.references", None),
     "encoders": ("bowerbird.encoders", None),
     "recipes": ("bowerbird.recipes", None),
 }
 
-__all__ = ["BowerbirdError", "KnowledgeBase", "MismatchError", "Neighbors", "PixelGrid", "RDMPipeline", "__version__", "encoders", "recipes"]
+__all__ = [
+    "BowerbirdError", "Guidance", "KnowledgeBase", "MismatchError", "NeighborUNet", "Neighbors", "PixelGrid", "RDMPipeline", "ReImagenPipeline",
+    "SmallTextTower", "__version__", "encoders", "recipes", "references",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from bowerbird import encoders, recipes
+    from bowerbird import encoders, recipes, references
     from bowerbird.errors import BowerbirdError, MismatchError
+    from bowerbird.guidance import Guidance
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.pixels import PixelGrid
+    from bowerbird.models.text_tower import SmallTextTower
     from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
     from bowerbird.types import Neighbors
 
 

@@ -30,13 +30,6 @@ def neighbor_tokens(embeddings: Tensor, weights: Tensor, *, normalize: bool) -> 
     return Conditioning(Tokens(keys, torch.where(none, torch.ones_like(weights), weights)), null)
 
 
-def drop(conditioning: Conditioning, rows: Tensor) -> Conditioning:
-    """The conditioning with the neighbours of the boolean `rows` `(B,)` replaced by the null (condition dropout)."""
-    tokens, null = conditioning.neighbors, conditioning.neighbors_null
-    keys = torch.where(rows[:, None, None], null.keys, tokens.keys)
-    return Conditioning(Tokens(keys, torch.where(rows[:, None], null.weights, tokens.weights)), null)
-
-
 def attention_mask(tokens: Tokens) -> Tensor:
     """The `encoder_attention_mask` `(B, L)` with which diffusers adds log(weight) to a token's attention logit.
 

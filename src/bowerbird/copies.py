@@ -15,7 +15,7 @@ from bowerbird.types import FeatureExtractor, Neighbors
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems import Pipeline
 
 POLICIES = ("warn", "drop", "resample", "off")
 ATTEMPTS = 3
@@ -39,7 +39,7 @@ class Painted:
 
 
 def paint(
-    pipe: RDMPipeline,
+    pipe: Pipeline,
     hits: Neighbors,
     settings: generation.Settings,
     *,

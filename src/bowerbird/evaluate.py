@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems import Pipeline
     from bowerbird.systems.classifier import Evaluator
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.types import FeatureExtractor
 
 CHECKED = 200
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def evaluate(
-    pipe: RDMPipeline,
+    pipe: Pipeline,
     kb: KnowledgeBase,
     pictures: Pictures,
     extractor: FeatureExtractor,
@@ -171,7 +171,7 @@ def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     return np.concatenate([rng.permutation(len(pictures)) for _ in range(-(-settings.n // len(pictures)))])[: settings.n]
 
 
-def _ask(pipe: RDMPipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
+def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
     """The neighbours of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
@@ -209,7 +209,7 @@ def _distance_to_nearest(made: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _faithfulness(
-    pipe: RDMPipeline, kb: KnowledgeBase, pictures: Pictures, judges: tuple[Evaluator, Evaluator], settings: Settings, tell: Progress
+    pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, judges: tuple[Evaluator, Evaluator], settings: Settings, tell: Progress
 ) -> tuple[dict[str, Any], list[tuple[str, float]]]:
     """EntityDraw on the entities of `pictures`; the style of the picture against the style of its nearest neighbour."""
     key = entitydraw.entity_key(pictures, settings.entity_key)

@@ -8,22 +8,24 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from bowerbird import __version__, provenance
 from bowerbird.checkpoint import atomic_path
 from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.guidance import Guidance, draw_text_steps
 from bowerbird.types import Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems import Pipeline
+    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
 BATCH = {"cpu": 4, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply matrices are chosen
@@ -32,7 +34,8 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a generation is neither request nor neighbours."""
+    """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
+    is interleaved with `guidance_scale`."""
 
     steps: int = 20
     guidance_scale: float = 3.0
@@ -40,10 +43,11 @@ class Settings:
     eta: float = 0.0
     size: int | None = None
     seed: int = 0
+    guidance: Guidance | None = None
 
 
 def paint(
-    pipe: RDMPipeline,
+    pipe: Pipeline,
     hits: Neighbors,
     settings: Settings,
     *,
@@ -58,6 +62,9 @@ def paint(
 
     pipe.set_sampler(settings.sampler)
     pipe.set_progress_bar_config(disable=True)
+    balance: dict[str, Any] = {} if settings.guidance is None else {"guidance": settings.guidance}
+    if balance and not balances_text(pipe):
+        raise BowerbirdError("this model paints from neighbours alone, so there is no text to balance them with; leave guidance to guidance_scale")
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
@@ -70,6 +77,7 @@ def paint(
             eta=settings.eta,
             size=settings.size,
             generator=[torch.Generator().manual_seed(numbers[i]) for i in rows],
+            **balance,
         )
         made += out.images[: len(hits) - start]
         if progress is not None:
@@ -77,8 +85,13 @@ def paint(
     return made
 
 
+def balances_text(pipe: Pipeline) -> TypeGuard[ReImagenPipeline]:
+    """Whether the model reads a text beside its neighbours, as pictures."""
+    return "text_encoder" in pipe.components
+
+
 def records(
-    pipe: RDMPipeline,
+    pipe: Pipeline,
     model: str,
     kb: KnowledgeBase | None,
     hits: Neighbors,
@@ -91,6 +104,7 @@ def records(
 ) -> list[dict[str, Any]]:
     """What is written into each picture: the request, every setting, the model, the database, the neighbours, and whether it copies one."""
     fingerprint = pipe.fingerprint()
+    numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     made = []
     for i, image in enumerate(images):
         present = [c for c in range(hits.k) if hits.mask[i, c]]
@@ -99,7 +113,7 @@ def records(
             {
                 "bowerbird": __version__,
                 "request": request,
-                "seed": settings.seed + i if picture_seeds is None else picture_seeds[i],
+                "seed": numbers[i],
                 "steps": settings.steps,
                 "sampler": settings.sampler,
                 "guidance_scale": settings.guidance_scale,
@@ -112,11 +126,37 @@ def records(
                     for c in present
                 ],
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
-                # the embeddings themselves, float32: the picture can be painted again when the database has moved on
-                "embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode(),
+                # what the picture was painted from, itself: it can be painted again when the database has moved on
+                **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
+                **(_balance(pipe, settings, numbers[i]) if balances_text(pipe) else {}),
             }
         )
     return made
+
+
+def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
+    """The neighbours' embeddings, float32."""
+    return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
+
+
+def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]:
+    """The neighbours' pictures as PNG at the size of the model's largest stage, and what was asked for."""
+    from bowerbird.images import encode_png, square
+
+    near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
+    coded = [base64.b64encode(encode_png(square(picture, max(pipe.sizes)))).decode() for picture in near]
+    return {"query": hits.queries[i] if hits.queries else "", "pictures": coded}
+
+
+def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int) -> dict[str, Any]:
+    """How text and neighbours were balanced; for interleaved guidance the draw of each step, t for text, n for neighbours, by stage."""
+    balance = settings.guidance or Guidance(text_scale=settings.guidance_scale, neighbor_scale=settings.guidance_scale)
+    found: dict[str, Any] = {"guidance": asdict(balance)}
+    if balance.kind == "interleaved":
+        sizes = [size for size in pipe.sizes if settings.size is None or size <= settings.size]
+        drawn = [draw_text_steps([seed], settings.steps, balance.eta, stage + 1)[0].tolist() for stage in range(len(sizes))]
+        found["guidance"]["steps"] = ["".join("t" if text else "n" for text in steps) for steps in drawn]
+    return found
 
 
 def write(images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: Neighbors, out: Path) -> list[Path]:
@@ -129,7 +169,8 @@ def write(images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: N
         provenance.save_png(image, path, record)
     with atomic_path(out / "generation.jsonl") as temporary:
         lines = [
-            json.dumps({"file": p.name, **{k: v for k, v in r.items() if k != "embeddings"}}, ensure_ascii=False) for p, r in zip(paths, made, strict=True)
+            json.dumps({"file": p.name, **{k: v for k, v in r.items() if k not in ("embeddings", "pictures")}}, ensure_ascii=False)
+            for p, r in zip(paths, made, strict=True)
         ]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     shown = min(len(images), 24)
@@ -144,6 +185,8 @@ def neighbors_of(record: dict[str, Any]) -> Neighbors:
     """The neighbours a record names, with the embeddings it carries. Raises: BowerbirdError when it is damaged."""
     try:
         rows = record["neighbors"]
+        if "pictures" in record:
+            return _with_pictures(record)
         flat = np.frombuffer(base64.b64decode(record["embeddings"]), "<f4").astype(np.float32)
         embeddings = flat.reshape(1, len(rows), -1)
         ids = np.array([[r["id"] for r in rows]], np.int64)
@@ -153,12 +196,31 @@ def neighbors_of(record: dict[str, Any]) -> Neighbors:
         raise BowerbirdError(f"the picture's bowerbird record is damaged ({type(error).__name__}: {error})") from error
 
 
-def repaint(pipe: RDMPipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
+def _with_pictures(record: dict[str, Any]) -> Neighbors:
+    """The neighbours of a record that carries their pictures."""
+    from bowerbird.images import decode
+
+    rows, count = record["neighbors"], len(record["neighbors"])
+    pictures = [decode(base64.b64decode(data), "the picture's bowerbird record") for data in record["pictures"]]
+    ids = np.array([r["id"] for r in rows], np.int64).reshape(1, count)
+    at = {int(number): column for column, number in enumerate(ids[0])}
+    weights, scores = (np.array([r[key] for r in rows], np.float32).reshape(1, count) for key in ("weight", "score"))
+    return Neighbors(
+        ids, scores, np.zeros((1, count, 0), np.float32), (tuple(str(r["caption"]) for r in rows),), (({},) * count,), weights, (str(record["query"]),),
+        lambda asked: [[None if number not in at else pictures[at[number]] for number in row] for row in asked.tolist()],
+    )  # fmt: skip
+
+
+def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
     """Paint the picture of `record` again. Raises: MismatchError when the model is not the one that painted it."""
     wanted, there = record.get("model", {}).get("fingerprint"), pipe.fingerprint()
     if wanted != there:
         raise MismatchError(f"the picture was painted by model {record.get('model', {}).get('name')!r} ({wanted}), this one is {there}; give that model")
     hits = neighbors_of(record)
     factor_size = int(record["size"][0])
-    settings = Settings(int(record["steps"]), float(record["guidance_scale"]), str(record["sampler"]), float(record["eta"]), factor_size, int(record["seed"]))
+    kept = record.get("guidance")
+    balance = None if kept is None else Guidance(**{key: value for key, value in kept.items() if key != "steps"})
+    settings = Settings(
+        int(record["steps"]), float(record["guidance_scale"]), str(record["sampler"]), float(record["eta"]), factor_size, int(record["seed"]), balance
+    )  # fmt: skip
     return paint(pipe, hits, settings)[0], hits

@@ -1,19 +1,54 @@
 """Classifier-free guidance as pure functions on predictions; they serve noise, velocity and logits alike.
 
-Everywhere in bowerbird: weight 1 = the conditional prediction, 0 = the unconditional one.
+Everywhere in bowerbird: weight 1 = the conditional prediction, 0 = the unconditional one. Every form below is a sum of predictions under
+some conditions dropped, whose coefficients add up to 1; those with a coefficient of 0 are never computed, the others in one batch.
+
+Source: arXiv 2207.12598 (classifier-free), Re-Imagen, arXiv 2209.14491, section 3.3 (the balance of text and neighbours):
+    text-enhanced       e_p = w_p e(c_p, c_n) - (w_p - 1) e(-, c_n)
+    neighbour-enhanced  e_n = w_n e(c_p, c_n) - (w_n - 1) e(c_p, -)
+    joint               w e(c_p, c_n) - (w - 1) e(-, -)
+    weighted            eta e_p + (1 - eta) e_n
+    interleaved         at each step e_p with probability eta, else e_n
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bowerbird import seeds
+from bowerbird.errors import BowerbirdError
 from bowerbird.types_torch import Conditioning
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """A network seen from here: (sample, timestep, conditioning) -> prediction of the sample's shape."""
+Guided = Callable[[Tensor, Tensor, int], Tensor]
+"""A prediction under guidance: (sample, timestep, number of the sampling step from 0) -> prediction."""
+KINDS = ("interleaved", "weighted", "joint")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How two conditions are balanced: the form, the weights of text (w_p) and neighbours (w_n), and eta, the share of text.
+
+    `joint` has one weight, `text_scale`, and no eta. Raises: BowerbirdError for an unknown kind, or eta outside 0..1.
+    """
+
+    kind: str = "interleaved"
+    text_scale: float = 3.0
+    neighbor_scale: float = 3.0
+    eta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BowerbirdError(f"guidance {self.kind!r} is not known; choose one of {', '.join(KINDS)}")
+        if not 0 <= self.eta <= 1:
+            raise BowerbirdError(f"eta is the share of text in guidance, from 0 to 1; got {self.eta}")
 
 
 def combine(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
@@ -21,17 +56,81 @@ def combine(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
-def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """`predict(x, t)` under guidance: one pass at weight 1 or 0, both predictions in one doubled batch otherwise."""
-    null = conditioning.without("neighbors")
-    if guidance_scale == 1.0:
-        return lambda x, t: predict(x, t, conditioning)
-    if guidance_scale == 0.0:
-        return lambda x, t: predict(x, t, null)
-    both = Conditioning.cat([null, conditioning])
+def mixture(predict: Predict, terms: Sequence[tuple[float, Conditioning]]) -> Guided:
+    """The sum of predictions times their coefficients, those that are not 0 in one batch."""
+    used = [(weight, condition) for weight, condition in terms if weight != 0]
+    if len(used) == 1 and used[0][0] == 1:
+        only = used[0][1]
+        return lambda x, t, step: predict(x, t, only)
+    together = Conditioning.cat([condition for _, condition in used])
 
-    def guided(x: Tensor, t: Tensor) -> Tensor:
-        unconditional, conditional = predict(torch.cat([x, x]), t, both).chunk(2)
-        return combine(unconditional, conditional, guidance_scale)
+    def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
+        parts = predict(torch.cat([x] * len(used)), t, together).chunk(len(used))
+        total = used[0][0] * parts[0]
+        for (weight, _), part in zip(used[1:], parts[1:], strict=True):
+            total = total + weight * part
+        return total
 
     return guided
+
+
+def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale: float, *names: str) -> Guided:
+    """Guidance away from the conditions called `names` ("neighbors" when none is named)."""
+    null = conditioning.without(*(names or ("neighbors",)))
+    return mixture(predict, [(1 - guidance_scale, null), (guidance_scale, conditioning)])
+
+
+def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:
+    """Away from the same neighbours without the text."""
+    return classifier_free(predict, conditioning, text_scale, "text")
+
+
+def neighbor_enhanced(predict: Predict, conditioning: Conditioning, neighbor_scale: float) -> Guided:
+    """Away from the same text without the neighbours."""
+    return classifier_free(predict, conditioning, neighbor_scale, "neighbors")
+
+
+def joint(predict: Predict, conditioning: Conditioning, guidance_scale: float) -> Guided:
+    """Away from both conditions at once: the plain form, which one condition comes to dominate."""
+    return classifier_free(predict, conditioning, guidance_scale, "text", "neighbors")
+
+
+def weighted(predict: Predict, conditioning: Conditioning, text_scale: float, neighbor_scale: float, eta: float) -> Guided:
+    """Both single forms at every step, `eta` of the text-enhanced one."""
+    both = eta * text_scale + (1 - eta) * neighbor_scale
+    without_text, without_neighbors = eta * (1 - text_scale), (1 - eta) * (1 - neighbor_scale)
+    terms = [(without_text, conditioning.without("text")), (without_neighbors, conditioning.without("neighbors")), (both, conditioning)]
+    return mixture(predict, terms)
+
+
+def interleaved(predict: Predict, conditioning: Conditioning, text_scale: float, neighbor_scale: float, text_steps: Tensor) -> Guided:
+    """One single form a step: the text-enhanced one where the boolean `text_steps` `(B, steps)` says so, a row a picture."""
+    if text_scale == 1 and neighbor_scale == 1:
+        return lambda x, t, step: predict(x, t, conditioning)
+
+    def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
+        rows = text_steps[:, step].to(x.device)
+        null = conditioning.without("text", rows=rows).without("neighbors", rows=~rows)
+        without, full = predict(torch.cat([x, x]), t, Conditioning.cat([null, conditioning])).chunk(2)
+        weight = torch.where(rows, text_scale, neighbor_scale).to(x).view(-1, *[1] * (x.ndim - 1))
+        return without + weight * (full - without)
+
+    return guided
+
+
+def draw_text_steps(picture_seeds: Sequence[int], steps: int, eta: float, stage: int) -> Tensor:
+    """Which steps of `interleaved` enhance the text, R < eta for R uniform in [0, 1): boolean `(B, steps)`, row i from seed i alone."""
+    rows = [seeds.numpy_generator(seed, "interleave", stage).random(steps) < eta for seed in picture_seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+def balanced(predict: Predict, conditioning: Conditioning, settings: Guidance, picture_seeds: Sequence[int], steps: int, stage: int = 1) -> Guided:
+    """The form that `settings` name; `picture_seeds` and `stage` decide the draws of `interleaved`."""
+    forms: dict[str, Callable[[], Guided]] = {
+        "joint": partial(joint, predict, conditioning, settings.text_scale),
+        "weighted": partial(weighted, predict, conditioning, settings.text_scale, settings.neighbor_scale, settings.eta),
+    }
+    if settings.kind in forms:
+        return forms[settings.kind]()
+    drawn = draw_text_steps(picture_seeds, steps, settings.eta, stage)
+    return interleaved(predict, conditioning, settings.text_scale, settings.neighbor_scale, drawn)

@@ -21,10 +21,11 @@ from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
 from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
 from bowerbird.systems.copy_detection import CopyConfig, CopyObjective
 from bowerbird.systems.rdm import LatentBank, RDMConfig, RDMObjective, build_bank
+from bowerbird.systems.reimagen import ReImagenConfig, ReImagenObjective
 from bowerbird.train import TrainConfig
 
 FILE = "recipe.json"
-System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ClassifierConfig | CopyConfig, Field(discriminator="kind")]
+System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ReImagenConfig | ClassifierConfig | CopyConfig, Field(discriminator="kind")]
 
 
 class Recipe(BaseModel):
@@ -100,13 +101,47 @@ def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: st
         return CopyObjective(system, pictures, seed)
     from bowerbird import encoders
 
+    if isinstance(system, ReImagenConfig):
+        return _reimagen(system, pictures, seed, device)
     autoencoder, encoder = load_autoencoder(system.autoencoder), encoders.load(system.encoder)
     bank = _cached_bank(system, pictures, autoencoder, encoder, seed, out / "bank.safetensors", device, banks)
     return RDMObjective(system, bank, autoencoder, encoder, seed)
 
 
+def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str) -> ReImagenObjective:
+    """One stage, with the frozen networks it stands on: a text tower, the stages below, an encoder where the search needs one."""
+    from bowerbird import encoders
+    from bowerbird.models.text_tower import load_text_tower
+
+    text, below = None, []
+    if system.base is not None:
+        pipe = load_base(system.base)
+        text, below = (pipe.text_encoder.to(device), pipe.tokenizer), pipe.stages
+    elif system.text_encoder is not None:
+        tower, tokenizer = load_text_tower(system.text_encoder)
+        text = (tower.to(device), tokenizer)
+    needed = system.search != "bm25" or system.max_similarity is not None
+    encoder = encoders.load(system.encoder, device=device) if needed else None
+    return ReImagenObjective(system, pictures, seed, text=text, below=below, encoder=encoder)
+
+
+def load_base(name: str) -> Any:
+    """The pipeline a further stage is added to, frozen. Raises: BowerbirdError when it is not there."""
+    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
+    from bowerbird.weights import bundled
+
+    if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
+        raise BowerbirdError(f"base {name!r}: no trained pipeline there; train the stage below first: bowerbird train tiny-reimagen")
+    pipe = ReImagenPipeline.from_pretrained(name)
+    for module in (pipe.text_encoder, *pipe.stages):
+        module.eval().requires_grad_(False)
+    return pipe
+
+
 def frozen_fingerprints(recipe: Recipe) -> list[str]:
-    """Fingerprints of the frozen networks a training stands on: none, or RDM's encoder and autoencoder."""
+    """Fingerprints of the frozen networks a training stands on: RDM's encoder and autoencoder, the stages below one of Re-Imagen."""
+    if isinstance(recipe.system, ReImagenConfig) and recipe.system.base is not None:
+        return [load_base(recipe.system.base).fingerprint()]
     if not isinstance(recipe.system, RDMConfig):
         return []
     from bowerbird import encoders

@@ -7,7 +7,7 @@ Source: RDM, arXiv 2204.11824, section 3.3 and the released sampling script.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +93,7 @@ def join(first: Neighbors, second: Neighbors) -> Neighbors:
         tuple(a + b for a, b in zip(first.captions, second.captions, strict=True)),
         tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
         np.concatenate([weights(first), weights(second)], 1),
+        second.queries,
         second.load_images,
     )
 
@@ -105,7 +106,7 @@ def by_text(
     if any(not p.strip() for p in prompts):
         raise BowerbirdError("the prompt is empty; say what to paint, or ask for an unconditional picture")
     if text_mode == "neighbors":
-        return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
+        return replace(kb.search(text=list(prompts), k=k, mode=search_mode, where=where), queries=tuple(prompts))
     alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
     if text_mode == "text" or k == 1:
         return alone
@@ -138,7 +139,7 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
     if len(pool) < k:
         raise BowerbirdError(f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or another class")
     draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
-    return stack([kb.get([int(i) for i in draw]) for draw in draws])
+    return replace(stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
 
 
 def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: float, count: int, seed: int) -> Neighbors:
@@ -169,8 +170,45 @@ def stack(parts: Sequence[Neighbors]) -> Neighbors:
         tuple(row for p in parts for row in p.captions),
         tuple(row for p in parts for row in p.metadata),
         None if any(p.weights is None for p in parts) else np.concatenate([p.weights for p in parts if p.weights is not None]),
+        tuple(query for p in parts for query in p.queries) if all(p.queries for p in parts) else (),
         parts[0].load_images,
     )
+
+
+def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
+    """A person's own pictures as the neighbours of each prompt, with what each of them shows; "" where that is not to be said.
+
+    They have no embeddings, so they serve models that paint from pictures. Raises: BowerbirdError when captions and pictures do not pair up.
+    """
+    if len(pictures) != len(captions):
+        raise BowerbirdError(
+            f"{len(pictures)} reference pictures with {len(captions)} captions; say of each what it shows (an empty caption where that is not to be said)"
+        )
+    if not pictures:
+        return without_neighbors(prompts)
+
+    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
+        return [[None if i == ABSENT else pictures[-2 - i] for i in row] for row in ids.tolist()]
+
+    shape = (len(prompts), len(pictures))
+    ids = np.broadcast_to(-2 - np.arange(len(pictures), dtype=np.int64), shape)  # below -1: present, yet no item of any database
+    rows = tuple(tuple(captions) for _ in prompts)
+    metadata: tuple[tuple[dict[str, Any], ...], ...] = tuple(({},) * len(pictures) for _ in prompts)
+    return Neighbors(ids, np.ones(shape, np.float32), np.zeros((*shape, 0), np.float32), rows, metadata, None, tuple(prompts), load)
+
+
+def without_neighbors(prompts: Sequence[str]) -> Neighbors:
+    """No neighbours (K = 0) for each prompt: what paints from the text alone."""
+    if any(not p.strip() for p in prompts):
+        raise BowerbirdError("the prompt is empty and there are no neighbours; say what to paint")
+    empty = np.zeros((len(prompts), 0))
+    rows: tuple[tuple[str, ...], ...] = ((),) * len(prompts)
+    nobody: tuple[tuple[dict[str, Any], ...], ...] = ((),) * len(prompts)
+    return Neighbors(empty.astype(np.int64), empty.astype(np.float32), np.zeros((len(prompts), 0, 0), np.float32), rows, nobody, None, tuple(prompts), _nothing)
+
+
+def _nothing(ids: np.ndarray) -> list[list[Image.Image | None]]:
+    return [[None] * row.size for row in ids]
 
 
 def _choice(what: str, given: str, allowed: Sequence[Any]) -> None:

@@ -37,7 +37,8 @@ class Neighbors:
     """Q queries with their K nearest items, best first: the only thing that travels from retrieval to models.
 
     `ids` int64 `(Q, K)`, -1 where there is none (always last); `scores` float32 `(Q, K)`, larger is closer; `embeddings` raw
-    float32 `(Q, K, d)`, zero where absent; `weights` float32 `(Q, K)`, how much each counts (1 as retrieved).
+    float32 `(Q, K, d)`, zero where absent; `weights` float32 `(Q, K)`, how much each counts (1 as retrieved); `queries`: the text each
+    row was asked with, "" where it was none, empty when that is not known.
     """
 
     ids: np.ndarray
@@ -46,6 +47,7 @@ class Neighbors:
     captions: tuple[tuple[str, ...], ...]
     metadata: tuple[tuple[dict[str, Any], ...], ...] = ()
     weights: np.ndarray | None = None
+    queries: tuple[str, ...] = ()
     load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class Neighbors:
             )
         if self.weights is not None and self.weights.shape != self.ids.shape:
             raise BowerbirdError(f"Neighbors: weights {self.weights.shape} must have the shape of ids {self.ids.shape}")
+        if self.queries and len(self.queries) != len(self.ids):
+            raise BowerbirdError(f"Neighbors: {len(self.queries)} queries for {len(self.ids)} rows")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,6 +117,7 @@ class Neighbors:
             captions=tuple(self.captions[i] for i in index),
             metadata=tuple(self.metadata[i] for i in index) if self.metadata else (),
             weights=None if self.weights is None else self.weights[index],
+            queries=tuple(self.queries[i] for i in index) if self.queries else (),
         )
 
 

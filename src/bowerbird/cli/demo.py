@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems import Pipeline
     from bowerbird.types import Neighbors
 
 
@@ -111,7 +111,7 @@ def _subjects(kb: KnowledgeBase) -> list[str]:
     return subjects
 
 
-def _paint(pipe: RDMPipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
+def _paint(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
     """From words (three prompts), from a picture, unconditionally."""
     from bowerbird import generation
     from bowerbird.references import Request
@@ -127,7 +127,7 @@ def _paint(pipe: RDMPipeline, kb: KnowledgeBase, words: list[str], settings: obj
     return [Row(label, generation.paint(pipe, hits, settings), hits) for label, hits in asked]
 
 
-def _swap(pipe: RDMPipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
+def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
     """The same prompt and seeds from databases of different style."""
     from bowerbird import generation
     from bowerbird.references import Request

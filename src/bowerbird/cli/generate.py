@@ -11,7 +11,11 @@ from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_devi
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from PIL import Image
+
+    from bowerbird.guidance import Guidance
+    from bowerbird.systems import Pipeline
+    from bowerbird.types import Neighbors
 
 
 def generate(
@@ -33,10 +37,16 @@ def generate(
     weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
     text_mode: Annotated[str, typer.Option("--text-mode", help="neighbors, text, or text+neighbors.")] = "neighbors",
     image_mode: Annotated[str, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = "image+neighbors",
-    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense or bm25.")] = "hybrid",
+    search_mode: Annotated[str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")] = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
+    reference: Annotated[list[Path] | None, typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base.")] = None,
+    caption: Annotated[list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")] = None,
+    guidance: Annotated[str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")] = None,
+    guidance_eta: Annotated[float, typer.Option("--guidance-eta", help="Share of text in it: 0 is all neighbours, 1 all text.")] = 0.5,
+    text_scale: Annotated[float | None, typer.Option("--text-scale", help="Guidance of the text; default --guidance-scale.")] = None,
+    neighbor_scale: Annotated[float | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours; default --guidance-scale.")] = None,
     on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
     proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
     seed: SeedOption = 0,
@@ -54,14 +64,16 @@ def generate(
     if source is not None:
         _again(source, model, out, device, as_json)
         return
-    if model is None or kb is None:
-        raise BowerbirdError("generate: give a MODEL (see bowerbird models) and --kb KB, or --from F.png")
+    alone = bool(reference) or k == 0
+    if model is None or (kb is None and not alone):
+        raise BowerbirdError("generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png")
     if proposal not in ("model", "database"):
         raise BowerbirdError(f"--proposal {proposal!r} is not known; choose model or database")
     from bowerbird import images
     from bowerbird.knowledge.base import KnowledgeBase
 
-    opened = KnowledgeBase.open(kb)
+    opened = KnowledgeBase.open(kb) if kb is not None and not alone else None
+    own = [images.read(p) for p in reference or []]
     pictures = tuple(images.read(p) for p in image) if image else None
     from bowerbird import copies, generation
     from bowerbird.references import Request
@@ -70,22 +82,27 @@ def generate(
         raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(copies.POLICIES)}")
 
     pipe = load_pipeline(model, device)
-    request = Request(
-        prompts=None if prompt is None else (prompt,), images=pictures, class_name=class_name, unconditional=unconditional,
-        k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=image_mode, search_mode=search_mode, where=where,
-        class_key=class_key, top_m=top_m,
-    )  # fmt: skip
-    counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
-    hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
+    balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, guidance_scale)
+    if opened is None:
+        hits = _by_hand(pipe, model, prompt, own, caption or [], n)
+    else:
+        request = Request(
+            prompts=None if prompt is None else (prompt,), images=pictures, class_name=class_name, unconditional=unconditional,
+            k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=image_mode,
+            search_mode=search_mode or str(getattr(pipe.config, "search_mode", "hybrid")), where=where, class_key=class_key, top_m=top_m,
+        )  # fmt: skip
+        counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
+        hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
     if weights is not None:
         hits = hits.weighted(_numbers(weights))
-    settings = generation.Settings(steps, guidance_scale, sampler, eta, size, seed)
+    settings = generation.Settings(steps, guidance_scale, sampler, eta, size, seed, balance)
     with progress_bar(as_json) as bar:
         task = bar.add_task("painting", total=n)
         made = copies.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
     asked: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name, "unconditional": unconditional}
     how = {"text_mode": text_mode, "image_mode": image_mode, "search_mode": search_mode, "where": where, "class_key": class_key, "top_m": top_m}
-    asked = {key: value for key, value in asked.items() if value} | {"k": request.k} | {key: value for key, value in how.items() if value is not None}
+    asked |= {"references": [str(p) for p in reference or []]}
+    asked = {key: value for key, value in asked.items() if value} | {"k": hits.k} | {key: value for key, value in how.items() if value is not None}
     written = generation.records(pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies)
     paths = generation.write(made.images, written, made.hits, out)
     for i in made.near_copies():
@@ -93,20 +110,49 @@ def generate(
     _finish(paths, out, as_json)
 
 
-def load_pipeline(model: str, device: str) -> RDMPipeline:
+def _balance(
+    pipe: Pipeline, model: str, kind: str | None, eta: float, text_scale: float | None, neighbor_scale: float | None, guidance_scale: float
+) -> Guidance | None:
+    """How to balance text and neighbours. Raises: BowerbirdError when it is asked of a model that reads no text."""
+    from bowerbird.generation import balances_text
+    from bowerbird.guidance import Guidance
+
+    if not balances_text(pipe):
+        if kind is not None or text_scale is not None or neighbor_scale is not None:
+            raise BowerbirdError(f"model {model!r} paints from neighbours alone: --guidance, --text-scale and --neighbor-scale are for tiny-reimagen")
+        return None
+    both = [guidance_scale if scale is None else scale for scale in (text_scale, neighbor_scale)]
+    return Guidance(kind or "interleaved", both[0], both[1], eta)
+
+
+def _by_hand(pipe: Pipeline, model: str, prompt: str | None, pictures: list[Image.Image], captions: list[str], n: int) -> Neighbors:
+    """A person's own pictures, or none, as neighbours. Raises: BowerbirdError for a model that paints from embeddings."""
+    from bowerbird import references
+    from bowerbird.generation import balances_text
+
+    if not balances_text(pipe):
+        raise BowerbirdError(f"model {model!r} paints from embeddings: give --image F --kb KB; --reference and -k 0 are for tiny-reimagen")
+    if prompt is None:
+        raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to paint")
+    return references.by_hand([prompt], pictures, captions).repeat(n)
+
+
+def load_pipeline(model: str, device: str) -> Pipeline:
     """The pipeline for MODEL on a device. Raises: BowerbirdError when it is no model."""
     from bowerbird.cli.quiet import quiet_libraries
     from bowerbird.weights import DESCRIPTIONS, bundled
 
     if bundled(model) is None and not Path(model).is_dir() and not (model.count("/") == 1 and not model.startswith((".", "/"))):
-        raise BowerbirdError(f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith('rdm'))}), no such directory, and no hub id")
+        raise BowerbirdError(
+            f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith(('rdm', 'reimagen')))}), no such directory, and no hub id"
+        )
     if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
         raise BowerbirdError(f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)")
     quiet_libraries()
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems import open_pipeline
 
     try:
-        return RDMPipeline.from_pretrained(model).to(pick_device(device))
+        return open_pipeline(model).to(pick_device(device))
     except (OSError, ValueError) as error:
         raise BowerbirdError(f"model {model!r} cannot be opened: {str(error).strip().splitlines()[0]}") from error
 

@@ -25,11 +25,15 @@ from torch.nn import functional as F
 MAX_WORDS = 64
 
 
+def words_of(text: str) -> list[str]:
+    """The lower-case words of `text`, at most `MAX_WORDS`."""
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())[:MAX_WORDS]
+
+
 def pieces(text: str, buckets: int) -> list[int]:
-    """Hash buckets of the words of `text` and of their letter 3- to 5-grams, at most `MAX_WORDS` words; `[0]` for no words."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())[:MAX_WORDS]
+    """Hash buckets of the words of `text` and of their letter 3- to 5-grams; `[0]` for no words."""
     found: list[int] = []
-    for word in words:
+    for word in words_of(text):
         marked = f"<{word[:32]}>"
         grams = {marked, *(marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1))}
         found += sorted(1 + zlib.crc32(gram.encode()) % (buckets - 1) for gram in grams)

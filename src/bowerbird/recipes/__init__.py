@@ -15,6 +15,8 @@ NAMES = {
     "tiny-autoencoder": ("bowerbird.recipes.autoencoder", "tiny_autoencoder"),
     "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
+    "tiny-reimagen-32": ("bowerbird.recipes.reimagen", "tiny_reimagen_32"),
+    "tiny-reimagen": ("bowerbird.recipes.reimagen", "tiny_reimagen"),
     "tiny-copies": ("bowerbird.recipes.copies", "tiny_copies"),
     "evaluator": ("bowerbird.recipes.evaluator", "evaluator"),
     "style-evaluator": ("bowerbird.recipes.evaluator", "style_evaluator"),

@@ -34,6 +34,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge.graph import knn_graph, neighbor_counts
 from bowerbird.models.unet import UNetConfig, build_unet
 from bowerbird.types import ABSENT, Encoder
+from bowerbird.types_torch import Tokens
 
 
 class NeighborMix(BaseModel):
@@ -187,7 +188,8 @@ class RDMObjective(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
         condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
-        tokens = conditioning.drop(condition, batch["null"]).neighbors
+        tokens = condition.without("neighbors", rows=batch["null"]).neighbors
+        assert isinstance(tokens, Tokens)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
         mask = conditioning.attention_mask(tokens)
         predicted = self.unet(noisy, batch["timestep"], encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample

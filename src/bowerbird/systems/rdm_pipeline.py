@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,13 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from bowerbird import conditioning, gaussian, guidance, references, seeds, tensors
+from bowerbird import conditioning, gaussian, guidance, references, seeds
 from bowerbird.checkpoint import load_tensors, save_tensors
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.references import Request
+from bowerbird.systems import sampling
 from bowerbird.types import Neighbors
-from bowerbird.types_torch import Conditioning
+from bowerbird.types_torch import Conditioning, Tokens
 from bowerbird.weights import bundled
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
 
-OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 COUNTS_FILE = "proposal.safetensors"
 
 
@@ -102,8 +100,7 @@ class RDMPipeline(DiffusionPipeline):
         samplers refuse it. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]), latent.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
+        sampling.check_output_type(output_type)
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
@@ -117,13 +114,13 @@ class RDMPipeline(DiffusionPipeline):
         hits = hits if weights is None else hits.weighted(weights)
         condition = self.condition(hits)
         predict = guidance.classifier_free(self._predict, condition, guidance_scale)
-        generators = _generators(generator, seed, len(hits))
-        timesteps, extra = self._schedule(num_inference_steps, eta, generators)
+        generators = sampling.generators_for(generator, seed, len(hits))
+        timesteps, extra = sampling.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
         side = self._latent_side(size)
         shape = (self.unet.config.in_channels, side, side)
         latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(timesteps)):
-            predicted = predict(self.scheduler.scale_model_input(latents, t), t)
+            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
@@ -165,23 +162,9 @@ class RDMPipeline(DiffusionPipeline):
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
         tokens = condition.neighbors
+        assert isinstance(tokens, Tokens)
         mask = conditioning.attention_mask(tokens)
         return self.unet(sample.to(self.unet.dtype), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample.float()
-
-    def _schedule(self, num_inference_steps: int, eta: float, generators: list[torch.Generator]) -> tuple[Tensor, dict[str, Any]]:
-        """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
-        if num_inference_steps < 1:
-            raise BowerbirdError(f"num_inference_steps is 1 or more; got {num_inference_steps}")
-        accepted = inspect.signature(self.scheduler.step).parameters
-        extra: dict[str, Any] = {}
-        if "eta" in accepted:
-            extra["eta"] = eta
-        elif eta:
-            raise BowerbirdError(f"eta is an option of the ddim sampler; {type(self.scheduler).__name__} has none")
-        if "generator" in accepted:
-            extra["generator"] = generators
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        return self.scheduler.timesteps, extra
 
     def _latent_side(self, size: int | None) -> int:
         """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at)."""
@@ -194,12 +177,8 @@ class RDMPipeline(DiffusionPipeline):
         return size // factor
 
     def fingerprint(self) -> str:
-        """A hash of the weights that paint, U-Net and autoencoder, the same wherever the model lies."""
-        digest = hashlib.sha256()
-        for module in (self.unet, self.vae):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A hash of the weights that paint: U-Net and autoencoder."""
+        return sampling.fingerprint([self.unet, self.vae])
 
     def set_sampler(self, name: str) -> None:
         """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
@@ -213,12 +192,7 @@ class RDMPipeline(DiffusionPipeline):
     def _output(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        sample = self.decode_latents(latents)
-        if output_type == "pil":
-            return tensors.to_pil(sample)
-        if output_type == "np":
-            return ((sample + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-        return sample
+        return sampling.as_output(self.decode_latents(latents), output_type)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """diffusers' layout, plus `proposal.safetensors` where there are counts."""
@@ -242,14 +216,3 @@ class RDMPipeline(DiffusionPipeline):
             stored = load_tensors(file)
             pipe.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
         return pipe
-
-
-def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, seed: int, count: int) -> list[torch.Generator]:
-    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, …"""
-    if generator is None:
-        return seeds.picture_generators(seed, count)
-    if isinstance(generator, torch.Generator):
-        return [generator] * count
-    if len(generator) != count:
-        raise BowerbirdError(f"{len(generator)} generators for {count} pictures; give one, or one a picture")
-    return list(generator)

@@ -1,0 +1,277 @@
+"""Re-Imagen's network, data, cascade and errors, on small random networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline, generation, provenance, recipes, references, seeds
+from bowerbird.data import Pictures, load_pictures
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import tables
+from bowerbird.models.neighbor_unet import NeighborUNet
+from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
+from bowerbird.recipe import build_objective, read_pictures
+from bowerbird.systems.reimagen import ReImagenObjective, low_resolution
+from bowerbird.types import ABSENT
+from bowerbird.types_torch import FeatureMaps, Tokens
+
+
+def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Every weight drawn, so that nothing is zero at the start and everything can matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+def small_network(**options: object) -> NeighborUNet:
+    sizes = {"sample_size": 16, "block_out_channels": (16, 16), "layers_per_block": (1, 2), "attention": (True, True), "itself": (False, True)}
+    return randomised(NeighborUNet(**(sizes | {"head_channels": 8, "text_dim": 16, "time_dim": 16} | options)))  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> ReImagenPipeline:
+    """A cascade 16 -> 32 px of random networks, saved and opened again."""
+    from bowerbird import gaussian
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        tower = randomised(SmallTextTower(buckets=64, dim=16, heads=2))
+        first, second = small_network(), small_network(sample_size=32, low_size=16)
+    path = tmp_path_factory.mktemp("reimagen") / "model"
+    ReImagenPipeline(tower, first, gaussian.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
+    loaded = ReImagenPipeline.from_pretrained(path)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def words(n: int, length: int = 3, seed: int = 5) -> Tokens:
+    return Tokens(noise(n, length, 16, seed=seed), torch.ones(n, length))
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_neighbours_are_a_set_with_multiplicities_and_a_mask() -> None:
+    network = small_network()
+    x, t, text = noise(2, 3, 16, 16), torch.tensor([700, 20]), words(2)
+    near, captions = noise(2, 3, 3, 16, 16, seed=1), words(6)
+    features = network.encode_neighbors(near, captions, torch.ones(2, 3))
+    base = network(x, t, text, features)
+    order = [2, 0, 1]
+    turned = FeatureMaps(tuple(m[:, order] for m in features.maps), features.weights)
+    torch.testing.assert_close(network(x, t, text, turned), base, atol=1e-4, rtol=1e-4)
+    twice = FeatureMaps(tuple(m[:, [0, 0, 1, 2]] for m in features.maps), torch.ones(2, 4))
+    weighted = FeatureMaps(features.maps, torch.tensor([[2.0, 1, 1]] * 2))
+    torch.testing.assert_close(network(x, t, text, weighted), network(x, t, text, twice), atol=1e-4, rtol=1e-4)
+    masked = FeatureMaps(features.maps, torch.tensor([[1.0, 0, 1]] * 2))
+    fewer = FeatureMaps(tuple(m[:, [0, 2]] for m in features.maps), torch.ones(2, 2))
+    torch.testing.assert_close(network(x, t, text, masked), network(x, t, text, fewer), atol=1e-4, rtol=1e-4)
+    assert (network(x, t, text, fewer) - base).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_nothing_is_the_same_null_for_any_k() -> None:
+    network = small_network()
+    x, t = noise(2, 3, 16, 16), torch.tensor([700, 20])
+    text, features = words(2), network.encode_neighbors(noise(2, 3, 3, 16, 16, seed=1), words(6), torch.ones(2, 3))
+    torch.testing.assert_close(network(x, t, text, features.absent()), network(x, t, text, None), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(x, t, text.absent(), features), network(x, t, None, features), atol=1e-5, rtol=1e-4)
+    found = [network(x, t, a, b) for a in (text, None) for b in (features, None)]
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
+
+
+@torch.no_grad()
+def test_a_neighbours_caption_and_its_place_matter() -> None:
+    network = small_network()
+    x, t, text, near = noise(1, 3, 16, 16), torch.tensor([300]), words(1), noise(1, 1, 3, 16, 16, seed=1)
+    base = network(x, t, text, network.encode_neighbors(near, words(1), torch.ones(1, 1)))
+    other = network(x, t, text, network.encode_neighbors(near, words(1, seed=6), torch.ones(1, 1)))
+    mirrored = network(x, t, text, network.encode_neighbors(near.flip(4), words(1), torch.ones(1, 1)))
+    assert (other - base).abs().max() > 1e-4
+    assert (mirrored - base).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_text_tower_knows_order_and_pads_without_trace() -> None:
+    tower = randomised(SmallTextTower(buckets=64, dim=16, heads=2))
+    alone = tower(["red fox"])
+    together = tower(["red fox", "a fox that is red and far from home", ""])
+    torch.testing.assert_close(together.keys[:1, :3], alone.keys, atol=1e-5, rtol=1e-4)
+    assert together.weights[0].tolist() == [1.0] * 3 + [0.0] * 7
+    assert together.weights[2].sum() == 0
+    assert (tower(["fox red"]).keys - alone.keys).abs().max() > 1e-3
+
+
+def test_transformers_towers_give_tokens(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "fox": 4}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
+    T5EncoderModel(T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    tokens = text_tokens(*load_text_tower(str(tmp_path)), ["red fox", "fox", ""])
+    assert tokens.keys.shape == (3, 2, 8)
+    assert tokens.weights.tolist() == [[1, 1], [1, 0], [0, 0]]
+    with pytest.raises(BowerbirdError, match="no such directory"):
+        load_text_tower(str(tmp_path / "none"))
+
+
+# -- retrieval and data ------------------------------------------------------------------------------------------------
+
+
+def test_tables_find_words_and_never_the_item_itself() -> None:
+    captions = ["red fox", "red fox", "blue fish", "red fish", "red fox"]
+    ids = np.array([1, 2, 3, 4, 1])
+    table = tables.caption_graph(captions, [""] * 5, 3, ids=ids)
+    assert table[0].tolist() == [1, 3, ABSENT]  # 4 is the same item once more
+    other = tables.caption_graph(captions, [""] * 5, 3, ids=ids, exclude=captions)
+    assert all(captions[p] != captions[i] for i, row in enumerate(other) for p in row if p != ABSENT)
+    vectors = np.eye(5, dtype=np.float32)
+    vectors[1] = vectors[0] * 0.999
+    looks = tables.neighbor_table("hybrid", captions, [""] * 5, 2, ids=np.arange(5), embeddings=vectors, max_similarity=0.9)
+    assert 1 not in looks[0]  # the same picture in other form
+    with pytest.raises(BowerbirdError, match="embeddings"):
+        tables.neighbor_table("dense", captions, [""] * 5, 2, ids=ids)
+
+
+def test_batch_never_shows_the_target_and_drops_each_condition_alone(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-reimagen-32", tiny=True)
+    pictures = read_pictures(recipe.model_copy(update={"limit": None}), drawn_folder)
+    objective = build_objective(recipe, pictures, tmp_path)
+    texts = weights = 0.0
+    for step in range(40):
+        batch = objective.batch(step, 32)
+        same = (batch["neighbors"] - batch["clean"][:, None]).abs().amax((2, 3, 4)) < 1e-6
+        assert not (same & (batch["weights"] > 0)).any()
+        texts += np.mean([not t for t in batch["texts"]]) / 40
+        weights += float((batch["weights"].sum(1) == 0).float().mean()) / 40
+    assert 0.07 < texts < 0.14
+    assert weights < 0.2
+    first, again = objective.batch(3, 8), objective.batch(3, 8)
+    assert all(torch.equal(v, again[k]) if isinstance(v, torch.Tensor) else v == again[k] for k, v in first.items())
+
+
+def test_a_second_stage_is_added_to_the_first(drawn_folder: Path, tmp_path: Path) -> None:
+    from bowerbird.train import train
+
+    first = recipes.recipe("tiny-reimagen-32", tiny=True)
+    list(train(build_objective(first, read_pictures(first, drawn_folder), tmp_path), first.train, tmp_path / "first", device="cpu"))
+    second = recipes.recipe("tiny-reimagen", tiny=True)
+    second = second.model_copy(update={"system": second.system.model_copy(update={"base": str(tmp_path / "first" / "model")})})
+    list(train(build_objective(second, read_pictures(second, drawn_folder), tmp_path), second.train, tmp_path / "second", device="cpu"))
+    whole, base = (ReImagenPipeline.from_pretrained(tmp_path / name / "model") for name in ("first", "second"))
+    assert (whole.sizes, base.sizes) == ([16], [16, 32])
+    for a, b in zip(whole.unet.parameters(), base.unet.parameters(), strict=True):
+        assert torch.equal(a, b)
+    lost = second.model_copy(update={"system": second.system.model_copy(update={"base": str(tmp_path / "nowhere")})})
+    with pytest.raises(BowerbirdError, match="tiny-reimagen"):
+        build_objective(lost, read_pictures(lost, drawn_folder), tmp_path)
+
+
+def test_low_resolution_is_the_mean_of_each_square() -> None:
+    x = noise(2, 5, 3, 8, 8)
+    assert low_resolution(x, 4).shape == x.shape
+    torch.testing.assert_close(low_resolution(x, 1)[..., 0, 0], x.mean((3, 4)), atol=1e-5, rtol=1e-5)
+
+
+# -- the pipeline ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kb(kb_path: Path) -> KnowledgeBase:
+    return KnowledgeBase.open(kb_path)
+
+
+def painted(pipe: ReImagenPipeline, **options: object) -> torch.Tensor:
+    images = pipe(**({"num_inference_steps": 3, "output_type": "pt"} | options)).images  # type: ignore[arg-type]
+    assert isinstance(images, torch.Tensor)
+    return images
+
+
+def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    whole = painted(pipe, prompt="red apple", knowledge_base=kb, seed=4)
+    assert whole.shape == (1, 3, 32, 32)
+    small = pipe(prompt="red apple", knowledge_base=kb, seed=4, size=16, num_inference_steps=3).images
+    assert small[0].size == (16, 16)
+    larger = painted(pipe, prompt="red apple", knowledge_base=kb, low_resolution=small, seed=4)
+    assert larger.shape == (1, 3, 32, 32)
+    for wrong, says in (
+        ({"size": 64}, "16, 32 px"),
+        ({"low_resolution": [Image.new("RGB", (24, 24))]}, "enlarges 16 px"),
+        ({"low_resolution": small * 2}, "expected 1"),
+        ({"low_resolution": small, "size": 16}, "no stage lies between"),
+        ({"guidance": [Guidance()] * 3}, "2 stages"),
+        ({"k": 100_000}, "100000"),
+        ({"level": 5000}, "level"),
+    ):
+        with pytest.raises(BowerbirdError, match=says):
+            pipe(prompt="red apple", knowledge_base=kb, **wrong)
+    with pytest.raises(BowerbirdError, match="begin at stage 1"):
+        ReImagenPipeline(pipe.text_encoder, pipe.super_resolution, pipe.scheduler)(prompt="x", k=0)
+
+
+def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    hits = pipe.retrieve(references.Request(prompts=("red apple", "blue fish", "yellow duck"), k=2), kb)
+    together = painted(pipe, neighbors=hits, generator=seeds.picture_generators(5, 3))
+    alone = [painted(pipe, neighbors=hits.rows([i]), generator=seeds.picture_generators(5 + i, 1)) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-3)
+    assert (together[0] - together[1]).abs().max() > 0.05
+
+
+def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    hits = pipe.retrieve(references.Request(prompts=("red apple",), k=2), kb)
+    own = references.by_hand(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
+    torch.testing.assert_close(painted(pipe, neighbors=own), painted(pipe, neighbors=hits), atol=1e-4, rtol=1e-4)
+    swapped = references.by_hand(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
+    assert (painted(pipe, neighbors=swapped) - painted(pipe, neighbors=hits)).abs().max() > 0.01
+    nothing = painted(pipe, prompt="red apple", k=0)
+    torch.testing.assert_close(painted(pipe, neighbors=references.by_hand(["red apple"], [], [])), nothing)
+    left_out = painted(pipe, neighbors=own, weights=[0, 0], guidance=Guidance("joint", 3.0))
+    torch.testing.assert_close(left_out, nothing, atol=1e-3, rtol=1e-3)
+    with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
+        references.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
+
+
+def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:
+    hits = pipe.retrieve(references.Request(prompts=("red apple", "blue fish"), k=2), kb)
+    settings = generation.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
+    images = generation.paint(pipe, hits, settings)
+    records = generation.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
+    paths = generation.write(images, records, hits, tmp_path)
+    record = provenance.read_png(paths[1])
+    assert [len(stage) for stage in record["guidance"]["steps"]] == [4, 4]
+    assert set("".join(record["guidance"]["steps"])) <= {"t", "n"}
+    again, _ = generation.repaint(pipe, record)
+    assert np.array_equal(np.asarray(again), np.asarray(images[1]))
+    assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
+
+
+def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBase) -> None:
+    from bowerbird import RDMPipeline
+
+    rdm = RDMPipeline.from_pretrained(random_rdm)
+    with pytest.raises(BowerbirdError, match="neighbours alone"):
+        generation.paint(rdm, kb.search(text="apple", k=2), generation.Settings(steps=2, guidance=Guidance()))
+
+
+def test_pictures_of_another_size_are_refused(drawn_folder: Path) -> None:
+    pictures: Pictures = load_pictures(drawn_folder, size=24)
+    recipe = recipes.recipe("tiny-reimagen-32", tiny=True)
+    with pytest.raises(BowerbirdError, match="24 px"):
+        ReImagenObjective(recipe.system, pictures, 0)  # type: ignore[arg-type]
+    assert dataclasses.is_dataclass(pictures)
