@@ -104,6 +104,20 @@ def test_a_neighbours_caption_and_its_place_matter() -> None:
     assert (mirrored - base).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("name", "millions"), [("reimagen-paper-64", 2500), ("reimagen-paper-256", 750), ("reimagen-paper-1024", 400)])
+def test_paper_sizes_have_the_published_parameter_counts_and_run(name: str, millions: int) -> None:
+    unet = recipes.recipe(name).system.unet  # type: ignore[union-attr]
+    with torch.device("meta"), torch.no_grad():
+        network = NeighborUNet(**unet.model_dump())
+        near, text = torch.empty(1, 2, 3, unet.sample_size, unet.sample_size), Tokens(torch.empty(2, 5, 4096), torch.empty(2, 5))
+        level = torch.empty(1) if unet.low_size else None
+        features = network.encode_neighbors(near, text, torch.empty(1, 2), near if unet.low_size else None)
+        own = Tokens(text.keys[:1], text.weights[:1])
+        predicted = network(near[:, 0], torch.empty(1), own, features, near[:, 0] if unet.low_size else None, level)
+    assert predicted.shape == (1, 3, unet.sample_size, unet.sample_size)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+
+
 @torch.no_grad()
 def test_text_tower_knows_order_and_pads_without_trace() -> None:
     tower = randomised(SmallTextTower(buckets=64, dim=16, heads=2))

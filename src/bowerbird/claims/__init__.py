@@ -20,6 +20,10 @@ FILES = {
     "proposal": "proposal",
     "k-train": "k_train",
     "style": "style",
+    "faithful": "faithful",
+    "balance": "balance",
+    "how-many": "how_many",
+    "domain": "domain",
 }
 
 

@@ -29,7 +29,7 @@ from bowerbird.trained import trained
 from bowerbird.types import Encoder, Neighbors
 
 if TYPE_CHECKING:
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems import Pipeline
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,8 +59,12 @@ class Database:
         if k > len(self.embeddings):
             raise BowerbirdError(f"k is {k}, and the database holds {len(self.embeddings)} items")
         positions, scores = graph.knn_graph(queries, self.embeddings, k, query_ids=np.full(len(queries), -2), database_ids=np.arange(len(self.embeddings)))
-        captions = tuple(("",) * k for _ in range(len(queries)))
-        return Neighbors(positions, scores, self.embeddings[positions], captions)
+        return self.at(positions, scores)
+
+    def at(self, positions: np.ndarray, scores: np.ndarray | None = None) -> Neighbors:
+        """The items at `positions` `(n, k)`, all of them there."""
+        captions = tuple(("",) * positions.shape[1] for _ in range(len(positions)))
+        return Neighbors(positions, np.ones(positions.shape, np.float32) if scores is None else scores, self.embeddings[positions], captions)
 
     def drawn(self, n: int, k: int, *, seed: int, top_m: float | None = 1.0) -> Neighbors:
         """n pseudo-queries from p_D kept to its top fraction (None: any item alike), and the k nearest of each, itself among them."""
@@ -194,14 +198,15 @@ class Domain:
         return made.numpy()
 
 
-def open_pipeline(model: str | Path, device: str) -> RDMPipeline:
-    """The pipeline called or in `model` with its U-Net in bfloat16, twice as fast; latents stay float32."""
+def open_pipeline(model: str | Path, device: str) -> Pipeline:
+    """The pipeline called or in `model` with its U-Nets in bfloat16, twice as fast; latents stay float32."""
     import torch
 
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird import systems
 
-    pipe = RDMPipeline.from_pretrained(model).to(device)
-    pipe.unet.to(torch.bfloat16)
+    pipe = systems.open_pipeline(str(model)).to(device)
+    for network in getattr(pipe, "stages", None) or [pipe.unet]:
+        network.to(torch.bfloat16)
     return pipe
 
 

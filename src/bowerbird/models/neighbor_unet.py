@@ -81,7 +81,9 @@ def _with_null(null: Tensor, keys: Tensor | None, weights: Tensor | None, like: 
     first = null.to(like.dtype).expand(len(like), 1, -1)
     if keys is None or weights is None:
         return first, None
-    dtype = torch.get_autocast_dtype(like.device.type) if torch.is_autocast_enabled(like.device.type) else like.dtype
+    kind = like.device.type
+    lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # queries are, a bias has to follow
+    dtype = torch.get_autocast_dtype(kind) if lowered else like.dtype
     return torch.cat([first, keys.to(like.dtype)], 1), F.pad(log_weights(weights.float()), (1, 0))[:, None].to(dtype)
 
 

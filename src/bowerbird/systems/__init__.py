@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bowerbird.errors import BowerbirdError
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
-    Pipeline = RDMPipeline | ReImagenPipeline
+    Pipeline: TypeAlias = RDMPipeline | ReImagenPipeline
 
 
 def open_pipeline(model: str) -> Pipeline:

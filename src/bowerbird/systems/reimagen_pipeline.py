@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
 
+T = TypeVar("T")
 STAGES = ("unet", "super_resolution", "super_resolution_2")
 LEVEL = 100
 """Timestep of the noise a stage above the first adds to what it enlarges, when nothing else is asked for."""
@@ -98,7 +99,7 @@ class ReImagenPipeline(DiffusionPipeline):
         where: str | None = None,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | Sequence[int] = 20,
         guidance: Guidance | Sequence[Guidance] | None = None,
         guidance_scale: float = 3.0,
         level: int = LEVEL,
@@ -112,26 +113,28 @@ class ReImagenPipeline(DiffusionPipeline):
         """Paint `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the prompts itself.
-        k = 0 paints from the text alone. `guidance`: one for all stages, or one a stage; None is interleaved with `guidance_scale` for text
-        and neighbours, eta 1/2. `size`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one picture for each
-        picture asked for, to begin from instead of the first stage; the stages above its size run. `level`: the noise added to
-        what is enlarged. `eta` is DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
+        k = 0 paints from the text alone. `num_inference_steps` and `guidance`: one for all stages, or one a stage; None is interleaved
+        with `guidance_scale` for text and neighbours, eta 1/2. `size`: the edge at which to stop, one of `sizes` (None: the last).
+        `low_resolution`: one picture for each picture asked for, to begin from instead of the first stage; the stages above its size
+        run. `level`: the noise added to what is enlarged. `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in
+        [-1, 1]), np (float in [0, 1]).
         Raises: BowerbirdError before anything is painted.
         """
         sampling.check_output_type(output_type)
         hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(size, low_resolution, len(hits))
-        settings = self._guidance(guidance, guidance_scale, run)
+        settings = self._each(guidance or Guidance(text_scale=guidance_scale, neighbor_scale=guidance_scale), run, "guidance")
+        counts = self._each(num_inference_steps, run, "num_inference_steps")
         generators = sampling.generators_for(generator, seed, len(hits))
         numbers = [g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)]
         prompts = list(hits.queries) if hits.queries else [""] * len(hits)
         text = self._tokens(prompts)
         below = None if low_resolution is None else self._pixels(low_resolution)
         drawn: dict[int, list[list[bool]]] = {}
-        with self.progress_bar(total=num_inference_steps * len(run)) as bar:
-            for stage, balance in zip(run, settings, strict=True):
-                timesteps, extra = sampling.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
+        with self.progress_bar(total=sum(counts)) as bar:
+            for stage, balance, steps in zip(run, settings, counts, strict=True):
+                timesteps, extra = sampling.schedule(self.scheduler, steps, eta, generators, self._execution_device)
                 condition = self.condition(stage, text, hits, below, level, generators)
                 predict = guidance_of(self._predict(stage), condition, balance, numbers, len(timesteps), stage)
                 if balance.kind == "interleaved":
@@ -255,13 +258,12 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"pictures of {edge} px are to become {size} px: no stage lies between")
         return list(range(first, last + 1))
 
-    def _guidance(self, given: Guidance | Sequence[Guidance] | None, scale: float, run: Sequence[int]) -> list[Guidance]:
-        if given is None:
-            given = Guidance(text_scale=scale, neighbor_scale=scale)
-        if isinstance(given, Guidance):
+    def _each(self, given: T | Sequence[T], run: Sequence[int], what: str) -> list[T]:
+        """A setting for each stage that runs: the one for all, or the stage's own."""
+        if not isinstance(given, Sequence):
             return [given] * len(run)
         if len(given) != len(self.stages):
-            raise BowerbirdError(f"{len(given)} settings of guidance for {len(self.stages)} stages; give one, or one a stage")
+            raise BowerbirdError(f"{what}: {len(given)} values for {len(self.stages)} stages; give one, or one a stage")
         return [given[stage - 1] for stage in run]
 
     def _predict(self, stage: int) -> guidance.Predict:

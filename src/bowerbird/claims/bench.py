@@ -1,0 +1,138 @@
+"""Where Re-Imagen's claims are measured: things no model was trained on, found by their words, painted, and named by an independent judge.
+
+The network is the bundled `tiny-reimagen`; the things are the rare entities of the drawings. Pictures are cached by weights, neighbours,
+prompts and settings, so that a second run measures without painting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird import cache, checkpoint, generation, tensors
+from bowerbird.claims.lab import Lab, open_pipeline
+from bowerbird.data import Pictures
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import sparse
+from bowerbird.metrics.intervals import Estimate, over_groups
+from bowerbird.recipes.evaluator import evaluator, style_evaluator
+from bowerbird.references import without_neighbors
+from bowerbird.systems.classifier import Evaluator
+from bowerbird.trained import trained
+from bowerbird.types import ABSENT, Neighbors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.guidance import Guidance
+
+MODEL = "tiny-reimagen"
+TRAINED_STYLES = ("flat", "fluent", "noto", "twemoji")
+"""Styles that the network saw of other entities; a prompt can name them."""
+UNSEEN_STYLE = "openmoji"
+STYLE_JUDGE_STEPS = 1000
+
+
+@dataclass
+class Bench:
+    """The rare entities of a lab's drawings, the judges, and the painting."""
+
+    lab: Lab
+    limit: int | None = None
+    _pipes: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def drawings(self) -> Pictures:
+        """All drawings of rare entities. Raises: BowerbirdError when there are too few."""
+        rows = [i for i, m in enumerate(self.lab.drawings.metadata) if m.get("split") == "rare"]
+        rare = self.lab.drawings.select(rows)
+        chosen = set(sorted(set(rare.column("hexcode")))[: self.limit])
+        rare = rare.select([i for i, code in enumerate(rare.column("hexcode")) if code in chosen])
+        if len(chosen) < 4:
+            raise BowerbirdError(f"these claims need 4 entities with split = 'rare', which no model is trained on; the data has {len(chosen)}")
+        return rare
+
+    @cached_property
+    def entities(self) -> list[str]:
+        """Their codes, in order."""
+        return sorted(set(self.drawings.column("hexcode")))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each is called."""
+        called = dict(zip(self.drawings.column("hexcode"), self.drawings.captions, strict=True))
+        return [called[entity] for entity in self.entities]
+
+    @cached_property
+    def judge(self) -> Evaluator:
+        """Names the entity; trained on all drawings, as it has to know these."""
+        recipe = evaluator()
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"sheet_every": 10**6})})
+        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+
+    @cached_property
+    def style_judge(self) -> Evaluator:
+        """Names the style; the same training as the style claim's."""
+        recipe = style_evaluator()
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": STYLE_JUDGE_STEPS, "sheet_every": 10**6})})
+        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+
+    def named(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """The entity, by its number among the rare ones, that the judge sees in each."""
+        columns = [self.judge.entities.index(entity) for entity in self.entities]
+        return self.judge(self.judge.prepare(images))[1][:, columns].argmax(1).numpy()
+
+    def styled(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """The style the judge sees in each."""
+        return np.array([self.style_judge.styles[i] for i in self.style_judge(self.style_judge.prepare(images))[2].argmax(1)])
+
+    def real(self) -> float:
+        """Share of the real drawings that the judge names rightly."""
+        truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
+        return float((self.named(tensors.to_pil(self.drawings.pixels)) == truth).mean())
+
+    def found(self, prompts: Sequence[str], k: int, *, styles: Sequence[str] | None = None, leave_out: Sequence[str] | None = None) -> Neighbors:
+        """The k drawings that BM25 finds for each prompt in a database of the rare entities in `styles` (all when None).
+
+        `leave_out`: a style for each prompt that is not among its results.
+        """
+        if k == 0:
+            return without_neighbors(prompts)
+        drawings, style = self.drawings, np.array(self.drawings.column("style"))
+        index = sparse.build(drawings.captions, [""] * len(drawings))
+        inside = np.isin(style, list(styles)) if styles is not None else np.ones(len(drawings), bool)
+        ids, scores = np.full((len(prompts), k), ABSENT, np.int64), np.full((len(prompts), k), -np.inf, np.float32)
+        for i, prompt in enumerate(prompts):
+            allowed = inside if leave_out is None else inside & (style != leave_out[i])
+            ids[i], scores[i] = sparse.search(index, np.arange(len(drawings)), prompt, k, allowed)
+
+        def load(asked: np.ndarray) -> list[list[Image.Image | None]]:
+            return [[None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row] for row in asked.tolist()]
+
+        captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
+        metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
+        return Neighbors(ids, scores, np.zeros((*ids.shape, 0), np.float32), captions, metadata, None, tuple(prompts), load)
+
+    def paint(self, hits: Neighbors, seed: int, guidance: Guidance | None = None, *, model: str = MODEL) -> list[Image.Image]:
+        """One picture for each row of `hits`; from the cache where the same was painted before."""
+        pipe = self._pipes.setdefault(model, open_pipeline(model, self.lab.device))
+        steps = self.lab.settings.sampling_steps
+        told = f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device} {hits.queries} {hits.captions}"
+        digest = hashlib.sha256(told.encode() + hits.ids.tobytes() + hits.embeddings.tobytes())
+        file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
+        if file.is_file():
+            return tensors.to_pil(checkpoint.load_tensors(file)["pixels"])
+        settings = generation.Settings(steps=steps, guidance_scale=3.0, seed=1_000_000 * (seed + 1), guidance=guidance)
+        tell = self.lab.progress or (lambda what, done, total: None)
+        images = generation.paint(pipe, hits, settings, batch=32, progress=lambda done: tell("painting", done, len(hits)))
+        checkpoint.save_tensors(file, {"pixels": tensors.stack(images)})
+        return images
+
+    def per_entity(self, outcomes: Sequence[np.ndarray]) -> Estimate:
+        """Mean and interval of outcomes, one array a seed with a row an entity: the bootstrap draws entities."""
+        return over_groups(np.stack([np.asarray(o, np.float64).reshape(len(self.entities), -1).mean(1) for o in outcomes], 1))
