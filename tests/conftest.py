@@ -79,3 +79,26 @@ def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rdm") / "model"
     pipe.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def random_reimagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Re-Imagen cascade 16 -> 32 px of small random networks on disk; every weight is drawn, so that everything matters."""
+    import torch
+
+    from bowerbird import gaussian
+    from bowerbird.models.neighbor_unet import NeighborUNet
+    from bowerbird.models.text_tower import SmallTextTower
+    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
+
+    sizes = {"block_out_channels": (16, 16), "layers_per_block": (1, 2), "attention": (True, True), "itself": (False, True), "head_channels": 8}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        tower = SmallTextTower(buckets=64, dim=16, heads=2)
+        first, second = (NeighborUNet(sample_size=size, low_size=low, text_dim=16, time_dim=16, **sizes) for size, low in ((16, 0), (32, 16)))
+        for module in (tower, first, second):
+            for parameter in module.parameters():
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+    path = tmp_path_factory.mktemp("reimagen") / "model"
+    ReImagenPipeline(tower, first, gaussian.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
+    return path

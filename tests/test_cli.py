@@ -92,6 +92,28 @@ def test_generate_refuses_before_it_writes(tmp_path: Path, kb_path: Path, random
         refused(*base, *extra, says=says, cwd=tmp_path)
 
 
+def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random_rdm: Path) -> None:
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "own.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    base = ("generate", random_reimagen, "--prompt", "x", "--out", "o")
+    for arguments, says in (
+        ((*base, "--reference", "own.png"), "1 reference pictures with 0 captions"),
+        ((*base, "--reference", "bad.png", "--caption", "x"), "bad.png"),
+        ((*base, "-k", "0", "--size", "64"), "16, 32 px"),
+        ((*base, "-k", "0", "--guidance", "sideways"), "interleaved"),
+        (("generate", random_reimagen, "-k", "0", "--out", "o"), "--prompt"),
+        (("generate", random_rdm, "--prompt", "x", "--reference", "own.png", "--caption", "x", "--out", "o"), "--image"),
+    ):
+        refused(*arguments, says=says, cwd=tmp_path)
+    made = (*base, "--reference", "own.png", "--caption", "a red thing", "--steps", "2", "-n", "1", "--guidance-eta", "0.3", "--on-copy", "off")
+    bowerbird(*made, cwd=tmp_path)
+    record = provenance.read_png(tmp_path / "o" / "000.png")
+    assert record["neighbors"][0]["caption"] == "a red thing"
+    assert record["guidance"]["eta"] == 0.3
+    bowerbird("generate", random_reimagen, "--from", tmp_path / "o" / "000.png", "--out", "again", cwd=tmp_path)
+    assert (tmp_path / "o" / "000.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
+
+
 def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     built = json.loads(bowerbird("kb", "build", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (built["items"], built["added"], built["version"]) == (36, 36, 1)

@@ -55,3 +55,8 @@ def test_bulk_neighbours_of_a_source_leave_the_item_out(kb_path: Path, drawn_fol
     assert all(len(row["neighbors"]) == 5 and row["id"] not in row["neighbors"] for row in table)
     assert all(things[row["id"]] not in {things[n] for n in row["neighbors"]} for row in table)
     assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in table)
+    assert write_neighbors(kb, "drawn", tmp_path / "w.parquet", 3, mode="bm25", max_similarity=0.999) == 216
+    words = pq.read_table(tmp_path / "w.parquet").to_pylist()
+    assert all(row["id"] not in row["neighbors"] for row in words)
+    same = [things[n] == things[row["id"]] for row in words for n in row["neighbors"]]
+    assert sum(same) > 0.9 * len(same)  # words find the same thing

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline, generation, provenance, recipes, references, seeds
+from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline, evaluate, features, generation, provenance, recipes, references, seeds
 from bowerbird.data import Pictures, load_pictures
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import tables
@@ -37,17 +37,8 @@ def small_network(**options: object) -> NeighborUNet:
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> ReImagenPipeline:
-    """A cascade 16 -> 32 px of random networks, saved and opened again."""
-    from bowerbird import gaussian
-
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        tower = randomised(SmallTextTower(buckets=64, dim=16, heads=2))
-        first, second = small_network(), small_network(sample_size=32, low_size=16)
-    path = tmp_path_factory.mktemp("reimagen") / "model"
-    ReImagenPipeline(tower, first, gaussian.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
-    loaded = ReImagenPipeline.from_pretrained(path)
+def pipe(random_reimagen: Path) -> ReImagenPipeline:
+    loaded = ReImagenPipeline.from_pretrained(random_reimagen)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -273,6 +264,14 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
     again, _ = generation.repaint(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
+
+
+def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
+    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, paint=generation.Settings(steps=2, seed=5))
+    found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
+    assert set(found.hits.queries) <= set(pictures.captions)
+    assert found.report["distribution"]["n generated"] == 6
 
 
 def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBase) -> None:

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
     from bowerbird.types import Neighbors
 
 
+ACROSS = 5
+"""Pictures painted a line."""
+RARE = ("amphora", "lollipop", "bagel", "carpentry saw", "playground slide")
+"""Things in an emoji font that no bundled model was trained on."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of the sheet: what was asked, the pictures painted, the neighbours they came from."""
+    """One line of the sheet: what was asked, the pictures painted with a word under each, the neighbours they came from."""
 
     label: str
     images: list[Image.Image]
     neighbors: Neighbors
+    notes: tuple[str, ...] = ()
 
 
 def demo(
@@ -55,7 +62,8 @@ def demo(
     pipe = load_pipeline("tiny-rdm", device)
     settings = generation.Settings(seed=seed, guidance_scale=4.0)
     rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
-    say(f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, from a picture, from nothing, and from exchanged databases")
+    rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
+    say(f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, a picture, nothing, exchanged databases, and from pictures themselves")
     sheet = out / "sheet.png"
     _write(rows, found, words[0], sheet)
     seconds = time.perf_counter() - start
@@ -118,12 +126,12 @@ def _paint(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object
 
     assert isinstance(settings, generation.Settings)
     k = min(2, len(kb))  # the demo's names fit two pictures each, one in either style
-    asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, 3)) for word in words]
+    asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, ACROSS)) for word in words]
     picture = kb.search(text=words[-1], k=1).images()[0][0]
     assert picture is not None
-    asked.append(("a picture (the first beside the line's neighbours)", pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, 3)))
+    asked.append(("a picture (the first beside the line's neighbours)", pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, ACROSS)))
     counts = kb.proposal(k=min(4, len(kb) - 1)) if len(kb) > 1 else {}
-    asked += [("nothing: a draw from p_D", pipe.retrieve(Request(unconditional=True, k=k), kb, 1, seed=i, proposal=counts).repeat(3)) for i in range(2)]
+    asked += [("nothing: a draw from p_D", pipe.retrieve(Request(unconditional=True, k=k), kb, 1, seed=i, proposal=counts).repeat(ACROSS)) for i in range(2)]
     return [Row(label, generation.paint(pipe, hits, settings), hits) for label, hits in asked]
 
 
@@ -135,9 +143,36 @@ def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, set
     assert isinstance(settings, generation.Settings)
     rows = []
     for style, kb in swaps:
-        hits = pipe.retrieve(Request(prompts=(word,), k=1), kb, 3)
+        hits = pipe.retrieve(Request(prompts=(word,), k=1), kb, ACROSS)
         rows.append(Row(f'"{word}" from the database "{style}"', generation.paint(pipe, hits, settings), hits))
     return rows
+
+
+def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
+    """Re-Imagen on a thing it was not trained on: no neighbour to four of them, then all neighbours to all text."""
+    from dataclasses import replace
+
+    from bowerbird import generation, references
+    from bowerbird.guidance import Guidance
+    from bowerbird.references import Request
+
+    def known(word: str) -> bool:
+        found = kb.search(text=word, k=1, mode="bm25")
+        return bool(found.mask.any()) and word in found.captions[0][0]
+
+    word = next((w for w in RARE if known(w)), words[-1])
+    most = min(ACROSS - 1, len(kb))
+    hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)
+    settings = generation.Settings(seed=seed)
+    by_k = [references.without_neighbors([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
+    first = [generation.paint(pipe, each, settings)[0] for each in by_k]
+    styled = replace(hits.select([0]), queries=(f"{word}, flat style",))
+    etas = [i / (ACROSS - 1) for i in range(ACROSS)]
+    second = [generation.paint(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0] for eta in etas]
+    return [
+        Row(f'Re-Imagen, "{word}", from 0 to {most} neighbours', first, hits, tuple(f"{k}" for k in range(most + 1))),
+        Row(f'Re-Imagen, "{word}, flat style": from neighbour to text', second, styled, tuple(f"eta {eta:g}" for eta in etas)),
+    ]
 
 
 def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
@@ -145,9 +180,10 @@ def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
     from bowerbird.checkpoint import atomic_path
     from bowerbird.sheets import labelled
 
-    lines = [(f'search: "{word}"', [None] * 3 + found.images()[0], [""] * 3 + list(found.captions[0]))]
+    lines = [(f'search: "{word}"', [None] * ACROSS + found.images()[0], [""] * ACROSS + list(found.captions[0]))]
     for row in rows:
-        near = row.neighbors.rows([0])
-        lines.append((row.label, [*row.images, *near.images()[0]], [""] * len(row.images) + list(near.captions[0])))
+        near, empty = row.neighbors.rows([0]), ACROSS - len(row.images)
+        notes = [*row.notes, *[""] * (ACROSS - len(row.notes))]
+        lines.append((row.label, [*row.images, *[None] * empty, *near.images()[0]], notes + list(near.captions[0])))
     with atomic_path(path) as temporary:
-        labelled(lines, title="bowerbird: painted (left of the line) from pictures of the database (right of it)", divide=3).save(temporary, "PNG")
+        labelled(lines, title="bowerbird: painted (left of the line) from pictures of the database (right of it)", divide=ACROSS).save(temporary, "PNG")

@@ -140,6 +140,7 @@ def neighbors(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbours are wanted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
     k: Annotated[int, typer.Option("-k", help="Neighbours an item.", min=1)] = 20,
+    mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
     max_similarity: Annotated[float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")] = None,
     exclude_key: Annotated[str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")] = None,
     seed: SeedOption = 0,
@@ -153,7 +154,8 @@ def neighbors(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.bulk import write_neighbors
 
-    count = write_neighbors(KnowledgeBase.open(kb, device=pick_device(device)), source, out, k, max_similarity=max_similarity, exclude_key=exclude_key)
+    opened = KnowledgeBase.open(kb, device=pick_device(device))
+    count = write_neighbors(opened, source, out, k, mode=mode, max_similarity=max_similarity, exclude_key=exclude_key)
     if as_json:
         print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
     else:

@@ -31,7 +31,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import sparse
 from bowerbird.knowledge.tables import neighbor_table
 from bowerbird.models.neighbor_unet import NeighborUNet
-from bowerbird.models.text_tower import SmallTextTower, text_tokens
+from bowerbird.models.text_tower import SmallTextTower, text_dim, text_tokens
 from bowerbird.types import ABSENT
 from bowerbird.types_torch import Tokens
 
@@ -142,6 +142,9 @@ class ReImagenObjective(nn.Module):
         super().__init__()
         if pictures.size != config.unet.sample_size:
             raise BowerbirdError(f"the pictures are {pictures.size} px and this stage paints {config.unet.sample_size}; set size={config.unet.sample_size}")
+        width = text_dim(text[0]) if text is not None else config.tower.dim
+        if width != config.unet.text_dim:
+            raise BowerbirdError(f"the text tower gives {width} numbers a token and the network reads {config.unet.text_dim}; set system.unet.text_dim={width}")
         self.config, self.pictures, self.seed = config, pictures, seed
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))

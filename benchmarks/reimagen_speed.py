@@ -1,0 +1,105 @@
+"""Seconds a picture of `tiny-reimagen`, beside what a plain implementation of the paper would take, in one process.
+
+Ours encodes the neighbours once a picture and runs the two passes of guidance as one batch. The peer encodes them at every step and runs the
+passes one after the other; and diffusers' `UNet2DConditionModel` of as many parameters, with as many passes, is the ceiling: a
+network that looks at no neighbour's pixels.
+
+    python benchmarks/reimagen_speed.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+from bowerbird import Guidance, ReImagenPipeline, references, seeds
+from bowerbird.guidance import Predict
+from bowerbird.systems import reimagen_pipeline
+from bowerbird.types_torch import Conditioning, FeatureMaps
+
+
+def seconds(call: Callable[[], object], times: int) -> float:
+    call()
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+class Plain(ReImagenPipeline):
+    """The same network, its neighbours encoded at every step and its predictions made one by one."""
+
+    def condition(self, stage: int, *rest: object) -> Conditioning:  # type: ignore[override]
+        self.again = lambda: ReImagenPipeline.condition(self, stage, *rest)  # type: ignore[arg-type]
+        return self.again()
+
+    def _predict(self, stage: int) -> Predict:
+        network = self.stages[stage - 1]
+
+        def predict(sample: torch.Tensor, timestep: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+            rows = []
+            for i in range(len(sample)):
+                fresh = self.again().neighbors
+                near = condition.neighbors
+                assert isinstance(fresh, FeatureMaps)
+                assert isinstance(near, FeatureMaps)
+                assert condition.text is not None
+                own = FeatureMaps(fresh.maps, near.weights[i : i + 1])
+                text = type(condition.text)(condition.text.keys[i : i + 1], condition.text.weights[i : i + 1])
+                image, level = (None if part is None else part[i : i + 1] for part in (condition.image, condition.level))
+                rows.append(network(sample[i : i + 1], timestep, text, own, image, level).float())
+            return torch.cat(rows)
+
+        return predict
+
+
+def ceiling(pipe: ReImagenPipeline, steps: int) -> Callable[[], object]:
+    """Two passes a step of a diffusers U-Net with about as many parameters, for each stage."""
+    nets = []
+    for _ in pipe.stages:
+        net = UNet2DConditionModel(
+            sample_size=16, in_channels=12, out_channels=12, block_out_channels=(64, 96, 128), layers_per_block=1, cross_attention_dim=96,
+            down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3, attention_head_dim=(1, 2, 2),
+        )  # fmt: skip
+        nets.append(net.eval())
+    x, text = torch.randn(2, 12, 16, 16), torch.randn(2, 8, 96)
+
+    @torch.no_grad()
+    def run() -> None:
+        for net in nets:
+            for t in range(steps):
+                net(x, t, encoder_hidden_states=text)
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-reimagen")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--times", type=int, default=3)
+    arguments = parser.parse_args()
+    pipe = ReImagenPipeline.from_pretrained(arguments.model)
+    parts = {name: getattr(pipe, name) for name in ("text_encoder", "unet", "scheduler", "tokenizer", *reimagen_pipeline.STAGES[1:])}
+    plain = Plain(**parts)
+    for each in (pipe, plain):
+        each.set_progress_bar_config(disable=True)
+    pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    hits = references.by_hand(["a thing"], pictures, ["a thing", "a thing"])
+
+    def paint(by: ReImagenPipeline) -> Callable[[], object]:
+        return lambda: by(neighbors=hits, num_inference_steps=arguments.steps, guidance=Guidance(), generator=seeds.picture_generators(0, 1))
+
+    ours, theirs, bound = (seconds(call, arguments.times) for call in (paint(pipe), paint(plain), ceiling(pipe, arguments.steps)))
+    print(f"{pipe.sizes[-1]} px, {arguments.steps} steps a stage, k = 2, float32, {torch.get_num_threads()} threads")
+    print(f"ours {ours:.2f} s   plain {theirs:.2f} s   ratio {ours / theirs:.2f}")
+    print(f"ours {ours:.2f} s   diffusers U-Nets without neighbours {bound:.2f} s   ratio {ours / bound:.2f}")
+
+
+if __name__ == "__main__":
+    main()
