@@ -1,8 +1,8 @@
 """Seconds a picture of `tiny-reimagen`, beside what a plain implementation of the paper would take, in one process.
 
 Ours encodes the neighbours once a picture and runs the two passes of guidance as one batch. The peer encodes them at every step and runs the
-passes one after the other; and diffusers' `UNet2DConditionModel` of as many parameters, with as many passes, is the ceiling: a
-network that looks at no neighbour's pixels.
+passes one after the other. The ceiling is diffusers' `UNet2DConditionModel` on the same grids and widths, with as many passes: networks
+that look at no neighbour's pixels.
 
     python benchmarks/reimagen_speed.py
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from bowerbird import Guidance, ReImagenPipeline, references, seeds
 from bowerbird.guidance import Predict
 from bowerbird.systems import reimagen_pipeline
-from bowerbird.types_torch import Conditioning, FeatureMaps
+from bowerbird.types_torch import Conditioning, FeatureMaps, Tokens
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
@@ -32,7 +32,7 @@ def seconds(call: Callable[[], object], times: int) -> float:
 
 
 class Plain(ReImagenPipeline):
-    """The same network, its neighbours encoded at every step and its predictions made one by one."""
+    """The same network, its neighbours encoded at every step and the predictions of a step made one by one."""
 
     def condition(self, stage: int, *rest: object) -> Conditioning:  # type: ignore[override]
         self.again = lambda: ReImagenPipeline.condition(self, stage, *rest)  # type: ignore[arg-type]
@@ -42,36 +42,38 @@ class Plain(ReImagenPipeline):
         network = self.stages[stage - 1]
 
         def predict(sample: torch.Tensor, timestep: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-            rows = []
+            fresh, near, text, rows = self.again().neighbors, condition.neighbors, condition.text, []
+            assert isinstance(fresh, FeatureMaps)
+            assert isinstance(near, FeatureMaps)
+            assert text is not None
             for i in range(len(sample)):
-                fresh = self.again().neighbors
-                near = condition.neighbors
-                assert isinstance(fresh, FeatureMaps)
-                assert isinstance(near, FeatureMaps)
-                assert condition.text is not None
-                own = FeatureMaps(fresh.maps, near.weights[i : i + 1])
-                text = type(condition.text)(condition.text.keys[i : i + 1], condition.text.weights[i : i + 1])
-                image, level = (None if part is None else part[i : i + 1] for part in (condition.image, condition.level))
-                rows.append(network(sample[i : i + 1], timestep, text, own, image, level).float())
+                one = slice(i, i + 1)
+                image, level = (None if part is None else part[one] for part in (condition.image, condition.level))
+                words = Tokens(text.keys[one], text.weights[one])
+                rows.append(network(sample[one], timestep, words, FeatureMaps(fresh.maps, near.weights[one]), image, level).float())
             return torch.cat(rows)
 
         return predict
 
 
 def ceiling(pipe: ReImagenPipeline, steps: int) -> Callable[[], object]:
-    """Two passes a step of a diffusers U-Net with about as many parameters, for each stage."""
+    """Two passes a step, in one batch, of diffusers U-Nets with each stage's grid and widths and no neighbours."""
     nets = []
-    for _ in pipe.stages:
+    for network in pipe.stages:
+        config = network.config
+        channels = 3 * config.patch_size**2
+        kinds = [("CrossAttn" if attends else "") for attends in config.attention]
         net = UNet2DConditionModel(
-            sample_size=16, in_channels=12, out_channels=12, block_out_channels=(64, 96, 128), layers_per_block=1, cross_attention_dim=96,
-            down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3, attention_head_dim=(1, 2, 2),
+            sample_size=config.sample_size // config.patch_size, in_channels=channels, out_channels=channels, norm_num_groups=16,
+            block_out_channels=config.block_out_channels, layers_per_block=1, cross_attention_dim=config.text_dim,
+            down_block_types=[f"{kind}DownBlock2D" for kind in kinds], up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
+            attention_head_dim=[max(1, width // config.head_channels) for width in config.block_out_channels],
         )  # fmt: skip
-        nets.append(net.eval())
-    x, text = torch.randn(2, 12, 16, 16), torch.randn(2, 8, 96)
+        nets.append((net.eval(), torch.randn(2, channels, net.config.sample_size, net.config.sample_size), torch.randn(2, 25, config.text_dim)))
 
     @torch.no_grad()
     def run() -> None:
-        for net in nets:
+        for net, x, text in nets:
             for t in range(steps):
                 net(x, t, encoder_hidden_states=text)
 

@@ -61,7 +61,7 @@ def test_the_four_predictions_differ() -> None:
 @pytest.mark.parametrize("kind", guidance.KINDS)
 def test_weights_of_one_are_the_conditional_prediction(kind: str) -> None:
     predict = IdealDenoiser()
-    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 1.0, 1.0, 0.5), [0, 1, 2], 8)
+    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 1.0, 1.0, 0.5), [0, 1, 2], [True] * 3, 8)
     torch.testing.assert_close(guided(X, T, 3), single())
     assert predict.calls == [3]  # and cost one pass
 
@@ -83,7 +83,7 @@ def test_weighted_is_the_mixture_of_the_single_forms(w_p: float, w_n: float, eta
 def test_at_its_ends_eta_gives_the_single_forms_in_two_passes(kind: str, eta: float) -> None:
     predict = IdealDenoiser()
     expected = guidance.text_enhanced(predict, CONDITION, 3.0) if eta else guidance.neighbor_enhanced(predict, CONDITION, 2.0)
-    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [7, 8, 9], 6)
+    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [7, 8, 9], [True] * 3, 6)
     for step in range(6):
         predict.calls.clear()
         torch.testing.assert_close(guided(X, T, step), expected(X, T, step))
@@ -92,15 +92,29 @@ def test_at_its_ends_eta_gives_the_single_forms_in_two_passes(kind: str, eta: fl
 
 def test_interleaved_takes_one_form_a_step_and_picture() -> None:
     predict, settings, picture_seeds = IdealDenoiser(), Guidance("interleaved", 3.0, 2.0, 0.4), [11, 12, 13]
-    drawn = guidance.draw_text_steps(picture_seeds, 200, 0.4, stage=1)
-    guided = guidance.balanced(predict, CONDITION, settings, picture_seeds, 200)
+    drawn = guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=1)
+    guided = guidance.balanced(predict, CONDITION, settings, picture_seeds, [True] * 3, 200)
     text, near = guidance.text_enhanced(predict, CONDITION, 3.0)(X, T, 0), guidance.neighbor_enhanced(predict, CONDITION, 2.0)(X, T, 0)
     for step in range(12):
         torch.testing.assert_close(guided(X, T, step), torch.where(drawn[:, step, None], text, near))
     assert (drawn.float().mean(1) - 0.4).abs().max() < 0.12
     assert not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[1:2], guidance.draw_text_steps([12], 200, 0.4, stage=1))  # a picture's draws are its own
-    assert not torch.equal(drawn, guidance.draw_text_steps(picture_seeds, 200, 0.4, stage=2))
+    assert torch.equal(drawn[1:2], guidance.draw_text_steps([12], [True], 200, 0.4, stage=1))  # a picture's draws are its own
+    assert not torch.equal(drawn, guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=2))
+
+
+@pytest.mark.parametrize("kind", ["interleaved", "weighted"])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_a_picture_without_neighbours_is_guided_by_its_text(kind: str, eta: float) -> None:
+    rows = torch.tensor([False, True, False])
+    nobody = CONDITION.without("neighbors", rows=rows)
+    predict, present = IdealDenoiser(), (~rows).tolist()
+    guided = guidance.balanced(predict, nobody, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], present, 5)
+    alone = guidance.text_enhanced(predict, nobody, 3.0)(X, T, 0)
+    as_ever = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], [True] * 3, 5)
+    for step in range(5):
+        torch.testing.assert_close(guided(X, T, step)[1], alone[1])
+        torch.testing.assert_close(guided(X, T, step)[[0, 2]], as_ever(X, T, step)[[0, 2]])
 
 
 def test_weighted_in_the_middle_costs_three_rows_a_picture() -> None:
@@ -114,5 +128,7 @@ def test_wrong_settings_are_refused() -> None:
         Guidance("sideways")
     with pytest.raises(BowerbirdError, match=r"0 to 1"):
         Guidance(eta=1.5)
+    with pytest.raises(BowerbirdError, match="finite"):
+        Guidance(text_scale=float("nan"))
     with pytest.raises(ValueError, match="style"):
         CONDITION.without("style")

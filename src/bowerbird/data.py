@@ -44,6 +44,12 @@ class Pictures:
         """Metadata `key` of every row as text, empty where a row lacks it."""
         return [str(row.get(key, "")) for row in self.metadata]
 
+    def tags(self, row: int) -> list[str]:
+        """The tags of a row, from a list or from text with commas; empty where there are none."""
+        found = self.metadata[row].get("tags") or []
+        parts = found if isinstance(found, (list, tuple)) else str(found).split(",")
+        return [tag for part in parts if (tag := str(part).strip())]
+
     def groups(self, key: str) -> list[list[int]]:
         """The rows of each value of metadata `key`, in the order they are met; a row without a value is a group of its own."""
         found: dict[str, list[int]] = {}

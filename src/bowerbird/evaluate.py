@@ -185,14 +185,19 @@ def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settin
     empty = sum(not c.strip() for c in captions)
     if empty:
         raise BowerbirdError(f"{empty} of the pictures asked for have no caption; evaluate with --query image")
-    return pipe.retrieve(Request(prompts=captions, k=settings.k), kb, 1)
+    return pipe.retrieve(Request(prompts=captions, k=settings.k, search_mode=_search_mode(pipe)), kb, 1)
+
+
+def _search_mode(pipe: Pipeline) -> str:
+    """How the model is meant to be asked in words."""
+    return str(getattr(pipe.config, "search_mode", "hybrid"))
 
 
 def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]) -> dict[str, Any]:
     """Cosine of picture and caption by the database's own encoder: an encoder that conditions is no independent judge of it."""
     score = diversity.clip_score(kb.encoder.embed_images(images), kb.encoder.embed_text(captions))
     score = np.array([np.mean(score[np.array(captions) == caption]) for caption in sorted(set(captions))])  # pictures of one caption stay together
-    return {"clip score": asdict(over_groups(score)), "encoder": kb.encoder_name, "note": "the model is conditioned on this encoder; not independent"}
+    return {"clip score": asdict(over_groups(score)), "encoder": kb.encoder_name, "note": "no independent judge of a model that is conditioned on this encoder"}
 
 
 def _retrieval(kb: KnowledgeBase, k: int) -> dict[str, Any]:
@@ -223,7 +228,7 @@ def _faithfulness(
     if unknown:
         raise BowerbirdError(f"the evaluator has never seen {len(unknown)} of the entities ({unknown[0]!r} first); train it on this data")
     columns = np.array([judge.entities.index(e) for e in bench.entities])
-    hits = pipe.retrieve(Request(prompts=bench.prompts, k=settings.k), kb, settings.repeats)
+    hits = pipe.retrieve(Request(prompts=bench.prompts, k=settings.k, search_mode=_search_mode(pipe)), kb, settings.repeats)
     images = generation.paint(pipe, hits, settings.paint, progress=lambda done: tell("EntityDraw", done, len(hits)))
     logits = judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
     scored = faithfulness(logits, bench.truth, bench.truth)

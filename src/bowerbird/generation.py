@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -18,7 +20,7 @@ from bowerbird import __version__, provenance
 from bowerbird.checkpoint import atomic_path
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.guidance import Guidance, draw_text_steps
-from bowerbird.types import Neighbors
+from bowerbird.types import ABSENT, Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from bowerbird.systems import Pipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
+MOST_NEIGHBORS = 1000
+"""More than any picture is painted from; a record that says more is not believed."""
 BATCH = {"cpu": 4, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply matrices are chosen
 by shape, and another shape may round a picture's last bit another way. So `--from` gives the same pixels, whatever it was one of."""
@@ -35,15 +39,15 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 @dataclass(frozen=True)
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
-    is interleaved with `guidance_scale`."""
+    is interleaved with `guidance_scale`. Models of several stages take `steps` and `guidance` for all, or one a stage."""
 
-    steps: int = 20
+    steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
     sampler: str = "dpmsolver++"
     eta: float = 0.0
     size: int | None = None
     seed: int = 0
-    guidance: Guidance | None = None
+    guidance: Guidance | tuple[Guidance, ...] | None = None
 
 
 def paint(
@@ -62,9 +66,9 @@ def paint(
 
     pipe.set_sampler(settings.sampler)
     pipe.set_progress_bar_config(disable=True)
-    balance: dict[str, Any] = {} if settings.guidance is None else {"guidance": settings.guidance}
-    if balance and not balances_text(pipe):
-        raise BowerbirdError("this model paints from neighbours alone, so there is no text to balance them with; leave guidance to guidance_scale")
+    balance: dict[str, Any] = {"num_inference_steps": settings.steps} | ({} if settings.guidance is None else {"guidance": settings.guidance})
+    if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
+        raise BowerbirdError("this model paints from neighbours alone, in one stage: it takes guidance_scale and one number of steps")
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
@@ -72,7 +76,6 @@ def paint(
         rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
         out = pipe(
             neighbors=hits.rows(rows),
-            num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             eta=settings.eta,
             size=settings.size,
@@ -114,7 +117,7 @@ def records(
                 "bowerbird": __version__,
                 "request": request,
                 "seed": numbers[i],
-                "steps": settings.steps,
+                "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
                 "sampler": settings.sampler,
                 "guidance_scale": settings.guidance_scale,
                 "eta": settings.eta,
@@ -128,7 +131,7 @@ def records(
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was painted from, itself: it can be painted again when the database has moved on
                 **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
-                **(_balance(pipe, settings, numbers[i]) if balances_text(pipe) else {}),
+                **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if balances_text(pipe) else {}),
             }
         )
     return made
@@ -140,23 +143,27 @@ def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
 
 
 def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]:
-    """The neighbours' pictures as PNG at the size of the model's largest stage, and what was asked for."""
+    """The neighbours' pictures as PNG at the size of the model's largest stage, what was asked for, and how many neighbours were."""
     from bowerbird.images import encode_png, square
 
     near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
     coded = [base64.b64encode(encode_png(square(picture, max(pipe.sizes)))).decode() for picture in near]
-    return {"query": hits.queries[i] if hits.queries else "", "pictures": coded}
+    return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
 
 
-def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int) -> dict[str, Any]:
-    """How text and neighbours were balanced; for interleaved guidance the draw of each step, t for text, n for neighbours, by stage."""
-    balance = settings.guidance or Guidance(text_scale=settings.guidance_scale, neighbor_scale=settings.guidance_scale)
-    found: dict[str, Any] = {"guidance": asdict(balance)}
-    if balance.kind == "interleaved":
-        sizes = [size for size in pipe.sizes if settings.size is None or size <= settings.size]
-        drawn = [draw_text_steps([seed], settings.steps, balance.eta, stage + 1)[0].tolist() for stage in range(len(sizes))]
-        found["guidance"]["steps"] = ["".join("t" if text else "n" for text in steps) for steps in drawn]
-    return found
+def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+    """How text and neighbours were balanced, by stage; with interleaved guidance the draw of each step, t for text, n for neighbours."""
+    one = settings.guidance or Guidance(text_scale=settings.guidance_scale, neighbor_scale=settings.guidance_scale)
+    stages = range(len([size for size in pipe.sizes if settings.size is None or size <= settings.size]))
+    balance = [one[stage] if isinstance(one, tuple) else one for stage in stages]
+    steps = [settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps for stage in stages]
+    drawn = [
+        "".join("t" if text else "n" for text in draw_text_steps([seed], [present], steps[stage], balance[stage].eta, stage + 1)[0].tolist())
+        if balance[stage].kind == "interleaved"
+        else None
+        for stage in stages
+    ]
+    return {"guidance": [asdict(each) for each in balance], "text_steps": drawn}
 
 
 def write(images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: Neighbors, out: Path) -> list[Path]:
@@ -182,45 +189,72 @@ def write(images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: N
 
 
 def neighbors_of(record: dict[str, Any]) -> Neighbors:
-    """The neighbours a record names, with the embeddings it carries. Raises: BowerbirdError when it is damaged."""
-    try:
+    """The neighbours a record names, with the embeddings or pictures it carries. Raises: BowerbirdError when it is damaged."""
+    with _of_a_stranger():
         rows = record["neighbors"]
+        scores, weights = (np.array([[float(r[key]) for r in rows]], np.float32) for key in ("score", "weight"))
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError("weights are numbers of 0 or more")
+        ids = np.array([[int(r["id"]) for r in rows]], np.int64)
+        captions = tuple(str(r["caption"]) for r in rows)
         if "pictures" in record:
-            return _with_pictures(record)
+            return _with_pictures(record, ids, scores, weights, captions)
         flat = np.frombuffer(base64.b64decode(record["embeddings"]), "<f4").astype(np.float32)
-        embeddings = flat.reshape(1, len(rows), -1)
-        ids = np.array([[r["id"] for r in rows]], np.int64)
-        scores, weights = (np.array([[r[key] for r in rows]], np.float32) for key in ("score", "weight"))
-        return Neighbors(ids, scores, embeddings, (tuple(str(r["caption"]) for r in rows),), (({},) * len(rows),), weights)
-    except (KeyError, TypeError, ValueError) as error:
+        return Neighbors(ids, scores, flat.reshape(1, len(rows), -1), (captions,), (({},) * len(rows),), weights)
+
+
+@contextmanager
+def _of_a_stranger() -> Iterator[None]:
+    """A block that reads a record somebody else may have written: what is missing or wrong in it is said in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise BowerbirdError(f"the picture's bowerbird record is damaged ({type(error).__name__}: {error})") from error
 
 
-def _with_pictures(record: dict[str, Any]) -> Neighbors:
-    """The neighbours of a record that carries their pictures."""
+def _with_pictures(record: dict[str, Any], ids: np.ndarray, scores: np.ndarray, weights: np.ndarray, captions: tuple[str, ...]) -> Neighbors:
+    """Neighbours with their pictures, padded to the K they were painted with: the same shapes give the same last bits."""
     from bowerbird.images import decode
 
-    rows, count = record["neighbors"], len(record["neighbors"])
     pictures = [decode(base64.b64decode(data), "the picture's bowerbird record") for data in record["pictures"]]
-    ids = np.array([r["id"] for r in rows], np.int64).reshape(1, count)
+    count, k = ids.shape[1], int(record["k"])
+    if len(pictures) != count or not count <= k <= MOST_NEIGHBORS:
+        raise ValueError(f"{len(pictures)} pictures for {count} of {k} neighbours")
     at = {int(number): column for column, number in enumerate(ids[0])}
-    weights, scores = (np.array([r[key] for r in rows], np.float32).reshape(1, count) for key in ("weight", "score"))
+    gap = ((0, 0), (0, k - count))
+    ids, scores, weights = (np.pad(array, gap, constant_values=value) for array, value in ((ids, ABSENT), (scores, -np.inf), (weights, 0.0)))
     return Neighbors(
-        ids, scores, np.zeros((1, count, 0), np.float32), (tuple(str(r["caption"]) for r in rows),), (({},) * count,), weights, (str(record["query"]),),
+        ids, scores, np.zeros((1, k, 0), np.float32), (captions + ("",) * (k - count),), (({},) * k,), weights, (str(record["query"]),),
         lambda asked: [[None if number not in at else pictures[at[number]] for number in row] for row in asked.tolist()],
     )  # fmt: skip
 
 
+def settings_of(record: dict[str, Any]) -> Settings:
+    """The settings a record names. Raises: BowerbirdError when it is damaged."""
+    with _of_a_stranger():
+        steps = record["steps"]
+        kept = record.get("guidance")
+        balance = None if kept is None else tuple(Guidance(str(g["kind"]), *(float(g[key]) for key in ("text_scale", "neighbor_scale", "eta"))) for g in kept)
+        same = balance is not None and len(set(balance)) == 1
+        scale = float(record["guidance_scale"])
+        if not math.isfinite(scale):
+            raise ValueError("guidance_scale is no number")
+        return Settings(
+            tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
+            int(record["size"][0]), int(record["seed"]), balance[0] if same and balance else balance,
+        )  # fmt: skip
+
+
 def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
-    """Paint the picture of `record` again. Raises: MismatchError when the model is not the one that painted it."""
-    wanted, there = record.get("model", {}).get("fingerprint"), pipe.fingerprint()
+    """Paint the picture of `record` again.
+
+    Raises: MismatchError when the model is not the one that painted it; BowerbirdError when the record is damaged.
+    """
+    with _of_a_stranger():
+        name, wanted = record["model"]["name"], record["model"]["fingerprint"]
+        record["request"].get("prompt")  # the form that is written back
+    there = pipe.fingerprint()
     if wanted != there:
-        raise MismatchError(f"the picture was painted by model {record.get('model', {}).get('name')!r} ({wanted}), this one is {there}; give that model")
-    hits = neighbors_of(record)
-    factor_size = int(record["size"][0])
-    kept = record.get("guidance")
-    balance = None if kept is None else Guidance(**{key: value for key, value in kept.items() if key != "steps"})
-    settings = Settings(
-        int(record["steps"]), float(record["guidance_scale"]), str(record["sampler"]), float(record["eta"]), factor_size, int(record["seed"]), balance
-    )  # fmt: skip
+        raise MismatchError(f"the picture was painted by model {name!r} ({wanted}), this one is {there}; give that model")
+    hits, settings = neighbors_of(record), settings_of(record)
     return paint(pipe, hits, settings)[0], hits

@@ -13,9 +13,9 @@ Source: arXiv 2207.12598 (classifier-free), Re-Imagen, arXiv 2209.14491, section
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class Guidance:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BowerbirdError(f"guidance {self.kind!r} is not known; choose one of {', '.join(KINDS)}")
+        if not (math.isfinite(self.text_scale) and math.isfinite(self.neighbor_scale)):
+            raise BowerbirdError(f"guidance scales are finite numbers; got {self.text_scale} for the text and {self.neighbor_scale} for the neighbours")
         if not 0 <= self.eta <= 1:
             raise BowerbirdError(f"eta is the share of text in guidance, from 0 to 1; got {self.eta}")
 
@@ -56,28 +58,40 @@ def combine(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
-def mixture(predict: Predict, terms: Sequence[tuple[float, Conditioning]]) -> Guided:
-    """The sum of predictions times their coefficients, those that are not 0 in one batch."""
-    used = [(weight, condition) for weight, condition in terms if weight != 0]
-    if len(used) == 1 and used[0][0] == 1:
+def mixture(predict: Predict, terms: Sequence[tuple[float | Tensor, Conditioning]]) -> Guided:
+    """The sum of predictions times their coefficients (a number, or one a picture `(B,)`), those that are not 0 in one batch."""
+    used = [(weight, condition) for weight, condition in terms if isinstance(weight, Tensor) or weight != 0]
+    if len(used) == 1 and not isinstance(used[0][0], Tensor) and used[0][0] == 1:
         only = used[0][1]
         return lambda x, t, step: predict(x, t, only)
     together = Conditioning.cat([condition for _, condition in used])
 
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
         parts = predict(torch.cat([x] * len(used)), t, together).chunk(len(used))
-        total = used[0][0] * parts[0]
-        for (weight, _), part in zip(used[1:], parts[1:], strict=True):
-            total = total + weight * part
-        return total
+        weighed = [_rowwise(weight, x) * part for (weight, _), part in zip(used, parts, strict=True)]
+        return torch.stack(weighed).sum(0)
 
     return guided
 
 
+def _rowwise(weight: float | Tensor, like: Tensor) -> float | Tensor:
+    """One weight a picture, in the form in which it multiplies pictures."""
+    return weight.to(like).view(-1, *[1] * (like.ndim - 1)) if isinstance(weight, Tensor) else weight
+
+
 def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale: float, *names: str) -> Guided:
-    """Guidance away from the conditions called `names` ("neighbors" when none is named)."""
+    """Guidance away from the conditions called `names` ("neighbors" when none is named): one pass at weight 1 or 0, two in one batch otherwise."""
     null = conditioning.without(*(names or ("neighbors",)))
-    return mixture(predict, [(1 - guidance_scale, null), (guidance_scale, conditioning)])
+    if guidance_scale in (0.0, 1.0):
+        only = conditioning if guidance_scale else null
+        return lambda x, t, step: predict(x, t, only)
+    both = Conditioning.cat([null, conditioning])
+
+    def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
+        unconditional, conditional = predict(torch.cat([x, x]), t, both).chunk(2)
+        return combine(unconditional, conditional, guidance_scale)
+
+    return guided
 
 
 def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:
@@ -95,42 +109,53 @@ def joint(predict: Predict, conditioning: Conditioning, guidance_scale: float) -
     return classifier_free(predict, conditioning, guidance_scale, "text", "neighbors")
 
 
-def weighted(predict: Predict, conditioning: Conditioning, text_scale: float, neighbor_scale: float, eta: float) -> Guided:
-    """Both single forms at every step, `eta` of the text-enhanced one."""
+def weighted(predict: Predict, conditioning: Conditioning, text_scale: float, neighbor_scale: float, eta: float | Tensor) -> Guided:
+    """Both single forms at every step, `eta` of the text-enhanced one (a number, or one a picture)."""
     both = eta * text_scale + (1 - eta) * neighbor_scale
     without_text, without_neighbors = eta * (1 - text_scale), (1 - eta) * (1 - neighbor_scale)
-    terms = [(without_text, conditioning.without("text")), (without_neighbors, conditioning.without("neighbors")), (both, conditioning)]
-    return mixture(predict, terms)
+    return mixture(predict, [(without_text, conditioning.without("text")), (without_neighbors, conditioning.without("neighbors")), (both, conditioning)])
 
 
 def interleaved(predict: Predict, conditioning: Conditioning, text_scale: float, neighbor_scale: float, text_steps: Tensor) -> Guided:
     """One single form a step: the text-enhanced one where the boolean `text_steps` `(B, steps)` says so, a row a picture."""
     if text_scale == 1 and neighbor_scale == 1:
         return lambda x, t, step: predict(x, t, conditioning)
+    both = Conditioning.cat([conditioning, conditioning])
 
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
         rows = text_steps[:, step].to(x.device)
-        null = conditioning.without("text", rows=rows).without("neighbors", rows=~rows)
-        without, full = predict(torch.cat([x, x]), t, Conditioning.cat([null, conditioning])).chunk(2)
-        weight = torch.where(rows, text_scale, neighbor_scale).to(x).view(-1, *[1] * (x.ndim - 1))
-        return without + weight * (full - without)
+        whole = torch.zeros_like(rows)
+        asked = both.without("text", rows=torch.cat([rows, whole])).without("neighbors", rows=torch.cat([~rows, whole]))
+        without, full = predict(torch.cat([x, x]), t, asked).chunk(2)
+        return without + _rowwise(torch.where(rows, text_scale, neighbor_scale), x) * (full - without)
 
     return guided
 
 
-def draw_text_steps(picture_seeds: Sequence[int], steps: int, eta: float, stage: int) -> Tensor:
-    """Which steps of `interleaved` enhance the text, R < eta for R uniform in [0, 1): boolean `(B, steps)`, row i from seed i alone."""
-    rows = [seeds.numpy_generator(seed, "interleave", stage).random(steps) < eta for seed in picture_seeds]
+def draw_text_steps(picture_seeds: Sequence[int], present: Sequence[bool], steps: int, eta: float, stage: int) -> Tensor:
+    """Which steps of `interleaved` enhance the text, R < eta for R uniform in [0, 1): boolean `(B, steps)`, row i from seed i alone.
+
+    All of them in a row whose picture has no neighbour `present`: there is nothing else to enhance.
+    """
+    rows = [
+        seeds.numpy_generator(seed, "interleave", stage).random(steps) < (eta if there else 1.0) for seed, there in zip(picture_seeds, present, strict=True)
+    ]
     return torch.from_numpy(np.stack(rows))
 
 
-def balanced(predict: Predict, conditioning: Conditioning, settings: Guidance, picture_seeds: Sequence[int], steps: int, stage: int = 1) -> Guided:
-    """The form that `settings` name; `picture_seeds` and `stage` decide the draws of `interleaved`."""
-    forms: dict[str, Callable[[], Guided]] = {
-        "joint": partial(joint, predict, conditioning, settings.text_scale),
-        "weighted": partial(weighted, predict, conditioning, settings.text_scale, settings.neighbor_scale, settings.eta),
-    }
-    if settings.kind in forms:
-        return forms[settings.kind]()
-    drawn = draw_text_steps(picture_seeds, steps, settings.eta, stage)
+def balanced(
+    predict: Predict, conditioning: Conditioning, settings: Guidance, picture_seeds: Sequence[int], present: Sequence[bool], steps: int, stage: int = 1
+) -> Guided:
+    """The form that `settings` name; `picture_seeds` and `stage` decide the draws of `interleaved`.
+
+    A picture without a neighbour `present` is guided by its text alone, whatever the balance: absent and K = 0 are the same.
+    """
+    if settings.kind == "joint":
+        return joint(predict, conditioning, settings.text_scale)
+    if not any(present):
+        return text_enhanced(predict, conditioning, settings.text_scale)
+    if settings.kind == "weighted":
+        eta = settings.eta if all(present) else torch.tensor([settings.eta if there else 1.0 for there in present])
+        return weighted(predict, conditioning, settings.text_scale, settings.neighbor_scale, eta)
+    drawn = draw_text_steps(picture_seeds, present, steps, settings.eta, stage)
     return interleaved(predict, conditioning, settings.text_scale, settings.neighbor_scale, drawn)

@@ -44,8 +44,14 @@ def decode(data: bytes, name: str, background: str | None = "white") -> Image.Im
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes; the name is what the user needs
         raise PictureError(f"{name}: not a readable picture ({type(error).__name__}: {error})".replace("\n", " ")) from error
-    if background is None:
-        return rgba
+    return rgba if background is None else on_background(rgba, background)
+
+
+def on_background(image: Image.Image, background: str = "white") -> Image.Image:
+    """A picture of any mode as RGB, what is transparent laid on `background`."""
+    from PIL import Image
+
+    rgba = _to_rgba(image)
     canvas = Image.new("RGBA", rgba.size, background)
     canvas.alpha_composite(rgba)
     return canvas.convert("RGB")

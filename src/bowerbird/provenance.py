@@ -29,7 +29,7 @@ def parameters(record: dict[str, Any]) -> str:
     asked = record["request"]
     first = str(asked.get("prompt") or asked.get("class") or ", ".join(asked.get("images", [])) or "(unconditional)").replace("\n", " ")
     settings = {
-        "Steps": record["steps"],
+        "Steps": " + ".join(map(str, record["steps"])) if isinstance(record["steps"], list) else record["steps"],
         "Sampler": record["sampler"],
         "CFG scale": record["guidance_scale"],
         "Seed": record["seed"],

@@ -116,6 +116,11 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
     text, below = None, []
     if system.base is not None:
         pipe = load_base(system.base)
+        if len(pipe.stages) > 2 or system.unet.low_size != pipe.sizes[-1] or system.prediction_type != pipe.scheduler.config.prediction_type:
+            raise BowerbirdError(
+                f"base {system.base!r} paints {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in {len(pipe.stages)} stages; this stage enlarges "
+                f"{system.unet.low_size} px by {system.prediction_type}, and a cascade has up to 3 stages; set system.unet.low_size or another system.base"
+            )
         text, below = (pipe.text_encoder.to(device), pipe.tokenizer), pipe.stages
     elif system.text_encoder is not None:
         tower, tokenizer = load_text_tower(system.text_encoder)
@@ -127,12 +132,15 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
 
 def load_base(name: str) -> Any:
     """The pipeline a further stage is added to, frozen. Raises: BowerbirdError when it is not there."""
+    from bowerbird.systems import open_pipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
     from bowerbird.weights import bundled
 
     if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
         raise BowerbirdError(f"base {name!r}: no trained pipeline there; train the stage below first: bowerbird train tiny-reimagen")
-    pipe = ReImagenPipeline.from_pretrained(name)
+    pipe = open_pipeline(name)
+    if not isinstance(pipe, ReImagenPipeline):
+        raise BowerbirdError(f"base {name!r} is a {type(pipe).__name__}; give a trained stage of Re-Imagen")
     for module in (pipe.text_encoder, *pipe.stages):
         module.eval().requires_grad_(False)
     return pipe
@@ -140,13 +148,25 @@ def load_base(name: str) -> Any:
 
 def frozen_fingerprints(recipe: Recipe) -> list[str]:
     """Fingerprints of the frozen networks a training stands on: RDM's encoder and autoencoder, the stages below one of Re-Imagen."""
-    if isinstance(recipe.system, ReImagenConfig) and recipe.system.base is not None:
-        return [load_base(recipe.system.base).fingerprint()]
+    if isinstance(recipe.system, ReImagenConfig):
+        return _reimagen_fingerprints(recipe.system)
     if not isinstance(recipe.system, RDMConfig):
         return []
     from bowerbird import encoders
 
     return [encoders.load(recipe.system.encoder).fingerprint, weights_hash(load_autoencoder(recipe.system.autoencoder))]
+
+
+def _reimagen_fingerprints(system: ReImagenConfig) -> list[str]:
+    from bowerbird import encoders
+    from bowerbird.models.text_tower import load_text_tower
+
+    found = [load_base(system.base).fingerprint()] if system.base is not None else []
+    if system.base is None and system.text_encoder is not None:
+        found.append(weights_hash(load_text_tower(system.text_encoder)[0]))
+    if system.search != "bm25" or system.max_similarity is not None:
+        found.append(encoders.load(system.encoder).fingerprint)
+    return found
 
 
 def weights_hash(module: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bowerbird import seeds
 from bowerbird.errors import BowerbirdError
+from bowerbird.images import on_background
 from bowerbird.types import ABSENT, Neighbors
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def by_text(
     if any(not p.strip() for p in prompts):
         raise BowerbirdError("the prompt is empty; say what to paint, or ask for an unconditional picture")
     if text_mode == "neighbors":
-        return replace(kb.search(text=list(prompts), k=k, mode=search_mode, where=where), queries=tuple(prompts))
+        return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
     alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
     if text_mode == "text" or k == 1:
         return alone
@@ -186,9 +187,10 @@ def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: S
         )
     if not pictures:
         return without_neighbors(prompts)
+    plain = [on_background(picture) for picture in pictures]
 
     def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
-        return [[None if i == ABSENT else pictures[-2 - i] for i in row] for row in ids.tolist()]
+        return [[None if i == ABSENT else plain[-2 - i] for i in row] for row in ids.tolist()]
 
     shape = (len(prompts), len(pictures))
     ids = np.broadcast_to(-2 - np.arange(len(pictures), dtype=np.int64), shape)  # below -1: present, yet no item of any database

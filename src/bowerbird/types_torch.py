@@ -68,14 +68,14 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Named conditions of a batch and what each one's absence looks like.
+    """Named conditions of a batch and what each one's absence looks like; a null of None is the part itself with nothing that counts.
 
     `neighbors` and `text` may be dropped by guidance. `image` `(B, C, H, W)`, the low-resolution picture of a super-resolution stage, and
     `level` `(B,)`, the timestep of the noise added to it, never are.
     """
 
     neighbors: Tokens | FeatureMaps
-    neighbors_null: Tokens | FeatureMaps
+    neighbors_null: Tokens | FeatureMaps | None = None
     text: Tokens | None = None
     text_null: Tokens | None = None
     image: Tensor | None = None
@@ -93,6 +93,7 @@ class Conditioning:
         changed = self
         for name in names:
             part, null = getattr(self, name), getattr(self, f"{name}_null")
+            null = part.absent() if null is None else null
             changed = replace(changed, **{name: null if rows is None else part.where(rows, null)})
         return changed
 

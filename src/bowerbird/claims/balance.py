@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from bowerbird import plots
-from bowerbird.claims.bench import TRAINED_STYLES, Bench
+from bowerbird.claims.bench import TRAINED_STYLES, Bench, per_entity
 from bowerbird.claims.frame import Claim, Effect, Finding
 from bowerbird.claims.lab import Lab
 from bowerbird.guidance import Guidance
@@ -22,17 +22,14 @@ JOINT = (1.0, 2.0, 4.0, 8.0)
 
 def measure(lab: Lab) -> Finding:
     """Prompts that name another style than the one neighbour's: is it the entity, is it the style, for every balance."""
-    bench = Bench(lab, limit=ENTITIES)
-    truth = np.arange(len(bench.entities))
-    there = [{s for s, code in zip(bench.drawings.column("style"), bench.drawings.column("hexcode"), strict=True) if code == e} for e in bench.entities]
-    wanted = [TRAINED_STYLES[i % len(TRAINED_STYLES)] for i in truth]
-    own = [sorted(have - {style})[i % len(have - {style})] for i, (have, style) in enumerate(zip(there, wanted, strict=True))]
-    prompts = [f"{name}, {style} style" for name, style in zip(bench.names, wanted, strict=True)]
-    hits = bench.found(prompts, 10)
-    near = [next(c for c, m in enumerate(row) if m.get("style") == own[i] and m.get("hexcode") == bench.entities[i]) for i, row in enumerate(hits.metadata)]
-    from bowerbird.references import stack
-
-    hits = stack([hits.rows([i]).select([column]) for i, column in enumerate(near)])
+    bench = Bench(lab)
+    drawn = [bench.rows_of(entity) for entity in bench.entities]
+    used = np.array(bench.some([i for i, have in enumerate(drawn) if len(have) > 1], ENTITIES))
+    wanted = [TRAINED_STYLES[n % len(TRAINED_STYLES)] for n in range(len(used))]
+    others = [sorted(set(drawn[i]) - {style}) for i, style in zip(used, wanted, strict=True)]
+    own = [styles[n % len(styles)] for n, styles in enumerate(others)]  # the neighbour's style: never the prompt's
+    prompts = [f"{bench.names[i]}, {style} style" for i, style in zip(used, wanted, strict=True)]
+    hits = bench.given(prompts, np.array([[drawn[i][style]] for i, style in zip(used, own, strict=True)]))
     forms = [(kind, eta, Guidance(kind, SCALE, SCALE, eta)) for kind in ("interleaved", "weighted") for eta in ETAS]
     forms += [("joint", scale, Guidance("joint", scale)) for scale in JOINT]
     entity: dict[tuple[str, float], list[np.ndarray]] = {}
@@ -42,13 +39,13 @@ def measure(lab: Lab) -> Finding:
         for seed in lab.settings.seeds:
             images = bench.paint(hits, seed, guidance)
             seen = bench.styled(images)
-            entity.setdefault((kind, value), []).append(bench.named(images) == truth)
+            entity.setdefault((kind, value), []).append(bench.named(images) == used)
             style.setdefault((kind, value), []).append(seen == np.array(wanted))
             kept.setdefault((kind, value), []).append(seen == np.array(own))
     both = {key: [e & s for e, s in zip(entity[key], style[key], strict=True)] for key in entity}
 
     def between(values: dict[tuple[str, float], list[np.ndarray]], a: tuple[str, float], b: tuple[str, float]) -> Estimate:
-        return bench.per_entity([x.astype(float) - y for x, y in zip(values[a], values[b], strict=True)])
+        return per_entity([x.astype(float) - y for x, y in zip(values[a], values[b], strict=True)])
 
     effects = []
     for kind in ("interleaved", "weighted"):
@@ -57,17 +54,13 @@ def measure(lab: Lab) -> Finding:
         effects.append(Effect(f"{kind}: style of the neighbour, eta 0 − eta 1", between(kept, (kind, 0.0), (kind, 1.0)), needed=False))
         effects.append(Effect(f"{kind} at eta 1/2 − joint at the same weight: entity and style both right", between(both, (kind, 0.5), ("joint", SCALE))))
     lines = {
-        kind: [
-            (e.mean, s.mean, s.low, s.high)
-            for (k, _), e, s in ((key, bench.per_entity(entity[key]), bench.per_entity(style[key])) for key in entity)
-            if k == kind
-        ]
+        kind: [(e.mean, s.mean, s.low, s.high) for (k, _), e, s in ((key, per_entity(entity[key]), per_entity(style[key])) for key in entity) if k == kind]
         for kind in ("interleaved", "weighted", "joint")
     }
     plot = partial(plots.curves, lines=lines, title="Text against entity, by guidance", x="entity named", y="style of the prompt")
     values = {
-        f"{kind} {value:g}": {"entity": asdict(bench.per_entity(entity[kind, value])), "style": asdict(bench.per_entity(style[kind, value])),
-                              "neighbour's style": asdict(bench.per_entity(kept[kind, value])), "both": asdict(bench.per_entity(both[kind, value]))}
+        f"{kind} {value:g}": {"entity": asdict(per_entity(entity[kind, value])), "style": asdict(per_entity(style[kind, value])),
+                              "neighbour's style": asdict(per_entity(kept[kind, value])), "both": asdict(per_entity(both[kind, value]))}
         for kind, value in entity
     }  # fmt: skip
     ahead = sorted(
@@ -76,8 +69,9 @@ def measure(lab: Lab) -> Finding:
             and np.mean(both[kind, value]) > np.mean(both["joint", w]) for w in JOINT)
     )  # fmt: skip
     notes = (
-        f"{len(truth)} rare entities, one neighbour in another style than the prompt names, k = 1, weights {SCALE:g}; joint at weights "
-        f"{', '.join(f'{w:g}' for w in JOINT)}. Not behind some joint point in entity and in style (point estimates): {', '.join(ahead) or 'none'}."
+        f"{len(used)} rare entities drawn at random, one neighbour in another style than the prompt names, k = 1, weights {SCALE:g}; joint at weights "
+        f"{', '.join(f'{w:g}' for w in JOINT)}. Not behind some joint point in entity and in style (point estimates): {', '.join(ahead) or 'none'}. "
+        f"{bench.judges()}"
     )
     return Finding(effects, values, notes, plot)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird import cache, checkpoint, generation, tensors
+from bowerbird import cache, checkpoint, generation, seeds, tensors
 from bowerbird.claims.lab import Lab, open_pipeline
 from bowerbird.data import Pictures
 from bowerbird.errors import BowerbirdError
@@ -43,7 +43,6 @@ class Bench:
     """The rare entities of a lab's drawings, the judges, and the painting."""
 
     lab: Lab
-    limit: int | None = None
     _pipes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -51,10 +50,9 @@ class Bench:
         """All drawings of rare entities. Raises: BowerbirdError when there are too few."""
         rows = [i for i, m in enumerate(self.lab.drawings.metadata) if m.get("split") == "rare"]
         rare = self.lab.drawings.select(rows)
-        chosen = set(sorted(set(rare.column("hexcode")))[: self.limit])
-        rare = rare.select([i for i, code in enumerate(rare.column("hexcode")) if code in chosen])
-        if len(chosen) < 4:
-            raise BowerbirdError(f"these claims need 4 entities with split = 'rare', which no model is trained on; the data has {len(chosen)}")
+        found = len(set(rare.column("hexcode")))
+        if found < 4:
+            raise BowerbirdError(f"these claims need 4 entities with split = 'rare', which no model is trained on; the data has {found}")
         return rare
 
     @cached_property
@@ -91,32 +89,48 @@ class Bench:
         """The style the judge sees in each."""
         return np.array([self.style_judge.styles[i] for i in self.style_judge(self.style_judge.prepare(images))[2].argmax(1)])
 
-    def real(self) -> float:
-        """Share of the real drawings that the judge names rightly."""
+    def judges(self) -> str:
+        """What the judges make of the real drawings, in words for a claim's notes."""
+        real = tensors.to_pil(self.drawings.pixels)
         truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
-        return float((self.named(tensors.to_pil(self.drawings.pixels)) == truth).mean())
+        entity, style = float((self.named(real) == truth).mean()), float((self.styled(real) == np.array(self.drawings.column("style"))).mean())
+        return f"Of these real drawings the judges name the entity of {entity:.0%} (all seen in training) and the style of {style:.0%} (nine in ten seen)."
+
+    def rows_of(self, entity: str) -> dict[str, int]:
+        """The row of each style's drawing of an entity."""
+        codes, styles = self.drawings.column("hexcode"), self.drawings.column("style")
+        return {styles[i]: i for i in range(len(codes)) if codes[i] == entity}
+
+    def some(self, entities: Sequence[int], most: int) -> list[int]:
+        """At most `most` of them, at random, in order."""
+        return sorted(seeds.numpy_generator(0, "entities").permutation(list(entities))[:most].tolist())
 
     def found(self, prompts: Sequence[str], k: int, *, styles: Sequence[str] | None = None, leave_out: Sequence[str] | None = None) -> Neighbors:
         """The k drawings that BM25 finds for each prompt in a database of the rare entities in `styles` (all when None).
 
         `leave_out`: a style for each prompt that is not among its results.
         """
-        if k == 0:
-            return without_neighbors(prompts)
         drawings, style = self.drawings, np.array(self.drawings.column("style"))
         index = sparse.build(drawings.captions, [""] * len(drawings))
         inside = np.isin(style, list(styles)) if styles is not None else np.ones(len(drawings), bool)
-        ids, scores = np.full((len(prompts), k), ABSENT, np.int64), np.full((len(prompts), k), -np.inf, np.float32)
+        ids = np.full((len(prompts), k), ABSENT, np.int64)
         for i, prompt in enumerate(prompts):
             allowed = inside if leave_out is None else inside & (style != leave_out[i])
-            ids[i], scores[i] = sparse.search(index, np.arange(len(drawings)), prompt, k, allowed)
+            ids[i] = sparse.search(index, np.arange(len(drawings)), prompt, k, allowed)[0]
+        return self.given(prompts, ids)
+
+    def given(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
+        """The drawings at `rows` `(n, k)` as the neighbours of each prompt; k = 0: none."""
+        drawings, ids = self.drawings, np.asarray(rows, np.int64)
+        if ids.shape[1] == 0:
+            return without_neighbors(prompts)
 
         def load(asked: np.ndarray) -> list[list[Image.Image | None]]:
             return [[None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row] for row in asked.tolist()]
 
         captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
         metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
-        return Neighbors(ids, scores, np.zeros((*ids.shape, 0), np.float32), captions, metadata, None, tuple(prompts), load)
+        return Neighbors(ids, (ids != ABSENT).astype(np.float32), np.zeros((*ids.shape, 0), np.float32), captions, metadata, None, tuple(prompts), load)
 
     def paint(self, hits: Neighbors, seed: int, guidance: Guidance | None = None, *, model: str = MODEL) -> list[Image.Image]:
         """One picture for each row of `hits`; from the cache where the same was painted before."""
@@ -133,6 +147,7 @@ class Bench:
         checkpoint.save_tensors(file, {"pixels": tensors.stack(images)})
         return images
 
-    def per_entity(self, outcomes: Sequence[np.ndarray]) -> Estimate:
-        """Mean and interval of outcomes, one array a seed with a row an entity: the bootstrap draws entities."""
-        return over_groups(np.stack([np.asarray(o, np.float64).reshape(len(self.entities), -1).mean(1) for o in outcomes], 1))
+
+def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
+    """Mean and interval of outcomes, one array a seed with a value an entity: the bootstrap draws entities."""
+    return over_groups(np.stack([np.asarray(o, np.float64) for o in outcomes], 1))

@@ -2,82 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
 
 from bowerbird import encoders, plots, tensors
-from bowerbird.claims.bench import Bench
+from bowerbird.claims.bench import Bench, per_entity
 from bowerbird.claims.frame import Claim, Effect, Finding
 from bowerbird.claims.lab import Database, Lab
 from bowerbird.entitydraw import TEMPLATES
-from bowerbird.types import Neighbors
+from bowerbird.metrics.intervals import Estimate
+from bowerbird.types import ABSENT, Neighbors
 
+K = 2
 EACH = 4
-"""Pictures of a prompt and seed, for the best of them."""
+"""Pictures of the bare name and a seed, for the best of them."""
 RDM = "tiny-rdm"
+LABELS = {
+    "with": f"Re-Imagen, k = {K}", "best": f"best of {EACH}", "without": "the same, k = 0", "rdm": f"RDM, k = {K}", "swapped in": "swapped in: as those",
+    "swapped": "swapped in: as prompted",
+}  # fmt: skip
 
 
 def measure(lab: Lab) -> Finding:
-    """Top-1 of the judge among the rare entities: with retrieval, without, with another entity's pictures, and RDM's on the same prompts."""
+    """Top-1 of the judge among the rare entities, every arm on every template: with retrieval, without, with another entity's pictures, and RDM."""
     bench = Bench(lab)
     truth = np.arange(len(bench.entities))
-    prompts = {template: [template.replace("{name}", name) for name in bench.names] for template in TEMPLATES}
-    right: dict[str, list[np.ndarray]] = {name: [] for name in ("with", "without", "swapped", "rdm", "best", "swapped in")}
     turned = np.roll(truth, 1)
+    right: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
     for seed in lab.settings.seeds:
-        shares = []
+        said: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
         for template in TEMPLATES:
-            hits = bench.found(prompts[template], 2)
+            prompts = [template.replace("{name}", name) for name in bench.names]
             each = EACH if template == TEMPLATES[0] else 1
-            said = bench.named(bench.paint(hits.repeat(each), seed)).reshape(len(truth), each) == truth[:, None]
-            shares.append(said.mean(1))
+            hits = bench.found(prompts, K)
+            named = bench.named(bench.paint(hits.repeat(each), seed)).reshape(len(truth), each) == truth[:, None]
+            said["with"].append(named.mean(1))
             if each == EACH:
-                right["best"].append(said.any(1))
-        right["with"].append(np.mean(shares, axis=0))
-        plain = prompts[TEMPLATES[0]]
-        right["without"].append(bench.named(bench.paint(bench.found(plain, 0), seed)) == truth)
-        swapped = bench.named(bench.paint(_of_others(bench, plain, turned), seed))
-        right["swapped"].append(swapped == truth)
-        right["swapped in"].append(swapped == turned)
-        right["rdm"].append(bench.named(bench.paint(_for_rdm(bench, plain), seed, model=RDM)) == truth)
-    found = {name: bench.per_entity(values) for name, values in right.items()}
-    against = {name: np.stack(right["with"], 1) - np.stack(right[name], 1).astype(float) for name in ("without", "rdm")}
+                said["best"].append(named.any(1))
+            said["without"].append(bench.named(bench.paint(bench.found(prompts, 0), seed)) == truth)
+            said["rdm"].append(bench.named(bench.paint(_for_rdm(bench, hits), seed, model=RDM)) == truth)
+            swapped = bench.named(bench.paint(_of_others(bench, prompts, turned), seed))
+            said["swapped"].append(swapped == truth)
+            said["swapped in"].append(swapped == turned)
+        for name, values in said.items():
+            right[name].append(np.mean(values, axis=0))
+    found = {name: per_entity(values) for name, values in right.items()}
+
+    def difference(a: str, b: str) -> Estimate:
+        return per_entity([x - y for x, y in zip(right[a], right[b], strict=True)])
+
     effects = [
-        Effect("top-1, with retrieval − the same network without", bench.per_entity(list(against["without"].T))),
-        Effect("top-1, Re-Imagen − RDM, same prompts and database", bench.per_entity(list(against["rdm"].T))),
-        Effect("another entity's pictures are swapped in: share named as that one − as the one prompted", bench.per_entity(
-            [a.astype(float) - b for a, b in zip(right["swapped in"], right["swapped"], strict=True)]), needed=False),
-    ]  # fmt: skip
-    labels = {
-        "with": "Re-Imagen, k = 2", "best": f"best of {EACH}", "without": "the same, k = 0", "rdm": "RDM, k = 2", "swapped in": "swapped in: as those",
-        "swapped": "swapped in: as prompted",
-    }  # fmt: skip
-    rows = [(labels[name], found[name].mean, found[name].low, found[name].high) for name in labels]
+        Effect("top-1, with retrieval − the same network without", difference("with", "without")),
+        Effect("top-1, Re-Imagen − RDM, same prompts and drawings", difference("with", "rdm")),
+        Effect("another entity's drawings swapped in: share named as that one − as the one prompted", difference("swapped in", "swapped"), needed=False),
+    ]
+    rows = [(label, found[name].mean, found[name].low, found[name].high) for name, label in LABELS.items()]
     plot = partial(plots.intervals, rows=rows, title="Rare entities that the judge names", label="share of pictures")
     notes = (
-        f"{len(truth)} entities that no model was trained on, {len(TEMPLATES)} templates, intervals over entities. The judge names {bench.real():.0%} of "
-        "their real drawings, all of which it saw in training. The database holds their drawings in every style; BM25 finds them by name. RDM gets the "
-        "same drawings as embeddings."
+        f"{len(truth)} entities that no model was trained on, {len(TEMPLATES)} templates ({EACH} pictures of the bare name, for the best of them), intervals "
+        f"over entities. {bench.judges()} The database holds their drawings in every style; BM25 finds them by name, k = {K}. RDM gets the same ones "
+        "as embeddings."
     )
-    return Finding(effects, {labels[name]: asdict(value) for name, value in found.items()}, notes, plot)
+    return Finding(effects, {label: asdict(found[name]) for name, label in LABELS.items()}, notes, plot)
 
 
 def _of_others(bench: Bench, prompts: list[str], other: np.ndarray) -> Neighbors:
-    """The pictures of entity `other[i]`, said to be what prompt i asks for."""
-    from dataclasses import replace
-
-    hits = bench.found([bench.names[i] for i in other], 2)
-    return replace(hits, queries=tuple(prompts), captions=tuple((bench.names[i],) * 2 for i in range(len(prompts))))
+    """The drawings of entity `other[i]`, said to be what prompt i asks for."""
+    hits = bench.found([bench.names[i] for i in other], K)
+    return replace(hits, queries=tuple(prompts), captions=tuple((name,) * K for name in bench.names))
 
 
-def _for_rdm(bench: Bench, prompts: list[str]) -> Neighbors:
-    """The same two drawings of each entity, as RDM reads them: embeddings."""
-    hits = bench.found(prompts, 2)
+def _for_rdm(bench: Bench, hits: Neighbors) -> Neighbors:
+    """The same drawings as RDM reads them: embeddings."""
     vectors = encoders.load("small").embed_images(tensors.to_pil(bench.drawings.pixels))
-    database = Database(vectors, lambda k: np.ones(len(vectors)))
-    return database.at(hits.ids)
+    there = hits.ids != ABSENT
+    near = Database(vectors, lambda k: np.ones(len(vectors))).at(np.where(there, hits.ids, 0))
+    return replace(near, ids=hits.ids, weights=there.astype(np.float32))
 
 
 CLAIM = Claim(

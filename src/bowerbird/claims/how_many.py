@@ -7,31 +7,34 @@ from functools import partial
 
 import numpy as np
 
-from bowerbird import plots
-from bowerbird.claims.bench import Bench
+from bowerbird import plots, seeds
+from bowerbird.claims.bench import Bench, per_entity
 from bowerbird.claims.frame import Claim, Effect, Finding
 from bowerbird.claims.lab import Lab
+from bowerbird.errors import BowerbirdError
 
 KS = (1, 2, 3, 4)
 
 
 def measure(lab: Lab) -> Finding:
-    """Top-1 of the judge for k = 1 to 4 neighbours, in training 1 or 2; the found drawings are a random order's first k."""
+    """Top-1 of the judge for k = 1 to 4 drawings of the entity, drawn at random without replacement for each entity and seed."""
     bench = Bench(lab)
-    truth = np.arange(len(bench.entities))
+    rows = [list(bench.rows_of(entity).values()) for entity in bench.entities]
+    used = np.array([i for i, own in enumerate(rows) if len(own) >= max(KS)])
+    if len(used) < 2:
+        raise BowerbirdError(f"this claim needs two rare entities with {max(KS)} drawings each; the data has {len(used)}")
+    names = [bench.names[i] for i in used]
     right: dict[int, list[np.ndarray]] = {k: [] for k in KS}
     for seed in lab.settings.seeds:
-        hits = bench.found(bench.names, max(KS))
-        order = np.random.default_rng(seed).permutation(max(KS))
-        shuffled = hits.select(order.tolist())
+        drawn = np.array([seeds.numpy_generator(seed, "drawings", bench.entities[i]).permutation(rows[i])[: max(KS)] for i in used])
         for k in KS:
-            right[k].append(bench.named(bench.paint(shuffled.select(list(range(k))), seed)) == truth)
-    found = {k: bench.per_entity(values) for k, values in right.items()}
+            right[k].append(bench.named(bench.paint(bench.given(names, drawn[:, :k]), seed)) == used)
+    found = {k: per_entity(values) for k, values in right.items()}
     gain = [b.astype(float) - a for a, b in zip(right[min(KS)], right[max(KS)], strict=True)]
-    effects = [Effect(f"top-1, k = {max(KS)} − k = {min(KS)}", bench.per_entity(gain))]
+    effects = [Effect(f"top-1, k = {max(KS)} − k = {min(KS)}", per_entity(gain))]
     lines = {"top-1 of the judge": [(float(k), e.mean, e.low, e.high) for k, e in found.items()]}
     plot = partial(plots.curves, lines=lines, title="Rare entities named, by neighbours", x="k at inference", y="share of pictures")
-    notes = f"{len(truth)} rare entities asked for by name; trained with k of 1 and 2. The judge names {bench.real():.0%} of the real drawings."
+    notes = f"{len(used)} rare entities with {max(KS)} drawings or more, asked for by name; trained with k of 1 and 2. {bench.judges()}"
     return Finding(effects, {f"k = {k}": asdict(value) for k, value in found.items()}, notes, plot)
 
 

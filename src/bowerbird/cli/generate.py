@@ -29,14 +29,14 @@ def generate(
     source: Annotated[Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
+    steps: Annotated[str, typer.Option("--steps", help="Sampling steps; one number, or one a stage: 30,10.")] = "20",
     guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 3.0,
     sampler: Annotated[str, typer.Option("--sampler", help="dpmsolver++, ddim or unipc.")] = "dpmsolver++",
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
     text_mode: Annotated[str, typer.Option("--text-mode", help="neighbors, text, or text+neighbors.")] = "neighbors",
-    image_mode: Annotated[str, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = "image+neighbors",
+    image_mode: Annotated[str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = None,
     search_mode: Annotated[str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")] = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
@@ -44,9 +44,9 @@ def generate(
     reference: Annotated[list[Path] | None, typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base.")] = None,
     caption: Annotated[list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")] = None,
     guidance: Annotated[str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")] = None,
-    guidance_eta: Annotated[float, typer.Option("--guidance-eta", help="Share of text in it: 0 is all neighbours, 1 all text.")] = 0.5,
-    text_scale: Annotated[float | None, typer.Option("--text-scale", help="Guidance of the text; default --guidance-scale.")] = None,
-    neighbor_scale: Annotated[float | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours; default --guidance-scale.")] = None,
+    guidance_eta: Annotated[str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.5.")] = None,
+    text_scale: Annotated[str | None, typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default --guidance-scale.")] = None,
+    neighbor_scale: Annotated[str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; likewise.")] = None,
     on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
     proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
     seed: SeedOption = 0,
@@ -65,6 +65,10 @@ def generate(
         _again(source, model, out, device, as_json)
         return
     alone = bool(reference) or k == 0
+    if alone and (kb is not None or image or class_name or unconditional or (k and reference)):
+        raise BowerbirdError("generate: --reference and -k 0 stand in place of --kb, --image, --class, --unconditional and -k; leave those out")
+    if caption and not reference:
+        raise BowerbirdError("generate: --caption says what a --reference shows; give --reference F.png too")
     if model is None or (kb is None and not alone):
         raise BowerbirdError("generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png")
     if proposal not in ("model", "database"):
@@ -83,24 +87,28 @@ def generate(
 
     pipe = load_pipeline(model, device)
     balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, guidance_scale)
+    mode = search_mode or str(getattr(pipe.config, "search_mode", "hybrid"))
+    look = image_mode or ("neighbors" if generation.balances_text(pipe) else "image+neighbors")
     if opened is None:
         hits = _by_hand(pipe, model, prompt, own, caption or [], n)
     else:
         request = Request(
             prompts=None if prompt is None else (prompt,), images=pictures, class_name=class_name, unconditional=unconditional,
-            k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=image_mode,
-            search_mode=search_mode or str(getattr(pipe.config, "search_mode", "hybrid")), where=where, class_key=class_key, top_m=top_m,
+            k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=look,
+            search_mode=mode, where=where, class_key=class_key, top_m=top_m,
         )  # fmt: skip
         counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
         hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
     if weights is not None:
-        hits = hits.weighted(_numbers(weights))
-    settings = generation.Settings(steps, guidance_scale, sampler, eta, size, seed, balance)
+        hits = hits.weighted(_numbers(weights, "--weights"))
+    counted = tuple(int(step) for step in _numbers(steps, "--steps"))
+    settings = generation.Settings(counted if len(counted) > 1 else counted[0], guidance_scale, sampler, eta, size, seed, balance)
     with progress_bar(as_json) as bar:
         task = bar.add_task("painting", total=n)
         made = copies.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
     asked: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name, "unconditional": unconditional}
-    how = {"text_mode": text_mode, "image_mode": image_mode, "search_mode": search_mode, "where": where, "class_key": class_key, "top_m": top_m}
+    how = {"text_mode": text_mode, "image_mode": look, "search_mode": mode, "where": where, "class_key": class_key, "top_m": top_m}
+    how = how if opened is not None else {}
     asked |= {"references": [str(p) for p in reference or []]}
     asked = {key: value for key, value in asked.items() if value} | {"k": hits.k} | {key: value for key, value in how.items() if value is not None}
     written = generation.records(pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies)
@@ -111,18 +119,26 @@ def generate(
 
 
 def _balance(
-    pipe: Pipeline, model: str, kind: str | None, eta: float, text_scale: float | None, neighbor_scale: float | None, guidance_scale: float
-) -> Guidance | None:
-    """How to balance text and neighbours. Raises: BowerbirdError when it is asked of a model that reads no text."""
+    pipe: Pipeline, model: str, kind: str | None, eta: str | None, text_scale: str | None, neighbor_scale: str | None, guidance_scale: float
+) -> Guidance | tuple[Guidance, ...] | None:
+    """How to balance text and neighbours, for all stages or for each. Raises: BowerbirdError when it is asked of a model that reads no text."""
     from bowerbird.generation import balances_text
     from bowerbird.guidance import Guidance
 
+    given = {"--guidance-eta": eta, "--text-scale": text_scale, "--neighbor-scale": neighbor_scale}
     if not balances_text(pipe):
-        if kind is not None or text_scale is not None or neighbor_scale is not None:
-            raise BowerbirdError(f"model {model!r} paints from neighbours alone: --guidance, --text-scale and --neighbor-scale are for tiny-reimagen")
+        if kind is not None or any(value is not None for value in given.values()):
+            raise BowerbirdError(f"model {model!r} paints from neighbours alone: --guidance, {', '.join(given)} are for models like tiny-reimagen")
         return None
-    both = [guidance_scale if scale is None else scale for scale in (text_scale, neighbor_scale)]
-    return Guidance(kind or "interleaved", both[0], both[1], eta)
+    defaults = {"--guidance-eta": 0.5, "--text-scale": guidance_scale, "--neighbor-scale": guidance_scale}
+    values = {name: [defaults[name]] if text is None else _numbers(text, name) for name, text in given.items()}
+    stages = max(len(each) for each in values.values())
+    wrong = [name for name, each in values.items() if len(each) not in (1, stages)]
+    if wrong:
+        raise BowerbirdError(f"{wrong[0]}: {len(values[wrong[0]])} numbers where another option has {stages}; give one, or one a stage")
+    etas, texts, nears = (each * stages if len(each) == 1 else each for each in values.values())
+    found = tuple(Guidance(kind or "interleaved", t, n, e) for t, n, e in zip(texts, nears, etas, strict=True))
+    return found if stages > 1 else found[0]
 
 
 def _by_hand(pipe: Pipeline, model: str, prompt: str | None, pictures: list[Image.Image], captions: list[str], n: int) -> Neighbors:
@@ -157,11 +173,14 @@ def load_pipeline(model: str, device: str) -> Pipeline:
         raise BowerbirdError(f"model {model!r} cannot be opened: {str(error).strip().splitlines()[0]}") from error
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str, option: str) -> list[float]:
     try:
-        return [float(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise BowerbirdError(f"--weights {text!r}: write one number a neighbour, e.g. 2,1,1,0") from error
+        found = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not found:
+        raise BowerbirdError(f"{option} {text!r}: write numbers with commas between, e.g. 2,1")
+    return found
 
 
 def _again(source: Path, model: str | None, out: Path, device: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ Knows encoders by their protocol only, and nothing of what is painted from its a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,7 +284,7 @@ class KnowledgeBase:
             texts = [text] if isinstance(text, str) else list(text)
             if any(not t.strip() for t in texts):
                 raise BowerbirdError("search: the text is empty; say what to look for")
-            return self._search_text(texts, k, mode, allowed)
+            return replace(self._search_text(texts, k, mode, allowed), queries=tuple(texts))
         if ids is not None:
             vectors = self.get(list(ids)).embeddings[0]
         else:

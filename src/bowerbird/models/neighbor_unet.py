@@ -12,6 +12,7 @@ any K; with `up_attention` the up-stack attends too, since identity is fine deta
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,13 +47,18 @@ def places(side: int, channels: int) -> Tensor:
     return F.pad(table, (0, channels - table.shape[1]))
 
 
+@lru_cache(maxsize=64)
+def _places_on(side: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return places(side, channels).to(device, dtype)
+
+
 class AttentionStage(nn.Module):
     """Attention to the picture itself, to the text and to the neighbours, then a feed-forward layer; each added to what came in."""
 
     def __init__(self, channels: int, head_channels: int, text_dim: int, *, itself: bool = True) -> None:
         super().__init__()
         heads: dict[str, Any] = {"heads": max(1, channels // head_channels), "dim_head": min(channels, head_channels)}
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) if itself or i else nn.Identity() for i in range(4))
         self.itself = Attention(channels, **heads) if itself else None
         self.text = Attention(channels, cross_attention_dim=text_dim, **heads)
         self.neighbors = Attention(channels, cross_attention_dim=channels, **heads)
@@ -59,10 +66,10 @@ class AttentionStage(nn.Module):
         self.no_text, self.no_neighbor = nn.Parameter(torch.randn(text_dim) * 0.02), nn.Parameter(torch.randn(channels) * 0.02)
 
     def forward(self, x: Tensor, text: Tokens | None, features: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`(B, C, F, F)` with the neighbours' `features` `(B, K, F F, C)` -> the same shape, and its own features `(B, F F, C)`."""
+        """`(B, C, F, F)`, square, with the neighbours' `features` `(B, K, F F, C)` -> the same shape, and its own features `(B, F F, C)`."""
         b, c, h, w = x.shape
         tokens = x.flatten(2).transpose(1, 2)
-        where = places(h, c).to(x) if h == w else places(max(h, w), c).view(max(h, w), max(h, w), c)[:h, :w].reshape(h * w, c).to(x)
+        where = _places_on(h, c, x.device, x.dtype)
         if self.itself is not None:
             tokens = tokens + self.itself(self.norms[0](tokens) + where)
         keys, bias = _with_null(self.no_text, None if text is None else text.keys, None if text is None else text.weights, tokens)
@@ -181,6 +188,7 @@ class NeighborUNet(ModelMixin, ConfigMixin):
                 x = block.grow(x)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.config.patch_size)
 
+    @apply_forward_hook
     def encode_neighbors(self, pixels: Tensor, text: Tokens, weights: Tensor, image: Tensor | None = None) -> FeatureMaps:
         """Neighbours `(B, K, C, H, W)` with the tokens of their captions `(B K, L, D)` -> what the noisy picture attends to.
 

@@ -47,17 +47,20 @@ class SmallTextTower(ModelMixin, ConfigMixin):
     def forward(self, texts: Sequence[str]) -> Tokens:
         """n texts of up to `max_words` words (the rest is cut) -> `Tokens`."""
         split = [words_of(text)[: self.config.max_words] for text in texts]
-        longest = max((len(words) for words in split), default=0)
+        # painting pads to the full length: kernels are chosen by shape, and a picture's last bit must not depend on what it is painted with
+        longest = max((len(words) for words in split), default=0) if self.training else self.config.max_words
         device = self.start.device
         keys = self.start.expand(len(texts), 1, -1)
         there = torch.tensor([[1.0] * len(words) + [0.0] * (longest - len(words)) for words in split], device=device).view(len(texts), longest)
         if longest:
             bags = [_pieces_of(word, self.config.buckets) for words in split for word in words]
-            flat = torch.tensor([p for bag in bags for p in bag], device=device)
-            sizes = torch.tensor([len(bag) for bag in bags], device=device)
-            vectors = self.norm(self.pieces(flat, sizes.cumsum(0) - sizes))
-            padded = vectors.new_zeros(len(texts), longest, vectors.shape[1])
-            padded[there.bool()] = vectors
+            flat = torch.tensor([p for bag in bags for p in bag], device=device, dtype=torch.long)
+            sizes = torch.tensor([len(bag) for bag in bags], device=device, dtype=torch.long)
+            padded = self.start.new_zeros(len(texts), longest, len(self.start))
+            if bags:
+                vectors = self.norm(self.pieces(flat, sizes.cumsum(0) - sizes))
+                padded = padded.to(vectors.dtype)
+                padded[there.bool()] = vectors
             keys = torch.cat([keys.to(padded.dtype), padded + self.order[:longest].to(padded.dtype)], 1)
         any_word = (there.sum(1, keepdim=True) > 0).float()
         hidden = torch.cat([torch.zeros_like(any_word), 1 - there], 1).bool()  # the start token is always seen: no row without a key
@@ -76,7 +79,7 @@ def text_tokens(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Toke
         tokens: Tokens = text_encoder(texts)
         return tokens
     length = min(int(tokenizer.model_max_length), T5_LENGTH)
-    fed = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt").to(text_encoder.device)
+    fed = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(text_encoder.device)
     keys: Tensor = text_encoder(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"]).last_hidden_state
     filled = torch.tensor([[float(bool(text.strip()))] for text in texts], device=keys.device)
     return Tokens(keys, fed["attention_mask"].float() * filled)

@@ -84,7 +84,7 @@ class ContrastiveObjective(nn.Module):
 
     def _text(self, row: int, rng: np.random.Generator) -> str:
         """A caption as a person might type it: the name, the name and some tags, or tags alone, at times inside a phrase."""
-        name, tags = self.pictures.captions[row], [str(t) for t in self.pictures.metadata[row].get("tags", [])]
+        name, tags = self.pictures.captions[row], self.pictures.tags(row)
         some = [t for t in tags if rng.random() < 0.5]
         text = name if rng.random() < 0.5 or not tags else " ".join([name, *some] if rng.random() < 0.6 else (some or tags))
         return str(rng.choice(["{}", "{}", "a picture of {}", "a {}", "an emoji of {}", "the {} icon"])).format(text)

@@ -157,7 +157,8 @@ class RDMPipeline(DiffusionPipeline):
             raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {self.unet.dtype}); call pipe.to(torch.float32)")
         tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), normalize=self.config.normalize_embeddings)
         place = (self._execution_device, self.unet.dtype)
-        return Conditioning(tokens.neighbors.to(*place), tokens.neighbors_null.to(*place))
+        null = tokens.neighbors_null
+        return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))
 
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""

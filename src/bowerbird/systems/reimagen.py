@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,6 +54,18 @@ class UNetSizes(BaseModel):
     text_dim: int = 96
     time_dim: int = 256
     up_attention: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> UNetSizes:
+        levels = len(self.block_out_channels)
+        if {len(self.layers_per_block), len(self.attention), len(self.itself)} != {levels}:
+            raise ValueError(f"layers_per_block, attention and itself need one entry for each of the {levels} levels")
+        step = self.patch_size * 2 ** (levels - 1)
+        if self.sample_size % step:
+            raise ValueError(f"sample_size {self.sample_size} is not a multiple of {step}, which patches and levels divide it by")
+        if self.low_size and self.sample_size % self.low_size:
+            raise ValueError(f"sample_size {self.sample_size} is not a multiple of low_size {self.low_size}")
+        return self
 
 
 class TowerSizes(BaseModel):
@@ -96,15 +108,15 @@ class ReImagenConfig(BaseModel):
     max_level: int = 400
     search: Literal["bm25", "dense", "hybrid"] = "bm25"
     encoder: str = "small"
-    k: int = 2
+    k: int = Field(default=2, ge=1)
     k_stored: int = 12
     pool: int = 4
     max_similarity: float | None = None
     style_key: str | None = "style"
     draws: tuple[NeighborDraw, ...] = (
-        NeighborDraw(kind="retrieved", share=0.5, style_named=0.7),
-        NeighborDraw(kind="itself", share=0.25, style_named=0.0),
-        NeighborDraw(kind="others", share=0.25, style_named=0.5),
+        NeighborDraw(kind="retrieved", share=0.45, style_named=0.7),
+        NeighborDraw(kind="itself", share=0.35, style_named=0.0),
+        NeighborDraw(kind="others", share=0.2, style_named=0.5),
     )
     text_null: float = 0.1
     neighbors_null: float = 0.1
@@ -159,7 +171,7 @@ class ReImagenObjective(nn.Module):
     def _tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
         """Neighbours of every picture, by the search and by the search among other things: `(n, k_stored)` each."""
         config, pictures = self.config, self.pictures
-        tags = [" ".join(map(str, m.get("tags", []) or [])) for m in pictures.metadata]
+        tags = [" ".join(pictures.tags(row)) for row in range(len(pictures))]
         embeddings = None
         if config.search != "bm25" or config.max_similarity is not None:
             parts = [encoder.embed_images(tensors.to_pil(part)) for part in torch.split(pictures.pixels, 256)]
@@ -231,7 +243,7 @@ class ReImagenObjective(nn.Module):
 
     def _text(self, row: int, name: str, style_named: float, rng: np.random.Generator) -> str:
         """What a person might ask for: the name, at times with tags, in a phrase, and with the style where `style_named` draws it."""
-        tags = [str(t) for t in self.pictures.metadata[row].get("tags", []) or [] if rng.random() < 0.5]
+        tags = [tag for tag in self.pictures.tags(row) if rng.random() < 0.5]
         known = name == self.pictures.captions[row]
         text = " ".join([name, *tags]) if known and tags and rng.random() < 0.3 else name
         style = self.styles[row]
@@ -258,8 +270,11 @@ class ReImagenObjective(nn.Module):
         """Texts through the tower that is trained here, or through the frozen one."""
         if self.tower is not None:
             return text_tokens(self.tower, None, texts)
+        device = next(self.unet.parameters()).device  # accelerate moves what is trained, a process to its own
+        tower, tokenizer = self.frozen
+        assert tower is not None
         with torch.no_grad():
-            return text_tokens(self.frozen[0], self.frozen[1], texts)
+            return text_tokens(tower.to(device), tokenizer, texts)
 
     # -- what is written -----------------------------------------------------------------------------------------------
 
@@ -315,8 +330,8 @@ class ReImagenObjective(nn.Module):
 
 
 def _other_form(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures `(n, 3, S, S)`, each mirrored or not, turned up to 20 degrees, at scale .8 to 1.15, shifted up to 10%."""
+    """Pictures `(n, 3, S, S)`, a quarter of them mirrored, turned up to 10 degrees, at scale .9 to 1.1, shifted up to 5%."""
     n = len(x)
     drawn = torch.rand(5, n, generator=generator)
-    x = torch.where((drawn[0] < 0.5)[:, None, None, None], x.flip(3), x)
-    return augment.affine(x, (drawn[1] * 2 - 1) * 0.35, 0.8 + 0.35 * drawn[2], (drawn[3:].T * 2 - 1) * 0.1)
+    x = torch.where((drawn[0] < 0.25)[:, None, None, None], x.flip(3), x)
+    return augment.affine(x, (drawn[1] * 2 - 1) * 0.175, 0.9 + 0.2 * drawn[2], (drawn[3:].T * 2 - 1) * 0.05)

@@ -14,9 +14,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from bowerbird import gaussian, guidance, images, references, seeds, tensors
+from bowerbird import gaussian, images, references, seeds, tensors
 from bowerbird.errors import BowerbirdError
-from bowerbird.guidance import Guidance
+from bowerbird.guidance import Guidance, Predict, balanced, draw_text_steps
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.references import Request
 from bowerbird.systems import sampling
@@ -121,24 +121,31 @@ class ReImagenPipeline(DiffusionPipeline):
         Raises: BowerbirdError before anything is painted.
         """
         sampling.check_output_type(output_type)
+        if num_images_per_prompt < 1:
+            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(size, low_resolution, len(hits))
-        settings = self._each(guidance or Guidance(text_scale=guidance_scale, neighbor_scale=guidance_scale), run, "guidance")
+        settings = self._each(Guidance(text_scale=guidance_scale, neighbor_scale=guidance_scale) if guidance is None else guidance, run, "guidance")
         counts = self._each(num_inference_steps, run, "num_inference_steps")
+        if min(counts) < 1:
+            raise BowerbirdError(f"num_inference_steps is 1 or more; got {min(counts)}")
+        if not 0 <= level < self.scheduler.config.num_train_timesteps:
+            raise BowerbirdError(f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}")
         generators = sampling.generators_for(generator, seed, len(hits))
         numbers = [g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)]
         prompts = list(hits.queries) if hits.queries else [""] * len(hits)
         text = self._tokens(prompts)
         below = None if low_resolution is None else self._pixels(low_resolution)
+        present: list[bool] = np.any(hits.mask if hits.weights is None else hits.mask & (hits.weights > 0), axis=1).tolist()
         drawn: dict[int, list[list[bool]]] = {}
         with self.progress_bar(total=sum(counts)) as bar:
             for stage, balance, steps in zip(run, settings, counts, strict=True):
                 timesteps, extra = sampling.schedule(self.scheduler, steps, eta, generators, self._execution_device)
                 condition = self.condition(stage, text, hits, below, level, generators)
-                predict = guidance_of(self._predict(stage), condition, balance, numbers, len(timesteps), stage)
+                predict = balanced(self._predict(stage), condition, balance, numbers, present, len(timesteps), stage)
                 if balance.kind == "interleaved":
-                    drawn[stage] = guidance_draws(numbers, len(timesteps), balance.eta, stage)
+                    drawn[stage] = draw_text_steps(numbers, present, len(timesteps), balance.eta, stage).tolist()
                 edge = self.sizes[stage - 1]
                 latents = seeds.noise((3, edge, edge), generators).to(self._execution_device) * self.scheduler.init_noise_sigma
                 for i, t in enumerate(timesteps):
@@ -155,12 +162,12 @@ class ReImagenPipeline(DiffusionPipeline):
     # -- conditions ----------------------------------------------------------------------------------------------------
 
     def retrieve(self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None) -> Neighbors:
-        """The neighbours for `request`: pictures with captions of any database, whatever encoder it was made with. k = 0: none, the text alone."""
+        """The neighbours for `request`: pictures with captions of any database, whatever encoder it was made with."""
         if kb is None:
             raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text alone")
-        if request.text_mode != "neighbors":
-            raise BowerbirdError(f"this model paints from pictures; text_mode {request.text_mode!r} is for models that paint from embeddings")
-        return references.retrieve(kb, replaced(request, image_mode="neighbors"), count, seed=seed, counts=proposal or {})
+        if request.text_mode != "neighbors" or (request.images is not None and request.image_mode != "neighbors"):
+            raise BowerbirdError("this model paints from the database's pictures: text_mode and image_mode are neighbors; give a picture of your own by hand")
+        return references.retrieve(kb, request, count, seed=seed, counts=proposal or {})
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself: any will do, as its pictures are what counts."""
@@ -176,6 +183,8 @@ class ReImagenPipeline(DiffusionPipeline):
         count: int,
     ) -> Neighbors:  # fmt: skip
         prompts = None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        if prompts == () or (given is not None and not len(given)):
+            raise BowerbirdError("there is no prompt in the list; give one or several")
         if given is None:
             if prompts is None:
                 raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
@@ -200,8 +209,6 @@ class ReImagenPipeline(DiffusionPipeline):
         if network.config.low_size:
             if below is None:
                 raise BowerbirdError(f"stage {stage} enlarges a picture of the stage below, and there is none; begin at stage 1, or give low_resolution=")
-            if not 0 <= level < self.scheduler.config.num_train_timesteps:
-                raise BowerbirdError(f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}")
             low = enlarge(below.float(), edge)
             levels = torch.full((len(hits),), level, device=place[0])
             eps = seeds.noise(low.shape[1:], generators).to(place[0])
@@ -216,7 +223,7 @@ class ReImagenPipeline(DiffusionPipeline):
                 near = low_resolution_of(pixels, network.config.low_size)
             features = network.encode_neighbors(pixels, captions, weights, near)
         words = text.to(*place)
-        return Conditioning(features, features.absent(), words, words.absent(), image, levels)
+        return Conditioning(features, text=words, image=image, level=levels)
 
     def _reference_pixels(self, hits: Neighbors, edge: int) -> Tensor:
         """The neighbours' pictures `(Q, K, 3, edge, edge)` in [-1, 1], white where there is none.
@@ -226,7 +233,13 @@ class ReImagenPipeline(DiffusionPipeline):
         from PIL import Image
 
         white, largest = Image.new("RGB", (edge, edge), "white"), max(self.sizes)
-        rows = [[white if picture is None else images.square(images.square(picture, largest), edge) for picture in row] for row in hits.images()]
+        found = hits.images()
+        lost = [int(hits.ids[q, c]) for q, row in enumerate(found) for c, picture in enumerate(row) if picture is None and hits.mask[q, c]]
+        if lost:
+            raise BowerbirdError(
+                f"neighbour {lost[0]} has no picture, and this model paints from pictures; search a knowledge base, or give references by hand"
+            )
+        rows = [[white if picture is None else images.square(images.square(picture, largest), edge) for picture in row] for row in found]
         return torch.stack([tensors.to_float(tensors.stack(row)) for row in rows])
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
@@ -266,7 +279,7 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"{what}: {len(given)} values for {len(self.stages)} stages; give one, or one a stage")
         return [given[stage - 1] for stage in run]
 
-    def _predict(self, stage: int) -> guidance.Predict:
+    def _predict(self, stage: int) -> Predict:
         network = self.stages[stage - 1]
 
         def predict(sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
@@ -293,17 +306,3 @@ class ReImagenPipeline(DiffusionPipeline):
         path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
         pipe: ReImagenPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
         return pipe
-
-
-def guidance_of(predict: guidance.Predict, condition: Conditioning, balance: Guidance, numbers: Sequence[int], steps: int, stage: int) -> guidance.Guided:
-    """`guidance.balanced`, or the text's plain guidance where there is no neighbour at all, which costs two passes instead of up to three."""
-    assert isinstance(condition.neighbors, FeatureMaps)
-    if not condition.neighbors.maps:
-        return guidance.text_enhanced(predict, condition, balance.text_scale)
-    return guidance.balanced(predict, condition, balance, numbers, steps, stage)
-
-
-def guidance_draws(numbers: Sequence[int], steps: int, eta: float, stage: int) -> list[list[bool]]:
-    """The draws of interleaved guidance as plain values."""
-    drawn: list[list[bool]] = guidance.draw_text_steps(numbers, steps, eta, stage).tolist()
-    return drawn
