@@ -20,7 +20,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe, build_objective, load_recipe, read_pictures, with_settings
 from bowerbird.train import StepReport, TrainConfig, learning_rate, train
 
-KINDS = ["small", "tiny-autoencoder", "tiny-rdm", "tiny-reimagen-32", "tiny-reimagen", "tiny-copies", "evaluator"]
+KINDS = ["small", "tiny-autoencoder", "tiny-rdm", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128", "tiny-copies", "evaluator"]
 
 
 def run(recipe: Recipe, source: Path, out: Path) -> tuple[Any, list[StepReport]]:
@@ -46,7 +46,7 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
     elif name.startswith("tiny-reimagen"):
         from bowerbird import ReImagenPipeline
 
-        assert ReImagenPipeline.from_pretrained(model).sizes == [16 if name.endswith("32") else 32]
+        assert ReImagenPipeline.from_pretrained(model).sizes == [{"tiny-reimagen-32": 16, "tiny-reimagen": 32, "tiny-reimagen-128": 64}[name]]
     elif name == "tiny-copies":
         from bowerbird import features
         from bowerbird.encoders.copies import CopyDescriptor

@@ -34,6 +34,17 @@ def scheduler(name: str = "ddim", *, prediction_type: str = "v_prediction", conf
     return classes[name].from_config(base, **extra)
 
 
+def from_clean(noise_scheduler: Any, clean: Tensor, sample: Tensor, timestep: Any) -> Tensor:
+    """A prediction of the clean picture, in the form that the scheduler's `prediction_type` asks for: velocity or noise.
+
+    `sample`: the noisy picture at `timestep` (one for all). Linear in `clean`, so guidance may combine before or after.
+    """
+    a = noise_scheduler.alphas_cumprod[int(timestep)].to(sample)
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        return (a.sqrt() * sample - clean) / (1 - a).sqrt()
+    return (sample - a.sqrt() * clean) / (1 - a).sqrt()
+
+
 def training_target(noise_scheduler: Any, clean: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:
     """What the network should predict: the velocity, or the noise, as the scheduler's `prediction_type` says."""
     if noise_scheduler.config.prediction_type == "v_prediction":

@@ -153,9 +153,8 @@ def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]
 
 def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
     """How text and neighbours were balanced, by stage; with interleaved guidance the draw of each step, t for text, n for neighbours."""
-    one = settings.guidance or Guidance(text_scale=settings.guidance_scale, neighbor_scale=settings.guidance_scale)
     stages = range(len([size for size in pipe.sizes if settings.size is None or size <= settings.size]))
-    balance = [one[stage] if isinstance(one, tuple) else one for stage in stages]
+    balance = pipe.guidance_of_stages(settings.guidance, settings.guidance_scale)
     steps = [settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps for stage in stages]
     drawn = [
         "".join("t" if text else "n" for text in draw_text_steps([seed], [present], steps[stage], balance[stage].eta, stage + 1)[0].tolist())
@@ -235,13 +234,12 @@ def settings_of(record: dict[str, Any]) -> Settings:
         steps = record["steps"]
         kept = record.get("guidance")
         balance = None if kept is None else tuple(Guidance(str(g["kind"]), *(float(g[key]) for key in ("text_scale", "neighbor_scale", "eta"))) for g in kept)
-        same = balance is not None and len(set(balance)) == 1
         scale = float(record["guidance_scale"])
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance[0] if same and balance else balance,
+            int(record["size"][0]), int(record["seed"]), balance,
         )  # fmt: skip
 
 

@@ -116,10 +116,10 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
     text, below = None, []
     if system.base is not None:
         pipe = load_base(system.base)
-        if len(pipe.stages) > 2 or system.unet.low_size != pipe.sizes[-1] or system.prediction_type != pipe.scheduler.config.prediction_type:
+        if len(pipe.stages) > 2 or system.unet.low_size != pipe.sizes[-1] or system.schedule_type != pipe.scheduler.config.prediction_type:
             raise BowerbirdError(
                 f"base {system.base!r} paints {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in {len(pipe.stages)} stages; this stage enlarges "
-                f"{system.unet.low_size} px by {system.prediction_type}, and a cascade has up to 3 stages; set system.unet.low_size or another system.base"
+                f"{system.unet.low_size} px by {system.schedule_type}, and a cascade has up to 3 stages; set system.unet.low_size or another system.base"
             )
         text, below = (pipe.text_encoder.to(device), pipe.tokenizer), pipe.stages
     elif system.text_encoder is not None:

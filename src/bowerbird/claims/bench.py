@@ -70,7 +70,8 @@ class Bench:
     def judge(self) -> Evaluator:
         """Names the entity; trained on all drawings, as it has to know these."""
         recipe = evaluator()
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"sheet_every": 10**6})})
+        steps = {"steps": min(recipe.train.steps, self.lab.settings.evaluator_steps), "sheet_every": 10**6}
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=steps)})
         return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
 
     @cached_property

@@ -108,6 +108,7 @@ class NeighborUNet(ModelMixin, ConfigMixin):
     `patch_size`: the picture is folded so that a place holds so many pixels a side. `low_size`: edge of the picture that a
     super-resolution stage enlarges, which is put beside the noisy one (0: a first stage). `layers_per_block`, `attention` and
     `itself` (whether a level attends to the neighbours and the text, and to the picture itself) have one entry a level.
+    `prediction_type`: what it was trained to give: `v_prediction`, `epsilon`, or `sample`, the clean picture.
     """
 
     @register_to_config
@@ -125,6 +126,7 @@ class NeighborUNet(ModelMixin, ConfigMixin):
         text_dim: int = 96,
         time_dim: int = 256,
         up_attention: bool = True,
+        prediction_type: str = "v_prediction",
     ) -> None:
         super().__init__()
         widths = tuple(block_out_channels)

@@ -17,6 +17,7 @@ NAMES = {
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
     "tiny-reimagen-32": ("bowerbird.recipes.reimagen", "tiny_reimagen_32"),
     "tiny-reimagen": ("bowerbird.recipes.reimagen", "tiny_reimagen"),
+    "tiny-reimagen-128": ("bowerbird.recipes.reimagen", "tiny_reimagen_128"),
     "reimagen-paper-64": ("bowerbird.recipes.reimagen", "reimagen_paper_64"),
     "reimagen-paper-256": ("bowerbird.recipes.reimagen", "reimagen_paper_256"),
     "reimagen-paper-1024": ("bowerbird.recipes.reimagen", "reimagen_paper_1024"),

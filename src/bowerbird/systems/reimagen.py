@@ -9,7 +9,8 @@ Differs from the paper, and why:
 - What neighbours mean has to be learnt from 6,000 pictures instead of 50 million, so draws are of three kinds (`NeighborDraw`).
 - Target and neighbours are changed together (mirror, quarter turn, shift, hue) in half the draws, and then the thing goes by an
   invented name: a name that was never met must mean what its neighbours show.
-- v-prediction; k is 1 or 2 in training.
+- v-prediction in the first stage; the stage above predicts the clean picture, as a small network that predicts velocities has to carry
+  the noise through all its layers to take it away, and leaves grain. k is 1 or 2 in training.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from bowerbird.models.text_tower import SmallTextTower, text_dim, text_tokens
 from bowerbird.types import ABSENT
 from bowerbird.types_torch import Tokens
 
+MOST_WEIGHT = 5.0
+"""Cap of the loss weight of a stage that predicts the clean picture, where little noise is left to remove."""
 STYLED = ("{text}, {style} style", "{text} in {style} style", "a {style} drawing of {text}")
 PLAIN = ("{text}", "{text}", "a picture of {text}", "a {text}", "the {text} icon")
 
@@ -54,6 +57,7 @@ class UNetSizes(BaseModel):
     text_dim: int = 96
     time_dim: int = 256
     up_attention: bool = True
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
 
     @model_validator(mode="after")
     def _fits(self) -> UNetSizes:
@@ -121,7 +125,11 @@ class ReImagenConfig(BaseModel):
     text_null: float = 0.1
     neighbors_null: float = 0.1
     view_probability: float = 0.5
-    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+
+    @property
+    def schedule_type(self) -> str:
+        """What samplers are given: a stage that predicts the clean picture is converted to velocities."""
+        return "v_prediction" if self.unet.prediction_type == "sample" else self.unet.prediction_type
 
 
 def invented_name(rng: np.random.Generator) -> str:
@@ -164,7 +172,7 @@ class ReImagenObjective(nn.Module):
             self.tower = SmallTextTower(**config.tower.model_dump()) if text is None else None
         self.frozen = text or (None, None)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
         self.below = tuple(below)
-        self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
+        self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.schedule_type)
         self.styles = pictures.column(config.style_key) if config.style_key else [""] * len(pictures)
         self.tables = self._tables(encoder)
 
@@ -263,8 +271,12 @@ class ReImagenObjective(nn.Module):
             image = self.noise_scheduler.add_noise(low_resolution(clean, self.config.unet.low_size), batch["low_eps"], level)
             near_image = low_resolution(neighbors, self.config.unet.low_size)
         features = self.unet.encode_neighbors(neighbors, theirs, batch["weights"], near_image)
-        predicted = self.unet(noisy, batch["timestep"], own, features, image, level)
-        return F.mse_loss(predicted.float(), gaussian.training_target(self.noise_scheduler, clean, batch["eps"], batch["timestep"]))
+        predicted = self.unet(noisy, batch["timestep"], own, features, image, level).float()
+        if self.config.unet.prediction_type == "sample":
+            a = self.noise_scheduler.alphas_cumprod.to(clean.device)[batch["timestep"]]
+            weight = (1 / (1 - a)).clamp(max=MOST_WEIGHT)  # 1 / (1 - a) would be the loss on velocities
+            return (weight * (predicted - clean).square().flatten(1).mean(1)).mean()
+        return F.mse_loss(predicted, gaussian.training_target(self.noise_scheduler, clean, batch["eps"], batch["timestep"]))
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Texts through the tower that is trained here, or through the frozen one."""
@@ -295,11 +307,11 @@ class ReImagenObjective(nn.Module):
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, our networks in half precision."""
-        trained = [self.unet, *([self.tower] if self.tower is not None else [])]
-        for module in trained:
+        ours = [self.unet, *self.below, *(tower for tower in (self.tower, self.frozen[0]) if isinstance(tower, SmallTextTower))]
+        for module in ours:
             module.half()
         self.pipeline().save_pretrained(out)
-        for module in trained:
+        for module in ours:
             module.float()
 
     def sheet(self, path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STAGES = ("unet", "super_resolution", "super_resolution_2")
-LEVEL = 100
+LEVEL = 50
 """Timestep of the noise a stage above the first adds to what it enlarges, when nothing else is asked for."""
 
 
@@ -113,11 +113,11 @@ class ReImagenPipeline(DiffusionPipeline):
         """Paint `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the prompts itself.
-        k = 0 paints from the text alone. `num_inference_steps` and `guidance`: one for all stages, or one a stage; None is interleaved
-        with `guidance_scale` for text and neighbours, eta 1/2. `size`: the edge at which to stop, one of `sizes` (None: the last).
-        `low_resolution`: one picture for each picture asked for, to begin from instead of the first stage; the stages above its size
-        run. `level`: the noise added to what is enlarged. `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in
-        [-1, 1]), np (float in [0, 1]).
+        k = 0 paints from the text alone. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage
+        (those above it are then not guided), or one a stage; None is interleaved with `guidance_scale` for text and neighbours, eta 1/2.
+        `size`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to
+        begin from instead of the first stage; the stages above its size run. `level`: the noise added to what is enlarged. `eta`: DDIM's
+        share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
         Raises: BowerbirdError before anything is painted.
         """
         sampling.check_output_type(output_type)
@@ -126,7 +126,8 @@ class ReImagenPipeline(DiffusionPipeline):
         hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(size, low_resolution, len(hits))
-        settings = self._each(Guidance(text_scale=guidance_scale, neighbor_scale=guidance_scale) if guidance is None else guidance, run, "guidance")
+        balances = self.guidance_of_stages(guidance, guidance_scale)
+        settings = [balances[stage - 1] for stage in run]
         counts = self._each(num_inference_steps, run, "num_inference_steps")
         if min(counts) < 1:
             raise BowerbirdError(f"num_inference_steps is 1 or more; got {min(counts)}")
@@ -271,6 +272,14 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"pictures of {edge} px are to become {size} px: no stage lies between")
         return list(range(first, last + 1))
 
+    def guidance_of_stages(self, given: Guidance | Sequence[Guidance] | None, scale: float) -> list[Guidance]:
+        """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
+        if given is None:
+            given = Guidance(text_scale=scale, neighbor_scale=scale)
+        if isinstance(given, Guidance):
+            return [given, *[replaced(given, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
+        return self._each(given, range(1, len(self.stages) + 1), "guidance")
+
     def _each(self, given: T | Sequence[T], run: Sequence[int], what: str) -> list[T]:
         """A setting for each stage that runs: the one for all, or the stage's own."""
         if not isinstance(given, Sequence):
@@ -285,7 +294,10 @@ class ReImagenPipeline(DiffusionPipeline):
         def predict(sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
             assert isinstance(condition.neighbors, FeatureMaps)
             sample = sample.to(network.dtype)
-            return network(sample, timestep, condition.text, condition.neighbors, condition.image, condition.level).float()
+            predicted = network(sample, timestep, condition.text, condition.neighbors, condition.image, condition.level).float()
+            if network.config.prediction_type == "sample":
+                return gaussian.from_clean(self.scheduler, predicted, sample.float(), timestep)
+            return predicted
 
         return predict
 
