@@ -246,8 +246,9 @@ def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipelin
     assert (painted(pipe, neighbors=swapped) - painted(pipe, neighbors=hits)).abs().max() > 0.01
     nothing = painted(pipe, prompt="red apple", k=0)
     torch.testing.assert_close(painted(pipe, neighbors=references.by_hand(["red apple"], [], [])), nothing)
-    left_out = painted(pipe, neighbors=own, weights=[0, 0], guidance=Guidance("joint", 3.0))
-    torch.testing.assert_close(left_out, nothing, atol=1e-3, rtol=1e-3)
+    for balance in (None, Guidance("joint", 3.0), Guidance("weighted", 3.0, 2.0, 0.3)):  # left out is the same as none, whatever the guidance
+        left_out = painted(pipe, neighbors=own, weights=[0, 0], guidance=balance)
+        torch.testing.assert_close(left_out, painted(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3)
     with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
         references.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
 

@@ -39,7 +39,7 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 @dataclass(frozen=True)
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
-    is interleaved with `guidance_scale`. Models of several stages take `steps` and `guidance` for all, or one a stage."""
+    is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0

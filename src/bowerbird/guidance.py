@@ -53,6 +53,14 @@ class Guidance:
             raise BowerbirdError(f"eta is the share of text in guidance, from 0 to 1; got {self.eta}")
 
 
+def by_scale(guidance_scale: float) -> Guidance:
+    """The balance when only one number is given: it guides the neighbours, a quarter of its excess over 1 the text, at eta 1/4.
+
+    Text is enhanced less because a small text tower says little of words it never met, and what it says of them should not be amplified.
+    """
+    return Guidance("interleaved", min(guidance_scale, 1 + (guidance_scale - 1) / 4), guidance_scale, 0.25)
+
+
 def combine(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
     """`uncond + w (cond - uncond)`. Source: arXiv 2207.12598, equation 6, with w counted from the unconditional prediction."""
     return unconditional + guidance_scale * (conditional - unconditional)

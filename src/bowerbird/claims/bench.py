@@ -18,6 +18,7 @@ from bowerbird import cache, checkpoint, generation, seeds, tensors
 from bowerbird.claims.lab import Lab, open_pipeline
 from bowerbird.data import Pictures
 from bowerbird.errors import BowerbirdError
+from bowerbird.guidance import Guidance, by_scale
 from bowerbird.knowledge import sparse
 from bowerbird.metrics.intervals import Estimate, over_groups
 from bowerbird.recipes.evaluator import evaluator, style_evaluator
@@ -29,13 +30,13 @@ from bowerbird.types import ABSENT, Neighbors
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.guidance import Guidance
-
 MODEL = "tiny-reimagen"
 TRAINED_STYLES = ("flat", "fluent", "noto", "twemoji")
 """Styles that the network saw of other entities; a prompt can name them."""
 UNSEEN_STYLE = "openmoji"
 STYLE_JUDGE_STEPS = 1000
+SCALE = 3.0
+"""Guidance scale of both systems where a claim does not vary it: the commands' default."""
 
 
 @dataclass
@@ -135,14 +136,17 @@ class Bench:
 
     def paint(self, hits: Neighbors, seed: int, guidance: Guidance | None = None, *, model: str = MODEL) -> list[Image.Image]:
         """One picture for each row of `hits`; from the cache where the same was painted before."""
-        pipe = self._pipes.setdefault(model, open_pipeline(model, self.lab.device))
+        if model not in self._pipes:
+            self._pipes[model] = open_pipeline(model, self.lab.device)
+        pipe = self._pipes[model]
+        guidance = by_scale(SCALE) if guidance is None and generation.balances_text(pipe) else guidance
         steps = self.lab.settings.sampling_steps
         told = f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device} {hits.queries} {hits.captions}"
         digest = hashlib.sha256(told.encode() + hits.ids.tobytes() + hits.embeddings.tobytes())
         file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
         if file.is_file():
             return tensors.to_pil(checkpoint.load_tensors(file)["pixels"])
-        settings = generation.Settings(steps=steps, guidance_scale=3.0, seed=1_000_000 * (seed + 1), guidance=guidance)
+        settings = generation.Settings(steps=steps, guidance_scale=SCALE, seed=1_000_000 * (seed + 1), guidance=guidance)
         tell = self.lab.progress or (lambda what, done, total: None)
         images = generation.paint(pipe, hits, settings, batch=32, progress=lambda done: tell("painting", done, len(hits)))
         checkpoint.save_tensors(file, {"pixels": tensors.stack(images)})

@@ -14,6 +14,7 @@ from bowerbird.claims.lab import Lab
 from bowerbird.metrics.frechet import frechet_distance
 from bowerbird.metrics.intervals import over_seeds
 
+PROMPTS = 200
 NAMES = ("in domain", "another domain", "none")
 
 
@@ -21,7 +22,7 @@ def measure(lab: Lab) -> Finding:
     """Fréchet distance to the real drawings of the rare entities, prompts naming entity and style, by database; lower is better."""
     bench = Bench(lab)
     drawings = bench.drawings
-    rows = [i for i, style in enumerate(drawings.column("style")) if style in TRAINED_STYLES]
+    rows = bench.some([i for i, style in enumerate(drawings.column("style")) if style in TRAINED_STYLES], PROMPTS)
     real = bench.judge(drawings.pixels[rows])[0].numpy()
     styles = [drawings.column("style")[i] for i in rows]
     prompts = [f"{drawings.captions[i]}, {style} style" for i, style in zip(rows, styles, strict=True)]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ACROSS = 5
 """Pictures painted a line."""
-RARE = ("amphora", "lollipop", "bagel", "carpentry saw", "playground slide")
-"""Things in an emoji font that no bundled model was trained on."""
+RARE = ("amphora", "lollipop", "bagel", "carpentry saw", "playground slide", "ladybird")
+"""Things that no bundled model was trained on: in an emoji font, and the last in the drawn collection."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
     etas = [i / (ACROSS - 1) for i in range(ACROSS)]
     second = [generation.paint(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0] for eta in etas]
     return [
-        Row(f'Re-Imagen, "{word}": none, one, … of the {most} pictures its words find', first, hits, tuple(f"{k}" for k in range(most + 1))),
+        Row(f'Re-Imagen, "{word}": from 0 to {most} of the pictures its words find', first, hits, tuple(f"{k}" for k in range(most + 1))),
         Row(f'Re-Imagen, "{word}, flat style": from neighbour to text', second, styled, tuple(f"eta {eta:g}" for eta in etas)),
     ]
 

@@ -44,9 +44,9 @@ def generate(
     reference: Annotated[list[Path] | None, typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base.")] = None,
     caption: Annotated[list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")] = None,
     guidance: Annotated[str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")] = None,
-    guidance_eta: Annotated[str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.5.")] = None,
-    text_scale: Annotated[str | None, typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default --guidance-scale.")] = None,
-    neighbor_scale: Annotated[str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; likewise.")] = None,
+    guidance_eta: Annotated[str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.25.")] = None,
+    text_scale: Annotated[str | None, typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default 1 + (W - 1) / 4.")] = None,
+    neighbor_scale: Annotated[str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; default W.")] = None,
     on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
     proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
     seed: SeedOption = 0,
@@ -123,14 +123,15 @@ def _balance(
 ) -> Guidance | tuple[Guidance, ...] | None:
     """How to balance text and neighbours, for all stages or for each. Raises: BowerbirdError when it is asked of a model that reads no text."""
     from bowerbird.generation import balances_text
-    from bowerbird.guidance import Guidance
+    from bowerbird.guidance import Guidance, by_scale
 
     given = {"--guidance-eta": eta, "--text-scale": text_scale, "--neighbor-scale": neighbor_scale}
     if not balances_text(pipe):
         if kind is not None or any(value is not None for value in given.values()):
             raise BowerbirdError(f"model {model!r} paints from neighbours alone: --guidance, {', '.join(given)} are for models like tiny-reimagen")
         return None
-    defaults = {"--guidance-eta": 0.5, "--text-scale": guidance_scale, "--neighbor-scale": guidance_scale}
+    usual = by_scale(guidance_scale)
+    defaults = {"--guidance-eta": usual.eta, "--text-scale": usual.text_scale, "--neighbor-scale": usual.neighbor_scale}
     values = {name: [defaults[name]] if text is None else _numbers(text, name) for name, text in given.items()}
     stages = max(len(each) for each in values.values())
     wrong = [name for name, each in values.items() if len(each) not in (1, stages)]

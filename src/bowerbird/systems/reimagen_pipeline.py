@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bowerbird import gaussian, images, references, seeds, tensors
 from bowerbird.errors import BowerbirdError
-from bowerbird.guidance import Guidance, Predict, balanced, draw_text_steps
+from bowerbird.guidance import Guidance, Predict, balanced, by_scale, draw_text_steps
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.references import Request
 from bowerbird.systems import sampling
@@ -114,7 +114,7 @@ class ReImagenPipeline(DiffusionPipeline):
 
         `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the prompts itself.
         k = 0 paints from the text alone. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage
-        (those above it are then not guided), or one a stage; None is interleaved with `guidance_scale` for text and neighbours, eta 1/2.
+        (those above it are then not guided), or one a stage; None is `guidance.by_scale(guidance_scale)`: interleaved, mostly neighbours.
         `size`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to
         begin from instead of the first stage; the stages above its size run. `level`: the noise added to what is enlarged. `eta`: DDIM's
         share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
@@ -275,7 +275,7 @@ class ReImagenPipeline(DiffusionPipeline):
     def guidance_of_stages(self, given: Guidance | Sequence[Guidance] | None, scale: float) -> list[Guidance]:
         """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
         if given is None:
-            given = Guidance(text_scale=scale, neighbor_scale=scale)
+            given = by_scale(scale)
         if isinstance(given, Guidance):
             return [given, *[replaced(given, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
         return self._each(given, range(1, len(self.stages) + 1), "guidance")
