@@ -16,6 +16,8 @@ from bowerbird.metrics.intervals import Estimate
 if TYPE_CHECKING:
     from bowerbird.claims.lab import Lab
 
+NOUGHT = 1e-9
+"""What counts as zero: sums of shares leave a rounding error, and that is no effect."""
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -29,7 +31,7 @@ class Effect:
 
     def verdict(self) -> str:
         """holds: the whole interval is above zero; does not hold: below; undecided: zero lies within."""
-        return HOLDS if self.estimate.low > 0 else FAILS if self.estimate.high < 0 else UNDECIDED
+        return HOLDS if self.estimate.low > NOUGHT else FAILS if self.estimate.high < -NOUGHT else UNDECIDED
 
 
 @dataclass(frozen=True)
