@@ -18,7 +18,8 @@ from bowerbird.knowledge import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
 from bowerbird.recipe import build_objective, read_pictures
-from bowerbird.systems.reimagen import ReImagenObjective, low_resolution
+from bowerbird.systems.reimagen import ReImagenObjective
+from bowerbird.systems.reimagen_draws import low_resolution
 from bowerbird.types import ABSENT
 from bowerbird.types_torch import FeatureMaps, Tokens
 

@@ -14,7 +14,8 @@ from bowerbird.errors import BowerbirdError
 if TYPE_CHECKING:
     from torch import Tensor
 
-BETAS = {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
+TIMESTEPS = 1000
+BETAS = {"num_train_timesteps": TIMESTEPS, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
 SAMPLERS = ("dpmsolver++", "ddim", "unipc")
 
 

@@ -21,7 +21,8 @@ from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
 from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
 from bowerbird.systems.copy_detection import CopyConfig, CopyObjective
 from bowerbird.systems.rdm import LatentBank, RDMConfig, RDMObjective, build_bank
-from bowerbird.systems.reimagen import ReImagenConfig, ReImagenObjective
+from bowerbird.systems.reimagen import ReImagenObjective
+from bowerbird.systems.reimagen_config import ReImagenConfig
 from bowerbird.train import TrainConfig
 
 FILE = "recipe.json"

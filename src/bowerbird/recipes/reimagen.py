@@ -7,7 +7,7 @@ from typing import Any
 from bowerbird.guidance import Guidance
 from bowerbird.recipe import Recipe
 from bowerbird.recipes.small import NEVER_TRAINED_ON
-from bowerbird.systems.reimagen import NeighborDraw, ReImagenConfig, TowerSizes, UNetSizes
+from bowerbird.systems.reimagen_config import NeighborDraw, ReImagenConfig, TowerSizes, UNetSizes
 from bowerbird.train import TrainConfig
 
 PAPER: dict[str, Any] = {"head_channels": 64, "text_dim": 4096, "up_attention": False, "prediction_type": "epsilon"}

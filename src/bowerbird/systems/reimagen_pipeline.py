@@ -20,8 +20,8 @@ from bowerbird.guidance import Guidance, Predict, balanced, by_scale, draw_text_
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.references import Request
 from bowerbird.systems import sampling
-from bowerbird.systems.reimagen import enlarge
-from bowerbird.systems.reimagen import low_resolution as low_resolution_of
+from bowerbird.systems.reimagen_draws import enlarge
+from bowerbird.systems.reimagen_draws import low_resolution as low_resolution_of
 from bowerbird.types import Neighbors
 from bowerbird.types_torch import Conditioning, FeatureMaps, Tokens
 from bowerbird.weights import bundled
