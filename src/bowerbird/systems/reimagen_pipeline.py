@@ -17,6 +17,7 @@ from torch import Tensor
 from bowerbird import gaussian, images, references, seeds, tensors
 from bowerbird.errors import BowerbirdError
 from bowerbird.guidance import Guidance, Predict, balanced, by_scale, draw_text_steps
+from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.references import Request
 from bowerbird.systems import sampling
