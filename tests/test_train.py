@@ -20,7 +20,10 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.recipe import Recipe, build_objective, load_recipe, read_pictures, with_settings
 from bowerbird.train import StepReport, TrainConfig, learning_rate, train
 
-KINDS = ["small", "tiny-autoencoder", "tiny-rdm", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128", "tiny-copies", "evaluator"]
+KINDS = [
+    "small", "tiny-autoencoder", "tiny-vq", "tiny-rdm", "tiny-knn", "tiny-knn-discrete", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128",
+    "tiny-copies", "evaluator",
+]  # fmt: skip
 
 
 def run(recipe: Recipe, source: Path, out: Path) -> tuple[Any, list[StepReport]]:
@@ -43,6 +46,14 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
         pipe = RDMPipeline.from_pretrained(model)
         assert sum(pipe.proposal_counts.values()) > 0
         assert pipe.config.encoder_fingerprint == encoders.load("small").fingerprint
+    elif name.startswith("tiny-knn"):
+        from bowerbird import systems
+
+        assert systems.open_pipeline(str(model)).config.shared_dim == encoders.load("small").shared_dim
+    elif name == "tiny-vq":
+        from diffusers import VQModel
+
+        assert VQModel.from_pretrained(model).config.num_vq_embeddings == 16
     elif name.startswith("tiny-reimagen"):
         from bowerbird import ReImagenPipeline
 

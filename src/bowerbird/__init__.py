@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "BowerbirdError": ("bowerbird.errors", "BowerbirdError"),
+    "KNNDiffusionPipeline": ("bowerbird.systems.knn_pipeline", "KNNDiffusionPipeline"),
+    "KNNDiscretePipeline": ("bowerbird.systems.knn_discrete_pipeline", "KNNDiscretePipeline"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
     "MismatchError": ("bowerbird.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
@@ -26,14 +28,15 @@ _LAZY = {
     "Guidance": ("bowerbird.guidance", "Guidance"),
     "NeighborUNet": ("bowerbird.models.neighbor_unet", "NeighborUNet"),
     "SmallTextTower": ("bowerbird.models.text_tower", "SmallTextTower"),
+    "TokenTransformer": ("bowerbird.models.token_transformer", "TokenTransformer"),
     "references": ("bowerbird.references", None),
     "encoders": ("bowerbird.encoders", None),
     "recipes": ("bowerbird.recipes", None),
 }
 
 __all__ = [
-    "BowerbirdError", "Guidance", "KnowledgeBase", "MismatchError", "NeighborUNet", "Neighbors", "PixelGrid", "RDMPipeline", "ReImagenPipeline",
-    "SmallTextTower", "__version__", "encoders", "recipes", "references",
+    "BowerbirdError", "Guidance", "KNNDiffusionPipeline", "KNNDiscretePipeline", "KnowledgeBase", "MismatchError", "NeighborUNet", "Neighbors", "PixelGrid",
+    "RDMPipeline", "ReImagenPipeline", "SmallTextTower", "TokenTransformer", "__version__", "encoders", "recipes", "references",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
     from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.pixels import PixelGrid
     from bowerbird.models.text_tower import SmallTextTower
+    from bowerbird.models.token_transformer import TokenTransformer
+    from bowerbird.systems.knn_discrete_pipeline import KNNDiscretePipeline
+    from bowerbird.systems.knn_pipeline import KNNDiffusionPipeline
     from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
     from bowerbird.types import Neighbors

@@ -30,6 +30,24 @@ def neighbor_tokens(embeddings: Tensor, weights: Tensor, *, normalize: bool) -> 
     return Conditioning(Tokens(keys, torch.where(none, torch.ones_like(weights), weights)), null)
 
 
+def query_tokens(embeddings: Tensor, weights: Tensor, queries: Tensor, shared_dim: int) -> Conditioning:
+    """KNN-Diffusion's condition: the embedding of what is asked for, and those of its neighbours, as one set of tokens.
+
+    Embeddings `(B, K, d)` with weights `(B, K)`; the boolean `queries` `(B, K)` says which of them are queries. Of a query only the first
+    `shared_dim` numbers count, those that texts and pictures share: then a text can stand where training had a picture. Keys have
+    d + 1 numbers, the last marks a query. Source: arXiv 2204.02849, section 3.2.
+    """
+    marked = queries[..., None]
+    beyond = torch.arange(embeddings.shape[-1], device=embeddings.device) >= shared_dim
+    plain = neighbor_tokens(embeddings.masked_fill(marked & beyond, 0.0), weights, normalize=True)
+    null = plain.neighbors_null
+    assert isinstance(plain.neighbors, Tokens)
+    assert isinstance(null, Tokens)
+    mark = (marked & (weights > 0)[..., None]) * math.sqrt(embeddings.shape[-1])  # as long as an embedding
+    keys = torch.cat([plain.neighbors.keys, mark.to(plain.neighbors.keys)], -1)
+    return Conditioning(Tokens(keys, plain.neighbors.weights), Tokens(F.pad(null.keys, (0, 1)), null.weights))
+
+
 def attention_mask(tokens: Tokens) -> Tensor:
     """The `encoder_attention_mask` `(B, L)` with which diffusers adds log(weight) to a token's attention logit.
 

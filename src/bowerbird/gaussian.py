@@ -46,6 +46,14 @@ def from_clean(noise_scheduler: Any, clean: Tensor, sample: Tensor, timestep: An
     return (sample - a.sqrt() * clean) / (1 - a).sqrt()
 
 
+def to_clean(noise_scheduler: Any, predicted: Tensor, sample: Tensor, timestep: Any) -> Tensor:
+    """The clean picture that a prediction of velocity or noise speaks of: the inverse of `from_clean`."""
+    a = noise_scheduler.alphas_cumprod[int(timestep)].to(sample)
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        return a.sqrt() * sample - (1 - a).sqrt() * predicted
+    return (sample - (1 - a).sqrt() * predicted) / a.sqrt()
+
+
 def training_target(noise_scheduler: Any, clean: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:
     """What the network should predict: the velocity, or the noise, as the scheduler's `prediction_type` says."""
     if noise_scheduler.config.prediction_type == "v_prediction":

@@ -39,15 +39,23 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 @dataclass(frozen=True)
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
-    is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage."""
+    is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
+    `sampler` None is the model's usual one. `strength` and `image_guidance_scale` are of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
-    sampler: str = "dpmsolver++"
+    sampler: str | None = None
     eta: float = 0.0
     size: int | None = None
     seed: int = 0
     guidance: Guidance | tuple[Guidance, ...] | None = None
+    strength: float = 1.0
+    image_guidance_scale: float = 1.0
+
+
+def sampler_of(pipe: Pipeline, settings: Settings) -> str:
+    """The sampler by name: the one asked for, or the model's usual one."""
+    return settings.sampler or ("posterior" if "transformer" in pipe.components else "dpmsolver++")
 
 
 def paint(
@@ -55,16 +63,17 @@ def paint(
     hits: Neighbors,
     settings: Settings,
     *,
+    sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:
     """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None), the same to the last bit
-    whichever others are painted with it. Another `batch` is faster for many, and moves last bits.
+    whichever others are painted with it. Another `batch` is faster for many, and moves last bits. `sources`: a picture to edit for each row.
     """
     import torch
 
-    pipe.set_sampler(settings.sampler)
+    pipe.set_sampler(sampler_of(pipe, settings))
     pipe.set_progress_bar_config(disable=True)
     balance: dict[str, Any] = {"num_inference_steps": settings.steps} | ({} if settings.guidance is None else {"guidance": settings.guidance})
     if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
@@ -74,6 +83,8 @@ def paint(
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
     for start in range(0, len(hits), batch):
         rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
+        if sources is not None:
+            balance |= {"source": [sources[i] for i in rows], "strength": settings.strength, "image_guidance_scale": settings.image_guidance_scale}
         out = pipe(
             neighbors=hits.rows(rows),
             guidance_scale=settings.guidance_scale,
@@ -102,6 +113,7 @@ def records(
     settings: Settings,
     request: dict[str, Any],
     *,
+    sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     copies: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -118,7 +130,7 @@ def records(
                 "request": request,
                 "seed": numbers[i],
                 "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
-                "sampler": settings.sampler,
+                "sampler": sampler_of(pipe, settings),
                 "guidance_scale": settings.guidance_scale,
                 "eta": settings.eta,
                 "size": list(image.size),
@@ -131,10 +143,20 @@ def records(
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was painted from, itself: it can be painted again when the database has moved on
                 **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
+                **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
                 **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if balances_text(pipe) else {}),
             }
         )
     return made
+
+
+def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, Any]:
+    """The picture that was edited, as PNG at the size it was edited at, and how."""
+    from bowerbird.images import encode_png, square
+
+    edge = settings.size or int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    coded = base64.b64encode(encode_png(square(source, edge))).decode()
+    return {"source": coded, "strength": settings.strength, "image_guidance_scale": settings.image_guidance_scale}
 
 
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
@@ -165,26 +187,38 @@ def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: boo
     return {"guidance": [asdict(each) for each in balance], "text_steps": drawn}
 
 
-def write(images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: Neighbors, out: Path) -> list[Path]:
-    """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` (each image beside its neighbours) into `out`."""
-    from bowerbird.sheets import labelled
+def write(
+    images: Sequence[Image.Image], made: Sequence[dict[str, Any]], hits: Neighbors, out: Path, *, sources: Sequence[Image.Image] | None = None
+) -> list[Path]:
+    """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbours; an edit between its source and
+    where the two differ."""
+    from bowerbird.sheets import difference, labelled
 
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{i:03d}.png" for i in range(len(images))]
     for image, record, path in zip(images, made, paths, strict=True):
         provenance.save_png(image, path, record)
     with atomic_path(out / "generation.jsonl") as temporary:
-        lines = [
-            json.dumps({"file": p.name, **{k: v for k, v in r.items() if k not in ("embeddings", "pictures")}}, ensure_ascii=False)
-            for p, r in zip(paths, made, strict=True)
-        ]
+        lines = [json.dumps({"file": p.name, **_without_bytes(r)}, ensure_ascii=False) for p, r in zip(paths, made, strict=True)]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     shown = min(len(images), 24)
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
-    rows = [(f"{i:03d}  {provenance.parameters(made[i]).splitlines()[0]}", [images[i], *near[i]], ["", *hits.captions[i]]) for i in range(shown)]
+    rows = []
+    for i in range(shown):
+        title = f"{i:03d}  {provenance.parameters(made[i]).splitlines()[0]}"
+        cells, words = [images[i], *near[i]], ["", *hits.captions[i]]
+        if sources is not None:
+            cells, words = [sources[i], images[i], difference(sources[i], images[i]), *near[i]], ["source", "edited", "difference", *hits.captions[i]]
+        rows.append((title, cells, words))
     with atomic_path(out / "sheet.png") as temporary:
-        labelled(rows, divide=1).save(temporary, "PNG")
+        labelled(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
     return paths
+
+
+def _without_bytes(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a person reads it: what only repainting needs is left out."""
+    plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
+    return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})
 
 
 def neighbors_of(record: dict[str, Any]) -> Neighbors:
@@ -237,10 +271,23 @@ def settings_of(record: dict[str, Any]) -> Settings:
         scale = float(record["guidance_scale"])
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
+        edit = record.get("edit") or {}
+        strengths = [float(edit.get(key, 1.0)) for key in ("strength", "image_guidance_scale")]
+        if not all(map(math.isfinite, strengths)):
+            raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance,
+            int(record["size"][0]), int(record["seed"]), balance, *strengths,
         )  # fmt: skip
+
+
+def source_of(record: dict[str, Any]) -> Image.Image | None:
+    """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is damaged."""
+    from bowerbird.images import decode
+
+    with _of_a_stranger():
+        edit = record.get("edit")
+        return None if edit is None else decode(base64.b64decode(edit["source"]), "the picture's bowerbird record")
 
 
 def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
@@ -254,5 +301,5 @@ def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighb
     there = pipe.fingerprint()
     if wanted != there:
         raise MismatchError(f"the picture was painted by model {name!r} ({wanted}), this one is {there}; give that model")
-    hits, settings = neighbors_of(record), settings_of(record)
-    return paint(pipe, hits, settings)[0], hits
+    hits, settings, source = neighbors_of(record), settings_of(record), source_of(record)
+    return paint(pipe, hits, settings, sources=None if source is None else [source])[0], hits

@@ -102,6 +102,16 @@ def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale
     return guided
 
 
+def edited(predict: Predict, conditioning: Conditioning, guidance_scale: float, image_guidance_scale: float) -> Guided:
+    """Two weights for a picture to edit: how much the condition counts, and how much the picture does; weight 1 = off for both.
+
+    e(-, -) + s_I (e(I, -) - e(-, -)) + s (e(I, y) - e(I, -)), with y the neighbours. Source: arXiv 2211.09800, equation 3.
+    """
+    without = conditioning.without("neighbors")
+    terms = [(1 - image_guidance_scale, without.without("image")), (image_guidance_scale - guidance_scale, without), (guidance_scale, conditioning)]
+    return mixture(predict, terms)
+
+
 def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:
     """Away from the same neighbours without the text."""
     return classifier_free(predict, conditioning, text_scale, "text")

@@ -19,7 +19,7 @@ XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
     'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
@@ -27,7 +27,9 @@ XMP = (
 def parameters(record: dict[str, Any]) -> str:
     """The A1111 text form of a generation record: the request on the first line, settings on the second."""
     asked = record["request"]
-    first = str(asked.get("prompt") or asked.get("class") or ", ".join(asked.get("images", [])) or "(unconditional)").replace("\n", " ")
+    first = str(asked.get("prompt") or asked.get("class") or asked.get("reference") or ", ".join(asked.get("images", [])) or "(unconditional)").replace(
+        "\n", " "
+    )
     settings = {
         "Steps": " + ".join(map(str, record["steps"])) if isinstance(record["steps"], list) else record["steps"],
         "Sampler": record["sampler"],
@@ -37,6 +39,8 @@ def parameters(record: dict[str, Any]) -> str:
         "Model": record["model"]["name"],
         "Model hash": record["model"]["fingerprint"],
     }
+    if "edit" in record:
+        settings["Denoising strength"] = record["edit"]["strength"]
     return first + "\n" + ", ".join(f"{key}: {value}" for key, value in settings.items())
 
 
@@ -47,7 +51,8 @@ def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> No
     info = PngInfo()
     info.add_itxt("parameters", parameters(record))
     info.add_itxt(KEY, json.dumps(record, ensure_ascii=False))
-    info.add_itxt(XMP_KEY, XMP)
+    kind = "compositeWithTrainedAlgorithmicMedia" if "edit" in record else "trainedAlgorithmicMedia"
+    info.add_itxt(XMP_KEY, XMP.replace("{kind}", kind))
     with atomic_path(path) as temporary:
         image.save(temporary, "PNG", pnginfo=info)
 

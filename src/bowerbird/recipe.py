@@ -8,25 +8,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bowerbird import checkpoint
+from bowerbird import checkpoint, frozen
 from bowerbird.data import Pictures, load_pictures
 from bowerbird.errors import BowerbirdError
 from bowerbird.systems.autoencoder import AutoencoderConfig, AutoencoderObjective
 from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
 from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
 from bowerbird.systems.copy_detection import CopyConfig, CopyObjective
-from bowerbird.systems.rdm import LatentBank, RDMConfig, RDMObjective, build_bank
+from bowerbird.systems.knn import KNNConfig, KNNObjective
+from bowerbird.systems.knn_discrete import KNNDiscreteConfig, KNNDiscreteObjective
+from bowerbird.systems.latents import encode_latents
+from bowerbird.systems.rdm import RDMConfig, RDMObjective
 from bowerbird.systems.reimagen import ReImagenObjective
 from bowerbird.systems.reimagen_config import ReImagenConfig
+from bowerbird.systems.vq import VQConfig, VQObjective, to_bank_tokens
 from bowerbird.train import TrainConfig
 
 FILE = "recipe.json"
-System = Annotated[ContrastiveConfig | AutoencoderConfig | RDMConfig | ReImagenConfig | ClassifierConfig | CopyConfig, Field(discriminator="kind")]
+Painters = RDMConfig | KNNConfig | KNNDiscreteConfig | ReImagenConfig
+Readers = ContrastiveConfig | AutoencoderConfig | VQConfig | ClassifierConfig | CopyConfig
+System = Annotated[Painters | Readers, Field(discriminator="kind")]
 
 
 class Recipe(BaseModel):
@@ -89,24 +96,52 @@ def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
 def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu", banks: Path | None = None) -> Any:
     """The trainable for `recipe`: an `nn.Module` that satisfies `train.Objective`.
 
-    RDM's latent bank is kept in `out`, or in the folder `banks`, where trainings that differ in other things share it.
+    A latent bank is kept in `out`, or in the folder `banks`, where trainings that differ in other things share it.
     """
     system, seed = recipe.system, recipe.train.seed
     if isinstance(system, ContrastiveConfig):
         return ContrastiveObjective(system, pictures, seed)
     if isinstance(system, AutoencoderConfig):
         return AutoencoderObjective(system, pictures, seed)
+    if isinstance(system, VQConfig):
+        return VQObjective(system, pictures, frozen.load_autoencoder(system.base), seed)
     if isinstance(system, ClassifierConfig):
         return ClassifierObjective(system, pictures, seed)
     if isinstance(system, CopyConfig):
         return CopyObjective(system, pictures, seed)
-    from bowerbird import encoders
-
     if isinstance(system, ReImagenConfig):
         return _reimagen(system, pictures, seed, device)
-    autoencoder, encoder = load_autoencoder(system.autoencoder), encoders.load(system.encoder)
-    bank = _cached_bank(system, pictures, autoencoder, encoder, seed, out / "bank.safetensors", device, banks)
-    return RDMObjective(system, bank, autoencoder, encoder, seed)
+    return _on_bank(system, pictures, seed, out, banks, device)
+
+
+def _on_bank(system: RDMConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictures, seed: int, out: Path, banks: Path | None, device: str) -> Any:
+    """A system that learns from a latent bank, with the frozen networks that made it."""
+    from bowerbird import encoders
+
+    encoder = encoders.load(system.encoder)
+    settings = system if isinstance(system, RDMConfig) else system.draws
+    network = _tokenizer(system, pictures, seed) if isinstance(system, KNNDiscreteConfig) else frozen.load_autoencoder(system.autoencoder)
+    key = frozen.bank_key(settings, pictures, network, encoder, seed)
+    path = out / "bank.safetensors" if banks is None else banks / f"{key[:16]}.safetensors"
+    network = network.to(device)
+    encode = partial(to_bank_tokens if isinstance(system, KNNDiscreteConfig) else encode_latents, network, device=device)
+    bank = frozen.cached_bank(settings, pictures, encode, encoder, seed, path, key)
+    if isinstance(system, KNNDiscreteConfig):
+        return KNNDiscreteObjective(system, bank, network, encoder, seed)
+    if isinstance(system, RDMConfig):
+        return RDMObjective(system, bank, network, encoder, seed)
+    file, edits = path.with_name(path.stem + "-edits.safetensors"), None
+    if system.edits is not None:
+        edits = frozen.cached_edits(system.edits, system.draws, bank, pictures, network, encoder, seed, file, device)
+    return KNNObjective(system, bank, edits, network, encoder, seed, base=None if system.base is None else frozen.load_network(system.base))
+
+
+def _tokenizer(system: KNNDiscreteConfig, pictures: Pictures, seed: int) -> Any:
+    """The tokeniser that the recipe names; without one, the bundled autoencoder with a codebook fitted to the pictures, as it is before training."""
+    if system.tokenizer is not None:
+        return frozen.load_tokenizer(system.tokenizer)
+    config = VQConfig(symbols=system.symbols)
+    return VQObjective(config, pictures, frozen.load_autoencoder(config.base), seed).model.eval().requires_grad_(False)
 
 
 def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str) -> ReImagenObjective:
@@ -116,7 +151,7 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
 
     text, below = None, []
     if system.base is not None:
-        pipe = load_base(system.base)
+        pipe = frozen.load_base(system.base)
         if len(pipe.stages) > 2 or system.unet.low_size != pipe.sizes[-1] or system.schedule_type != pipe.scheduler.config.prediction_type:
             raise BowerbirdError(
                 f"base {system.base!r} paints {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in {len(pipe.stages)} stages; this stage enlarges "
@@ -131,84 +166,32 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
     return ReImagenObjective(system, pictures, seed, text=text, below=below, encoder=encoder)
 
 
-def load_base(name: str) -> Any:
-    """The pipeline a further stage is added to, frozen. Raises: BowerbirdError when it is not there."""
-    from bowerbird.systems import open_pipeline
-    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
-    from bowerbird.weights import bundled
-
-    if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
-        raise BowerbirdError(f"base {name!r}: no trained pipeline there; train the stage below first: bowerbird train tiny-reimagen")
-    pipe = open_pipeline(name)
-    if not isinstance(pipe, ReImagenPipeline):
-        raise BowerbirdError(f"base {name!r} is a {type(pipe).__name__}; give a trained stage of Re-Imagen")
-    for module in (pipe.text_encoder, *pipe.stages):
-        module.eval().requires_grad_(False)
-    return pipe
-
-
 def frozen_fingerprints(recipe: Recipe) -> list[str]:
-    """Fingerprints of the frozen networks a training stands on: RDM's encoder and autoencoder, the stages below one of Re-Imagen."""
+    """Fingerprints of the frozen networks a training stands on: encoder and autoencoder, the stages below one of Re-Imagen."""
     if isinstance(recipe.system, ReImagenConfig):
         return _reimagen_fingerprints(recipe.system)
-    if not isinstance(recipe.system, RDMConfig):
+    system = recipe.system
+    if not isinstance(system, RDMConfig | KNNConfig | KNNDiscreteConfig):
         return []
     from bowerbird import encoders
 
-    return [encoders.load(recipe.system.encoder).fingerprint, weights_hash(load_autoencoder(recipe.system.autoencoder))]
+    if isinstance(system, KNNDiscreteConfig):
+        network = frozen.load_autoencoder(VQConfig().base) if system.tokenizer is None else frozen.load_tokenizer(system.tokenizer)
+    else:
+        network = frozen.load_autoencoder(system.autoencoder)
+    found = [encoders.load(system.encoder).fingerprint, frozen.weights_hash(network)]
+    if isinstance(system, KNNConfig) and system.base is not None:
+        found.append(frozen.weights_hash(frozen.load_network(system.base)))
+    return found
 
 
 def _reimagen_fingerprints(system: ReImagenConfig) -> list[str]:
     from bowerbird import encoders
     from bowerbird.models.text_tower import load_text_tower
 
-    found = [load_base(system.base).fingerprint()] if system.base is not None else []
+    found = [frozen.load_base(system.base).fingerprint()] if system.base is not None else []
     if system.base is None and system.text_encoder is not None:
-        found.append(weights_hash(load_text_tower(system.text_encoder)[0]))
+        found.append(frozen.weights_hash(load_text_tower(system.text_encoder)[0]))
     if system.search != "bm25" or system.max_similarity is not None:
         found.append(encoders.load(system.encoder).fingerprint)
     return found
-
-
-def weights_hash(module: Any) -> str:
-    """16 hex digits of a module's weights."""
-    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
-
-
-def load_autoencoder(name: str) -> Any:
-    """The frozen autoencoder called `name`: bundled, a directory in diffusers layout, or `pixels-2` (no autoencoder: 2 x 2 pixels a place)."""
-    import torch
-    from diffusers import AutoencoderKL
-
-    from bowerbird.weights import bundled
-
-    if name.startswith("pixels-") and name[7:].isdigit() and int(name[7:]) in (1, 2, 4, 8):
-        from bowerbird.models.pixels import PixelGrid
-
-        return PixelGrid(int(name[7:])).eval()
-    path = bundled(name) or Path(name)
-    if not (path / "config.json").is_file():
-        raise BowerbirdError(f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train tiny-autoencoder")
-    return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
-
-
-def _cached_bank(system: RDMConfig, pictures: Pictures, autoencoder: Any, encoder: Any, seed: int, path: Path, device: str, banks: Path | None) -> LatentBank:
-    """The latent bank from `path` when it was made from the same data, networks and settings; else made and written there."""
-    import torch
-    from safetensors import safe_open
-
-    weights = weights_hash(autoencoder)
-    settings = system.model_dump_json(include={"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"})
-    key = hashlib.sha256(f"{pictures.fingerprint()} {encoder.fingerprint} {weights} {settings} {seed}".encode()).hexdigest()
-    if banks is not None:
-        path = banks / f"{key[:16]}.safetensors"
-    if path.is_file():
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-                tables = tuple(t[f"table{i}"] for i in range(len(system.mix)))
-                return LatentBank(t["latents"], t["embeddings"], tables, t["nearest"], t["ids"].numpy())
-    bank = build_bank(system, pictures, pictures.ids, autoencoder.to(device), encoder, seed, device)
-    stored = {"latents": bank.latents, "embeddings": bank.embeddings, "ids": torch.from_numpy(bank.ids), "nearest": bank.nearest}
-    checkpoint.save_tensors(path, stored | {f"table{i}": t for i, t in enumerate(bank.tables)}, {"key": key})
-    return bank

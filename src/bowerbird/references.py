@@ -28,15 +28,18 @@ IMAGE_MODES = ("image+neighbors", "image", "neighbors")
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`; and how to retrieve."""
+    """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`; and how to retrieve.
+
+    Modes of None are the model's own: neighbours for a text in RDM, the text's embedding and neighbours in KNN-Diffusion.
+    """
 
     prompts: tuple[str, ...] | None = None
     images: tuple[Image.Image, ...] | None = None
     class_name: str | None = None
     unconditional: bool = False
     k: int = 4
-    text_mode: str = "neighbors"
-    image_mode: str = "image+neighbors"
+    text_mode: str | None = None
+    image_mode: str | None = None
     search_mode: str = "hybrid"
     where: str | None = None
     class_key: str | None = None
@@ -59,10 +62,10 @@ class Request:
 def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
     """The neighbours for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from `seed + i`."""
     if request.prompts is not None:
-        hits = by_text(kb, request.prompts, request.k, text_mode=request.text_mode, search_mode=request.search_mode, where=request.where)
+        hits = by_text(kb, request.prompts, request.k, text_mode=request.text_mode or "neighbors", search_mode=request.search_mode, where=request.where)
         return hits.repeat(count)
     if request.images is not None:
-        return by_images(kb, request.images, request.k, image_mode=request.image_mode, where=request.where).repeat(count)
+        return by_images(kb, request.images, request.k, image_mode=request.image_mode or "image+neighbors", where=request.where).repeat(count)
     if request.class_name is not None:
         return by_class(kb, request.class_name, request.k, class_key=request.class_key, count=count, seed=seed)
     return by_proposal(kb, counts, request.k, top_m=request.top_m, count=count, seed=seed)

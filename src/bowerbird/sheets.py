@@ -26,6 +26,16 @@ def grid(rows: Sequence[Sequence[Image.Image | None]], *, size: int | None = Non
     return canvas
 
 
+def difference(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Where two pictures differ, dark on white, at the size of `after`: the largest difference of the three colours."""
+    from PIL import ImageChops, ImageOps
+
+    from bowerbird.images import square
+
+    apart = ImageChops.difference(square(before.convert("RGB"), after.width), after.convert("RGB")).split()
+    return ImageOps.invert(ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])).convert("RGB")
+
+
 def labelled(
     rows: Sequence[tuple[str, Sequence[Image.Image | None], Sequence[str]]], *, title: str = "", size: int = 96, divide: int | None = None
 ) -> Image.Image:

@@ -22,10 +22,14 @@ ABSENT = -1
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen network that places pictures and texts in one space. Outputs are raw: normalising is the database's choice."""
+    """A frozen network that places pictures and texts in one space. Outputs are raw: normalising is the database's choice.
+
+    The first `shared_dim` numbers of an embedding are those that texts and pictures share; beyond them a text's are 0.
+    """
 
     name: str
     dim: int
+    shared_dim: int
     fingerprint: str
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...

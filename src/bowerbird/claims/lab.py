@@ -23,7 +23,8 @@ from bowerbird.models.unet import UNetConfig
 from bowerbird.recipe import Recipe
 from bowerbird.recipes.evaluator import evaluator as evaluator_recipe
 from bowerbird.systems.classifier import Evaluator
-from bowerbird.systems.rdm import RDMConfig, part_rows
+from bowerbird.systems.latents import part_rows
+from bowerbird.systems.rdm import RDMConfig
 from bowerbird.train import TrainConfig
 from bowerbird.trained import trained
 from bowerbird.types import Encoder, Neighbors

@@ -31,11 +31,11 @@ def generate(
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
     steps: Annotated[str, typer.Option("--steps", help="Sampling steps; one number, or one a stage: 30,10.")] = "20",
     guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 3.0,
-    sampler: Annotated[str, typer.Option("--sampler", help="dpmsolver++, ddim or unipc.")] = "dpmsolver++",
+    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
-    text_mode: Annotated[str, typer.Option("--text-mode", help="neighbors, text, or text+neighbors.")] = "neighbors",
+    text_mode: Annotated[str | None, typer.Option("--text-mode", help="neighbors, text, or text+neighbors; default the model's.")] = None,
     image_mode: Annotated[str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = None,
     search_mode: Annotated[str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")] = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
@@ -88,7 +88,7 @@ def generate(
     pipe = load_pipeline(model, device)
     balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, guidance_scale)
     mode = search_mode or str(getattr(pipe.config, "search_mode", "hybrid"))
-    look = image_mode or ("neighbors" if generation.balances_text(pipe) else "image+neighbors")
+    look = image_mode or ("neighbors" if generation.balances_text(pipe) else None)
     if opened is None:
         hits = _by_hand(pipe, model, prompt, own, caption or [], n)
     else:
@@ -148,7 +148,9 @@ def _by_hand(pipe: Pipeline, model: str, prompt: str | None, pictures: list[Imag
     from bowerbird.generation import balances_text
 
     if not balances_text(pipe):
-        raise BowerbirdError(f"model {model!r} paints from embeddings: give --image F --kb KB; --reference and -k 0 are for tiny-reimagen")
+        raise BowerbirdError(
+            f"model {model!r} paints from embeddings: give --image F or --text-mode text with --kb KB; --reference and -k 0 are for tiny-reimagen"
+        )
     if prompt is None:
         raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to paint")
     return references.by_hand([prompt], pictures, captions).repeat(n)
@@ -161,7 +163,7 @@ def load_pipeline(model: str, device: str) -> Pipeline:
 
     if bundled(model) is None and not Path(model).is_dir() and not (model.count("/") == 1 and not model.startswith((".", "/"))):
         raise BowerbirdError(
-            f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith(('rdm', 'reimagen')))}), no such directory, and no hub id"
+            f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith(('rdm', 'knn', 'reimagen')))}), no such directory, and no hub id"
         )
     if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
         raise BowerbirdError(f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)")
@@ -190,7 +192,8 @@ def _again(source: Path, model: str | None, out: Path, device: str, as_json: boo
     record = provenance.read_png(source)
     name = model or str(record.get("model", {}).get("name"))
     image, hits = generation.repaint(load_pipeline(name, device), record)
-    _finish(generation.write([image], [record], hits, out), out, as_json)
+    edited = generation.source_of(record)
+    _finish(generation.write([image], [record], hits, out, sources=None if edited is None else [edited]), out, as_json)
 
 
 def _finish(paths: list[Path], out: Path, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bowerbird.cli import claims, demo, evaluate, generate, kb, models, search, train
+from bowerbird.cli import claims, demo, edit, evaluate, generate, kb, models, search, train
 from bowerbird.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -25,6 +25,7 @@ app.add_typer(kb.app, name="kb")
 app.command("search")(search.search)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
+app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check")(evaluate.check)
 app.command("claims")(claims.claims)

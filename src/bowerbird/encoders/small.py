@@ -23,6 +23,7 @@ class SmallEncoder:
     def __init__(self, model: SmallEncoderModel, name: str, fingerprint: str, device: str = "cpu") -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)
         self.name, self.fingerprint, self.dim, self.device = name, fingerprint, model.config.embed_dim, device
+        self.shared_dim = model.config.meaning_dim
         self.preprocessing = f"middle square, bicubic to {model.config.image_size} px, on white"
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from bowerbird.checkpoint import load_tensors, save_tensors
+
 if TYPE_CHECKING:
+    import torch
     from diffusers import UNet2DConditionModel
+
+OWN = "own.safetensors"
+"""The tensors in which a network differs from the one it was trained from, where only they are kept."""
 
 
 class UNetConfig(BaseModel):
@@ -46,3 +53,39 @@ def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
         encoder_hid_dim_type="text_proj",
         cross_attention_dim=config.cross_attention_dim,
     )
+
+
+def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNet2DConditionModel:
+    """The same network reading further channels and longer embeddings; what is new counts nothing until it is trained."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    wider = UNet2DConditionModel.from_config({**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim})
+    state = unet.state_dict()
+    for name, parameter in wider.named_parameters():
+        if parameter.shape != state[name].shape:
+            grown = torch.zeros_like(parameter)
+            grown[:, : state[name].shape[1]] = state[name]
+            state[name] = grown
+    wider.load_state_dict(state)
+    return wider
+
+
+def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path) -> None:
+    """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision."""
+    import torch
+
+    known = {name: tensor.half() for name, tensor in base.state_dict().items()}
+    own = {name: tensor.half().contiguous() for name, tensor in unet.state_dict().items()}
+    own = {name: tensor for name, tensor in own.items() if name not in known or not torch.equal(known[name], tensor)}
+    unet.save_config(out)
+    save_tensors(out / OWN, own)
+
+
+def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The network that `save_over` wrote to `path`, with the rest of its weights from `base`."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path))
+    unet.load_state_dict(base.state_dict() | load_tensors(path / OWN))
+    return unet.to(dtype).eval()

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 NAMES = {
     "small": ("bowerbird.recipes.small", "small"),
     "tiny-autoencoder": ("bowerbird.recipes.autoencoder", "tiny_autoencoder"),
+    "tiny-vq": ("bowerbird.recipes.autoencoder", "tiny_vq"),
     "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
+    "tiny-knn": ("bowerbird.recipes.knn", "tiny_knn"),
+    "tiny-knn-discrete": ("bowerbird.recipes.knn", "tiny_knn_discrete"),
     "tiny-reimagen-32": ("bowerbird.recipes.reimagen", "tiny_reimagen_32"),
     "tiny-reimagen": ("bowerbird.recipes.reimagen", "tiny_reimagen"),
     "tiny-reimagen-128": ("bowerbird.recipes.reimagen", "tiny_reimagen_128"),

@@ -1,10 +1,11 @@
-"""`tiny-autoencoder`: 64 px pictures to 16 x 16 latents of four channels."""
+"""`tiny-autoencoder`: 64 px pictures to 16 x 16 latents of four channels; `tiny-vq`: to as many symbols."""
 
 from __future__ import annotations
 
 from bowerbird.recipe import Recipe
 from bowerbird.recipes.small import NEVER_TRAINED_ON
 from bowerbird.systems.autoencoder import AutoencoderConfig
+from bowerbird.systems.vq import VQConfig
 from bowerbird.train import TrainConfig
 
 
@@ -21,3 +22,17 @@ def tiny_autoencoder(*, tiny: bool = False) -> Recipe:
         return Recipe(name="tiny-autoencoder", system=AutoencoderConfig(), train=train, where=NEVER_TRAINED_ON)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     return Recipe(name="tiny-autoencoder", system=AutoencoderConfig(block_out_channels=(8, 8, 8), sample_size=64), train=shorter, limit=32)
+
+
+def tiny_vq(*, tiny: bool = False) -> Recipe:
+    """The tokeniser of the discrete models: 64 px pictures to 16 x 16 of 512 symbols, from `tiny-autoencoder`.
+
+    Command: bowerbird train tiny-vq --data ../shared/data/emoji.parquet --out runs/tiny-vq
+    """
+    train = TrainConfig(
+        steps=1200, batch_size=32, learning_rate=3e-4, warmup_steps=50, cooldown_fraction=0.5, ema_decay=0.995, save_every=100, sheet_every=200,
+    )  # fmt: skip
+    if not tiny:
+        return Recipe(name="tiny-vq", system=VQConfig(), train=train, where=NEVER_TRAINED_ON)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="tiny-vq", system=VQConfig(symbols=16), train=shorter, limit=32)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bowerbird.models.unet import UNetConfig
 from bowerbird.recipe import Recipe
 from bowerbird.recipes.small import NEVER_TRAINED_ON
-from bowerbird.systems.rdm import NeighborMix, RDMConfig
+from bowerbird.systems.latents import NeighborMix
+from bowerbird.systems.rdm import RDMConfig
 from bowerbird.train import TrainConfig
 
 # A network paints its training distribution: of the single neighbours it learns from, about 80% are in the target's own style under

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, TypeAlias
 
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    from bowerbird.systems.knn_discrete_pipeline import KNNDiscretePipeline
+    from bowerbird.systems.knn_pipeline import KNNDiffusionPipeline
     from bowerbird.systems.rdm_pipeline import RDMPipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
-    Pipeline: TypeAlias = RDMPipeline | ReImagenPipeline
+    Pipeline: TypeAlias = RDMPipeline | ReImagenPipeline | KNNDiffusionPipeline | KNNDiscretePipeline
+
+FILES = {
+    "RDMPipeline": "rdm_pipeline",
+    "ReImagenPipeline": "reimagen_pipeline",
+    "KNNDiffusionPipeline": "knn_pipeline",
+    "KNNDiscretePipeline": "knn_discrete_pipeline",
+}
 
 
 def open_pipeline(model: str) -> Pipeline:
@@ -20,12 +30,10 @@ def open_pipeline(model: str) -> Pipeline:
     """
     from diffusers import DiffusionPipeline
 
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
-    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
     from bowerbird.weights import bundled
 
-    kinds: dict[str, type[RDMPipeline] | type[ReImagenPipeline]] = {"RDMPipeline": RDMPipeline, "ReImagenPipeline": ReImagenPipeline}
     kind = DiffusionPipeline.load_config(str(bundled(model) or model)).get("_class_name")
-    if kind not in kinds:
-        raise BowerbirdError(f"model {model!r} is a {kind}; bowerbird paints with {', '.join(kinds)}")
-    return kinds[kind].from_pretrained(model)
+    if kind not in FILES:
+        raise BowerbirdError(f"model {model!r} is a {kind}; bowerbird paints with {', '.join(FILES)}")
+    pipe: Pipeline = getattr(importlib.import_module(f"bowerbird.systems.{FILES[kind]}"), kind).from_pretrained(model)
+    return pipe

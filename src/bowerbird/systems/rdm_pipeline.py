@@ -116,7 +116,7 @@ class RDMPipeline(DiffusionPipeline):
         predict = guidance.classifier_free(self._predict, condition, guidance_scale)
         generators = sampling.generators_for(generator, seed, len(hits))
         timesteps, extra = sampling.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
-        side = self._latent_side(size)
+        side = sampling.latent_side(self.unet, self.vae, size)
         shape = (self.unet.config.in_channels, side, side)
         latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
         for i, t in enumerate(self.progress_bar(timesteps)):
@@ -137,13 +137,7 @@ class RDMPipeline(DiffusionPipeline):
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        wanted, there = self.config.encoder_fingerprint, kb.encoder_fingerprint
-        if wanted and there != wanted:
-            raise MismatchError(
-                f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with "
-                f"{self.config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder {self.config.encoder_name}"
-            )
-        return kb
+        return sampling.check_encoder(kb, self.config)
 
     def condition(self, hits: Neighbors) -> Conditioning:
         """Neighbours -> tokens on the network's device. Raises: MismatchError when the embeddings have another width."""
@@ -167,16 +161,6 @@ class RDMPipeline(DiffusionPipeline):
         mask = conditioning.attention_mask(tokens)
         return self.unet(sample.to(self.unet.dtype), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample.float()
 
-    def _latent_side(self, size: int | None) -> int:
-        """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at)."""
-        if size is None:
-            return int(self.unet.config.sample_size)
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        step = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if size < step or size % step:
-            raise BowerbirdError(f"size is a multiple of {step} pixels for this model (trained at {self.unet.config.sample_size * factor}); got {size}")
-        return size // factor
-
     def fingerprint(self) -> str:
         """A hash of the weights that paint: U-Net and autoencoder."""
         return sampling.fingerprint([self.unet, self.vae])
@@ -187,8 +171,7 @@ class RDMPipeline(DiffusionPipeline):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
-        z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        return self.vae.decode(z).sample.float().clamp(-1, 1)
+        return sampling.decode_latents(self.vae, latents)
 
     def _output(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bowerbird import seeds, tensors
-from bowerbird.errors import BowerbirdError
+from bowerbird.errors import BowerbirdError, MismatchError
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -41,6 +44,50 @@ def schedule(scheduler: Any, num_inference_steps: int, eta: float, generators: l
         extra["generator"] = generators
     scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps, extra
+
+
+def partway(scheduler: Any, timesteps: Tensor, noise: Tensor, started: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """The steps left of `timesteps` when the share `strength` of them is taken, and the latents there: `started` under that much noise.
+
+    Raises: BowerbirdError when strength is not in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise BowerbirdError(f"strength is above 0 and at most 1, the share of the steps that are taken; got {strength}")
+    first = len(timesteps) - max(1, round(len(timesteps) * strength))
+    if first == 0:
+        return timesteps, noise
+    if hasattr(scheduler, "set_begin_index"):  # DDIM counts no steps
+        scheduler.set_begin_index(first)
+    return timesteps[first:], scheduler.add_noise(started, noise / scheduler.init_noise_sigma, timesteps[first : first + 1].expand(len(noise)))
+
+
+def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
+    """`kb` itself. Raises: MismatchError when it was made with another encoder than the pipeline's `config` names."""
+    wanted, there = config.encoder_fingerprint, kb.encoder_fingerprint
+    if wanted and there != wanted:
+        raise MismatchError(
+            f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with "
+            f"{config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder {config.encoder_name}"
+        )
+    return kb
+
+
+def latent_side(unet: Any, vae: Any, size: int | None) -> int:
+    """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at). Raises: BowerbirdError when it does not fit."""
+    if size is None:
+        return int(unet.config.sample_size)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    if size < step or size % step:
+        raise BowerbirdError(f"size is a multiple of {step} pixels for this model (trained at {unet.config.sample_size * factor}); got {size}")
+    return size // factor
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+    z = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    decoded: Tensor = vae.decode(z).sample.float().clamp(-1, 1)
+    return decoded
 
 
 def fingerprint(modules: Sequence[torch.nn.Module]) -> str:

@@ -1,0 +1,162 @@
+"""KNN-Diffusion (arXiv 2204.02849) on continuous latents: its configuration and its training objective, which sees pictures and no text.
+
+What it is conditioned on, and how that differs from the paper, is in `knn_draws.py`. With editing (`knn_edits.py`) the network reads the
+latents of a picture to change beside the noise, zeros where there is none. The pipeline is in `knn_pipeline.py`.
+
+Differs from the paper: training can go on from an RDM's network (`base`), which reads neighbours already, with only the tensors named by
+`trained` changing; views, mixes of neighbours and the leak guard are RDM's (`rdm.py`, `latents.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bowerbird import conditioning, gaussian, seeds, tensors
+from bowerbird.models.unet import UNetConfig, build_unet, widened
+from bowerbird.systems.knn_draws import ConditionDraws, draw_condition, draw_items
+from bowerbird.systems.knn_edits import EditBank, EditSettings
+from bowerbird.systems.latents import LatentBank
+from bowerbird.types import ABSENT, Encoder
+from bowerbird.types_torch import Conditioning, Tokens
+
+
+class KNNConfig(BaseModel):
+    """Everything that shapes KNN-Diffusion and its training data; stored in `recipe.json`. `k` is how many neighbours it is painted from unless asked
+    otherwise; `edits` None: a network that does not edit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["knn"] = "knn"
+    base: str | None = None
+    trained: tuple[str, ...] = ()
+    unet: UNetConfig = UNetConfig()
+    autoencoder: str = "tiny-autoencoder"
+    encoder: str = "small"
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    k: int = 4
+    edits: EditSettings | None = EditSettings()
+    draws: ConditionDraws = ConditionDraws()
+
+
+class KNNObjective(nn.Module):
+    """The U-Net with KNN-Diffusion's loss over a `LatentBank`, and an `EditBank` where it learns to edit."""
+
+    def __init__(self, config: KNNConfig, bank: LatentBank, edits: EditBank | None, autoencoder: Any, encoder: Encoder, seed: int, *, base: Any = None) -> None:
+        super().__init__()
+        self.config, self.bank, self.edits, self.seed = config, bank, edits, seed
+        self.frozen = (autoencoder, encoder)  # a tuple hides them from nn.Module: they are not trained and not checkpointed
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            unet = base if base is not None else build_unet(config.unet, encoder.dim)
+        self.channels = int(unet.config.in_channels)
+        self.unet = widened(unet, self.channels * (1 if edits is None else 2), encoder.dim + 1)
+        if config.trained:
+            for name, parameter in self.unet.named_parameters():
+                parameter.requires_grad_(any(part in name for part in config.trained))
+        self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+        """Latents with a query, neighbours (one k for the batch, from 1 to `most_k`) and, in a share of the rows, a picture to edit."""
+        bank, edits = self.bank, self.edits
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        generator = seeds.torch_generator(self.seed, "noise", step, rank)
+        share = self.config.edits.share if self.config.edits is not None else 0.0
+        drawn, null = draw_items(self.config.draws, bank, rng, size)
+        query = bank.embeddings[drawn.view, drawn.rows].float()
+        image: Tensor | None = None
+        if edits is not None:
+            edit = torch.from_numpy(rng.random(size) < share)
+            number = torch.from_numpy(rng.integers(edits.latents.shape[1], size=size))
+            drawn = replace(drawn, view=torch.where(edit, edits.view[drawn.rows, number], drawn.view))
+            image = edits.latents[drawn.rows, number].float() * edit[:, None, None, None]
+            # half of the edits are asked for by what stood in the region, half by the picture they lead to
+            inner = edit & torch.from_numpy(rng.random(size) < 0.5)
+            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), bank.embeddings[drawn.view, drawn.rows].float())
+        embeddings, weights = draw_condition(self.config.draws, bank, drawn, query, null, self.frozen[1].shared_dim, rng, generator)
+        clean = drawn.clean(bank)
+        return {
+            "clean": clean,
+            "embeddings": embeddings,
+            "weights": weights,
+            "eps": torch.randn(clean.shape, generator=generator),
+            "timestep": torch.randint(self.noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
+            **({} if image is None else {"image": image}),
+        }
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """E || target - network(z_t, t, {f(x), f(neighbours)}) ||^2; z_t with I_manip beside it where the network edits."""
+        first = torch.arange(batch["embeddings"].shape[1], device=batch["embeddings"].device) == 0
+        condition = conditioning.query_tokens(batch["embeddings"], batch["weights"], first.expand_as(batch["weights"]), self.frozen[1].shared_dim)
+        noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
+        shown = Conditioning(condition.neighbors, condition.neighbors_null, image=batch.get("image"))
+        predicted = apply(self.unet, noisy, batch["timestep"], shown)
+        return F.mse_loss(predicted.float(), gaussian.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]))
+
+    def pipeline(self) -> Any:
+        """The current weights as a `KNNDiffusionPipeline`."""
+        from bowerbird.systems.knn_pipeline import KNNDiffusionPipeline
+
+        autoencoder, encoder = self.frozen
+        return KNNDiffusionPipeline(
+            unet=self.unet,
+            vae=autoencoder,
+            scheduler=gaussian.scheduler("dpmsolver++", config=self.noise_scheduler.config),
+            k=self.config.k,
+            shared_dim=encoder.shared_dim,
+            encoder_name=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+        )
+
+    def export(self, out: Path) -> None:
+        """Write the pipeline in diffusers layout, the U-Net in half precision."""
+        pipe = self.pipeline()
+        self.unet.half()
+        pipe.save_pretrained(out)
+        self.unet.float()
+
+    def sheet(self, path: Path) -> None:
+        """A row for each of eight items: the item and three neighbours; painted from both, the neighbours, its own query; then an edit and its result."""
+        from bowerbird.references import join, queries_as_neighbors
+        from bowerbird.sheets import grid
+
+        pipe, bank, rows = self.pipeline(), self.bank, []
+        pipe.set_progress_bar_config(disable=True)
+        for item in np.linspace(0, bank.latents.shape[1] - 1, 8).astype(int):
+            at = bank.tables[0][item]
+            at = at[at != ABSENT][:3]
+            near, own = bank.neighbors(at), queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])
+            both = join(own, near)
+            asked: list[tuple[Any, dict[str, Any]]] = [(both, {}), (near, {}), (own, {})]
+            shown = [bank.latents[0, item], *bank.latents[0, at]]
+            if self.edits is not None:
+                number = int(self.edits.view[item].eq(0).int().argmax())
+                shown.append(self.edits.latents[item, number])
+                source = tensors.to_pil(pipe.decode_latents(shown[-1][None].float()))[0]
+                asked.append((both, {"source": source}))
+            known = tensors.to_pil(pipe.decode_latents(torch.stack(shown).float()))
+            with torch.no_grad():
+                made = [
+                    pipe(neighbors=hits, guidance_scale=2.0, num_inference_steps=12, generator=seeds.picture_generators(0, 1), **extra).images[0]
+                    for hits, extra in asked
+                ]
+            rows.append([*known[: 1 + len(at)], *[None] * (3 - len(at)), *made[:3], *known[1 + len(at) :], *made[3:]])
+        grid(rows).save(path)
+
+
+def apply(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    """One pass of the network: noisy latents, beside them the latents of a picture to edit where it reads one (zeros: none), over the tokens."""
+    tokens = condition.neighbors
+    assert isinstance(tokens, Tokens)
+    if unet.config.in_channels > sample.shape[1]:
+        image = torch.zeros_like(sample) if condition.image is None else condition.image.to(sample)
+        sample = torch.cat([sample, image], 1)
+    mask = conditioning.attention_mask(tokens)
+    predicted: Tensor = unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
+    return predicted

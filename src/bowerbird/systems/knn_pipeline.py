@@ -1,0 +1,206 @@
+"""KNN-Diffusion as a diffusers pipeline: a text or a picture, what it finds in a knowledge base, and pictures painted or edited from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird import gaussian, guidance, seeds, tensors
+from bowerbird.errors import BowerbirdError
+from bowerbird.images import square
+from bowerbird.models.unet import OWN, load_over, save_over
+from bowerbird.references import Request
+from bowerbird.systems import knn, knn_retrieval, sampling
+from bowerbird.systems.latents import encode_latents
+from bowerbird.types import Neighbors
+from bowerbird.types_torch import Conditioning
+from bowerbird.weights import bundled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+
+@dataclass
+class KNNOutput(BaseOutput):
+    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture, the query first."""
+
+    images: Any
+    neighbors: Neighbors
+
+
+class KNNDiffusionPipeline(DiffusionPipeline):
+    """Paints from a query's embedding and those of the pictures it retrieves; edits a picture where the network was trained to.
+
+    `shared_dim`: how many of an embedding's numbers texts and pictures share.
+    """
+
+    model_cpu_offload_seq = "unet->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self, unet: Any, vae: Any, scheduler: Any, k: int = 4, shared_dim: int = 0, encoder_name: str = "small", encoder_fingerprint: str = ""
+    ) -> None:
+        super().__init__()
+        self.scheduler: Any
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_to_config(k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        source: Image.Image | Sequence[Image.Image] | None = None,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        search_mode: str = "hybrid",
+        where: str | None = None,
+        relevant: float | None = None,
+        retrieve_every: int = 0,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        image_guidance_scale: float = 1.0,
+        strength: float = 1.0,
+        eta: float = 0.0,
+        size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> KNNOutput:
+        """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
+
+        `source`: a picture to edit, for all or one a picture; what `prompt` or `image` says is changed in it, the rest kept. `strength`: 1 starts
+        from noise alone, less keeps more of the source (the share of the steps that are taken). `image_guidance_scale`: how much the
+        source counts, as `guidance_scale` for the query and its neighbours; 1 = off. The other options are as in `RDMPipeline`.
+        For research: `relevant`, a quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
+        search again with the picture as it is predicted (one decoding and embedding each time).
+        Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
+        """
+        sampling.check_output_type(output_type)
+        if neighbors is not None:
+            hits = neighbors.repeat(num_images_per_prompt)
+        else:
+            request = knn_retrieval.asked(prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where)
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
+        hits = hits if weights is None else hits.weighted(weights)
+        started = None if source is None else self._encoded(source, len(hits), size)
+
+        def guided(found: Neighbors) -> guidance.Guided:
+            condition = self.condition(found, started)
+            if started is None:
+                return guidance.classifier_free(self._predict, condition, guidance_scale)
+            return guidance.edited(self._predict, condition, guidance_scale, image_guidance_scale)
+
+        predict = guided(hits)
+        generators = sampling.generators_for(generator, seed, len(hits))
+        timesteps, extra = sampling.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
+        side = sampling.latent_side(self.unet, self.vae, size)
+        latents = seeds.noise((self.vae.config.latent_channels, side, side), generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        if started is not None:
+            timesteps, latents = sampling.partway(self.scheduler, timesteps, latents, started, strength)
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
+            if retrieve_every and (i + 1) % retrieve_every == 0:
+                clean = gaussian.to_clean(self.scheduler, predicted, latents, t)
+                hits = knn_retrieval.again(knowledge_base, hits, tensors.to_pil(self.decode_latents(clean)))
+                predict = guided(hits)
+            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
+        images = latents if output_type == "latent" else sampling.as_output(self.decode_latents(latents), output_type)
+        self.maybe_free_model_hooks()
+        return KNNOutput(images=images, neighbors=hits)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        return sampling.check_encoder(kb, self.config)
+
+    def retrieve(
+        self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None,
+        relevant: float | None = None,
+    ) -> Neighbors:  # fmt: skip
+        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises: MismatchError for a foreign database."""
+        return knn_retrieval.retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the network reads a picture to edit."""
+        return int(self.unet.config.in_channels) > int(self.vae.config.latent_channels)
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
+        return {}
+
+    def condition(self, hits: Neighbors, image: Tensor | None = None) -> Conditioning:
+        """Queries and neighbours -> tokens on the network's device, with the latents of a picture to edit."""
+        width = int(self.unet.config.encoder_hid_dim)
+        tokens = knn_retrieval.condition(self.config, width, hits, self._execution_device, self.unet.dtype)
+        return tokens if image is None else replace(tokens, image=image, image_null=torch.zeros_like(image))
+
+    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
+        return knn.apply(self.unet, sample.to(self.unet.dtype), timestep, condition).float()
+
+    def _encoded(self, source: Image.Image | Sequence[Image.Image], count: int, size: int | None) -> Tensor:
+        """The latents of the pictures to edit `(count, C, h, w)`. Raises: BowerbirdError when the network was not trained to edit."""
+        if not self.edits:
+            raise BowerbirdError("this model was trained without editing; train one with system.edits, or use tiny-knn")
+        pictures = list(source) if isinstance(source, Sequence) else [source]
+        if count % len(pictures):
+            raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
+        edge = sampling.latent_side(self.unet, self.vae, size) * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        pixels = tensors.to_float(tensors.stack([square(picture, edge) for picture in pictures]))
+        return encode_latents(self.vae, pixels, str(self._execution_device)).float().to(self._execution_device).repeat_interleave(count // len(pictures), 0)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint: U-Net and autoencoder."""
+        return sampling.fingerprint([self.unet, self.vae])
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        self.scheduler = gaussian.scheduler(name, config=self.scheduler.config)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+        return sampling.decode_latents(self.vae, latents)
+
+    def save_over(self, directory: Path) -> None:
+        """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm` has not is kept."""
+        self.save_config(directory)
+        self.scheduler.save_pretrained(directory / "scheduler")
+        save_over(self.unet, _base(), directory / "unet")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiffusionPipeline:
+        """A bundled name (`tiny-knn`), a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
+        from diffusers import AutoencoderKL
+
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        path = bundled(str(pretrained_model_name_or_path)) or Path(pretrained_model_name_or_path)
+        if (path / "unet" / OWN).is_file():  # as `save_over` wrote it
+            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
+            kwargs.setdefault("unet", load_over(path / "unet", _base(), dtype))
+        pipe: KNNDiffusionPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
+        return pipe
+
+
+def _base() -> Any:
+    """The network that `tiny-knn` was trained from."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)

@@ -1,0 +1,87 @@
+"""From a text or pictures to KNN-Diffusion's condition: the query's own embedding first, then those of its neighbours, as tokens.
+
+One search before sampling. Two research modes are off by default: searching again with what the picture is becoming (`again`), and leaving
+out neighbours less like the query than a database's own pairs are (`relevance.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bowerbird import conditioning, references, relevance
+from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.references import Request
+from bowerbird.systems import sampling
+from bowerbird.types import ABSENT, Neighbors
+from bowerbird.types_torch import Conditioning, Tokens
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+
+def asked(prompt: str | Sequence[str] | None, image: Image.Image | Sequence[Image.Image] | None, k: int, *, search_mode: str, where: str | None) -> Request:
+    """The request that a pipeline's arguments make; k = 0: the query alone. Raises: BowerbirdError for a negative k."""
+    if k < 0:
+        raise BowerbirdError(f"k is the number of neighbours, 0 or more; got {k}")
+    alone = {"text_mode": "text", "image_mode": "image"} if k == 0 else {}
+    return Request(
+        prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
+        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+        k=max(k, 1), search_mode=search_mode, where=where, **alone,
+    )  # fmt: skip
+
+
+def retrieve(
+    config: Any, request: Request, kb: KnowledgeBase | None, count: int, *, seed: int = 0, proposal: dict[int, int] | None = None,
+    relevant: float | None = None,
+) -> Neighbors:  # fmt: skip
+    """The embedding of each prompt (or of the pictures together), and after it its `request.k` neighbours, `count` rows each.
+
+    `config`: a pipeline's, with `shared_dim` and its encoder. `relevant`: a quantile, see `relevance.keep`.
+    Raises: MismatchError for a foreign database.
+    """
+    if kb is None:
+        raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+    text_mode, image_mode = request.text_mode or "text+neighbors", request.image_mode or "image+neighbors"
+    more = 0
+    if request.prompts is not None and text_mode == "text+neighbors":
+        more = 1
+    elif request.images is not None and image_mode == "image+neighbors":
+        more = len(request.images)
+    request = replace(request, k=request.k + more, text_mode=text_mode, image_mode=image_mode)
+    hits = references.retrieve(sampling.check_encoder(kb, config), request, count, seed=seed, counts=proposal or {})
+    return hits if relevant is None else relevance.keep(kb, hits, relevant, config.shared_dim)
+
+
+def again(kb: KnowledgeBase | None, hits: Neighbors, pictures: Sequence[Image.Image]) -> Neighbors:
+    """`hits` with their neighbours replaced by those nearest to `pictures`, one a row; queries stay."""
+    if kb is None:
+        raise BowerbirdError("retrieve_every searches the knowledge base while it paints; pass knowledge_base=")
+    queries = int((hits.ids < ABSENT).sum(1).max(initial=0))
+    own = hits.select(range(queries))
+    if hits.k == queries:
+        return hits
+    found = kb.search(embeddings=kb.encoder.embed_images(list(pictures)), k=hits.k - queries)
+    found = replace(found, queries=hits.queries, weights=None if hits.weights is None else hits.weights[:, queries:])
+    return references.join(own, found) if queries else found
+
+
+def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torch.dtype) -> Conditioning:
+    """Queries and neighbours -> tokens of `width` numbers. Raises: MismatchError when the embeddings have another width."""
+    if hits.embeddings.shape[-1] != width - 1:
+        raise MismatchError(
+            f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the encoder {config.encoder_name!r}"
+        )
+    weights = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+    queries = torch.from_numpy(hits.ids < ABSENT)
+    tokens = conditioning.query_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), queries, config.shared_dim)
+    null = tokens.neighbors_null
+    assert isinstance(null, Tokens)
+    return Conditioning(tokens.neighbors.to(device, dtype), null.to(device, dtype))
