@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bowerbird.systems import Pipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
+EDIT_SETTINGS = ("strength", "image_guidance_scale", "show_source")
 MOST_NEIGHBORS = 1000
 """More than any picture is painted from; a record that says more is not believed."""
 BATCH = {"cpu": 4, "cuda": 32}
@@ -40,7 +41,7 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
     is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
-    `sampler` None is the model's usual one. `strength` and `image_guidance_scale` are of edits."""
+    `sampler` None is the model's usual one. `strength`, `image_guidance_scale` and `show_source` are of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
@@ -51,6 +52,7 @@ class Settings:
     guidance: Guidance | tuple[Guidance, ...] | None = None
     strength: float = 1.0
     image_guidance_scale: float = 1.0
+    show_source: bool = True
 
 
 def sampler_of(pipe: Pipeline, settings: Settings) -> str:
@@ -84,7 +86,7 @@ def paint(
     for start in range(0, len(hits), batch):
         rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
         if sources is not None:
-            balance |= {"source": [sources[i] for i in rows], "strength": settings.strength, "image_guidance_scale": settings.image_guidance_scale}
+            balance |= {"source": [sources[i] for i in rows], **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
         out = pipe(
             neighbors=hits.rows(rows),
             guidance_scale=settings.guidance_scale,
@@ -156,7 +158,7 @@ def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, 
 
     edge = settings.size or int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     coded = base64.b64encode(encode_png(square(source, edge))).decode()
-    return {"source": coded, "strength": settings.strength, "image_guidance_scale": settings.image_guidance_scale}
+    return {"source": coded, **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
 
 
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
@@ -277,7 +279,7 @@ def settings_of(record: dict[str, Any]) -> Settings:
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance, *strengths,
+            int(record["size"][0]), int(record["seed"]), balance, *strengths, bool(edit.get("show_source", True)),
         )  # fmt: skip
 
 

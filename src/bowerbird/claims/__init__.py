@@ -24,6 +24,9 @@ FILES = {
     "balance": "balance",
     "how-many": "how_many",
     "domain": "domain",
+    "without-text": "without_text",
+    "new-entities": "new_entities",
+    "edits": "edits",
 }
 
 

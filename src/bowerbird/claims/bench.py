@@ -1,20 +1,20 @@
-"""Where Re-Imagen's claims are measured: things no model was trained on, found by their words, painted, and named by an independent judge.
+"""Where claims about single things are measured: those no model was trained on, found by their words, painted, and named by an independent judge.
 
-The network is the bundled `tiny-reimagen`; the things are the rare entities of the drawings. Pictures are cached by weights, neighbours,
-prompts and settings, so that a second run measures without painting.
+The things are the rare entities of the drawings, or as many known ones beside them. Pictures are cached by weights, neighbours, prompts and
+settings, so that a second run measures without painting.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird import cache, checkpoint, generation, seeds, tensors
+from bowerbird import cache, checkpoint, encoders, generation, seeds, tensors
 from bowerbird.claims.lab import Lab, open_pipeline
 from bowerbird.data import Pictures
 from bowerbird.errors import BowerbirdError
@@ -41,20 +41,28 @@ SCALE = 3.0
 
 @dataclass
 class Bench:
-    """The rare entities of a lab's drawings, the judges, and the painting."""
+    """The rare entities of a lab's drawings (with `known`: as many that models were trained on), the judges, and the painting."""
 
     lab: Lab
+    known: bool = False
     _pipes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def drawings(self) -> Pictures:
-        """All drawings of rare entities. Raises: BowerbirdError when there are too few."""
-        rows = [i for i, m in enumerate(self.lab.drawings.metadata) if m.get("split") == "rare"]
-        rare = self.lab.drawings.select(rows)
-        found = len(set(rare.column("hexcode")))
-        if found < 4:
-            raise BowerbirdError(f"these claims need 4 entities with split = 'rare', which no model is trained on; the data has {found}")
-        return rare
+        """All drawings of these entities. Raises: BowerbirdError when there are too few."""
+        code, rare = self.lab.drawings.column("hexcode"), [m.get("split") == "rare" for m in self.lab.drawings.metadata]
+        chosen = {c for c, r in zip(code, rare, strict=True) if r}
+        if len(chosen) < 4:
+            raise BowerbirdError(f"these claims need 4 entities with split = 'rare', which no model is trained on; the data has {len(chosen)}")
+        if self.known:
+            others = sorted(set(code) - chosen)
+            chosen = {others[i] for i in seeds.numpy_generator(0, "known").permutation(len(others))[: len(chosen)]}
+        return self.lab.drawings.select([i for i, c in enumerate(code) if c in chosen])
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The drawings as the bundled encoder sees them, raw `(n, d)`."""
+        return encoders.load("small").embed_images(tensors.to_pil(self.drawings.pixels))
 
     @cached_property
     def entities(self) -> list[str]:
@@ -134,8 +142,15 @@ class Bench:
         metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
         return Neighbors(ids, (ids != ABSENT).astype(np.float32), np.zeros((*ids.shape, 0), np.float32), captions, metadata, None, tuple(prompts), load)
 
-    def paint(self, hits: Neighbors, seed: int, guidance: Guidance | None = None, *, model: str = MODEL) -> list[Image.Image]:
-        """One picture for each row of `hits`; from the cache where the same was painted before."""
+    def embedded(self, hits: Neighbors) -> Neighbors:
+        """The same neighbours with their embeddings, for models that paint from those."""
+        there = hits.mask[..., None]
+        return replace(hits, embeddings=np.where(there, self.embeddings[np.where(hits.mask, hits.ids, 0)], 0).astype(np.float32))
+
+    def paint(
+        self, hits: Neighbors, seed: int, guidance: Guidance | None = None, *, model: str = MODEL, sources: Sequence[Image.Image] | None = None, **edit: Any
+    ) -> list[Image.Image]:
+        """One picture for each row of `hits`; from the cache where the same was painted before. `sources`: what to edit, with `edit` settings."""
         if model not in self._pipes:
             self._pipes[model] = open_pipeline(model, self.lab.device)
         pipe = self._pipes[model]
@@ -143,12 +158,14 @@ class Bench:
         steps = self.lab.settings.sampling_steps
         told = f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device} {hits.queries} {hits.captions}"
         digest = hashlib.sha256(told.encode() + hits.ids.tobytes() + hits.embeddings.tobytes())
+        if sources is not None:
+            digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources))
         file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
         if file.is_file():
             return tensors.to_pil(checkpoint.load_tensors(file)["pixels"])
-        settings = generation.Settings(steps=steps, guidance_scale=SCALE, seed=1_000_000 * (seed + 1), guidance=guidance)
+        settings = generation.Settings(steps=steps, guidance_scale=SCALE, seed=1_000_000 * (seed + 1), guidance=guidance, **edit)
         tell = self.lab.progress or (lambda what, done, total: None)
-        images = generation.paint(pipe, hits, settings, batch=32, progress=lambda done: tell("painting", done, len(hits)))
+        images = generation.paint(pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("painting", done, len(hits)))
         checkpoint.save_tensors(file, {"pixels": tensors.stack(images)})
         return images
 

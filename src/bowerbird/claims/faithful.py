@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 
-from bowerbird import encoders, plots, tensors
+from bowerbird import plots
 from bowerbird.claims.bench import Bench, per_entity
 from bowerbird.claims.frame import Claim, Effect, Finding
-from bowerbird.claims.lab import Database, Lab
+from bowerbird.claims.lab import Lab
 from bowerbird.entitydraw import TEMPLATES
 from bowerbird.metrics.intervals import Estimate
-from bowerbird.types import ABSENT, Neighbors
+from bowerbird.types import Neighbors
 
 K = 2
 EACH = 4
@@ -42,7 +42,7 @@ def measure(lab: Lab) -> Finding:
             if each == EACH:
                 said["best"].append(named.any(1))
             said["without"].append(bench.named(bench.paint(bench.found(prompts, 0), seed)) == truth)
-            said["rdm"].append(bench.named(bench.paint(_for_rdm(bench, hits), seed, model=RDM)) == truth)
+            said["rdm"].append(bench.named(bench.paint(bench.embedded(hits), seed, model=RDM)) == truth)
             swapped = bench.named(bench.paint(_of_others(bench, prompts, turned), seed))
             said["swapped"].append(swapped == truth)
             said["swapped in"].append(swapped == turned)
@@ -72,14 +72,6 @@ def _of_others(bench: Bench, prompts: list[str], other: np.ndarray) -> Neighbors
     """The drawings of entity `other[i]`, said to be what prompt i asks for."""
     hits = bench.found([bench.names[i] for i in other], K)
     return replace(hits, queries=tuple(prompts), captions=tuple((name,) * K for name in bench.names))
-
-
-def _for_rdm(bench: Bench, hits: Neighbors) -> Neighbors:
-    """The same drawings as RDM reads them: embeddings."""
-    vectors = encoders.load("small").embed_images(tensors.to_pil(bench.drawings.pixels))
-    there = hits.ids != ABSENT
-    near = Database(vectors, lambda k: np.ones(len(vectors))).at(np.where(there, hits.ids, 0))
-    return replace(near, ids=hits.ids, weights=there.astype(np.float32))
 
 
 CLAIM = Claim(

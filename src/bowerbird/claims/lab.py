@@ -236,6 +236,12 @@ class Lab:
     device: str = "cpu"
     progress: Progress | None = None
 
+    @property
+    def trainable(self) -> Pictures:
+        """The drawings a network may be trained on: neither rare things nor the share-alike style."""
+        allowed = [i for i, row in enumerate(self.drawings.metadata) if row.get("split") != "rare" and row.get("style") != "openmoji"]
+        return self.drawings.select(allowed)
+
     def each_seed(self, measure: Callable[[int], float]) -> list[float]:
         """`measure(seed)` for each seed, in order."""
         return [measure(seed) for seed in self.settings.seeds]

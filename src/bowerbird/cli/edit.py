@@ -23,6 +23,7 @@ def edit(
     strength: Annotated[float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")] = 1.0,
     guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")] = 3.0,
     image_guidance_scale: Annotated[float, typer.Option("--image-guidance-scale", help="How much the picture counts; 1 = off.")] = 1.0,
+    image_to_image: Annotated[bool, typer.Option("--image-to-image", help="Only start from the picture; give a --strength below 1.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
     search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense or bm25.")] = "hybrid",
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
@@ -38,6 +39,8 @@ def edit(
     """
     if (prompt is None) == (reference is None):
         raise BowerbirdError("edit: say what the picture is to show with --prompt T or --reference F, one of them")
+    if image_to_image and strength >= 1:
+        raise BowerbirdError("edit: --image-to-image keeps nothing of the picture at --strength 1; give less, for example 0.6")
     from bowerbird import generation, images
     from bowerbird.cli.generate import load_pipeline
     from bowerbird.knowledge.base import KnowledgeBase
@@ -48,11 +51,13 @@ def edit(
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
     pipe = load_pipeline(model, device)
-    if not isinstance(pipe, KNNDiffusionPipeline) or not pipe.edits:
+    if not isinstance(pipe, KNNDiffusionPipeline) or not (pipe.edits or image_to_image):
         raise BowerbirdError(f"model {model!r} was not trained to edit; use tiny-knn, or train one: bowerbird train tiny-knn")
     request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    settings = generation.Settings(steps, guidance_scale, seed=seed, strength=strength, image_guidance_scale=image_guidance_scale)
+    settings = generation.Settings(
+        steps, guidance_scale, seed=seed, strength=strength, image_guidance_scale=image_guidance_scale, show_source=not image_to_image
+    )
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:
         task = bar.add_task("editing", total=len(sources))

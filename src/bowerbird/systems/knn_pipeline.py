@@ -74,6 +74,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         guidance_scale: float = 3.0,
         image_guidance_scale: float = 1.0,
         strength: float = 1.0,
+        show_source: bool = True,
         eta: float = 0.0,
         size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -85,7 +86,8 @@ class KNNDiffusionPipeline(DiffusionPipeline):
 
         `source`: a picture to edit, for all or one a picture; what `prompt` or `image` says is changed in it, the rest kept. `strength`: 1 starts
         from noise alone, less keeps more of the source (the share of the steps that are taken). `image_guidance_scale`: how much the
-        source counts, as `guidance_scale` for the query and its neighbours; 1 = off. The other options are as in `RDMPipeline`.
+        source counts, as `guidance_scale` for the query and its neighbours; 1 = off. `show_source` False: plain image-to-image, the
+        source is only where sampling starts, which any network can, at a strength below 1. The other options are as in `RDMPipeline`.
         For research: `relevant`, a quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
         search again with the picture as it is predicted (one decoding and embedding each time).
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
@@ -98,10 +100,13 @@ class KNNDiffusionPipeline(DiffusionPipeline):
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
         hits = hits if weights is None else hits.weighted(weights)
         started = None if source is None else self._encoded(source, len(hits), size)
+        if started is not None and show_source and not self.edits:
+            raise BowerbirdError("this model was trained without editing; use tiny-knn, train one with system.edits, or pass show_source=False")
+        shown = started if show_source else None
 
         def guided(found: Neighbors) -> guidance.Guided:
-            condition = self.condition(found, started)
-            if started is None:
+            condition = self.condition(found, shown)
+            if shown is None:
                 return guidance.classifier_free(self._predict, condition, guidance_scale)
             return guidance.edited(self._predict, condition, guidance_scale, image_guidance_scale)
 
@@ -157,9 +162,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         return knn.apply(self.unet, sample.to(self.unet.dtype), timestep, condition).float()
 
     def _encoded(self, source: Image.Image | Sequence[Image.Image], count: int, size: int | None) -> Tensor:
-        """The latents of the pictures to edit `(count, C, h, w)`. Raises: BowerbirdError when the network was not trained to edit."""
-        if not self.edits:
-            raise BowerbirdError("this model was trained without editing; train one with system.edits, or use tiny-knn")
+        """The latents of the pictures to edit `(count, C, h, w)`. Raises: BowerbirdError when they do not go evenly on those to paint."""
         pictures = list(source) if isinstance(source, Sequence) else [source]
         if count % len(pictures):
             raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
