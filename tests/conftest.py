@@ -102,3 +102,25 @@ def random_reimagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reimagen") / "model"
     ReImagenPipeline(tower, first, gaussian.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
     return path
+
+
+def _two_steps(name: str, source: Path, out: Path) -> Path:
+    from bowerbird import recipes
+    from bowerbird.recipe import build_objective, read_pictures
+    from bowerbird.train import train
+
+    recipe = recipes.recipe(name, tiny=True)
+    list(train(build_objective(recipe, read_pictures(recipe, source), out), recipe.train, out, device="cpu"))
+    return out / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_knn(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """KNN-Diffusion with editing in its tiny form, trained for two steps, on disk."""
+    return _two_steps("tiny-knn", drawn_folder, tmp_path_factory.mktemp("knn"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The discrete KNN-Diffusion in its tiny form, trained for two steps, on disk."""
+    return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))

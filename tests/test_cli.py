@@ -114,6 +114,25 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
     assert (tmp_path / "o" / "000.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
 
 
+def test_edit_writes_what_changed_and_paints_it_again(tmp_path: Path, tiny_knn: Path, random_rdm: Path, kb_path: Path) -> None:
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "own.png")
+    base = ("edit", tiny_knn, "--kb", kb_path, "--image", "own.png", "--out", "o")
+    for arguments, says in (
+        (base, "one of them"),
+        ((*base, "--prompt", "star", "--reference", "own.png"), "one of them"),
+        ((*base, "--prompt", "star", "--image-to-image"), "--strength"),
+        ((*base, "--prompt", "star", "--strength", "1.5"), "strength"),
+        (("edit", random_rdm, "--kb", kb_path, "--image", "own.png", "--prompt", "star", "--out", "o"), "trained to edit"),
+    ):
+        refused(*arguments, says=says, cwd=tmp_path)
+    done = bowerbird(*base, "--reference", "own.png", "-n", "2", "--steps", "3", "--strength", "0.7", "--json", cwd=tmp_path)
+    assert len(json.loads(done.stdout)["images"]) == 2
+    record = provenance.read_png(tmp_path / "o" / "001.png")
+    assert (record["edit"]["strength"], record["request"]["reference"]) == (0.7, "own.png")
+    bowerbird("generate", tiny_knn, "--from", tmp_path / "o" / "001.png", "--out", "again", cwd=tmp_path)
+    assert (tmp_path / "o" / "001.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
+
+
 def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     built = json.loads(bowerbird("kb", "build", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (built["items"], built["added"], built["version"]) == (36, 36, 1)

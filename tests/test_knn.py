@@ -35,7 +35,6 @@ from bowerbird.recipe import build_objective, read_pictures
 from bowerbird.references import Request
 from bowerbird.systems.knn_draws import noised
 from bowerbird.systems.knn_edits import EditSettings, region
-from bowerbird.train import train
 from bowerbird.types import ABSENT, Neighbors
 from bowerbird.types_torch import Conditioning, Tokens
 
@@ -45,20 +44,9 @@ def kb(kb_path: Path) -> KnowledgeBase:
     return KnowledgeBase.open(kb_path)
 
 
-def trained(name: str, source: Path, out: Path) -> Path:
-    recipe = recipes.recipe(name, tiny=True)
-    list(train(build_objective(recipe, read_pictures(recipe, source), out), recipe.train, out, device="cpu"))
-    return out / "model"
-
-
 @pytest.fixture(scope="module")
-def model(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained("tiny-knn", drawn_folder, tmp_path_factory.mktemp("knn"))
-
-
-@pytest.fixture(scope="module")
-def pipe(model: Path) -> KNNDiffusionPipeline:
-    loaded = KNNDiffusionPipeline.from_pretrained(model)
+def pipe(tiny_knn: Path) -> KNNDiffusionPipeline:
+    loaded = KNNDiffusionPipeline.from_pretrained(tiny_knn)
     loaded.set_progress_bar_config(disable=True)
     with torch.no_grad():  # two steps of training leave what reads the edit and marks the query near zero
         for name, parameter in loaded.unet.named_parameters():
@@ -68,8 +56,8 @@ def pipe(model: Path) -> KNNDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
-def discrete_pipe(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> KNNDiscretePipeline:
-    loaded = KNNDiscretePipeline.from_pretrained(trained("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens")))
+def discrete_pipe(tiny_tokens: Path) -> KNNDiscretePipeline:
+    loaded = KNNDiscretePipeline.from_pretrained(tiny_tokens)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

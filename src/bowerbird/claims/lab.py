@@ -200,13 +200,13 @@ class Domain:
 
 
 def open_pipeline(model: str | Path, device: str) -> Pipeline:
-    """The pipeline called or in `model` with its U-Nets in bfloat16, twice as fast; latents stay float32."""
+    """The pipeline called or in `model` with its networks in bfloat16, twice as fast; latents stay float32."""
     import torch
 
     from bowerbird import systems
 
     pipe = systems.open_pipeline(str(model)).to(device)
-    for network in getattr(pipe, "stages", None) or [pipe.unet]:
+    for network in getattr(pipe, "stages", None) or [pipe.components.get("unet") or pipe.components["transformer"]]:
         network.to(torch.bfloat16)
     return pipe
 

@@ -57,10 +57,10 @@ def measure(lab: Lab) -> Finding:
     def gain(model: str) -> Estimate:
         return per_entity([b.astype(float) - a for a, b in zip(right[model, "before"], right[model, "after"], strict=True)])
 
-    own = np.array([[m.get("hexcode") == code for m in row] for code, row in zip(bench.entities, found["after"]["tiny-rdm"].metadata, strict=True)])
+    own = np.array([[m.get("hexcode") == code for m in row] for code, row in zip(bench.entities, found["after"][MODELS[1]].metadata, strict=True)])
     effects = [
-        Effect("top-1, after adding the drawings − before", gain("tiny-knn")),
-        Effect("the same for RDM", gain("tiny-rdm"), needed=False),
+        Effect("top-1, after adding the drawings − before", gain(MODELS[0])),
+        Effect("the same for RDM", gain(MODELS[1]), needed=False),
     ]
     values: dict[str, Any] = {f"{model}, {stage}": asdict(per_entity(right[model, stage])) for model in MODELS for stage in STAGES}
     rows = [(name, value["mean"], value["low"], value["high"]) for name, value in values.items()]

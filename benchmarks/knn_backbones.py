@@ -1,0 +1,79 @@
+"""KNN-Diffusion's two backbones side by side, in one process: quality, steps, seconds a picture.
+
+Both paint the 100 rare things from their names and the four drawings that words find, at guidance 3. Quality: the share that an independent
+judge names, and the Fréchet distance of its features to those of the real drawings (500 of them; `real halves` is what two halves of them
+have). A sheet shows the first entities, a row a setting.
+
+    python benchmarks/knn_backbones.py --data ../shared/data/emoji.parquet --discrete runs/tiny-knn-discrete/model --out runs/backbones
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bowerbird import encoders, seeds, sheets, tensors
+from bowerbird.claims.bench import Bench, per_entity
+from bowerbird.claims.lab import Lab, Settings, open_pipeline
+from bowerbird.data import load_pictures
+from bowerbird.metrics.frechet import frechet_distance
+from bowerbird.metrics.intervals import over_seeds
+from bowerbird.references import join, queries_as_neighbors
+
+SEEDS = (0, 1, 2)
+STEPS = {"continuous": (5, 10, 20, 50), "discrete": (5, 10, 20, 50, 100)}
+SHOWN = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/emoji.parquet")
+    parser.add_argument("--continuous", default="tiny-knn")
+    parser.add_argument("--discrete", default="runs/tiny-knn-discrete/model")
+    parser.add_argument("--out", type=Path, default=Path("runs/backbones"))
+    arguments = parser.parse_args()
+    drawings = load_pictures(arguments.data)
+    models = {"continuous": arguments.continuous, "discrete": arguments.discrete}
+    rows, truth = [], None
+    for name, counts in STEPS.items():
+        for steps in counts:
+            bench = Bench(Lab(Settings(sampling_steps=steps), [], drawings))
+            if truth is None:
+                truth = np.arange(len(bench.entities))
+                real = bench.judge(bench.drawings.pixels)[0].numpy()
+                halves = seeds.numpy_generator(0, "halves").permutation(len(real))
+                print(f"judge on real drawings: {bench.judges()}")
+                print(f"Fréchet distance of real halves: {frechet_distance(real[halves[: len(real) // 2]], real[halves[len(real) // 2 :]]):.1f}")
+                print("backbone    steps   seconds a picture   named            Fréchet distance")
+            texts = encoders.load("small").embed_text(bench.names)[:, None]
+            hits = join(queries_as_neighbors(texts, [[f"(text) {n}"] for n in bench.names]), bench.embedded(bench.found(bench.names, 4)))
+            painted = [bench.paint(hits, seed, model=models[name]) for seed in SEEDS]
+            named = per_entity([bench.named(images) == truth for images in painted])
+            far = over_seeds([frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real) for images in painted])
+            took = seconds(models[name], bench, steps)
+            print(f"{name:11} {steps:5d}   {took:8.2f}            {named.mean:.0%} [{named.low:.0%}, {named.high:.0%}]   {far}", flush=True)
+            rows.append((f"{name}, {steps} steps, {took:.2f} s", list(painted[0][:SHOWN]), bench.names[:SHOWN]))
+            if len(rows) == 1:
+                firsts = [min(bench.rows_of(entity).values()) for entity in bench.entities[:SHOWN]]
+                rows.insert(0, ("one of the real drawings", tensors.to_pil(bench.drawings.pixels[firsts]), bench.names[:SHOWN]))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sheets.labelled(rows).save(arguments.out / "backbones.png")
+    print(f"{arguments.out / 'backbones.png'} shows them")
+
+
+def seconds(model: str, bench: Bench, steps: int) -> float:
+    """Seconds a picture in batches of four, as `generate` paints them, bfloat16."""
+    pipe = open_pipeline(model, "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    hits = bench.embedded(bench.found(bench.names[:4], 4))
+    pipe(neighbors=hits, num_inference_steps=2)
+    start = time.perf_counter()
+    pipe(neighbors=hits, num_inference_steps=steps)
+    return (time.perf_counter() - start) / 4
+
+
+if __name__ == "__main__":
+    main()

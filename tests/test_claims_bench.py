@@ -1,0 +1,127 @@
+"""The claims about single things, of Re-Imagen and KNN-Diffusion, run small: the bookkeeping of entities, styles, arms and seeds, on random networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bowerbird import claims
+from bowerbird.claims import bench as benches
+from bowerbird.claims import edit_pairs, edits, new_entities, without_text
+from bowerbird.claims.lab import Lab, Settings
+from bowerbird.data import Pictures, load_pictures
+from bowerbird.errors import BowerbirdError
+from bowerbird.recipe import Recipe
+from bowerbird.recipes.evaluator import evaluator
+
+STYLES = ("flat", "fluent", "noto", "twemoji", "openmoji")
+
+
+@pytest.fixture(scope="module")
+def drawings() -> Pictures:
+    """Six things, each in five drawings that stand for five styles."""
+    drawn = load_pictures("drawn")
+    things: dict[str, list[int]] = {}
+    for i, row in enumerate(drawn.metadata):
+        things.setdefault(str(row["thing"]), []).append(i)
+    chosen = [(thing, rows[:5]) for thing, rows in things.items() if len(rows) >= 5][:6]
+    some = drawn.select([row for _, rows in chosen for row in rows])
+    metadata = tuple({"hexcode": thing, "style": style, "split": "rare"} for thing, _ in chosen for style in STYLES)
+    return replace(some, metadata=metadata, captions=tuple(str(row["hexcode"]) for row in metadata))
+
+
+def short() -> Recipe:
+    recipe = evaluator(tiny=True)
+    return recipe.model_copy(update={"system": recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"}), "limit": None})
+
+
+@pytest.fixture
+def lab(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(benches.Bench.paint, "__kwdefaults__", {"model": str(random_reimagen), "sources": None})
+    monkeypatch.setattr(benches, "evaluator", short)
+    monkeypatch.setattr(benches, "style_evaluator", short)
+    monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
+    return Lab(Settings(seeds=(0, 1), sampling_steps=2), [], drawings)
+
+
+def test_each_claim_measures_and_says_what(lab: Lab, tmp_path: Path) -> None:
+    found = claims.run(claims.load(["faithful", "balance", "how-many", "domain"]), lab, tmp_path)
+    assert all(np.isfinite(effect["mean"]) for document in found for effect in document["effects"])
+    assert all((tmp_path / f"{document['name']}.png").stat().st_size > 5000 for document in found)
+    again = claims.run(claims.load(["how-many"]), lab, tmp_path)  # from the cache: the same pictures, the same figures
+    assert again[0]["effects"] == found[2]["effects"]
+
+
+def test_bench_finds_what_it_says(lab: Lab) -> None:
+    bench = benches.Bench(lab)
+    hits = bench.found(bench.names, 2, styles=("noto", "flat"), leave_out=["noto"] * len(bench.names))
+    assert [row[0]["hexcode"] for row in hits.metadata] == bench.entities
+    assert all(row[0]["style"] == "flat" for row in hits.metadata)
+    assert all(row[1].get("hexcode") != entity for row, entity in zip(hits.metadata, bench.entities, strict=True))  # one drawing is all that is left
+    assert set(bench.rows_of(bench.entities[0])) == set(STYLES)
+
+
+def test_claims_without_rare_entities_are_refused(lab: Lab, drawings: Pictures, tmp_path: Path) -> None:
+    common = replace(drawings, metadata=tuple({**row, "split": "train"} for row in drawings.metadata))
+    with pytest.raises(BowerbirdError, match="split = 'rare'"):
+        claims.run(claims.load(["faithful"]), replace(lab, drawings=common), tmp_path)
+
+
+def marked(split: str) -> Pictures:
+    """Six things in five styles that agree but for a mark: a disc of the style's color, and for each thing a square at a place of its own."""
+    pixels = torch.full((30, 3, 64, 64), 255, dtype=torch.uint8)
+    yy, xx = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    disc = (xx - 32) ** 2 + (yy - 32) ** 2 < 26**2
+    metadata = []
+    for i in range(30):
+        thing, style = divmod(i, 5)
+        pixels[i, :, disc] = torch.tensor([40 * style, 200 - 30 * style, 90], dtype=torch.uint8)[:, None]
+        y, x = 18 + 18 * (thing // 3), 14 + 14 * (thing % 3)
+        pixels[i, :, y : y + 8, x : x + 8] = torch.tensor([250, 30 * thing, 20], dtype=torch.uint8)[:, None, None]
+        metadata.append({"hexcode": f"thing{thing}", "style": STYLES[style], "split": split if thing < 4 else "train", "subgroup": "marks"})
+    return Pictures(pixels, tuple(f"mark {row['hexcode']}" for row in metadata), tuple(metadata), tuple(range(1, 31)))
+
+
+@pytest.fixture
+def knn_lab(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(benches, "evaluator", short)
+    monkeypatch.setattr(benches, "style_evaluator", short)
+    monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
+    for claim in (without_text, edits):
+        monkeypatch.setattr(claim, "MODEL", str(tiny_knn))
+    monkeypatch.setattr(new_entities, "MODELS", (str(tiny_knn), str(random_rdm)))
+    return Lab(Settings(seeds=(0, 1), sampling_steps=2, train_steps=1), [], marked("rare"))
+
+
+def test_each_claim_of_knn_diffusion_measures_and_says_what(knn_lab: Lab, tmp_path: Path) -> None:
+    found = claims.run(claims.load(["without-text", "new-entities", "edits"]), knn_lab, tmp_path)
+    assert all(np.isfinite(effect["mean"]) for document in found for effect in document["effects"])
+    assert all((tmp_path / f"{document['name']}.png").stat().st_size > 5000 for document in found)
+    assert "the same to the last pixel" in found[1]["notes"]
+
+
+def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None:
+    drawings = marked("train")  # no rare things: openmoji alone is unseen
+    pairs = edit_pairs.find(replace(drawings, metadata=tuple({**row, "split": "rare"} for row in drawings.metadata)), 40)
+    style, thing = (np.array(drawings.column(key)) for key in ("style", "hexcode"))
+    assert (style[pairs.source] == style[pairs.target]).all()
+    assert (thing[pairs.source] != thing[pairs.target]).all()
+    apart = (drawings.pixels[pairs.source] != drawings.pixels[pairs.target]).any(1).numpy()
+    assert (apart <= pairs.changed).all()
+    assert 0.03 < pairs.changed.mean() < 0.15  # two squares of 8 by 8, grown by two pixels
+    assert len(set(pairs.target.tolist())) == len(pairs.target)
+    with pytest.raises(BowerbirdError, match="pairs of drawings"):
+        edit_pairs.find(drawings, 40)  # six drawings in openmoji are too few
+
+
+def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_lab: Lab) -> None:
+    pairs = edit_pairs.find(knn_lab.drawings, 40)
+    hits = edits._hits(knn_lab, pairs)
+    assert (hits.ids[:, 0] == -2).all()
+    assert not (hits.ids[:, 1:] == pairs.target[:, None]).any()
+    code = np.array(knn_lab.drawings.column("hexcode"))
+    assert (code[hits.ids[:, 1]] == code[pairs.target]).all()  # the thing, in another style
