@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_each_claim_of_knn_diffusion_measures_and_says_what(knn_lab: Lab, tmp_pa
     found = claims.run(claims.load(["without-text", "new-entities", "edits"]), knn_lab, tmp_path)
     assert all(np.isfinite(effect["mean"]) for document in found for effect in document["effects"])
     assert all((tmp_path / f"{document['name']}.png").stat().st_size > 5000 for document in found)
-    assert "the same to the last pixel" in found[1]["notes"]
+    assert "the same items as before" in found[1]["notes"]
 
 
 def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None:
@@ -116,6 +117,32 @@ def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None
     assert len(set(pairs.target.tolist())) == len(pairs.target)
     with pytest.raises(BowerbirdError, match="pairs of drawings"):
         edit_pairs.find(drawings, 40)  # six drawings in openmoji are too few
+
+
+def test_an_eraser_is_no_editor(knn_lab: Lab) -> None:
+    """Blank pictures, and other pictures, become what was asked no more often than chance; the real drawings do, where the judge knows them."""
+    pairs = edit_pairs.find(knn_lab.drawings, 40)
+    judge = FirstMark(knn_lab.drawings)
+    bench = SimpleNamespace(judge=judge)
+    real = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.target])  # type: ignore[arg-type]
+    blank = edits._success(bench, knn_lab, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8))  # type: ignore[arg-type]
+    source = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.source])  # type: ignore[arg-type]
+    assert real.all()
+    assert blank.mean() < 0.4
+    assert not source.any()
+
+
+class FirstMark:
+    """A judge that knows the marked drawings by heart: nearest drawing, in pixels."""
+
+    def __init__(self, drawings: Pictures) -> None:
+        self.entities = sorted(set(drawings.column("hexcode")))
+        self.drawings = drawings
+
+    def __call__(self, pixels: torch.Tensor) -> tuple[None, torch.Tensor]:
+        near = -torch.cdist(pixels.flatten(1).float(), self.drawings.pixels.flatten(1).float())
+        code = self.drawings.column("hexcode")
+        return None, torch.stack([near[:, [i for i, c in enumerate(code) if c == entity]].amax(1) for entity in self.entities], 1)
 
 
 def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_lab: Lab) -> None:

@@ -93,11 +93,23 @@ def test_an_oracle_is_sampled_back_whatever_the_number_of_steps() -> None:
 
 def test_sampling_follows_the_network_s_distribution() -> None:
     """Ancestral sampling of one place reproduces p(x_0), which the posterior must leave unbiased at every skip."""
-    said = torch.tensor([0.6, 0.3, 0.1]).log().expand(1, 20_000, 3)
-    x = torch.full((1, 20_000), SMALL.symbols)
-    t, s = discrete.times(SMALL, 1)[0]
-    x = discrete.sample(discrete.posterior(SMALL, said, x, at(s), at(t)), [torch.Generator().manual_seed(0)])
-    torch.testing.assert_close(torch.bincount(x[0], minlength=3) / 20_000, torch.tensor([0.6, 0.3, 0.1]), atol=0.015, rtol=0)
+    prior = torch.tensor([0.6, 0.3, 0.1])
+    for steps in (1, 2, SMALL.times):
+        x = torch.full((1, 20_000), SMALL.symbols)
+        generator = torch.Generator().manual_seed(0)
+        for t, s in discrete.times(SMALL, steps):
+            # the ideal network for independent places: Bayes, from what x_t shows
+            seen = discrete.likelihood(SMALL, x, at(0), at(t))[..., :-1] * prior
+            x = discrete.sample(discrete.posterior(SMALL, (seen / seen.sum(-1, keepdim=True)).log(), x, at(s), at(t)), [generator])
+        torch.testing.assert_close(torch.bincount(x[0], minlength=3) / 20_000, prior, atol=0.015, rtol=0)
+
+
+def test_what_truncation_rules_out_altogether_stays_as_it_is() -> None:
+    """Without replacement a seen symbol can only have been itself; a network that rules it out must not turn it into a mask at time 0."""
+    schedule = MaskAndReplace(3, 5, 0.0)
+    said = discrete.truncated(torch.tensor([[[0.9, 0.09, 0.01]]]).log(), 0.5)
+    found = discrete.posterior(schedule, said, torch.tensor([[2]]), at(0), at(2)).exp()
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 0.0, 1.0, 0.0]]]))
 
 
 def test_guidance_in_log_space() -> None:

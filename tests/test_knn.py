@@ -124,12 +124,14 @@ def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_
     assert shares[1] > 0.06
     assert shares[2] > 0.09
     assert 0.3 < shares[3] < 0.5  # edits
-    assert "texts" not in batch
     bank = objective.bank
     for table in bank.tables:
         assert not (table == torch.arange(len(table))[:, None]).any()
     first, again = objective.batch(3, 8), objective.batch(3, 8)
     assert all(torch.equal(value, again[key]) for key, value in first.items())
+    renamed = dataclasses.replace(read_pictures(recipe, drawn_folder), captions=("",) * len(objective.bank.ids))
+    silent = build_objective(recipe, renamed, tmp_path / "silent").batch(3, 8)
+    assert all(torch.equal(value, silent[key]) for key, value in first.items())
 
 
 # -- edits in training -------------------------------------------------------------------------------------------------
@@ -211,7 +213,12 @@ def test_a_picture_depends_on_its_seed_alone(kind: str, pipe: KNNDiffusionPipeli
 
 def test_searching_again_follows_the_picture_and_needs_a_database(pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase) -> None:
     for chosen in (pipe, discrete_pipe):
-        once, again = (chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=every) for every in (0, 2))
+        once, again, last = (chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=every) for every in (0, 2, 4))
+        assert (once.neighbors.ids == last.neighbors.ids).all()  # after the last step nothing is painted any more
+        styled = chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=1, where="style = 'ink'")
+        assert all(row["style"] == "ink" for row in styled.neighbors.metadata[0][1:])
+        with pytest.raises(BowerbirdError, match="number of steps"):
+            chosen(prompt="star", knowledge_base=kb, num_inference_steps=1, retrieve_every=-1)
         assert (once.neighbors.ids[:, 0] == again.neighbors.ids[:, 0]).all()
         assert (once.neighbors.ids != again.neighbors.ids).any()  # an untrained network paints no star
         assert again.neighbors.ids.shape == once.neighbors.ids.shape
@@ -287,11 +294,31 @@ def test_the_source_of_an_edit_matters_and_several_go_to_their_prompts(pipe: KNN
     assert (first - second).abs().max() > 1e-3
     alone = painted(pipe, neighbors=hits.rows([1]), source=sources[1], seed=0)
     torch.testing.assert_close(alone[0], second, atol=1e-4, rtol=1e-3)
-    with pytest.raises(BowerbirdError, match="pictures to edit"):
-        pipe(neighbors=hits.repeat(2).rows([0, 1, 2]), source=sources)
+    for wrong in (sources, []):
+        with pytest.raises(BowerbirdError, match="pictures to edit"):
+            pipe(neighbors=hits.repeat(2).rows([0, 1, 2]), source=wrong)
+    gray = pipe(neighbors=hits.rows([0]), source=sources[0].convert("LA"), num_inference_steps=1)
+    assert gray.images[0].mode == "RGB"
+    with pytest.raises(BowerbirdError, match="strength 1"):
+        pipe(neighbors=hits.rows([0]), source=sources[0], show_source=False)
 
 
-def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:
+def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+    base = painted(pipe, prompt="star", knowledge_base=kb, k=2)
+    one, two = (painted(pipe, prompt="star", knowledge_base=kb, k=2, weights=w) for w in ([2, 0], [1, 2, 0]))
+    torch.testing.assert_close(one, two)
+    assert (one - base).abs().max() > 1e-4
+    with pytest.raises(BowerbirdError, match="weights"):
+        painted(pipe, prompt="star", knowledge_base=kb, k=2, weights=[1])
+    half = KNNDiffusionPipeline(pipe.unet.to(torch.bfloat16), pipe.vae, pipe.scheduler, shared_dim=pipe.config.shared_dim)
+    try:
+        with pytest.raises(BowerbirdError, match="float32"):
+            painted(half, prompt="star", knowledge_base=kb, k=2, weights=[2, 1])
+    finally:
+        pipe.unet.to(torch.float32)
+
+
+def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: KnowledgeBase, random_rdm: Path, tmp_path: Path) -> None:
     source = load_pictures("drawn", size=50).pixels[3].permute(1, 2, 0).numpy()
     sources = [Image.fromarray(source)] * 2
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
@@ -302,12 +329,21 @@ def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: K
     record = provenance.read_png(paths[1])
     again, _ = generation.repaint(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
-    assert "source" not in (tmp_path / "generation.jsonl").read_text()
+    assert '"source"' not in (tmp_path / "generation.jsonl").read_text()
     record["edit"]["strength"] = 0.2
     assert not np.array_equal(np.asarray(generation.repaint(pipe, record)[0]), np.asarray(images[1]))
-    record["edit"]["source"] = "no picture"
-    with pytest.raises(BowerbirdError):
+    for damage in ({"source": "no picture"}, {"strength": None}, {"show_source": []}, None):
+        hostile = {**record, "edit": None if damage is None else {**record["edit"], **damage}}
+        if damage == {"show_source": []}:
+            hostile["edit"]["strength"] = 1.0  # image-to-image from noise alone
+        with pytest.raises(BowerbirdError):
+            generation.repaint(pipe, hostile)
+    del record["edit"]["strength"]
+    with pytest.raises(BowerbirdError, match="damaged"):
         generation.repaint(pipe, record)
+    rdm = RDMPipeline.from_pretrained(random_rdm)
+    with pytest.raises(BowerbirdError, match="does not edit"):
+        generation.paint(rdm, hits, settings, sources=sources)
 
 
 def test_difference_is_white_where_pictures_agree() -> None:
@@ -349,6 +385,7 @@ def test_only_what_differs_from_its_base_is_bundled(tmp_path: Path) -> None:
     pipe = KNNDiffusionPipeline(unet, base.vae, base.scheduler, shared_dim=144)
     pipe.save_over(tmp_path)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*")) < 400_000
+    base.unet.conv_out.bias.data.add_(1.0)
     again = KNNDiffusionPipeline.from_pretrained(tmp_path)
     assert again.fingerprint() == pipe.fingerprint()
     again.save_pretrained(tmp_path / "whole")

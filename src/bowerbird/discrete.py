@@ -37,7 +37,7 @@ class MaskAndReplace:
 
     def _cumulative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities at time t that a symbol was never touched, and that it is not masked."""
-        at = t.double() / self.times
+        at = t.cpu().double() / self.times  # not every device has float64
         return (1 - at) * (1 - self.replaced * at), 1 - at
 
     def matrix(self, s: int, t: int) -> Tensor:
@@ -53,7 +53,7 @@ class MaskAndReplace:
 
 def _per_row(value: Tensor, like: Tensor) -> Tensor:
     """`value` `(B,)` in the form in which it meets `like` `(B, …)`."""
-    return value.to(like.device).view(-1, *[1] * (like.ndim - 1))
+    return value.float().to(like.device).view(-1, *[1] * (like.ndim - 1))
 
 
 def corrupt(schedule: MaskAndReplace, tokens: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,7 +66,7 @@ def corrupt(schedule: MaskAndReplace, tokens: Tensor, t: Tensor, generator: torc
 
 def likelihood(schedule: MaskAndReplace, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """q(x_t | x_s = j) for the K symbols and the mask j, `(B, N, K + 1)`, at the observed x_t `(B, N)`."""
-    keep, replace, mask = (_per_row(r, x_t).float() for r in schedule.rates(s, t))
+    keep, replace, mask = (_per_row(r, x_t) for r in schedule.rates(s, t))
     masked = (x_t == schedule.symbols)[..., None]
     same = F.one_hot(x_t, schedule.symbols + 1).float()
     symbols = torch.where(masked, mask[..., None], keep[..., None] * same + replace[..., None] / schedule.symbols)
@@ -82,11 +82,13 @@ def posterior(schedule: MaskAndReplace, x_0: Tensor, x_t: Tensor, s: Tensor, t: 
     zero = torch.zeros_like(s)
     seen = likelihood(schedule, x_t, zero, t)[..., :-1]
     weight = torch.where(seen > 0, x_0.float().exp() / seen.clamp(min=TINY), torch.zeros_like(seen))
-    keep, replace, mask = (_per_row(r, x_t).float() for r in schedule.rates(zero, s))
+    keep, replace, mask = (_per_row(r, x_t) for r in schedule.rates(zero, s))
     total = weight.sum(-1, keepdim=True)
     before = torch.cat([keep[..., None] * weight + replace[..., None] / schedule.symbols * total, mask[..., None] * total], -1)
     found = likelihood(schedule, x_t, s, t) * before
-    return (found / found.sum(-1, keepdim=True).clamp(min=TINY)).clamp(min=TINY).log()
+    # a network that rules out every way to x_t (after truncation, say) leaves it as it is
+    found = torch.where(found.sum(-1, keepdim=True) > 0, found, F.one_hot(x_t, schedule.symbols + 1).float())
+    return (found / found.sum(-1, keepdim=True)).clamp(min=TINY).log()
 
 
 def divergence(schedule: MaskAndReplace, x_0: Tensor, tokens: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -38,13 +38,25 @@ def load_base(name: str) -> Any:
     return pipe
 
 
-def load_network(name: str) -> Any:
-    """The U-Net of the RDM called `name`, which training goes on from. Raises: BowerbirdError when it is not there."""
+def load_network(name: str, autoencoder: Any, encoder: Encoder) -> Any:
+    """The U-Net of the RDM called `name`, which training goes on from.
+
+    Raises: BowerbirdError when it is not there, is no RDM, or paints through another autoencoder or from another encoder.
+    """
+    from bowerbird.systems import open_pipeline
     from bowerbird.systems.rdm_pipeline import RDMPipeline
 
     if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
         raise BowerbirdError(f"base {name!r}: no trained pipeline there; train one: bowerbird train tiny-rdm, or start anew: --set system.base=null")
-    return RDMPipeline.from_pretrained(name).unet
+    pipe = open_pipeline(name)
+    if not isinstance(pipe, RDMPipeline) or pipe.scheduler.config.prediction_type != "v_prediction":
+        raise BowerbirdError(f"base {name!r} is no RDM that predicts velocities; give one, or start anew: --set system.base=null")
+    if pipe.config.encoder_fingerprint != encoder.fingerprint or weights_hash(pipe.vae) != weights_hash(autoencoder):
+        raise BowerbirdError(
+            f"base {name!r} was trained with encoder {pipe.config.encoder_name!r} and an autoencoder of its own; set system.encoder and "
+            "system.autoencoder to those, or start anew: --set system.base=null"
+        )
+    return pipe.unet
 
 
 def load_tokenizer(name: str) -> Any:
@@ -60,7 +72,7 @@ def load_tokenizer(name: str) -> Any:
 
 def weights_hash(module: Any) -> str:
     """16 hex digits of a module's weights."""
-    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
+    return hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
 
 
 def load_autoencoder(name: str) -> Any:
@@ -101,11 +113,12 @@ def cached_bank(
 
 
 def cached_edits(
-    settings: EditSettings, draws: BankSettings, bank: LatentBank, pictures: Pictures, autoencoder: Any, encoder: Encoder, seed: int, path: Path, device: str
-) -> EditBank:
-    """The edits from `path` when they were made from the same data, networks and settings; else made and written there."""
-    said = f"{bank_key(draws, pictures, autoencoder, encoder, seed)} {settings.model_dump_json()} {draws.view_probability}"
-    key = hashlib.sha256(said.encode()).hexdigest()
+    settings: EditSettings, draws: BankSettings, bank: LatentBank, pictures: Pictures, autoencoder: Any, encoder: Encoder, seed: int, path: Path,
+    bank_key: str, device: str,
+) -> EditBank:  # fmt: skip
+    """The edits from `path` when they were made with the same settings from the bank of `bank_key`; else made and written there."""
+    said = settings.model_dump_json(exclude={"share"})  # how often they are drawn does not change them
+    key = hashlib.sha256(f"{bank_key} {said} {draws.view_probability}".encode()).hexdigest()
     t = _read(path, key)
     if t is not None:
         return EditBank(t["latents"], t["regions"], t["view"])

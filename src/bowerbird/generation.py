@@ -6,6 +6,7 @@ One function for every shell; the record it writes into a PNG is enough to paint
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,8 @@ def paint(
     balance: dict[str, Any] = {"num_inference_steps": settings.steps} | ({} if settings.guidance is None else {"guidance": settings.guidance})
     if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
         raise BowerbirdError("this model paints from neighbours alone, in one stage: it takes guidance_scale and one number of steps")
+    if sources is not None and "show_source" not in inspect.signature(type(pipe).__call__).parameters:
+        raise BowerbirdError("this model does not edit pictures; use one like tiny-knn")
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
@@ -154,10 +157,11 @@ def records(
 
 def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, Any]:
     """The picture that was edited, as PNG at the size it was edited at, and how."""
-    from bowerbird.images import encode_png, square
+    from bowerbird.images import encode_png, on_background, square
+    from bowerbird.systems import sampling
 
-    edge = settings.size or int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    coded = base64.b64encode(encode_png(square(source, edge))).decode()
+    edge = settings.size or sampling.trained_size(pipe.unet, pipe.vae)
+    coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
     return {"source": coded, **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
 
 
@@ -273,13 +277,13 @@ def settings_of(record: dict[str, Any]) -> Settings:
         scale = float(record["guidance_scale"])
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
-        edit = record.get("edit") or {}
-        strengths = [float(edit.get(key, 1.0)) for key in ("strength", "image_guidance_scale")]
+        edit = record.get("edit", {"strength": 1.0, "image_guidance_scale": 1.0, "show_source": True})
+        strengths = [float(edit[key]) for key in ("strength", "image_guidance_scale")]
         if not all(map(math.isfinite, strengths)):
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance, *strengths, bool(edit.get("show_source", True)),
+            int(record["size"][0]), int(record["seed"]), balance, *strengths, bool(edit["show_source"]),
         )  # fmt: skip
 
 
@@ -288,8 +292,7 @@ def source_of(record: dict[str, Any]) -> Image.Image | None:
     from bowerbird.images import decode
 
     with _of_a_stranger():
-        edit = record.get("edit")
-        return None if edit is None else decode(base64.b64decode(edit["source"]), "the picture's bowerbird record")
+        return decode(base64.b64decode(record["edit"]["source"]), "the picture's bowerbird record") if "edit" in record else None
 
 
 def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:

@@ -19,7 +19,7 @@ XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
     'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"/>'
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
@@ -51,8 +51,7 @@ def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> No
     info = PngInfo()
     info.add_itxt("parameters", parameters(record))
     info.add_itxt(KEY, json.dumps(record, ensure_ascii=False))
-    kind = "compositeWithTrainedAlgorithmicMedia" if "edit" in record else "trainedAlgorithmicMedia"
-    info.add_itxt(XMP_KEY, XMP.replace("{kind}", kind))
+    info.add_itxt(XMP_KEY, XMP)
     with atomic_path(path) as temporary:
         image.save(temporary, "PNG", pnginfo=info)
 

@@ -120,7 +120,7 @@ def _on_bank(system: RDMConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictur
 
     encoder = encoders.load(system.encoder)
     settings = system if isinstance(system, RDMConfig) else system.draws
-    network = _tokenizer(system, pictures, seed) if isinstance(system, KNNDiscreteConfig) else frozen.load_autoencoder(system.autoencoder)
+    network = _tokenizer(system, pictures, seed, out) if isinstance(system, KNNDiscreteConfig) else frozen.load_autoencoder(system.autoencoder)
     key = frozen.bank_key(settings, pictures, network, encoder, seed)
     path = out / "bank.safetensors" if banks is None else banks / f"{key[:16]}.safetensors"
     network = network.to(device)
@@ -132,16 +132,21 @@ def _on_bank(system: RDMConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictur
         return RDMObjective(system, bank, network, encoder, seed)
     file, edits = path.with_name(path.stem + "-edits.safetensors"), None
     if system.edits is not None:
-        edits = frozen.cached_edits(system.edits, system.draws, bank, pictures, network, encoder, seed, file, device)
-    return KNNObjective(system, bank, edits, network, encoder, seed, base=None if system.base is None else frozen.load_network(system.base))
+        edits = frozen.cached_edits(system.edits, system.draws, bank, pictures, network, encoder, seed, file, key, device)
+    base = None if system.base is None else frozen.load_network(system.base, network, encoder)
+    return KNNObjective(system, bank, edits, network, encoder, seed, base=base)
 
 
-def _tokenizer(system: KNNDiscreteConfig, pictures: Pictures, seed: int) -> Any:
+def _tokenizer(system: KNNDiscreteConfig, pictures: Pictures, seed: int, out: Path) -> Any:
     """The tokeniser that the recipe names; without one, the bundled autoencoder with a codebook fitted to the pictures, as it is before training."""
     if system.tokenizer is not None:
         return frozen.load_tokenizer(system.tokenizer)
-    config = VQConfig(symbols=system.symbols)
-    return VQObjective(config, pictures, frozen.load_autoencoder(config.base), seed).model.eval().requires_grad_(False)
+    kept = out / "tokenizer"
+    if not kept.is_dir():  # fitted once a run: another fit would be other tokens
+        config = VQConfig(symbols=system.symbols)
+        with checkpoint.atomic_directory(kept) as folder:
+            VQObjective(config, pictures, frozen.load_autoencoder(config.base), seed).export(folder)
+    return frozen.load_tokenizer(str(kept))
 
 
 def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str) -> ReImagenObjective:
@@ -174,6 +179,7 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     if not isinstance(system, RDMConfig | KNNConfig | KNNDiscreteConfig):
         return []
     from bowerbird import encoders
+    from bowerbird.systems import open_pipeline
 
     if isinstance(system, KNNDiscreteConfig):
         network = frozen.load_autoencoder(VQConfig().base) if system.tokenizer is None else frozen.load_tokenizer(system.tokenizer)
@@ -181,7 +187,7 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
         network = frozen.load_autoencoder(system.autoencoder)
     found = [encoders.load(system.encoder).fingerprint, frozen.weights_hash(network)]
     if isinstance(system, KNNConfig) and system.base is not None:
-        found.append(frozen.weights_hash(frozen.load_network(system.base)))
+        found.append(open_pipeline(system.base).fingerprint())
     return found
 
 

@@ -138,12 +138,17 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those whose
     metadata `class_key` is `name`."""
     if class_key is None:
-        return by_text(kb, [f"An image of a {name}"], k).repeat(count)
+        return by_text(kb, [class_prompt(name)], k).repeat(count)
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or another class")
     draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
     return replace(stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
+
+
+def class_prompt(name: str) -> str:
+    """How a class is asked for in words."""
+    return f"An image of a {name}"
 
 
 def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: float, count: int, seed: int) -> Neighbors:

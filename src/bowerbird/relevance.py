@@ -53,11 +53,17 @@ def threshold(kb: KnowledgeBase, quantile: float, shared_dim: int, *, text: bool
 
 
 def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -> Neighbors:
-    """`hits`, whose first column is the query, without the neighbours that lie below the threshold; the others move up."""
-    limit = threshold(kb, quantile, shared_dim, text=bool(hits.queries))
+    """`hits`, which hold queries (ids below -1) and their neighbours, without the neighbours below the threshold for every query; the others move up.
+
+    Raises: BowerbirdError where there is no query to be like.
+    """
+    asked = hits.ids < ABSENT
+    if not asked.any(1).all():
+        raise BowerbirdError("relevance compares neighbours with a text or picture, and there is none here; leave `relevant` out")
+    limit = threshold(kb, quantile, shared_dim, text=any(hits.queries))
     unit = _unit(hits.embeddings, shared_dim)
-    near = (unit * unit[:, :1]).sum(-1) >= limit
-    kept = hits.mask & (near | (hits.ids < ABSENT))
+    near = np.where(asked[:, None], unit @ unit.swapaxes(1, 2), -np.inf).max(2) >= limit
+    kept = hits.mask & (near | asked)
     order = np.argsort(~kept, axis=1, kind="stable")
     there = np.take_along_axis(kept, order, 1)
 

@@ -157,7 +157,7 @@ class Bench:
         guidance = by_scale(SCALE) if guidance is None and generation.balances_text(pipe) else guidance
         steps = self.lab.settings.sampling_steps
         told = f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device} {hits.queries} {hits.captions}"
-        digest = hashlib.sha256(told.encode() + hits.ids.tobytes() + hits.embeddings.tobytes())
+        digest = hashlib.sha256(told.encode() + hits.ids.tobytes() + hits.embeddings.tobytes() + (b"" if hits.weights is None else hits.weights.tobytes()))
         if sources is not None:
             digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources))
         file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"

@@ -37,7 +37,8 @@ def changed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def find(drawings: Pictures, most: int) -> EditPairs:
-    """At most `most` pairs whose target no model was trained on (a rare thing, or the share-alike style), few of each kind of thing.
+    """At most `most` pairs whose target no model was trained on, few of each kind of thing: half rare things where there are so many, then others in the
+    share-alike style, whose things were trained on in other styles.
 
     Raises: BowerbirdError when there are fewer than 8.
     """
@@ -53,17 +54,20 @@ def find(drawings: Pictures, most: int) -> EditPairs:
             if unseen[rows[target]]:
                 share = changed(pixels, pixels[[target]]).float().mean((1, 2))
                 found[kind] += [(rows[int(i)], rows[target]) for i in torch.nonzero((share > LEAST) & (share < MOST))[:, 0]]
-    chosen: list[tuple[int, int]] = []
+    chosen: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # rare things, and others in the share-alike style
     for kind, pairs in sorted(found.items()):
         order = seeds.numpy_generator(0, "pairs", kind).permutation(len(pairs))
-        targets: set[int] = set()  # one edit a target: more would be one thing counted often
-        for i in order:
-            if pairs[i][1] not in targets and len(targets) < EACH_GROUP:
-                targets.add(pairs[i][1])
-                chosen.append(pairs[i])
-    chosen = [chosen[i] for i in sorted(seeds.numpy_generator(0, "pairs").permutation(len(chosen))[:most])]
-    if len(chosen) < 8:
-        raise BowerbirdError(f"edits need pairs of drawings that differ in a part only; the data has {len(chosen)} with a target no model was trained on")
-    source, target = np.array(chosen).T
+        taken: dict[bool, set[int]] = {True: set(), False: set()}  # one edit a target: more would be one thing counted often
+        for source, target in (pairs[i] for i in order):
+            rare = drawings.metadata[target].get("split") == "rare"
+            if target not in taken[rare] and len(taken[rare]) < EACH_GROUP:
+                taken[rare].add(target)
+                chosen[rare].append((source, target))
+    order = {rare: seeds.numpy_generator(0, "pairs", str(rare)).permutation(len(pairs)) for rare, pairs in chosen.items()}
+    rare = [chosen[True][i] for i in order[True][: most // 2]]
+    chosen_pairs = rare + [chosen[False][i] for i in order[False][: most - len(rare)]]
+    if len(chosen_pairs) < 8:
+        raise BowerbirdError(f"edits need pairs of drawings that differ in a part only; the data has {len(chosen_pairs)} with a target no model was trained on")
+    source, target = np.array(chosen_pairs).T
     where = changed(drawings.pixels[source].float() / 255, drawings.pixels[target].float() / 255)
     return EditPairs(source, target, where.numpy())

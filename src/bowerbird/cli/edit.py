@@ -25,6 +25,7 @@ def edit(
     image_guidance_scale: Annotated[float, typer.Option("--image-guidance-scale", help="How much the picture counts; 1 = off.")] = 1.0,
     image_to_image: Annotated[bool, typer.Option("--image-to-image", help="Only start from the picture; give a --strength below 1.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
     search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense or bm25.")] = "hybrid",
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
     seed: SeedOption = 0,
@@ -51,12 +52,14 @@ def edit(
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
     pipe = load_pipeline(model, device)
-    if not isinstance(pipe, KNNDiffusionPipeline) or not (pipe.edits or image_to_image):
-        raise BowerbirdError(f"model {model!r} was not trained to edit; use tiny-knn, or train one: bowerbird train tiny-knn")
+    if not isinstance(pipe, KNNDiffusionPipeline):
+        raise BowerbirdError(f"model {model!r} is a {type(pipe).__name__}, which does not edit; use tiny-knn, or train one: bowerbird train tiny-knn")
+    if not pipe.edits and not image_to_image:
+        raise BowerbirdError(f"model {model!r} was not trained to edit; use tiny-knn, or --image-to-image with a --strength below 1")
     request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
     hits = pipe.retrieve(request, opened, len(pictures) * n)
     settings = generation.Settings(
-        steps, guidance_scale, seed=seed, strength=strength, image_guidance_scale=image_guidance_scale, show_source=not image_to_image
+        steps, guidance_scale, sampler, seed=seed, strength=strength, image_guidance_scale=image_guidance_scale, show_source=not image_to_image
     )
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:

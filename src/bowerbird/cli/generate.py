@@ -64,7 +64,7 @@ def generate(
     if source is not None:
         _again(source, model, out, device, as_json)
         return
-    alone = bool(reference) or k == 0
+    alone = bool(reference) or (k == 0 and kb is None)
     if alone and (kb is not None or image or class_name or unconditional or (k and reference)):
         raise BowerbirdError("generate: --reference and -k 0 stand in place of --kb, --image, --class, --unconditional and -k; leave those out")
     if caption and not reference:
@@ -81,11 +81,17 @@ def generate(
     pictures = tuple(images.read(p) for p in image) if image else None
     from bowerbird import copies, generation
     from bowerbird.references import Request
+    from bowerbird.systems.knn_retrieval import weighted
 
     if on_copy not in copies.POLICIES:
         raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(copies.POLICIES)}")
 
     pipe = load_pipeline(model, device)
+    if k == 0 and opened is not None:
+        if generation.balances_text(pipe):
+            raise BowerbirdError("generate: -k 0 paints from the text alone, and looks nothing up; leave --kb out")
+        if "shared_dim" in pipe.config:
+            k, text_mode, image_mode = 1, text_mode or "text", image_mode or "image"
     balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, guidance_scale)
     mode = search_mode or str(getattr(pipe.config, "search_mode", "hybrid"))
     look = image_mode or ("neighbors" if generation.balances_text(pipe) else None)
@@ -100,7 +106,7 @@ def generate(
         counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
         hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
     if weights is not None:
-        hits = hits.weighted(_numbers(weights, "--weights"))
+        hits = weighted(hits, _numbers(weights, "--weights"))
     counted = tuple(int(step) for step in _numbers(steps, "--steps"))
     settings = generation.Settings(counted if len(counted) > 1 else counted[0], guidance_scale, sampler, eta, size, seed, balance)
     with progress_bar(as_json) as bar:
@@ -110,7 +116,8 @@ def generate(
     how = {"text_mode": text_mode, "image_mode": look, "search_mode": mode, "where": where, "class_key": class_key, "top_m": top_m}
     how = how if opened is not None else {}
     asked |= {"references": [str(p) for p in reference or []]}
-    asked = {key: value for key, value in asked.items() if value} | {"k": hits.k} | {key: value for key, value in how.items() if value is not None}
+    found = int((hits.ids[0] >= 0).sum()) if opened is not None else hits.k
+    asked = {key: value for key, value in asked.items() if value} | {"k": found} | {key: value for key, value in how.items() if value is not None}
     written = generation.records(pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies)
     paths = generation.write(made.images, written, made.hits, out)
     for i in made.near_copies():

@@ -54,7 +54,8 @@ class TokenTransformer(ModelMixin, ConfigMixin):
         side, patch = self.config["sample_size"], self.config["patch_size"]
         h = self.tokens(sample).transpose(1, 2).unflatten(2, (side, side))
         h = self.project_in(h).flatten(2).transpose(1, 2)
-        when = self.time[1](self.time[0](timestep.reshape(-1).float() * 10).to(h.dtype))  # 100 times on the scale of 1,000 timesteps
+        at = timestep.reshape(-1).float() * 1000 / self.config["times"]  # on the scale the waves are made for
+        when = self.time[1](self.time[0](at).to(h.dtype))
         h = h + self.place + when[:, None]
         keys = self.condition(condition.keys)
         bias = log_weights(condition.weights)[:, None].to(h.dtype)

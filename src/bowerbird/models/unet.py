@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from bowerbird.checkpoint import load_tensors, save_tensors
+from bowerbird.checkpoint import load_tensors, read_tensor_metadata, save_tensors
+from bowerbird.errors import MismatchError
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,8 @@ def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNe
     import torch
     from diffusers import UNet2DConditionModel
 
-    wider = UNet2DConditionModel.from_config({**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim})
+    with torch.random.fork_rng([]):
+        wider = UNet2DConditionModel.from_config({**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim})
     state = unet.state_dict()
     for name, parameter in wider.named_parameters():
         if parameter.shape != state[name].shape:
@@ -71,21 +73,24 @@ def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNe
     return wider
 
 
-def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path) -> None:
-    """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision."""
+def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path, base_hash: str) -> None:
+    """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision; `base_hash` says which base."""
     import torch
 
     known = {name: tensor.half() for name, tensor in base.state_dict().items()}
     own = {name: tensor.half().contiguous() for name, tensor in unet.state_dict().items()}
     own = {name: tensor for name, tensor in own.items() if name not in known or not torch.equal(known[name], tensor)}
     unet.save_config(out)
-    save_tensors(out / OWN, own)
+    save_tensors(out / OWN, own, {"base": base_hash})
 
 
-def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
-    """The network that `save_over` wrote to `path`, with the rest of its weights from `base`."""
+def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype, base_hash: str) -> UNet2DConditionModel:
+    """The network that `save_over` wrote to `path`, with the rest of its weights from `base`. Raises: MismatchError when it is of another base."""
     from diffusers import UNet2DConditionModel
 
+    wanted = read_tensor_metadata(path / OWN).get("base")
+    if wanted != base_hash:
+        raise MismatchError(f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the bowerbird they came with")
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path))
     unet.load_state_dict(base.state_dict() | load_tensors(path / OWN))
     return unet.to(dtype).eval()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird import conditioning, gaussian, seeds, tensors
+from bowerbird.errors import BowerbirdError
 from bowerbird.models.unet import UNetConfig, build_unet, widened
 from bowerbird.systems.knn_draws import ConditionDraws, draw_condition, draw_items
 from bowerbird.systems.knn_edits import EditBank, EditSettings
@@ -30,7 +31,7 @@ from bowerbird.types_torch import Conditioning, Tokens
 
 class KNNConfig(BaseModel):
     """Everything that shapes KNN-Diffusion and its training data; stored in `recipe.json`. `k` is how many neighbours it is painted from unless asked
-    otherwise; `edits` None: a network that does not edit."""
+    otherwise; `edits` None: a network that does not edit. With a `base`, its sizes hold, not those in `unet`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["knn"] = "knn"
@@ -39,7 +40,6 @@ class KNNConfig(BaseModel):
     unet: UNetConfig = UNetConfig()
     autoencoder: str = "tiny-autoencoder"
     encoder: str = "small"
-    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     k: int = 4
     edits: EditSettings | None = EditSettings()
     draws: ConditionDraws = ConditionDraws()
@@ -60,7 +60,9 @@ class KNNObjective(nn.Module):
         if config.trained:
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(any(part in name for part in config.trained))
-        self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
+            if not any(p.requires_grad for p in self.unet.parameters()):
+                raise BowerbirdError(f"system.trained {', '.join(config.trained)}: no tensor of the network is called so")
+        self.noise_scheduler = gaussian.scheduler("ddim")
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
         """Latents with a query, neighbours (one k for the batch, from 1 to `most_k`) and, in a share of the rows, a picture to edit."""
@@ -96,7 +98,7 @@ class KNNObjective(nn.Module):
         condition = conditioning.query_tokens(batch["embeddings"], batch["weights"], first.expand_as(batch["weights"]), self.frozen[1].shared_dim)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
         shown = Conditioning(condition.neighbors, condition.neighbors_null, image=batch.get("image"))
-        predicted = apply(self.unet, noisy, batch["timestep"], shown)
+        predicted = apply(self.unet, self.noise_scheduler, noisy, batch["timestep"], shown)
         return F.mse_loss(predicted.float(), gaussian.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]))
 
     def pipeline(self) -> Any:
@@ -150,13 +152,19 @@ class KNNObjective(nn.Module):
         grid(rows).save(path)
 
 
-def apply(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-    """One pass of the network: noisy latents, beside them the latents of a picture to edit where it reads one (zeros: none), over the tokens."""
+def apply(unet: Any, noise_scheduler: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    """The velocity at noisy latents: one pass over the tokens, with the latents of a picture to edit beside the noise where the network reads one.
+
+    v = sqrt(a) eps - sqrt(1 - a) x_0. Where a picture is shown the network says the velocity of what changes in it: its output stands for
+    sqrt(a) eps - sqrt(1 - a) (x_0 - picture), so that leaving a place alone is saying nothing there. Without one (zeros) that is v itself.
+    """
     tokens = condition.neighbors
     assert isinstance(tokens, Tokens)
-    if unet.config.in_channels > sample.shape[1]:
-        image = torch.zeros_like(sample) if condition.image is None else condition.image.to(sample)
-        sample = torch.cat([sample, image], 1)
     mask = conditioning.attention_mask(tokens)
-    predicted: Tensor = unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
-    return predicted
+    if int(unet.config.in_channels) == sample.shape[1]:
+        predicted: Tensor = unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
+        return predicted
+    image = torch.zeros_like(sample) if condition.image is None else condition.image.to(sample)
+    predicted = unet(torch.cat([sample, image], 1), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
+    a = noise_scheduler.alphas_cumprod.to(sample.device)[timestep.to(sample.device)].to(sample.dtype)
+    return predicted - (1 - a).sqrt().reshape(-1, 1, 1, 1) * image

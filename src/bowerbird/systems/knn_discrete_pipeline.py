@@ -19,6 +19,7 @@ from bowerbird.systems.knn_pipeline import KNNOutput
 from bowerbird.systems.vq import to_pictures
 from bowerbird.types import Neighbors
 from bowerbird.types_torch import Conditioning, Tokens
+from bowerbird.weights import bundled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,16 +86,18 @@ class KNNDiscretePipeline(DiffusionPipeline):
         else:
             request = knn_retrieval.asked(prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
-        hits = hits if weights is None else hits.weighted(weights)
+        hits = hits if weights is None else knn_retrieval.weighted(hits, weights)
         predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
         generators = sampling.generators_for(generator, seed, len(hits))
         schedule = MaskAndReplace(config.symbols, config.times, config.replaced)
         tokens = torch.full((len(hits), config.sample_size**2), config.symbols, device=self._execution_device)
-        for i, (t, s) in enumerate(self.progress_bar(discrete.times(schedule, num_inference_steps))):
+        steps = discrete.times(schedule, num_inference_steps)
+        for i, (t, s) in enumerate(self.progress_bar(steps)):
             at, to = (torch.full((len(hits),), time, device=self._execution_device) for time in (t, s))
             said = discrete.truncated(discrete.normalized(predict(tokens, torch.tensor(t), i)), truncation)
-            if retrieve_every and (i + 1) % retrieve_every == 0:
-                hits = knn_retrieval.again(knowledge_base, hits, tensors.to_pil(to_pictures(self.vae, said.argmax(-1))))
+            if knn_retrieval.is_due(retrieve_every, i, len(steps)):
+                seen = tensors.to_pil(to_pictures(self.vae, said.argmax(-1)))
+                hits = knn_retrieval.again(self.config, knowledge_base, hits, seen, where=where, relevant=relevant)
                 predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
             tokens = discrete.sample(discrete.posterior(schedule, said, tokens, to, at), generators)
             if callback_on_step_end is not None:
@@ -140,7 +143,8 @@ class KNNDiscretePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiscretePipeline:
-        """A directory or a hub id; weights are float32 unless `dtype` says otherwise."""
+        """A bundled name, a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        pipe: KNNDiscretePipeline = super().from_pretrained(str(pretrained_model_name_or_path), dtype=dtype, **kwargs)
+        path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
+        pipe: KNNDiscretePipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
         return pipe

@@ -14,6 +14,8 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -27,7 +29,8 @@ from bowerbird.types import ABSENT
 class ConditionDraws(BaseModel):
     """How queries and neighbours are drawn, and of what data (the settings of a latent bank, see `latents.py` and `rdm.py`).
 
-    One k for a batch, from 1 to `most_k`. `null_probability`: both dropped; `query_dropout`, `neighbor_dropout`: one of them, by itself.
+    X and D are the same pictures: a query is an item's own embedding. One k for a batch, from 1 to `most_k`. `null_probability`: both
+    dropped; `query_dropout`, `neighbor_dropout`: one of them, by itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +46,7 @@ class ConditionDraws(BaseModel):
     exclude_key: str | None = None
     views: int = 16
     view_probability: float = 0.55
-    database_share: float = 0.0
+    database_share: Literal[0.0] = 0.0
 
 
 def noised(queries: Tensor, amount: Tensor, shared_dim: int, generator: torch.Generator) -> Tensor:

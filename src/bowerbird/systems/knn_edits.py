@@ -4,7 +4,8 @@ I_manip = I (1 - M) + nn M: the region M of picture I taken from its neighbour, 
 embedding of what stood in M, and paints I: it learns which part a condition speaks of, and to leave the rest.
 Source: KNN-Diffusion, arXiv 2204.02849, section 3.3.
 
-Differs from the paper: M has soft edges, and in a share of the draws it is everything, so that a picture without seams is edited too.
+Differs from the paper: M has soft edges, and in a share of the draws it is everything, so that a picture without seams is edited too. A neighbour that
+ECC cannot lay onto the picture is taken as it lies.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class EditSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     each: int = 6
-    share: float = 0.4
+    share: float = 0.45
     whole: float = 0.3
     near: int = 12
     sides: tuple[float, float] = (0.25, 0.75)

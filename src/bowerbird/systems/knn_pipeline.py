@@ -13,8 +13,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird import gaussian, guidance, seeds, tensors
-from bowerbird.errors import BowerbirdError
-from bowerbird.images import square
+from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.images import on_background, square
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.references import Request
 from bowerbird.systems import knn, knn_retrieval, sampling
@@ -84,10 +84,11 @@ class KNNDiffusionPipeline(DiffusionPipeline):
     ) -> KNNOutput:
         """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
-        `source`: a picture to edit, for all or one a picture; what `prompt` or `image` says is changed in it, the rest kept. `strength`: 1 starts
-        from noise alone, less keeps more of the source (the share of the steps that are taken). `image_guidance_scale`: how much the
-        source counts, as `guidance_scale` for the query and its neighbours; 1 = off. `show_source` False: plain image-to-image, the
-        source is only where sampling starts, which any network can, at a strength below 1. The other options are as in `RDMPipeline`.
+        `image`: what to paint, asked for by pictures. `source`: a picture to edit, for all or one a picture (diffusers calls that one `image`); what
+        the prompt says is changed in it, the rest kept. `strength`: 1 starts from noise alone, less keeps more of the source (the share of the
+        steps that are taken). `image_guidance_scale`: how much the source counts, as `guidance_scale` for the query and its neighbours; 1 = off.
+        `show_source` False: plain image-to-image, the source is only where sampling starts, which any network can, at a strength below 1.
+        `weights`: one a neighbour, or one more with the query's first. The other options are as in `RDMPipeline`.
         For research: `relevant`, a quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
         search again with the picture as it is predicted (one decoding and embedding each time).
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
@@ -98,10 +99,12 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         else:
             request = knn_retrieval.asked(prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
-        hits = hits if weights is None else hits.weighted(weights)
-        started = None if source is None else self._encoded(source, len(hits), size)
-        if started is not None and show_source and not self.edits:
+        hits = hits if weights is None else knn_retrieval.weighted(hits, weights)
+        if source is not None and show_source and not self.edits:
             raise BowerbirdError("this model was trained without editing; use tiny-knn, train one with system.edits, or pass show_source=False")
+        if source is not None and not show_source and strength >= 1:
+            raise BowerbirdError("image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6")
+        started = None if source is None else self._encoded(source, len(hits), size)
         shown = started if show_source else None
 
         def guided(found: Neighbors) -> guidance.Guided:
@@ -119,9 +122,9 @@ class KNNDiffusionPipeline(DiffusionPipeline):
             timesteps, latents = sampling.partway(self.scheduler, timesteps, latents, started, strength)
         for i, t in enumerate(self.progress_bar(timesteps)):
             predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
-            if retrieve_every and (i + 1) % retrieve_every == 0:
+            if knn_retrieval.is_due(retrieve_every, i, len(timesteps)):
                 clean = gaussian.to_clean(self.scheduler, predicted, latents, t)
-                hits = knn_retrieval.again(knowledge_base, hits, tensors.to_pil(self.decode_latents(clean)))
+                hits = knn_retrieval.again(self.config, knowledge_base, hits, tensors.to_pil(self.decode_latents(clean)), where=where, relevant=relevant)
                 predict = guided(hits)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
             if callback_on_step_end is not None:
@@ -159,15 +162,15 @@ class KNNDiffusionPipeline(DiffusionPipeline):
 
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
-        return knn.apply(self.unet, sample.to(self.unet.dtype), timestep, condition).float()
+        return knn.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
 
     def _encoded(self, source: Image.Image | Sequence[Image.Image], count: int, size: int | None) -> Tensor:
         """The latents of the pictures to edit `(count, C, h, w)`. Raises: BowerbirdError when they do not go evenly on those to paint."""
         pictures = list(source) if isinstance(source, Sequence) else [source]
-        if count % len(pictures):
+        if not pictures or count % len(pictures):
             raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
-        edge = sampling.latent_side(self.unet, self.vae, size) * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        pixels = tensors.to_float(tensors.stack([square(picture, edge) for picture in pictures]))
+        edge = size or sampling.trained_size(self.unet, self.vae)
+        pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures]))
         return encode_latents(self.vae, pixels, str(self._execution_device)).float().to(self._execution_device).repeat_interleave(count // len(pictures), 0)
 
     def fingerprint(self) -> str:
@@ -184,26 +187,30 @@ class KNNDiffusionPipeline(DiffusionPipeline):
 
     def save_over(self, directory: Path) -> None:
         """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm` has not is kept."""
+        base, shared = _bundled_base(torch.float32)
+        known = sampling.fingerprint([base, shared])
+        if sampling.fingerprint([shared]) != sampling.fingerprint([self.vae]):
+            raise MismatchError("this model was trained with another autoencoder than the bundled one, which it would be opened with")
         self.save_config(directory)
         self.scheduler.save_pretrained(directory / "scheduler")
-        save_over(self.unet, _base(), directory / "unet")
+        save_over(self.unet, base, directory / "unet", known)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiffusionPipeline:
         """A bundled name (`tiny-knn`), a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
-        from diffusers import AutoencoderKL
-
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
         path = bundled(str(pretrained_model_name_or_path)) or Path(pretrained_model_name_or_path)
         if (path / "unet" / OWN).is_file():  # as `save_over` wrote it
-            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
-            kwargs.setdefault("unet", load_over(path / "unet", _base(), dtype))
+            base, shared = _bundled_base(torch.float32)
+            kwargs.setdefault("unet", load_over(path / "unet", base, dtype, sampling.fingerprint([base, shared])))
+            kwargs.setdefault("vae", shared.to(dtype))
         pipe: KNNDiffusionPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
         return pipe
 
 
-def _base() -> Any:
-    """The network that `tiny-knn` was trained from."""
-    from diffusers import UNet2DConditionModel
+def _bundled_base(dtype: torch.dtype) -> tuple[Any, Any]:
+    """The network that `tiny-knn` was trained from, and the autoencoder both paint through."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    return UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=dtype)
+    return unet, AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from bowerbird import conditioning, references, relevance
@@ -49,6 +48,8 @@ def retrieve(
     """
     if kb is None:
         raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+    if request.class_name is not None and request.class_key is None:
+        request = replace(request, prompts=(references.class_prompt(request.class_name),), class_name=None)
     text_mode, image_mode = request.text_mode or "text+neighbors", request.image_mode or "image+neighbors"
     more = 0
     if request.prompts is not None and text_mode == "text+neighbors":
@@ -60,17 +61,43 @@ def retrieve(
     return hits if relevant is None else relevance.keep(kb, hits, relevant, config.shared_dim)
 
 
-def again(kb: KnowledgeBase | None, hits: Neighbors, pictures: Sequence[Image.Image]) -> Neighbors:
-    """`hits` with their neighbours replaced by those nearest to `pictures`, one a row; queries stay."""
+def is_due(every: int, step: int, steps: int) -> bool:
+    """Whether to search again after step `step`, from 0, of `steps`: never after the last. Raises: BowerbirdError for a negative `every`."""
+    if every < 0:
+        raise BowerbirdError(f"retrieve_every is a number of steps, 0 for never; got {every}")
+    return every > 0 and (step + 1) % every == 0 and step + 1 < steps
+
+
+def again(
+    config: Any, kb: KnowledgeBase | None, hits: Neighbors, pictures: Sequence[Image.Image], *, where: str | None = None, relevant: float | None = None
+) -> Neighbors:
+    """`hits` with their neighbours replaced by those nearest to `pictures`, one a row; queries, which stand first, stay."""
     if kb is None:
         raise BowerbirdError("retrieve_every searches the knowledge base while it paints; pass knowledge_base=")
-    queries = int((hits.ids < ABSENT).sum(1).max(initial=0))
-    own = hits.select(range(queries))
+    queries = count_queries(hits)
     if hits.k == queries:
         return hits
-    found = kb.search(embeddings=kb.encoder.embed_images(list(pictures)), k=hits.k - queries)
+    found = sampling.check_encoder(kb, config).search(embeddings=kb.encoder.embed_images(list(pictures)), k=hits.k - queries, where=where)
     found = replace(found, queries=hits.queries, weights=None if hits.weights is None else hits.weights[:, queries:])
-    return references.join(own, found) if queries else found
+    if not queries:
+        return found
+    joined = references.join(hits.select(range(queries)), found)
+    return joined if relevant is None else relevance.keep(kb, joined, relevant, config.shared_dim)
+
+
+def count_queries(hits: Neighbors) -> int:
+    """How many columns are queries, not neighbours. Raises: BowerbirdError when they do not stand first in every row."""
+    asked = hits.ids < ABSENT
+    count = int(asked.sum(1).max(initial=0))
+    if not asked[:, :count].all():
+        raise BowerbirdError("the query stands before its neighbours in every row; select columns in that order")
+    return count
+
+
+def weighted(hits: Neighbors, weights: Sequence[float]) -> Neighbors:
+    """`hits` with one weight a neighbour (the query counts once), or one a column, the query's first."""
+    queries = count_queries(hits)
+    return hits.weighted([1.0] * queries + list(weights) if len(weights) == hits.k - queries else weights)
 
 
 def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torch.dtype) -> Conditioning:
@@ -79,7 +106,7 @@ def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torc
         raise MismatchError(
             f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the encoder {config.encoder_name!r}"
         )
-    weights = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+    weights = sampling.weights_of(hits, dtype)
     queries = torch.from_numpy(hits.ids < ABSENT)
     tokens = conditioning.query_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), queries, config.shared_dim)
     null = tokens.neighbors_null

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -146,9 +145,7 @@ class RDMPipeline(DiffusionPipeline):
             raise MismatchError(
                 f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the encoder {self.config.encoder_name!r}"
             )
-        weights = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
-        if self.unet.dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
-            raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {self.unet.dtype}); call pipe.to(torch.float32)")
+        weights = sampling.weights_of(hits, self.unet.dtype)
         tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), normalize=self.config.normalize_embeddings)
         place = (self._execution_device, self.unet.dtype)
         null = tokens.neighbors_null

@@ -7,11 +7,13 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bowerbird import seeds, tensors
 from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.types import Neighbors
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -72,6 +74,22 @@ def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
     return kb
 
 
+def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
+    """How much each neighbour counts, 0 where absent, float32 `(Q, K)`.
+
+    Raises: BowerbirdError for weights other than 0 and 1 where a network in `dtype` would round them away.
+    """
+    weights: np.ndarray = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+    if dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
+        raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {dtype}); call pipe.to(torch.float32)")
+    return weights
+
+
+def trained_size(unet: Any, vae: Any) -> int:
+    """Edge in pixels of the pictures that a latent model was trained on."""
+    return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 def latent_side(unet: Any, vae: Any, size: int | None) -> int:
     """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at). Raises: BowerbirdError when it does not fit."""
     if size is None:
@@ -79,13 +97,13 @@ def latent_side(unet: Any, vae: Any, size: int | None) -> int:
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     if size < step or size % step:
-        raise BowerbirdError(f"size is a multiple of {step} pixels for this model (trained at {unet.config.sample_size * factor}); got {size}")
+        raise BowerbirdError(f"size is a multiple of {step} pixels for this model (trained at {trained_size(unet, vae)}); got {size}")
     return size // factor
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
-    z = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    z = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     decoded: Tensor = vae.decode(z).sample.float().clamp(-1, 1)
     return decoded
 

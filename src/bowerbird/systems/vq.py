@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from bowerbird import augment, seeds, tensors
 from bowerbird.data import Pictures
+from bowerbird.errors import BowerbirdError
 from bowerbird.systems.autoencoder import gradient_l1
 
 
@@ -40,8 +41,10 @@ def from_autoencoder(base: Any, symbols: int) -> Any:
 
     The mean's half of the last convolution of `base`, scaled to unit variance, becomes the encoder's output.
     """
-    from diffusers import VQModel
+    from diffusers import AutoencoderKL, VQModel
 
+    if not isinstance(base, AutoencoderKL):
+        raise BowerbirdError("a tokenizer starts from an AutoencoderKL; set system.base to one, for example tiny-autoencoder")
     old = base.config
     model = VQModel(
         down_block_types=old.down_block_types, up_block_types=old.up_block_types, block_out_channels=old.block_out_channels,
@@ -50,9 +53,8 @@ def from_autoencoder(base: Any, symbols: int) -> Any:
     )  # fmt: skip
     channels = old.latent_channels
     state, mine = base.state_dict(), model.state_dict()
-    for name, tensor in state.items():
-        if name in mine and mine[name].shape == tensor.shape:
-            mine[name] = tensor
+    own = ("quantize.", "encoder.conv_out.", "quant_conv.", "post_quant_conv.")
+    mine |= {name: tensor for name, tensor in state.items() if not name.startswith(own)}
     mean = state["quant_conv.weight"][:channels, :, 0, 0]
     mine["encoder.conv_out.weight"] = torch.einsum("oi,i...->o...", mean, state["encoder.conv_out.weight"])
     mine["encoder.conv_out.bias"] = mean @ state["encoder.conv_out.bias"] + state["quant_conv.bias"][:channels]
@@ -85,6 +87,8 @@ class VQObjective(nn.Module):
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "codebook").permutation(len(self.pictures))[:512])
         latents = torch.cat([self.model.encode(tensors.to_float(p)).latents for p in torch.split(self.pictures.pixels[rows], 64)])
         vectors = np.unique(latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).numpy().round(3), axis=0)  # white ground counts once
+        if len(vectors) < self.config.symbols:
+            raise BowerbirdError(f"{self.config.symbols} symbols for {len(vectors)} different latents; train on more pictures, or set system.symbols lower")
         means = faiss.Kmeans(vectors.shape[1], self.config.symbols, niter=20, seed=self.seed, min_points_per_centroid=1)
         means.train(np.ascontiguousarray(vectors, np.float32))
         self.model.quantize.embedding.weight.copy_(torch.from_numpy(means.centroids))
@@ -121,19 +125,19 @@ class VQObjective(nn.Module):
 @torch.no_grad()
 def to_tokens(model: Any, x: Tensor) -> Tensor:
     """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`."""
-    found: Tensor = model.quantize(model.encode(x.to(model.dtype)).latents)[2][2]
+    found: Tensor = model.quantize(model.encode(x.to(model.device, model.dtype)).latents)[2][2]
     return found.view(len(x), -1)
 
 
 def to_bank_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
     """`to_tokens` in the form a latent bank keeps: int16 on the CPU."""
-    return to_tokens(model, x.to(device)).short().cpu()
+    return to_tokens(model.to(device), x).short().cpu()
 
 
 @torch.no_grad()
 def to_pictures(model: Any, tokens: Tensor) -> Tensor:
     """Symbols `(n, N)` -> pictures `(n, 3, S, S)` in [-1, 1]."""
-    side = round(tokens.shape[1] ** 0.5)
+    side, tokens = round(tokens.shape[1] ** 0.5), tokens.to(model.device)
     shape = (len(tokens), side, side, model.config.vq_embed_dim or model.config.latent_channels)
     painted: Tensor = model.decode(model.quantize.get_codebook_entry(tokens.reshape(-1), shape), force_not_quantize=True).sample
     return painted.float().clamp(-1, 1)
