@@ -34,7 +34,7 @@ from bowerbird.models.unet import widened
 from bowerbird.recipe import build_objective, read_pictures
 from bowerbird.references import Request
 from bowerbird.systems.knn_draws import noised
-from bowerbird.systems.knn_edits import EditSettings, region
+from bowerbird.systems.knn_edits import EditSettings, manipulated, region
 from bowerbird.types import ABSENT, Neighbors
 from bowerbird.types_torch import Conditioning, Tokens
 
@@ -150,19 +150,30 @@ def test_a_moved_picture_is_laid_back_and_a_blank_one_is_not() -> None:
     assert alignment.aligned(np.full_like(fixed, 255), fixed) is None
 
 
-def test_regions_lie_on_the_drawing_and_sometimes_are_everything() -> None:
+def test_regions_lie_on_the_drawing() -> None:
     drawn = np.zeros((64, 64), bool)
     drawn[20:30, 40:50] = True
-    masks = [region(np.random.default_rng(i), drawn, EditSettings()) for i in range(200)]
-    whole = [mask.min() == 1 for mask in masks]
-    assert 0.2 < np.mean(whole) < 0.4
+    masks = [region(np.random.default_rng(i), drawn, EditSettings()) for i in range(100)]
     assert all((mask * drawn).max() > 0.3 for mask in masks)
     assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks)
 
 
+def test_a_whole_edit_takes_the_neighbour_most_like_the_picture_and_some_change_nothing() -> None:
+    target = np.full((64, 64, 3), 255, np.uint8)
+    target[20:40, 20:40] = (200, 40, 40)
+    like, unlike = target.copy(), np.full_like(target, 90)
+    like[30:36, 24:30] = (20, 200, 40)
+    made = [manipulated(np.random.default_rng(i), target, np.stack([unlike, like]), EditSettings(whole=0.6, same=0.3)) for i in range(60)]
+    same = [np.array_equal(picture, target) for picture, _ in made]
+    whole = [(picture, mask) for (picture, mask), s in zip(made, same, strict=True) if not s and mask.min() == 1]
+    assert 0.15 < np.mean(same) < 0.45
+    assert 0.4 < len(whole) / 60 < 0.75
+    assert all(np.abs(picture.astype(int) - target).mean() < 10 for picture, _ in whole)
+
+
 def test_edits_differ_from_the_picture_in_a_region_only(drawn_folder: Path, tmp_path: Path) -> None:
     recipe = recipes.recipe("tiny-knn", tiny=True)
-    whole = recipe.model_copy(update={"system": recipe.system.model_copy(update={"edits": EditSettings(each=2, whole=0.0, sides=(0.2, 0.3))})})
+    whole = recipe.model_copy(update={"system": recipe.system.model_copy(update={"edits": EditSettings(each=2, whole=0.0, same=0.0, sides=(0.2, 0.3))})})
     objective = build_objective(whole, read_pictures(whole, drawn_folder), tmp_path)
     edits, bank = objective.edits, objective.bank
     clean = bank.latents[edits.view, torch.arange(len(edits.view))[:, None]].float()
