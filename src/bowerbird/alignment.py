@@ -5,6 +5,8 @@ Source: enhanced correlation coefficient maximisation (Evangelidis and Psarakis,
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 STEPS, PRECISION = 30, 1e-4
@@ -20,10 +22,10 @@ def aligned(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray | None:
     gray = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (fixed, moving)]
     if min(int(np.ptp(side)) for side in gray) == 0:
         return None  # a blank picture correlates with nothing
-    warp = np.eye(2, 3, dtype=np.float32)
+    warp: Any = np.eye(2, 3, dtype=np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, STEPS, PRECISION)
     try:
-        _, warp = cv2.findTransformECC(gray[0], gray[1], warp, cv2.MOTION_AFFINE, criteria, None, 5)
+        _, warp = cv2.findTransformECC(gray[0], gray[1], warp, cv2.MOTION_AFFINE, criteria, np.full_like(gray[0], 255), 5)
     except cv2.error:  # it did not converge
         return None
     stretch = np.linalg.svd(warp[:, :2], compute_uv=False)

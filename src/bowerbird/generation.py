@@ -278,12 +278,12 @@ def settings_of(record: dict[str, Any]) -> Settings:
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
         edit = record.get("edit", {"strength": 1.0, "image_guidance_scale": 1.0, "show_source": True})
-        strengths = [float(edit[key]) for key in ("strength", "image_guidance_scale")]
-        if not all(map(math.isfinite, strengths)):
+        strength, image_scale = (float(edit[key]) for key in ("strength", "image_guidance_scale"))
+        if not (math.isfinite(strength) and math.isfinite(image_scale)):
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance, *strengths, bool(edit["show_source"]),
+            int(record["size"][0]), int(record["seed"]), balance, strength, image_scale, bool(edit["show_source"]),
         )  # fmt: skip
 
 

@@ -63,11 +63,11 @@ def find(drawings: Pictures, most: int) -> EditPairs:
             if target not in taken[rare] and len(taken[rare]) < EACH_GROUP:
                 taken[rare].add(target)
                 chosen[rare].append((source, target))
-    order = {rare: seeds.numpy_generator(0, "pairs", str(rare)).permutation(len(pairs)) for rare, pairs in chosen.items()}
-    rare = [chosen[True][i] for i in order[True][: most // 2]]
-    chosen_pairs = rare + [chosen[False][i] for i in order[False][: most - len(rare)]]
-    if len(chosen_pairs) < 8:
-        raise BowerbirdError(f"edits need pairs of drawings that differ in a part only; the data has {len(chosen_pairs)} with a target no model was trained on")
-    source, target = np.array(chosen_pairs).T
+    shuffled = {rare: seeds.numpy_generator(0, "pairs", str(rare)).permutation(len(pairs)) for rare, pairs in chosen.items()}
+    picked = [chosen[True][i] for i in shuffled[True][: most // 2]]
+    picked += [chosen[False][i] for i in shuffled[False][: most - len(picked)]]
+    if len(picked) < 8:
+        raise BowerbirdError(f"edits need pairs of drawings that differ in a part only; the data has {len(picked)} with a target no model was trained on")
+    source, target = np.array(picked).T
     where = changed(drawings.pixels[source].float() / 255, drawings.pixels[target].float() / 255)
     return EditPairs(source, target, where.numpy())

@@ -104,7 +104,9 @@ def _by_picture(pipe: systems.Pipeline, kb: KnowledgeBase, bench: Bench, entity:
 
 def _short(lab: Lab, seed: int, *, neighbors: bool) -> str:
     """A small network trained from nothing, with or without neighbours, for as long; its directory."""
-    draws = ConditionDraws(views=2, view_probability=1.0, **({} if neighbors else {"neighbor_dropout": 1.0, "query_dropout": 0.0}))
+    draws = ConditionDraws(views=2, view_probability=1.0)
+    if not neighbors:
+        draws = draws.model_copy(update={"neighbor_dropout": 1.0, "query_dropout": 0.0})
     train = TrainConfig(
         steps=lab.settings.train_steps, learning_rate=1e-3, warmup_steps=100, cooldown_fraction=0.4, ema_decay=0.99, save_every=200, sheet_every=10**6,
         seed=seed,

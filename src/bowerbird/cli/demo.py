@@ -26,6 +26,10 @@ RARE = ("amphora", "lollipop", "bagel", "carpentry saw", "playground slide", "la
 """Things that no bundled model was trained on: in an emoji font, and the last in the drawn collection."""
 
 
+EDITS = (("grinning face", "face with sunglasses"), ("cat", "lion"), ("red apple", "green apple"))
+"""A picture to edit and what it is to become, the first pair that the collection knows."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the sheet: what was asked, the pictures painted with a word under each, the neighbours they came from."""
@@ -63,7 +67,10 @@ def demo(
     settings = generation.Settings(seed=seed, guidance_scale=4.0)
     rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
     rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
-    say(f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, a picture, nothing, exchanged databases, and from pictures themselves")
+    rows += _text_and_edit(load_pipeline("tiny-knn", device), main, words, seed)
+    say(
+        f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves, and edits without a mask"
+    )
     sheet = out / "sheet.png"
     _write(rows, found, words[0], sheet)
     seconds = time.perf_counter() - start
@@ -156,11 +163,7 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
     from bowerbird.guidance import Guidance
     from bowerbird.references import Request
 
-    def known(word: str) -> bool:
-        found = kb.search(text=word, k=1, mode="bm25")
-        return bool(found.mask.any()) and word in found.captions[0][0]
-
-    word = next((w for w in RARE if known(w)), words[-1])
+    word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)
     settings = generation.Settings(seed=seed)
@@ -172,6 +175,43 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
     return [
         Row(f'Re-Imagen, "{word}": from 0 to {most} of the pictures its words find', first, hits, tuple(f"{k}" for k in range(most + 1))),
         Row(f'Re-Imagen, "{word}, flat style": from neighbour to text', second, styled, tuple(f"eta {eta:g}" for eta in etas)),
+    ]
+
+
+def _knows(kb: KnowledgeBase, word: str) -> bool:
+    """Whether the collection has a picture that is called so."""
+    found = kb.search(text=word, k=1, mode="bm25")
+    return bool(found.mask.any()) and word in found.captions[0][0]
+
+
+def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
+    """KNN-Diffusion: a text without and with what it finds; then a picture edited by a text, from little to much."""
+    from dataclasses import replace
+
+    from bowerbird import generation
+    from bowerbird.references import Request
+    from bowerbird.sheets import difference
+
+    word = next((w for w in RARE if _knows(kb, w)), words[-1])
+    most = min(ACROSS - 1, len(kb))
+    hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)  # the text's own embedding first
+    settings = generation.Settings(seed=seed)
+    first = [generation.paint(pipe, hits.select(list(range(1 + k))), settings)[0] for k in range(most + 1)]
+    was, becomes = next(((a, b) for a, b in EDITS if _knows(kb, a) and _knows(kb, b)), (words[0], words[-1]))
+    source = kb.search(text=was, k=1, mode="bm25").images()[0][0]
+    assert source is not None
+    asked = pipe.retrieve(Request(prompts=(becomes,), k=min(2, len(kb)), search_mode="bm25"), kb)
+    strengths = (0.6, 0.8, 1.0)
+    second = [generation.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
+    notes = ("source", *(f"strength {s:g}" for s in strengths), "difference")
+    return [
+        Row(
+            f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds',
+            first,
+            hits.select(list(range(1, most + 1))),
+            tuple(map(str, range(most + 1))),
+        ),
+        Row(f'edit without a mask: "{was}" to "{becomes}"', [source, *second, difference(source, second[-1])], asked.select([1, 2][: asked.k - 1]), notes),
     ]
 
 

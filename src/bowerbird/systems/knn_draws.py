@@ -14,11 +14,9 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,7 +44,7 @@ class ConditionDraws(BaseModel):
     exclude_key: str | None = None
     views: int = 16
     view_probability: float = 0.55
-    database_share: Literal[0.0] = 0.0
+    database_share: float = Field(default=0.0, ge=0.0, le=0.0)
 
 
 def noised(queries: Tensor, amount: Tensor, shared_dim: int, generator: torch.Generator) -> Tensor:

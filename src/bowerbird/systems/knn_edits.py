@@ -54,7 +54,7 @@ class EditBank:
     view: Tensor
 
 
-def region(rng: np.random.Generator, drawn: np.ndarray, settings: EditSettings) -> np.ndarray:
+def region(rng: np.random.Generator, drawn: Any, settings: EditSettings) -> np.ndarray:
     """A soft mask `(S, S)` in 0..1: an ellipse or a box around a point of the drawing (boolean `drawn` `(S, S)`)."""
     size = drawn.shape[0]
     there = np.argwhere(drawn)
@@ -77,7 +77,7 @@ def manipulated(rng: np.random.Generator, target: np.ndarray, near: np.ndarray, 
         apart = [np.abs(target.astype(np.int16) - other).mean() for other in near]
         other, mask = near[int(np.argmin(apart))], everything
     else:
-        other, mask = near[int(rng.integers(len(near)))], region(rng, (target < 250).any(2), settings)
+        other, mask = near[int(rng.integers(len(near)))], region(rng, np.any(target < 250, axis=2), settings)
     found = alignment.aligned(other, target)
     other = other if found is None else found
     return np.rint(target * (1 - mask[..., None]) + other * mask[..., None]).astype(np.uint8), mask

@@ -29,11 +29,11 @@ def asked(prompt: str | Sequence[str] | None, image: Image.Image | Sequence[Imag
     """The request that a pipeline's arguments make; k = 0: the query alone. Raises: BowerbirdError for a negative k."""
     if k < 0:
         raise BowerbirdError(f"k is the number of neighbours, 0 or more; got {k}")
-    alone = {"text_mode": "text", "image_mode": "image"} if k == 0 else {}
+    text_mode, image_mode = ("text", "image") if k == 0 else (None, None)
     return Request(
         prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
         images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
-        k=max(k, 1), search_mode=search_mode, where=where, **alone,
+        k=max(k, 1), search_mode=search_mode, where=where, text_mode=text_mode, image_mode=image_mode,
     )  # fmt: skip
 
 
