@@ -68,9 +68,8 @@ def demo(
     rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
     rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
     rows += _text_and_edit(load_pipeline("tiny-knn", device), main, words, seed)
-    say(
-        f"3. painted {sum(len(row.images) for row in rows)} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves, and edits without a mask"
-    )
+    count = sum(len(row.images) for row in rows)
+    say(f"3. painted {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves; and edited one")
     sheet = out / "sheet.png"
     _write(rows, found, words[0], sheet)
     seconds = time.perf_counter() - start
@@ -204,13 +203,9 @@ def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: in
     strengths = (0.6, 0.8, 1.0)
     second = [generation.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
     notes = ("source", *(f"strength {s:g}" for s in strengths), "difference")
+    label = f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds'
     return [
-        Row(
-            f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds',
-            first,
-            hits.select(list(range(1, most + 1))),
-            tuple(map(str, range(most + 1))),
-        ),
+        Row(label, first, hits.select(list(range(1, most + 1))), tuple(map(str, range(most + 1)))),
         Row(f'edit without a mask: "{was}" to "{becomes}"', [source, *second, difference(source, second[-1])], asked.select([1, 2][: asked.k - 1]), notes),
     ]
 
