@@ -147,7 +147,7 @@ class FirstMark:
 
 def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_lab: Lab) -> None:
     pairs = edit_pairs.find(knn_lab.drawings, 40)
-    hits = edits._hits(knn_lab, pairs)
+    hits = edits.hits_of(knn_lab, pairs)
     assert (hits.ids[:, 0] == -2).all()
     assert not (hits.ids[:, 1:] == pairs.target[:, None]).any()
     code = np.array(knn_lab.drawings.column("hexcode"))

@@ -32,7 +32,7 @@ def measure(lab: Lab) -> Finding:
     bench = Bench(lab)
     pairs = find(lab.drawings, PAIRS)
     before, asked = lab.drawings.pixels[pairs.source], lab.drawings.pixels[pairs.target]
-    sources, hits = tensors.to_pil(before), _hits(lab, pairs)
+    sources, hits = tensors.to_pil(before), hits_of(lab, pairs)
     other = hits.rows(np.roll(np.arange(len(hits)), 1))
     arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {"edit": (hits, {}), CONTROL: (other, {})}
     rivals = {f"image-to-image, {s:g}": s for s in STRENGTHS}
@@ -90,7 +90,7 @@ def _candidates(lab: Lab, pairs: EditPairs) -> list[str]:
     return sorted({code[i] for rows in (pairs.source, pairs.target) for i in rows})
 
 
-def _hits(lab: Lab, pairs: EditPairs) -> Neighbors:
+def hits_of(lab: Lab, pairs: EditPairs) -> Neighbors:
     """The embedding of each target's name, and the k drawings found by it, without the target itself."""
     drawings, encoder = lab.drawings, encoders.load("small")
     names = [drawings.captions[i] for i in pairs.target]
