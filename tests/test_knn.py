@@ -33,6 +33,7 @@ from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.models.unet import widened
 from bowerbird.recipe import build_objective, read_pictures
 from bowerbird.references import Request
+from bowerbird.systems import knn_sources
 from bowerbird.systems.knn_draws import noised
 from bowerbird.systems.knn_edits import EditSettings, manipulated, region
 from bowerbird.types import ABSENT, Neighbors
@@ -272,7 +273,7 @@ def test_edit_guidance_at_its_corners() -> None:
 def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
-    known = pipe._encoded(source, 1, None)
+    known = knn_sources.encoded(pipe.vae, source, 1, 64, pipe.device).latents
     seen: list[int] = []
 
     def count(_: Any, i: int, t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -327,6 +328,20 @@ def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusio
             painted(half, prompt="star", knowledge_base=kb, k=2, weights=[2, 1])
     finally:
         pipe.unet.to(torch.float32)
+
+
+def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
+    latents = torch.zeros(1, 4, 16, 16)
+    source = knn_sources.Source(torch.full((1, 3, 64, 64), -0.5), latents)
+    painted = torch.full((1, 3, 64, 64), 0.9)
+    faint, plain = latents + 0.15, latents.clone()
+    plain[:, :, 4, 4] = 2.0
+    assert torch.equal(knn_sources.pasted(painted, source, faint, 0.4), source.pixels)
+    assert torch.equal(knn_sources.pasted(painted, source, faint, 0.0), painted)
+    found = knn_sources.pasted(painted, source, plain, 0.4)
+    assert float(found[0, 0, 18, 18]) == pytest.approx(0.9)
+    assert torch.equal(found[..., 40:, 40:], source.pixels[..., 40:, 40:])
+    assert torch.equal(knn_sources.pasted(painted, source, latents + 1.0, 0.4), painted)
 
 
 def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: KnowledgeBase, random_rdm: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def edit(
     strength: Annotated[float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")] = 1.0,
     guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")] = 3.0,
     image_guidance_scale: Annotated[float, typer.Option("--image-guidance-scale", help="How much the picture counts; 1 = off.")] = 1.0,
+    least_change: Annotated[float | None, typer.Option("--least-change", help="Smaller changes are undone; 0 keeps all, default 0.4.", min=0.0)] = None,
     image_to_image: Annotated[bool, typer.Option("--image-to-image", help="Only start from the picture; give a --strength below 1.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
     sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
@@ -58,9 +59,9 @@ def edit(
         raise BowerbirdError(f"model {model!r} was not trained to edit; use tiny-knn, or --image-to-image with a --strength below 1")
     request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    settings = generation.Settings(
-        steps, guidance_scale, sampler, seed=seed, strength=strength, image_guidance_scale=image_guidance_scale, show_source=not image_to_image
-    )
+    how: dict[str, Any] = {"strength": strength, "image_guidance_scale": image_guidance_scale, "show_source": not image_to_image}
+    how |= {} if least_change is None else {"least_change": least_change}
+    settings = generation.Settings(steps, guidance_scale, sampler, seed=seed, **how)
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:
         task = bar.add_task("editing", total=len(sources))

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from bowerbird import gaussian, guidance, seeds, tensors
 from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.images import on_background, square
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.references import Request
-from bowerbird.systems import knn, knn_retrieval, sampling
-from bowerbird.systems.latents import encode_latents
+from bowerbird.systems import knn, knn_retrieval, knn_sources, sampling
+from bowerbird.systems.knn_sources import LEAST_CHANGE
 from bowerbird.types import Neighbors
 from bowerbird.types_torch import Conditioning
 from bowerbird.weights import bundled
@@ -75,6 +74,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         image_guidance_scale: float = 1.0,
         strength: float = 1.0,
         show_source: bool = True,
+        least_change: float = LEAST_CHANGE,
         eta: float = 0.0,
         size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -88,6 +88,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         the prompt says is changed in it, the rest kept. `strength`: 1 starts from noise alone, less keeps more of the source (the share of the
         steps that are taken). `image_guidance_scale`: how much the source counts, as `guidance_scale` for the query and its neighbours; 1 = off.
         `show_source` False: plain image-to-image, the source is only where sampling starts, which any network can, at a strength below 1.
+        `least_change`: where the latents differ by less, the source's own pixels stay (`knn_sources.py`); 0 takes all of the edit.
         `weights`: one a neighbour, or one more with the query's first. The other options are as in `RDMPipeline`.
         For research: `relevant`, a quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
         search again with the picture as it is predicted (one decoding and embedding each time).
@@ -104,8 +105,9 @@ class KNNDiffusionPipeline(DiffusionPipeline):
             raise BowerbirdError("this model was trained without editing; use tiny-knn, train one with system.edits, or pass show_source=False")
         if source is not None and not show_source and strength >= 1:
             raise BowerbirdError("image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6")
-        started = None if source is None else self._encoded(source, len(hits), size)
-        shown = started if show_source else None
+        edge = size or sampling.trained_size(self.unet, self.vae)
+        started = None if source is None else knn_sources.encoded(self.vae, source, len(hits), edge, self._execution_device)
+        shown = started.latents if started is not None and show_source else None
 
         def guided(found: Neighbors) -> guidance.Guided:
             condition = self.condition(found, shown)
@@ -119,7 +121,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         side = sampling.latent_side(self.unet, self.vae, size)
         latents = seeds.noise((self.vae.config.latent_channels, side, side), generators).to(self._execution_device) * self.scheduler.init_noise_sigma
         if started is not None:
-            timesteps, latents = sampling.partway(self.scheduler, timesteps, latents, started, strength)
+            timesteps, latents = sampling.partway(self.scheduler, timesteps, latents, started.latents, strength)
         for i, t in enumerate(self.progress_bar(timesteps)):
             predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
             if knn_retrieval.is_due(retrieve_every, i, len(timesteps)):
@@ -129,7 +131,10 @@ class KNNDiffusionPipeline(DiffusionPipeline):
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
-        images = latents if output_type == "latent" else sampling.as_output(self.decode_latents(latents), output_type)
+        images = latents
+        if output_type != "latent":
+            painted = self.decode_latents(latents)
+            images = sampling.as_output(painted if started is None else knn_sources.pasted(painted, started, latents, least_change), output_type)
         self.maybe_free_model_hooks()
         return KNNOutput(images=images, neighbors=hits)
 
@@ -163,15 +168,6 @@ class KNNDiffusionPipeline(DiffusionPipeline):
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
         return knn.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
-
-    def _encoded(self, source: Image.Image | Sequence[Image.Image], count: int, size: int | None) -> Tensor:
-        """The latents of the pictures to edit `(count, C, h, w)`. Raises: BowerbirdError when they do not go evenly on those to paint."""
-        pictures = list(source) if isinstance(source, Sequence) else [source]
-        if not pictures or count % len(pictures):
-            raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
-        edge = size or sampling.trained_size(self.unet, self.vae)
-        pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures]))
-        return encode_latents(self.vae, pixels, str(self._execution_device)).float().to(self._execution_device).repeat_interleave(count // len(pictures), 0)
 
     def fingerprint(self) -> str:
         """A hash of the weights that paint: U-Net and autoencoder."""
