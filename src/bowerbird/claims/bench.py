@@ -163,7 +163,8 @@ class Bench:
         file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
         if file.is_file():
             return tensors.to_pil(checkpoint.load_tensors(file)["pixels"])
-        settings = generation.Settings(steps=steps, guidance_scale=SCALE, seed=1_000_000 * (seed + 1), guidance=guidance, **edit)
+        how = {"guidance_scale": SCALE, **edit}
+        settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
         tell = self.lab.progress or (lambda what, done, total: None)
         images = generation.paint(pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("painting", done, len(hits)))
         checkpoint.save_tensors(file, {"pixels": tensors.stack(images)})

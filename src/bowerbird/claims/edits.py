@@ -22,7 +22,9 @@ from bowerbird.types import ABSENT, Neighbors
 MODEL = "tiny-knn"
 K = 4
 PAIRS = 120
-STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+GUIDANCE = 2.0
+"""Of edits: the command's default."""
+STRENGTHS = (0.25, 0.35, 0.45, 0.5, 0.6, 0.7, 0.8)
 """Of plain image-to-image: how much of the noise its start is put under."""
 CONTROL = "edit, asked for something else"
 
@@ -34,9 +36,15 @@ def measure(lab: Lab) -> Finding:
     before, asked = lab.drawings.pixels[pairs.source], lab.drawings.pixels[pairs.target]
     sources, hits = tensors.to_pil(before), hits_of(lab, pairs)
     other = hits.rows(np.roll(np.arange(len(hits)), 1))
-    arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {"edit": (hits, {}), CONTROL: (other, {})}
-    rivals = {f"image-to-image, {s:g}": s for s in STRENGTHS}
-    arms |= {name: (hits, {"strength": s, "show_source": False}) for name, s in rivals.items()}
+    usual = {"guidance_scale": GUIDANCE}
+    arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {
+        "edit": (hits, usual),
+        "edit, all of it": (hits, {**usual, "least_change": 0.0}),
+        CONTROL: (other, usual),
+    }
+    plain = {f"image-to-image, {s:g}": (hits, {"strength": s, "show_source": False, "least_change": 0.0}) for s in STRENGTHS}
+    pasted = {f"image-to-image, {s:g}, small changes undone": (hits, {"strength": s, "show_source": False}) for s in STRENGTHS}
+    arms |= plain | pasted
     done: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     kept: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     for seed in lab.settings.seeds:
@@ -45,10 +53,9 @@ def measure(lab: Lab) -> Finding:
             done[name].append(_success(bench, lab, pairs, images))
             kept[name].append(_psnr(before, images, ~pairs.changed))
     success, psnr = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))
-    # the rival is chosen in its own favour: among those that keep no more, the most successful; among those as successful, the one that keeps most
-    looser = [name for name in rivals if psnr[name].mean <= psnr["edit"].mean] or [min(rivals, key=lambda name: psnr[name].mean)]
-    bolder = max(looser, key=lambda name: success[name].mean)
-    able = [name for name in rivals if success[name].mean >= success["edit"].mean] or [max(rivals, key=lambda name: success[name].mean)]
+    # rivals are chosen in their own favour: the next that keeps less, which may change more; of those as successful the one that keeps most
+    looser, undone = (_next_below(list(side), psnr) for side in (plain, pasted))
+    able = [name for name in plain if success[name].mean >= success["edit"].mean] or [max(plain, key=lambda name: success[name].mean)]
     closer = max(able, key=lambda name: psnr[name].mean)
     untouched, real = ([_success(bench, lab, pairs, pixels)] * len(lab.settings.seeds) for pixels in (before, asked))
     rare = np.array([lab.drawings.metadata[i].get("split") == "rare" for i in pairs.target])
@@ -59,7 +66,8 @@ def measure(lab: Lab) -> Finding:
     effects = [
         Effect("share that became what was asked: edit − the source as it is", apart(done["edit"], untouched)),
         Effect("share that became what was asked: edit − the same source, asked for something else", apart(done["edit"], done[CONTROL])),
-        Effect(f"share that became what was asked: edit − {bolder}, which keeps no more", apart(done["edit"], done[bolder])),
+        Effect(f"share that became what was asked: edit − {looser}, the next that keeps less", apart(done["edit"], done[looser])),
+        Effect(f"the same: edit − {undone}", apart(done["edit"], done[undone]), needed=False),
         Effect(f"PSNR outside the change, dB: edit − {closer}, {'as successful' if success[closer].mean >= success['edit'].mean else 'the most successful'}",
                apart(kept["edit"], kept[closer])),
     ]  # fmt: skip
@@ -67,8 +75,9 @@ def measure(lab: Lab) -> Finding:
     values["judge"] = {"of the sources as they are": asdict(per_entity(untouched)), "of the drawings asked for": asdict(per_entity(real))}
     if 1 < rare.sum() < len(rare):
         values["edit, by target"] = {n: asdict(per_entity([x[rows] for x in done["edit"]])) for n, rows in (("rare things", rare), ("the style", ~rare))}
-    lines = {"image-to-image": [_point(success[name], psnr[name]) for name in rivals], "edit": [_point(success["edit"], psnr["edit"])]}
-    lines["edit, asked for something else"] = [_point(success[CONTROL], psnr[CONTROL])]
+    lines = {"image-to-image": [_point(success[name], psnr[name]) for name in plain]}
+    lines["the same, small changes undone"] = [_point(success[name], psnr[name]) for name in pasted]
+    lines |= {name: [_point(success[name], psnr[name])] for name in ("edit", "edit, all of it", CONTROL)}
     plot = partial(plots.curves, lines=lines, title="Edits: what was asked, and what was kept", x="PSNR outside the change, dB", y="became what was asked")
     notes = (
         f"{len(rare)} pairs of drawings of one collection that differ in 3 to 40% of the picture; the first is the source, the second's name the prompt, "
@@ -78,6 +87,12 @@ def measure(lab: Lab) -> Finding:
         f"drawings agree, against the source; the autoencoder alone reaches {_autoencoder(lab, pairs):.1f} dB. Intervals over pairs."
     )
     return Finding(effects, values, notes, plot)
+
+
+def _next_below(names: list[str], psnr: dict[str, Estimate]) -> str:
+    """Of those that keep no more than the edit the one that keeps most; where all keep more, the one that keeps least."""
+    below = [name for name in names if psnr[name].mean <= psnr["edit"].mean]
+    return max(below, key=lambda name: psnr[name].mean) if below else min(names, key=lambda name: psnr[name].mean)
 
 
 def _point(success: Estimate, psnr: Estimate) -> tuple[float, float, float, float]:

@@ -93,4 +93,4 @@ def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype, base_h
         raise MismatchError(f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the bowerbird they came with")
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path))
     unet.load_state_dict(base.state_dict() | load_tensors(path / OWN))
-    return unet.to(dtype).eval()
+    return (unet if unet.dtype == dtype else unet.to(dtype)).eval()

@@ -199,7 +199,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         if (path / "unet" / OWN).is_file():  # as `save_over` wrote it
             base, shared = _bundled_base(torch.float32)
             kwargs.setdefault("unet", load_over(path / "unet", base, dtype, sampling.fingerprint([base, shared])))
-            kwargs.setdefault("vae", shared.to(dtype))
+            kwargs.setdefault("vae", shared if dtype == torch.float32 else shared.to(dtype))
         pipe: KNNDiffusionPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
         return pipe
 

@@ -22,8 +22,8 @@ from bowerbird.systems.latents import encode_latents
 if TYPE_CHECKING:
     from PIL import Image
 
-LEAST_CHANGE = 0.4
-"""What counts as a change, in units of the latents' deviation."""
+LEAST_CHANGE = 0.6
+"""What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
 
 
 @dataclass(frozen=True)
