@@ -21,7 +21,7 @@ def main(data: str, out: str) -> None:
     asked = tensors.to_pil(drawings.pixels[pairs.target])
     hits = hits_of(Lab(Settings(), [], drawings), pairs)
     pipe = KNNDiffusionPipeline.from_pretrained("tiny-knn")
-    made = generation.paint(pipe, hits, generation.Settings(guidance_scale=2.0), sources=sources)
+    made = generation.paint(pipe, hits, generation.Settings(), sources=sources)
     weak = generation.paint(pipe, hits, generation.Settings(strength=0.6, show_source=False), sources=sources)
     words = ["source", "edit", "difference", "image-to-image, 0.6", "the real one"]
     rows = [

@@ -260,14 +260,25 @@ def test_relevance_is_a_quantile_of_the_database_s_own_similarities(pipe: KNNDif
 
 def test_edit_guidance_at_its_corners() -> None:
     def predict(x: torch.Tensor, t: torch.Tensor, c: Conditioning) -> torch.Tensor:
-        assert c.image is not None
-        return x + c.neighbors.keys.sum((1, 2))[:, None] + 10 * c.image.sum((1, 2, 3))[:, None]  # type: ignore[union-attr]
+        return x + c.neighbors.keys.sum((1, 2))[:, None]  # type: ignore[union-attr]
 
-    image = torch.ones(1, 1, 2, 2)
-    condition = Conditioning(Tokens(torch.ones(1, 1, 3), torch.ones(1, 1)), Tokens(torch.zeros(1, 1, 3), torch.ones(1, 1)), image=image, image_null=image * 0)
+    asked, own = (Conditioning(Tokens(torch.full((1, 1, 3), value), torch.ones(1, 1))) for value in (4.0, 1.0))
     x, t = torch.zeros(1, 2), torch.tensor(1)
-    for scale, image_scale, expected in ((1, 1, 43.0), (0, 1, 40.0), (0, 0, 0.0), (3, 1, 49.0), (3, 2, 89.0)):
-        assert float(guidance.edited(predict, condition, scale, image_scale)(x, t, 0)[0, 0]) == pytest.approx(expected)
+    for scale, fidelity, expected in ((1, 0, 12.0), (0, 0, 3.0), (3, 0, 30.0), (1, 1, 12.0 + 100 - 3), (3, 0.5, 30 + 0.5 * (100 - 3))):
+        found = guidance.edited(predict, asked, own, scale, fidelity, lambda x, t: x + 100)(x, t, 0)
+        assert float(found[0, 0]) == pytest.approx(expected)
+
+
+def test_a_network_s_faults_cancel_at_full_fidelity(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+    """Asked for what the picture is already, an edit returns it, however badly the network paints."""
+    source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
+    assert source is not None
+    started = knn_sources.encoded(pipe.vae, source, 1, 64, pipe.device)
+    hits = knn_sources.own_query(encoders.load("small"), [source], 1)
+    made = pipe(neighbors=hits, source=source, guidance_scale=1.0, fidelity=1.0, num_inference_steps=20, output_type="latent").images
+    loose = pipe(neighbors=hits, source=source, guidance_scale=1.0, fidelity=0.0, num_inference_steps=20, output_type="latent").images
+    assert (made - started.latents).abs().max() < 0.05
+    assert (loose - started.latents).abs().max() > 0.5
 
 
 def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
@@ -286,7 +297,7 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDi
         for strength, steps in ((0.1, 1), (0.5, 5), (1.0, 10)):
             seen.clear()
             made = pipe(
-                prompt="star", source=source, knowledge_base=kb, strength=strength, num_inference_steps=10, guidance_scale=1.0, output_type="latent",
+                prompt="star", source=source, knowledge_base=kb, strength=strength, num_inference_steps=10, guidance_scale=1.0, fidelity=0.0, output_type="latent",
                 callback_on_step_end=count,
             ).images  # fmt: skip
             assert len(seen) == steps
@@ -332,7 +343,7 @@ def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusio
 
 def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     latents = torch.zeros(1, 4, 16, 16)
-    source = knn_sources.Source(torch.full((1, 3, 64, 64), -0.5), latents)
+    source = knn_sources.Source([], torch.full((1, 3, 64, 64), -0.5), latents)
     painted = torch.full((1, 3, 64, 64), 0.9)
     faint, plain = latents + 0.15, latents.clone()
     plain[:, :, 4, 4] = 2.0
@@ -348,7 +359,7 @@ def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: K
     source = load_pictures("drawn", size=50).pixels[3].permute(1, 2, 0).numpy()
     sources = [Image.fromarray(source)] * 2
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
-    settings = generation.Settings(steps=3, strength=0.7, image_guidance_scale=1.3)
+    settings = generation.Settings(steps=3, strength=0.7, fidelity=0.4)
     images = generation.paint(pipe, hits, settings, sources=sources)
     made = generation.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
     paths = generation.write(images, made, hits, tmp_path, sources=sources)

@@ -21,7 +21,7 @@ from bowerbird import __version__, provenance
 from bowerbird.checkpoint import atomic_path
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.guidance import Guidance, draw_text_steps
-from bowerbird.systems.knn_sources import LEAST_CHANGE
+from bowerbird.systems.knn_sources import FIDELITY, LEAST_CHANGE
 from bowerbird.types import ABSENT, Neighbors
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bowerbird.systems import Pipeline
     from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
 
-EDIT_SETTINGS = ("strength", "image_guidance_scale", "show_source", "least_change")
+EDIT_SETTINGS = ("strength", "fidelity", "show_source", "least_change")
 MOST_NEIGHBORS = 1000
 """More than any picture is painted from; a record that says more is not believed."""
 BATCH = {"cpu": 4, "cuda": 32}
@@ -43,7 +43,7 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
     is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
-    `sampler` None is the model's usual one. `strength`, `image_guidance_scale`, `show_source` and `least_change` are of edits."""
+    `sampler` None is the model's usual one. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
@@ -53,7 +53,7 @@ class Settings:
     seed: int = 0
     guidance: Guidance | tuple[Guidance, ...] | None = None
     strength: float = 1.0
-    image_guidance_scale: float = 1.0
+    fidelity: float = FIDELITY
     show_source: bool = True
     least_change: float = LEAST_CHANGE
 
@@ -280,12 +280,12 @@ def settings_of(record: dict[str, Any]) -> Settings:
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
         edit = record.get("edit", {key: getattr(Settings(), key) for key in EDIT_SETTINGS})
-        strength, image_scale, least_change = (float(edit[key]) for key in ("strength", "image_guidance_scale", "least_change"))
-        if not all(map(math.isfinite, (strength, image_scale, least_change))):
+        strength, fidelity, least_change = (float(edit[key]) for key in ("strength", "fidelity", "least_change"))
+        if not all(map(math.isfinite, (strength, fidelity, least_change))):
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
-            int(record["size"][0]), int(record["seed"]), balance, strength, image_scale, bool(edit["show_source"]), least_change,
+            int(record["size"][0]), int(record["seed"]), balance, strength, fidelity, bool(edit["show_source"]), least_change,
         )  # fmt: skip
 
 

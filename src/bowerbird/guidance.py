@@ -102,14 +102,24 @@ def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale
     return guided
 
 
-def edited(predict: Predict, conditioning: Conditioning, guidance_scale: float, image_guidance_scale: float) -> Guided:
-    """Two weights for a picture to edit: how much the condition counts, and how much the picture does; weight 1 = off for both.
+def edited(
+    predict: Predict, asked: Conditioning, own: Conditioning, guidance_scale: float, fidelity: float, unchanged: Callable[[Tensor, Tensor], Tensor]
+) -> Guided:
+    """Guidance of an edit: away from the picture's `own` embedding in the query's place, and `fidelity` of the way to the picture as it is.
 
-    e(-, -) + s_I (e(I, -) - e(-, -)) + s (e(I, y) - e(I, -)), with y the neighbours. Source: arXiv 2211.09800, equation 3.
+    e(y) + (w - 1) (e(y) - e(y_I)) + c (e_I - e(y_I)), where e_I, given by `unchanged(sample, timestep)`, is the prediction that speaks of the picture
+    itself. What the network gets wrong of a picture it gets wrong under both queries, and that cancels; with c = 0 and w = 1 it is e(y).
     """
-    without = conditioning.without("neighbors")
-    terms = [(1 - image_guidance_scale, without.without("image")), (image_guidance_scale - guidance_scale, without), (guidance_scale, conditioning)]
-    return mixture(predict, terms)
+    if guidance_scale == 1 and fidelity == 0:
+        return lambda x, t, step: predict(x, t, asked)
+    both = Conditioning.cat([asked, own])
+
+    def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
+        wanted, there = predict(torch.cat([x, x]), t, both).chunk(2)
+        found = combine(there, wanted, guidance_scale)
+        return found + fidelity * (unchanged(x, t) - there) if fidelity else found
+
+    return guided
 
 
 def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:

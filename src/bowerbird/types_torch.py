@@ -70,8 +70,8 @@ class FeatureMaps:
 class Conditioning:
     """Named conditions of a batch and what each one's absence looks like; a null of None is the part itself with nothing that counts.
 
-    `neighbors` and `text` may be dropped by guidance, and so may `image` `(B, C, H, W)` where it has a null: a picture to edit. Without one it is
-    the low-resolution picture of a super-resolution stage, and `level` `(B,)` the timestep of the noise added to it; these are never dropped.
+    `neighbors` and `text` may be dropped by guidance. `image` `(B, C, H, W)`, the low-resolution picture of a super-resolution stage or the latents
+    of a picture to edit, and `level` `(B,)`, the timestep of the noise added to it, never are.
     """
 
     neighbors: Tokens | FeatureMaps
@@ -79,7 +79,6 @@ class Conditioning:
     text: Tokens | None = None
     text_null: Tokens | None = None
     image: Tensor | None = None
-    image_null: Tensor | None = None
     level: Tensor | None = None
 
     def without(self, *names: str, rows: Tensor | None = None) -> Conditioning:
@@ -87,7 +86,7 @@ class Conditioning:
 
         Raises: ValueError for a part it does not have.
         """
-        there = ["neighbors", *(["text"] if self.text is not None else []), *(["image"] if self.image_null is not None else [])]
+        there = ["neighbors", *(["text"] if self.text is not None else [])]
         unknown = set(names) - set(there)
         if unknown:
             raise ValueError(f"no condition called {', '.join(sorted(unknown))}; there is: {', '.join(there)}")
@@ -95,9 +94,7 @@ class Conditioning:
         for name in names:
             part, null = getattr(self, name), getattr(self, f"{name}_null")
             null = part.absent() if null is None else null
-            if rows is not None:
-                null = _rows(rows, part, null) if isinstance(part, Tensor) else part.where(rows, null)
-            changed = replace(changed, **{name: null})
+            changed = replace(changed, **{name: null if rows is None else part.where(rows, null)})
         return changed
 
     @staticmethod
@@ -112,5 +109,5 @@ class Conditioning:
             others = [getattr(part, name) for part in rest]
             return torch.cat([value, *others]) if isinstance(value, Tensor) else value.cat(*others)
 
-        names = ("neighbors", "neighbors_null", "text", "text_null", "image", "image_null", "level")
+        names = ("neighbors", "neighbors_null", "text", "text_null", "image", "level")
         return Conditioning(**{name: join(name) for name in names})  # type: ignore[arg-type]

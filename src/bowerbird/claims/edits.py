@@ -22,8 +22,6 @@ from bowerbird.types import ABSENT, Neighbors
 MODEL = "tiny-knn"
 K = 4
 PAIRS = 120
-GUIDANCE = 2.0
-"""Of edits: the command's default."""
 STRENGTHS = (0.25, 0.35, 0.45, 0.5, 0.6, 0.7, 0.8)
 """Of plain image-to-image: how much of the noise its start is put under."""
 CONTROL = "edit, asked for something else"
@@ -36,11 +34,10 @@ def measure(lab: Lab) -> Finding:
     before, asked = lab.drawings.pixels[pairs.source], lab.drawings.pixels[pairs.target]
     sources, hits = tensors.to_pil(before), hits_of(lab, pairs)
     other = hits.rows(np.roll(np.arange(len(hits)), 1))
-    usual = {"guidance_scale": GUIDANCE}
     arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {
-        "edit": (hits, usual),
-        "edit, all of it": (hits, {**usual, "least_change": 0.0}),
-        CONTROL: (other, usual),
+        "edit": (hits, {}),
+        "edit, all of it": (hits, {"least_change": 0.0}),
+        CONTROL: (other, {}),
     }
     plain = {f"image-to-image, {s:g}": (hits, {"strength": s, "show_source": False, "least_change": 0.0}) for s in STRENGTHS}
     pasted = {f"image-to-image, {s:g}, small changes undone": (hits, {"strength": s, "show_source": False}) for s in STRENGTHS}

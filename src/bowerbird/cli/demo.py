@@ -200,7 +200,7 @@ def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: in
     source = kb.search(text=was, k=1, mode="bm25").images()[0][0]
     assert source is not None
     asked = pipe.retrieve(Request(prompts=(becomes,), k=min(2, len(kb)), search_mode="bm25"), kb)
-    strengths, settings = (0.6, 0.8, 1.0), replace(settings, guidance_scale=2.0)
+    strengths = (0.6, 0.8, 1.0)
     second = [generation.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
     notes = ("source", *(f"strength {s:g}" for s in strengths), "difference")
     label = f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds'

@@ -21,8 +21,8 @@ def edit(
     k: Annotated[int | None, typer.Option("-k", help="Neighbours of the prompt or reference; 0 for none, default the model's.", min=0)] = None,
     n: Annotated[int, typer.Option("-n", help="How many edits of each picture.", min=1)] = 4,
     strength: Annotated[float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")] = 1.0,
-    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")] = 2.0,
-    image_guidance_scale: Annotated[float, typer.Option("--image-guidance-scale", help="How much the picture counts; 1 = off.")] = 1.0,
+    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")] = 3.0,
+    fidelity: Annotated[float | None, typer.Option("--fidelity", help="How far what is not asked for is drawn to the source, 0 to 1; default 0.25.")] = None,
     least_change: Annotated[float | None, typer.Option("--least-change", help="Smaller changes are undone; 0 keeps all, default 0.6.", min=0.0)] = None,
     image_to_image: Annotated[bool, typer.Option("--image-to-image", help="Only start from the picture; give a --strength below 1.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
@@ -59,8 +59,8 @@ def edit(
         raise BowerbirdError(f"model {model!r} was not trained to edit; use tiny-knn, or --image-to-image with a --strength below 1")
     request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    how: dict[str, Any] = {"strength": strength, "image_guidance_scale": image_guidance_scale, "show_source": not image_to_image}
-    how |= {} if least_change is None else {"least_change": least_change}
+    how: dict[str, Any] = {"strength": strength, "show_source": not image_to_image}
+    how |= {key: value for key, value in (("fidelity", fidelity), ("least_change", least_change)) if value is not None}
     settings = generation.Settings(steps, guidance_scale, sampler, seed=seed, **how)
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:

@@ -17,8 +17,8 @@ from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.references import Request
 from bowerbird.systems import knn, knn_retrieval, knn_sources, sampling
-from bowerbird.systems.knn_sources import LEAST_CHANGE
-from bowerbird.types import Neighbors
+from bowerbird.systems.knn_sources import FIDELITY, LEAST_CHANGE
+from bowerbird.types import Encoder, Neighbors
 from bowerbird.types_torch import Conditioning
 from bowerbird.weights import bundled
 
@@ -71,7 +71,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
         guidance_scale: float = 3.0,
-        image_guidance_scale: float = 1.0,
+        fidelity: float = FIDELITY,
         strength: float = 1.0,
         show_source: bool = True,
         least_change: float = LEAST_CHANGE,
@@ -86,7 +86,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
 
         `image`: what to paint, asked for by pictures. `source`: a picture to edit, for all or one a picture (diffusers calls that one `image`); what
         the prompt says is changed in it, the rest kept. `strength`: 1 starts from noise alone, less keeps more of the source (the share of the
-        steps that are taken). `image_guidance_scale`: how much the source counts, as `guidance_scale` for the query and its neighbours; 1 = off.
+        steps that are taken). `fidelity`: how far, from 0 to 1, what is not asked for is drawn to the source.
         `show_source` False: plain image-to-image, the source is only where sampling starts, which any network can, at a strength below 1.
         `least_change`: where the latents differ by less, the source's own pixels stay (`knn_sources.py`); 0 takes all of the edit.
         `weights`: one a neighbour, or one more with the query's first. The other options are as in `RDMPipeline`.
@@ -106,14 +106,17 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         if source is not None and not show_source and strength >= 1:
             raise BowerbirdError("image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6")
         edge = size or sampling.trained_size(self.unet, self.vae)
+        if not 0 <= fidelity <= 1:
+            raise BowerbirdError(f"fidelity is from 0 to 1; got {fidelity}")
         started = None if source is None else knn_sources.encoded(self.vae, source, len(hits), edge, self._execution_device)
         shown = started.latents if started is not None and show_source else None
 
         def guided(found: Neighbors) -> guidance.Guided:
             condition = self.condition(found, shown)
-            if shown is None:
+            if started is None or shown is None:
                 return guidance.classifier_free(self._predict, condition, guidance_scale)
-            return guidance.edited(self._predict, condition, guidance_scale, image_guidance_scale)
+            own = self.condition(knn_sources.own_query(self._encoder(), started.pictures, found.k), shown)
+            return guidance.edited(self._predict, condition, own, guidance_scale, fidelity, lambda x, t: gaussian.from_clean(self.scheduler, shown, x, t))
 
         predict = guided(hits)
         generators = sampling.generators_for(generator, seed, len(hits))
@@ -163,11 +166,20 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         """Queries and neighbours -> tokens on the network's device, with the latents of a picture to edit."""
         width = int(self.unet.config.encoder_hid_dim)
         tokens = knn_retrieval.condition(self.config, width, hits, self._execution_device, self.unet.dtype)
-        return tokens if image is None else replace(tokens, image=image, image_null=torch.zeros_like(image))
+        return tokens if image is None else replace(tokens, image=image)
 
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many small steps."""
         return knn.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
+
+    def _encoder(self) -> Encoder:
+        """The encoder that the model was trained with. Raises: MismatchError when the one of that name is another."""
+        from bowerbird import encoders
+
+        encoder = encoders.load(self.config.encoder_name)
+        if self.config.encoder_fingerprint and encoder.fingerprint != self.config.encoder_fingerprint:
+            raise MismatchError(f"encoder {self.config.encoder_name!r} ({encoder.fingerprint}) is not the one of training ({self.config.encoder_fingerprint})")
+        return encoder
 
     def fingerprint(self) -> str:
         """A hash of the weights that paint: U-Net and autoencoder."""

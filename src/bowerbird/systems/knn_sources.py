@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,19 +18,24 @@ from torch.nn import functional as F
 from bowerbird import tensors
 from bowerbird.errors import BowerbirdError
 from bowerbird.images import on_background, square
+from bowerbird.references import queries_as_neighbors
 from bowerbird.systems.latents import encode_latents
+from bowerbird.types import ABSENT, Encoder, Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
 
+FIDELITY = 0.25
+"""How far what is not asked for is drawn to the source; chosen as LEAST_CHANGE is."""
 LEAST_CHANGE = 0.6
 """What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures to edit, one a row: `pixels` float `(B, 3, S, S)` in [-1, 1] and scaled `latents` `(B, C, h, w)`."""
+    """Pictures to edit, one a row: `pixels` float `(B, 3, S, S)` in [-1, 1], scaled `latents` `(B, C, h, w)`, and the pictures as they were given."""
 
+    pictures: list[Image.Image]
     pixels: Tensor
     latents: Tensor
 
@@ -43,7 +49,22 @@ def encoded(vae: Any, source: Image.Image | Sequence[Image.Image], count: int, e
     pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures])).to(device)
     latents = encode_latents(vae, pixels, device.type).float().to(device)
     times = count // len(pictures)
-    return Source(pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+    given = [picture for picture in pictures for _ in range(times)]
+    return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+
+
+def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:
+    """Each picture's own embedding as a query without neighbours, padded to `columns` as what it is compared with."""
+    embeddings = encoder.embed_images([on_background(picture) for picture in pictures])
+    alone = queries_as_neighbors(embeddings[:, None], [["(source)"]] * len(pictures))
+    absent = ((0, 0), (0, columns - 1))
+    return Neighbors(
+        np.pad(alone.ids, absent, constant_values=ABSENT),
+        np.pad(alone.scores, absent),
+        np.pad(alone.embeddings, (*absent, (0, 0))),
+        tuple((*row, *[""] * (columns - 1)) for row in alone.captions),
+        tuple((*row, *[{}] * (columns - 1)) for row in alone.metadata),
+    )
 
 
 def change(latents: Tensor, before: Tensor, least: float) -> Tensor:
