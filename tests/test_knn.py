@@ -297,8 +297,8 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDi
         for strength, steps in ((0.1, 1), (0.5, 5), (1.0, 10)):
             seen.clear()
             made = pipe(
-                prompt="star", source=source, knowledge_base=kb, strength=strength, num_inference_steps=10, guidance_scale=1.0, fidelity=0.0, output_type="latent",
-                callback_on_step_end=count,
+                prompt="star", source=source, knowledge_base=kb, strength=strength, num_inference_steps=10, guidance_scale=1.0, fidelity=0.0,
+                output_type="latent", callback_on_step_end=count,
             ).images  # fmt: skip
             assert len(seen) == steps
             distances.append(float((made - known).abs().mean()))
