@@ -132,6 +132,16 @@ def test_an_eraser_is_no_editor(knn_lab: Lab) -> None:
     assert not source.any()
 
 
+def test_a_mixture_of_rivals_keeps_exactly_as_much() -> None:
+    means = {"a": 20.0, "b": 24.0, "c": 30.0}
+    found = edits.mixed(25.5, means)
+    assert (found.first, found.second, found.share) == ("c", "b", 0.25)
+    values = {name: [np.full(3, mean)] for name, mean in means.items()}
+    np.testing.assert_allclose(found.of(values)[0], 25.5)
+    assert edits.mixed(10.0, means) == edits.Mixture("a", "a", 1.0)
+    assert edits.mixed(31.0, means).first == "c"
+
+
 class FirstMark:
     """A judge that knows the marked drawings by heart: nearest drawing, in pixels."""
 

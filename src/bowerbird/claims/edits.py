@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,9 @@ def measure(lab: Lab) -> Finding:
             done[name].append(_success(bench, lab, pairs, images))
             kept[name].append(_psnr(before, images, ~pairs.changed))
     success, psnr = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))
-    # rivals are chosen in their own favour: the next that keeps less, which may change more; of those as successful the one that keeps most
-    looser, undone = (_next_below(list(side), psnr) for side in (plain, pasted))
-    able = [name for name in plain if success[name].mean >= success["edit"].mean] or [max(plain, key=lambda name: success[name].mean)]
-    closer = max(able, key=lambda name: psnr[name].mean)
+    # the rival keeps, or succeeds, exactly as much on average: it takes one of two strengths by chance
+    as_kept, as_kept_pasted = (mixed(psnr["edit"].mean, {name: psnr[name].mean for name in side}) for side in (plain, pasted))
+    as_done = mixed(success["edit"].mean, {name: success[name].mean for name in plain})
     untouched, real = ([_success(bench, lab, pairs, pixels)] * len(lab.settings.seeds) for pixels in (before, asked))
     rare = np.array([lab.drawings.metadata[i].get("split") == "rare" for i in pairs.target])
 
@@ -63,10 +63,9 @@ def measure(lab: Lab) -> Finding:
     effects = [
         Effect("share that became what was asked: edit − the source as it is", apart(done["edit"], untouched)),
         Effect("share that became what was asked: edit − the same source, asked for something else", apart(done["edit"], done[CONTROL])),
-        Effect(f"share that became what was asked: edit − {looser}, the next that keeps less", apart(done["edit"], done[looser])),
-        Effect(f"the same: edit − {undone}", apart(done["edit"], done[undone]), needed=False),
-        Effect(f"PSNR outside the change, dB: edit − {closer}, {'as successful' if success[closer].mean >= success['edit'].mean else 'the most successful'}",
-               apart(kept["edit"], kept[closer])),
+        Effect(f"share that became what was asked: edit − {as_kept}, which keeps as much", apart(done["edit"], as_kept.of(done))),
+        Effect(f"the same: edit − {as_kept_pasted}", apart(done["edit"], as_kept_pasted.of(done)), needed=False),
+        Effect(f"PSNR outside the change, dB: edit − {as_done}, as successful", apart(kept["edit"], as_done.of(kept))),
     ]  # fmt: skip
     values: dict[str, Any] = {name: {"became what was asked": asdict(success[name]), "psnr outside": asdict(psnr[name])} for name in arms}
     values["judge"] = {"of the sources as they are": asdict(per_entity(untouched)), "of the drawings asked for": asdict(per_entity(real))}
@@ -86,10 +85,30 @@ def measure(lab: Lab) -> Finding:
     return Finding(effects, values, notes, plot)
 
 
-def _next_below(names: list[str], psnr: dict[str, Estimate]) -> str:
-    """Of those that keep no more than the edit the one that keeps most; where all keep more, the one that keeps least."""
-    below = [name for name in names if psnr[name].mean <= psnr["edit"].mean]
-    return max(below, key=lambda name: psnr[name].mean) if below else min(names, key=lambda name: psnr[name].mean)
+@dataclass(frozen=True)
+class Mixture:
+    """A rival that takes the arm `first` with probability `share` and else the arm `second`."""
+
+    first: str
+    second: str
+    share: float
+
+    def __str__(self) -> str:
+        return self.first if self.share == 1 else f"{self.first} or else {self.second.removeprefix('image-to-image, ')}"
+
+    def of(self, values: dict[str, list[np.ndarray]]) -> list[np.ndarray]:
+        """What it is expected to reach, one array a seed."""
+        return [self.share * a.astype(float) + (1 - self.share) * b for a, b in zip(values[self.first], values[self.second], strict=True)]
+
+
+def mixed(target: float, means: dict[str, float]) -> Mixture:
+    """The arms next to `target` on either side, in such shares that their mean is it; the nearest arm alone where all lie on one side."""
+    order = sorted(means, key=lambda name: means[name])
+    for low, high in pairwise(order):
+        if means[low] <= target <= means[high] and means[low] < means[high]:
+            return Mixture(high, low, (target - means[low]) / (means[high] - means[low]))
+    nearest = min(order, key=lambda name: abs(means[name] - target))
+    return Mixture(nearest, nearest, 1.0)
 
 
 def _point(success: Estimate, psnr: Estimate) -> tuple[float, float, float, float]:

@@ -25,7 +25,7 @@ def tiny_knn(*, tiny: bool = False) -> Recipe:
     Differs from the paper: see `systems/knn.py`.
     """
     train = TrainConfig(
-        steps=3000, batch_size=64, learning_rate=5e-4, warmup_steps=100, cooldown_fraction=0.4, ema_decay=0.998, save_every=100, sheet_every=500,
+        steps=3600, batch_size=64, learning_rate=5e-4, warmup_steps=100, cooldown_fraction=0.4, ema_decay=0.998, save_every=100, sheet_every=500,
     )  # fmt: skip
     if not tiny:
         return Recipe(

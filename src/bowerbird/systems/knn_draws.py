@@ -7,8 +7,8 @@ Source: arXiv 2204.02849, section 3.2.
 Differs from the paper, and why:
 - Of a query only the numbers that texts have too are read (`Encoder.shared_dim`; all of them in CLIP). Our small encoder's pictures also say
   colour and layout, which a network would rely on and no text could give it.
-- The query is noised, by up to `query_noise` times its length: a text lies at cosine 0.6 from its picture in our encoder, and the
-  network should know a query for a hint. With 0 it is the paper's.
+- The query is noised, by up to `query_noise` times its length. In our encoder a text lies at cosine 0.6 from its picture where training knew the name, and
+  at 0.2 where it did not; the network has to tell from its neighbours how far a query can be believed. With 0 it is the paper's.
 - Query and neighbours are dropped on their own too, so that either alone paints, and "without neighbours" is a trained state.
 """
 
@@ -33,7 +33,7 @@ class ConditionDraws(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     most_k: int = 8
-    query_noise: float = 1.5
+    query_noise: float = 6.0
     null_probability: float = 0.1
     query_dropout: float = 0.2
     neighbor_dropout: float = 0.15
