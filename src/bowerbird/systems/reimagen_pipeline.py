@@ -167,8 +167,9 @@ class ReImagenPipeline(DiffusionPipeline):
         """The neighbours for `request`: pictures with captions of any database, whatever encoder it was made with."""
         if kb is None:
             raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text alone")
-        if request.text_mode != "neighbors" or (request.images is not None and request.image_mode != "neighbors"):
+        if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):
             raise BowerbirdError("this model paints from the database's pictures: text_mode and image_mode are neighbors; give a picture of your own by hand")
+        request = replaced(request, text_mode="neighbors", image_mode="neighbors")
         return references.retrieve(kb, request, count, seed=seed, counts=proposal or {})
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
