@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -22,10 +21,11 @@ from torch.nn import functional as F
 from bowerbird import conditioning, gaussian, seeds, tensors
 from bowerbird.errors import BowerbirdError
 from bowerbird.models.unet import UNetConfig, build_unet, widened
-from bowerbird.systems.knn_draws import ConditionDraws, draw_condition, draw_items
+from bowerbird.systems import sampling
+from bowerbird.systems.knn_draws import ConditionDraws, asked_by_itself, condition_of, draw_condition, draw_items, own_embeddings
 from bowerbird.systems.knn_edits import EditBank, EditSettings
 from bowerbird.systems.latents import LatentBank
-from bowerbird.types import ABSENT, Encoder
+from bowerbird.types import Encoder
 from bowerbird.types_torch import Conditioning, Tokens
 
 
@@ -71,7 +71,7 @@ class KNNObjective(nn.Module):
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
         share = self.config.edits.share if self.config.edits is not None else 0.0
         drawn, null = draw_items(self.config.draws, bank, rng, size)
-        query = bank.embeddings[drawn.view, drawn.rows].float()
+        query = own_embeddings(bank, drawn)
         image: Tensor | None = None
         if edits is not None:
             edit = torch.from_numpy(rng.random(size) < share)
@@ -80,7 +80,7 @@ class KNNObjective(nn.Module):
             image = edits.latents[drawn.rows, number].float() * edit[:, None, None, None]
             # half of the edits are asked for by what stood in the region, half by the picture they lead to
             inner = edit & torch.from_numpy(rng.random(size) < 0.5)
-            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), bank.embeddings[drawn.view, drawn.rows].float())
+            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), own_embeddings(bank, drawn))
         embeddings, weights = draw_condition(self.config.draws, bank, drawn, query, null, self.frozen[1].shared_dim, rng, generator)
         clean = drawn.clean(bank)
         return {
@@ -94,11 +94,9 @@ class KNNObjective(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """E || target - network(z_t, t, {f(x), f(neighbours)}) ||^2; z_t with I_manip beside it where the network edits."""
-        first = torch.arange(batch["embeddings"].shape[1], device=batch["embeddings"].device) == 0
-        condition = conditioning.query_tokens(batch["embeddings"], batch["weights"], first.expand_as(batch["weights"]), self.frozen[1].shared_dim)
+        condition = condition_of(batch, self.frozen[1].shared_dim)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
-        shown = Conditioning(condition.neighbors, condition.neighbors_null, image=batch.get("image"))
-        predicted = apply(self.unet, self.noise_scheduler, noisy, batch["timestep"], shown)
+        predicted = apply(self.unet, self.noise_scheduler, noisy, batch["timestep"], replace(condition, image=batch.get("image")))
         return F.mse_loss(predicted.float(), gaussian.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]))
 
     def pipeline(self) -> Any:
@@ -118,22 +116,17 @@ class KNNObjective(nn.Module):
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
-        pipe = self.pipeline()
-        self.unet.half()
-        pipe.save_pretrained(out)
-        self.unet.float()
+        sampling.save_half(self.pipeline(), self.unet, out)
 
     def sheet(self, path: Path) -> None:
         """A row for each of eight items: the item and three neighbours; painted from both, the neighbours, its own query; then an edit and its result."""
-        from bowerbird.references import join, queries_as_neighbors
+        from bowerbird.references import join
         from bowerbird.sheets import grid
 
         pipe, bank, rows = self.pipeline(), self.bank, []
         pipe.set_progress_bar_config(disable=True)
-        for item in np.linspace(0, bank.latents.shape[1] - 1, 8).astype(int):
-            at = bank.tables[0][item]
-            at = at[at != ABSENT][:3]
-            near, own = bank.neighbors(at), queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])
+        for item, at in bank.examples(3):
+            own, near = asked_by_itself(bank, item), bank.neighbors(at)
             both = join(own, near)
             asked: list[tuple[Any, dict[str, Any]]] = [(both, {}), (near, {}), (own, {})]
             shown = [bank.latents[0, item], *bank.latents[0, at]]

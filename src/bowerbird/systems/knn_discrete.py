@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bowerbird import conditioning, discrete, seeds, tensors
+from bowerbird import discrete, seeds, tensors
 from bowerbird.discrete import MaskAndReplace
 from bowerbird.models.token_transformer import TokenTransformer
-from bowerbird.systems.knn_draws import ConditionDraws, draw_condition, draw_items
+from bowerbird.systems import sampling
+from bowerbird.systems.knn_draws import ConditionDraws, asked_by_itself, condition_of, draw_condition, draw_items, own_embeddings
 from bowerbird.systems.latents import LatentBank
 from bowerbird.systems.vq import to_pictures
-from bowerbird.types import ABSENT, Encoder
+from bowerbird.types import Encoder
 from bowerbird.types_torch import Tokens
 
 
@@ -78,7 +79,7 @@ class KNNDiscreteObjective(nn.Module):
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
         drawn, null = draw_items(self.config.draws, bank, rng, size)
-        query = bank.embeddings[drawn.view, drawn.rows].float()
+        query = own_embeddings(bank, drawn)
         embeddings, weights = draw_condition(self.config.draws, bank, drawn, query, null, self.frozen[1].shared_dim, rng, generator)
         tokens = bank.latents[drawn.view, drawn.rows].long()
         t = torch.randint(1, self.schedule.times + 1, (size,), generator=generator)
@@ -88,8 +89,7 @@ class KNNDiscreteObjective(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """T times a term of the bound, in nats a token, plus the weighted cross-entropy of x_0."""
-        first = torch.arange(batch["embeddings"].shape[1], device=batch["embeddings"].device) == 0
-        condition = conditioning.query_tokens(batch["embeddings"], batch["weights"], first.expand_as(batch["weights"]), self.frozen[1].shared_dim)
+        condition = condition_of(batch, self.frozen[1].shared_dim)
         assert isinstance(condition.neighbors, Tokens)
         logits = self.transformer(batch["corrupted"], batch["t"], condition.neighbors)
         places = batch["places"]
@@ -114,23 +114,18 @@ class KNNDiscreteObjective(nn.Module):
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, the transformer in half precision."""
-        pipe = self.pipeline()
-        self.transformer.half()
-        pipe.save_pretrained(out)
-        self.transformer.float()
+        sampling.save_half(self.pipeline(), self.transformer, out)
 
     def sheet(self, path: Path) -> None:
         """A row for each of eight items: the item, its query and neighbours painted at weight 1, 2 and 4, and its query alone."""
-        from bowerbird.references import join, queries_as_neighbors
+        from bowerbird.references import join
         from bowerbird.sheets import grid
 
         pipe, bank, rows = self.pipeline(), self.bank, []
         pipe.set_progress_bar_config(disable=True)
-        for item in np.linspace(0, bank.latents.shape[1] - 1, 8).astype(int):
-            at = bank.tables[0][item]
-            at = at[at != ABSENT][:3]
-            near, own = bank.neighbors(at), queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])
-            both = join(own, near)
+        for item, at in bank.examples(3):
+            own = asked_by_itself(bank, item)
+            both = join(own, bank.neighbors(at))
             known = tensors.to_pil(to_pictures(self.frozen[0], bank.latents[0, torch.cat([torch.tensor([item]), at])].long()))
             made = [
                 pipe(neighbors=hits, guidance_scale=w, num_inference_steps=25, generator=seeds.picture_generators(0, 1)).images[0]

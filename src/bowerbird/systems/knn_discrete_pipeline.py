@@ -13,7 +13,6 @@ from bowerbird import discrete, guidance, tensors
 from bowerbird.discrete import MaskAndReplace
 from bowerbird.errors import BowerbirdError
 from bowerbird.models import token_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.references import Request
 from bowerbird.systems import knn_retrieval, sampling
 from bowerbird.systems.knn_pipeline import KNNOutput
 from bowerbird.systems.vq import to_pictures
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLER = "posterior"
 
 
-class KNNDiscretePipeline(DiffusionPipeline):
+class KNNDiscretePipeline(knn_retrieval.Retrieving, DiffusionPipeline):
     """Paints in tokens from a query's embedding and those of the pictures it retrieves."""
 
     model_cpu_offload_seq = "transformer->vae"
@@ -105,22 +104,6 @@ class KNNDiscretePipeline(DiffusionPipeline):
         images = tokens if output_type == "latent" else sampling.as_output(to_pictures(self.vae, tokens), output_type)
         self.maybe_free_model_hooks()
         return KNNOutput(images=images, neighbors=hits)
-
-    def retrieve(
-        self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None,
-        relevant: float | None = None,
-    ) -> Neighbors:  # fmt: skip
-        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises: MismatchError for a foreign database."""
-        return knn_retrieval.retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
-
-    @property
-    def proposal_counts(self) -> dict[int, int]:
-        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
-        return {}
-
-    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        return sampling.check_encoder(kb, self.config)
 
     def condition(self, hits: Neighbors) -> Conditioning:
         """Queries and neighbours -> tokens on the network's device."""

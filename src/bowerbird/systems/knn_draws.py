@@ -14,14 +14,19 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from bowerbird.conditioning import query_tokens
+from bowerbird.references import queries_as_neighbors
 from bowerbird.systems.latents import Draw, LatentBank, NeighborMix, draw
-from bowerbird.types import ABSENT
+from bowerbird.types import ABSENT, Neighbors
+from bowerbird.types_torch import Conditioning
 
 
 class ConditionDraws(BaseModel):
@@ -54,12 +59,17 @@ def noised(queries: Tensor, amount: Tensor, shared_dim: int, generator: torch.Ge
     return torch.cat([disturbed, queries[:, shared_dim:]], 1)
 
 
-def draw_items(settings: ConditionDraws, bank: LatentBank, rng: np.random.Generator, size: int, unchanged: float = 1.0) -> tuple[Draw, np.ndarray]:
+def draw_items(settings: ConditionDraws, bank: LatentBank, rng: np.random.Generator, size: int) -> tuple[Draw, np.ndarray]:
     """`size` items with their neighbours, and which of them are to have no condition `(size,)`; those are seen unchanged, as samples without one are."""
     rows = rng.integers(bank.latents.shape[1], size=size)
     k = int(rng.integers(1, settings.most_k + 1))
     null = rng.random(size) < settings.null_probability
-    return draw(settings, bank, rng, rows, k, null & (rng.random(size) < unchanged)), null
+    return draw(settings, bank, rng, rows, k, null), null
+
+
+def own_embeddings(bank: LatentBank, drawn: Draw) -> Tensor:
+    """The items' own embeddings under their views, float `(n, d)`: what a picture's query is."""
+    return bank.embeddings[drawn.view, drawn.rows].float()
 
 
 def draw_condition(
@@ -74,3 +84,15 @@ def draw_condition(
     there = (drawn.neighbors != ABSENT).numpy() & ~alone[:, None]
     weights = np.concatenate([~no_query[:, None], there], 1) & ~null[:, None]
     return embeddings, torch.from_numpy(weights).float()
+
+
+def condition_of(batch: dict[str, Any], shared_dim: int) -> Conditioning:
+    """The tokens of a batch that `draw_condition` made: the first of each row is the query."""
+    embeddings, weights = batch["embeddings"], batch["weights"]
+    first = torch.arange(embeddings.shape[1], device=embeddings.device) == 0
+    return query_tokens(embeddings, weights, first.expand_as(weights), shared_dim)
+
+
+def asked_by_itself(bank: LatentBank, item: int) -> Neighbors:
+    """An item's own embedding as a query without neighbours."""
+    return queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])

@@ -15,7 +15,6 @@ from torch import Tensor
 from bowerbird import gaussian, guidance, seeds, tensors
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.models.unet import OWN, load_over, save_over
-from bowerbird.references import Request
 from bowerbird.systems import knn, knn_retrieval, knn_sources, sampling
 from bowerbird.systems.knn_sources import FIDELITY, LEAST_CHANGE
 from bowerbird.types import Encoder, Neighbors
@@ -36,7 +35,7 @@ class KNNOutput(BaseOutput):
     neighbors: Neighbors
 
 
-class KNNDiffusionPipeline(DiffusionPipeline):
+class KNNDiffusionPipeline(knn_retrieval.Retrieving, DiffusionPipeline):
     """Paints from a query's embedding and those of the pictures it retrieves; edits a picture where the network was trained to.
 
     `shared_dim`: how many of an embedding's numbers texts and pictures share.
@@ -52,6 +51,7 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         self.scheduler: Any
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+        self._loaded_encoder: Encoder | None = None
 
     @torch.no_grad()
     def __call__(
@@ -110,12 +110,12 @@ class KNNDiffusionPipeline(DiffusionPipeline):
             raise BowerbirdError(f"fidelity is from 0 to 1; got {fidelity}")
         started = None if source is None else knn_sources.encoded(self.vae, source, len(hits), edge, self._execution_device)
         shown = started.latents if started is not None and show_source else None
+        own = None if started is None or shown is None else self.condition(knn_sources.own_query(self._encoder(), started.pictures, hits.k), shown)
 
         def guided(found: Neighbors) -> guidance.Guided:
             condition = self.condition(found, shown)
-            if started is None or shown is None:
+            if own is None or shown is None:
                 return guidance.classifier_free(self._predict, condition, guidance_scale)
-            own = self.condition(knn_sources.own_query(self._encoder(), started.pictures, found.k), shown)
             return guidance.edited(self._predict, condition, own, guidance_scale, fidelity, lambda x, t: gaussian.from_clean(self.scheduler, shown, x, t))
 
         predict = guided(hits)
@@ -141,26 +141,10 @@ class KNNDiffusionPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return KNNOutput(images=images, neighbors=hits)
 
-    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        return sampling.check_encoder(kb, self.config)
-
-    def retrieve(
-        self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None,
-        relevant: float | None = None,
-    ) -> Neighbors:  # fmt: skip
-        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises: MismatchError for a foreign database."""
-        return knn_retrieval.retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
-
     @property
     def edits(self) -> bool:
         """Whether the network reads a picture to edit."""
         return int(self.unet.config.in_channels) > int(self.vae.config.latent_channels)
-
-    @property
-    def proposal_counts(self) -> dict[int, int]:
-        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
-        return {}
 
     def condition(self, hits: Neighbors, image: Tensor | None = None) -> Conditioning:
         """Queries and neighbours -> tokens on the network's device, with the latents of a picture to edit."""
@@ -174,12 +158,16 @@ class KNNDiffusionPipeline(DiffusionPipeline):
 
     def _encoder(self) -> Encoder:
         """The encoder that the model was trained with. Raises: MismatchError when the one of that name is another."""
-        from bowerbird import encoders
+        if self._loaded_encoder is None:
+            from bowerbird import encoders
 
-        encoder = encoders.load(self.config.encoder_name)
-        if self.config.encoder_fingerprint and encoder.fingerprint != self.config.encoder_fingerprint:
-            raise MismatchError(f"encoder {self.config.encoder_name!r} ({encoder.fingerprint}) is not the one of training ({self.config.encoder_fingerprint})")
-        return encoder
+            found = encoders.load(self.config.encoder_name)
+            if self.config.encoder_fingerprint and found.fingerprint != self.config.encoder_fingerprint:
+                raise MismatchError(
+                    f"encoder {self.config.encoder_name!r} ({found.fingerprint}) is not the one of training ({self.config.encoder_fingerprint})"
+                )
+            self._loaded_encoder = found
+        return self._loaded_encoder
 
     def fingerprint(self) -> str:
         """A hash of the weights that paint: U-Net and autoencoder."""

@@ -112,3 +112,25 @@ def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torc
     null = tokens.neighbors_null
     assert isinstance(null, Tokens)
     return Conditioning(tokens.neighbors.to(device, dtype), null.to(device, dtype))
+
+
+class Retrieving:
+    """What both pipelines do alike with a knowledge base; `config` is a pipeline's."""
+
+    config: Any
+
+    def retrieve(
+        self, request: Request, kb: KnowledgeBase | None, count: int = 1, *, seed: int = 0, proposal: dict[int, int] | None = None,
+        relevant: float | None = None,
+    ) -> Neighbors:  # fmt: skip
+        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises: MismatchError for a foreign database."""
+        return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        return sampling.check_encoder(kb, self.config)
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
+        return {}

@@ -68,6 +68,12 @@ class LatentBank:
         """How often each row of D is among the k neighbours of X: the numerator of p_D, `(m,)`."""
         return neighbor_counts(self.nearest.numpy(), len(self.ids), k)
 
+    def examples(self, k: int, count: int = 8) -> list[tuple[int, Tensor]]:
+        """Items spread over X, each with its k nearest rows of D, fewer where there are not so many: what a sheet shows."""
+        items = np.linspace(0, self.latents.shape[1] - 1, count).astype(int).tolist()
+        nearest = [self.tables[0][item] for item in items]
+        return [(item, row[row != ABSENT][:k]) for item, row in zip(items, nearest, strict=True)]
+
     def neighbors(self, rows: Tensor) -> Neighbors:
         """The rows of D at `rows` `(k,)`, unchanged, as the neighbours of one query."""
         shape = (1, len(rows))

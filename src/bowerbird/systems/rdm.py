@@ -20,7 +20,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 
 from bowerbird import conditioning, gaussian, seeds, tensors
 from bowerbird.models.unet import UNetConfig, build_unet
+from bowerbird.systems import sampling
 from bowerbird.systems.latents import LatentBank, NeighborMix, draw
 from bowerbird.types import ABSENT, Encoder
 from bowerbird.types_torch import Tokens
@@ -116,10 +116,7 @@ class RDMObjective(nn.Module):
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
-        pipe = self.pipeline()
-        self.unet.half()
-        pipe.save_pretrained(out)
-        self.unet.float()
+        sampling.save_half(self.pipeline(), self.unet, out)
 
     def sheet(self, path: Path) -> None:
         """A row for each of eight items: the item, its four neighbours where X is D, three pictures painted from them at weight 1, 2 and 4."""
@@ -127,9 +124,7 @@ class RDMObjective(nn.Module):
 
         pipe, bank, rows = self.pipeline(), self.bank, []
         pipe.set_progress_bar_config(disable=True)
-        for item in np.linspace(0, bank.latents.shape[1] - 1, 8).astype(int):
-            at = bank.tables[0][item, :4]
-            at = at[at != ABSENT]
+        for item, at in bank.examples(4):
             known = at if not self.config.database_share else at[:0]  # the bank holds no latents of a D that is not X
             shown = torch.cat([bank.latents[0, [item]], bank.latents[0, known]]).float()
             hits = bank.neighbors(at)

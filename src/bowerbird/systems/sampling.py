@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,13 @@ def schedule(scheduler: Any, num_inference_steps: int, eta: float, generators: l
         extra["generator"] = generators
     scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps, extra
+
+
+def save_half(pipe: Any, network: torch.nn.Module, out: Path) -> None:
+    """Write `pipe` in diffusers layout with its `network`, which is training on, in half precision."""
+    network.half()
+    pipe.save_pretrained(out)
+    network.float()
 
 
 def partway(scheduler: Any, timesteps: Tensor, noise: Tensor, started: Tensor, strength: float) -> tuple[Tensor, Tensor]:
