@@ -77,6 +77,20 @@ def test_divergence_is_zero_for_the_truth_and_a_log_likelihood_at_the_last_step(
     torch.testing.assert_close(found[0, masked], -said[0].gather(1, tokens[0][:, None])[masked, 0], atol=1e-4, rtol=1e-4)
 
 
+def test_the_bound_of_a_network_that_knows_the_prior_is_the_entropy() -> None:
+    """The variational bound is tight for the true reverse chain: over every x_0 and x_t, its terms sum to H(prior), neither more nor less."""
+    prior = torch.tensor([0.6, 0.3, 0.1])
+    total = torch.tensor(0.0, dtype=torch.float64)
+    for t in range(1, SMALL.times + 1):
+        for x_0, x_t in itertools.product(range(3), range(4)):
+            chance = prior[x_0] * SMALL.matrix(0, t)[x_0, x_t]
+            if chance > 0:
+                seen = torch.tensor([[x_t]])
+                said = discrete.informed(SMALL, prior.log()[None, None], seen, at(t))
+                total += chance * discrete.divergence(SMALL, said, torch.tensor([[x_0]]), seen, at(t))[0, 0]
+    assert float(total) == pytest.approx(float(-(prior * prior.log()).sum()), abs=1e-5)
+
+
 def test_an_oracle_is_sampled_back_whatever_the_number_of_steps() -> None:
     """With a network that knows the truth, sampling from masks alone ends at the truth: 1 step, some, all."""
     truth = torch.randint(3, (2, 30), generator=torch.Generator().manual_seed(4))
@@ -98,9 +112,9 @@ def test_sampling_follows_the_network_s_distribution() -> None:
         x = torch.full((1, 20_000), SMALL.symbols)
         generator = torch.Generator().manual_seed(0)
         for t, s in discrete.times(SMALL, steps):
-            # the ideal network for independent places: Bayes, from what x_t shows
-            seen = discrete.likelihood(SMALL, x, at(0), at(t))[..., :-1] * prior
-            x = discrete.sample(discrete.posterior(SMALL, (seen / seen.sum(-1, keepdim=True)).log(), x, at(s), at(t)), [generator])
+            # the ideal network for independent places knows the prior alone
+            said = discrete.informed(SMALL, prior.log().expand(1, 20_000, 3), x, at(t))
+            x = discrete.sample(discrete.posterior(SMALL, said, x, at(s), at(t)), [generator])
         torch.testing.assert_close(torch.bincount(x[0], minlength=3) / 20_000, prior, atol=0.015, rtol=0)
 
 

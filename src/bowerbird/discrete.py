@@ -5,7 +5,8 @@ Pure functions over one schedule. Symbols are 0..K-1, the mask is K. A symbol st
 Times run from 0 (clean) to T. Any time s < t can follow t, which is how sampling skips steps.
 
 Source: VQ-Diffusion, arXiv 2111.14822, equations 5 to 9; D3PM, arXiv 2107.03006, section 3.
-Differs from the paper: its chain ends with 90% masks and 10% random symbols; ours ends with masks alone, from which sampling starts.
+Differs from the paper: its chain ends with 90% masks and 10% random symbols; ours ends with masks alone, from which sampling starts; and the
+network need not say what Bayes' rule does (`informed`).
 """
 
 from __future__ import annotations
@@ -72,6 +73,16 @@ def likelihood(schedule: MaskAndReplace, x_t: Tensor, s: Tensor, t: Tensor) -> T
     symbols = torch.where(masked, mask[..., None], keep[..., None] * same + replace[..., None] / schedule.symbols)
     last = masked.float()  # a mask stays a mask, and nothing else came from one
     return torch.cat([symbols[..., :-1], last], -1)
+
+
+def informed(schedule: MaskAndReplace, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """log p(x_0 | x_t) `(B, N, K)`: the network's logits, which speak from all the other places, times how likely each x_0 is seen as x_t is.
+
+    Bayes' rule knows what a network would have to learn: that a symbol in sight is itself, and more surely so the earlier it is.
+    Source: ours; D3PM, arXiv 2107.03006, has a skip connection from x_t to the same end.
+    """
+    seen = likelihood(schedule, x_t, torch.zeros_like(t), t)[..., :-1]
+    return (logits.float() + seen.clamp(min=TINY).log()).log_softmax(-1)
 
 
 def posterior(schedule: MaskAndReplace, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:

@@ -88,9 +88,8 @@ class KNNDiscretePipeline(knn_retrieval.Retrieving, DiffusionPipeline):
         hits = hits if weights is None else knn_retrieval.weighted(hits, weights)
         predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
         generators = sampling.generators_for(generator, seed, len(hits))
-        schedule = MaskAndReplace(config.symbols, config.times, config.replaced)
         tokens = torch.full((len(hits), config.sample_size**2), config.symbols, device=self._execution_device)
-        steps = discrete.times(schedule, num_inference_steps)
+        steps = discrete.times(self._schedule, num_inference_steps)
         for i, (t, s) in enumerate(self.progress_bar(steps)):
             at, to = (torch.full((len(hits),), time, device=self._execution_device) for time in (t, s))
             said = discrete.truncated(discrete.normalized(predict(tokens, torch.tensor(t), i)), truncation)
@@ -98,7 +97,7 @@ class KNNDiscretePipeline(knn_retrieval.Retrieving, DiffusionPipeline):
                 seen = tensors.to_pil(to_pictures(self.vae, said.argmax(-1)))
                 hits = knn_retrieval.again(self.config, knowledge_base, hits, seen, where=where, relevant=relevant)
                 predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
-            tokens = discrete.sample(discrete.posterior(schedule, said, tokens, to, at), generators)
+            tokens = discrete.sample(discrete.posterior(self._schedule, said, tokens, to, at), generators)
             if callback_on_step_end is not None:
                 tokens = callback_on_step_end(self, i, t, {"latents": tokens}).get("latents", tokens)
         images = tokens if output_type == "latent" else sampling.as_output(to_pictures(self.vae, tokens), output_type)
@@ -112,8 +111,13 @@ class KNNDiscretePipeline(knn_retrieval.Retrieving, DiffusionPipeline):
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network: log-probabilities of what each token is, float32."""
         assert isinstance(condition.neighbors, Tokens)
-        said: Tensor = self.transformer(sample, timestep.to(sample.device), condition.neighbors).float().log_softmax(-1)
-        return said
+        logits = self.transformer(sample, timestep.to(sample.device), condition.neighbors)
+        return discrete.informed(self._schedule, logits, sample, timestep.to(sample.device).expand(len(sample)))
+
+    @property
+    def _schedule(self) -> MaskAndReplace:
+        config = self.transformer.config
+        return MaskAndReplace(config.symbols, config.times, config.replaced)
 
     def fingerprint(self) -> str:
         """A hash of the weights that paint: transformer and tokeniser."""
