@@ -44,7 +44,7 @@ def tiny_knn_discrete(*, tiny: bool = False) -> Recipe:
     Differs from the paper: see `systems/knn_discrete.py`.
     """
     train = TrainConfig(
-        steps=3000, batch_size=48, learning_rate=8e-4, warmup_steps=200, cooldown_fraction=0.4, ema_decay=0.998, save_every=100, sheet_every=500,
+        steps=5000, batch_size=48, learning_rate=8e-4, warmup_steps=200, cooldown_fraction=0.4, ema_decay=0.998, save_every=100, sheet_every=500,
     )  # fmt: skip
     if not tiny:
         draws = ConditionDraws(mix=MIX, views=12)
