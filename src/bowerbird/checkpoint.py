@@ -5,10 +5,11 @@ Tensors are safetensors only. Reading never runs code from the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
     import torch
+
+
+SEAL = "seal"
+MAKING = "making.json"
+"""What a directory in the making says of itself; gone when it is made."""
 
 
 def fsync_path(path: Path) -> None:
@@ -53,26 +59,72 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            fsync_path(file)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        fsync_path(path.parent)
+        _take_the_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def resumable_directory(path: str | Path, tag: Mapping[str, Any], *, worth: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """As `atomic_directory`, but what a killed or interrupted block leaves is there again for the next block with the same `tag`.
+
+    An error of ours or of the disk leaves nothing, unless what is there is `worth` keeping. Raises: BowerbirdError when another process makes
+    the same path at this moment.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.making")
+    lock = FileLock(path.with_name(f".{path.name}.making.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BowerbirdError(f"{path}: another process is making this at the moment; wait for it") from error
+    try:
+        mark = temporary / MAKING
+        if not mark.is_file() or read_json(mark, "mark") != json.loads(json.dumps(tag)):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            write_json(mark, tag)
+        try:
+            yield temporary
+        except (BowerbirdError, OSError):
+            if not worth(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _take_the_place(temporary, path)
+        (path / MAKING).unlink()
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _take_the_place(made: Path, path: Path) -> None:
+    """Make everything in `made` durable and rename it to `path`, which is moved aside and removed where it exists."""
+    for file in sorted(made.rglob("*")):
+        fsync_path(file)
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    made.rename(path)
+    fsync_path(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n", encoding="utf-8")
+        temporary.write_text(_json(value), encoding="utf-8")
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
@@ -86,6 +138,32 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BowerbirdError(f"{path}: this {what} is not a JSON object")
     return value
+
+
+def write_sealed(path: str | Path, value: Mapping[str, Any]) -> None:
+    """`write_json` with a short hash of every entry beside them, so that a flipped bit does not pass for a fact."""
+    write_json(path, {**value, SEAL: {key: _hash(entry) for key, entry in value.items()}})
+
+
+def read_sealed(path: str | Path, what: str, *, trust: Collection[str] = (), exactly: bool = False) -> dict[str, Any]:
+    """`read_json` of what `write_sealed` wrote; the entries of `trust` may have been edited. `exactly`: to the last blank.
+
+    Raises: BowerbirdError naming `what` and the entry that is not as it was written.
+    """
+    value = read_json(path, what)
+    if exactly and Path(path).read_text(encoding="utf-8") != _json(value):
+        raise BowerbirdError(f"{path}: this {what} is damaged (it is not written as it was); restore it from a copy")
+    seal = value.pop(SEAL, None)
+    if not isinstance(seal, dict) or set(seal) != set(value):
+        raise BowerbirdError(f"{path}: this {what} is damaged (its entries are not those that were written); restore it from a copy")
+    for key, entry in value.items():
+        if key not in trust and seal[key] != _hash(entry):
+            raise BowerbirdError(f"{path}: this {what} is damaged ({key!r} is not as it was written); restore it from a copy")
+    return value
+
+
+def _hash(entry: Any) -> str:
+    return hashlib.sha256(json.dumps(entry, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
