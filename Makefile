@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test check format docs clean
+.PHONY: setup setup-dev demo test faults check format docs clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -21,6 +21,9 @@ demo: setup  ## from a bundled model to demo/sheet.png, no network
 
 test: setup-dev check  ## everything CI runs
 	$(BIN)/python -m pytest
+
+faults: setup-dev  ## what the knowledge base survives; BOWERBIRD_FAULTS=full for full size
+	$(BIN)/python -m pytest tests/faults
 
 check: setup-dev  ## format, lint, types, floors, documentation
 	$(BIN)/ruff format --check .

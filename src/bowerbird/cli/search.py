@@ -11,56 +11,79 @@ from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_devi
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.types import Neighbors
 
 
 def search(
     kb: Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")],
-    text: Annotated[str | None, typer.Option("--text", help="Words to look for.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")] = None,
+    without: Annotated[list[str] | None, typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
     k: Annotated[int, typer.Option("-k", help="How many results.")] = 8,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
+    diversity: Annotated[float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")] = 0.0,
+    balance: Annotated[float | None, typer.Option("--balance", help="hybrid by scores, this share dense; default by ranks.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Find pictures by words or by pictures.
+    """Find pictures by words, by pictures, or by a sum of them.
 
     Example: bowerbird search my-kb --text "a red fox" -k 8 --sheet found.png
     """
     from bowerbird.knowledge.base import KnowledgeBase
 
-    if (text is None) == (not image):
-        raise BowerbirdError("search: give --text or --image, one of them")
-    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" and not image else pick_device(device))
-    hits = opened.search(text=text, k=k, mode=mode, where=where) if text is not None else _by_images(opened, image or [], k, where)
+    if not text and not image:
+        raise BowerbirdError("search: give --text or --image")
+    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" and not image else pick_device(device), told=say)
+    single = text[0] if text and len(text) == 1 and not image and not without and weights is None else None
+    options: dict[str, Any] = {"k": k, "where": where, "diversity": diversity, "exact": exact}
+    if single is not None:
+        hits = opened.search(text=single, mode=mode, balance=balance, **options)
+        query: dict[str, Any] = {"text": single}
+    else:
+        parts: list[str | Path] = [*(text or []), *(image or []), *(without or [])]
+        counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(without or [])
+        query = {"text": text or [], "images": [str(p) for p in image or []], "without": without or [], "weights": counts}
+        query = {"images": query["images"]} if image and not text and not without and weights is None else query
+        hits = opened.search(blend=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options)
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
         from bowerbird.sheets import labelled
 
-        labelled([(text or ", ".join(p.name for p in image or []), [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
+        label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in without or [])])
+        labelled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
     if as_json:
-        query: dict[str, Any] = {"text": text} if text is not None else {"images": [str(p) for p in image or []]}
-        print_json({"kb": str(kb), "version": opened.version, "mode": mode if text is not None else "dense", "query": query, "results": results})
+        print_json({"kb": str(kb), "version": opened.version, "mode": mode if single is not None else "dense", "query": query, "results": results})
         return
     for result in results:
         print(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
     if not results:
-        say(f"{kb}: nothing shares a word with {text!r}; try --mode dense")
+        say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
 
 
-def _by_images(kb: KnowledgeBase, paths: list[Path], k: int, where: str | None) -> Neighbors:
-    """One ranking for several pictures: by the mean of their directions."""
-    import numpy as np
-
+def _read(part: str | Path) -> str | Image.Image:
     from bowerbird import images
 
-    vectors = kb.encoder.embed_images([images.read(p) for p in paths])
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return kb.search(embeddings=unit.mean(0, keepdims=True), k=k, where=where)
+    return images.read(part) if isinstance(part, Path) else part
+
+
+def _weights(text: str | None, count: int) -> list[float]:
+    """The numbers of `--weights`, one a text or picture; 1 each when not given."""
+    try:
+        found = [1.0] * count if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BowerbirdError(f"--weights {text!r}: numbers with commas between them, as in 1,0.5,-0.3") from error
+    if len(found) != count:
+        raise BowerbirdError(f"--weights {text!r}: {len(found)} numbers for {count} texts and pictures; give one each")
+    return found
 
 
 def _result(kb: KnowledgeBase, hits: Neighbors, column: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bowerbird.checkpoint import atomic_path
 from bowerbird.errors import BowerbirdError, PictureError
 from bowerbird.knowledge import dense, sources
 from bowerbird.knowledge.graph import knn_graph
+from bowerbird.knowledge.items import content_id
 from bowerbird.types import ABSENT
 
 SPARE = 100
@@ -45,7 +46,7 @@ def write_neighbors(
             picture = images.decode(item.data, item.name)
         except PictureError:
             continue
-        ids.append(sources.content_id(item))
+        ids.append(content_id(item))
         vectors.append(kb.encoder.embed_images([picture])[0])
         captions.append(item.caption)
         keys.append(str(item.metadata.get(exclude_key or "", "")))

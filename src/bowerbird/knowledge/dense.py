@@ -1,10 +1,14 @@
-"""Dense search: an exact FAISS index over the items' embeddings. A cache: made from rows, checked by hash, remade when stale."""
+"""Dense search: exact over the vectors as they lie, or approximate by FAISS first and exact again over what it finds.
+
+Scores are inner products of the queries with the vectors scaled to length 1 (cosine), or as they are; always exact ones.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,60 +17,125 @@ from bowerbird.types import ABSENT
 if TYPE_CHECKING:
     import faiss
 
+BLOCK_BYTES = 64 * 1024**2
+"""Vectors compared at once by exact search."""
+
 
 def prepare(vectors: np.ndarray, normalize: bool) -> np.ndarray:
     """Float32 and contiguous, rows scaled to length 1 where the database says so (zero rows stay zero)."""
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if normalize:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return vectors
+    return vectors / lengths_of(vectors, normalize)[:, None] if normalize else vectors
 
 
-def build(ids: np.ndarray, vectors: np.ndarray) -> faiss.Index:
-    """An exact inner-product index of `vectors` (n, d) under `ids` (n,)."""
+def lengths_of(vectors: np.ndarray, normalize: bool) -> np.ndarray:
+    """What each vector `(n, d)` is divided by to be compared, float32 `(n,)`: its length, or 1; a zero vector stays zero."""
+    if not normalize:
+        return np.ones(len(vectors), np.float32)
+    return np.maximum(np.linalg.norm(vectors, axis=-1), 1e-12).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Raw vectors `(n, d)`, in memory or mapped from a file, and what to divide each by `(n,)`."""
+
+    raw: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def scaled(self, rows: np.ndarray | slice) -> np.ndarray:
+        """The vectors of `rows` as they are compared."""
+        return np.asarray(self.raw[rows], np.float32) / self.lengths[rows][..., None]
+
+    def release(self) -> None:
+        """Give back the memory of what was read through a mapping: a sweep over a large file is not to stay."""
+        mapped = getattr(self.raw, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def exact(vectors: Vectors, queries: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k best `(rows, scores)`, each `(Q, k)`, among `rows` (ascending; all when None), block by block; row -1 and score -inf pad.
+
+    Equal scores are ordered by row.
+    """
+    total = len(vectors) if rows is None else len(rows)
+    width = min(k, total)
+    best_rows, best = np.full((len(queries), 0), ABSENT, np.int64), np.zeros((len(queries), 0), np.float32)
+    block = max(1, BLOCK_BYTES // (4 * max(1, vectors.raw.shape[1])))
+    for start in range(0, total, block):
+        at = np.arange(start, min(start + block, total)) if rows is None else rows[start : start + block]
+        raw = vectors.raw[start : start + block] if rows is None else vectors.raw[at]
+        scores = queries @ raw.T
+        scores /= vectors.lengths[at]
+        best_rows, best = _merged(best_rows, best, np.broadcast_to(at, scores.shape), scores, width)
+        if total > block:
+            vectors.release()
+    return _padded(best_rows, best, k)
+
+
+def approximate(
+    index: faiss.Index, vectors: Vectors, queries: np.ndarray, k: int, *, probes: int, depth: int, live: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `exact`, among the `depth` rows (at least k) that the index puts first and `live` (boolean, all when None) allows."""
+    rows, scores = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    candidates = candidates_of(index, queries, min(max(depth, k), len(vectors)), probes)
+    for q, found in enumerate(candidates):
+        found = found[found != ABSENT]
+        found = np.sort(found if live is None else found[live[found]])
+        exactly = vectors.scaled(found) @ queries[q]
+        order = np.argsort(-exactly, kind="stable")[:k]
+        rows[q, : len(order)], scores[q, : len(order)] = found[order], exactly[order]
+    return rows, scores
+
+
+def candidates_of(index: faiss.Index, queries: np.ndarray, depth: int, probes: int) -> np.ndarray:
+    """The rows `(Q, depth)` that the index puts first, reading `probes` lists where it has lists; -1 pads."""
     import faiss
 
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
-    index.add_with_ids(vectors, np.ascontiguousarray(ids, dtype=np.int64))
-    return index
+    parameters = faiss.SearchParametersIVF(nprobe=probes) if probes else None  # type: ignore[call-arg]
+    _, rows = index.search(np.ascontiguousarray(queries, np.float32), depth, params=parameters)
+    found: np.ndarray = rows.astype(np.int64)
+    return found
 
 
-def search(index: faiss.Index, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The k best `(ids, scores)`, each `(Q, k)`, among the ids in `allowed` (all when None); id -1 and score -inf pad."""
-    import faiss
-
-    parameters: Any = None
-    if allowed is not None:
-        parameters = faiss.SearchParameters(  # type: ignore[call-arg]
-            sel=faiss.IDSelectorBatch(np.ascontiguousarray(allowed, dtype=np.int64))
-        )
-    scores, ids = index.search(queries, k, params=parameters)
-    return ids.astype(np.int64), np.where(ids == ABSENT, -np.inf, scores).astype(np.float32)
+def merge(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of two results over different rows."""
+    return _padded(*_merged(*first, *second, k), k)
 
 
-def vectors_of(index: faiss.Index, ids: np.ndarray) -> np.ndarray:
-    """The stored vectors `(n, d)` of `ids` (n,)."""
-    return np.stack([index.reconstruct(int(i)) for i in ids]) if len(ids) else np.zeros((0, index.d), np.float32)
+def _merged(rows_a: np.ndarray, a: np.ndarray, rows_b: np.ndarray, b: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `width` best of two sets of columns, best first, then by row."""
+    if b.shape[1] > 4 * width > 0:
+        some = np.argpartition(-b, width - 1, axis=1)
+        edge = np.take_along_axis(b, some[:, width - 1 : width], 1)
+        # argpartition picks any of equal scores at the edge; where there are more of them the first rows must win
+        if (np.count_nonzero(b >= edge, axis=1) == width).all():
+            some = some[:, :width]
+        b, rows_b = np.take_along_axis(b, some, 1), np.take_along_axis(rows_b, some, 1)
+    scores, rows = np.concatenate([a, b], 1), np.concatenate([rows_a, rows_b], 1)
+    order = np.lexsort((rows, -scores), axis=1)[:, :width]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def save(index: faiss.Index, path: Path) -> str:
-    """Write the index and return its sha256 (FAISS itself loads flipped bits without a word)."""
+def _padded(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    missing = k - rows.shape[1]
+    if missing > 0:
+        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=ABSENT)
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+    return np.where(np.isneginf(scores), ABSENT, rows), scores
+
+
+def save(index: faiss.Index, path: Path) -> None:
+    """Write the index."""
     import faiss
 
     faiss.write_index(index, str(path))
-    return file_hash(path)
 
 
-def load(path: Path, sha256: str) -> faiss.Index | None:
-    """The index at `path`, or None when it is not there or not the file that was written."""
+def load(path: Path) -> faiss.Index:
+    """The index at `path`, which must be a file of ours, checked by its hash: FAISS loads flipped bits without a word."""
     import faiss
 
-    if not path.is_file() or file_hash(path) != sha256:
-        return None
     return faiss.read_index(str(path))
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bowerbird.knowledge.sources import SourceItem
+    from bowerbird.knowledge.items import SourceItem
 
 SIZE, ZOOM = 128, 4
 STYLES = ("flat", "ink")
@@ -368,7 +368,7 @@ def read_drawn(styles: tuple[str, ...] = STYLES) -> Iterator[SourceItem]:
     from PIL import Image
 
     from bowerbird.images import encode_png
-    from bowerbird.knowledge.sources import SourceItem
+    from bowerbird.knowledge.items import SourceItem
 
     for style in styles:
         for thing, (draw, colors) in THINGS.items():

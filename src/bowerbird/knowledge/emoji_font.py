@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from bowerbird.knowledge.sources import SourceItem
+    from bowerbird.knowledge.items import SourceItem
 
 PLACES = (
     "/usr/share/fonts",
@@ -44,7 +44,7 @@ def read_emoji_font(path: Path | None = None) -> Iterator[SourceItem]:
 
     Raises: BowerbirdError when there is no such font, or it holds no PNG strikes.
     """
-    from bowerbird.knowledge.sources import SourceItem
+    from bowerbird.knowledge.items import SourceItem
 
     path = path or find_emoji_font()
     if path is None:

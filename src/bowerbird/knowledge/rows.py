@@ -1,13 +1,17 @@
 """The rows of a knowledge base, in LanceDB: the truth everything else is made from.
 
-A row: id (content hash), caption, name, metadata columns, the picture's original bytes, and its raw embedding.
-Every write makes a new table version; readers open the one the manifest names, so an unfinished write is never seen.
+A row: id (content hash), caption, name, metadata columns, the picture's original bytes, its raw embedding, the version it came with, and a check
+over all that the id does not hash. Every write makes a new table version; readers open the one the manifest names, so an unfinished write is
+never seen.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,12 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge.where import explain
 
 TABLE = "rows"
-OWN_COLUMNS = ("id", "caption", "name", "image", "embedding")
+FOLDER = "rows.lance"
+HINT = "latest_version_hint.json"
+"""LanceDB's one file that changes; it does without it."""
+OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check")
+HIDDEN_COLUMNS = ("image", "embedding", "check")
+"""What a person searching never sees as text or number."""
 
 
 class Rows:
@@ -27,6 +36,7 @@ class Rows:
     def __init__(self, folder: Path, version: int | None = None) -> None:
         import lancedb
 
+        self.folder = folder
         self._db = lancedb.connect(str(folder))
         try:
             self._table = self._db.open_table(TABLE)
@@ -41,7 +51,15 @@ class Rows:
         import lancedb
 
         schema = pa.schema(
-            [("id", pa.int64()), ("caption", pa.string()), ("name", pa.string()), ("image", pa.large_binary()), ("embedding", pa.list_(pa.float32(), dim))]
+            [
+                ("id", pa.int64()),
+                ("caption", pa.string()),
+                ("name", pa.string()),
+                ("image", pa.large_binary()),
+                ("embedding", pa.list_(pa.float32(), dim)),
+                ("added", pa.int64()),
+                ("check", pa.int64()),
+            ]
         )
         lancedb.connect(str(folder)).create_table(TABLE, schema=schema)
         return cls(folder)
@@ -65,11 +83,13 @@ class Rows:
         else:
             self._table.checkout_latest()
 
-    def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
-        """Add `items` (own columns without embedding, and `metadata`); new metadata columns are added to the table."""
-        self._table.add(self._to_arrow(items, embeddings))
+    def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> None:
+        """Add `items` (own columns without embedding, and `metadata`) as of version `added`; new metadata columns are added to the table."""
+        table = self._to_arrow(items, embeddings, added)
+        at = table.schema.get_field_index("check")
+        self._table.add(table.set_column(at, table.schema.field(at), pa.array(checks(table.combine_chunks().to_batches()[0]), pa.int64())))
 
-    def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> pa.Table:
+    def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> pa.Table:
         names = sorted({key for item in items for key in item["metadata"]})
         columns = {name: _column([item["metadata"].get(name) for item in items]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
@@ -80,6 +100,8 @@ class Rows:
         for field in self._table.schema:
             if field.name == "embedding":
                 arrays["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float32()), embeddings.shape[1])
+            elif field.name in ("added", "check"):
+                arrays[field.name] = pa.array([added] * len(items), field.type)
             elif field.name in OWN_COLUMNS:
                 arrays[field.name] = pa.array([item[field.name] for item in items], field.type)
             elif field.name in columns:
@@ -91,7 +113,7 @@ class Rows:
     def delete(self, ids: Sequence[int]) -> None:
         """Remove the rows with these ids."""
         for start in range(0, len(ids), 1000):
-            self._table.delete(f"id IN ({', '.join(str(int(i)) for i in ids[start : start + 1000])})")
+            self._table.delete(_among(ids[start : start + 1000]))
 
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids (int64), of all rows or of those that satisfy `where`. Raises: BowerbirdError when it is no such condition."""
@@ -103,18 +125,139 @@ class Rows:
                 raise
             raise explain(where, [*self.metadata_types(), "caption", "name", "id"], error) from error
 
-    def everything_but_pictures(self) -> pa.Table:
-        """All rows without the `image` column."""
+    def keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and the versions they came with, each int64 `(n,)`: what tells a row from every other, also from an earlier form of itself."""
+        found = self._table.search().select(["id", "added"]).limit(max(1, len(self))).to_arrow()
+        return found["id"].to_numpy().astype(np.int64), found["added"].to_numpy().astype(np.int64)
+
+    def schema_without(self, *names: str) -> pa.Schema:
+        """The table's columns but for those named."""
+        return pa.schema([field for field in self._table.schema if field.name not in names])
+
+    def checked_batches(self, size: int, ids: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, or those of `ids`, without their pictures, `size` at a time, each compared with its check.
+
+        Raises: BowerbirdError naming the first row that is not as it was written.
+        """
         names = [field.name for field in self._table.schema if field.name != "image"]
-        return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
+        query = self._table.search().select(names).limit(max(1, len(self)))
+        if ids is not None:
+            query = query.where(_among(ids))
+        for batch in query.to_batches(size):
+            if len(batch):
+                batch = batch.select(names)
+                wrong = np.flatnonzero(checks(batch) != batch.column(names.index("check")).to_numpy())
+                if len(wrong):
+                    raise BowerbirdError(
+                        f"{self.folder}: the row of id {batch.column(names.index('id'))[int(wrong[0])]} is not as it was written; "
+                        f"bowerbird kb verify {self.folder} names the damaged file"
+                    )
+                yield batch
+
+    def of(self, ids: Sequence[int]) -> pa.Table:
+        """The rows of `ids` without pictures and checks."""
+        schema = self.schema_without("image", "check")
+        found = [batch for start in range(0, len(ids), 5000) for batch in self.checked_batches(4096, ids[start : start + 5000])]
+        return pa.Table.from_batches([batch.select(schema.names) for batch in found], schema=schema)
+
+    def whole(self, ids: Sequence[int]) -> pa.Table:
+        """The rows of `ids` with everything they hold, in the order of `ids`."""
+        found = self._table.search().where(_among(ids)).limit(len(ids)).to_arrow()
+        at = {number: row for row, number in enumerate(found["id"].to_pylist())}
+        return found.select(self._table.schema.names).take([at[int(i)] for i in ids])
 
     def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """The original bytes of these items' pictures, by id, read in one batch."""
+        """The original bytes of these items' pictures, by id, read in one batch; each is compared with its id. Items without a picture are left out.
+
+        Raises: BowerbirdError when one is not what was added.
+        """
         wanted = sorted({int(i) for i in ids})
         if not wanted:
             return {}
-        found = self._table.search().where(f"id IN ({', '.join(map(str, wanted))})").select(["id", "image"]).limit(len(wanted)).to_arrow()
-        return dict(zip(found["id"].to_pylist(), found["image"].to_pylist(), strict=True))
+        found = self._table.search().where(_among(wanted)).select(["id", "image", "caption"]).limit(len(wanted)).to_arrow()
+        pictures = {}
+        for number, data, caption in zip(*(found[name].to_pylist() for name in ("id", "image", "caption")), strict=True):
+            if data and hash_of(data, caption) != number:
+                raise BowerbirdError(
+                    f"{self.folder}: the picture of id {number} is not as it was added; bowerbird kb verify {self.folder} names the damaged file"
+                )
+            if data:
+                pictures[number] = data
+        return pictures
+
+    def change(self, ids: Sequence[int], added: int, caption: str | None, metadata: dict[str, Any]) -> None:
+        """Write the rows of `ids` again, as of the change `added`, with another caption or other metadata.
+
+        Raises: BowerbirdError, before anything is written, when two items would become one.
+        """
+        if caption is not None:
+            self._refuse_collisions(ids, caption)
+        names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
+        for start in range(0, len(ids), 200):
+            found = self.whole(ids[start : start + 200])
+            items = []
+            for row in found.drop_columns(["embedding"]).to_pylist():
+                said = row["caption"] if caption is None else caption
+                kept = {name: row[name] for name in names if row[name] is not None}
+                items.append({"id": row["id"], "caption": said, "name": row["name"], "image": row["image"], "metadata": kept | metadata})
+            embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
+            if caption is not None:
+                items = [item | {"id": renamed(item["image"], vector, caption)} for item, vector in zip(items, embeddings, strict=True)]
+            self.delete(ids[start : start + 200])
+            self.append(items, embeddings, added)
+
+    def _refuse_collisions(self, ids: Sequence[int], caption: str) -> None:
+        becomes: dict[int, int] = {}
+        others = set(self.keys()[0].tolist()) - set(ids)
+        for start in range(0, len(ids), 200):
+            found = self.whole(ids[start : start + 200])
+            vectors = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
+            for number, data, vector in zip(found["id"].to_pylist(), found["image"].to_pylist(), vectors, strict=True):
+                new = renamed(data, vector, caption)
+                if new in others or becomes.setdefault(new, number) != number:
+                    raise BowerbirdError(
+                        f"{self.folder}: with caption {caption!r}, item {number} would be the same as item {becomes.get(new, new)}; nothing was changed"
+                    )
+
+    def compact(self) -> None:
+        """Write the rows as few files; every earlier version stays."""
+        self._table.optimize(cleanup_older_than=timedelta(days=365_000))
+
+    def forget_others(self) -> None:
+        """Delete the files that only earlier versions need."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="optimize")  # that older versions go is what was asked for
+            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
+def hash_of(picture: bytes, caption: str) -> int:
+    """63-bit hash of a picture's bytes and caption: the same picture with the same caption has the same id everywhere."""
+    digest = hashlib.sha256(len(picture).to_bytes(8, "big") + picture + caption.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def renamed(picture: bytes, embedding: np.ndarray, caption: str) -> int:
+    """The id of an item with this caption; of one without a picture its embedding stands for it."""
+    return hash_of(picture or np.ascontiguousarray(embedding, np.float32).tobytes(), caption)
+
+
+def _among(ids: Sequence[int]) -> str:
+    return f"id IN ({', '.join(str(int(i)) for i in ids)})"
+
+
+def checks(batch: pa.RecordBatch) -> np.ndarray:
+    """A number for each row that changes with any bit of it, pictures and the check itself aside, int64 `(n,)`."""
+    embedding = batch.column(batch.schema.get_field_index("embedding"))
+    words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
+    # odd multipliers: no change of one number can cancel, modulo 2^64
+    total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check"))
+    columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
+    for row in range(len(batch)):
+        said = json.dumps([[name, column[row]] for name, column in columns if column[row] is not None], ensure_ascii=False, default=str)
+        digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        total[row] ^= np.uint64(int.from_bytes(digest, "big"))
+    return total.view(np.int64)
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -7,65 +7,81 @@ and knows nothing of encoders or databases. Auto-detection is by what lies at th
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.images import SUFFIXES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-CAPTION_COLUMNS = ("caption", "text", "name", "title", "label")
-"""Columns taken for the caption when none is named, first match wins."""
+from bowerbird.knowledge import archives, columns, embedded, hub
+from bowerbird.knowledge.items import SourceItem
 
 
-@dataclass(frozen=True)
-class SourceItem:
-    """One picture before anybody looked at it: its bytes, a name for reports, a caption, and flat metadata."""
+def count(source: str | Path) -> int | None:
+    """How many items `source` has, where that is known without reading them, else None."""
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() in (".parquet", ".pq"):
+        import pyarrow.parquet as pq
 
-    data: bytes
-    name: str
-    caption: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except (OSError, ValueError):
+            return None
+    if path.is_dir():
+        return sum(1 for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) or None
+    return None
 
 
-def content_id(item: SourceItem) -> int:
-    """63-bit hash of an item's bytes and caption: the same picture with the same caption has the same id everywhere."""
-    digest = hashlib.sha256(len(item.data).to_bytes(8, "big") + item.data + item.caption.encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
+KINDS = "a folder of pictures, a picture, a .parquet file, .tar or .zip archives, a clip-retrieval folder, a saved HF data set, hf:NAME, or emoji-font"
 
 
 def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[SourceItem]:
-    """All items of `source`: a picture, a folder of pictures, a parquet file, or one of the words `emoji-font` and `drawn`.
+    """All items of `source`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
 
     Raises: BowerbirdError when there is nothing at `source`, or nothing in it that could be a picture.
     """
+    path = Path(source)
     if str(source) == "emoji-font":
         from bowerbird.knowledge.emoji_font import read_emoji_font
 
         yield from read_emoji_font()
-        return
-    if str(source) == "drawn":
+    elif str(source) == "drawn":
         from bowerbird.knowledge.drawn import read_drawn
 
         yield from read_drawn()
-        return
-    path = Path(source)
-    if path.is_dir():
-        yield from _read_folder(path, caption_column)
+    elif str(source).startswith("hf:"):
+        yield from hub.read_hub(str(source)[3:], caption_column)
+    elif path.is_dir():
+        yield from _read_directory(path, caption_column)
     elif path.suffix.lower() in (".parquet", ".pq") and path.is_file():
         yield from _read_parquet(path, caption_column)
+    elif path.is_file() and archives.is_archive(path):
+        yield from archives.read_archive(path, caption_column)
+    elif path.is_file() and path.suffix.lower() == ".npz":
+        yield from embedded.read_compvis([path])
     elif path.is_file() and path.suffix.lower() in SUFFIXES:
         yield SourceItem(path.read_bytes(), path.name, _sidecar(path), {"file_name": path.name})
     elif path.exists():
-        raise BowerbirdError(f"{path}: not a source; give a folder of pictures, a picture, a .parquet file, or emoji-font")
+        raise BowerbirdError(f"{path}: not a source; give {KINDS}")
     else:
-        raise BowerbirdError(f"{path}: no such file or folder; give a folder of pictures, a .parquet file, or emoji-font")
+        raise BowerbirdError(f"{path}: no such file or folder; give {KINDS}")
+
+
+def _read_directory(path: Path, caption_column: str | None) -> Iterator[SourceItem]:
+    """A folder, by what is in it."""
+    if embedded.is_clip_retrieval(path):
+        yield from embedded.read_clip_retrieval(path, caption_column)
+    elif hub.is_saved(path):
+        yield from hub.read_saved(path, caption_column)
+    elif parts := list(path.glob("*-part_*.npz")):
+        yield from embedded.read_compvis(parts)
+    else:
+        shards = sorted(p for p in path.iterdir() if p.is_file() and archives.is_archive(p))
+        if not shards or any(p.suffix.lower() in (*SUFFIXES, ".parquet") for p in path.rglob("*")):
+            yield from _read_folder(path, caption_column)
+        for shard in shards:
+            yield from archives.read_archive(shard, caption_column)
 
 
 def _read_folder(folder: Path, caption_column: str | None) -> Iterator[SourceItem]:
@@ -133,40 +149,4 @@ def _read_parquet(path: Path, caption_column: str | None) -> Iterator[SourceItem
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-    image_column = _image_column(file.schema_arrow, path)
-    names = [n for n in file.schema_arrow.names if n != image_column]
-    if caption_column is not None and caption_column not in names:
-        raise BowerbirdError(f"{path}: no column {caption_column!r} for captions; there is {', '.join(names)}")
-    caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
-    row_number = 0
-    for batch in file.iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            data, name = _picture_bytes(row.pop(image_column), path.parent)
-            text = row.pop(caption, None) if caption else None
-            metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
-            yield SourceItem(data, name or f"{path.name}[{row_number}]", "" if text is None else str(text), metadata)
-            row_number += 1
-
-
-def _image_column(schema: pa.Schema, path: Path) -> str:
-    """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths."""
-    for name in ("image", "img", "jpg", "png", "webp", "image_path", "file_name", "path"):
-        if name in schema.names:
-            return name
-    raise BowerbirdError(f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is {', '.join(schema.names)}")
-
-
-def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str]:
-    """Bytes and name of one cell; a relative path is looked up beside the parquet file and never above it."""
-    if isinstance(value, bytes):
-        return value, ""
-    path = value.get("path") if isinstance(value, dict) else value
-    data = value.get("bytes") if isinstance(value, dict) else None
-    if data:
-        return bytes(data), str(path or "")
-    if not isinstance(path, str):
-        return b"", ""
-    target = (folder / path).resolve()
-    if target.is_relative_to(folder.resolve()) and target.is_file():
-        return target.read_bytes(), path
-    return b"", path
+    yield from columns.read_batches(file.schema_arrow, file.iter_batches(batch_size=256), path, caption_column)

@@ -1,0 +1,90 @@
+"""A knowledge base as files that others read: an image folder with `metadata.jsonl`, or parquet in the hub's layout.
+
+What is exported can be built into a knowledge base again: the items have the same ids, as those say picture and caption. Items without a
+picture have no place in an image folder and are left out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bowerbird import checkpoint
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge.rows import OWN_COLUMNS
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+
+BATCH = 256
+Progress = Callable[[int, int | None], None]
+_SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\x00": "tif", b"MM\x00*": "tif"}
+
+
+def suffix_of(data: bytes) -> str:
+    """The usual file suffix of a picture by its first bytes, without the dot."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for signature, suffix in _SIGNATURES.items() if data.startswith(signature)), "png")
+
+
+def export(kb: KnowledgeBase, out: str | Path, *, form: str = "imagefolder", where: str | None = None, progress: Progress | None = None) -> int:
+    """Write the items, or those that satisfy `where`, as the folder `out`, whole or not at all; returns how many.
+
+    `form`: `imagefolder` or `parquet`. Raises: BowerbirdError when `out` is taken, or nothing is there to write.
+    """
+    if form not in ("imagefolder", "parquet"):
+        raise BowerbirdError(f"--format {form!r} is not known; choose imagefolder or parquet")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BowerbirdError(f"{out}: this path is taken; give a new one")
+    ids = kb.ids(where).tolist()
+    if not ids:
+        raise BowerbirdError(f"{kb.path}: no item satisfies {where!r}, so nothing was exported" if where else f"{kb.path}: holds nothing")
+    with checkpoint.atomic_directory(out) as folder:
+        write = _imagefolder if form == "imagefolder" else _parquet
+        return write(folder, _batches(kb, ids, progress))
+
+
+def _batches(kb: KnowledgeBase, ids: list[int], progress: Progress | None) -> Iterator[pa.Table]:
+    for start in range(0, len(ids), BATCH):
+        yield kb.rows.whole(ids[start : start + BATCH])
+        if progress is not None:
+            progress(min(start + BATCH, len(ids)), len(ids))
+
+
+def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:
+    count = 0
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+        for table in batches:
+            for row in table.drop_columns(["embedding", "check", "added"]).to_pylist():
+                said: dict[str, Any] = {k: v for k, v in row.items() if k not in (*OWN_COLUMNS, "file_name", "text") and v is not None}
+                said |= {"text": row["caption"]} | ({} if row.get("text") is None else {"text_": row["text"]})
+                if row["image"]:
+                    name = f"{row['id']:019d}.{suffix_of(row['image'])}"
+                    (folder / name).write_bytes(row["image"])
+                    lines.write(json.dumps({"file_name": name, **said}, ensure_ascii=False, default=str) + "\n")
+                    count += 1
+    return count
+
+
+def _parquet(folder: Path, batches: Iterator[pa.Table]) -> int:
+    writer: pq.ParquetWriter | None = None
+    count = 0
+    try:
+        for table in batches:
+            pictures = [{"bytes": data, "path": name} for data, name in zip(table["image"].to_pylist(), table["name"].to_pylist(), strict=True)]
+            kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+            made = table.drop_columns(["image", "check", "added", "id", "name"]).append_column("image", pa.array(pictures, kind))
+            writer = writer or pq.ParquetWriter(folder / "data-00000.parquet", made.schema)
+            writer.write_table(made)
+            count += len(made)
+    finally:
+        if writer is not None:
+            writer.close()
+    return count

@@ -1,0 +1,196 @@
+"""The searchable form of a knowledge base at one version: vectors, the dense index, the word index, captions and metadata, as files.
+
+A cache: it lies in `index/` with a manifest that names the version and fingerprint it was made from and the hash of every file. What does
+not match is left aside and made anew from the rows. Made in one pass over the rows, within the memory that the plan allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from bowerbird import checkpoint
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import dense, files, recall, sparse
+from bowerbird.knowledge.plan import Plan
+from bowerbird.knowledge.rows import HIDDEN_COLUMNS, OWN_COLUMNS
+
+if TYPE_CHECKING:
+    import bm25s
+    import faiss
+
+    from bowerbird.knowledge.rows import Rows
+
+FOLDER = "index"
+MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = "manifest.json", "vectors.npy", "lengths.npy", "dense.faiss", "bm25", "table.arrow"
+BATCH = 8192
+Told = Callable[[str], None]
+
+
+@dataclass
+class Segment:
+    """Rows 0 … n-1 of one version: `table` (ids, captions, names, metadata), vectors and indexes.
+
+    `facts`: the manifest of a segment on disk; of one in memory, what its word index goes by.
+    """
+
+    table: pa.Table
+    vectors: dense.Vectors
+    facts: dict[str, Any]
+    index: faiss.Index | None = None  # where the plan is not flat
+    words: bm25s.BM25 | None = None  # over caption and, where there is one, the `tags` column; None without rows
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Content ids, int64 `(n,)`."""
+        return self._numbers("id")
+
+    @cached_property
+    def added(self) -> np.ndarray:
+        """The version each row came with, int64 `(n,)`."""
+        return self._numbers("added")
+
+    def _numbers(self, name: str) -> np.ndarray:
+        found: np.ndarray = self.table[name].to_numpy().astype(np.int64)
+        return found
+
+    @cached_property
+    def by_id(self) -> np.ndarray:
+        """The rows in the order of their ids."""
+        return np.argsort(self.ids, kind="stable")
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of `ids` `(n,)`, -1 for one that is not here."""
+        if not len(self):
+            return np.full(len(ids), -1, np.int64)
+        at = np.minimum(np.searchsorted(self.ids, ids, sorter=self.by_id), len(self) - 1)
+        rows = self.by_id[at]
+        return np.where(self.ids[rows] == ids, rows, -1)
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """The metadata of one row, without empty values."""
+        columns = [name for name in self.table.column_names if name not in OWN_COLUMNS]
+        return {name: value for name in columns if (value := self.table[name][row].as_py()) is not None}
+
+
+def tags_of(table: pa.Table | pa.RecordBatch) -> list[str]:
+    """The further words of each row: its `tags`, if there are any."""
+    rows = table.column("tags").to_pylist() if "tags" in table.schema.names else [None] * len(table)
+    return [" ".join(map(str, row)) if isinstance(row, list) else str(row or "") for row in rows]
+
+
+def vectors_of(batch: pa.RecordBatch, dim: int) -> np.ndarray:
+    """The embeddings of a batch, float32 `(n, dim)`."""
+    column = batch.column(batch.schema.get_field_index("embedding"))
+    return np.asarray(column.flatten(), np.float32).reshape(len(batch), dim)
+
+
+def nothing(like: Segment, dim: int) -> Segment:
+    """No rows, beside a segment that has them all."""
+    empty = np.zeros((0, dim), np.float32)
+    return Segment(like.table.slice(0, 0), dense.Vectors(empty, np.zeros(0, np.float32)), {"files": {}})
+
+
+def in_memory(table: pa.Table, dim: int, normalize: bool, like: Segment | None) -> Segment:
+    """Rows that are in no segment yet; their word index weighs words as that of `like` does."""
+    raw = np.concatenate([np.zeros((0, dim), np.float32), *[vectors_of(b, dim) for b in table.to_batches()]])
+    made = Segment(table.drop_columns(["embedding"]), dense.Vectors(raw, dense.lengths_of(raw, normalize)), {"files": {}})
+    captions, tags = made.table["caption"].to_pylist(), tags_of(made.table)
+    if not len(made):
+        made.words = None
+    elif like is None or like.words is None:
+        made.words = sparse.build(captions, tags)
+    else:
+        made.words = sparse.build_like(like.words, float(like.facts["mean_words"]), captions, tags)
+    return made
+
+
+def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, told: Told) -> None:
+    """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable`) is gone on with."""
+    done = folder / "rows.json"
+    if not done.is_file():
+        told(f"reading {plan.items:,} rows")
+        _write_rows(folder, rows, plan.items, dim, bool(tag["normalize"]))
+        checkpoint.write_json(done, tag)
+    with pa.memory_map(str(folder / TABLE)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    facts: dict[str, Any] = {"index": plan.facts()}
+    if plan.kind != "flat":
+        vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
+        index = recall.build(vectors, plan, folder, told)
+        dense.save(index, folder / DENSE)
+        facts["index"] |= recall.tuned(index, vectors, plan, told)
+    if len(table):
+        told("indexing words")
+        columns = [name for name in ("caption", "tags") if name in table.column_names]
+        small = table.select(columns)
+        words, facts["mean_words"] = sparse.build_and_count(
+            (c for b in small.to_batches() for c in b.column("caption").to_pylist()), (t for b in small.to_batches() for t in tags_of(b))
+        )
+        sparse.save(words, folder / WORDS)
+    done.unlink()
+    for left in folder.glob("shard*"):
+        left.unlink()
+    checkpoint.write_sealed(folder / MANIFEST, {**tag, "items": plan.items, **facts, "files": files.record(folder, MANIFEST, checkpoint.MAKING)})
+
+
+def _write_rows(folder: Path, rows: Rows, items: int, dim: int, normalize: bool) -> None:
+    """One pass over the rows: table, vectors, lengths; each row's check is compared."""
+    lengths = np.zeros(items, np.float32)
+    at = 0
+    with (folder / VECTORS).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (items, dim)})
+        with pa.OSFile(str(folder / TABLE), "wb") as sink, pa.ipc.new_file(sink, rows.schema_without(*HIDDEN_COLUMNS)) as writer:
+            for batch in rows.checked_batches(BATCH):
+                raw = vectors_of(batch, dim)
+                file.write(np.ascontiguousarray(raw).tobytes())
+                lengths[at : at + len(raw)] = dense.lengths_of(raw, normalize)
+                at += len(raw)
+                writer.write_batch(batch.select([n for n in batch.schema.names if n not in HIDDEN_COLUMNS]))
+    if at != items:
+        raise BowerbirdError(f"{folder.parent}: the manifest says {items} items and {at} rows are there; bowerbird kb verify {folder.parent}")
+    np.save(folder / LENGTHS, lengths)
+
+
+def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
+    """The segment in `folder`, of whatever version, when it was made with the encoder and normalisation of `tag` and is unharmed, else None.
+
+    Everything is opened here: should another process put a newer segment in its place, this one goes on with its own files.
+    """
+    for _ in range(5):
+        facts = _facts(folder)
+        if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout")):
+            return None
+        try:
+            made = _opened(folder, facts)
+        except (BowerbirdError, OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, pa.ArrowInvalid):
+            made = None
+        if _facts(folder) == facts:  # else another was put in its place while this one was opened
+            return made
+    return None
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        return checkpoint.read_sealed(folder / MANIFEST, "index")
+    except BowerbirdError:
+        return None
+
+
+def _opened(folder: Path, facts: dict[str, Any]) -> Segment | None:
+    if files.changed(folder, facts["files"]):
+        return None
+    with pa.memory_map(str(folder / TABLE)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False), np.load(folder / LENGTHS, allow_pickle=False))
+    index = dense.load(folder / DENSE) if DENSE in facts["files"] else None
+    return Segment(table, vectors, facts, index, sparse.load(folder / WORDS) if len(table) else None)
