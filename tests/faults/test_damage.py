@@ -1,0 +1,98 @@
+"""Every file of a knowledge base cut short and with flipped bits: `verify` names it, and a search is right or refused, never wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bowerbird import KnowledgeBase
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import files, plan
+from bowerbird.knowledge.verify import verify
+from tests.faults.plain import FULL, PlainEncoder, source
+
+OFFSETS = 100 if FULL else 4
+
+
+def answers(path: Path) -> list[object]:
+    """What a reader gets: searches of every kind, pictures, conditions."""
+    kb = KnowledgeBase.open(path, encoder=PlainEncoder())
+    words, looks = kb.search(text="red thing", k=9), kb.search(ids=kb.ids()[:3].tolist(), k=5)
+    pictures = [None if p is None else p.tobytes() for row in looks.images() for p in row]
+    return [
+        sorted(kb.ids().tolist()), sorted(kb.ids("number > 40").tolist()), words.ids.tolist(), looks.ids.tolist(), looks.captions, looks.metadata,
+        looks.embeddings.tolist(), looks.scores.tolist(), pictures,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "FLAT_UP_TO", 30)
+        patch.setattr(plan, "RABITQ_UP_TO", 40)
+        kb, _ = KnowledgeBase.build(folder / "kb", source(folder / "a.parquet", range(70)), encoder=PlainEncoder())
+        kb.remove(where="number < 5")
+        kb.update(where="number = 50", metadata={"note": "changed"})
+    assert kb.info()["indexes"]["dense"]["kind"] == "ivf-rabitq"
+    return folder / "kb"
+
+
+def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) -> None:
+    expected = answers(made)
+    assert verify(made).good
+    rng = np.random.default_rng(0)
+    names = [n for n in files.listed(made) if not n.endswith(".lock")]
+    tried = 0
+    for name in names:
+        content = (made / name).read_bytes()
+        offsets = sorted({int(o) for o in rng.integers(0, len(content), OFFSETS)} | {0, len(content) - 1})
+        for offset in offsets:
+            for damaged in (content[:offset], content[:offset] + bytes([content[offset] ^ (1 << int(rng.integers(8)))]) + content[offset + 1 :]):
+                path = tmp_path / "kb"
+                shutil.rmtree(path, ignore_errors=True)
+                shutil.copytree(made, path)
+                (path / name).write_bytes(damaged)
+                verdict = verify(path)
+                told = " ".join(verdict.lost + verdict.stale)
+                assert not verdict.good, f"{name} at {offset}: not noticed"
+                assert name.split("/")[0] in told, f"{name} at {offset}: {told}"
+                assert Path(name).name in told or name.startswith("index/"), f"{name} at {offset}: {told}"
+                try:
+                    found = answers(path)
+                except BowerbirdError:
+                    found = expected
+                assert found == expected, f"{name} at {offset}: wrong answers"
+                if name.startswith("index/"):
+                    # opening made the index anew already; from the damaged state, repair does
+                    assert verify(path, repair=True).good
+                    assert answers(path) == expected
+                tried += 1
+    count(f"{tried} damages in {len(names)} files")
+
+
+def test_repair_makes_the_index_anew(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    shutil.copytree(made, path)
+    expected = answers(path)
+    (path / "index" / "vectors.npy").write_bytes(b"nothing")
+    verdict = verify(path, repair=True)
+    assert verdict.good
+    assert verdict.mended == verdict.stale != []
+    assert verify(path).stale == []
+    assert answers(path) == expected
+
+
+def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
+    for name in ("kb.json", "files.json", next(n for n in files.listed(made) if n.endswith(".lance"))):
+        path = tmp_path / "kb"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(made, path)
+        (path / name).unlink()
+        assert any(Path(name).name in line or "no knowledge base" in line for line in verify(path).lost), name
+        with pytest.raises(BowerbirdError):
+            answers(path)

@@ -1,0 +1,142 @@
+"""A disk that is full, fails, or cannot be written: a clear error, and the old state whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bowerbird import KnowledgeBase
+from tests.faults.plain import FULL, PlainEncoder, source
+
+STEPS = 40 if FULL else 5
+
+TRY = """
+import ctypes, os, shutil, sys
+from pathlib import Path
+from tests.faults.plain import PlainEncoder
+from bowerbird import KnowledgeBase
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge.verify import verify
+
+made, data, verb, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+again = ctypes.CDLL(os.environ["LD_PRELOAD"]).failing_disk_again
+
+def ids(path):
+    return set(KnowledgeBase.open(path, encoder=PlainEncoder()).ids().tolist())
+
+def change(path):
+    kb = KnowledgeBase.open(path, encoder=PlainEncoder())
+    match verb:
+        case "add": kb.add(data)
+        case "remove": kb.remove(where="number < 5")
+        case "update": kb.update(where="number < 9", metadata={"mark": 1})
+        case "compact": kb.compact()
+
+before, refused = ids(made), 0
+for step in range(steps):
+    path = made.with_name("kb")
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(made, path)
+    again()
+    os.environ["FAIL_AFTER"] = str(int(150 * 1.35 ** (step * 40 / steps)))
+    os.environ["FAIL_UNDER"] = str(path)
+    try:
+        change(path)
+    except BowerbirdError as error:
+        refused += 1
+        assert str(error).startswith(str(path)), error
+    del os.environ["FAIL_UNDER"]
+    now = ids(path)
+    change(path)  # the disk mended, it can be made
+    assert now in (before, ids(path)), "half of a change"
+    assert verify(path, repair=True).good
+print(refused)
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs gcc on Linux, to build a disk that fails")
+    library = tmp_path_factory.mktemp("disk") / "failing_disk.so"
+    code = Path(__file__).with_name("failing_disk.c")
+    built = subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, code, "-ldl"], check=False, capture_output=True)
+    if built.returncode:
+        pytest.skip(f"no C library to build with: {built.stderr.decode()[:200]}")
+    return library
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("verb", ["add", "remove", "update", "compact"])
+def test_a_failing_disk(failing_disk: Path, tmp_path: Path, verb: str, code: int, count: Callable[[str], None]) -> None:
+    """Writes fail after any number of bytes; the change is there as a whole or not at all, and the disk mended, it can be made."""
+    KnowledgeBase.build(tmp_path / "made", source(tmp_path / "a.parquet", range(40)), encoder=PlainEncoder())
+    data = source(tmp_path / "more.parquet", range(100, 130))
+    packages = str(Path(KnowledgeBase.open.__code__.co_filename).parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), packages]),
+        "LD_PRELOAD": str(failing_disk),
+        "FAIL_ERRNO": str(code),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TRY, str(tmp_path / "made"), str(data), verb, str(STEPS)], check=False, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 0, "the disk never failed"
+    count(f"{verb} on a disk that gives {errno.errorcode[code]}: {done.stdout.strip()} of {STEPS} refused")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A real one, a few megabytes of memory, where this machine lets us mount it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount here")
+    try:
+        kb, _ = KnowledgeBase.build(disk / "kb", source(tmp_path / "a.parquet", range(30)), encoder=PlainEncoder())
+        before = set(kb.ids().tolist())
+        left = os.statvfs(disk)
+        (disk / "ballast").write_bytes(b"\0" * (left.f_bavail * left.f_frsize - 20_000))
+        with pytest.raises(Exception, match=str(disk / "kb")):
+            kb.add(source(tmp_path / "more.parquet", range(100, 400)))
+        assert set(KnowledgeBase.open(disk / "kb", encoder=PlainEncoder()).ids().tolist()) == before
+        (disk / "ballast").unlink()
+        again = KnowledgeBase.open(disk / "kb", encoder=PlainEncoder())
+        assert again.add(tmp_path / "more.parquet").added == 300
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_where_nothing_may_be_written(tmp_path: Path) -> None:
+    """Searching works without an index that could be written; changing is refused."""
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(30)), encoder=PlainEncoder())
+    expected = kb.search(text="red thing", k=5).ids.tolist()
+    shutil.rmtree(kb.path / "index")
+    mounted = subprocess.run(["mount", "--bind", str(kb.path), str(kb.path)], check=False, capture_output=True).returncode == 0
+    if mounted:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(kb.path)], check=True)
+    elif os.geteuid() != 0:
+        kb.path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    else:
+        pytest.skip("everything may be written here")
+    try:
+        opened = KnowledgeBase.open(kb.path, encoder=PlainEncoder())
+        assert opened.search(text="red thing", k=5).ids.tolist() == expected
+        with pytest.raises(Exception, match="written"):
+            opened.remove(where="number < 3")
+        assert len(KnowledgeBase.open(kb.path, encoder=PlainEncoder())) == 30
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(kb.path)], check=True)
+        else:
+            kb.path.chmod(stat.S_IRWXU)
