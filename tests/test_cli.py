@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -31,14 +33,28 @@ def bowerbird(*arguments: object, expect: int = 0, cwd: Path | None = None) -> s
 
 
 def refused(*arguments: object, says: str, cwd: Path) -> None:
-    """Exit 2, one line on stderr that says what, and no new file."""
+    """Exit 2, one line on stderr that says what, and no new file. In this process: starting one for each takes minutes."""
+    from bowerbird.cli import main
+
     before = sorted(p for p in cwd.rglob("*"))
-    done = bowerbird(*arguments, expect=2, cwd=cwd)
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+    assert left.value.code == 2, errors.getvalue()
+    assert says in errors.getvalue()
+    assert errors.getvalue().count("\n") == 1, errors.getvalue()
+    assert out.getvalue() == ""
     assert sorted(p for p in cwd.rglob("*")) == before
+
+
+def test_a_refusal_as_a_whole_process(tmp_path: Path) -> None:
+    done = bowerbird("kb", "build", "kb", "nowhere", expect=2, cwd=tmp_path)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no such file" in done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, kb_path: Path) -> None:
