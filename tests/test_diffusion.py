@@ -175,7 +175,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
 
 def test_foreign_knowledge_base_is_refused_with_the_fix(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     stranger = KnowledgeBase.open(kb.path)
-    stranger.manifest = {**stranger.manifest, "encoder": {**stranger.manifest["encoder"], "name": "other", "fingerprint": "abc"}}
+    stranger.store.manifest = {**stranger.manifest, "encoder": {**stranger.manifest["encoder"], "name": "other", "fingerprint": "abc"}}
     with pytest.raises(MismatchError, match="kb build NEW SOURCE --encoder small"):
         pipe(prompt="red apple", knowledge_base=stranger)
 

@@ -10,7 +10,7 @@ import pytest
 
 from bowerbird import KnowledgeBase, checkpoint
 from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import base, plan
+from bowerbird.knowledge import plan, store
 from bowerbird.knowledge.items import SourceItem
 from bowerbird.knowledge.rows import Rows
 from bowerbird.knowledge.verify import verify
@@ -58,17 +58,17 @@ def test_a_backup_put_back_is_not_met_by_an_index_of_another_past(kb: KnowledgeB
 
 def test_a_kill_while_versions_are_forgotten_is_no_damage(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
     kb.remove(where="number < 5")
-    original = base.record_files
+    original = store.record_files
 
     def killed(path: Path) -> None:
         if checkpoint.read_json(path / "kb.json", "x").get("forgetting"):
             raise KeyboardInterrupt
         original(path)
 
-    monkeypatch.setattr(base, "record_files", killed)
+    monkeypatch.setattr(store, "record_files", killed)
     with pytest.raises(KeyboardInterrupt):
         kb.compact(forget=True)
-    monkeypatch.setattr(base, "record_files", original)
+    monkeypatch.setattr(store, "record_files", original)
     assert len(open_again(kb).ids()) == 35
     assert open_again(kb).remove(where="number < 6") == 1  # the next writer ends it
     assert "forgetting" not in checkpoint.read_json(kb.path / "kb.json", "x")

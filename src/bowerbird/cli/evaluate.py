@@ -166,7 +166,8 @@ def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[in
     """The pictures of knowledge bases, and of sources at `size`; and those of knowledge bases by id."""
     from bowerbird.data import load_pictures
     from bowerbird.images import square
-    from bowerbird.knowledge.base import MANIFEST, KnowledgeBase
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.store import MANIFEST
     from bowerbird.tensors import to_pil
 
     everything: list[Image.Image] = []

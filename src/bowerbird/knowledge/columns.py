@@ -6,35 +6,67 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import addresses
+from bowerbird.knowledge.addresses import URL
 from bowerbird.knowledge.items import CAPTION_COLUMNS, SourceItem
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, caption_column: str | None) -> Iterator[SourceItem]:
-    """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the table, and paths lie beside it."""
-    image_column = _image_column(schema, path)
-    names = [n for n in schema.names if n != image_column]
+ENCODER_KEY = b"bowerbird.encoder"
+"""Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
+
+
+def read_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, caption_column: str | None, fetch: bool = False) -> Iterator[SourceItem]:
+    """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the table, and paths lie beside it.
+
+    Embeddings of a table that says whose they are come along. With `fetch`, pictures may be had from the addresses in a column `url`.
+    """
+    image_column = _image_column(schema, path, fetch)
+    fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
+    names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
     if caption_column is not None and caption_column not in names:
         raise BowerbirdError(f"{path}: no column {caption_column!r} for captions; there is {', '.join(names)}")
     caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
     row_number = 0
     for batch in batches:
-        for row in batch.to_pylist():
-            data, name = _picture_bytes(row.pop(image_column), path.parent)
+        vectors = iter(_vectors(batch)) if fingerprint and "embedding" in schema.names else None
+        rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
+        fetched = iter(addresses.fetched([row[image_column] for row in rows])) if image_column == URL else None
+        for row in rows:
+            data, name = next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
             text = row.pop(caption, None) if caption else None
             metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
-            yield SourceItem(data, name or f"{path.name}[{row_number}]", "" if text is None else str(text), metadata)
+            yield SourceItem(
+                data,
+                name or f"{path.name}[{row_number}]",
+                "" if text is None else str(text),
+                metadata,
+                next(vectors) if vectors is not None else None,
+                fingerprint,
+            )
             row_number += 1
 
 
-def _image_column(schema: pa.Schema, path: Path) -> str:
-    """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths."""
+def _vectors(batch: pa.RecordBatch) -> np.ndarray:
+    """The embeddings of a batch, float32 `(n, d)`."""
+    column = batch.column(batch.schema.get_field_index("embedding"))
+    return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
+
+
+def _image_column(schema: pa.Schema, path: Path, fetch: bool) -> str:
+    """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths, else, if allowed, of addresses."""
     for name in ("image", "img", "jpg", "png", "webp", "image_path", "file_name", "path"):
         if name in schema.names:
             return name
+    if URL in schema.names:
+        if fetch:
+            return URL
+        raise BowerbirdError(f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so: --fetch-urls")
     raise BowerbirdError(f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is {', '.join(schema.names)}")
 
 

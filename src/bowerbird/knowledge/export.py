@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge.columns import ENCODER_KEY
 from bowerbird.knowledge.rows import OWN_COLUMNS
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ def export(kb: KnowledgeBase, out: str | Path, *, form: str = "imagefolder", whe
     if not ids:
         raise BowerbirdError(f"{kb.path}: no item satisfies {where!r}, so nothing was exported" if where else f"{kb.path}: holds nothing")
     with checkpoint.atomic_directory(out) as folder:
-        write = _imagefolder if form == "imagefolder" else _parquet
-        return write(folder, _batches(kb, ids, progress))
+        if form == "imagefolder":
+            return _imagefolder(folder, _batches(kb, ids, progress))
+        return _parquet(folder, _batches(kb, ids, progress), kb.encoder_fingerprint)
 
 
 def _batches(kb: KnowledgeBase, ids: list[int], progress: Progress | None) -> Iterator[pa.Table]:
     for start in range(0, len(ids), BATCH):
-        yield kb.rows.whole(ids[start : start + BATCH])
+        yield kb.store.whole(ids[start : start + BATCH])
         if progress is not None:
             progress(min(start + BATCH, len(ids)), len(ids))
 
@@ -73,14 +75,18 @@ def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:
     return count
 
 
-def _parquet(folder: Path, batches: Iterator[pa.Table]) -> int:
+def _parquet(folder: Path, batches: Iterator[pa.Table], fingerprint: str) -> int:
     writer: pq.ParquetWriter | None = None
     count = 0
     try:
         for table in batches:
             pictures = [{"bytes": data, "path": name} for data, name in zip(table["image"].to_pylist(), table["name"].to_pylist(), strict=True)]
             kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-            made = table.drop_columns(["image", "check", "added", "id", "name"]).append_column("image", pa.array(pictures, kind))
+            made = (
+                table.drop_columns(["image", "check", "added", "id", "name"])
+                .append_column("image", pa.array(pictures, kind))
+                .replace_schema_metadata({ENCODER_KEY: fingerprint})
+            )
             writer = writer or pq.ParquetWriter(folder / "data-00000.parquet", made.schema)
             writer.write_table(made)
             count += len(made)

@@ -1,10 +1,12 @@
-"""From a source to rows: read, filter, decode, embed, append, a chunk at a time, so that memory does not grow with the source."""
+"""From a source to items with embeddings: read, filter, decode, embed, a chunk at a time, so that memory does not grow with the source."""
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,8 @@ import numpy as np
 
 from bowerbird import images
 from bowerbird.errors import MismatchError, PictureError
-from bowerbird.knowledge import sources
-from bowerbird.knowledge.items import SourceItem, content_id
-from bowerbird.knowledge.rows import OWN_COLUMNS, Rows
+from bowerbird.knowledge import patches, sources
+from bowerbird.knowledge.items import SourceItem, storable
 from bowerbird.knowledge.where import filter_rows
 from bowerbird.types import Encoder
 
@@ -24,75 +25,115 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 Progress = Callable[[int, int | None], None]
+Filter = Callable[["Image.Image", SourceItem], "str | None"]
+"""A person's own filter, for safety or taste: gets the picture and its item, and gives the reason to leave it out, or None."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a source becomes an item. `patches`: so many crops in place of each picture (0: the picture itself)."""
+
+    caption_column: str | None = None
+    where: str | None = None
+    patches: int = 0
+    fetch: bool = False
 
 
 @dataclass
 class AddReport:
-    """What `add` did: items added, items that were there already, and the pictures that could not be read with the reason."""
+    """What `add` did: items added, items that were there already, pictures that could not be read, near-duplicates, and what a filter refused.
+
+    `duplicates`: (name, the name it is like, cosine). The lists of `unreadable` and `refused` give names with reasons.
+    """
 
     added: int = 0
     present: int = 0
     unreadable: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str, float]] = field(default_factory=list)
 
 
-def chunks(source: str | Path, caption_column: str | None, where: str | None) -> Iterator[tuple[list[SourceItem], int]]:
-    """Items of `source` that satisfy `where`, `CHUNK` of the source at a time, and how many of the source were read for them.
+@dataclass(frozen=True)
+class Prepared:
+    """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out."""
+
+    items: list[SourceItem]
+    embeddings: np.ndarray
+    unreadable: list[str]
+    refused: list[str]
+
+
+def chunks(source: str | Path, choice: Choice) -> Iterator[tuple[list[SourceItem], int]]:
+    """Items of `source` that satisfy `choice`, from `CHUNK` of the source at a time, and how many of the source were read for them.
 
     A column that only some rows have is empty in the others. Raises: BowerbirdError for a condition on columns that no row so far has.
     """
     columns: dict[str, None] = {}
-    items: Iterable[SourceItem] = sources.read(source, caption_column=caption_column)
+    items: Iterable[SourceItem] = sources.read(source, caption_column=choice.caption_column, fetch=choice.fetch)
     iterator = iter(items)
-    while read := list(islice(iterator, CHUNK)):
-        columns |= dict.fromkeys(name for item in read for name in item.metadata)
-        rows: Sequence[dict[str, Any]] = [item.metadata for item in read] if where is None else [dict.fromkeys(columns) | item.metadata for item in read]
-        yield [read[i] for i in filter_rows(rows, where)], len(read)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while read := [storable(item) for item in islice(iterator, CHUNK)]:
+            columns |= dict.fromkeys(name for item in read for name in item.metadata)
+            rows: Sequence[dict[str, Any]] = (
+                [item.metadata for item in read] if choice.where is None else [dict.fromkeys(columns) | item.metadata for item in read]
+            )
+            chosen = [read[i] for i in filter_rows(rows, choice.where)]
+            if choice.patches:
+                chosen = [piece for pieces in pool.map(partial(patches.cut, count=choice.patches), chosen) for piece in pieces]
+            yield chosen, len(read)
 
 
-def append(rows: Rows, encoder: Encoder, items: Sequence[SourceItem], seen: set[int], report: AddReport, version: int) -> None:
-    """Decode, embed and add the `items` that are not in `seen` (which grows), as of `version`; what cannot be read goes into the report."""
-    fresh: list[dict[str, Any]] = []
+def prepare(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None = None) -> Prepared:
+    """Decode (on all cores), filter and embed `items`; an embedding that a source brings is taken as it is.
+
+    Raises: MismatchError for an embedding of another encoder that comes without a picture.
+    """
+    items = [_without_a_strangers(item, encoder) for item in items]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(partial(_looked_at, encoder=encoder, decode=keep is not None), items))
+    kept: list[SourceItem] = []
     pictures: list[Image.Image] = []
-    brought: dict[int, np.ndarray] = {}  # by place in `fresh`
-    for item in items:
-        item = replace(item, caption=clean(item.caption))
-        number = content_id(item)
-        if number in seen:
-            report.present += 1
+    unreadable, refused = [], []
+    for item, picture in zip(items, found, strict=True):
+        if isinstance(picture, str):
+            unreadable.append(picture)
             continue
-        try:
-            if item.embedding is not None:
-                brought[len(fresh)] = _fitting(item, encoder)
-            else:
-                pictures.append(images.decode(item.data, item.name))
-        except PictureError as error:
-            report.unreadable.append(str(error))
+        reason = keep(picture, item) if keep is not None and picture is not None else None
+        if reason is not None:
+            refused.append(f"{item.name}: {reason}")
             continue
-        seen.add(number)
-        fresh.append({"id": number, "caption": item.caption, "name": clean(item.name), "image": item.data, "metadata": named(item.metadata)})
-    if fresh:
-        made = iter(np.asarray(encoder.embed_images(pictures), np.float32) if pictures else ())
-        rows.append(fresh, np.stack([brought[at] if at in brought else next(made) for at in range(len(fresh))]), version)
-        report.added += len(fresh)
+        kept.append(item)
+        if item.embedding is None and picture is not None:
+            pictures.append(picture)
+    made = iter(np.asarray(encoder.embed_images(pictures), np.float32) if pictures else ())
+    embeddings = [np.asarray(item.embedding, np.float32) if item.embedding is not None else next(made) for item in kept]
+    return Prepared(kept, np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32), unreadable, refused)
 
 
-def clean(text: str) -> str:
-    """Text that can be stored: what is no character (half of a pair, in JSON from elsewhere) becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _looked_at(item: SourceItem, encoder: Encoder, *, decode: bool) -> Image.Image | str | None:
+    """The decoded picture of an item, None for one whose embedding is enough, or the reason why it cannot be taken."""
+    try:
+        if item.embedding is not None:
+            _check_embedding(item, encoder)
+            return images.decode(item.data, item.name) if decode and item.data else None
+        return images.decode(item.data, item.name)
+    except PictureError as error:
+        return str(error)
 
 
-def named(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata under names that can be columns and conditions: letters, digits and `_`, not ours and not LanceDB's."""
-    made: dict[str, Any] = {}
-    for key, value in metadata.items():
-        name = re.sub(r"\W", "_", clean(str(key))) or "_"
-        name = f"source_{name}" if name in OWN_COLUMNS or name.startswith("_row") else name
-        made[name] = clean(value) if isinstance(value, str) else value
-    return made
+def _without_a_strangers(item: SourceItem, encoder: Encoder) -> SourceItem:
+    """The item, without an embedding that is known to be of another encoder. Raises: MismatchError when it has no picture to embed instead."""
+    if item.embedding is None or item.fingerprint in ("", encoder.fingerprint):
+        return item
+    if not item.data:
+        raise MismatchError(
+            f"{item.name}: brings an embedding of encoder {item.fingerprint} and no picture; this one is {encoder.name!r} ({encoder.fingerprint})"
+        )
+    return replace(item, embedding=None)
 
 
-def _fitting(item: SourceItem, encoder: Encoder) -> np.ndarray:
-    """The embedding that an item brings. Raises: MismatchError when it is of another size, PictureError when it is not all numbers."""
+def _check_embedding(item: SourceItem, encoder: Encoder) -> None:
+    """Raises: MismatchError when an item brings an embedding of another size, PictureError when it is not all numbers."""
     vector = np.asarray(item.embedding, np.float32)
     if vector.shape != (encoder.dim,):
         raise MismatchError(
@@ -100,4 +141,3 @@ def _fitting(item: SourceItem, encoder: Encoder) -> np.ndarray:
         )
     if not np.isfinite(vector).all():
         raise PictureError(f"{item.name}: its embedding is not all finite numbers")
-    return vector

@@ -45,7 +45,7 @@ def by_text(
     vectors = encoder.embed_text(texts)
     if mode == "dense":
         return snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact)
-    depth = min(len(snapshot.ids), max(50, 2 * k))
+    depth = min(len(snapshot), max(50, 2 * k))
     words = by_words(snapshot, texts, depth, allowed)
     looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
     if balance is None:

@@ -33,6 +33,9 @@ class Snapshot:
         """Whether every row of the main segment is live."""
         return bool(self.live.all())
 
+    def __len__(self) -> int:
+        return int(self.live.sum()) + len(self.tail)
+
     @cached_property
     def ids(self) -> np.ndarray:
         """The ids of this version, int64 `(n,)`."""
@@ -53,10 +56,6 @@ class Snapshot:
     def _every_id(self) -> np.ndarray:
         return np.concatenate([self.main.ids, self.tail.ids]) if len(self.tail) else self.main.ids
 
-    def of(self, row: int) -> tuple[Segment, int]:
-        """The segment of a row, and its number there."""
-        return (self.main, row) if row < len(self.main) else (self.tail, row - len(self.main))
-
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
         """The raw embeddings of `rows`, of any shape, float32 `(…, d)`; zeros for -1."""
         made = np.zeros((*rows.shape, self.main.vectors.raw.shape[1]), np.float32)
@@ -66,15 +65,19 @@ class Snapshot:
         made[recent] = self.tail.vectors.raw[rows[recent] - len(self.main)]
         return made
 
-    def caption(self, row: int) -> str:
-        """The caption of one row."""
-        segment, at = self.of(row)
-        return str(segment.table["caption"][at].as_py())
+    def described(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
+        """Captions and metadata (without empty values) of `rows` `(Q, K)`; empty ones for -1."""
+        places = [[None if row == ABSENT else self._of(row) for row in line] for line in rows.tolist()]
+        captions = tuple(tuple("" if p is None else str(p[0].table["caption"][p[1]].as_py()) for p in line) for line in places)
+        return captions, tuple(tuple({} if p is None else p[0].metadata(p[1]) for p in line) for line in places)
 
-    def metadata(self, row: int) -> dict[str, Any]:
-        """The metadata of one row, without empty values."""
-        segment, at = self.of(row)
-        return segment.metadata(at)
+    def names(self, rows: np.ndarray) -> list[str]:
+        """Where each of `rows` `(n,)` came from: its file or row name."""
+        return [str(segment.table["name"][at].as_py()) for segment, at in map(self._of, rows.tolist())]
+
+    def _of(self, row: int) -> tuple[Segment, int]:
+        """The segment of a row, and its number there."""
+        return (self.main, row) if row < len(self.main) else (self.tail, row - len(self.main))
 
     def dense(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, *, exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(Q, k)`, among the rows `allowed` (ascending; all when None): never fewer than there are."""

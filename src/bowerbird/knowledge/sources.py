@@ -36,8 +36,8 @@ def count(source: str | Path) -> int | None:
 KINDS = "a folder of pictures, a picture, a .parquet file, .tar or .zip archives, a clip-retrieval folder, a saved HF data set, hf:NAME, or emoji-font"
 
 
-def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[SourceItem]:
-    """All items of `source`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
+def read(source: str | Path, *, caption_column: str | None = None, fetch: bool = False) -> Iterator[SourceItem]:
+    """All items of `source`, by what lies there: see `KINDS`; `drawn` are pictures that code draws. `fetch` allows addresses to be asked.
 
     Raises: BowerbirdError when there is nothing at `source`, or nothing in it that could be a picture.
     """
@@ -53,9 +53,9 @@ def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[S
     elif str(source).startswith("hf:"):
         yield from hub.read_hub(str(source)[3:], caption_column)
     elif path.is_dir():
-        yield from _read_directory(path, caption_column)
+        yield from _read_directory(path, caption_column, fetch)
     elif path.suffix.lower() in (".parquet", ".pq") and path.is_file():
-        yield from _read_parquet(path, caption_column)
+        yield from _read_parquet(path, caption_column, fetch)
     elif path.is_file() and archives.is_archive(path):
         yield from archives.read_archive(path, caption_column)
     elif path.is_file() and path.suffix.lower() == ".npz":
@@ -68,7 +68,7 @@ def read(source: str | Path, *, caption_column: str | None = None) -> Iterator[S
         raise BowerbirdError(f"{path}: no such file or folder; give {KINDS}")
 
 
-def _read_directory(path: Path, caption_column: str | None) -> Iterator[SourceItem]:
+def _read_directory(path: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
     """A folder, by what is in it."""
     if embedded.is_clip_retrieval(path):
         yield from embedded.read_clip_retrieval(path, caption_column)
@@ -79,12 +79,12 @@ def _read_directory(path: Path, caption_column: str | None) -> Iterator[SourceIt
     else:
         shards = sorted(p for p in path.iterdir() if p.is_file() and archives.is_archive(p))
         if not shards or any(p.suffix.lower() in (*SUFFIXES, ".parquet") for p in path.rglob("*")):
-            yield from _read_folder(path, caption_column)
+            yield from _read_folder(path, caption_column, fetch)
         for shard in shards:
             yield from archives.read_archive(shard, caption_column)
 
 
-def _read_folder(folder: Path, caption_column: str | None) -> Iterator[SourceItem]:
+def _read_folder(folder: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
     """Pictures below `folder` in name order, captions from `metadata.jsonl`/`.csv`, a same-name `.txt`, or the class sub-folder."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
@@ -92,7 +92,7 @@ def _read_folder(folder: Path, caption_column: str | None) -> Iterator[SourceIte
         if not shards:
             raise BowerbirdError(f"{folder}: no pictures in this folder; it should hold {', '.join(sorted(SUFFIXES))} or .parquet files")
         for shard in shards:
-            yield from _read_parquet(shard, caption_column)
+            yield from _read_parquet(shard, caption_column, fetch)
         return
     table = _folder_metadata(folder)
     for path in files:
@@ -140,7 +140,7 @@ def _folder_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(row["file_name"]): row for row in rows}
 
 
-def _read_parquet(path: Path, caption_column: str | None) -> Iterator[SourceItem]:
+def _read_parquet(path: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
     """Rows of a parquet file with an `image` struct {bytes, path} or a path column; other columns become metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -149,4 +149,4 @@ def _read_parquet(path: Path, caption_column: str | None) -> Iterator[SourceItem
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-    yield from columns.read_batches(file.schema_arrow, file.iter_batches(batch_size=256), path, caption_column)
+    yield from columns.read_batches(file.schema_arrow, file.iter_batches(batch_size=256), path, caption_column, fetch)

@@ -16,10 +16,10 @@ import numpy as np
 from bowerbird import checkpoint, images
 from bowerbird.errors import BowerbirdError, PictureError
 from bowerbird.knowledge import files, indexes, segment
-from bowerbird.knowledge.base import FILES, MANIFEST, KnowledgeBase
 from bowerbird.knowledge.lock import writer_lock
 from bowerbird.knowledge.rows import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.rows import HINT
+from bowerbird.knowledge.store import FILES, MANIFEST, Store
 
 Progress = Callable[[int, int | None], None]
 
@@ -53,18 +53,18 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress | None 
     if not path.is_dir() or not any((path / name).exists() for name in (MANIFEST, ROWS_FOLDER)):
         raise BowerbirdError(f"{path}: no knowledge base here")
     try:
-        kb = KnowledgeBase.open(path)
+        store = Store.open(path)
         checkpoint.read_sealed(path / MANIFEST, "knowledge base", exactly=True)
         recorded = checkpoint.read_sealed(path / FILES, "list of files", exactly=True)
         verdict.lost += files.changed(path, recorded, thorough=True)
-        verdict.lost += _rows(kb, verdict, progress)
+        verdict.lost += _rows(store, verdict, progress)
     except BowerbirdError as error:
         verdict.lost.append(str(error))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         verdict.lost.append(f"{path / MANIFEST}: damaged ({type(error).__name__}: {error})")
     if verdict.lost:
         return verdict
-    derived = {"index": _index(kb), "hint": _hint(path)}
+    derived = {"index": _index(store), "hint": _hint(path)}
     verdict.stale = [line for line in derived.values() if line]
     if repair and verdict.stale:
         with writer_lock(path):
@@ -72,22 +72,22 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress | None 
                 (path / ROWS_FOLDER / "_versions" / HINT).unlink(missing_ok=True)
                 verdict.mended.append(derived["hint"])
             if derived["index"]:
-                indexes.make(path, kb.rows, kb.tag(), kb.dim, memory=kb.memory, anew=True)
+                indexes.make(path, store.rows, store.tag(), store.dim, memory=store.memory, anew=True)
                 verdict.mended.append(derived["index"])
     return verdict
 
 
-def _rows(kb: KnowledgeBase, verdict: Verdict, progress: Progress | None) -> list[str]:
+def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str]:
     """Every row against its check, and every picture against its id."""
     wrong = []
-    rows = kb.rows
-    if len(rows) != len(kb):
-        wrong.append(f"{kb.path / MANIFEST}: says {len(kb)} items, the rows are {len(rows)}")
+    rows = store.rows
+    if len(rows) != len(store):
+        wrong.append(f"{store.path / MANIFEST}: says {len(store)} items, the rows are {len(rows)}")
     seen: set[int] = set()
     for batch in rows.checked_batches(2048):
         ids = batch.column(batch.schema.get_field_index("id")).to_pylist()
         twice = seen.intersection(ids)
-        wrong += [f"{kb.path}: id {number} is there twice" for number in sorted(twice)]
+        wrong += [f"{store.path}: id {number} is there twice" for number in sorted(twice)]
         seen.update(ids)
         for start in range(0, len(ids), 256):
             for number, data in rows.pictures(ids[start : start + 256]).items():
@@ -98,13 +98,13 @@ def _rows(kb: KnowledgeBase, verdict: Verdict, progress: Progress | None) -> lis
                     wrong.append(str(error))
         verdict.items += len(ids)
         if progress is not None:
-            progress(verdict.items, len(kb))
+            progress(verdict.items, len(store))
     return wrong
 
 
-def _index(kb: KnowledgeBase) -> str | None:
+def _index(store: Store) -> str | None:
     """What is wrong with the main segment, if anything."""
-    folder = kb.path / segment.FOLDER
+    folder = store.path / segment.FOLDER
     if not folder.exists():
         return f"{folder}: not there"
     try:
@@ -114,14 +114,14 @@ def _index(kb: KnowledgeBase) -> str | None:
         return f"{folder / segment.MANIFEST}: {error}"
     if wrong:
         return wrong[0]
-    main = segment.load(folder, kb.tag())
+    main = segment.load(folder, store.tag())
     if main is None:
         return f"{folder / segment.MANIFEST}: of another encoder or another bowerbird"
-    for batch in kb.rows.checked_batches(4096):
+    for batch in store.rows.checked_batches(4096):
         ids, added = (batch.column(batch.schema.get_field_index(name)).to_numpy() for name in ("id", "added"))
         at = main.rows_of(ids)
         same = (at >= 0) & (main.added[at] == added) if len(main) else np.zeros(len(ids), bool)
-        if not np.array_equal(main.vectors.raw[at[same]], segment.vectors_of(batch, kb.dim)[same]):
+        if not np.array_equal(main.vectors.raw[at[same]], segment.vectors_of(batch, store.dim)[same]):
             return f"{folder / segment.VECTORS}: not the embeddings of the rows"
     return None
 

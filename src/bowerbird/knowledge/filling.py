@@ -1,0 +1,104 @@
+"""What `add` does: sources in, new items out of them, near-duplicates left out, a commit now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bowerbird.knowledge import dense, ingest, sources, workers
+from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Prepared, Progress
+from bowerbird.knowledge.items import SourceItem, content_id
+from bowerbird.knowledge.known import Known
+from bowerbird.knowledge.twins import Twins
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.store import Store
+    from bowerbird.types import Encoder
+
+COMMIT_EVERY = 20_000
+"""A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
+
+
+def fill(
+    store: Store, encoder: Encoder, several: Sequence[str | Path], choice: Choice, *, dedup: float | None, keep: Filter | None, processes: int,
+    progress: Progress | None,
+) -> AddReport:  # fmt: skip
+    """Add what the sources hold and the store does not. See `KnowledgeBase.add`."""
+    report = AddReport()
+    with store.writing():
+        known = Known(store.all_ids())
+        twins = Twins(dedup, _nearest(store)) if dedup is not None else None
+        since = 0
+        for prepared in _prepared(encoder, several, choice, keep, processes, known, report, progress):
+            since += _append(store, prepared, twins, report)
+            if since >= COMMIT_EVERY:
+                store.commit()
+                since = 0
+                if twins is not None:
+                    store.renew()
+                    twins.settle(_nearest(store))
+        if since:
+            store.commit()
+        if report.added:
+            store.renew()
+    return report
+
+
+def _prepared(
+    encoder: Encoder, several: Sequence[str | Path], choice: Choice, keep: Filter | None, processes: int, known: Known, report: AddReport,
+    progress: Progress | None,
+) -> Iterator[Prepared]:  # fmt: skip
+    """What is new in the sources, decoded and embedded, chunk by chunk."""
+    counts = [sources.count(one) for one in several]
+    total = None if None in counts else sum(n or 0 for n in counts)
+    sent: list[tuple[list[int], int]] = []  # the ids of each chunk, and how many of the source are read by then
+
+    def work() -> Iterator[list[SourceItem]]:
+        done = 0
+        for one in several:
+            for items, read in ingest.chunks(one, choice):
+                ids = [content_id(item) for item in items]
+                new = known.new(ids)
+                report.present += len(items) - len(new)
+                done += read
+                sent.append(([ids[i] for i in new], done))
+                yield [items[i] for i in new]
+
+    for prepared in workers.in_order(work(), encoder, keep, processes):
+        ids, done = sent.pop(0)
+        known.forget(sorted(set(ids) - {content_id(item) for item in prepared.items}))
+        report.unreadable += prepared.unreadable
+        report.refused += prepared.refused
+        yield prepared
+        if progress is not None:
+            progress(done, total)
+
+
+def _append(store: Store, prepared: Prepared, twins: Twins | None, report: AddReport) -> int:
+    """Store what is prepared, without near-duplicates; returns how many."""
+    items, embeddings = prepared.items, prepared.embeddings
+    if twins is not None and items:
+        kept, found = twins.sift([item.name for item in items], embeddings)
+        report.duplicates += found
+        items, embeddings = [items[i] for i in kept], embeddings[kept]
+    if items:
+        fields = [{"id": content_id(i), "caption": i.caption, "name": i.name, "image": i.data, "metadata": i.metadata} for i in items]
+        store.append(fields, embeddings)
+    report.added += len(items)
+    return len(items)
+
+
+def _nearest(store: Store) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
+    """Of unit vectors `(n, d)`: the name of the item a search finds first, and its cosine `(n,)`; None for a store without items."""
+    if not len(store):
+        return None
+    snapshot = store.snapshot
+
+    def ask(unit: np.ndarray) -> tuple[list[str], np.ndarray]:
+        rows = snapshot.dense(unit, 1, exact=True)[0][:, 0]
+        return snapshot.names(rows), (dense.prepare(snapshot.embeddings(rows), True) * unit).sum(1)
+
+    return ask

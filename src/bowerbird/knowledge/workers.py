@@ -1,0 +1,61 @@
+"""Embedding on all cores: one process a core with one thread each, which beats one network on all of them, and gives the same bits.
+
+An encoder works through its pictures in batches of its own size from the start of each piece of work, so what a piece gives depends on
+neither the number of workers nor their order.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+from bowerbird.errors import MismatchError
+from bowerbird.knowledge import ingest
+from bowerbird.knowledge.ingest import Filter, Prepared
+from bowerbird.knowledge.items import SourceItem
+
+if TYPE_CHECKING:
+    from bowerbird.types import Encoder
+
+_encoder: Encoder | None = None  # of a worker process
+
+
+def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None, workers: int) -> Iterator[Prepared]:
+    """`ingest.prepare` of each piece of `work`, in its order; with `workers` 0 in this process.
+
+    Worker processes load the encoder by its name. Raises: MismatchError when that gives them another encoder.
+    """
+    if not workers:
+        for items in work:
+            yield ingest.prepare(items, encoder, keep)
+        return
+    under_way: deque[Future[Prepared]] = deque()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint))
+    try:
+        for items in work:
+            under_way.append(pool.submit(_prepare, items, keep))
+            if len(under_way) > 2 * workers:  # a bounded number of pictures waits in memory
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(name: str, fingerprint: str) -> None:
+    global _encoder  # a worker has no other place to keep it
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries of numbers are loaded, which they are not yet
+    from bowerbird import encoders
+
+    _encoder = encoders.load(name)
+    if _encoder.fingerprint != fingerprint:
+        raise MismatchError(f"encoder {name!r} is {_encoder.fingerprint} in a worker process, and {fingerprint} here; give it as a directory")
+
+
+def _prepare(items: list[SourceItem], keep: Filter | None) -> Prepared:
+    assert _encoder is not None
+    return ingest.prepare(items, _encoder, keep)
