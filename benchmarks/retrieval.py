@@ -37,7 +37,7 @@ def generate(path: Path, items: int) -> None:
     made.flush()
 
 
-def ours(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """The index of a knowledge base, as `kb build --memory` makes it."""
     from bowerbird.knowledge import dense, plan, recall
 
@@ -47,11 +47,14 @@ def ours(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.nd
         return lambda q: dense.exact(held, q, K)[0], chosen.told()
     with tempfile.TemporaryDirectory() as folder:
         index = recall.build(held, chosen, Path(folder), lambda line: print(line, file=sys.stderr))
+    if chosen.small:
+        steps = dense.shrink(held, Path(tempfile.gettempdir()) / "small.npy")
+        held = dense.Vectors(held.raw, held.lengths, dense.load_small(Path(tempfile.gettempdir()) / "small.npy"), steps, dense.RowFile(path))
     facts = recall.tuned(index, held, chosen, lambda line: print(line, file=sys.stderr))
     return lambda q: dense.approximate(index, held, q, K, probes=facts["probes"], depth=facts["depth"])[0], f"{chosen.told()}; {facts}"
 
 
-def scann(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def scann(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """ScaNN with the settings of RDM's retriever: sqrt(n) leaves, a twentieth searched, a tenth to train on, 2 k reordered."""
     import scann as peer
 
@@ -66,7 +69,7 @@ def scann(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.n
     return lambda q: built.search(q[0], final_num_neighbors=K)[0][None], f"{leaves} leaves, {leaves // 20} searched"
 
 
-def faiss_flat(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def faiss_flat(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """FAISS, every vector."""
     import faiss
 
@@ -75,7 +78,7 @@ def faiss_flat(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray],
     return lambda q: index.search(q, K)[1], "flat"
 
 
-def faiss_hnsw(vectors: np.ndarray, memory: int) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def faiss_hnsw(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """FAISS's graph over 8-bit vectors."""
     import faiss
 
@@ -101,7 +104,7 @@ def contest(name: str, path: Path, memory: int) -> None:
     vectors, queries = whole[:-QUERIES], np.ascontiguousarray(whole[-QUERIES:])
     before = peak_bytes()
     start = time.perf_counter()
-    search, told = CONTESTANTS[name](vectors, memory)
+    search, told = CONTESTANTS[name](vectors, memory, path)
     built, built_with = time.perf_counter() - start, peak_bytes() - before
     found, times = [], []
     for query in queries:

@@ -19,7 +19,7 @@ from bowerbird.knowledge.rows import Rows
 from bowerbird.knowledge.segment import Segment
 from bowerbird.knowledge.snapshot import Snapshot
 
-LAYOUT = 2
+LAYOUT = 3
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8
 """The main segment is made anew when more than an eighth of the items came or went since, and more than `TAIL_AT_LEAST`."""
@@ -42,7 +42,7 @@ def open_snapshot(path: Path, rows: Callable[[], Rows], tag: dict[str, Any], dim
     if renew and len(tail) + int((~live).sum()) > max(TAIL_AT_LEAST, len(rows()) // TAIL_SHARE):
         main = make(path, rows(), tag, dim, memory=memory, told=told, anew=True)
         live, tail = against(main, rows())
-    return Snapshot(main, live, segment.in_memory(rows().of(tail.tolist()), dim, bool(tag["normalize"]), main))
+    return Snapshot(main, live, segment.in_memory(rows().of(tail.tolist()), dim, tag, main))
 
 
 def against(main: Segment, rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,10 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 @dataclass(frozen=True)
 class Plan:
-    """The index for `items` vectors of `dim` numbers: its kind, lists, training sample, items a shard, and the estimates."""
+    """The index for `items` vectors of `dim` numbers: its kind, lists, training sample, items a shard, and the estimates.
+
+    `small`: whether the vectors are also kept in 8 bits a number, in memory, to rank by before the exact ones are read.
+    """
 
     kind: str
     items: int
@@ -34,6 +37,7 @@ class Plan:
     seconds: float = 0.0
     memory: int = 0
     disk: int = 0
+    small: bool = False
 
     def told(self) -> str:
         """One line for a person."""
@@ -68,12 +72,15 @@ def choose(items: int, dim: int, memory: int = DEFAULT_MEMORY) -> Plan:
         return Plan("flat", items, dim, shard=max(1024, half // (2 * row)), seconds=items * 2e-5, memory=min(half, items * row) + 50_000_000, disk=disk)
     lists, sample = 0, 0
     if items > RABITQ_UP_TO:
-        lists = 2 ** round(math.log2(items) / 2)
+        lists = 2 ** (round(math.log2(items) / 2) - 1)  # filling costs what the lists are, and reading a list of codes next to nothing
         sample = min(items, lists * SAMPLE_A_LIST, max(lists, half // (2 * row)))
     # a block of vectors is there three times: as read, scaled, and turned
     shard = min(items, max(4096, min(65_536, (half - sample * row) // (3 * row))))
+    small = items * (dim + 4) <= half // 2
     flops = 2.0 * dim * lists * (items + 10 * sample) + 2.0 * dim * dim * items
+    held = round(items * code * 1.2) + (items * (dim + 4) if small else 0)
     return Plan(
-        kind="ivf-rabitq" if lists else "rabitq", items=items, dim=dim, lists=lists, sample=sample, shard=shard,
-        seconds=flops / 6e10 + items * 8e-6, memory=round(items * code * 1.2 + sample * row + 3 * shard * row) + 150_000_000, disk=disk + items * code,
+        kind="ivf-rabitq" if lists else "rabitq", items=items, dim=dim, lists=lists, sample=sample, shard=shard, small=small,
+        seconds=flops / 6e10 + items * 1e-5, memory=held + sample * row + 3 * shard * row + 150_000_000,
+        disk=disk + items * (code + (dim + 4 if small else 0)),
     )  # fmt: skip

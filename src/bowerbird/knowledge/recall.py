@@ -11,6 +11,7 @@ import numpy as np
 from bowerbird import checkpoint, seeds
 from bowerbird.knowledge import dense
 from bowerbird.knowledge.plan import Plan
+from bowerbird.types import ABSENT
 
 if TYPE_CHECKING:
     import faiss
@@ -23,7 +24,7 @@ ASKED = 200
 K = 20
 WANTED = 0.98
 """Recall at 20 that probes and depth are raised to."""
-PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+PROBES = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 DEPTHS = (40, 60, 80, 100, 160, 240, 400, 800)
 
 
@@ -78,7 +79,8 @@ def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, told: Told) ->
     for probes in [p for p in PROBES if p <= plan.lists] or [0]:
         found = dense.candidates_of(index, queries, min(plan.items, DEPTHS[-1]), probes)
         for depth in DEPTHS:
-            hit = np.mean([len(np.intersect1d(truth[q], found[q, :depth])) / len(truth[q]) for q in range(len(rows))])
+            kept = [dense.narrowed(vectors, found[q, :depth][found[q, :depth] != ABSENT], queries[q], K) for q in range(len(rows))]
+            hit = np.mean([len(np.intersect1d(truth[q], kept[q])) / len(truth[q]) for q in range(len(rows))])
             if hit > best["recall@20"] + 1e-9:
                 best = {"probes": probes, "depth": depth, "recall@20": round(float(hit), 4)}
             if best["recall@20"] >= WANTED:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "index"
 MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = "manifest.json", "vectors.npy", "lengths.npy", "dense.faiss", "bm25", "table.arrow"
+SMALL, STEPS = "small.npy", "steps.npy"
 BATCH = 8192
 Told = Callable[[str], None]
 
@@ -100,17 +101,17 @@ def nothing(like: Segment, dim: int) -> Segment:
     return Segment(like.table.slice(0, 0), dense.Vectors(empty, np.zeros(0, np.float32)), {"files": {}})
 
 
-def in_memory(table: pa.Table, dim: int, normalize: bool, like: Segment | None) -> Segment:
+def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | None) -> Segment:
     """Rows that are in no segment yet; their word index weighs words as that of `like` does."""
     raw = np.concatenate([np.zeros((0, dim), np.float32), *[vectors_of(b, dim) for b in table.to_batches()]])
-    made = Segment(table.drop_columns(["embedding"]), dense.Vectors(raw, dense.lengths_of(raw, normalize)), {"files": {}})
+    made = Segment(table.drop_columns(["embedding"]), dense.Vectors(raw, dense.lengths_of(raw, bool(tag["normalize"]))), {"files": {}})
     captions, tags = made.table["caption"].to_pylist(), tags_of(made.table)
     if not len(made):
         made.words = None
     elif like is None or like.words is None:
-        made.words = sparse.build(captions, tags)
+        made.words = sparse.build(captions, tags, tag["words"])
     else:
-        made.words = sparse.build_like(like.words, float(like.facts["mean_words"]), captions, tags)
+        made.words = sparse.build_like(like.words, float(like.facts["mean_words"]), captions, tags, tag["words"])
     return made
 
 
@@ -126,15 +127,19 @@ def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, t
     facts: dict[str, Any] = {"index": plan.facts()}
     if plan.kind != "flat":
         vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
+        if plan.small:
+            told("shrinking the vectors")
+            np.save(folder / STEPS, dense.shrink(vectors, folder / SMALL))
+            vectors = dense.Vectors(vectors.raw, vectors.lengths, dense.load_small(folder / SMALL), np.load(folder / STEPS))
         index = recall.build(vectors, plan, folder, told)
         dense.save(index, folder / DENSE)
         facts["index"] |= recall.tuned(index, vectors, plan, told)
     if len(table):
         told("indexing words")
         columns = [name for name in ("caption", "tags") if name in table.column_names]
-        small = table.select(columns)
+        chosen = table.select(columns)
         words, facts["mean_words"] = sparse.build_and_count(
-            (c for b in small.to_batches() for c in b.column("caption").to_pylist()), (t for b in small.to_batches() for t in tags_of(b))
+            (c for b in chosen.to_batches() for c in b.column("caption").to_pylist()), (t for b in chosen.to_batches() for t in tags_of(b)), tag["words"]
         )
         sparse.save(words, folder / WORDS)
     done.unlink()
@@ -168,7 +173,7 @@ def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
     """
     for _ in range(5):
         facts = _facts(folder)
-        if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout")):
+        if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout", "words")):
             return None
         try:
             made = _opened(folder, facts)
@@ -191,6 +196,14 @@ def _opened(folder: Path, facts: dict[str, Any]) -> Segment | None:
         return None
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
-    vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False), np.load(folder / LENGTHS, allow_pickle=False))
+    raw, lengths = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False), np.load(folder / LENGTHS, allow_pickle=False)
+    shrunk = SMALL in facts["files"]
+    vectors = dense.Vectors(
+        raw,
+        lengths,
+        small=dense.load_small(folder / SMALL) if shrunk else None,
+        steps=np.load(folder / STEPS, allow_pickle=False) if shrunk else None,
+        file=dense.RowFile(folder / VECTORS),
+    )
     index = dense.load(folder / DENSE) if DENSE in facts["files"] else None
     return Segment(table, vectors, facts, index, sparse.load(folder / WORDS) if len(table) else None)

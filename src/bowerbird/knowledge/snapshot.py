@@ -61,7 +61,7 @@ class Snapshot:
         made = np.zeros((*rows.shape, self.main.vectors.raw.shape[1]), np.float32)
         recent = rows >= len(self.main)
         here = (rows >= 0) & ~recent
-        made[here] = self.main.vectors.raw[rows[here]]
+        made[here] = self.main.vectors.few(rows[here])
         made[recent] = self.tail.vectors.raw[rows[recent] - len(self.main)]
         return made
 

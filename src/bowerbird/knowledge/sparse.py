@@ -37,37 +37,40 @@ def whole(text: str) -> str:
     return "=" + " ".join(words(text))
 
 
-def tokens_of(captions: Iterable[str], tags: Iterable[str]) -> Iterator[list[str]]:
-    """The words that stand for each item: its whole caption as one, the caption's, the tags'."""
+def tokens_of(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int]) -> Iterator[list[str]]:
+    """The words that stand for each item: its whole caption as one, the caption's, the tags', each so often as its field's weight says.
+
+    That is BM25F with whole weights: a word's frequency and an item's length are sums over the fields.
+    """
     for caption, more in zip(captions, tags, strict=True):
-        yield [whole(caption), *words(caption), *words(more)]
+        yield [whole(caption), *words(caption)] * weights[0] + words(more) * weights[1]
 
 
-def build(captions: Iterable[str], tags: Iterable[str]) -> bm25s.BM25:
-    """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order."""
-    return build_and_count(captions, tags)[0]
+def build(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int] = (1, 1)) -> bm25s.BM25:
+    """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order; `weights` of the two fields."""
+    return build_and_count(captions, tags, weights)[0]
 
 
-def build_and_count(captions: Iterable[str], tags: Iterable[str]) -> tuple[bm25s.BM25, float]:
+def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int]) -> tuple[bm25s.BM25, float]:
     """`build`, and the mean number of words an item, which `build_like` needs."""
     import bm25s
 
     vocab: dict[str, int] = {}
     # numbers in place of words: a million captions are then arrays, not lists of strings
-    tokens = [array("i", [vocab.setdefault(word, len(vocab)) for word in each]) for each in tokens_of(captions, tags)]
+    tokens = [array("i", [vocab.setdefault(word, len(vocab)) for word in each]) for each in tokens_of(captions, tags, weights)]
     index = bm25s.BM25(method="lucene", k1=K1, b=B)
     index.index((tokens, vocab), show_progress=False)
     return index, sum(map(len, tokens)) / max(1, len(tokens))
 
 
-def build_like(index: bm25s.BM25, mean_words: float, captions: Sequence[str], tags: Sequence[str]) -> bm25s.BM25:
+def build_like(index: bm25s.BM25, mean_words: float, captions: Sequence[str], tags: Sequence[str], weights: Sequence[int]) -> bm25s.BM25:
     """An index of further captions whose scores can stand beside those of `index`: the weights of words and the mean length are that one's.
 
     `mean_words`: words an item of `index`. A word that `index` does not know weighs as one that only these items have.
     """
     import bm25s
 
-    tokens = [Counter(t) for t in tokens_of(captions, tags)]
+    tokens = [Counter(t) for t in tokens_of(captions, tags, weights)]
     frequencies = Counter(word for counts in tokens for word in counts)
     documents, starts = int(index.scores["num_docs"]), index.scores["indptr"]
     vocab = {word: i for i, word in enumerate(frequencies)}
