@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
+from bowerbird.cli.filling import (
+    CaptionOption,
+    DedupOption,
+    FetchOption,
+    FilterOption,
+    KbArgument,
+    MemoryOption,
+    PatchesOption,
+    ReportOption,
+    SourceArgument,
+    WhereOption,
+    WorkersOption,
+    own_filter,
+    print_report,
+    two_weights,
+)  # fmt: skip
 from bowerbird.errors import BowerbirdError
 
-if TYPE_CHECKING:
-    from bowerbird.knowledge.ingest import AddReport
-
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
-
-KbArgument = Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")]
-SourceArgument = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE…", help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font."),
-]
-CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
-MemoryOption = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory that making the index may take, e.g. 500M or 8G.")]
-WhereOption = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Keep the rows that satisfy this, e.g. \"style = 'noto'\".")]
 
 
 @app.command()
@@ -34,6 +38,13 @@ def build(
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
+    patches: PatchesOption = 0,
+    dedup: DedupOption = None,
+    report: ReportOption = None,
+    keep: FilterOption = None,
+    fetch: FetchOption = False,
+    word_weights: Annotated[str, typer.Option("--word-weights", metavar="C,T", help="How often words of captions and of tags count in BM25.")] = "1,1",
+    workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -48,11 +59,12 @@ def build(
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
-        made, report = KnowledgeBase.build(
-            kb, list(source), encoder=encoder, normalize=normalize, caption_column=caption_column, where=where, device=pick_device(device),
+        made, done = KnowledgeBase.build(
+            kb, list(source), encoder=encoder, normalize=normalize, caption_column=caption_column, where=where, patches=patches, dedup=dedup,
+            keep=own_filter(keep), fetch=fetch, word_weights=two_weights(word_weights), workers=workers, device=pick_device(device),
             memory=parse_memory(memory), told=say, progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    _print_report(report, made.version, len(made), kb, as_json)
+    print_report(done, made.version, len(made), kb, report, as_json)
 
 
 @app.command()
@@ -61,6 +73,12 @@ def add(
     source: SourceArgument,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
+    patches: PatchesOption = 0,
+    dedup: DedupOption = None,
+    report: ReportOption = None,
+    keep: FilterOption = None,
+    fetch: FetchOption = False,
+    workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -76,12 +94,13 @@ def add(
     opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), told=say)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
-        report = opened.add(
-            list(source), caption_column=caption_column, where=where, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    if not report.added and report.unreadable and not report.present:
-        raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({report.unreadable[0]})")
-    _print_report(report, opened.version, len(opened), kb, as_json)
+        done = opened.add(
+            list(source), caption_column=caption_column, where=where, patches=patches, dedup=dedup, keep=own_filter(keep), fetch=fetch, workers=workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if not done.added and done.unreadable and not done.present:
+        raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({done.unreadable[0]})")
+    print_report(done, opened.version, len(opened), kb, report, as_json)
 
 
 @app.command()
@@ -256,44 +275,3 @@ def info(kb: KbArgument, seed: SeedOption = 0, device: DeviceOption = "auto", as
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then {beside['added']} added, {beside['removed']} removed"
     )
     print(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")
-
-
-def _print_report(report: AddReport, version: int, items: int, kb: Path, as_json: bool) -> None:
-    if as_json:
-        document = {"path": str(kb), "version": version, "items": items, "added": report.added, "present": report.present, "unreadable": report.unreadable}
-        print_json(document)
-        return
-    for line in report.unreadable:
-        say(f"left out: {line}")
-    present = f", {report.present} were there already" if report.present else ""
-    left = f", {len(report.unreadable)} could not be read" if report.unreadable else ""
-    say(f"{kb}: added {report.added}{present}{left}; {items} items (version {version})")
-    say(f'next: bowerbird search {kb} --text "…" --sheet found.png')
-
-
-@app.command()
-def neighbors(
-    kb: KbArgument,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbours are wanted.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
-    k: Annotated[int, typer.Option("-k", help="Neighbours an item.", min=1)] = 20,
-    mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
-    max_similarity: Annotated[float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")] = None,
-    exclude_key: Annotated[str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Write the nearest items of every picture of a source, never itself.
-
-    Example: bowerbird kb neighbors my-kb photos/ neighbors.parquet -k 20
-    """
-    from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.bulk import write_neighbors
-
-    opened = KnowledgeBase.open(kb, device=pick_device(device))
-    count = write_neighbors(opened, source, out, k, mode=mode, max_similarity=max_similarity, exclude_key=exclude_key)
-    if as_json:
-        print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
-    else:
-        say(f"{out}: the {k} neighbours of {count} items")

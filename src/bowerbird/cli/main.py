@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bowerbird.cli import claims, demo, edit, evaluate, generate, kb, models, search, train
+from bowerbird.cli import bulk, claims, demo, edit, evaluate, generate, imports, kb, models, search, train
 from bowerbird.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+kb.app.command("neighbors")(bulk.neighbors)
+kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")
 app.command("search")(search.search)
 app.command("train")(train.train)
@@ -29,6 +31,7 @@ app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check")(evaluate.check)
 app.command("claims")(claims.claims)
+app.add_typer(imports.app, name="import")
 app.command("models")(models.models)
 app.command("doctor")(models.doctor)
 

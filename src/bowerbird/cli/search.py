@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.types import Neighbors
 
+BATCH = 256
+"""Queries searched at once."""
+
 
 def search(
     kb: Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")],
@@ -23,6 +26,7 @@ def search(
     image: Annotated[list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")] = None,
     without: Annotated[list[str] | None, typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")] = None,
+    queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE.txt", help="A text a line, all searched at once; answers as JSON lines.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
     k: Annotated[int, typer.Option("-k", help="How many results.")] = 8,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
@@ -40,6 +44,11 @@ def search(
     """
     from bowerbird.knowledge.base import KnowledgeBase
 
+    if queries is not None:
+        if text or image or without or weights is not None or sheet is not None:
+            raise BowerbirdError("search: --queries stands alone, without --text, --image, --without, --weights and --sheet")
+        _batch(kb, queries, mode, {"k": k, "where": where, "diversity": diversity, "exact": exact, "balance": balance}, device)
+        return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
     opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" and not image else pick_device(device), told=say)
@@ -49,6 +58,8 @@ def search(
         hits = opened.search(text=single, mode=mode, balance=balance, **options)
         query: dict[str, Any] = {"text": single}
     else:
+        if balance is not None or mode == "bm25":
+            raise BowerbirdError("search: a sum of texts and pictures goes by embeddings alone; leave out --balance and --mode bm25")
         parts: list[str | Path] = [*(text or []), *(image or []), *(without or [])]
         counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(without or [])
         query = {"text": text or [], "images": [str(p) for p in image or []], "without": without or [], "weights": counts}
@@ -69,6 +80,30 @@ def search(
         say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
 
 
+def _batch(kb: Path, queries: Path, mode: str, options: dict[str, Any], device: str) -> None:
+    """One JSON line a query, in their order."""
+    import json
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    try:
+        texts = [line.strip() for line in queries.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BowerbirdError(f"{queries}: cannot be read as text ({error}); give a file with a query a line") from error
+    if not texts:
+        raise BowerbirdError(f"{queries}: no query in it; write one a line")
+    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" else pick_device(device), told=say)
+    for start in range(0, len(texts), BATCH):
+        hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
+        for row, text in enumerate(hits.queries):
+            results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
+            print(
+                json.dumps(
+                    {"kb": str(kb), "version": opened.version, "mode": mode, "query": {"text": text}, "results": results}, ensure_ascii=False, default=str
+                )
+            )
+
+
 def _read(part: str | Path) -> str | Image.Image:
     from bowerbird import images
 
@@ -86,12 +121,12 @@ def _weights(text: str | None, count: int) -> list[float]:
     return found
 
 
-def _result(kb: KnowledgeBase, hits: Neighbors, column: int) -> dict[str, Any]:
-    item = int(hits.ids[0, column])
+def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> dict[str, Any]:
+    item = int(hits.ids[row, column])
     return {
         "id": item,
-        "score": round(float(hits.scores[0, column]), 6),
-        "caption": hits.captions[0][column],
-        "metadata": hits.metadata[0][column],
+        "score": round(float(hits.scores[row, column]), 6),
+        "caption": hits.captions[row][column],
+        "metadata": hits.metadata[row][column],
         "path": kb.name(item),
     }

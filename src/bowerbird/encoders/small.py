@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+SIXTEEN = 16
+"""Pictures go through the network in multiples of this: below it, the last bit depends on how many there are and on the number of threads."""
+
+
 class SmallEncoder:
-    """`Encoder` over `SmallEncoderModel`; always float32, in batches of 64, so a picture's embedding never depends on its batch."""
+    """`Encoder` over `SmallEncoderModel`; always float32, in batches of 16 to 64, so a picture's embedding never depends on its batch."""
 
     def __init__(self, model: SmallEncoderModel, name: str, fingerprint: str, device: str = "cpu") -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)
@@ -34,8 +38,12 @@ class SmallEncoder:
             return np.zeros((0, self.dim), np.float32)
         size = self.model.config.image_size
         chunks = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
+        parts = []
         with torch.inference_mode():
-            parts = [self.model.encode_pixels(tensors.to_float(tensors.stack([images.square(p, size) for p in chunk])).to(self.device)) for chunk in chunks]
+            for chunk in chunks:
+                squares = [images.square(p, size) for p in chunk]
+                squares += [squares[-1]] * (-len(squares) % SIXTEEN)
+                parts.append(self.model.encode_pixels(tensors.to_float(tensors.stack(squares)).to(self.device))[: len(chunk)])
         return torch.cat(parts).cpu().numpy()
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:

@@ -211,7 +211,7 @@ class KnowledgeBase:
         """
         several = [source] if isinstance(source, (str, Path)) else list(source)
         if dedup is not None and not 0 < dedup <= 1:
-            raise BowerbirdError(f"near-duplicates from a cosine of {dedup}: give a number above 0 and up to 1, as in 0.995")
+            raise BowerbirdError(f"near-duplicates from a cosine of {dedup}: give a number above 0 and up to 1, as in 0.99")
         choice = Choice(caption_column, where, patches, fetch)
         return fill(self.store, self.encoder, several, choice, dedup=dedup, keep=keep, processes=workers, progress=progress)
 

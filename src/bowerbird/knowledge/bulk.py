@@ -1,7 +1,11 @@
-"""The neighbours of a whole source as one parquet file: what a training elsewhere reads instead of searching."""
+"""The neighbours of a whole training set as one parquet file, and how often each item is one: what a training elsewhere reads instead of searching.
+
+Streamed: neither the source nor the knowledge base is ever in memory as a whole. Source of p_D: RDM, arXiv 2204.11824, section 3.3.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,19 +13,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bowerbird import images
 from bowerbird.checkpoint import atomic_path
-from bowerbird.errors import BowerbirdError, PictureError
-from bowerbird.knowledge import dense, sources
-from bowerbird.knowledge.graph import knn_graph
-from bowerbird.knowledge.items import content_id
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import dense, ingest, query, sources
+from bowerbird.knowledge.ingest import Choice, Progress
+from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.types import ABSENT
-
-SPARE = 100
-"""How many results beyond k a search by words fetches, as the guard may take some away."""
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
+
+SPARE = 32
+"""How many results beyond k are asked for at first, as the guard may take some away."""
+GRAPH = pa.schema([("id", pa.int64()), ("neighbors", pa.list_(pa.int64())), ("scores", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What may not be a neighbour: the item itself always; what is more alike than `max_similarity`; what shares its value of a metadata column."""
+
+    max_similarity: float | None = None
+    exclude_key: str | None = None
 
 
 def write_neighbors(
@@ -33,52 +45,70 @@ def write_neighbors(
     mode: str = "dense",
     max_similarity: float | None = None,
     exclude_key: str | None = None,
+    counts: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write `id`, `neighbors` (list of ids, best first) and `scores` for every readable item of `source`; returns how many.
 
     `mode`: `dense` by the pictures' embeddings, `bm25` or `hybrid` by their captions. The guard: an item's own id is never among its
     neighbours, nor one whose embedding is more similar than `max_similarity` (the same picture in other form), nor one with the same
-    value of the metadata column `exclude_key`. Raises: BowerbirdError when nothing of `source` can be read, or captions are missing.
+    value of the metadata column `exclude_key`; k neighbours are found wherever k are allowed. `counts`: a second parquet file, `id` and
+    `count` of every item of the knowledge base, the numerator of p_D.
+    Raises: BowerbirdError when nothing of `source` can be read, or captions are missing.
     """
-    ids, vectors, captions, keys = [], [], [], []
-    for item in sources.read(source):
-        try:
-            picture = images.decode(item.data, item.name)
-        except PictureError:
-            continue
-        ids.append(content_id(item))
-        vectors.append(kb.encoder.embed_images([picture])[0])
-        captions.append(item.caption)
-        keys.append(str(item.metadata.get(exclude_key or "", "")))
-    if not ids:
-        raise BowerbirdError(f"{source}: no readable picture, so no neighbours were written")
-    empty = sum(not caption.strip() for caption in captions)
-    if mode != "dense" and empty:
-        raise BowerbirdError(f"{source}: {empty} pictures have no caption to search by; use --mode dense")
-    items = kb.get(kb.ids().tolist())
-    normalize = bool(kb.manifest["encoder"]["normalize"])
-    queries, database = dense.prepare(np.stack(vectors), normalize), dense.prepare(items.embeddings[0], normalize)
-    theirs = [str(m.get(exclude_key, "")) for m in items.metadata[0]] if exclude_key else []
-    asked = np.asarray(ids, np.int64)
-    if mode == "dense":
-        positions, scores = knn_graph(
-            queries, database, k, query_ids=asked, database_ids=items.ids[0], max_similarity=max_similarity, exclude=(keys, theirs) if exclude_key else None
-        )  # fmt: skip
-        found = [[int(items.ids[0, p]) for p in row if p >= 0] for row in positions]
-        kept = [row[: len(f)].tolist() for row, f in zip(scores, found, strict=True)]
-    else:
-        at = {int(number): row for row, number in enumerate(items.ids[0])}
-        hits = kb.search(text=captions, k=min(len(kb), k + SPARE), mode=mode)
-        found, kept = [], []
-        for q in range(len(ids)):
-            rows = [(int(n), float(s), at[int(n)]) for n, s in zip(hits.ids[q], hits.scores[q], strict=True) if n != ABSENT and n != ids[q]]
-            if max_similarity is not None:
-                rows = [row for row in rows if float(queries[q] @ database[row[2]]) <= max_similarity]
-            if exclude_key:
-                rows = [row for row in rows if theirs[row[2]] != keys[q]]
-            found.append([row[0] for row in rows[:k]])
-            kept.append([row[1] for row in rows[:k]])
-    table = pa.table({"id": ids, "neighbors": found, "scores": kept})
-    with atomic_path(out) as temporary:
-        pq.write_table(table, temporary)
-    return len(ids)
+    guard, total, done, written = Guard(max_similarity, exclude_key), sources.count(source), 0, 0
+    times: dict[int, int] = {}
+    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
+        for items, read in ingest.chunks(source, Choice()):
+            prepared = ingest.prepare(items, kb.encoder)
+            if prepared.items:
+                found, scores = _neighbors(kb, prepared.items, prepared.embeddings, k, mode, guard)
+                ids = [[int(i) for i in row if i != ABSENT] for row in found]
+                kept = [row[: len(i)].tolist() for row, i in zip(scores, ids, strict=True)]
+                writer.write_table(pa.table({"id": [content_id(i) for i in prepared.items], "neighbors": ids, "scores": kept}, schema=GRAPH))
+                for number in (number for row in ids for number in row):
+                    times[number] = times.get(number, 0) + 1
+            written, done = written + len(prepared.items), done + read
+            if progress is not None:
+                progress(done, total)
+        if not written:
+            raise BowerbirdError(f"{source}: no readable picture, so no neighbours were written")
+    if counts is not None:
+        every = np.sort(kb.ids())
+        with atomic_path(counts) as temporary:
+            pq.write_table(pa.table({"id": every, "count": pa.array([times.get(int(number), 0) for number in every], pa.int64())}), temporary)
+    return written
+
+
+def _neighbors(kb: KnowledgeBase, items: list[SourceItem], embeddings: np.ndarray, k: int, mode: str, guard: Guard) -> tuple[np.ndarray, np.ndarray]:
+    """The ids and scores `(n, k)` of some items' neighbours; -1 pads where fewer are allowed."""
+    if mode != "dense" and any(not item.caption.strip() for item in items):
+        name = next(item.name for item in items if not item.caption.strip())
+        raise BowerbirdError(f"{name}: has no caption to search by; use --mode dense")
+    snapshot = kb.store.snapshot
+    own = np.asarray([content_id(item) for item in items], np.int64)
+    ids, scores = np.full((len(items), k), ABSENT, np.int64), np.full((len(items), k), -np.inf, np.float32)
+    left, wanted = np.arange(len(items)), min(len(kb), k + SPARE)
+    while len(left):
+        vectors = dense.prepare(embeddings[left], kb.normalize)
+        if mode == "dense":
+            rows, found = snapshot.dense(vectors, wanted)
+        else:
+            texts = [items[i].caption for i in left]
+            encoder = None if mode == "bm25" else kb.encoder
+            rows, found = query.by_text(snapshot, encoder, texts, wanted, mode=mode, normalize=kb.normalize, allowed=None, exact=False)
+        allowed = (rows != ABSENT) & (snapshot.ids_of(rows) != own[left, None])
+        if guard.max_similarity is not None:
+            likeness = np.einsum("qd,qkd->qk", vectors, dense.prepare(snapshot.embeddings(rows).reshape(-1, kb.dim), kb.normalize).reshape(*rows.shape, -1))
+            allowed &= likeness <= guard.max_similarity
+        if guard.exclude_key is not None:
+            theirs = snapshot.values(guard.exclude_key, rows)
+            mine = [str(items[i].metadata.get(guard.exclude_key, "")) for i in left]
+            allowed &= np.asarray([[str(value or "") != own_value for value in line] for line, own_value in zip(theirs, mine, strict=True)])
+        for at, i in enumerate(left):
+            good = np.flatnonzero(allowed[at])[:k]
+            ids[i, : len(good)], scores[i, : len(good)] = snapshot.ids_of(rows[at, good]), found[at, good]
+        # more is asked for where the guard took too many, and there is more: a search by words ends where no word is shared
+        short = (allowed.sum(1) < k) & (rows != ABSENT).all(1) & (wanted < len(kb))
+        left, wanted = left[short], min(len(kb), 4 * wanted)
+    return ids, scores

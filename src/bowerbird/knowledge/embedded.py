@@ -19,7 +19,7 @@ from bowerbird.knowledge.items import CAPTION_COLUMNS, SourceItem
 BATCH = 4096
 
 
-def _number(path: Path) -> tuple[int, str]:
+def part_number(path: Path) -> tuple[int, str]:
     """Parts in the order of their numbers: part 10 after part 9."""
     found = re.findall(r"\d+", path.stem)
     return (int(found[-1]) if found else -1, path.name)
@@ -38,7 +38,7 @@ def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iter
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for part in sorted((folder / "img_emb").glob("*.npy"), key=_number):
+    for part in sorted((folder / "img_emb").glob("*.npy"), key=part_number):
         table = folder / "metadata" / f"metadata_{part.stem.removeprefix('img_emb_')}.parquet"
         if (folder / "metadata").is_dir() and not table.is_file():
             raise BowerbirdError(f"{table}: not there, and {part.name} needs it; they belong together")
@@ -88,11 +88,11 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
     They hold no pictures and no captions: what an image is of, and whose it is, can only be looked up by `img_id` in the data set they were
     made from. Source: RDM's released databases (`systems.md`).
     """
-    for path in sorted(files, key=_number):
+    for path in sorted(files, key=part_number):
         try:
             with np.load(path, allow_pickle=False) as part:
                 vectors = np.asarray(part["embedding"], np.float32)
-                names, places = part["img_id"], part.get("patch_coords")
+                names, places, classes = part["img_id"], part.get("patch_coords"), part.get("class_id")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BowerbirdError(f"{path}: not a part of an RDM database ({str(error)[:100]}); it holds embedding, img_id and patch_coords") from error
         if vectors.ndim != 2 or len(names) != len(vectors):
@@ -102,4 +102,6 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
             metadata: dict[str, Any] = {"img_id": name}
             if places is not None:
                 metadata |= {f"patch_{side}": float(v) for side, v in zip(("x_tl", "y_tl", "x_br", "y_br"), np.ravel(places[row]), strict=False)}
+            if classes is not None:
+                metadata["class_id"] = np.ravel(classes[row])[0].item()
             yield SourceItem(b"", f"{path.name}[{row}]", "", metadata, vector)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird.knowledge import dense, ingest, sources, workers
+from bowerbird.knowledge import dense, ingest, plan, sources, workers
+from bowerbird.knowledge.indexes import Told
 from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Prepared, Progress
 from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.known import Known
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.store import Store
     from bowerbird.types import Encoder
 
+TOLD_FROM = 2000
+"""From so many pictures on, time, memory and disk are estimated."""
 COMMIT_EVERY = 20_000
 """A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
 
@@ -28,11 +32,14 @@ def fill(
 ) -> AddReport:  # fmt: skip
     """Add what the sources hold and the store does not. See `KnowledgeBase.add`."""
     report = AddReport()
+    total = _total(several)
+    if total is not None and total > TOLD_FROM:
+        store.told(plan.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).told())
     with store.writing():
         known = Known(store.all_ids())
         twins = Twins(dedup, _nearest(store)) if dedup is not None else None
         since = 0
-        for prepared in _prepared(encoder, several, choice, keep, processes, known, report, progress):
+        for prepared in _prepared(encoder, several, choice, keep, processes, known, report, progress, total, store.told):
             since += _append(store, prepared, twins, report)
             if since >= COMMIT_EVERY:
                 store.commit()
@@ -47,13 +54,17 @@ def fill(
     return report
 
 
+def _total(several: Sequence[str | Path]) -> int | None:
+    """How many pictures the sources have, where they say it."""
+    counts = [sources.count(one) for one in several]
+    return None if None in counts else sum(n or 0 for n in counts)
+
+
 def _prepared(
     encoder: Encoder, several: Sequence[str | Path], choice: Choice, keep: Filter | None, processes: int, known: Known, report: AddReport,
-    progress: Progress | None,
+    progress: Progress | None, total: int | None, told: Told,
 ) -> Iterator[Prepared]:  # fmt: skip
     """What is new in the sources, decoded and embedded, chunk by chunk."""
-    counts = [sources.count(one) for one in several]
-    total = None if None in counts else sum(n or 0 for n in counts)
     sent: list[tuple[list[int], int]] = []  # the ids of each chunk, and how many of the source are read by then
 
     def work() -> Iterator[list[SourceItem]]:
@@ -67,8 +78,14 @@ def _prepared(
                 sent.append(([ids[i] for i in new], done))
                 yield [items[i] for i in new]
 
+    start, told_already = time.perf_counter(), False
     for prepared in workers.in_order(work(), encoder, keep, processes):
         ids, done = sent.pop(0)
+        if total is not None and total > TOLD_FROM and not told_already and prepared.items:
+            a_picture = (time.perf_counter() - start) / max(1, done)
+            disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
+            told(f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of disk, going by the first {done}")
+            told_already = True
         known.forget(sorted(set(ids) - {content_id(item) for item in prepared.items}))
         report.unreadable += prepared.unreadable
         report.refused += prepared.refused

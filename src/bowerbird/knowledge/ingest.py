@@ -63,8 +63,8 @@ class Prepared:
     refused: list[str]
 
 
-def chunks(source: str | Path, choice: Choice) -> Iterator[tuple[list[SourceItem], int]]:
-    """Items of `source` that satisfy `choice`, from `CHUNK` of the source at a time, and how many of the source were read for them.
+def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tuple[list[SourceItem], int]]:
+    """Items of `source` that satisfy `choice`, from `size` of the source at a time, and how many of the source were read for them.
 
     A column that only some rows have is empty in the others. Raises: BowerbirdError for a condition on columns that no row so far has.
     """
@@ -72,7 +72,7 @@ def chunks(source: str | Path, choice: Choice) -> Iterator[tuple[list[SourceItem
     items: Iterable[SourceItem] = sources.read(source, caption_column=choice.caption_column, fetch=choice.fetch)
     iterator = iter(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while read := [storable(item) for item in islice(iterator, CHUNK)]:
+        while read := [storable(item) for item in islice(iterator, size)]:
             columns |= dict.fromkeys(name for item in read for name in item.metadata)
             rows: Sequence[dict[str, Any]] = (
                 [item.metadata for item in read] if choice.where is None else [dict.fromkeys(columns) | item.metadata for item in read]

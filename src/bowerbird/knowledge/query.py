@@ -78,6 +78,8 @@ def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarr
     total = np.zeros((1, encoder.dim), np.float32)
     for what, weight in parts:
         if isinstance(what, str):
+            if not what.strip():
+                raise BowerbirdError("search: a text of the blend is empty; say what to look for")
             vector = encoder.embed_text([what])
         else:
             vector = np.asarray(what, np.float32).reshape(1, -1) if isinstance(what, np.ndarray) else encoder.embed_images([what])

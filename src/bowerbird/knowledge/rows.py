@@ -91,7 +91,7 @@ class Rows:
 
     def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> pa.Table:
         names = sorted({key for item in items for key in item["metadata"]})
-        columns = {name: _column([item["metadata"].get(name) for item in items]) for name in names}
+        columns = {name: as_column([item["metadata"].get(name) for item in items]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
         fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
         if fresh:
@@ -260,7 +260,7 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
     return total.view(np.int64)
 
 
-def _column(values: list[Any]) -> pa.Array:
+def as_column(values: list[Any]) -> pa.Array:
     """Metadata values as one Arrow column: numbers, booleans, texts and lists of texts as such, anything else as JSON text."""
     plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
     present = [v for v in plain if v is not None]

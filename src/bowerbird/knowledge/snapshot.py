@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bowerbird.knowledge import dense, sparse
 from bowerbird.knowledge.segment import Segment
@@ -75,6 +76,12 @@ class Snapshot:
         """Where each of `rows` `(n,)` came from: its file or row name."""
         return [str(segment.table["name"][at].as_py()) for segment, at in map(self._of, rows.tolist())]
 
+    def values(self, column: str, rows: np.ndarray) -> list[list[Any]]:
+        """One metadata column of `rows` `(Q, K)`; None for -1, or where there is no such column."""
+        every = [_column(self.main, column), _column(self.tail, column)]
+        cut = len(self.main)
+        return [[None if row == ABSENT else every[row >= cut][row - cut * (row >= cut)].as_py() for row in line] for line in rows.tolist()]
+
     def _of(self, row: int) -> tuple[Segment, int]:
         """The segment of a row, and its number there."""
         return (self.main, row) if row < len(self.main) else (self.tail, row - len(self.main))
@@ -122,3 +129,8 @@ class Snapshot:
             return np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
         rows, scores = parts[0] if len(parts) == 1 else dense.merge(parts[0], parts[1], k)
         return rows[0], scores[0]
+
+
+def _column(segment: Segment, name: str) -> pa.ChunkedArray:
+    """A column of the table, or as many nulls."""
+    return segment.table[name] if name in segment.table.column_names else pa.chunked_array([pa.nulls(len(segment))])

@@ -8,7 +8,7 @@ import numpy as np
 
 from bowerbird.knowledge import dense
 
-DEFAULT = 0.995
+DEFAULT = 0.99
 """Cosine from which two pictures count as one: `docs/knowledge-base.md` says what the bundled encoder gives copies and strangers."""
 
 

@@ -1,0 +1,121 @@
+"""Embedding without a knowledge base: a source becomes parquet parts that bring their embeddings, each whole or absent, on all cores or many machines.
+
+A part is `size` pictures of one source in its order, so it holds the same bits whoever makes it. `kb build` reads the folder like any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bowerbird import checkpoint
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import ingest, sources, workers
+from bowerbird.knowledge.columns import ENCODER_KEY
+from bowerbird.knowledge.ingest import Choice, Filter, Prepared, Progress
+from bowerbird.knowledge.items import SourceItem
+from bowerbird.knowledge.rows import as_column
+
+if TYPE_CHECKING:
+    from bowerbird.types import Encoder
+
+MANIFEST = "embed.json"
+PART = 2048
+LEFT_OUT = b"bowerbird.left_out"
+
+
+@dataclass
+class EmbedReport:
+    """Parts and items that are there at the end, parts that were there before, and what could not be read or was refused."""
+
+    parts: int = 0
+    items: int = 0
+    before: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+
+def embed(
+    several: Sequence[str | Path], out: str | Path, encoder: Encoder, choice: Choice | None = None, *, keep: Filter | None = None, processes: int = 0,
+    size: int = PART, ray_address: str | None = None, progress: Progress | None = None,
+) -> EmbedReport:  # fmt: skip
+    """Write the parts of all sources to the folder `out`; those that are there are not made again.
+
+    `processes` as in `KnowledgeBase.add`. `ray_address`: a Ray cluster in place of processes (`local` for one on this machine); every machine
+    must see the sources and `out` at the same paths, and each source is one machine's work.
+    Raises: BowerbirdError when `out` holds the parts of something else, or Ray is not installed.
+    """
+    out, choice = Path(out), choice or Choice()
+    places = [str(Path(s).absolute()) if Path(s).exists() else str(s) for s in several]
+    made_by = {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+    facts = {"sources": places, "choice": asdict(choice), "size": size, "encoder": made_by}
+    if (out / MANIFEST).is_file():
+        if checkpoint.read_json(out / MANIFEST, "list of parts") != json.loads(json.dumps(facts)):
+            raise BowerbirdError(f"{out}: holds parts of other sources, or made in another way; give a new folder")
+    elif out.exists() and any(out.iterdir()):
+        raise BowerbirdError(f"{out}: this path is taken; give a new one")
+    else:
+        checkpoint.write_json(out / MANIFEST, facts)
+    report = EmbedReport(before=len(list(out.glob("part-*.parquet"))))
+    if ray_address is not None:
+        from bowerbird.knowledge.embed_ray import on_ray
+
+        on_ray(places, out, encoder, choice, keep, size, ray_address)
+    else:
+        _here(places, out, encoder, choice, keep, size, processes, progress)
+    for path in sorted(out.glob("part-*.parquet")):
+        found = pq.ParquetFile(path)
+        report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
+        report.left_out += json.loads((found.schema_arrow.metadata or {}).get(LEFT_OUT, b"[]"))
+    return report
+
+
+def _here(
+    several: Sequence[str], out: Path, encoder: Encoder, choice: Choice, keep: Filter | None, size: int, processes: int, progress: Progress | None
+) -> None:
+    counts = [sources.count(one) for one in several]
+    total = None if None in counts else sum(n or 0 for n in counts)
+    sent: list[tuple[Path, int]] = []
+
+    def work() -> Iterator[list[SourceItem]]:
+        done = 0
+        for number, one in enumerate(several):
+            for path, items, read in missing(one, number, out, choice, size):
+                done += read
+                if items is not None:
+                    sent.append((path, done))
+                    yield items
+
+    for prepared in workers.in_order(work(), encoder, keep, processes):
+        path, done = sent.pop(0)
+        write(path, prepared, encoder)
+        if progress is not None:
+            progress(done, total)
+
+
+def missing(source: str, number: int, out: Path, choice: Choice, size: int) -> Iterator[tuple[Path, list[SourceItem] | None, int]]:
+    """The parts of one source: file, its items (None where the file is there already), and how many of the source were read for them."""
+    for part, (items, read) in enumerate(ingest.chunks(source, choice, size)):
+        path = out / f"part-{number:04d}-{part:06d}.parquet"
+        yield path, None if path.is_file() else items, read
+
+
+def write(path: Path, prepared: Prepared, encoder: Encoder) -> None:
+    """One part: pictures, captions, metadata, embeddings, and whose those are."""
+    items = prepared.items
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    columns: dict[str, Any] = {
+        "image": pa.array([{"bytes": item.data, "path": item.name} for item in items], kind),
+        "caption": pa.array([item.caption for item in items], pa.string()),
+    }
+    for name in sorted({name for item in items for name in item.metadata} - {"image", "caption", "embedding"}):
+        columns[name] = as_column([item.metadata.get(name) for item in items])
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(prepared.embeddings.reshape(-1), pa.float32()), encoder.dim)
+    said = {ENCODER_KEY: encoder.fingerprint.encode(), LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.refused]).encode()}
+    with checkpoint.atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns).replace_schema_metadata(said), temporary)

@@ -1,0 +1,221 @@
+"""What becomes an item: patches, near-duplicates, a person's own filter, addresses, embeddings made elsewhere, on however many processes."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from bowerbird import KnowledgeBase, encoders, images
+from bowerbird.errors import BowerbirdError
+from bowerbird.knowledge import addresses, embed, sparse
+from bowerbird.knowledge.bulk import write_neighbors
+from bowerbird.knowledge.ingest import Choice
+from bowerbird.knowledge.items import SourceItem
+from tests.faults.plain import PlainEncoder, caption, picture, source
+
+
+def resaved(data: bytes, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    images.decode(data, "x").resize((60, 60), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def test_patches_lie_in_their_pictures_and_are_cut_the_same_again(tmp_path: Path, drawn_folder: Path) -> None:
+    kb, report = KnowledgeBase.build(tmp_path / "kb", drawn_folder, encoder=PlainEncoder(), patches=3)
+    assert report.added == len(kb) == 3 * 36
+    item = kb.get([int(kb.ids()[5])])
+    facts, patch = item.metadata[0][0], item.images()[0][0]
+    whole = images.read(drawn_folder / facts["patch_of"])
+    corners = tuple(facts[f"patch_{name}"] for name in ("x_tl", "y_tl", "x_br", "y_br"))
+    assert np.array_equal(np.asarray(whole.crop(corners)), np.asarray(patch))
+    assert 0.5 * min(whole.size) - 1 <= corners[2] - corners[0] == corners[3] - corners[1] <= min(whole.size)
+    assert kb.add(drawn_folder, patches=3).present == 108
+
+
+def test_near_duplicates_are_left_out_and_named(tmp_path: Path, drawn_folder: Path) -> None:
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder)
+    strange = tmp_path / "more"
+    strange.mkdir()
+    files = sorted(drawn_folder.rglob("*.png"))
+    for number, file in enumerate(files[:5]):
+        (strange / f"twin{number}.jpg").write_bytes(resaved(file.read_bytes()))
+    own = Image.effect_noise((64, 64), 90).convert("RGB")
+    own.save(strange / "own.png")
+    own.resize((90, 90)).save(strange / "own-larger.png")
+    report = kb.add(strange, dedup=0.99)
+    assert {name for name, _, _ in report.duplicates} == {*(f"twin{n}.jpg" for n in range(5)), "own.png"}  # own-larger.png comes first
+    assert report.added == 1
+    by_name = {name: like for name, like, _ in report.duplicates}
+    assert by_name["own.png"] == "own-larger.png"
+    assert all(Path(by_name[f"twin{n}.jpg"]).name == files[n].name for n in range(5))
+    with pytest.raises(BowerbirdError, match=r"0\.99"):
+        kb.add(strange, dedup=7)
+
+
+def test_a_persons_own_filter(tmp_path: Path) -> None:
+    def keep(image: Image.Image, item: SourceItem) -> str | None:
+        return f"{image.width} pixels of an odd thing" if item.metadata["number"] % 2 else None
+
+    kb, report = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), keep=keep)
+    assert len(kb) == 5
+    assert report.refused == [f"{n}.png: 8 pixels of an odd thing" for n in (1, 3, 5, 7, 9)]
+
+
+class Shop(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/hostname")
+            self.end_headers()
+            return
+        self.send_response(200 if self.path.startswith("/picture") else 404)
+        self.end_headers()
+        if self.path.startswith("/picture"):
+            self.wfile.write(picture(int(self.path[8:])))
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def shop() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> None:
+    urls = [f"{shop}/picture1", f"{shop}/nothing", f"{shop}/away", "file:///etc/hostname", None, f"{shop}/picture2"]
+    pq.write_table(pa.table({"url": urls, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
+    with pytest.raises(BowerbirdError, match="--fetch-urls"):
+        KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
+    kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch=True)
+    assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
+    assert len(report.unreadable) == 4
+    assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
+    assert next(addresses.fetched(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
+
+
+def test_workers_and_parts_give_the_same_bits(tmp_path: Path, drawn_folder: Path) -> None:
+    small = encoders.load("small")
+    alone, _ = KnowledgeBase.build(tmp_path / "alone", drawn_folder, encoder=small)
+    together, _ = KnowledgeBase.build(tmp_path / "together", drawn_folder, encoder=small, workers=2)
+    report = embed.embed([drawn_folder], tmp_path / "parts", small, processes=1, size=10)
+    assert (report.parts, report.items, report.before) == (4, 36, 0)
+    last = tmp_path / "parts" / "part-0000-000003.parquet"
+    before, kept = last.read_bytes(), (tmp_path / "parts" / "part-0000-000000.parquet").stat().st_mtime_ns
+    last.unlink()
+    assert embed.embed([drawn_folder], tmp_path / "parts", small, size=10).before == 3
+    assert last.read_bytes() == before
+    assert (tmp_path / "parts" / "part-0000-000000.parquet").stat().st_mtime_ns == kept
+    with pytest.raises(BowerbirdError, match="new folder"):
+        embed.embed([drawn_folder], tmp_path / "parts", small, Choice(patches=2), size=10)
+
+    class Unasked(type(small)):  # type: ignore[misc]
+        def embed_images(self, pictures: object) -> np.ndarray:
+            raise AssertionError("embedded again")
+
+    unasked = Unasked(small.model, small.name, small.fingerprint)  # type: ignore[attr-defined]
+    brought, _ = KnowledgeBase.build(tmp_path / "brought", tmp_path / "parts", encoder=unasked)
+    ids = np.sort(alone.ids()).tolist()
+    for other in (together, brought):
+        assert np.array_equal(other.get(ids).embeddings, alone.get(ids).embeddings)
+    # another encoder has no use for these embeddings, and takes the pictures
+    assert len(KnowledgeBase.build(tmp_path / "plain", tmp_path / "parts", encoder=PlainEncoder())[0]) == 36
+
+
+def test_broken_pictures_are_told_of_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "good.png").write_bytes(picture(1))
+    (tmp_path / "a" / "bad.png").write_text("no picture")
+    report = embed.embed([tmp_path / "a"], tmp_path / "parts", PlainEncoder())
+    assert report.items == 1
+    assert "bad.png" in report.left_out[0]
+
+
+def test_neighbors_of_a_whole_set(tmp_path: Path) -> None:
+    """Against brute force: the guard holds, k are found wherever k are allowed, and counts are the numerator of p_D."""
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(120)), encoder=PlainEncoder())
+    written = write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, max_similarity=0.995, exclude_key="kind", counts=tmp_path / "c.parquet")
+    graph = {row["id"]: row for row in pq.read_table(tmp_path / "g.parquet").to_pylist()}
+    assert written == len(graph) == 120
+    items = kb.get(kb.ids().tolist())
+    unit = items.embeddings[0] / np.linalg.norm(items.embeddings[0], axis=1, keepdims=True)
+    kinds = [m["kind"] for m in items.metadata[0]]
+    for at, number in enumerate(items.ids[0].tolist()):
+        similar = unit @ unit[at]
+        similar[[i for i, kind in enumerate(kinds) if kind == kinds[at]]] = -np.inf
+        similar[similar > 0.995] = -np.inf
+        expected = items.ids[0][np.argsort(-similar, kind="stable")[: min(5, int(np.isfinite(similar).sum()))]].tolist()
+        assert graph[number]["neighbors"] == expected
+    counts = {row["id"]: row["count"] for row in pq.read_table(tmp_path / "c.parquet").to_pylist()}
+    assert len(counts) == 120
+    assert sum(counts.values()) == sum(len(row["neighbors"]) for row in graph.values())
+    assert counts[graph[items.ids[0, 0]]["neighbors"][0]] > 0
+
+
+def test_proposal_is_counted_as_in_the_graph(tmp_path: Path) -> None:
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(60)), encoder=PlainEncoder())
+    write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 4, counts=tmp_path / "c.parquet")
+    assert kb.proposal(4) == {row["id"]: row["count"] for row in pq.read_table(tmp_path / "c.parquet").to_pylist()}
+
+
+def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
+    """Three to one is what writing the caption three times gives; with tags at 0 they find nothing; new items are weighed alike."""
+    rows = {"image": [{"bytes": picture(n), "path": f"{n}"} for n in range(4)], "caption": ["red fox", "blue cat", "fox and dog", "grey owl"]}
+    pq.write_table(pa.table({**rows, "tags": [["den"], ["fox", "fox"], ["pet"], ["night"]]}), tmp_path / "a.parquet")
+
+    def scores(name: str, weights: tuple[int, int], text: str = "fox") -> dict[str, float]:
+        kb, _ = KnowledgeBase.build(tmp_path / name, tmp_path / "a.parquet", encoder=PlainEncoder(), word_weights=weights)
+        hits = kb.search(text=text, mode="bm25", k=4)
+        return {c: round(float(s), 5) for c, s in zip(hits.captions[0], hits.scores[0], strict=True) if c}
+
+    assert next(iter(scores("even", (1, 1)))) == "blue cat"
+    assert next(iter(scores("captions", (5, 1)))) != "blue cat"
+    assert "blue cat" not in scores("untagged", (1, 0))
+    captions = [f"{c} {c} {c}" for c in ("red fox", "blue cat", "fox and dog", "grey owl")]
+    by_hand = sparse.best_rows(sparse.build(captions, ["den", "fox fox", "pet", "night"]), "fox", 4)[1]
+    weighed = sparse.best_rows(sparse.build(rows["caption"], ["den", "fox fox", "pet", "night"], (3, 1)), "fox", 4)[1]
+    # the whole caption as a word of its own is counted thrice there and once here, which only lengthens the item
+    np.testing.assert_allclose(weighed[weighed > 0], by_hand[by_hand > 0], rtol=0.1)
+    with pytest.raises(BowerbirdError, match="3,1"):
+        scores("wrong", (1, -1))
+
+
+def test_commands(tmp_path: Path) -> None:
+    """Everything above from the command line, in one life."""
+    from tests.test_cli import bowerbird
+
+    (tmp_path / "p").mkdir()
+    for n in range(12):
+        (tmp_path / "p" / f"{n}.png").write_bytes(picture(n))
+        (tmp_path / "p" / f"{n}.txt").write_text(caption(n))
+    (tmp_path / "p" / "bad.png").write_text("x")
+    (tmp_path / "mine.py").write_text("def small(picture, item):\n    return 'seven' if item.name == '7.png' else None\n")
+    made = bowerbird(
+        "kb", "build", "kb", "p", "--filter", "mine:small", "--dedup", "0.9999", "--report", "left.jsonl", "--word-weights", "2,1", "--json", cwd=tmp_path
+    )
+    facts = json.loads(made.stdout)
+    lines = [json.loads(line) for line in (tmp_path / "left.jsonl").read_text().splitlines()]
+    assert facts["items"] + len(facts["duplicates"]) == 11
+    assert {line["left out"] for line in lines} >= {"unreadable", "filter"}
+    (tmp_path / "q.txt").write_text("red thing\n\nblue thing\n")
+    found = [json.loads(line) for line in bowerbird("search", "kb", "--queries", "q.txt", "--mode", "bm25", "-k", "3", cwd=tmp_path).stdout.splitlines()]
+    assert [one["query"]["text"] for one in found] == ["red thing", "blue thing"]
+    assert "red" in found[0]["results"][0]["caption"]
+    bowerbird("kb", "neighbors", "kb", "p", "g.parquet", "-k", "2", "--counts", "c.parquet", cwd=tmp_path)
+    assert pq.read_metadata(tmp_path / "g.parquet").num_rows == 12
+    bowerbird("kb", "embed", "p", "--out", "parts", "--part", "5", cwd=tmp_path)
+    bowerbird("kb", "build", "kb2", "parts", cwd=tmp_path)
+    assert json.loads(bowerbird("kb", "info", "kb2", "--json", cwd=tmp_path).stdout)["items"] == 12
