@@ -64,7 +64,7 @@ def test_broken_pictures(tmp_path: Path, count: Callable[[str], None]) -> None:
     suffixes = list(FORMATS)
     folder = tmp_path / "pictures"
     folder.mkdir()
-    slowest, readable = 0.0, 0
+    slowest, readable, reasons = 0.0, 0, []
     for number in range(MUTANTS):
         suffix, other = suffixes[number % len(suffixes)], suffixes[int(rng.integers(0, len(suffixes)))]
         data = broken(rng, whole(rng, suffix), whole(rng, other))
@@ -73,11 +73,12 @@ def test_broken_pictures(tmp_path: Path, count: Callable[[str], None]) -> None:
             images.decode(data, "x")
             readable += 1
         except PictureError as error:
-            assert "\n" not in str(error)
+            reasons.append(str(error))
         slowest = max(slowest, time.perf_counter() - start)
         (folder / f"{number:05d}.{suffix}").write_bytes(data)
         (folder / f"{number:05d}.txt").write_text(str(number))  # no two are the same item
     assert slowest < SECONDS
+    assert not any("\n" in reason for reason in reasons)
     kb, report = KnowledgeBase.build(tmp_path / "kb", folder, encoder=PlainEncoder())
     assert len(kb) == report.added == readable
     reported = Counter(line.split(":")[0] for line in report.unreadable)

@@ -25,7 +25,7 @@ class ClipEncoder:
         self.preprocessing = f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
         config = model.config
         self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
-        self.shared_dim = self.dim
+        self.shared_dim, self.picture_size = self.dim, int(config.vision_config.image_size)
         self.padding = "max_length" if config.model_type.startswith("siglip") else True  # SigLIP was trained on padded text
         self.max_length = int(config.text_config.max_position_embeddings)
 

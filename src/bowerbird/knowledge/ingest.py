@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 512
+ENOUGH = 4
+"""A JPEG is decoded at so many times the pixels that the encoder looks at, and not at all of its own."""
+GROUP = 32
+"""Pictures a thread decodes in one go: small ones take less time than handing them over."""
 Progress = Callable[[int, int | None], None]
 Filter = Callable[["Image.Image", SourceItem], "str | None"]
 """A person's own filter, for safety or taste: gets the picture and its item, and gives the reason to leave it out, or None."""
@@ -84,17 +88,35 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
 
 
 def prepare(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None = None) -> Prepared:
-    """Decode (on all cores), filter and embed `items`; an embedding that a source brings is taken as it is.
+    """Decode, filter and embed `items`; an embedding that a source brings is taken as it is.
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
+    return embedded(decoded(items, encoder, everything=keep is not None), encoder, keep)
+
+
+Looked = list[tuple[SourceItem, "Image.Image | str | None"]]
+"""Items with their decoded pictures, None where the embedding is enough, or the reason why one cannot be taken."""
+
+
+def decoded(items: Sequence[SourceItem], encoder: Encoder, *, everything: bool) -> Looked:
+    """The pictures of `items`, on all cores; with `everything` also of those that bring their embedding."""
     items = [_without_a_strangers(item, encoder) for item in items]
+    groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+
+    def look(group: Sequence[SourceItem]) -> Looked:
+        return [(item, _looked_at(item, encoder, decode=everything)) for item in group]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(partial(_looked_at, encoder=encoder, decode=keep is not None), items))
+        return [pair for pairs in pool.map(look, groups) for pair in pairs]
+
+
+def embedded(looked: Looked, encoder: Encoder, keep: Filter | None) -> Prepared:
+    """What is readable and not refused, with embeddings."""
     kept: list[SourceItem] = []
     pictures: list[Image.Image] = []
     unreadable, refused = [], []
-    for item, picture in zip(items, found, strict=True):
+    for item, picture in looked:
         if isinstance(picture, str):
             unreadable.append(picture)
             continue
@@ -116,7 +138,9 @@ def _looked_at(item: SourceItem, encoder: Encoder, *, decode: bool) -> Image.Ima
         if item.embedding is not None:
             _check_embedding(item, encoder)
             return images.decode(item.data, item.name) if decode and item.data else None
-        return images.decode(item.data, item.name)
+        # a person's filter sees the whole picture; the network sees few pixels of it
+        size = None if decode else getattr(encoder, "picture_size", None)
+        return images.decode(item.data, item.name, at_least=None if size is None else ENOUGH * size)
     except PictureError as error:
         return str(error)
 

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bowerbird.errors import MismatchError
@@ -30,8 +30,7 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | 
     Worker processes load the encoder by its name. Raises: MismatchError when that gives them another encoder.
     """
     if not workers:
-        for items in work:
-            yield ingest.prepare(items, encoder, keep)
+        yield from _one_ahead(work, encoder, keep)
         return
     under_way: deque[Future[Prepared]] = deque()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint))
@@ -44,6 +43,21 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | 
             yield under_way.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None) -> Iterator[Prepared]:
+    """In this process: while one piece is embedded and stored the next is read and decoded."""
+    pieces = iter(work)
+
+    def looked() -> ingest.Looked | None:
+        items = next(pieces, None)
+        return None if items is None else ingest.decoded(items, encoder, everything=keep is not None)
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(looked)
+        while (here := coming.result()) is not None:
+            coming = ahead.submit(looked)
+            yield ingest.embedded(here, encoder, keep)
 
 
 def _start(name: str, fingerprint: str) -> None:

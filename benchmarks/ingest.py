@@ -1,0 +1,182 @@
+"""From a folder of pictures to something that can be searched: ours beside clip-retrieval's own reader, mapper and writer, with the same encoder.
+
+Theirs: files, DataLoader workers, batches of 256, embeddings as float16 beside a parquet of paths; no index, no pictures, no captions (its file
+reader cannot pair captions in 2.45, and is asked for pictures alone, which is less work). Ours: everything, committed and searchable. Each is a
+process of its own. Pictures are opaque PNG files of 72 px made from a parquet file, so that both decode the same, or JPEG files of 1536 x 1024.
+
+    python benchmarks/ingest.py --data ../shared/data/emoji.parquet --out runs/ingest
+
+Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports and does not use here
+(all_clip, sentence_transformers) is replaced by empty modules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import json
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.encoders.small import SmallEncoder
+
+SIZE = 64
+
+
+def pictures(data: Path, out: Path) -> int:
+    """Write every picture of the parquet file as an opaque PNG file with a caption beside it, once."""
+    import pyarrow.parquet as pq
+
+    from bowerbird import images
+
+    if not out.exists():
+        out.mkdir(parents=True)
+        rows = pq.read_table(data, columns=["image", "name"]).to_pylist()
+        for number, row in enumerate(rows):
+            images.decode(row["image"]["bytes"], "x").save(out / f"{number:06d}.png")
+            (out / f"{number:06d}.txt").write_text(row["name"])
+    return sum(1 for _ in out.glob("*.png"))
+
+
+def photographs(data: Path, out: Path, count: int) -> int:
+    """Write JPEG files of 1536 x 1024, each of 24 pictures of the parquet file on noise, so that there is detail at every scale; once."""
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    from bowerbird import images
+
+    if not out.exists():
+        out.mkdir(parents=True)
+        rows = pq.read_table(data, columns=["image"]).to_pylist()
+        rng = np.random.default_rng(0)
+        for number in range(count):
+            sheet = Image.fromarray(rng.integers(60, 200, (1024, 1536, 3), np.uint8))
+            for place, at in enumerate(rng.integers(0, len(rows), 24)):
+                tile = images.decode(rows[at]["image"]["bytes"], "x").resize((220, 220), Image.Resampling.BICUBIC)
+                sheet.paste(tile, (256 * (place % 6) + 18, 256 * (place // 6) + 18))
+            sheet.save(out / f"{number:06d}.jpg", quality=90)
+    return sum(1 for _ in out.glob("*.jpg"))
+
+
+def ours(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int) -> None:
+    from bowerbird import KnowledgeBase
+
+    KnowledgeBase.build(out / "kb", folder, encoder=encoder, workers=workers)
+
+
+def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int) -> None:
+    import torch
+
+    from bowerbird import images
+
+    def stub(name: str, path: Path | None = None, **what: Any) -> None:
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=path is not None)
+        if path is not None:
+            module.__path__ = [str(path)]
+        module.__dict__.update(what)
+        sys.modules[name] = module
+
+    class Model:
+        def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+            if isinstance(encoder, Nothing):
+                return torch.ones(len(pixels), encoder.dim)
+            return encoder.model.encode_pixels(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+        def encode_text(self, tokens: object) -> None: ...
+
+    def preprocess(picture: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(images.square(picture.convert("RGB"), SIZE)))
+
+    root = next(Path(p) / "clip_retrieval" for p in sys.path if (Path(p) / "clip_retrieval" / "clip_inference").is_dir())
+    stub("clip_retrieval", root)
+    stub("clip_retrieval.clip_inference", root / "clip_inference")
+    stub("all_clip", load_clip=lambda **_: (Model(), preprocess, None))
+    stub("sentence_transformers", SentenceTransformer=None)
+    from clip_retrieval.clip_inference import mapper, reader, runner, writer
+
+    flags = {"enable_text": False, "enable_image": True, "enable_metadata": False}
+    named = {"use_mclip": False, "clip_model": "same", "use_jit": False, "mclip_model": None, "warmup_batch_size": 256}
+
+    class Quiet:
+        def start(self) -> None: ...
+        def end(self) -> None: ...
+        def __call__(self, row: object) -> None: ...
+
+    runner.Runner(
+        reader_builder=lambda sampler: reader.FilesReader(sampler, preprocess, None, str(folder), 256, workers, **flags),
+        mapper_builder=lambda: mapper.ClipMapper(**flags, **named),
+        writer_builder=lambda i: writer.NumpyWriter(i, str(out / "theirs"), **flags, output_partition_count=1),
+        logger_builder=lambda i: Quiet(),
+        output_partition_count=1,
+    )(0)
+
+
+class Nothing:
+    """An encoder that costs nothing: what is left is the way to it and from it."""
+
+    name, dim, fingerprint, shared_dim = "nothing", 384, "0", 384
+
+    def embed_images(self, pictures: list[Image.Image]) -> np.ndarray:
+        return np.ones((len(pictures), self.dim), np.float32)
+
+    def embed_text(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), self.dim), np.float32)
+
+
+CONTESTANTS = {"ours": (ours, 0), "ours, 2 workers": (ours, 2), "clip-retrieval": (theirs, 4), "clip-retrieval, 2 workers": (theirs, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
+    parser.add_argument("--out", type=Path, default=Path("runs/ingest"))
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--photographs", type=int, default=0, help="so many JPEG files of 1536 x 1024 in place of small PNG files")
+    parser.add_argument("--encoder", default="small", help="small, or nothing: an encoder that costs nothing")
+    arguments = parser.parse_args()
+    folder = arguments.out / ("photographs" if arguments.photographs else "pictures")
+    if arguments.contestant:
+        from bowerbird import encoders, images
+
+        task, workers = CONTESTANTS[arguments.contestant]
+        place = arguments.out / "made"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        encoder = Nothing() if arguments.encoder == "nothing" else encoders.load(arguments.encoder)
+        encoder.embed_images([images.read(next(folder.glob("*.[jp][pn]g")))] * 64)  # warm on both sides
+        start = time.perf_counter()
+        task(folder, place, encoder, workers)
+        print(json.dumps(time.perf_counter() - start))
+        return
+    count = photographs(arguments.data, folder, arguments.photographs) if arguments.photographs else pictures(arguments.data, folder)
+    results = {}
+    print(f"{count:,} {folder.name}, encoder {arguments.encoder}")
+    for name in CONTESTANTS:
+        if arguments.encoder == "nothing" and name == "ours, 2 workers":
+            continue  # workers load encoders by name
+        command = [sys.executable, __file__, "--contestant", name, "--out", str(arguments.out), "--encoder", arguments.encoder]
+        command += ["--photographs", str(arguments.photographs)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{name:26} could not run: {done.stderr.strip().splitlines()[-1][:120]}")
+            continue
+        results[name] = float(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{name:26} {results[name]:7.1f} s, {count / results[name]:6.0f} pictures a second", flush=True)
+    mine, peer = ([v for k, v in results.items() if k.startswith(who)] for who in ("ours", "clip"))
+    if mine and peer:
+        print(f"clip-retrieval / ours, the best of each: {min(peer) / min(mine):.2f}")
+
+
+if __name__ == "__main__":
+    main()
