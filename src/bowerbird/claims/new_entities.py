@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def measure(lab: Lab) -> Finding:
     others = sorted(set(range(len(lab.drawings))) - set(rare))
     found: dict[str, dict[str, Neighbors]] = {}
     with shelf.knowledge_base(lab.drawings.select(others)) as kb:
-        new = shelf.source(lab.drawings.select(rare), kb.path.parent / "new.parquet")
+        new = shelf.source(lab.drawings.select(rare), Path(kb.path).parent / "new.parquet")
         found["before"] = _asked(kb, bench)
         start = time.perf_counter()
         kb.add(str(new))

@@ -42,7 +42,7 @@ class Row:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheet and the knowledge bases.")] = Path("demo"),
-    kb: Annotated[Path | None, typer.Option("--kb", help="A knowledge base of your own instead of the demo's collection.")] = None,
+    kb: Annotated[str | None, typer.Option("--kb", help="A knowledge base of your own instead of the demo's collection.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

@@ -15,7 +15,7 @@ def edit(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of a model that edits.")],
     image: Annotated[list[Path], typer.Option("--image", help="The picture to edit; several times for several.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")],
-    kb: Annotated[Path, typer.Option("--kb", help="Knowledge base to retrieve from.")],
+    kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
     reference: Annotated[Path | None, typer.Option("--reference", help="A picture of what it is to show, in place of --prompt.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="Neighbours of the prompt or reference; 0 for none, default the model's.", min=0)] = None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")],
-    kb: Annotated[Path, typer.Option("--kb", help="Knowledge base to retrieve from.")],
+    kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
     data: Annotated[str, typer.Option("--data", help="SOURCE of real pictures to measure against.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.md, plots and sheets.")],
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """So many of what was left out are named on the terminal."""
-KbArgument = Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")]
+KbArgument = Annotated[str, typer.Argument(metavar="KB", help="Directory of the knowledge base, or milvus://HOST:PORT/COLLECTION.")]
 SourceArgument = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE…", help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font."),
@@ -63,7 +63,7 @@ def two_weights(text: str) -> list[int]:
         raise BowerbirdError(f"--word-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1") from error
 
 
-def print_report(done: AddReport, version: int, items: int, kb: Path, report: Path | None, as_json: bool) -> None:
+def print_report(done: AddReport, version: int, items: int, kb: str, report: Path | None, as_json: bool) -> None:
     left = [{"name": name, "like": like, "cosine": round(cosine, 4), "left out": "near-duplicate"} for name, like, cosine in done.duplicates]
     if report is not None:
         reasons = [{"left out": kind, "reason": line} for kind, lines in (("unreadable", done.unreadable), ("filter", done.refused)) for line in lines]

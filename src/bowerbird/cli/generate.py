@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def generate(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")] = None,
-    kb: Annotated[Path | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
+    kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What to paint.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="Paint from this picture; several are used together.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="A class; with --class-key, drawn from the items of that class.")] = None,

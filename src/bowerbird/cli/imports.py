@@ -13,7 +13,7 @@ from bowerbird.errors import BowerbirdError
 
 app = typer.Typer(help="Take over what others made.", no_args_is_help=True, rich_markup_mode=None)
 
-NewKb = Annotated[Path, typer.Argument(metavar="KB", help="Knowledge base to make.")]
+NewKb = Annotated[str, typer.Argument(metavar="KB", help="Knowledge base to make.")]
 TheirEncoder = Annotated[str, typer.Option("--encoder", help="The encoder their embeddings are of: their files do not say. A directory or a hub id.")]
 
 
@@ -65,7 +65,7 @@ def compvis_database(
     say(f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data set it came from")
 
 
-def _build(sources: list[Path], kb: Path, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool) -> None:
+def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool) -> None:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.plan import parse_memory
 

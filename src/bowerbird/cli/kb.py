@@ -235,7 +235,7 @@ def verify(
     raise BowerbirdError("; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy]))
 
 
-def _ids(text: str | None, kb: Path) -> list[int] | None:
+def _ids(text: str | None, kb: str) -> list[int] | None:
     """The numbers of `--ids`."""
     try:
         return None if text is None else [int(part) for part in text.replace(",", " ").split()]

@@ -21,7 +21,7 @@ BATCH = 256
 
 
 def search(
-    kb: Annotated[Path, typer.Argument(metavar="KB", help="Directory of the knowledge base.")],
+    kb: Annotated[str, typer.Argument(metavar="KB", help="Directory of the knowledge base.")],
     text: Annotated[list[str] | None, typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")] = None,
     without: Annotated[list[str] | None, typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times.")] = None,
@@ -80,7 +80,7 @@ def search(
         say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
 
 
-def _batch(kb: Path, queries: Path, mode: str, options: dict[str, Any], device: str) -> None:
+def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], device: str) -> None:
     """One JSON line a query, in their order."""
     import json
 

@@ -1,6 +1,6 @@
 """`KnowledgeBase`: pictures that can be searched, changed, and trusted after a crash; here is what one asks of it.
 
-Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus.py`). Knows encoders by their protocol only, and
+Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus/`). Knows encoders by their protocol only, and
 nothing of what is painted from its answers.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird import checkpoint, images
+from bowerbird import images
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import dense, indexes, query
 from bowerbird.knowledge.filling import fill
@@ -23,11 +23,14 @@ from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Progress
 from bowerbird.knowledge.items import clean, named
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
 from bowerbird.knowledge.rows import OWN_COLUMNS
-from bowerbird.knowledge.store import MANIFEST, Store, holds_something
+from bowerbird.knowledge.searchable import Searchable
+from bowerbird.knowledge.stores import making, open_store
 from bowerbird.types import ABSENT, Encoder, Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from bowerbird.knowledge.stores import AnyStore
 
 MODES = ("dense", "bm25", "hybrid")
 
@@ -35,7 +38,7 @@ MODES = ("dense", "bm25", "hybrid")
 class KnowledgeBase:
     """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update` and `compact` move it to a new one."""
 
-    def __init__(self, store: Store, encoder: Encoder | None = None, device: str = "cpu") -> None:
+    def __init__(self, store: AnyStore, encoder: Encoder | None = None, device: str = "cpu") -> None:
         self.store, self.device = store, device
         if encoder is not None:
             self._check(encoder)
@@ -48,12 +51,14 @@ class KnowledgeBase:
         cls, path: str | Path, *, version: int | None = None, encoder: Encoder | None = None, device: str = "cpu", memory: int = DEFAULT_MEMORY,
         told: indexes.Told = indexes.quietly,
     ) -> KnowledgeBase:  # fmt: skip
-        """The knowledge base at `path`, at its newest version or an earlier one; its encoder is loaded by name when first needed, or given here.
+        """The knowledge base at `path`, a directory or a `milvus://` address, at its newest version or an earlier one.
+
+        Its encoder is loaded by name when first needed, or given here.
 
         `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the version is gone,
         MismatchError when `encoder` is not the one it was made with.
         """
-        made = cls(Store.open(Path(path), memory, told), encoder, device)
+        made = cls(open_store(path, memory, told), encoder, device)
         return made if version is None else made.at_version(version)
 
     def at_version(self, version: int) -> KnowledgeBase:
@@ -89,10 +94,6 @@ class KnowledgeBase:
         """
         from bowerbird import encoders
 
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            what = "a knowledge base is there already; add to it: bowerbird kb add" if (path / MANIFEST).is_file() else "this path is taken; give a new one"
-            raise BowerbirdError(f"{path}: {what}")
         if len(word_weights) != 2 or not all(isinstance(w, int) and 0 <= w <= 100 for w in word_weights) or not any(word_weights):
             raise BowerbirdError(f"word weights {word_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1")
         loaded = encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
@@ -102,8 +103,8 @@ class KnowledgeBase:
             "sources": [str(Path(s).absolute()) for s in several], "encoder": facts, "caption": caption_column, "where": where,
             "patches": patches, "dedup": dedup, "words": list(word_weights),
         }  # fmt: skip
-        with checkpoint.resumable_directory(path, tag, worth=holds_something) as target:
-            kb = cls(Store.create(target, facts, word_weights, memory, told), loaded, device)
+        with making(path, facts, word_weights, tag, memory, told) as store:
+            kb = cls(store, loaded, device)
             report = kb.add(
                 several, caption_column=caption_column, where=where, patches=patches, dedup=dedup, keep=keep, fetch=fetch, workers=workers, progress=progress
             )
@@ -115,8 +116,8 @@ class KnowledgeBase:
     # -- facts -------------------------------------------------------------------------------------------------------
 
     @property
-    def path(self) -> Path:
-        """Where it is."""
+    def path(self) -> Path | str:
+        """Where it is: a directory, or a `milvus://` address."""
         return self.store.path
 
     @property
@@ -261,6 +262,10 @@ class KnowledgeBase:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`."""
         return self.store.ids(where)
 
+    @property
+    def _searched(self) -> Searchable:
+        return self.store.snapshot
+
     def search(
         self,
         *,
@@ -296,7 +301,7 @@ class KnowledgeBase:
         texts = [text] if isinstance(text, str) else list(text or [])
         if text is not None and (not texts or any(not t.strip() for t in texts)):
             raise BowerbirdError("search: the text is empty; say what to look for")
-        snapshot = self.store.snapshot
+        snapshot = self._searched
         allowed = self.store.allowed(where) if where is not None else None
         wanted = min(len(self), 4 * k + 20) if diversity else k
         if texts:
@@ -319,7 +324,7 @@ class KnowledgeBase:
     ) -> np.ndarray:  # fmt: skip
         """The vectors of a query that is no text, raw `(Q, d)`."""
         if own is not None:
-            return self.store.snapshot.embeddings(own)
+            return self._searched.embeddings(own)
         if blend is not None:
             return query.blended(self.encoder, blend)
         vectors: np.ndarray = self.encoder.embed_images(list(images)) if images is not None else np.asarray(embeddings, np.float32)
@@ -337,13 +342,13 @@ class KnowledgeBase:
 
     def _rows_of(self, ids: Sequence[int]) -> np.ndarray:
         wanted = _whole_numbers(ids)
-        rows = self.store.snapshot.rows_of(wanted)
+        rows = self._searched.rows_of(wanted)
         if (rows == ABSENT).any():
             raise BowerbirdError(f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search {self.path} --json")
         return rows
 
     def _neighbors(self, rows: np.ndarray, scores: np.ndarray) -> Neighbors:
-        snapshot = self.store.snapshot
+        snapshot = self._searched
         captions, metadata = snapshot.described(rows)
         return Neighbors(
             ids=snapshot.ids_of(rows), scores=scores, embeddings=snapshot.embeddings(rows), captions=captions, metadata=metadata, load_images=self.pictures
@@ -351,7 +356,7 @@ class KnowledgeBase:
 
     def name(self, item: int) -> str:
         """Where the item came from: its file or row name."""
-        return self.store.snapshot.names(self._rows_of([item]))[0]
+        return self._searched.names(self._rows_of([item]))[0]
 
     def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
         """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.
@@ -364,7 +369,7 @@ class KnowledgeBase:
 
     def proposal(self, k: int = 4) -> dict[int, int]:
         """How often each item is among the k neighbours of the others: p_D's counts with the database as its own training set."""
-        snapshot = self.store.snapshot
+        snapshot = self._searched
         rows = snapshot.rows_of(self.ids())
         counts: Counter[int] = Counter(dict.fromkeys(rows.tolist(), 0))
         for start in range(0, len(rows), 512):

@@ -18,6 +18,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import dense, ingest, query, sources
 from bowerbird.knowledge.ingest import Choice, Progress
 from bowerbird.knowledge.items import SourceItem, content_id
+from bowerbird.knowledge.searchable import Searchable
 from bowerbird.types import ABSENT
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _neighbors(kb: KnowledgeBase, items: list[SourceItem], embeddings: np.ndarra
     if mode != "dense" and any(not item.caption.strip() for item in items):
         name = next(item.name for item in items if not item.caption.strip())
         raise BowerbirdError(f"{name}: has no caption to search by; use --mode dense")
-    snapshot = kb.store.snapshot
+    snapshot: Searchable = kb.store.snapshot
     own = np.asarray([content_id(item) for item in items], np.int64)
     ids, scores = np.full((len(items), k), ABSENT, np.int64), np.full((len(items), k), -np.inf, np.float32)
     left, wanted = np.arange(len(items)), min(len(kb), k + SPARE)

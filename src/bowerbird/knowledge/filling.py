@@ -14,10 +14,11 @@ from bowerbird.knowledge.indexes import Told
 from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Prepared, Progress
 from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.known import Known
+from bowerbird.knowledge.searchable import Searchable
 from bowerbird.knowledge.twins import Twins
 
 if TYPE_CHECKING:
-    from bowerbird.knowledge.store import Store
+    from bowerbird.knowledge.stores import AnyStore
     from bowerbird.types import Encoder
 
 TOLD_FROM = 2000
@@ -27,7 +28,7 @@ COMMIT_EVERY = 20_000
 
 
 def fill(
-    store: Store, encoder: Encoder, several: Sequence[str | Path], choice: Choice, *, dedup: float | None, keep: Filter | None, processes: int,
+    store: AnyStore, encoder: Encoder, several: Sequence[str | Path], choice: Choice, *, dedup: float | None, keep: Filter | None, processes: int,
     progress: Progress | None,
 ) -> AddReport:  # fmt: skip
     """Add what the sources hold and the store does not. See `KnowledgeBase.add`."""
@@ -94,7 +95,7 @@ def _prepared(
             progress(done, total)
 
 
-def _append(store: Store, prepared: Prepared, twins: Twins | None, report: AddReport) -> int:
+def _append(store: AnyStore, prepared: Prepared, twins: Twins | None, report: AddReport) -> int:
     """Store what is prepared, without near-duplicates; returns how many."""
     items, embeddings = prepared.items, prepared.embeddings
     if twins is not None and items:
@@ -108,11 +109,11 @@ def _append(store: Store, prepared: Prepared, twins: Twins | None, report: AddRe
     return len(items)
 
 
-def _nearest(store: Store) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
+def _nearest(store: AnyStore) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
     """Of unit vectors `(n, d)`: the name of the item a search finds first, and its cosine `(n,)`; None for a store without items."""
     if not len(store):
         return None
-    snapshot = store.snapshot
+    snapshot: Searchable = store.snapshot
 
     def ask(unit: np.ndarray) -> tuple[list[str], np.ndarray]:
         rows = snapshot.dense(unit, 1, exact=True)[0][:, 0]

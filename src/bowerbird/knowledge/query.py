@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import dense, fuse
-from bowerbird.knowledge.snapshot import Snapshot
+from bowerbird.knowledge.searchable import Searchable
 from bowerbird.types import ABSENT, Encoder
 
 if TYPE_CHECKING:
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 Found = tuple[np.ndarray, np.ndarray]
 
 
-def by_words(snapshot: Snapshot, texts: Sequence[str], k: int, allowed: np.ndarray | None) -> Found:
+def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any) -> Found:
     """`(rows, scores)`, each `(Q, k)`, by BM25."""
     pairs = [snapshot.words(text, k, allowed) for text in texts]
     return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
 
 def by_text(
-    snapshot: Snapshot,
+    snapshot: Searchable,
     encoder: Encoder | None,
     texts: Sequence[str],
     k: int,
     *,
     mode: str,
     normalize: bool,
-    allowed: np.ndarray | None,
+    allowed: Any,
     exact: bool,
     balance: float | None = None,
 ) -> Found:
@@ -56,7 +56,7 @@ def by_text(
     return np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])
 
 
-def _feedback(snapshot: Snapshot, vectors: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _feedback(snapshot: Searchable, vectors: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Text embeddings moved to the pictures whose words matched best (pseudo-relevance feedback).
 
     A small encoder does not know a new name, but the pictures that carry it show what to look for. Without any match in words
@@ -91,7 +91,7 @@ def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarr
     return total
 
 
-def various(snapshot: Snapshot, found: Found, k: int, diversity: float) -> Found:
+def various(snapshot: Searchable, found: Found, k: int, diversity: float) -> Found:
     """The k of each query's results that are good and unlike each other."""
     rows, scores = np.full((len(found[0]), k), ABSENT, np.int64), np.full((len(found[0]), k), -np.inf, np.float32)
     for q in range(len(rows)):

@@ -1,0 +1,156 @@
+"""The same knowledge base in a Milvus Lite file and on a server answers as a directory does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bowerbird import KnowledgeBase
+from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.knowledge.export import export
+from bowerbird.knowledge.milvus import conditions
+from tests.faults.plain import PlainEncoder, caption, identity, source
+
+pytest.importorskip("pymilvus")
+CONDITIONS = (
+    "kind = 'odd'", "number < 7", "number >= 10 AND kind = 'even'", "(number = 3 OR number = 4) AND kind <> 'odd'", "kind IN ('odd', 'strange')",
+    "number IN (1, 2, 50)", "caption LIKE '%red%' AND number > 5", "NOT (kind = 'odd')", "note IS NULL", "name = '5.png'",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own process and network port; Milvus Lite's, as no other runs without a container."""
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    server, database, port = start_server_in_thread(str(tmp_path_factory.mktemp("server")), host="127.0.0.1", port=0)
+    yield f"milvus://127.0.0.1:{port}"
+    server.stop(grace=0)
+    database.close()
+
+
+@pytest.fixture(params=["file", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"milvus://{tmp_path}/kb.db"
+    return f"{request.getfixturevalue('address')}/c{abs(hash(request.node.name)) % 10**9}"
+
+
+@pytest.fixture
+def both(place: str, tmp_path: Path) -> tuple[KnowledgeBase, KnowledgeBase]:
+    data = source(tmp_path / "a.parquet", range(30))
+    there, _ = KnowledgeBase.build(place, data, encoder=PlainEncoder())
+    here, _ = KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder())
+    return there, here
+
+
+def test_it_answers_as_a_directory_does(both: tuple[KnowledgeBase, KnowledgeBase]) -> None:
+    there, here = both
+    assert len(there) == len(here) == 30
+    ids = np.sort(here.ids()).tolist()
+    assert np.sort(there.ids()).tolist() == ids
+    mine, theirs = here.get(ids), there.get(ids)
+    assert np.array_equal(mine.embeddings, theirs.embeddings)
+    assert mine.captions == theirs.captions
+    assert mine.metadata == theirs.metadata
+    for a, b in zip(mine.images()[0], theirs.images()[0], strict=True):
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+    assert here.name(ids[3]) == there.name(ids[3])
+    queries = PlainEncoder().embed_text(["one", "two things", "blue"])
+    for options in ({"embeddings": queries}, {"ids": ids[:4]}, {"text": ["thing 7", "red kind"], "mode": "dense"}):
+        a, b = here.search(k=6, **options), there.search(k=6, **options)  # type: ignore[arg-type]
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+        assert [set(row) for row in a.ids.tolist()] == [set(row) for row in b.ids.tolist()]
+    assert there.search(text=caption(12), mode="bm25", k=3).ids[0, 0] == identity(12)
+    assert there.search(text="zebra", mode="bm25", k=3).mask.sum() == 0
+    assert there.search(text=caption(12), k=3).ids[0, 0] == here.search(text=caption(12), k=3).ids[0, 0] == identity(12)
+    assert there.search(text="red", k=4, where="number > 20", balance=0.5, diversity=0.3).mask.all()
+    assert there.proposal(3) == here.proposal(3)
+
+
+def test_conditions_find_the_same_items(both: tuple[KnowledgeBase, KnowledgeBase]) -> None:
+    there, here = both
+    there.update(ids=[identity(1)], metadata={"note": "seen"})
+    here.update(ids=[identity(1)], metadata={"note": "seen"})
+    for where in CONDITIONS:
+        assert sorted(there.ids(where).tolist()) == sorted(here.ids(where).tolist()), where
+        hits = there.search(text="thing", mode="dense", k=30, where=where)
+        assert set(hits.ids[hits.mask].tolist()) == set(here.ids(where).tolist()), where
+    for wrong in ("nope = 1", "kind = ", "number < 'x'"):
+        with pytest.raises(BowerbirdError):
+            there.ids(wrong)
+        with pytest.raises(BowerbirdError):
+            here.ids(wrong)
+
+
+def test_what_is_not_plainly_the_same_in_milvus_is_not_translated() -> None:
+    assert conditions.translate("a = 'it''s' and b <> 2") == '(metadata["a"] == "it\'s" and metadata["b"] != 2)'
+    for where in ("NOT a = 1", "a LIKE 'x%'", "a IS NULL", "a = b", "a + 1 = 2", "a IN (SELECT 1)", "a = 'x", "", "a = 1 b = 2", "lower(a) = 'x'"):
+        assert conditions.translate(where) is None, where
+
+
+def test_changes_are_seen_and_removed_items_never_come_back(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
+    there, _ = both
+    version = there.version
+    assert there.add(source(tmp_path / "b.parquet", range(25, 40))).present == 5
+    assert there.search(text=caption(39), mode="bm25", k=1).ids[0, 0] == identity(39)
+    assert there.remove(where="number >= 30") == 10
+    assert there.remove(ids=[identity(0), 17]) == 1
+    assert len(there) == 29
+    assert identity(0) not in there.search(text=caption(0), k=29).ids
+    assert there.pictures(np.asarray([[identity(0), identity(1)]]))[0][0] is None
+    assert there.update(ids=[identity(2)], caption="something new") == 1
+    assert there.search(text="something new", mode="bm25", k=1).captions[0][0] == "something new"
+    assert there.version > version
+    again = KnowledgeBase.open(place, encoder=PlainEncoder())
+    assert sorted(again.ids().tolist()) == sorted(there.ids().tolist())
+    with pytest.raises(BowerbirdError, match="is not kept"):
+        KnowledgeBase.open(place, version=version)
+    assert export(again, tmp_path / "out", form="parquet") == 29
+    assert len(KnowledgeBase.build(tmp_path / "back", tmp_path / "out", encoder=PlainEncoder())[0]) == 29
+
+
+def test_what_does_not_belong_is_refused(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
+    class Other(PlainEncoder):
+        fingerprint = "fedcba9876543210"
+
+    with pytest.raises(MismatchError, match="kb build NEW"):
+        KnowledgeBase.open(place, encoder=Other())
+    with pytest.raises(BowerbirdError, match="kb add"):
+        KnowledgeBase.build(place, tmp_path / "a.parquet", encoder=PlainEncoder())
+    with pytest.raises(BowerbirdError, match="kb build"):
+        KnowledgeBase.open(f"{place}_other" if "#" in place or not place.endswith(".db") else f"{place}#other")
+    for wrong in ("milvus://", "milvus://host:port/x", "milvus://localhost:1/1bad"):
+        with pytest.raises(BowerbirdError, match="milvus://"):
+            KnowledgeBase.open(wrong)
+    with pytest.raises(BowerbirdError, match="Milvus says"):
+        KnowledgeBase.open("milvus://127.0.0.1:1/x")
+
+
+def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
+    """A picture of several parts comes back whole; another process opens the file after this one."""
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    (tmp_path / "p").mkdir()
+    Image.fromarray(rng.integers(0, 256, (220, 260, 3), np.uint8)).save(tmp_path / "p" / "noise.png")
+    (tmp_path / "p" / "noise.txt").write_text("noise")
+
+    def bowerbird(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "bowerbird", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    bowerbird("kb", "build", "milvus://kb.db", "p")
+    facts = json.loads(bowerbird("kb", "info", "milvus://kb.db", "--json"))
+    assert facts["items"] == 1
+    assert set(facts) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
+    found = json.loads(bowerbird("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json"))
+    assert found["results"][0]["caption"] == "noise"
+    assert (tmp_path / "s.png").is_file()
