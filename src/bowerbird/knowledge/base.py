@@ -17,11 +17,12 @@ import numpy as np
 
 from bowerbird import images
 from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.knowledge import dense, indexes, query
+from bowerbird.knowledge import dense, query
 from bowerbird.knowledge.filling import fill
-from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Progress
+from bowerbird.knowledge.ingest import AddReport, Choice, Filter
 from bowerbird.knowledge.items import clean, named
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
+from bowerbird.knowledge.progress import Progress, Told, quietly
 from bowerbird.knowledge.rows import OWN_COLUMNS
 from bowerbird.knowledge.searchable import Searchable
 from bowerbird.knowledge.stores import making, open_store
@@ -49,7 +50,7 @@ class KnowledgeBase:
     @classmethod
     def open(
         cls, path: str | Path, *, version: int | None = None, encoder: Encoder | None = None, device: str = "cpu", memory: int = DEFAULT_MEMORY,
-        told: indexes.Told = indexes.quietly,
+        told: Told = quietly,
     ) -> KnowledgeBase:  # fmt: skip
         """The knowledge base at `path`, a directory or a `milvus://` address, at its newest version or an earlier one.
 
@@ -84,7 +85,7 @@ class KnowledgeBase:
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
         progress: Progress | None = None,
-        told: indexes.Told = indexes.quietly,
+        told: Told = quietly,
     ) -> tuple[KnowledgeBase, AddReport]:
         """Make a knowledge base at `path` from one source or several; it appears whole or not at all.
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from bowerbird.checkpoint import atomic_path
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import dense, ingest, query, sources
-from bowerbird.knowledge.ingest import Choice, Progress
+from bowerbird.knowledge.ingest import Choice
 from bowerbird.knowledge.items import SourceItem, content_id
+from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.searchable import Searchable
 from bowerbird.types import ABSENT
 

@@ -18,8 +18,9 @@ from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import ingest, sources, workers
 from bowerbird.knowledge.columns import ENCODER_KEY
-from bowerbird.knowledge.ingest import Choice, Filter, Prepared, Progress
+from bowerbird.knowledge.ingest import Choice, Filter, Prepared
 from bowerbird.knowledge.items import SourceItem
+from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.rows import as_column
 
 if TYPE_CHECKING:

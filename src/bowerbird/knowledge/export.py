@@ -7,7 +7,7 @@ picture have no place in an image folder and are left out of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge.columns import ENCODER_KEY
+from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.rows import OWN_COLUMNS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 BATCH = 256
-Progress = Callable[[int, int | None], None]
 _SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\x00": "tif", b"MM\x00*": "tif"}
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.knowledge import dense, ingest, plan, sources, workers
-from bowerbird.knowledge.indexes import Told
-from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Prepared, Progress
+from bowerbird.knowledge.ingest import AddReport, Choice, Filter, Prepared
 from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.known import Known
+from bowerbird.knowledge.progress import Progress, Told
 from bowerbird.knowledge.searchable import Searchable
 from bowerbird.knowledge.twins import Twins
 

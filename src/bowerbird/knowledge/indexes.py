@@ -15,6 +15,7 @@ from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import plan, segment
 from bowerbird.knowledge.lock import lock
+from bowerbird.knowledge.progress import Told, quietly
 from bowerbird.knowledge.rows import Rows
 from bowerbird.knowledge.segment import Segment
 from bowerbird.knowledge.snapshot import Snapshot
@@ -23,11 +24,6 @@ LAYOUT = 3
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8
 """The main segment is made anew when more than an eighth of the items came or went since, and more than `TAIL_AT_LEAST`."""
-Told = Callable[[str], None]
-
-
-def quietly(_: str) -> None:
-    """Tell nobody."""
 
 
 def open_snapshot(path: Path, rows: Callable[[], Rows], tag: dict[str, Any], dim: int, *, memory: int, renew: bool = False, told: Told = quietly) -> Snapshot:
@@ -68,6 +64,8 @@ def make(path: Path, rows: Rows, tag: dict[str, Any], dim: int, *, memory: int, 
         with lock(path / ".index.lock", f"{path}: another process is making the index"):
             found = None if anew else segment.load(path / segment.FOLDER, tag)
             if found is None:
+                for left in path.glob(f".{segment.FOLDER}.*.old"):  # of a process that was killed while it put a new one in place
+                    shutil.rmtree(left, ignore_errors=True)
                 with checkpoint.resumable_directory(path / segment.FOLDER, {**tag, "plan": chosen.facts(), "shard": chosen.shard}) as folder:
                     segment.write(folder, rows, chosen, tag, dim, told)
                 found = segment.load(path / segment.FOLDER, tag)

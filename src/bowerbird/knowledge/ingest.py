@@ -28,7 +28,6 @@ ENOUGH = 4
 """A JPEG is decoded at so many times the pixels that the encoder looks at, and not at all of its own."""
 GROUP = 32
 """Pictures a thread decodes in one go: small ones take less time than handing them over."""
-Progress = Callable[[int, int | None], None]
 Filter = Callable[["Image.Image", SourceItem], "str | None"]
 """A person's own filter, for safety or taste: gets the picture and its item, and gives the reason to leave it out, or None."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ import numpy as np
 from bowerbird import checkpoint, seeds
 from bowerbird.knowledge import dense
 from bowerbird.knowledge.plan import Plan
+from bowerbird.knowledge.progress import Told
 from bowerbird.types import ABSENT
 
 if TYPE_CHECKING:
     import faiss
 
-Told = Callable[[str], None]
 SAVES = 8
 """How often, at most, an index is saved while it is filled."""
 ASKED = 200

@@ -280,6 +280,8 @@ def _cast(column: pa.Array, field: pa.Field) -> pa.Array:
     if column.type == field.type:
         return column
     try:
+        if pa.types.is_boolean(field.type) and not pa.types.is_null(column.type):
+            raise pa.ArrowInvalid("Arrow would take any number for true")
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise BowerbirdError(

@@ -6,7 +6,6 @@ not match is left aside and made anew from the rows. Made in one pass over the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import dense, files, recall, sparse
 from bowerbird.knowledge.plan import Plan
+from bowerbird.knowledge.progress import Told
 from bowerbird.knowledge.rows import HIDDEN_COLUMNS, OWN_COLUMNS
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ FOLDER = "index"
 MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = "manifest.json", "vectors.npy", "lengths.npy", "dense.faiss", "bm25", "table.arrow"
 SMALL, STEPS = "small.npy", "steps.npy"
 BATCH = 8192
-Told = Callable[[str], None]
 
 
 @dataclass

@@ -102,7 +102,9 @@ def _read_folder(folder: Path, caption_column: str | None, fetch: bool) -> Itera
             metadata["class"] = path.relative_to(folder).parts[0]
         row = table.get(relative, {})
         metadata.update({k: v for k, v in row.items() if k not in ("file_name", "text", caption_column) and v is not None})
-        caption = row.get(caption_column or "text") or _sidecar(path) or str(metadata.get("class", "")).replace("_", " ")
+        caption = row.get(caption_column or "text")
+        if caption is None:  # one that is there and empty stays so
+            caption = _sidecar(path) or str(metadata.get("class", "")).replace("_", " ")
         try:
             data = path.read_bytes()
         except OSError:

@@ -21,6 +21,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import files, indexes
 from bowerbird.knowledge.lock import writer_lock
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
+from bowerbird.knowledge.progress import Told, quietly
 from bowerbird.knowledge.rows import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.rows import HINT, Rows
 from bowerbird.knowledge.snapshot import Snapshot
@@ -38,12 +39,12 @@ class Store:
     `memory`: bytes that making an index may take. `told` hears what takes long.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, told: indexes.Told = indexes.quietly) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, told: Told = quietly) -> None:
         self.path, self.manifest, self.memory, self.told = path, manifest, memory, told
         self._token = 0  # of the change that is being made
 
     @classmethod
-    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, told: indexes.Told = indexes.quietly) -> Store:
+    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> Store:
         """The directory at its newest version. Raises: BowerbirdError when no knowledge base is there, or its manifest is damaged."""
         if not (path / MANIFEST).is_file():
             raise BowerbirdError(f"{path}: no knowledge base here; make one: bowerbird kb build {path} FOLDER_OF_PICTURES")
@@ -53,9 +54,7 @@ class Store:
         return cls(path, manifest, memory, told)
 
     @classmethod
-    def create(
-        cls, path: Path, encoder: dict[str, Any], words: Sequence[int] = (1, 1), memory: int = DEFAULT_MEMORY, told: indexes.Told = indexes.quietly
-    ) -> Store:
+    def create(cls, path: Path, encoder: dict[str, Any], words: Sequence[int] = (1, 1), memory: int = DEFAULT_MEMORY, told: Told = quietly) -> Store:
         """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
 
         `encoder`: name, fingerprint, dim, normalize. `words`: how often a word of a caption and of the tags counts.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.indexes import Told
 from bowerbird.knowledge.milvus.client import is_address
+from bowerbird.knowledge.progress import Told
 from bowerbird.knowledge.store import MANIFEST, Store, holds_something
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ What is derived from the rows can be mended; a damaged file of the rows is named
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from bowerbird import checkpoint, images
 from bowerbird.errors import BowerbirdError, PictureError
 from bowerbird.knowledge import files, indexes, segment
 from bowerbird.knowledge.lock import writer_lock
+from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.rows import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.rows import HINT
 from bowerbird.knowledge.store import FILES, MANIFEST, Store
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass
@@ -49,9 +47,28 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress | None 
 
     Raises: BowerbirdError when there is none at all.
     """
-    path, verdict = Path(path), Verdict()
+    path = Path(path)
     if not path.is_dir() or not any((path / name).exists() for name in (MANIFEST, ROWS_FOLDER)):
         raise BowerbirdError(f"{path}: no knowledge base here")
+    before = _version(path)
+    verdict = _read_everything(path, repair, progress)
+    for _ in range(3):  # a writer may have been here meanwhile, and forgotten what was being read
+        if not verdict.lost or before == (before := _version(path)):
+            break
+        verdict = _read_everything(path, repair, progress)
+    return verdict
+
+
+def _version(path: Path) -> int | None:
+    """The version now, if it can be read."""
+    try:
+        return int(Store.open(path).manifest["version"])
+    except (BowerbirdError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Verdict:
+    verdict = Verdict()
     try:
         store = Store.open(path)
         checkpoint.read_sealed(path / MANIFEST, "knowledge base", exactly=True)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.indexes import Told, quietly
 from bowerbird.knowledge.milvus import conditions
 from bowerbird.knowledge.milvus.client import Address, address_of, connect, said
 from bowerbird.knowledge.milvus.snapshot import PAGE, MilvusSnapshot, stored_words
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
+from bowerbird.knowledge.progress import Told, quietly
 from bowerbird.knowledge.rows import as_column, hash_of, renamed
 from bowerbird.knowledge.where import filter_rows
 
@@ -55,7 +55,14 @@ class MilvusStore:
 
     @classmethod
     def open(cls, place: str, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> MilvusStore:
-        """The collection as it is. Raises: BowerbirdError when nothing answers, or it is no knowledge base."""
+        """The collection as it is. Raises: BowerbirdError when nothing answers, it is no knowledge base, or its build did not end."""
+        made = cls._opened(place, memory, told)
+        if made.manifest.get("making"):
+            raise BowerbirdError(f"{place}: its build goes on, or was interrupted; the same kb build ends it")
+        return made
+
+    @classmethod
+    def _opened(cls, place: str, memory: int, told: Told) -> MilvusStore:
         address = address_of(place)
         client = connect(place, address)
         with said(place):
@@ -78,7 +85,7 @@ class MilvusStore:
                 there = read_manifest(place, client, address)
                 if not there.get("making") or there["encoder"] != encoder or there["words"] != list(words):
                     raise BowerbirdError(f"{place}: a knowledge base is there already; add to it: bowerbird kb add")
-                return cls.open(place, memory, told)
+                return cls._opened(place, memory, told)
             _create(client, address, int(encoder["dim"]), facts)
         return cls(place, client, facts, memory, told)
 
