@@ -135,6 +135,16 @@ def test_workers_and_parts_give_the_same_bits(tmp_path: Path, drawn_folder: Path
     assert len(KnowledgeBase.build(tmp_path / "plain", tmp_path / "parts", encoder=PlainEncoder())[0]) == 36
 
 
+def test_a_ray_cluster_gives_the_same_parts(tmp_path: Path, drawn_folder: Path) -> None:
+    pytest.importorskip("ray")
+    small = encoders.load("small")
+    folders = [folder for folder in sorted(drawn_folder.iterdir()) if folder.is_dir()]
+    for name, address in (("here", None), ("there", "local")):
+        embed.embed(folders, tmp_path / name, small, size=10, ray_address=address)
+    for part in sorted((tmp_path / "here").glob("part-*")):
+        assert part.read_bytes() == (tmp_path / "there" / part.name).read_bytes()
+
+
 def test_broken_pictures_are_told_of_in_parts(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "good.png").write_bytes(picture(1))

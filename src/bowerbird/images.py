@@ -25,8 +25,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", 
 def decode(data: bytes, name: str, background: str | None = "white", *, at_least: int | None = None) -> Image.Image:
     """The picture in `data` as RGB (transparency laid on `background`), or RGBA where `background` is None.
 
-    `name` is only used to say which picture is wrong. With `at_least`, a JPEG may come out at a half, a quarter or an eighth of its size, its
-    shorter side still that many pixels: it is decoded so, which takes a fraction of the time.
+    `name` is only used to say which picture is wrong. With `at_least`, a large picture comes out at a whole fraction of its size, its shorter
+    side still that many pixels: a JPEG is decoded so, in a fraction of the time, and no large picture stays in memory.
     Raises: PictureError when the bytes are no picture, are cut short, or decode to more than `MAX_PIXELS`.
     """
     from PIL import Image, ImageOps
@@ -44,13 +44,19 @@ def decode(data: bytes, name: str, background: str | None = "white", *, at_least
             image.load()
             image = ImageOps.exif_transpose(image)
             if background is not None and image.mode in ("RGB", "L") and "transparency" not in image.info:
-                return image.convert("RGB")  # nothing shows through, and laying it on a background takes as long as decoding it
+                return reduced(image.convert("RGB"), at_least)  # nothing shows through, and laying it on a background takes as long as decoding it
             rgba = _to_rgba(image)
     except PictureError:
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes; the name is what the user needs
         raise PictureError(f"{name}: not a readable picture ({type(error).__name__}: {error})".replace("\n", " ")) from error
-    return rgba if background is None else on_background(rgba, background)
+    return reduced(rgba if background is None else on_background(rgba, background), at_least)
+
+
+def reduced(image: Image.Image, at_least: int | None) -> Image.Image:
+    """The picture divided by the largest whole number that leaves its shorter side `at_least` pixels."""
+    factor = 1 if at_least is None else min(image.size) // at_least
+    return image.reduce(factor) if factor > 1 else image
 
 
 def on_background(image: Image.Image, background: str = "white") -> Image.Image:

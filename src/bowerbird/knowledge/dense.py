@@ -168,7 +168,11 @@ def candidates_of(index: faiss.Index, queries: np.ndarray, depth: int, probes: i
     import faiss
 
     parameters = faiss.SearchParametersIVF(nprobe=probes) if probes else None  # type: ignore[call-arg]
+    threads = faiss.omp_get_max_threads()
+    if len(queries) == 1:
+        faiss.omp_set_num_threads(1)  # a team of threads has nothing to share, and waits for whoever else is at work on this machine
     _, rows = index.search(np.ascontiguousarray(queries, np.float32), depth, params=parameters)
+    faiss.omp_set_num_threads(threads)
     found: np.ndarray = rows.astype(np.int64)
     return found
 

@@ -34,6 +34,7 @@ def on_ray(several: Sequence[str], out: Path, encoder: Encoder, choice: Choice, 
         )  # fmt: skip
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         work = [{"number": number, "source": source} for number, source in enumerate(several)]
         task = partial(_one_source, out=str(out), name=encoder.name, fingerprint=encoder.fingerprint, choice=choice, keep=keep, size=size)
         ray.data.from_items(work, override_num_blocks=len(work)).map(task, num_cpus=1).take_all()

@@ -20,7 +20,7 @@ from bowerbird.knowledge.rows import Rows
 from bowerbird.knowledge.segment import Segment
 from bowerbird.knowledge.snapshot import Snapshot
 
-LAYOUT = 3
+LAYOUT = 4
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8
 """The main segment is made anew when more than an eighth of the items came or went since, and more than `TAIL_AT_LEAST`."""

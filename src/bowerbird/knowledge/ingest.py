@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 512
-ENOUGH = 4
-"""A JPEG is decoded at so many times the pixels that the encoder looks at, and not at all of its own."""
+ENOUGH = 3
+"""A picture is kept at so many times the pixels that the encoder looks at, or up to twice that, and not at all of its own."""
+PIECE = 128
+"""Pictures that are in memory decoded, and as many being decoded."""
 GROUP = 32
 """Pictures a thread decodes in one go: small ones take less time than handing them over."""
 Filter = Callable[["Image.Image", SourceItem], "str | None"]
@@ -66,6 +69,14 @@ class Prepared:
     refused: list[str]
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why an item is left out: it cannot be read, or a person's filter `refused` it."""
+
+    text: str
+    refused: bool = False
+
+
 def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tuple[list[SourceItem], int]]:
     """Items of `source` that satisfy `choice`, from `size` of the source at a time, and how many of the source were read for them.
 
@@ -86,62 +97,76 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
             yield chosen, len(read)
 
 
+Looked = list[tuple[SourceItem, "Image.Image | Reason | None"]]
+"""Items with their pictures, None where the embedding is enough, or the reason why one is left out."""
+
+
 def prepare(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None = None) -> Prepared:
-    """Decode, filter and embed `items`; an embedding that a source brings is taken as it is.
+    """Decode, filter and embed `items`, `PIECE` at a time; an embedding that a source brings is taken as it is.
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
-    return embedded(decoded(items, encoder, everything=keep is not None), encoder, keep)
+    return joined([embedded(decoded(piece, encoder, keep), encoder) for piece in pieces(items)], encoder)
 
 
-Looked = list[tuple[SourceItem, "Image.Image | str | None"]]
-"""Items with their decoded pictures, None where the embedding is enough, or the reason why one cannot be taken."""
+def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
+    """`items` in portions whose pictures may be in memory at once."""
+    return [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
 
 
-def decoded(items: Sequence[SourceItem], encoder: Encoder, *, everything: bool) -> Looked:
-    """The pictures of `items`, on all cores; with `everything` also of those that bring their embedding."""
+def joined(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
+    """Several portions as one."""
+    embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
+    lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "refused"))
+    items, unreadable, refused = lists
+    return Prepared(items, np.concatenate(embeddings), unreadable, refused)
+
+
+def decoded(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None) -> Looked:
+    """The pictures of `items`, on all cores, as large as the encoder has use for; `keep` is asked of whole ones, one at a time."""
     items = [_without_a_strangers(item, encoder) for item in items]
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    turn = threading.Lock()
 
     def look(group: Sequence[SourceItem]) -> Looked:
-        return [(item, _looked_at(item, encoder, decode=everything)) for item in group]
+        return [(item, _looked_at(item, encoder, keep, turn)) for item in group]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [pair for pairs in pool.map(look, groups) for pair in pairs]
 
 
-def embedded(looked: Looked, encoder: Encoder, keep: Filter | None) -> Prepared:
+def embedded(looked: Looked, encoder: Encoder) -> Prepared:
     """What is readable and not refused, with embeddings."""
-    kept: list[SourceItem] = []
-    pictures: list[Image.Image] = []
-    unreadable, refused = [], []
-    for item, picture in looked:
-        if isinstance(picture, str):
-            unreadable.append(picture)
-            continue
-        reason = keep(picture, item) if keep is not None and picture is not None else None
-        if reason is not None:
-            refused.append(f"{item.name}: {reason}")
-            continue
-        kept.append(item)
-        if item.embedding is None and picture is not None:
-            pictures.append(picture)
-    made = iter(np.asarray(encoder.embed_images(pictures), np.float32) if pictures else ())
-    embeddings = [np.asarray(item.embedding, np.float32) if item.embedding is not None else next(made) for item in kept]
-    return Prepared(kept, np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32), unreadable, refused)
+    kept = [(item, picture) for item, picture in looked if not isinstance(picture, Reason)]
+    made = iter(np.asarray(encoder.embed_images([p for _, p in kept if p is not None]), np.float32) if any(p is not None for _, p in kept) else ())
+    embeddings = [next(made) if picture is not None else np.asarray(item.embedding, np.float32) for item, picture in kept]
+    left = [(picture.text, picture.refused) for _, picture in looked if isinstance(picture, Reason)]
+    return Prepared(
+        [item for item, _ in kept],
+        np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
+        [text for text, refused in left if not refused],
+        [text for text, refused in left if refused],
+    )
 
 
-def _looked_at(item: SourceItem, encoder: Encoder, *, decode: bool) -> Image.Image | str | None:
-    """The decoded picture of an item, None for one whose embedding is enough, or the reason why it cannot be taken."""
+def _looked_at(item: SourceItem, encoder: Encoder, keep: Filter | None, turn: threading.Lock) -> Image.Image | Reason | None:
+    size = getattr(encoder, "picture_size", None)
+    enough = None if size is None else ENOUGH * int(size)
     try:
         if item.embedding is not None:
             _check_embedding(item, encoder)
-            return images.decode(item.data, item.name) if decode and item.data else None
-        # a person's filter sees the whole picture; the network sees few pixels of it
-        size = None if decode else getattr(encoder, "picture_size", None)
-        return images.decode(item.data, item.name, at_least=None if size is None else ENOUGH * size)
+            if keep is None or not item.data:
+                return None
+        picture = images.decode(item.data, item.name, at_least=None if keep is not None else enough)
     except PictureError as error:
-        return str(error)
+        return Reason(str(error))
+    if keep is not None:
+        with turn:
+            reason = keep(picture, item)
+        if reason is not None:
+            return Reason(f"{item.name}: {reason}", refused=True)
+        picture = images.reduced(picture, enough)
+    return None if item.embedding is not None else picture
 
 
 def _without_a_strangers(item: SourceItem, encoder: Encoder) -> SourceItem:

@@ -22,7 +22,6 @@ from bowerbird.knowledge.progress import Told
 from bowerbird.knowledge.rows import HIDDEN_COLUMNS, OWN_COLUMNS
 
 if TYPE_CHECKING:
-    import bm25s
     import faiss
 
     from bowerbird.knowledge.rows import Rows
@@ -44,7 +43,7 @@ class Segment:
     vectors: dense.Vectors
     facts: dict[str, Any]
     index: faiss.Index | None = None  # where the plan is not flat
-    words: bm25s.BM25 | None = None  # over caption and, where there is one, the `tags` column; None without rows
+    words: sparse.Words | None = None  # over caption and, where there is one, the `tags` column; None without rows
 
     def __len__(self) -> int:
         return len(self.table)

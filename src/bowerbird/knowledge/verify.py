@@ -15,6 +15,7 @@ import numpy as np
 from bowerbird import checkpoint, images
 from bowerbird.errors import BowerbirdError, PictureError
 from bowerbird.knowledge import files, indexes, segment
+from bowerbird.knowledge.known import Known
 from bowerbird.knowledge.lock import writer_lock
 from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.rows import FOLDER as ROWS_FOLDER
@@ -100,12 +101,11 @@ def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str
     rows = store.rows
     if len(rows) != len(store):
         wrong.append(f"{store.path / MANIFEST}: says {len(store)} items, the rows are {len(rows)}")
-    seen: set[int] = set()
+    seen = Known(np.zeros(0, np.int64))
     for batch in rows.checked_batches(2048):
         ids = batch.column(batch.schema.get_field_index("id")).to_pylist()
-        twice = seen.intersection(ids)
-        wrong += [f"{store.path}: id {number} is there twice" for number in sorted(twice)]
-        seen.update(ids)
+        new = set(seen.new(ids))
+        wrong += [f"{store.path}: id {number} is there twice" for at, number in enumerate(ids) if at not in new]
         for start in range(0, len(ids), 256):
             for number, data in rows.pictures(ids[start : start + 256]).items():
                 verdict.pictures += 1

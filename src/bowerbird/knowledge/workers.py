@@ -46,18 +46,23 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | 
 
 
 def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None) -> Iterator[Prepared]:
-    """In this process: while one piece is embedded and stored the next is read and decoded."""
-    pieces = iter(work)
+    """In this process: while some pictures are embedded and stored the next are read and decoded."""
 
-    def looked() -> ingest.Looked | None:
-        items = next(pieces, None)
-        return None if items is None else ingest.decoded(items, encoder, everything=keep is not None)
+    def portions() -> Iterator[tuple[ingest.Looked, bool]]:
+        for items in work:
+            pieces = ingest.pieces(items) or [[]]
+            for number, piece in enumerate(pieces, 1):
+                yield ingest.decoded(piece, encoder, keep), number == len(pieces)
 
+    coming, parts = portions(), []
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(looked)
-        while (here := coming.result()) is not None:
-            coming = ahead.submit(looked)
-            yield ingest.embedded(here, encoder, keep)
+        following = ahead.submit(next, coming, None)
+        while (here := following.result()) is not None:
+            following = ahead.submit(next, coming, None)
+            parts.append(ingest.embedded(here[0], encoder))
+            if here[1]:
+                yield ingest.joined(parts, encoder)
+                parts = []
 
 
 def _start(name: str, fingerprint: str) -> None:
