@@ -87,7 +87,8 @@ def _prepared(
             disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
             told(f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of disk, going by the first {done}")
             told_already = True
-        known.forget(sorted(set(ids) - {content_id(item) for item in prepared.items}))
+        if len(prepared.items) < len(ids):
+            known.forget(sorted(set(ids) - {content_id(item) for item in prepared.items}))
         report.unreadable += prepared.unreadable
         report.refused += prepared.refused
         yield prepared

@@ -29,15 +29,21 @@ FUNCTION_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Lower-case words of any script without function words; accents folded, a plain plural s dropped."""
-    folded = unicodedata.normalize("NFKD", text.lower())
-    folded = "".join(c for c in folded if not unicodedata.combining(c)).replace("’", "'").replace("'s", "")
+    folded = text.lower()
+    if not folded.isascii():
+        folded = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c)).replace("’", "'")
+    folded = folded.replace("'s", "")
     found = [w for w in re.findall(r"[^\W_]+|[#*]", folded) if w not in FUNCTION_WORDS]
     return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found]
 
 
 def whole(text: str) -> str:
     """One token for a text as a whole: an item whose entire caption is the query shares this word too, and so comes first."""
-    return "=" + " ".join(words(text))
+    return _whole(words(text))
+
+
+def _whole(own: Sequence[str]) -> str:
+    return "=" + " ".join(own)
 
 
 EVERY = "="
@@ -93,13 +99,14 @@ def _number(text: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"))
 
 
-def tokens_of(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], first: Callable[[str], str] = whole) -> Iterator[list[str]]:
-    """The words that stand for each item: `first` of its caption, the caption's, the tags', each so often as its field's weight says.
+def tokens_of(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], first: Callable[[str], str] = str) -> Iterator[list[str]]:
+    """The words that stand for each item: `first` of its whole caption, the caption's, the tags', each so often as its field's weight says.
 
     That is BM25F with whole weights: a word's frequency and an item's length are sums over the fields.
     """
     for caption, more in zip(captions, tags, strict=True):
-        yield [first(caption), *words(caption)] * weights[0] + words(more) * weights[1]
+        own = words(caption)
+        yield [first(_whole(own)), *own] * weights[0] + words(more) * weights[1]
 
 
 def build(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int] = (1, 1)) -> Words:
@@ -113,16 +120,21 @@ def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Seque
 
     vocab: dict[str, int] = {}
     numbers = array("Q")
-
-    def counted(caption: str) -> str:
-        numbers.append(int(_number(whole(caption))))
-        return EVERY
-
     # numbers in place of words: a million captions are then arrays, not lists of strings
-    tokens = [array("i", [vocab.setdefault(word, len(vocab)) for word in each]) for each in tokens_of(captions, tags, weights, counted)]
+    tokens = [array("i", [vocab.setdefault(word, len(vocab)) for word in each]) for each in tokens_of(captions, tags, weights, _counted_in(numbers))]
     index = bm25s.BM25(method="lucene", k1=K1, b=B)
     index.index((tokens, vocab), show_progress=False)
     return Words(index, *_sorted(numbers)), sum(map(len, tokens)) / max(1, len(tokens))
+
+
+def _counted_in(numbers: array[int]) -> Callable[[str], str]:
+    """Takes a whole caption down as a number, and leaves the common word in its place."""
+
+    def counted(token: str) -> str:
+        numbers.append(int(_number(token)))
+        return EVERY
+
+    return counted
 
 
 def _sorted(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -138,8 +150,8 @@ def build_like(like: Words, mean_words: float, captions: Sequence[str], tags: Se
     """
     import bm25s
 
-    numbers = array("Q", [int(_number(whole(caption))) for caption in captions])
-    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, lambda _: EVERY)]
+    numbers = array("Q")
+    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, _counted_in(numbers))]
     frequencies = Counter(word for counts in tokens for word in counts)
     vocab = {word: i for i, word in enumerate(frequencies)}
     rows: list[list[int]] = [[] for _ in vocab]
