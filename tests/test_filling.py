@@ -21,6 +21,7 @@ from bowerbird.knowledge import addresses, embed, sparse
 from bowerbird.knowledge.bulk import write_neighbors
 from bowerbird.knowledge.ingest import Choice
 from bowerbird.knowledge.items import SourceItem
+from bowerbird.knowledge.store import Store
 from tests.faults.plain import PlainEncoder, caption, picture, source
 
 
@@ -69,6 +70,44 @@ def test_a_persons_own_filter(tmp_path: Path) -> None:
     kb, report = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), keep=keep)
     assert len(kb) == 5
     assert report.refused == [f"{n}.png: 8 pixels of an odd thing" for n in (1, 3, 5, 7, 9)]
+
+
+def odd_ones(image: Image.Image, item: SourceItem) -> str | None:
+    return "is odd" if item.metadata.get("number", 0) % 2 else None
+
+
+def test_copies_of_what_is_left_out_are_not_there_already(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for n in range(4):
+        (tmp_path / "a" / f"broken{n}.png").write_text("no picture")
+        (tmp_path / "a" / f"good{n}.png").write_bytes(picture(1))
+    kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
+    assert (len(kb), report.added, report.present, len(report.unreadable)) == (1, 1, 3, 4)
+
+
+def test_an_interrupted_build_goes_on_only_with_the_same_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = source(tmp_path / "a.parquet", range(1100))
+    monkeypatch.setattr("bowerbird.knowledge.filling.COMMIT_EVERY", 500)
+    with monkeypatch.context() as patch:
+        commit, times = Store.commit, []
+        patch.setattr(Store, "commit", lambda self: (commit(self), times.append(1), len(times) < 2 or (_ for _ in ()).throw(KeyboardInterrupt))[0])
+        with pytest.raises(KeyboardInterrupt):
+            KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder())
+    kb, report = KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder(), keep=odd_ones)
+    assert report.present == 0
+    assert all(m["number"] % 2 == 0 for m in kb.get(kb.ids().tolist()).metadata[0])
+
+
+def test_a_source_that_changed_is_embedded_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for n in range(1, 8):
+        (folder / f"{n:02d}.png").write_bytes(picture(n))
+    encoder = PlainEncoder()
+    embed.embed([folder], tmp_path / "parts", encoder, size=3)
+    (folder / "00.png").write_bytes(picture(0))
+    assert embed.embed([folder], tmp_path / "parts", encoder, size=3).items == 8
+    assert len(KnowledgeBase.build(tmp_path / "kb", tmp_path / "parts", encoder=encoder)[0]) == 8
 
 
 class Shop(http.server.BaseHTTPRequestHandler):
@@ -157,6 +196,11 @@ def test_broken_pictures_are_told_of_in_parts(tmp_path: Path) -> None:
 def test_neighbors_of_a_whole_set(tmp_path: Path) -> None:
     """Against brute force: the guard holds, k are found wherever k are allowed, and counts are the numerator of p_D."""
     kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(120)), encoder=PlainEncoder())
+    for wrong in ({"mode": "magic"}, {"exclude_key": "nope"}):
+        with pytest.raises(BowerbirdError, match=next(iter(wrong.values()))):
+            write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "g.parquet").exists()
+    write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, exclude_key="number")  # 0 is a value like any other
     written = write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, max_similarity=0.995, exclude_key="kind", counts=tmp_path / "c.parquet")
     graph = {row["id"]: row for row in pq.read_table(tmp_path / "g.parquet").to_pylist()}
     assert written == len(graph) == 120
@@ -199,6 +243,7 @@ def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
     weighed = sparse.best_rows(sparse.build(rows["caption"], ["den", "fox fox", "pet", "night"], (3, 1)), "fox", 4)[1]
     # the whole caption as a word of its own is counted thrice there and once here, which only lengthens the item
     np.testing.assert_allclose(weighed[weighed > 0], by_hand[by_hand > 0], rtol=0.1)
+    assert scores("tagsonly", (0, 1), "fox") == {"blue cat": scores("tagsonly2", (0, 1), "fox")["blue cat"]}
     with pytest.raises(BowerbirdError, match="3,1"):
         scores("wrong", (1, -1))
 
@@ -214,7 +259,22 @@ def test_commands(tmp_path: Path) -> None:
     (tmp_path / "p" / "bad.png").write_text("x")
     (tmp_path / "mine.py").write_text("def small(picture, item):\n    return 'seven' if item.name == '7.png' else None\n")
     made = bowerbird(
-        "kb", "build", "kb", "p", "--filter", "mine:small", "--dedup", "0.9999", "--report", "left.jsonl", "--word-weights", "2,1", "--json", cwd=tmp_path
+        "kb",
+        "build",
+        "kb",
+        "p",
+        "--filter",
+        "mine:small",
+        "--dedup",
+        "0.9999",
+        "--report",
+        "left.jsonl",
+        "--word-weights",
+        "2,1",
+        "--workers",
+        "1",
+        "--json",
+        cwd=tmp_path,
     )
     facts = json.loads(made.stdout)
     lines = [json.loads(line) for line in (tmp_path / "left.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from bowerbird import KnowledgeBase
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge.export import export
 from bowerbird.knowledge.milvus import conditions
-from tests.faults.plain import PlainEncoder, caption, identity, source
+from tests.faults.plain import PlainEncoder, caption, identity, picture, source
 
 pytest.importorskip("pymilvus")
 CONDITIONS = (
@@ -90,9 +90,22 @@ def test_conditions_find_the_same_items(both: tuple[KnowledgeBase, KnowledgeBase
 
 
 def test_what_is_not_plainly_the_same_in_milvus_is_not_translated() -> None:
-    assert conditions.translate("a = 'it''s' and b <> 2") == '(metadata["a"] == "it\'s" and metadata["b"] != 2)'
-    for where in ("NOT a = 1", "a LIKE 'x%'", "a IS NULL", "a = b", "a + 1 = 2", "a IN (SELECT 1)", "a = 'x", "", "a = 1 b = 2", "lower(a) = 'x'"):
-        assert conditions.translate(where) is None, where
+    assert conditions.translate("A = 'it''s' and b <> 2", "ab") == '(metadata["a"] == "it\'s" and metadata["b"] != 2)'
+    for where in (
+        "NOT a = 1",
+        "a LIKE 'x%'",
+        "a IS NULL",
+        "a = b",
+        "a + 1 = 2",
+        "a IN (SELECT 1)",
+        "a = 'x",
+        "",
+        "a = 1 b = 2",
+        "lower(a) = 'x'",
+        "c = 1",
+        "a = 010",
+    ):
+        assert conditions.translate(where, "ab") is None, where
 
 
 def test_changes_are_seen_and_removed_items_never_come_back(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
@@ -154,3 +167,53 @@ def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
     found = json.loads(bowerbird("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json"))
     assert found["results"][0]["caption"] == "noise"
     assert (tmp_path / "s.png").is_file()
+
+
+def test_more_items_than_are_remembered(both: tuple[KnowledgeBase, KnowledgeBase], monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = both
+    monkeypatch.setattr("bowerbird.knowledge.milvus.snapshot.KEPT", 7)
+    monkeypatch.setattr("bowerbird.knowledge.milvus.snapshot.PAGE", 4)
+    ids = here.ids().tolist()
+    assert np.array_equal(there.get(ids).embeddings, here.get(ids).embeddings)
+    assert there.proposal(3) == here.proposal(3)
+
+
+def test_a_change_that_cannot_be_changes_nothing(both: tuple[KnowledgeBase, KnowledgeBase], tmp_path: Path) -> None:
+    there, _ = both
+    before = np.sort(there.ids()).tolist()
+    for wrong in ({"note": "x" * 70_000}, {"number": "now a text"}):
+        with pytest.raises(BowerbirdError):
+            there.update(where="number < 20", metadata=wrong)
+        assert np.sort(there.ids()).tolist() == before
+    assert there.get(before).metadata[0][0].get("note") is None
+    # one item that Milvus has no room for is named, and the rest goes in
+    (tmp_path / "long").mkdir()
+    for name, text in (("a", "alpha " * 12_000), ("b", "beta " + "filler " * 6_000 + "omega"), ("c", "short")):
+        (tmp_path / "long" / f"{name}.png").write_bytes(picture(ord(name)))
+        (tmp_path / "long" / f"{name}.txt").write_text(text)
+    report = there.add(tmp_path / "long")
+    assert (report.added, len(report.unreadable)) == (2, 1)
+    assert there.search(text="omega", mode="bm25", k=1).captions[0][0].startswith("beta")
+
+
+def test_nothing_that_is_not_ours_is_replaced(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
+    base = place if "#" in place or not place.endswith(".db") else f"{place}#bowerbird"
+    with pytest.raises(BowerbirdError, match="_pictures"):
+        KnowledgeBase.build(f"{base}_pictures", tmp_path / "a.parquet", encoder=PlainEncoder())
+    both[0].store.client.create_collection(base.replace("#", "/").rsplit("/", 1)[1] + "x_pictures", dimension=4)
+    with pytest.raises(BowerbirdError, match="not ours"):
+        KnowledgeBase.build(f"{base}x", tmp_path / "a.parquet", encoder=PlainEncoder())
+
+
+def test_an_interrupted_build_is_ended_by_the_same_and_no_other(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = source(tmp_path / "a.parquet", range(20))
+    with monkeypatch.context() as patch:
+        patch.setattr("bowerbird.knowledge.milvus.store.MilvusStore.commit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            KnowledgeBase.build(place, data, encoder=PlainEncoder())
+    with pytest.raises(BowerbirdError, match="interrupted"):
+        KnowledgeBase.open(place)
+    with pytest.raises(BowerbirdError, match="another build"):
+        KnowledgeBase.build(place, source(tmp_path / "b.parquet", range(5)), encoder=PlainEncoder())
+    kb, report = KnowledgeBase.build(place, data, encoder=PlainEncoder())
+    assert (len(kb), report.present) == (20, 20)

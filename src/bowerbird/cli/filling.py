@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,13 +43,12 @@ def own_filter(text: str | None) -> Filter | None:
     if text is None:
         return None
     module, _, name = text.partition(":")
-    sys.path.insert(0, "")  # a person's module lies where the command is given
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a person's module lies where the command is given; worker processes take this path over
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a person's own code runs here
         raise BowerbirdError(f"--filter {text!r}: no such function ({error}); give module:function, as in my_filters:is_safe") from error
-    finally:
-        sys.path.remove("")
     if not callable(found):
         raise BowerbirdError(f"--filter {text!r}: is no function")
     checked: Filter = found
@@ -61,6 +61,13 @@ def two_weights(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise BowerbirdError(f"--word-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1") from error
+
+
+def report_file(path: Path | None) -> Path | None:
+    """`--report`, before the work is done. Raises: BowerbirdError when no file can be written there."""
+    if path is not None and (path.is_dir() or (path.parent.exists() and not path.parent.is_dir())):
+        raise BowerbirdError(f"--report {path}: is no file to write; give a name such as left-out.jsonl")
+    return path
 
 
 def print_report(done: AddReport, version: int, items: int, kb: str, report: Path | None, as_json: bool) -> None:

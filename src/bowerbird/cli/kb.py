@@ -23,6 +23,7 @@ from bowerbird.cli.filling import (
     WorkersOption,
     own_filter,
     print_report,
+    report_file,
     two_weights,
 )  # fmt: skip
 from bowerbird.errors import BowerbirdError
@@ -57,6 +58,7 @@ def build(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.plan import parse_memory
 
+    report = report_file(report)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         made, done = KnowledgeBase.build(
@@ -91,6 +93,7 @@ def add(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.plan import parse_memory
 
+    report = report_file(report)
     opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), told=say)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
@@ -216,7 +219,11 @@ def verify(
 
     Example: bowerbird kb verify my-kb --repair
     """
+    from bowerbird.knowledge.milvus.client import is_address
     from bowerbird.knowledge.verify import verify as verified
+
+    if is_address(kb):
+        raise BowerbirdError(f"{kb}: verify reads the files of a directory; what a Milvus server keeps is its own to verify")
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("rows", total=None)

@@ -59,4 +59,10 @@ def main() -> None:
         code = 130
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place = error.filename2 or error.filename  # of a rename the place it was meant for
+        print(f"bowerbird: {place}: {error.strerror}; give another path, or see to this one", file=sys.stderr)
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)

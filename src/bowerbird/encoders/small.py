@@ -24,7 +24,7 @@ with more they fit the processor's caches less well (0.65 ms a picture in two th
 
 
 class SmallEncoder:
-    """`Encoder` over `SmallEncoderModel`; always float32 and `BATCH` pictures at once, so that an embedding never depends on its company."""
+    """`Encoder` over `SmallEncoderModel`; always float32 and `BATCH` pictures at once, so that a picture's embedding never depends on its company."""
 
     def __init__(self, model: SmallEncoderModel, name: str, fingerprint: str, device: str = "cpu") -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
+import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bowerbird.knowledge.archives import MOST_BYTES
@@ -23,8 +25,14 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
 
 def fetched(urls: Sequence[Any]) -> Iterator[tuple[bytes, str]]:
     """`(bytes, address)` of each address, in order; no bytes where it cannot be had, which is then reported like any unreadable picture."""
+    under_way: deque[Future[tuple[bytes, str]]] = deque()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(_fetch, urls)
+        for url in urls:
+            under_way.append(pool.submit(_fetch, url))
+            if len(under_way) >= 2 * AT_ONCE:  # so many pictures may wait in memory
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def _is_web(url: Any) -> bool:
@@ -34,10 +42,15 @@ def _is_web(url: Any) -> bool:
 def _fetch(url: Any) -> tuple[bytes, str]:
     if not _is_web(url):
         return b"", str(url or "")
-    opener = urllib.request.build_opener(_SameKind)
+    opener, until = urllib.request.build_opener(_SameKind), time.monotonic() + SECONDS
     try:
         with opener.open(urllib.request.Request(url, headers={"User-Agent": "bowerbird"}), timeout=SECONDS) as answer:
-            data = answer.read(MOST_BYTES + 1)
-            return (data if len(data) <= MOST_BYTES else b""), url
-    except (OSError, ValueError, urllib.error.URLError):
+            data = bytearray()
+            while piece := answer.read(65_536):
+                data += piece
+                if len(data) > MOST_BYTES or time.monotonic() > until:  # too large, or sent in drops
+                    return b"", url
+            cut = getattr(answer, "length", 0)  # what was promised and did not come
+            return (b"" if cut else bytes(data)), url
+    except (OSError, ValueError, http.client.HTTPException):
         return b"", url

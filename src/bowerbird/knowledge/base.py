@@ -19,7 +19,7 @@ from bowerbird import images
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import dense, query
 from bowerbird.knowledge.filling import fill
-from bowerbird.knowledge.ingest import AddReport, Choice, Filter
+from bowerbird.knowledge.ingest import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.items import clean, named
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
 from bowerbird.knowledge.progress import Progress, Told, quietly
@@ -102,7 +102,7 @@ class KnowledgeBase:
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
             "sources": [str(Path(s).absolute()) for s in several], "encoder": facts, "caption": caption_column, "where": where,
-            "patches": patches, "dedup": dedup, "words": list(word_weights),
+            "patches": patches, "dedup": dedup, "filter": name_of(keep), "words": list(word_weights),
         }  # fmt: skip
         with making(path, facts, word_weights, tag, memory, told) as store:
             kb = cls(store, loaded, device)
@@ -214,6 +214,8 @@ class KnowledgeBase:
         several = [source] if isinstance(source, (str, Path)) else list(source)
         if dedup is not None and not 0 < dedup <= 1:
             raise BowerbirdError(f"near-duplicates from a cosine of {dedup}: give a number above 0 and up to 1, as in 0.99")
+        if dedup is not None and not self.normalize:
+            raise BowerbirdError(f"{self.path}: near-duplicates are found by cosine, and this knowledge base compares by inner products; leave out dedup")
         choice = Choice(caption_column, where, patches, fetch)
         return fill(self.store, self.encoder, several, choice, dedup=dedup, keep=keep, processes=workers, progress=progress)
 
@@ -247,6 +249,10 @@ class KnowledgeBase:
                 self.store.commit()
                 self.store.renew()
         return len(chosen)
+
+    def close(self) -> None:
+        """Give back what is held open: a Milvus Lite file is one process's at a time."""
+        self.store.close()
 
     def compact(self, *, forget: bool = False) -> None:
         """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the space they take."""

@@ -20,6 +20,7 @@ from bowerbird.knowledge.ingest import Choice
 from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.searchable import Searchable
+from bowerbird.knowledge.tables import MODES
 from bowerbird.types import ABSENT
 
 if TYPE_CHECKING:
@@ -30,12 +31,16 @@ SPARE = 32
 GRAPH = pa.schema([("id", pa.int64()), ("neighbors", pa.list_(pa.int64())), ("scores", pa.list_(pa.float32()))])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guard:
-    """What may not be a neighbour: the item itself always; what is more alike than `max_similarity`; what shares its value of a metadata column."""
+    """What may not be a neighbour: the item itself always; what is more alike than `max_similarity`; what shares its value of a metadata column.
+
+    `seen`: whether anybody had a value in that column.
+    """
 
     max_similarity: float | None = None
     exclude_key: str | None = None
+    seen: bool = False
 
 
 def write_neighbors(
@@ -58,6 +63,8 @@ def write_neighbors(
     `count` of every item of the knowledge base, the numerator of p_D.
     Raises: BowerbirdError when nothing of `source` can be read, or captions are missing.
     """
+    if mode not in MODES:
+        raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
     guard, total, done, written = Guard(max_similarity, exclude_key), sources.count(source), 0, 0
     times: dict[int, int] = {}
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
@@ -75,6 +82,8 @@ def write_neighbors(
                 progress(done, total)
         if not written:
             raise BowerbirdError(f"{source}: no readable picture, so no neighbours were written")
+        if exclude_key is not None and not guard.seen:
+            raise BowerbirdError(f"--exclude-key {exclude_key!r}: no item of {kb.path} or {source} has such a column, so it would exclude nothing")
     if counts is not None:
         every = np.sort(kb.ids())
         with atomic_path(counts) as temporary:
@@ -105,8 +114,10 @@ def _neighbors(kb: KnowledgeBase, items: list[SourceItem], embeddings: np.ndarra
             allowed &= likeness <= guard.max_similarity
         if guard.exclude_key is not None:
             theirs = snapshot.values(guard.exclude_key, rows)
-            mine = [str(items[i].metadata.get(guard.exclude_key, "")) for i in left]
-            allowed &= np.asarray([[str(value or "") != own_value for value in line] for line, own_value in zip(theirs, mine, strict=True)])
+            mine = [items[i].metadata.get(guard.exclude_key) for i in left]
+            guard.seen |= any(value is not None for line in [*theirs, mine] for value in line)
+            # two items without a value do not share one
+            allowed &= np.asarray([[one is None or other is None or str(one) != str(other) for one in line] for line, other in zip(theirs, mine, strict=True)])
         for at, i in enumerate(left):
             good = np.flatnonzero(allowed[at])[:k]
             ids[i, : len(good)], scores[i, : len(good)] = snapshot.ids_of(rows[at, good]), found[at, good]

@@ -34,7 +34,7 @@ def read_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Pat
     caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
     row_number = 0
     for batch in batches:
-        vectors = iter(_vectors(batch)) if fingerprint and "embedding" in schema.names else None
+        vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
         rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
         fetched = iter(addresses.fetched([row[image_column] for row in rows])) if image_column == URL else None
         for row in rows:
@@ -52,9 +52,20 @@ def read_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Pat
             row_number += 1
 
 
-def _vectors(batch: pa.RecordBatch) -> np.ndarray:
-    """The embeddings of a batch, float32 `(n, d)`."""
+def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
+    """The embeddings of a batch, float32 `(n, d)`. Raises: BowerbirdError when they are not all of one length."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     column = batch.column(batch.schema.get_field_index("embedding"))
+    listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    if (
+        not listed
+        or not pa.types.is_floating(column.type.value_type)
+        or column.null_count
+        or (len(batch) and len(pc.unique(pc.list_value_length(column))) != 1)
+    ):
+        raise BowerbirdError(f"{path}: its embeddings are not lists of as many numbers each ({column.type}, {column.null_count} empty)")
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
 
 

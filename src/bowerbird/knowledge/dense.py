@@ -142,7 +142,10 @@ def exact(vectors: Vectors, queries: np.ndarray, k: int, rows: np.ndarray | None
 def approximate(
     index: faiss.Index, vectors: Vectors, queries: np.ndarray, k: int, *, probes: int, depth: int, live: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact`, among the `depth` rows (at least k) that the index puts first and `live` (boolean, all when None) allows."""
+    """The k best `(rows, scores)` among the `depth` rows (at least k) that the index puts first and `live` (boolean, all when None) allows.
+
+    Scores are exact; a row can be missed, and of rows with equal scores any may be found.
+    """
     rows, scores = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
     candidates = candidates_of(index, queries, min(max(depth, k), len(vectors)), probes)
     for q, found in enumerate(candidates):
@@ -171,8 +174,10 @@ def candidates_of(index: faiss.Index, queries: np.ndarray, depth: int, probes: i
     threads = faiss.omp_get_max_threads()
     if len(queries) == 1:
         faiss.omp_set_num_threads(1)  # a team of threads has nothing to share, and waits for whoever else is at work on this machine
-    _, rows = index.search(np.ascontiguousarray(queries, np.float32), depth, params=parameters)
-    faiss.omp_set_num_threads(threads)
+    try:
+        _, rows = index.search(np.ascontiguousarray(queries, np.float32), depth, params=parameters)
+    finally:
+        faiss.omp_set_num_threads(threads)
     found: np.ndarray = rows.astype(np.int64)
     return found
 

@@ -5,6 +5,7 @@ A part is `size` pictures of one source in its order, so it holds the same bits 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import ingest, sources, workers
 from bowerbird.knowledge.columns import ENCODER_KEY
 from bowerbird.knowledge.ingest import Choice, Filter, Prepared
-from bowerbird.knowledge.items import SourceItem
+from bowerbird.knowledge.items import SourceItem, content_id
 from bowerbird.knowledge.progress import Progress
 from bowerbird.knowledge.rows import as_column
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "embed.json"
 PART = 2048
-LEFT_OUT = b"bowerbird.left_out"
+LEFT_OUT, MADE_OF = b"bowerbird.left_out", b"bowerbird.made_of"
+DONE = "done"
 
 
 @dataclass
@@ -54,14 +56,14 @@ def embed(
     out, choice = Path(out), choice or Choice()
     places = [str(Path(s).absolute()) if Path(s).exists() else str(s) for s in several]
     made_by = {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
-    facts = {"sources": places, "choice": asdict(choice), "size": size, "encoder": made_by}
+    facts = {"sources": places, "choice": asdict(choice), "filter": ingest.name_of(keep), "size": size, "encoder": made_by}
     if (out / MANIFEST).is_file():
-        if checkpoint.read_json(out / MANIFEST, "list of parts") != json.loads(json.dumps(facts)):
+        there = checkpoint.read_json(out / MANIFEST, "list of parts")
+        if {key: value for key, value in there.items() if key != DONE} != json.loads(json.dumps(facts)):
             raise BowerbirdError(f"{out}: holds parts of other sources, or made in another way; give a new folder")
     elif out.exists() and any(out.iterdir()):
         raise BowerbirdError(f"{out}: this path is taken; give a new one")
-    else:
-        checkpoint.write_json(out / MANIFEST, facts)
+    checkpoint.write_json(out / MANIFEST, {**facts, DONE: False})
     report = EmbedReport(before=len(list(out.glob("part-*.parquet"))))
     if ray_address is not None:
         from bowerbird.knowledge.embed_ray import on_ray
@@ -73,6 +75,7 @@ def embed(
         found = pq.ParquetFile(path)
         report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
         report.left_out += json.loads((found.schema_arrow.metadata or {}).get(LEFT_OUT, b"[]"))
+    checkpoint.write_json(out / MANIFEST, {**facts, DONE: True})
     return report
 
 
@@ -81,33 +84,42 @@ def _here(
 ) -> None:
     counts = [sources.count(one) for one in several]
     total = None if None in counts else sum(n or 0 for n in counts)
-    sent: list[tuple[Path, int]] = []
+    sent: list[tuple[Path, str, int]] = []
 
     def work() -> Iterator[list[SourceItem]]:
         done = 0
         for number, one in enumerate(several):
-            for path, items, read in missing(one, number, out, choice, size):
+            for path, items, mark, read in missing(one, number, out, choice, size):
                 done += read
                 if items is not None:
-                    sent.append((path, done))
+                    sent.append((path, mark, done))
                     yield items
 
     for prepared in workers.in_order(work(), encoder, keep, processes):
-        path, done = sent.pop(0)
-        write(path, prepared, encoder)
+        path, mark, done = sent.pop(0)
+        write(path, prepared, encoder, mark)
         if progress is not None:
             progress(done, total)
 
 
-def missing(source: str, number: int, out: Path, choice: Choice, size: int) -> Iterator[tuple[Path, list[SourceItem] | None, int]]:
-    """The parts of one source: file, its items (None where the file is there already), and how many of the source were read for them."""
+def missing(source: str, number: int, out: Path, choice: Choice, size: int) -> Iterator[tuple[Path, list[SourceItem] | None, str, int]]:
+    """The parts of one source: file, its items (None where the file was made of the same ones), their mark, and how many were read for them."""
     for part, (items, read) in enumerate(ingest.chunks(source, choice, size)):
         path = out / f"part-{number:04d}-{part:06d}.parquet"
-        yield path, None if path.is_file() else items, read
+        mark = hashlib.sha256(b"".join(content_id(item).to_bytes(8, "big") for item in items)).hexdigest()
+        yield path, None if path.is_file() and _made_of(path) == mark else items, mark, read
 
 
-def write(path: Path, prepared: Prepared, encoder: Encoder) -> None:
-    """One part: pictures, captions, metadata, embeddings, and whose those are."""
+def _made_of(path: Path) -> str:
+    """The mark of the items that a part was made of; empty for none, or a damaged one."""
+    try:
+        return str((pq.read_schema(path).metadata or {}).get(MADE_OF, b"").decode("ascii", "replace"))
+    except (OSError, pa.ArrowInvalid):
+        return ""
+
+
+def write(path: Path, prepared: Prepared, encoder: Encoder, mark: str) -> None:
+    """One part: pictures, captions, metadata, embeddings, whose those are, and the mark of the items."""
     items = prepared.items
     kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
     columns: dict[str, Any] = {
@@ -117,6 +129,6 @@ def write(path: Path, prepared: Prepared, encoder: Encoder) -> None:
     for name in sorted({name for item in items for name in item.metadata} - {"image", "caption", "embedding"}):
         columns[name] = as_column([item.metadata.get(name) for item in items])
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(prepared.embeddings.reshape(-1), pa.float32()), encoder.dim)
-    said = {ENCODER_KEY: encoder.fingerprint.encode(), LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.refused]).encode()}
+    said = {ENCODER_KEY: encoder.fingerprint.encode(), MADE_OF: mark.encode(), LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.refused]).encode()}
     with checkpoint.atomic_path(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(said), temporary)

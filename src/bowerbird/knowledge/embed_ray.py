@@ -51,8 +51,8 @@ def _one_source(row: dict[str, Any], *, out: str, name: str, fingerprint: str, c
     if encoder.fingerprint != fingerprint:
         raise MismatchError(f"encoder {name!r} is {encoder.fingerprint} on this machine of the cluster, and {fingerprint} where it was asked for")
     made = 0
-    for path, items, _ in embed.missing(str(row["source"]), int(row["number"]), Path(out), choice, size):
+    for path, items, mark, _ in embed.missing(str(row["source"]), int(row["number"]), Path(out), choice, size):
         if items is not None:
-            embed.write(path, ingest.prepare(items, encoder, keep), encoder)
+            embed.write(path, ingest.prepare(items, encoder, keep), encoder, mark)
             made += 1
     return {"number": row["number"], "parts": made}

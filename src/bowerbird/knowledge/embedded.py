@@ -45,7 +45,7 @@ def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iter
         try:
             vectors = np.load(part, mmap_mode="r", allow_pickle=False)
             file = pq.ParquetFile(table) if table.is_file() else None
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, EOFError, pa.ArrowInvalid) as error:
             raise BowerbirdError(f"{part}: cannot be read with its metadata {table.name} ({str(error).splitlines()[0][:100]})") from error
         if vectors.ndim != 2 or (file is not None and file.metadata.num_rows != len(vectors)):
             raise BowerbirdError(f"{part}: {vectors.shape} numbers, and {table.name} has {file.metadata.num_rows if file else 0} rows; they belong together")
@@ -93,15 +93,16 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
             with np.load(path, allow_pickle=False) as part:
                 vectors = np.asarray(part["embedding"], np.float32)
                 names, places, classes = part["img_id"], part.get("patch_coords"), part.get("class_id")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BowerbirdError(f"{path}: not a part of an RDM database ({str(error)[:100]}); it holds embedding, img_id and patch_coords") from error
-        if vectors.ndim != 2 or len(names) != len(vectors):
+        beside = [array for array in (names, places, classes) if array is not None]
+        if vectors.ndim != 2 or any(array.ndim == 0 or len(array) != len(vectors) for array in beside):
             raise BowerbirdError(f"{path}: {vectors.shape} numbers for {len(names)} images; they belong together")
         for row, vector in enumerate(vectors):
             name = names[row].decode("utf-8", "replace") if isinstance(names[row], bytes) else str(names[row])
             metadata: dict[str, Any] = {"img_id": name}
-            if places is not None:
+            if places is not None and places.dtype.kind in "iuf":
                 metadata |= {f"patch_{side}": float(v) for side, v in zip(("x_tl", "y_tl", "x_br", "y_br"), np.ravel(places[row]), strict=False)}
-            if classes is not None:
-                metadata["class_id"] = np.ravel(classes[row])[0].item()
+            if classes is not None and classes[row].size == 1:
+                metadata["class_id"] = classes[row].item()
             yield SourceItem(b"", f"{path.name}[{row}]", "", metadata, vector)

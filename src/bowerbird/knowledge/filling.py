@@ -41,7 +41,7 @@ def fill(
         twins = Twins(dedup, _nearest(store)) if dedup is not None else None
         since = 0
         for prepared in _prepared(encoder, several, choice, keep, processes, known, report, progress, total, store.told):
-            since += _append(store, prepared, twins, report)
+            since += _append(store, prepared, known, twins, report)
             if since >= COMMIT_EVERY:
                 store.commit()
                 since = 0
@@ -66,29 +66,26 @@ def _prepared(
     progress: Progress | None, total: int | None, told: Told,
 ) -> Iterator[Prepared]:  # fmt: skip
     """What is new in the sources, decoded and embedded, chunk by chunk."""
-    sent: list[tuple[list[int], int]] = []  # the ids of each chunk, and how many of the source are read by then
+    sent: list[int] = []  # how many of the source are read by each chunk
 
     def work() -> Iterator[list[SourceItem]]:
         done = 0
         for one in several:
             for items, read in ingest.chunks(one, choice):
-                ids = [content_id(item) for item in items]
-                new = known.new(ids)
-                report.present += len(items) - len(new)
+                there = known.has([content_id(item) for item in items])
+                report.present += sum(there)
                 done += read
-                sent.append(([ids[i] for i in new], done))
-                yield [items[i] for i in new]
+                sent.append(done)
+                yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
     start, told_already = time.perf_counter(), False
     for prepared in workers.in_order(work(), encoder, keep, processes):
-        ids, done = sent.pop(0)
+        done = sent.pop(0)
         if total is not None and total > TOLD_FROM and not told_already and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)
             disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
             told(f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of disk, going by the first {done}")
             told_already = True
-        if len(prepared.items) < len(ids):
-            known.forget(sorted(set(ids) - {content_id(item) for item in prepared.items}))
         report.unreadable += prepared.unreadable
         report.refused += prepared.refused
         yield prepared
@@ -96,18 +93,30 @@ def _prepared(
             progress(done, total)
 
 
-def _append(store: AnyStore, prepared: Prepared, twins: Twins | None, report: AddReport) -> int:
-    """Store what is prepared, without near-duplicates; returns how many."""
-    items, embeddings = prepared.items, prepared.embeddings
-    if twins is not None and items:
-        kept, found = twins.sift([item.name for item in items], embeddings)
+def _append(store: AnyStore, prepared: Prepared, known: Known, twins: Twins | None, report: AddReport) -> int:
+    """Store what is prepared, without what came twice and without near-duplicates; returns how many."""
+    numbers = [content_id(item) for item in prepared.items]
+    chosen = known.new(numbers)  # asked here once more: the source may be read far ahead of what is stored
+    report.present += len(numbers) - len(chosen)
+    if twins is not None and chosen:
+        kept, found = twins.sift([prepared.items[i].name for i in chosen], prepared.embeddings[chosen])
         report.duplicates += found
-        items, embeddings = [items[i] for i in kept], embeddings[kept]
-    if items:
-        fields = [{"id": content_id(i), "caption": i.caption, "name": i.name, "image": i.data, "metadata": i.metadata} for i in items]
-        store.append(fields, embeddings)
-    report.added += len(items)
-    return len(items)
+        chosen = [chosen[i] for i in kept]
+    fields, places = [], []
+    for i in chosen:
+        item = prepared.items[i]
+        field = {"id": numbers[i], "caption": item.caption, "name": item.name, "image": item.data, "metadata": item.metadata}
+        reason = store.unfit(field)
+        if reason is not None:
+            report.unreadable.append(f"{item.name}: {reason}")
+            continue
+        fields.append(field)
+        places.append(i)
+    if fields:
+        store.append(fields, prepared.embeddings[places])
+        known.add([numbers[i] for i in places])
+    report.added += len(fields)
+    return len(fields)
 
 
 def _nearest(store: AnyStore) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:

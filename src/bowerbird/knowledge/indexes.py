@@ -66,7 +66,9 @@ def make(path: Path, rows: Rows, tag: dict[str, Any], dim: int, *, memory: int, 
             if found is None:
                 for left in path.glob(f".{segment.FOLDER}.*.old"):  # of a process that was killed while it put a new one in place
                     shutil.rmtree(left, ignore_errors=True)
-                with checkpoint.resumable_directory(path / segment.FOLDER, {**tag, "plan": chosen.facts(), "shard": chosen.shard}) as folder:
+                with checkpoint.resumable_directory(
+                    path / segment.FOLDER, {**tag, "plan": chosen.facts(), "shard": chosen.shard, "small": chosen.small}
+                ) as folder:
                     segment.write(folder, rows, chosen, tag, dim, told)
                 found = segment.load(path / segment.FOLDER, tag)
     except OSError as error:  # a read-only place, or a full one

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird import images
-from bowerbird.errors import MismatchError, PictureError
+from bowerbird.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.knowledge import patches, sources
 from bowerbird.knowledge.items import SourceItem, storable
 from bowerbird.knowledge.where import filter_rows
@@ -33,6 +33,11 @@ GROUP = 32
 """Pictures a thread decodes in one go: small ones take less time than handing them over."""
 Filter = Callable[["Image.Image", SourceItem], "str | None"]
 """A person's own filter, for safety or taste: gets the picture and its item, and gives the reason to leave it out, or None."""
+
+
+def name_of(keep: Filter | None) -> str | None:
+    """What an interrupted build remembers of a person's filter."""
+    return None if keep is None else f"{getattr(keep, '__module__', '')}:{getattr(keep, '__qualname__', type(keep).__name__)}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
     columns: dict[str, None] = {}
     items: Iterable[SourceItem] = sources.read(source, caption_column=choice.caption_column, fetch=choice.fetch)
     iterator = iter(items)
+    size = max(1, size // max(1, choice.patches))  # patches are held as files until they are stored
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while read := [storable(item) for item in islice(iterator, size)]:
             columns |= dict.fromkeys(name for item in read for name in item.metadata)
@@ -155,14 +161,19 @@ def _looked_at(item: SourceItem, encoder: Encoder, keep: Filter | None, turn: th
     try:
         if item.embedding is not None:
             _check_embedding(item, encoder)
-            if keep is None or not item.data:
+            if keep is None:
                 return None
+            if not item.data:
+                return Reason(f"{item.name}: has no picture for the filter to look at", refused=True)
         picture = images.decode(item.data, item.name, at_least=None if keep is not None else enough)
     except PictureError as error:
         return Reason(str(error))
     if keep is not None:
-        with turn:
-            reason = keep(picture, item)
+        try:
+            with turn:
+                reason = keep(picture, item)
+        except Exception as error:  # a person's own code
+            raise BowerbirdError(f"{item.name}: the filter {name_of(keep)} failed on it ({type(error).__name__}: {error})") from error
         if reason is not None:
             return Reason(f"{item.name}: {reason}", refused=True)
         picture = images.reduced(picture, enough)

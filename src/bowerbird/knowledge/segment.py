@@ -122,16 +122,7 @@ def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, t
         checkpoint.write_json(done, tag)
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
-    facts: dict[str, Any] = {"index": plan.facts()}
-    if plan.kind != "flat":
-        vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
-        if plan.small:
-            told("shrinking the vectors")
-            np.save(folder / STEPS, dense.shrink(vectors, folder / SMALL))
-            vectors = dense.Vectors(vectors.raw, vectors.lengths, dense.load_small(folder / SMALL), np.load(folder / STEPS))
-        index = recall.build(vectors, plan, folder, told)
-        dense.save(index, folder / DENSE)
-        facts["index"] |= recall.tuned(index, vectors, plan, told)
+    facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, told)}
     if len(table):
         told("indexing words")
         columns = [name for name in ("caption", "tags") if name in table.column_names]
@@ -144,6 +135,20 @@ def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, t
     for left in folder.glob("shard*"):
         left.unlink()
     checkpoint.write_sealed(folder / MANIFEST, {**tag, "items": plan.items, **facts, "files": files.record(folder, MANIFEST, checkpoint.MAKING)})
+
+
+def _write_dense(folder: Path, plan: Plan, told: Told) -> dict[str, Any]:
+    """The dense index where the plan has one, and what was measured of it. Nothing of it stays in memory."""
+    if plan.kind == "flat":
+        return {}
+    vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
+    if plan.small:
+        told("shrinking the vectors")
+        np.save(folder / STEPS, dense.shrink(vectors, folder / SMALL))
+        vectors = dense.Vectors(vectors.raw, vectors.lengths, dense.load_small(folder / SMALL), np.load(folder / STEPS))
+    index = recall.build(vectors, plan, folder, told)
+    dense.save(index, folder / DENSE)
+    return recall.tuned(index, vectors, plan, told)
 
 
 def _write_rows(folder: Path, rows: Rows, items: int, dim: int, normalize: bool) -> None:

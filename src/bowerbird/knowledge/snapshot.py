@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bowerbird.knowledge import dense, sparse
+from bowerbird.knowledge.recall import K as MEASURED_K
 from bowerbird.knowledge.segment import Segment
 from bowerbird.types import ABSENT
 
@@ -104,7 +105,7 @@ class Snapshot:
         mask = None if allowed is None and self.whole else self.live if allowed is None else np.isin(np.arange(len(main)), allowed, assume_unique=True)
         facts = main.facts["index"]
         # with a filter, or with holes, more must be fetched for as many to be left
-        depth = int(max(facts["depth"], 3 * k) * len(main) / count)
+        depth = int(facts["depth"] * max(1.0, k / MEASURED_K) * len(main) / count)
         found = dense.approximate(main.index, main.vectors, queries, k, probes=int(facts["probes"]), depth=depth, live=mask)
         short = np.flatnonzero((found[0] == ABSENT).any(1)) if k <= count else np.arange(len(queries))
         if len(short):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.images import SUFFIXES
 from bowerbird.knowledge import archives, columns, embedded, hub
@@ -70,6 +71,8 @@ def read(source: str | Path, *, caption_column: str | None = None, fetch: bool =
 
 def _read_directory(path: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
     """A folder, by what is in it."""
+    if (path / "embed.json").is_file() and not checkpoint.read_json(path / "embed.json", "list of parts").get("done"):
+        raise BowerbirdError(f"{path}: its embedding did not end; the same bowerbird kb embed ends it")
     if embedded.is_clip_retrieval(path):
         yield from embedded.read_clip_retrieval(path, caption_column)
     elif hub.is_saved(path):

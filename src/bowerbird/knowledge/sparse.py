@@ -123,6 +123,8 @@ def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Seque
     # numbers in place of words: a million captions are then arrays, not lists of strings
     tokens = [array("i", [vocab.setdefault(word, len(vocab)) for word in each]) for each in tokens_of(captions, tags, weights, _counted_in(numbers))]
     index = bm25s.BM25(method="lucene", k1=K1, b=B)
+    if not vocab:  # no item has a word; the library wants one, and nobody can ask for this one
+        vocab, tokens = {"": 0}, [array("i", [0])] * max(1, len(tokens))
     index.index((tokens, vocab), show_progress=False)
     return Words(index, *_sorted(numbers)), sum(map(len, tokens)) / max(1, len(tokens))
 

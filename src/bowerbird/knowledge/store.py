@@ -103,6 +103,9 @@ class Store:
             "metadata": self.rows.metadata_types(),
         }
 
+    def close(self) -> None:
+        """Nothing is held that others could want."""
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -200,6 +203,10 @@ class Store:
                         "see to the disk and run this again"
                     ) from error
                 raise
+
+    def unfit(self, item: dict[str, Any]) -> str | None:
+        """Why an item cannot be stored here: a directory takes everything."""
+        return None
 
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
         """Add items (id, caption, name, image, metadata) with their raw embeddings `(n, d)`; seen from the next `commit` on."""

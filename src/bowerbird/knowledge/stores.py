@@ -37,7 +37,7 @@ def making(place: str | Path, encoder: dict[str, Any], words: Sequence[int], tag
     if is_address(place):
         from bowerbird.knowledge.milvus.store import MilvusStore
 
-        there = MilvusStore.create(str(place), encoder, words, memory, told)
+        there = MilvusStore.create(str(place), encoder, words, memory, told, tag)
         try:
             yield there
         except BowerbirdError:

@@ -105,6 +105,7 @@ def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str
     for batch in rows.checked_batches(2048):
         ids = batch.column(batch.schema.get_field_index("id")).to_pylist()
         new = set(seen.new(ids))
+        seen.add(ids)
         wrong += [f"{store.path}: id {number} is there twice" for at, number in enumerate(ids) if at not in new]
         for start in range(0, len(ids), 256):
             for number, data in rows.pictures(ids[start : start + 256]).items():

@@ -28,9 +28,9 @@ def filter_rows(metadata: Sequence[dict[str, Any]], where: str | None) -> list[i
     import pyarrow as pa
 
     columns = sorted({key for row in metadata for key in row})
-    table = pa.Table.from_pydict({"_position": list(range(len(metadata))), **{c: [row.get(c) for row in metadata] for c in columns}})
-    rows = lancedb.connect("memory://").create_table("rows", table)
     try:
+        table = pa.Table.from_pydict({"_position": list(range(len(metadata))), **{c: [row.get(c) for row in metadata] for c in columns}})
+        rows = lancedb.connect("memory://").create_table("rows", table)
         found = rows.search().where(f"({where})").select(["_position"]).limit(len(metadata)).to_arrow()
     except Exception as error:  # LanceDB raises several kinds for one cause: the condition
         raise explain(where, columns, error) from error

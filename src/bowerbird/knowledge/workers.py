@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
-from bowerbird.errors import MismatchError
+from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import ingest
 from bowerbird.knowledge.ingest import Filter, Prepared
 from bowerbird.knowledge.items import SourceItem
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from bowerbird.types import Encoder
 
 _encoder: Encoder | None = None  # of a worker process
+_trouble = ""  # why it has none
 
 
 def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None, workers: int) -> Iterator[Prepared]:
@@ -33,6 +36,10 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | 
         yield from _one_ahead(work, encoder, keep)
         return
     under_way: deque[Future[Prepared]] = deque()
+    try:
+        pickle.dumps(keep)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BowerbirdError(f"the filter {ingest.name_of(keep)} cannot be handed to worker processes; give a function of a module, or no workers") from error
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint))
     try:
         for items in work:
@@ -41,6 +48,8 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | 
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
+    except BrokenProcessPool as error:
+        raise BowerbirdError("a worker process ended (out of memory, or a script that is no file); run it again with fewer workers or none") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -66,15 +75,19 @@ def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter 
 
 
 def _start(name: str, fingerprint: str) -> None:
-    global _encoder  # a worker has no other place to keep it
+    global _encoder, _trouble  # a worker has no other place to keep them
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries of numbers are loaded, which they are not yet
     from bowerbird import encoders
 
-    _encoder = encoders.load(name)
-    if _encoder.fingerprint != fingerprint:
-        raise MismatchError(f"encoder {name!r} is {_encoder.fingerprint} in a worker process, and {fingerprint} here; give it as a directory")
+    try:
+        _encoder = encoders.load(name)
+        if _encoder.fingerprint != fingerprint:
+            _trouble = f"encoder {name!r} is {_encoder.fingerprint} in a worker process, and {fingerprint} here; give it as a directory, or no workers"
+    except BowerbirdError as error:  # raised here it would only end the process
+        _trouble = f"{error}; worker processes load an encoder by its name"
 
 
 def _prepare(items: list[SourceItem], keep: Filter | None) -> Prepared:
-    assert _encoder is not None
+    if _encoder is None or _trouble:
+        raise MismatchError(_trouble)
     return ingest.prepare(items, _encoder, keep)

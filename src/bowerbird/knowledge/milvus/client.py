@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 SCHEME = "milvus://"
-COLLECTION = "bowerbird"
+COLLECTION, PICTURES = "bowerbird", "_pictures"
 TOKEN = "MILVUS_TOKEN"
 """Environment variable with the server's token or `user:password`: an address is written into pictures, and no place for it."""
 
@@ -48,15 +48,18 @@ def address_of(place: str) -> Address:
     else:
         server, _, collection = rest.partition("/")
         found = Address(f"http://{server}", collection or COLLECTION)
-        if not re.fullmatch(r"[\w.\-]+(:\d+)?", server) or fragment:
+        named = re.fullmatch(r"[\w.\-]+(?::(\d{1,5}))?", server, re.ASCII)
+        if named is None or int(named[1] or 0) > 65_535 or fragment:
             raise BowerbirdError(f"{place}: not an address; give milvus://HOST:PORT/COLLECTION or milvus://FILE.db")
-    if not re.fullmatch(r"[A-Za-z_]\w{0,200}", found.collection, re.ASCII):
-        raise BowerbirdError(f"{place}: a collection's name is letters, digits and _, and begins with no digit")
+    if not re.fullmatch(r"[A-Za-z_]\w{0,200}", found.collection, re.ASCII) or found.collection.endswith(PICTURES):
+        raise BowerbirdError(f"{place}: a collection's name is letters, digits and _, begins with no digit and does not end in {PICTURES}")
     return found
 
 
-def connect(place: str, address: Address) -> MilvusClient:
-    """A client. Raises: BowerbirdError when pymilvus is not installed, or nothing answers there."""
+def connect(place: str, address: Address, *, make: bool) -> MilvusClient:
+    """A client; of a file that is not there only to `make` it. Raises: BowerbirdError when pymilvus is not installed, or nothing answers there."""
+    if address.embedded and not make and not Path(address.uri).exists():
+        raise BowerbirdError(f"{place}: no knowledge base here; make one: bowerbird kb build {place} FOLDER_OF_PICTURES")
     os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")  # the library would read any .env file above itself
     try:
         from pymilvus import MilvusClient
@@ -64,9 +67,9 @@ def connect(place: str, address: Address) -> MilvusClient:
         raise BowerbirdError(f"{place}: needs the Milvus client: pip install 'bowerbird[milvus]'") from error
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is said once, by us
-    if address.embedded:
-        Path(address.uri).absolute().parent.mkdir(parents=True, exist_ok=True)
     with said(place):
+        if address.embedded:
+            Path(address.uri).absolute().parent.mkdir(parents=True, exist_ok=True)
         return MilvusClient(uri=address.uri, token=os.environ.get(TOKEN, ""))
 
 
@@ -86,7 +89,7 @@ def said(place: str) -> Iterator[None]:
 
     try:
         yield
-    except (MilvusException, grpc.RpcError, TypeError, OSError) as error:
+    except (MilvusException, grpc.RpcError, TypeError, ValueError, OSError) as error:
         reason = str(getattr(error, "message", "") or error).strip().splitlines()
         hint = "; a Milvus Lite file is open in one process at a time" if "Open local milvus failed" in str(error) else ""
         raise BowerbirdError(f"{place}: Milvus says: {(reason or [type(error).__name__])[0][:200]}{hint}") from error

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
-TOKEN = re.compile(r"\s*(?:(?P<number>-?\d+(?:\.\d+)?(?![\w.]))|(?P<text>'(?:[^']|'')*')|(?P<word>[A-Za-z_]\w*)|(?P<sign><=|>=|<>|!=|=|<|>|\(|\)|,))", re.ASCII)
+TOKEN = re.compile(
+    r"\s*(?:(?P<number>-?(?:0|[1-9]\d*)(?:\.\d+)?(?![\w.]))|(?P<text>'(?:[^']|'')*')|(?P<word>[A-Za-z_]\w*)|(?P<sign><=|>=|<>|!=|=|<|>|\(|\)|,))", re.ASCII
+)
 SIGNS = {"=": "==", "<>": "!=", "!=": "!=", "<": "<", ">": ">", "<=": "<=", ">=": ">="}
 KEYWORDS = {"and", "or", "not", "in", "like", "is", "null", "between", "true", "false"}
 OWN = {"caption", "name", "id"}
@@ -15,13 +18,13 @@ class Untranslatable(Exception):
     """What Milvus cannot be asked, or we do not know how."""
 
 
-def translate(where: str) -> str | None:
-    """The same condition for Milvus, or None where there is none: comparisons of a column with a number or text, IN, AND, OR, parentheses.
+def translate(where: str, columns: Iterable[str]) -> str | None:
+    """The same condition for Milvus, or None where there is none: comparisons of one of `columns` with a number or text, IN, AND, OR, parentheses.
 
     NOT, LIKE, NULL and comparisons of columns are not translated: what they mean for an item without the column differs.
     """
     try:
-        tokens = _tokens(where)
+        tokens = _with_columns(_tokens(where), [*OWN, *columns])
         made, at = _either(tokens, 0)
         return made if at == len(tokens) else None
     except (Untranslatable, RecursionError):
@@ -38,6 +41,20 @@ def _tokens(where: str) -> list[tuple[str, str]]:
         kind = "key" if match.lastgroup == "word" and value.lower() in KEYWORDS else match.lastgroup
         found.append((kind, value.lower() if kind == "key" else value))
         at = match.end()
+    return found
+
+
+def _with_columns(tokens: list[tuple[str, str]], columns: Iterable[str]) -> list[tuple[str, str]]:
+    """The tokens with columns as they are written; SQL takes `Style` for `style`, Milvus does not."""
+    named: dict[str, set[str]] = {}
+    for column in columns:
+        named.setdefault(column.lower(), set()).add(column)
+    found = []
+    for kind, value in tokens:
+        meant = named.get(value.lower(), set()) if kind == "word" else {value}
+        if len(meant) != 1:  # nobody has it, or it is not said which
+            raise Untranslatable
+        found.append((kind, next(iter(meant))))
     return found
 
 

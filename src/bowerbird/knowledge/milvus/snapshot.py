@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,14 @@ class MilvusSnapshot:
     def _of(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
         """The items of these ids that are there."""
         wanted = {int(number) for number in np.asarray(rows).ravel() if number >= 0}
-        missing = sorted(wanted - self._records.keys())
+        there = {number: self._records[number] for number in wanted if number in self._records}
+        missing = sorted(wanted - there.keys())
         for start in range(0, len(missing), PAGE):
             with said(self.place):
-                self._remember(self.client.get(self.collection, ids=missing[start : start + PAGE], output_fields=FIELDS))
-        return {number: self._records[number] for number in wanted if number in self._records}
+                found = self.client.get(self.collection, ids=missing[start : start + PAGE], output_fields=FIELDS)
+            there |= {int(row["id"]): dict(row) for row in found}
+            self._remember(found)
+        return there
 
     def _remember(self, found: Sequence[dict[str, Any]]) -> None:
         if len(self._records) > KEPT:
@@ -132,13 +136,18 @@ class MilvusSnapshot:
 
 def stored_words(caption: str, tags: str, weights: Sequence[int]) -> str:
     """The words of an item as Milvus's standard analyser takes them: ours already, each of letters and digits alone."""
-    return " ".join(_plain(token) for token in next(iter(sparse.tokens_of([caption], [tags], weights))))
+    return " ".join(_plain(token) for token in next(iter(sparse.tokens_of([caption], [tags], weights, _short))))
 
 
 def query_words(text: str) -> str:
     """The words of a query, each once; the whole caption is one of them."""
     own = sparse.words(text)
-    return " ".join(dict.fromkeys(_plain(token) for token in ([sparse.whole(text), *own] if own else [])))
+    return " ".join(dict.fromkeys(_plain(token) for token in ([_short(sparse.whole(text)), *own] if own else [])))
+
+
+def _short(whole: str) -> str:
+    """A whole caption as one short word."""
+    return "w" + hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _plain(token: str) -> str:

@@ -7,8 +7,10 @@ in a second collection, in parts, as Milvus has no field for bytes.
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,11 @@ import numpy as np
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge.milvus import conditions
-from bowerbird.knowledge.milvus.client import Address, address_of, connect, said
+from bowerbird.knowledge.milvus.client import PICTURES, Address, address_of, connect, release, said
 from bowerbird.knowledge.milvus.snapshot import PAGE, MilvusSnapshot, stored_words
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
 from bowerbird.knowledge.progress import Told, quietly
-from bowerbird.knowledge.rows import as_column, hash_of, renamed
+from bowerbird.knowledge.rows import hash_of, renamed
 from bowerbird.knowledge.where import filter_rows
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ PROPERTY = "bowerbird"
 TEXT_BYTES = 65_535
 PART = 49_000
 """Bytes of a picture that fit, as base64, into one text of Milvus."""
-BATCH = 200
+BATCH, AT_ONCE = 100, 8
+"""Rows a message, and items whose pictures are read or written together: a server takes messages of some ten megabytes."""
 CONDITION_FIELDS = ["id", "caption", "name", "metadata"]
 
 
@@ -51,7 +54,7 @@ class MilvusStore:
 
     @property
     def _pictures(self) -> str:
-        return f"{self.address.collection}_pictures"
+        return f"{self.address.collection}{PICTURES}"
 
     @classmethod
     def open(cls, place: str, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> MilvusStore:
@@ -64,29 +67,35 @@ class MilvusStore:
     @classmethod
     def _opened(cls, place: str, memory: int, told: Told) -> MilvusStore:
         address = address_of(place)
-        client = connect(place, address)
+        client = connect(place, address, make=False)
         with said(place):
             if not client.has_collection(address.collection):
                 raise BowerbirdError(f"{place}: no knowledge base here; make one: bowerbird kb build {place} FOLDER_OF_PICTURES")
             manifest = read_manifest(place, client, address)
-            for name in (address.collection, f"{address.collection}_pictures"):
+            for name in (address.collection, f"{address.collection}{PICTURES}"):
                 client.load_collection(name)
         return cls(place, client, manifest, memory, told)
 
     @classmethod
-    def create(cls, place: str, encoder: dict[str, Any], words: Sequence[int] = (1, 1), memory: int = DEFAULT_MEMORY, told: Told = quietly) -> MilvusStore:
-        """Empty collections at `place`, or those of a build that did not end. Raises: BowerbirdError when it is taken."""
+    def create(
+        cls, place: str, encoder: dict[str, Any], words: Sequence[int] = (1, 1), memory: int = DEFAULT_MEMORY, told: Told = quietly,
+        tag: dict[str, Any] | None = None,
+    ) -> MilvusStore:  # fmt: skip
+        """Empty collections at `place`, or those of a build of the same `tag` that did not end. Raises: BowerbirdError when it is taken."""
         address = address_of(place)
-        client = connect(place, address)
+        client = connect(place, address, make=True)
         metric = "cosine" if encoder["normalize"] else "inner product"
-        facts = {"format": FORMAT, "version": 0, "items": 0, "metric": metric, "encoder": encoder, "words": list(words), "making": True}
+        mark = hashlib.sha256(json.dumps(tag, sort_keys=True).encode()).hexdigest()
+        facts = {"format": FORMAT, "version": 0, "metric": metric, "encoder": encoder, "words": list(words), "columns": {}, "making": mark}
         with said(place):
             if client.has_collection(address.collection):
                 there = read_manifest(place, client, address)
-                if not there.get("making") or there["encoder"] != encoder or there["words"] != list(words):
+                if not there.get("making"):
                     raise BowerbirdError(f"{place}: a knowledge base is there already; add to it: bowerbird kb add")
+                if there["making"] != mark:
+                    raise BowerbirdError(f"{place}: another build was interrupted here; end it with what it was begun with, or give another collection")
                 return cls._opened(place, memory, told)
-            _create(client, address, int(encoder["dim"]), facts)
+            _create(place, client, address, int(encoder["dim"]), facts)
         return cls(place, client, facts, memory, told)
 
     def ready(self) -> None:
@@ -98,6 +107,11 @@ class MilvusStore:
         with said(self.place):
             self.client.drop_collection(self.address.collection)
             self.client.drop_collection(self._pictures)
+
+    def close(self) -> None:
+        """Leave the server; a Milvus Lite file is another process's to open then."""
+        self.client.close()
+        release(self.address)
 
     def at_version(self, version: int) -> MilvusStore:
         """Raises: BowerbirdError for any version but the present one: Milvus keeps none."""
@@ -120,10 +134,6 @@ class MilvusStore:
 
     def info(self) -> dict[str, Any]:
         """Its indexes and metadata columns; how many bytes it takes is the server's to know."""
-        import pyarrow as pa
-
-        rows = [row["metadata"] or {} for row in self.snapshot.scan("", ["id", "metadata"])]
-        kinds = pa.Table.from_pylist(rows).schema if rows else pa.schema([])
         index = "flat" if self.address.embedded else "AUTOINDEX"
         return {
             "indexes": {
@@ -132,7 +142,7 @@ class MilvusStore:
                 "beside them": {"added": 0, "removed": 0},
             },
             "bytes": 0,
-            "metadata": {field.name: str(field.type) for field in kinds},
+            "metadata": dict(sorted(self.manifest["columns"].items())),
         }
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -153,21 +163,24 @@ class MilvusStore:
 
     def allowed(self, where: str) -> str:
         """A condition of Milvus for `where`: translated where that is possible, else the ids that our own engine finds."""
-        made = conditions.translate(where)
+        with said(self.place):
+            some = self.client.query(self.address.collection, filter="id >= 0", output_fields=CONDITION_FIELDS, limit=PAGE)
+        made = conditions.translate(where, self.manifest["columns"])
         if made is not None:
-            # Milvus finds nothing in a column that nobody has, or compared with the wrong kind; a directory says so, and so does a sample here
-            with said(self.place):
-                _satisfying(where, self.client.query(self.address.collection, filter="id >= 0", output_fields=CONDITION_FIELDS, limit=PAGE))
-            return made
-        return f"id in [{', '.join(map(str, _satisfying(where, self.snapshot.scan('', CONDITION_FIELDS))))}]"
+            # Milvus finds nothing where a column is compared with the wrong kind; a directory says so, and so does a sample here
+            with contextlib.suppress(BowerbirdError):
+                _satisfying(where, some, self.manifest["columns"])
+                return made
+        ids = _satisfying(where, self.snapshot.scan("", CONDITION_FIELDS), self.manifest["columns"])
+        return f"id in [{', '.join(map(str, ids))}]"
 
     def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The original bytes of these items' pictures, by id, each compared with its id; items without a picture are left out."""
         wanted = sorted({int(number) for number in ids})
         captions = dict(zip(wanted, self.snapshot.described(np.asarray([wanted], np.int64))[0][0], strict=True)) if wanted else {}
         parts: dict[int, dict[int, str]] = {}
-        for start in range(0, len(wanted), BATCH):
-            among = ", ".join(map(str, wanted[start : start + BATCH]))
+        for start in range(0, len(wanted), AT_ONCE):
+            among = ", ".join(map(str, wanted[start : start + AT_ONCE]))
             with said(self.place):
                 for row in self.client.query(self._pictures, filter=f"item in [{among}]", output_fields=["item", "part", "data"]):
                     parts.setdefault(int(row["item"]), {})[int(row["part"])] = str(row["data"])
@@ -193,8 +206,8 @@ class MilvusStore:
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.dim),
             "added": pa.nulls(len(rows), pa.int64()), "check": pa.nulls(len(rows), pa.int64()),
         }  # fmt: skip
-        for name in sorted({key for facts in metadata for key in facts}):
-            columns[name] = as_column([facts.get(name) for facts in metadata])
+        for name, kind in sorted(self.manifest["columns"].items()):
+            columns[name] = pa.array([facts.get(name) for facts in metadata], _arrow(kind))
         return pa.table(columns)
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -207,27 +220,46 @@ class MilvusStore:
         self._renewed()
         yield
 
+    def unfit(self, item: dict[str, Any]) -> str | None:
+        """Why an item cannot be stored here: a text is too long for Milvus."""
+        for name in ("caption", "name", "metadata"):
+            text = json.dumps(item[name], ensure_ascii=False, default=str) if name == "metadata" else str(item[name])
+            if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
+                return f"its {name} has more than the {TEXT_BYTES:,} bytes of a text of Milvus"
+        return None
+
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
         """Add items with their raw embeddings; seen at once. Pictures first: an item that is seen has its picture."""
-        for start in range(0, len(items), BATCH):
-            some = items[start : start + BATCH]
-            self._put(self._pictures, [part for item in some for part in _parts(int(item["id"]), item["image"])])
-            self._put(self.address.collection, [self._row(item, v) for item, v in zip(some, embeddings[start : start + BATCH], strict=True)])
+        rows = self._rows(items, embeddings)
+        for start in range(0, len(items), AT_ONCE):
+            self._put(self._pictures, [part for item in items[start : start + AT_ONCE] for part in _parts(int(item["id"]), item["image"])])
+        self._put(self.address.collection, rows)
 
     def _put(self, collection: str, rows: list[dict[str, Any]]) -> None:
-        if rows:
+        """Write rows, as many at once as a server takes in one message."""
+        for start in range(0, len(rows), BATCH):
             with said(self.place):
-                self.client.upsert(collection, rows)
+                self.client.upsert(collection, rows[start : start + BATCH])
 
-    def _row(self, item: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
-        metadata = json.loads(json.dumps({key: value for key, value in item["metadata"].items() if value is not None}, default=str))
-        tags = metadata.get("tags") or ""
-        words = stored_words(item["caption"], " ".join(map(str, tags)) if isinstance(tags, list) else str(tags), self.manifest["words"])
-        for name, text in (("caption", item["caption"]), ("name", item["name"]), ("metadata", json.dumps(metadata, ensure_ascii=False))):
-            if len(text.encode()) > TEXT_BYTES:
-                raise BowerbirdError(f"{item['name'][:80]}: its {name} has {len(text.encode()):,} bytes; a text of Milvus holds {TEXT_BYTES:,}")
-        cut = words.encode()[:TEXT_BYTES].decode("utf-8", "ignore")
-        return {"id": int(item["id"]), "caption": item["caption"], "name": item["name"], "metadata": metadata, "words": cut, "vector": vector.tolist()}
+    def _rows(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> list[dict[str, Any]]:
+        """The items as Milvus takes them, with metadata of one kind a column. Raises: BowerbirdError, before anything is written, when one is not."""
+        metadata = [{key: _plain(value) for key, value in item["metadata"].items() if value is not None} for item in items]
+        columns = dict(self.manifest["columns"])
+        for facts in metadata:
+            for key, value in facts.items():
+                columns[key] = _kind(key, value, columns.get(key), self.place)
+        if columns != self.manifest["columns"]:
+            self._write({**self.manifest, "columns": columns})
+        rows = []
+        for item, facts, vector in zip(items, metadata, embeddings, strict=True):
+            if (reason := self.unfit({**item, "metadata": facts})) is not None:
+                raise BowerbirdError(f"{item['name'][:80]}: {reason}; nothing was changed")
+            tags = facts.get("tags") or ""
+            words = stored_words(item["caption"], " ".join(map(str, tags)) if isinstance(tags, list) else str(tags), self.manifest["words"])
+            cut = words.encode()[:TEXT_BYTES].decode("utf-8", "ignore")
+            own = {"id": int(item["id"]), "caption": item["caption"], "name": item["name"]}
+            rows.append({**own, "metadata": facts, "words": cut, "vector": vector.tolist()})
+        return rows
 
     def delete(self, ids: Sequence[int]) -> None:
         """Remove items; gone at once."""
@@ -239,18 +271,31 @@ class MilvusStore:
 
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
         """Give items another caption or other metadata. Raises: BowerbirdError, before anything is written, when two items would become one."""
-        items, vectors = [], self.snapshot.embeddings(np.asarray(ids, np.int64))
-        rows = self.whole(ids).drop_columns(["embedding", "added", "check"]).to_pylist()
-        for row, vector in zip(rows, vectors, strict=True):
-            own = {key: row.pop(key) for key in ("id", "caption", "name", "image")}
-            said_now = own["caption"] if caption is None else caption
-            number = own["id"] if caption is None else renamed(own["image"], vector, said_now)
-            items.append(own | {"id": number, "caption": said_now, "metadata": row | metadata})
-        numbers = [item["id"] for item in items]
-        if len(set(numbers)) < len(numbers) or (caption is not None and set(numbers) & (set(self.all_ids().tolist()) - set(ids))):
-            raise BowerbirdError(f"{self.place}: with caption {caption!r}, two items would be the same; nothing was changed")
-        self.delete(ids)
-        self.append(items, vectors)
+        now = np.asarray(ids, np.int64)
+        numbers = [int(number) for number in now]
+        if caption is not None:
+            numbers = [renamed(data, vector, caption) for start in range(0, len(now), AT_ONCE) for data, vector in self._whole(now[start : start + AT_ONCE])]
+            if len(set(numbers)) < len(numbers) or set(numbers) & (set(self.all_ids().tolist()) - set(now.tolist())):
+                raise BowerbirdError(f"{self.place}: with caption {caption!r}, two items would be the same; nothing was changed")
+        captions, facts = self.snapshot.described(now[None])
+        names, vectors = self.snapshot.names(now), self.snapshot.embeddings(now)
+        items = [
+            {"id": number, "caption": was if caption is None else caption, "name": name, "metadata": kept | metadata}
+            for number, was, name, kept in zip(numbers, captions[0], names, facts[0], strict=True)
+        ]
+        rows = self._rows(items, vectors)
+        gone = sorted(set(now.tolist()) - set(numbers))
+        if gone:  # the pictures of new ids, then the items, then what they were
+            for start in range(0, len(now), AT_ONCE):
+                pictures = self._whole(now[start : start + AT_ONCE])
+                self._put(self._pictures, [part for number, (data, _) in zip(numbers[start:], pictures, strict=False) for part in _parts(number, data)])
+        self._put(self.address.collection, rows)
+        self.delete(gone)
+
+    def _whole(self, ids: np.ndarray) -> list[tuple[bytes, np.ndarray]]:
+        """Picture (no bytes where there is none) and embedding of a few items."""
+        pictures = self.pictures(ids.tolist())
+        return [(pictures.get(int(number), b""), vector) for number, vector in zip(ids, self.snapshot.embeddings(ids), strict=True)]
 
     def commit(self) -> None:
         """Count the change, and have the server write what it holds in memory."""
@@ -279,19 +324,48 @@ class MilvusStore:
             self.client.compact(self.address.collection)
 
 
-def _satisfying(where: str, rows: Sequence[dict[str, Any]]) -> list[int]:
+def _satisfying(where: str, rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[int]:
     """The ids of those items that satisfy `where`, by the same engine as everywhere. Raises: BowerbirdError for a wrong condition."""
-    table = [{"id": int(row["id"]), "caption": row["caption"], "name": row["name"], **(row["metadata"] or {})} for row in rows]
+    nothing = dict.fromkeys(columns)
+    table = [{"id": int(row["id"]), "caption": row["caption"], "name": row["name"], **nothing, **(row["metadata"] or {})} for row in rows]
     return [table[at]["id"] for at in filter_rows(table, where)]
 
 
-def _create(client: MilvusClient, address: Address, dim: int, facts: dict[str, Any]) -> None:
+def _arrow(kind: str) -> pa.DataType:
+    """The Arrow type of a column's kind."""
+    import pyarrow as pa
+
+    return pa.list_(pa.string()) if kind.startswith("list") else pa.type_for_alias(kind)
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON has it and a column can: numbers, flags, texts, lists of texts; anything else as JSON text."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, (str, bool, int, float)) or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        return value
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _kind(column: str, value: Any, before: str | None, place: str) -> str:
+    """The kind of a column that now also has `value`. Raises: BowerbirdError when two sources disagree."""
+    kind = next(
+        name for name, type_ in (("bool", bool), ("int64", int), ("double", float), ("string", str), ("list<item: string>", list)) if isinstance(value, type_)
+    )
+    if before in (None, kind) or {before, kind} == {"int64", "double"}:
+        return "double" if "double" in (before, kind) else kind
+    raise BowerbirdError(f"metadata column {column!r} is {before} in {place} and {kind} in the new source; rename it there")
+
+
+def _create(place: str, client: MilvusClient, address: Address, dim: int, facts: dict[str, Any]) -> None:
     """The two collections and their indexes; pictures first, as the other is what `open` looks for."""
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
-    pictures = f"{address.collection}_pictures"
+    pictures = f"{address.collection}{PICTURES}"
+    mark = f"pictures of {address.collection}"
     if client.has_collection(pictures):
-        client.drop_collection(pictures)
+        if (client.describe_collection(pictures).get("properties") or {}).get(PROPERTY) != mark:
+            raise BowerbirdError(f"{place}: a collection {pictures} is there, which is not ours to replace; give another name")
+        client.drop_collection(pictures)  # of a build that was killed this early
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=40)
     schema.add_field("item", DataType.INT64)
@@ -300,7 +374,7 @@ def _create(client: MilvusClient, address: Address, dim: int, facts: dict[str, A
     schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection must have a vector
     index = client.prepare_index_params()
     index.add_index("nothing", index_type="FLAT", metric_type="L2")
-    client.create_collection(pictures, schema=schema, index_params=index, consistency_level="Strong")
+    client.create_collection(pictures, schema=schema, index_params=index, consistency_level="Strong", properties={PROPERTY: mark})
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=json.dumps(facts))
     schema.add_field("id", DataType.INT64, is_primary=True)
