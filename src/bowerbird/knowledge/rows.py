@@ -25,6 +25,7 @@ TABLE = "rows"
 FOLDER = "rows.lance"
 HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
+CACHE_BYTES = 64 * 1024**2
 OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check")
 HIDDEN_COLUMNS = ("image", "embedding", "check")
 """What a person searching never sees as text or number."""
@@ -37,7 +38,9 @@ class Rows:
         import lancedb
 
         self.folder = folder
-        self._db = lancedb.connect(str(folder))
+        # left to itself LanceDB keeps up to seven gigabytes of what it read, every version's list of files among it
+        session = lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+        self._db = lancedb.connect(str(folder), session=session)
         try:
             self._table = self._db.open_table(TABLE)
             if version is not None and self._table.version != version:
