@@ -75,6 +75,24 @@ def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) ->
     count(f"{tried} damages in {len(names)} files")
 
 
+def test_an_encoder_may_be_renamed_and_no_more(made: Path, tmp_path: Path) -> None:
+    for old, new, message in (
+        ('"plain"', '"other"', None),
+        ('"dim": 12', '"dim": 13', "made with"),
+        ('"fingerprint": "0123', '"fingerprint": "1123', "made with"),
+    ):
+        path = tmp_path / new.strip('"')[:4]
+        shutil.copytree(made, path)
+        text = (path / "kb.json").read_text()
+        (path / "kb.json").write_text(text.replace(old, new, 1))
+        assert (path / "kb.json").read_text() != text
+        if message is None:
+            assert KnowledgeBase.open(path).encoder_name == "other"
+        else:
+            with pytest.raises(BowerbirdError, match=message):
+                KnowledgeBase.open(path)
+
+
 def test_repair_makes_the_index_anew(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "kb"
     shutil.copytree(made, path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird import checkpoint
-from bowerbird.errors import BowerbirdError
+from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import files, indexes
 from bowerbird.knowledge.lock import writer_lock
 from bowerbird.knowledge.plan import DEFAULT_MEMORY
@@ -65,7 +65,8 @@ class Store:
             record_files(path)
             entry = {"version": 0, "items": 0, "rows_version": 1, "token": 0}
             metric = "cosine" if encoder["normalize"] else "inner product"
-            facts = {"format": FORMAT, **entry, "metric": metric, "encoder": encoder, "words": list(words)}
+            embeddings = {key: encoder[key] for key in ("fingerprint", "dim", "normalize")}  # sealed; of `encoder` the name may be edited
+            facts = {"format": FORMAT, **entry, "metric": metric, "encoder": encoder, "embeddings": embeddings, "words": list(words)}
             checkpoint.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
         return cls(path, read_manifest(path), memory, told)
 
@@ -264,8 +265,20 @@ class Store:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in the folder `path`; a person may have given the encoder another name or place. Raises: BowerbirdError when it is damaged."""
-    return checkpoint.read_sealed(path / MANIFEST, "knowledge base", trust=("encoder",))
+    """The manifest in the folder `path`; a person may have given the encoder another name.
+
+    Raises: BowerbirdError when it is damaged, MismatchError when more of the encoder was changed than its name.
+    """
+    manifest = checkpoint.read_sealed(path / MANIFEST, "knowledge base", trust=("encoder",))
+    encoder, embeddings = manifest.get("encoder"), manifest.get("embeddings")
+    if isinstance(embeddings, dict) and (
+        not isinstance(encoder, dict) or not isinstance(encoder.get("name"), str) or embeddings != {key: encoder.get(key) for key in embeddings}
+    ):
+        raise MismatchError(
+            f"{path}: made with encoder {embeddings.get('fingerprint')} ({embeddings.get('dim')} numbers), and {MANIFEST} now says {encoder}; restore it "
+            "from a copy, or build it again: bowerbird kb build NEW SOURCE"
+        )
+    return manifest
 
 
 def holds_something(folder: Path) -> bool:
