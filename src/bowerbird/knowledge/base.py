@@ -305,7 +305,7 @@ class KnowledgeBase:
             raise BowerbirdError(f"k = {k} neighbours are asked for and {self.path} holds {len(self)} items; choose k from 1 to {len(self)}")
         if not 0 <= diversity <= 1 or not 0 <= (balance or 0.0) <= 1:
             raise BowerbirdError(f"diversity and balance are shares from 0 to 1, got {diversity} and {balance}")
-        texts = [text] if isinstance(text, str) else list(text or [])
+        texts = [clean(one) for one in ([text] if isinstance(text, str) else text or [])]  # a command line may hand over what is no character
         if text is not None and (not texts or any(not t.strip() for t in texts)):
             raise BowerbirdError("search: the text is empty; say what to look for")
         snapshot = self._searched

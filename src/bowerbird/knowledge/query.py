@@ -9,6 +9,7 @@ import numpy as np
 
 from bowerbird.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge import dense, fuse
+from bowerbird.knowledge.items import clean
 from bowerbird.knowledge.searchable import Searchable
 from bowerbird.types import ABSENT, Encoder
 
@@ -80,7 +81,7 @@ def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarr
         if isinstance(what, str):
             if not what.strip():
                 raise BowerbirdError("search: a text of the blend is empty; say what to look for")
-            vector = encoder.embed_text([what])
+            vector = encoder.embed_text([clean(what)])
         else:
             vector = np.asarray(what, np.float32).reshape(1, -1) if isinstance(what, np.ndarray) else encoder.embed_images([what])
         if vector.shape[1] != encoder.dim:
