@@ -18,7 +18,7 @@ from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.knowledge import dense, files, recall, sparse
 from bowerbird.knowledge.plan import Plan
-from bowerbird.knowledge.progress import Told
+from bowerbird.knowledge.progress import Told, quietly
 from bowerbird.knowledge.rows import HIDDEN_COLUMNS, OWN_COLUMNS
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
 
 def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, told: Told) -> None:
     """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable`) is gone on with."""
+    told = quietly if plan.kind == "flat" else told  # it takes a second
     done = folder / "rows.json"
     if not done.is_file():
         told(f"reading {plan.items:,} rows")
