@@ -73,6 +73,17 @@ class SmallEncoderConfig:
         return self.meaning_dim + self.look_dim + self.hand_dim
 
 
+def _centre_and_spread(h: Tensor) -> list[Tensor]:
+    """Mean and standard deviation over the places of `(n, c, h, w)`, each `(n, c)`."""
+    if torch.is_grad_enabled():
+        spread, centre = torch.std_mean(h, dim=(2, 3))
+        return [centre, spread]
+    # the same in two passes: torch's own takes a sixth of the network's time on a CPU
+    flat = h.flatten(2)
+    centre = flat.mean(2)
+    return [centre, ((flat - centre[..., None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()]
+
+
 class SmallEncoderModel(nn.Module):
     """Picture `(n, 3, S, S)` in [-1, 1] or text -> raw embedding `(n, embed_dim)`; `.encode_pixels` and `.encode_text`.
 
@@ -125,8 +136,7 @@ class SmallEncoderModel(nn.Module):
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
-            spread, centre = torch.std_mean(h.float(), dim=(2, 3))
-            statistics += [centre, spread]
+            statistics += _centre_and_spread(h.float())
         meaning = self.meaning(self.layout(h).flatten(1))
         hand = self.hand(torch.cat(statistics, 1))
         look = (self._low(x) - self.look_mean) @ self.look_basis
