@@ -208,12 +208,17 @@ def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> No
 
 def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_folder: Path) -> None:
     verb = ["train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"]
-    child = subprocess.Popen([sys.executable, "-m", "bowerbird", *verb], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    while "step 50 " not in child.stderr.readline():
-        assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    _, rest = child.communicate(timeout=60)
+    # where these tests run in the background of a shell an interrupt is ignored, and children would inherit that
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from bowerbird.cli import main; main()", *verb]
+    child = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stderr is not None
+        while "step 50 " not in child.stderr.readline():
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        _, rest = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130
     assert "Traceback" not in rest
     assert not list((tmp_path / "run").glob("*.tmp"))
