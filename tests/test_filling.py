@@ -108,6 +108,9 @@ def test_a_source_that_changed_is_embedded_anew(tmp_path: Path) -> None:
     (folder / "00.png").write_bytes(picture(0))
     assert embed.embed([folder], tmp_path / "parts", encoder, size=3).items == 8
     assert len(KnowledgeBase.build(tmp_path / "kb", tmp_path / "parts", encoder=encoder)[0]) == 8
+    for n in range(1, 7):
+        (folder / f"{n:02d}.png").unlink()
+    assert embed.embed([folder], tmp_path / "parts", encoder, size=3).items == 2  # no part of what was longer is left
 
 
 class Shop(http.server.BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import files, plan
+from bowerbird.knowledge import dense, files, plan
 from bowerbird.knowledge.verify import verify
 from tests.faults.plain import FULL, PlainEncoder, source
 
@@ -91,6 +92,15 @@ def test_an_encoder_may_be_renamed_and_no_more(made: Path, tmp_path: Path) -> No
         else:
             with pytest.raises(BowerbirdError, match=message):
                 KnowledgeBase.open(path)
+
+
+def test_vectors_that_are_cut_while_open_are_no_answer(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.arange(60, dtype=np.float32).reshape(5, 12))
+    rows = dense.RowFile(tmp_path / "v.npy")
+    assert rows.read(np.asarray([4, 1]))[:, 0].tolist() == [48.0, 12.0]
+    os.truncate(tmp_path / "v.npy", (tmp_path / "v.npy").stat().st_size - 20)
+    with pytest.raises(BowerbirdError, match="shorter"):
+        rows.read(np.asarray([4]))
 
 
 def test_repair_makes_the_index_anew(made: Path, tmp_path: Path) -> None:

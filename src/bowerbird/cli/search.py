@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, say
+from bowerbird.cli.filling import KbArgument
 from bowerbird.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ BATCH = 256
 
 
 def search(
-    kb: Annotated[str, typer.Argument(metavar="KB", help="Directory of the knowledge base.")],
+    kb: KbArgument,
     text: Annotated[list[str] | None, typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them.")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")] = None,
     without: Annotated[list[str] | None, typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times.")] = None,

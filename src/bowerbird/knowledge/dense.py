@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bowerbird.errors import BowerbirdError
 from bowerbird.types import ABSENT
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RowFile:
     """A `.npy` file of float32 rows `(n, d)`, held open: the same file as long as this lives, whatever takes its name."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -57,7 +59,8 @@ class RowFile:
         """The rows of these numbers `(n,)`, float32 `(n, d)`."""
         made = np.empty((len(rows), self.dim), np.float32)
         for at, row in enumerate(rows.tolist()):
-            os.preadv(self.handle, [made[at]], self.start + 4 * self.dim * row)
+            if os.preadv(self.handle, [made[at]], self.start + 4 * self.dim * row) != made[at].nbytes:
+                raise BowerbirdError(f"{self.path}: shorter than when it was opened; open the knowledge base again")
         return made
 
 

@@ -104,10 +104,14 @@ def _here(
 
 def missing(source: str, number: int, out: Path, choice: Choice, size: int) -> Iterator[tuple[Path, list[SourceItem] | None, str, int]]:
     """The parts of one source: file, its items (None where the file was made of the same ones), their mark, and how many were read for them."""
+    there = set(out.glob(f"part-{number:04d}-*.parquet"))
     for part, (items, read) in enumerate(ingest.chunks(source, choice, size)):
         path = out / f"part-{number:04d}-{part:06d}.parquet"
+        there.discard(path)
         mark = hashlib.sha256(b"".join(content_id(item).to_bytes(8, "big") for item in items)).hexdigest()
         yield path, None if path.is_file() and _made_of(path) == mark else items, mark, read
+    for left in there:  # of a source that was longer
+        left.unlink()
 
 
 def _made_of(path: Path) -> str:

@@ -27,7 +27,7 @@ TAIL_SHARE = 8
 
 
 def open_snapshot(path: Path, rows: Callable[[], Rows], tag: dict[str, Any], dim: int, *, memory: int, renew: bool = False, told: Told = quietly) -> Snapshot:
-    """The searchable form of `rows`, of the knowledge base at `path`; `tag`: `KnowledgeBase.tag`.
+    """The searchable form of `rows`, of the knowledge base at `path`; `tag`: `Store.tag`.
 
     A main segment is made when there is none, and with `renew` when it lags far behind. The rows are opened only where it is not of this version.
     """

@@ -114,7 +114,7 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
 
 
 def write(folder: Path, rows: Rows, plan: Plan, tag: dict[str, Any], dim: int, told: Told) -> None:
-    """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable`) is gone on with."""
+    """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable_directory`) is gone on with."""
     told = quietly if plan.kind == "flat" else told  # it takes a second
     done = folder / "rows.json"
     if not done.is_file():
