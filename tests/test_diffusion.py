@@ -81,6 +81,23 @@ def test_guidance_weights_zero_and_one_are_the_two_predictions() -> None:
     assert calls == [2, 2, 4]  # one pass where one is enough, both in one batch otherwise
 
 
+def test_guidance_acts_in_its_interval_and_costs_one_pass_outside(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
+    hits, rows = kb.search(text="red", k=2), []
+    hook = pipe.unet.register_forward_hook(lambda *rest: rows.append(len(rest[2].sample)))
+    try:
+        everywhere = latents(pipe, hits, guidance_scale=3.0, guidance_interval=(0.0, 1.0))
+        assert torch.equal(everywhere, latents(pipe, hits, guidance_scale=3.0))
+        rows.clear()
+        part = latents(pipe, hits, guidance_scale=3.0, guidance_interval=(0.5, 0.9))  # of the times 999, 666 and 333
+    finally:
+        hook.remove()
+    assert rows == [1, 2, 1]
+    assert not torch.allclose(part, everywhere)
+    assert not torch.allclose(part, latents(pipe, hits, guidance_scale=1.0))
+    with pytest.raises(BowerbirdError, match=r"the lower first; got 0\.9 and 0\.5"):
+        latents(pipe, hits, guidance_interval=(0.9, 0.5))
+
+
 def test_neighbours_are_a_set_and_weights_are_multiplicities(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=3)
     base = latents(pipe, hits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 SEAL = "seal"
 MAKING = "making.json"
 """What a directory in the making says of itself; gone when it is made."""
@@ -172,6 +174,29 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata
 
     with atomic_path(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata or {}))
+
+
+def stream_tensors(path: str | Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], read: Callable[[str], torch.Tensor]) -> None:
+    """Write a safetensors file one tensor at a time, so that no more than one is in memory: `entries` says the dtype (`float32`) and shape of each.
+
+    `read(name)` gives it, and must give just that. Atomic, as everything here.
+    """
+    import torch
+
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in entries.items():
+        start, end = end, end + math.prod(shape) * getattr(torch, dtype).itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    coded = json.dumps(header, separators=(",", ":")).encode()
+    coded += b" " * (-len(coded) % 8)  # tensors start at a multiple of 8 bytes
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(len(coded).to_bytes(8, "little") + coded)
+        for name, (dtype, shape) in entries.items():
+            tensor = read(name).contiguous()
+            if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
+                raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced")
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensor_metadata(path: str | Path) -> dict[str, str]:

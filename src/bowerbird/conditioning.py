@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from bowerbird.types_torch import Conditioning, Tokens
 
 
-def neighbor_tokens(embeddings: Tensor, weights: Tensor, *, normalize: bool) -> Conditioning:
+def neighbor_tokens(embeddings: Tensor, weights: Tensor, *, normalize: bool, length: float | None = None) -> Conditioning:
     """Embeddings `(B, K, d)` with weights `(B, K)` (0 = absent) -> tokens and their null.
 
-    `normalize`: scale each embedding to length sqrt(d) (unit variance), for models trained so; False leaves raw embeddings, as
-    the released 256 px models want them. A row without any neighbour becomes the null.
+    `normalize`: scale each embedding to `length`, for models trained so: sqrt(d) when None, which is unit variance, as ours; 1 as the released
+    768 px model. False leaves raw embeddings, as the released 256 px models want them. A row without any neighbour becomes the null.
     """
-    keys = F.normalize(embeddings.float(), dim=-1) * math.sqrt(embeddings.shape[-1]) if normalize else embeddings.float()
+    reach = math.sqrt(embeddings.shape[-1]) if length is None else length
+    keys = F.normalize(embeddings.float(), dim=-1) * reach if normalize else embeddings.float()
     weights = weights.float()
     keys = torch.where((weights > 0)[..., None], keys, torch.zeros_like(keys))
     none = (weights <= 0).all(dim=1, keepdim=True)

@@ -43,7 +43,7 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 class Settings:
     """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
     is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
-    `sampler` None is the model's usual one. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
+    `sampler` None is the model's usual one. `guidance_interval`: see `RDMPipeline`. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
@@ -56,11 +56,18 @@ class Settings:
     fidelity: float = FIDELITY
     show_source: bool = True
     least_change: float = LEAST_CHANGE
+    guidance_interval: tuple[float, float] | None = None
+
+
+def usual(pipe: Pipeline) -> Settings:
+    """The settings a model is painted with unless asked otherwise: its own where it names some, else ours."""
+    own = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
+    return Settings(**{name: pipe.config[key] for name, key in own.items() if key in pipe.config})
 
 
 def sampler_of(pipe: Pipeline, settings: Settings) -> str:
     """The sampler by name: the one asked for, or the model's usual one."""
-    return settings.sampler or ("posterior" if "transformer" in pipe.components else "dpmsolver++")
+    return settings.sampler or ("posterior" if "transformer" in pipe.components else str(pipe.config.get("sampler", "dpmsolver++")))
 
 
 def paint(
@@ -83,6 +90,10 @@ def paint(
     balance: dict[str, Any] = {"num_inference_steps": settings.steps} | ({} if settings.guidance is None else {"guidance": settings.guidance})
     if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
         raise BowerbirdError("this model paints from neighbours alone, in one stage: it takes guidance_scale and one number of steps")
+    if settings.guidance_interval is not None:
+        if "guidance_interval" not in inspect.signature(type(pipe).__call__).parameters:
+            raise BowerbirdError("guidance over a part of the steps only is RDM's; leave guidance_interval out for this model")
+        balance["guidance_interval"] = settings.guidance_interval
     if sources is not None and "show_source" not in inspect.signature(type(pipe).__call__).parameters:
         raise BowerbirdError("this model does not edit pictures; use one like tiny-knn")
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
@@ -125,6 +136,8 @@ def records(
     copies: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
     """What is written into each picture: the request, every setting, the model, the database, the neighbours, and whether it copies one."""
+    import torch
+
     fingerprint = pipe.fingerprint()
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     made = []
@@ -140,6 +153,8 @@ def records(
                 "sampler": sampler_of(pipe, settings),
                 "guidance_scale": settings.guidance_scale,
                 "eta": settings.eta,
+                **({} if settings.guidance_interval is None else {"guidance_interval": list(settings.guidance_interval)}),
+                **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
                 "size": list(image.size),
                 "model": {"name": model, "fingerprint": fingerprint},
                 "kb": None if kb is None else {"path": str(kb.path), "version": kb.version},
@@ -279,6 +294,7 @@ def settings_of(record: dict[str, Any]) -> Settings:
         scale = float(record["guidance_scale"])
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
+        interval = record.get("guidance_interval")
         edit = record.get("edit", {key: getattr(Settings(), key) for key in EDIT_SETTINGS})
         strength, fidelity, least_change = (float(edit[key]) for key in ("strength", "fidelity", "least_change"))
         if not all(map(math.isfinite, (strength, fidelity, least_change))):
@@ -286,6 +302,7 @@ def settings_of(record: dict[str, Any]) -> Settings:
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps), scale, str(record["sampler"]), float(record["eta"]),
             int(record["size"][0]), int(record["seed"]), balance, strength, fidelity, bool(edit["show_source"]), least_change,
+            None if interval is None else (float(interval[0]), float(interval[1])),
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from bowerbird.systems.autoencoder import AutoencoderConfig, AutoencoderObjectiv
 from bowerbird.systems.classifier import ClassifierConfig, ClassifierObjective
 from bowerbird.systems.contrastive import ContrastiveConfig, ContrastiveObjective
 from bowerbird.systems.copy_detection import CopyConfig, CopyObjective
+from bowerbird.systems.few_steps import FewStepConfig, FewStepObjective
 from bowerbird.systems.knn import KNNConfig, KNNObjective
 from bowerbird.systems.knn_discrete import KNNDiscreteConfig, KNNDiscreteObjective
 from bowerbird.systems.latents import encode_latents
@@ -31,7 +32,7 @@ from bowerbird.systems.vq import VQConfig, VQObjective, to_bank_tokens
 from bowerbird.train import TrainConfig
 
 FILE = "recipe.json"
-Painters = RDMConfig | KNNConfig | KNNDiscreteConfig | ReImagenConfig
+Painters = RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig | ReImagenConfig
 Readers = ContrastiveConfig | AutoencoderConfig | VQConfig | ClassifierConfig | CopyConfig
 System = Annotated[Painters | Readers, Field(discriminator="kind")]
 
@@ -114,7 +115,9 @@ def build_objective(recipe: Recipe, pictures: Pictures, out: Path, *, device: st
     return _on_bank(system, pictures, seed, out, banks, device)
 
 
-def _on_bank(system: RDMConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictures, seed: int, out: Path, banks: Path | None, device: str) -> Any:
+def _on_bank(
+    system: RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictures, seed: int, out: Path, banks: Path | None, device: str
+) -> Any:
     """A system that learns from a latent bank, with the frozen networks that made it."""
     from bowerbird import encoders
 
@@ -130,6 +133,8 @@ def _on_bank(system: RDMConfig | KNNConfig | KNNDiscreteConfig, pictures: Pictur
         return KNNDiscreteObjective(system, bank, network, encoder, seed)
     if isinstance(system, RDMConfig):
         return RDMObjective(system, bank, network, encoder, seed)
+    if isinstance(system, FewStepConfig):
+        return FewStepObjective(system, bank, frozen.load_network(system.base, network, encoder).to(device), network, encoder, seed)
     file, edits = path.with_name(path.stem + "-edits.safetensors"), None
     if system.edits is not None:
         edits = frozen.cached_edits(system.edits, system.draws, bank, pictures, network, encoder, seed, file, key, device)
@@ -176,7 +181,7 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     if isinstance(recipe.system, ReImagenConfig):
         return _reimagen_fingerprints(recipe.system)
     system = recipe.system
-    if not isinstance(system, RDMConfig | KNNConfig | KNNDiscreteConfig):
+    if not isinstance(system, RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig):
         return []
     from bowerbird import encoders
     from bowerbird.systems import open_pipeline
@@ -186,7 +191,7 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     else:
         network = frozen.load_autoencoder(system.autoencoder)
     found = [encoders.load(system.encoder).fingerprint, frozen.weights_hash(network)]
-    if isinstance(system, KNNConfig) and system.base is not None:
+    if isinstance(system, KNNConfig | FewStepConfig) and system.base is not None:
         found.append(open_pipeline(system.base).fingerprint())
     return found
 

@@ -27,9 +27,9 @@ def evaluate(
     n: Annotated[int, typer.Option("--n", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.", min=1)] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.")] = 20,
-    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 3.0,
-    sampler: Annotated[str, typer.Option("--sampler", help="dpmsolver++, ddim or unipc.")] = "dpmsolver++",
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default the model's, mostly 20.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Pictures a prompt in EntityDraw.", min=1)] = 4,
     template: Annotated[list[str] | None, typer.Option("--template", help="EntityDraw's prompt, {name} for the name; several times for several.")] = None,
     entity_key: Annotated[str | None, typer.Option("--entity-key", help="Column that names the entity; default entity, hexcode or class.")] = None,
@@ -63,9 +63,13 @@ def evaluate(
     if len(pictures) < 10:
         raise BowerbirdError(f"{data}: {len(pictures)} pictures are too few to measure against; 10 is the least")
     pipe = load_pipeline(model, device)
+    usual = generation.usual(pipe)
     settings = evaluation.Settings(
         n=n, query=query, k=int(pipe.config.k) if k is None else k, repeats=repeats, templates=tuple(template or ["{name}"]), entity_key=entity_key,
-        paint=generation.Settings(steps=steps, guidance_scale=guidance_scale, sampler=sampler, seed=seed),
+        paint=generation.Settings(
+            steps=usual.steps if steps is None else steps, guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
+            sampler=generation.sampler_of(pipe, generation.Settings(sampler=sampler)), seed=seed,
+        ),
     )  # fmt: skip
     with progress_bar(as_json) as bar:
         tell = teller(bar)

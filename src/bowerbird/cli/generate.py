@@ -29,8 +29,11 @@ def generate(
     source: Annotated[Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
-    steps: Annotated[str, typer.Option("--steps", help="Sampling steps; one number, or one a stage: 30,10.")] = "20",
-    guidance_scale: Annotated[float, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours.")] = 3.0,
+    steps: Annotated[str | None, typer.Option("--steps", help="Sampling steps; one number, or one a stage: 30,10; default the model's, mostly 20.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3.")] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option("--guidance-interval", help="Guide only from and to these shares of the noise, e.g. 0.1,0.8: fewer passes.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
@@ -49,6 +52,7 @@ def generate(
     neighbor_scale: Annotated[str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; default W.")] = None,
     on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
     proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")] = "float32",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -86,13 +90,18 @@ def generate(
     if on_copy not in copies.POLICIES:
         raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(copies.POLICIES)}")
 
-    pipe = load_pipeline(model, device)
+    between = None if guidance_interval is None else _numbers(guidance_interval, "--guidance-interval")
+    if between is not None and len(between) != 2:
+        raise BowerbirdError(f"--guidance-interval {guidance_interval!r}: write two shares of the noise, the lower first, e.g. 0.1,0.8")
+    pipe = load_pipeline(model, device, dtype)
+    usual = generation.usual(pipe)
+    scale = usual.guidance_scale if guidance_scale is None else guidance_scale
     if k == 0 and opened is not None:
         if generation.balances_text(pipe):
             raise BowerbirdError("generate: -k 0 paints from the text alone, and looks nothing up; leave --kb out")
         if "shared_dim" in pipe.config:
             k, text_mode, image_mode = 1, text_mode or "text", image_mode or "image"
-    balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, guidance_scale)
+    balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, scale)
     mode = search_mode or str(getattr(pipe.config, "search_mode", "hybrid"))
     look = image_mode or ("neighbors" if generation.balances_text(pipe) else None)
     if opened is None:
@@ -107,8 +116,11 @@ def generate(
         hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
     if weights is not None:
         hits = weighted(hits, _numbers(weights, "--weights"))
-    counted = tuple(int(step) for step in _numbers(steps, "--steps"))
-    settings = generation.Settings(counted if len(counted) > 1 else counted[0], guidance_scale, sampler, eta, size, seed, balance)
+    counted = usual.steps if steps is None else tuple(int(step) for step in _numbers(steps, "--steps"))
+    settings = generation.Settings(
+        counted[0] if isinstance(counted, tuple) and len(counted) == 1 else counted, scale, sampler, eta, size, seed, balance,
+        guidance_interval=None if between is None else (between[0], between[1]),
+    )  # fmt: skip
     with progress_bar(as_json) as bar:
         task = bar.add_task("painting", total=n)
         made = copies.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
@@ -163,8 +175,10 @@ def _by_hand(pipe: Pipeline, model: str, prompt: str | None, pictures: list[Imag
     return references.by_hand([prompt], pictures, captions).repeat(n)
 
 
-def load_pipeline(model: str, device: str) -> Pipeline:
-    """The pipeline for MODEL on a device. Raises: BowerbirdError when it is no model."""
+def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:
+    """The pipeline for MODEL on a device, computing in `dtype`. Raises: BowerbirdError when it is no model, or that no number format."""
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise BowerbirdError(f"--dtype {dtype!r} is not known; choose float32, bfloat16 or float16")
     from bowerbird.cli.quiet import quiet_libraries
     from bowerbird.weights import DESCRIPTIONS, bundled
 
@@ -178,7 +192,12 @@ def load_pipeline(model: str, device: str) -> Pipeline:
     from bowerbird.systems import open_pipeline
 
     try:
-        return open_pipeline(model).to(pick_device(device))
+        pipe = open_pipeline(model).to(pick_device(device))
+        if dtype == "float32":
+            return pipe
+        import torch
+
+        return pipe.to(getattr(torch, dtype))
     except (OSError, ValueError) as error:
         raise BowerbirdError(f"model {model!r} cannot be opened: {str(error).strip().splitlines()[0]}") from error
 
@@ -198,7 +217,7 @@ def _again(source: Path, model: str | None, out: Path, device: str, as_json: boo
 
     record = provenance.read_png(source)
     name = model or str(record.get("model", {}).get("name"))
-    image, hits = generation.repaint(load_pipeline(name, device), record)
+    image, hits = generation.repaint(load_pipeline(name, device, str(record.get("dtype", "float32"))), record)
     edited = generation.source_of(record)
     _finish(generation.write([image], [record], hits, out, sources=None if edited is None else [edited]), out, as_json)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, progress_bar, say
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
 from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
 from bowerbird.errors import BowerbirdError
 
@@ -15,6 +15,8 @@ app = typer.Typer(help="Take over what others made.", no_args_is_help=True, rich
 
 NewKb = Annotated[str, typer.Argument(metavar="KB", help="Knowledge base to make.")]
 TheirEncoder = Annotated[str, typer.Option("--encoder", help="The encoder their embeddings are of: their files do not say. A directory or a hub id.")]
+
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Numbers the weights are written as: float32, float16 or bfloat16.")]
 
 
 @app.command("clip-retrieval")
@@ -63,6 +65,97 @@ def compvis_database(
         raise BowerbirdError(f"{wrong[0]}: no part of an RDM database; they are called <rows>x<dim>-part_<n>.npz")
     _build(files, kb, encoder, None, memory, device, as_json)
     say(f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data set it came from")
+
+
+@app.command("compvis")
+def compvis(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A released RDM checkpoint: model.ckpt, or the same tensors as safetensors.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Directory for the model.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be matched, missing and ignored, and stop.")] = False,
+    ema: Annotated[bool, typer.Option("--ema/--no-ema", help="Take the averaged weights where there are some.")] = True,
+    dtype: DtypeOption = "float32",
+    size: Annotated[int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default 4, 20 for the 768 px model.", min=1)] = None,
+    embeddings: Annotated[str | None, typer.Option("--embeddings", help="raw or unit; default raw with a VQ first stage, unit with a KL one.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Encoder of the neighbours; default by their width, CLIP ViT-B/32 or ViT-L/14.")] = None,
+    head_channels: Annotated[int, typer.Option("--head-channels", help="Channels of an attention head.", min=1)] = 32,
+    scale_factor: Annotated[float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Take over released RDM weights: U-Net, first stage and schedule, in diffusers layout.
+
+    The file is read without running anything in it, and tensor by tensor. What is not an RDM is refused with the reason.
+
+    Example: bowerbird import compvis models/rdm/imagenet/model.ckpt --out rdm-imagenet
+    """
+    if out is None and not dry_run:
+        raise BowerbirdError("import compvis: give --out DIR, or --dry-run to see what is in the file")
+    if out is not None and not dry_run and out.exists():
+        raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
+    from bowerbird.interop import compvis as released
+
+    choices = released.Choices(head_channels, size, scale_factor, embeddings, encoder, k, ema, dtype)
+    plan = released.plan(checkpoint, choices)
+    report = plan.report()
+    if not dry_run and out is not None:
+        with progress_bar(as_json) as bar:
+            task = bar.add_task("tensors", total=report["matched"])
+            released.write(plan, out, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        report["out"] = str(out)
+    _print_plan(report, as_json)
+
+
+def _print_plan(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    for part in ("unet", "vae"):
+        found = report[part]
+        widths = ", ".join(map(str, found["block_out_channels"]))
+        print(
+            f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}" + (f", {found['weights']} weights" if "weights" in found else "")
+        )
+    schedule, conventions = report["scheduler"], report["pipeline"]
+    print(f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}")
+    form = "at length 1" if conventions["normalize_embeddings"] else "raw"
+    encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
+    print(f"neighbours k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
+    print(f"matched    {report['matched']} tensors")
+    print(f"missing    {len(report['missing'])}" + "".join(f"\n           {name}" for name in report["missing"][:20]))
+    print("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
+    if "out" in report:
+        say(f"{report['out']}: paint with it: bowerbird generate {report['out']} --kb KB --image F --out DIR")
+
+
+@app.command("diffusers")
+def diffusers(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The RDM pipeline of diffusers' research examples, as fusing/rdm on the hub.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the model; its encoder is in OUT/encoder.")],
+    dtype: DtypeOption = "float32",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Take over the RDM pipeline of diffusers' research examples, with the CLIP inside it.
+
+    Example: bowerbird import diffusers fusing-rdm/ --out rdm768
+    """
+    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.interop.compvis import DTYPES
+    from bowerbird.interop.diffusers_rdm import convert
+
+    if dtype not in DTYPES:
+        raise BowerbirdError(f"--dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    if out.exists():
+        raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
+    quiet_libraries()
+    report = convert(folder, out, dtype=dtype)
+    if as_json:
+        print_json({"out": str(out), **report})
+    else:
+        say(f"{out}: {report['unet']['parameters']:,} parameters; build its knowledge base: bowerbird kb build KB SOURCE --encoder {out / 'encoder'}")
 
 
 def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool) -> None:

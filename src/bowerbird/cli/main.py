@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bowerbird.cli import bulk, claims, demo, edit, evaluate, generate, imports, kb, models, search, train
+from bowerbird.cli import bulk, claims, demo, edit, evaluate, export, generate, imports, kb, models, search, train
 from bowerbird.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -32,6 +32,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("check")(evaluate.check)
 app.command("claims")(claims.claims)
 app.add_typer(imports.app, name="import")
+app.command("export")(export.export)
 app.command("models")(models.models)
 app.command("doctor")(models.doctor)
 

@@ -15,6 +15,7 @@ NAMES = {
     "tiny-autoencoder": ("bowerbird.recipes.autoencoder", "tiny_autoencoder"),
     "tiny-vq": ("bowerbird.recipes.autoencoder", "tiny_vq"),
     "tiny-rdm": ("bowerbird.recipes.rdm", "tiny_rdm"),
+    "tiny-rdm-fast": ("bowerbird.recipes.rdm", "tiny_rdm_fast"),
     "tiny-rdm-no-neighbors": ("bowerbird.recipes.rdm", "tiny_rdm_no_neighbors"),
     "tiny-knn": ("bowerbird.recipes.knn", "tiny_knn"),
     "tiny-knn-discrete": ("bowerbird.recipes.knn", "tiny_knn_discrete"),

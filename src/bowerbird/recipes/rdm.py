@@ -5,6 +5,7 @@ from __future__ import annotations
 from bowerbird.models.unet import UNetConfig
 from bowerbird.recipe import Recipe
 from bowerbird.recipes.small import NEVER_TRAINED_ON
+from bowerbird.systems.few_steps import FewStepConfig
 from bowerbird.systems.latents import NeighborMix
 from bowerbird.systems.rdm import RDMConfig
 from bowerbird.train import TrainConfig
@@ -40,3 +41,17 @@ def tiny_rdm_no_neighbors(*, tiny: bool = False) -> Recipe:
     base = tiny_rdm(tiny=tiny)
     train = base.train if tiny else base.train.model_copy(update={"steps": 2000, "cooldown_fraction": 0.0, "keep_steps": ()})
     return base.model_copy(update={"name": "tiny-rdm-no-neighbors", "system": base.system.model_copy(update={"neighbors": False}), "train": train})
+
+
+def tiny_rdm_fast(*, tiny: bool = False) -> Recipe:
+    """`tiny-rdm` distilled to 2 steps of one pass, guidance included; low-rank changes of its weights.
+
+    Command: bowerbird train tiny-rdm-fast --data ../shared/data/emoji.parquet --out runs/tiny-rdm-fast
+    """
+    train = TrainConfig(
+        steps=1600, batch_size=64, learning_rate=1e-3, warmup_steps=50, cooldown_fraction=0.5, weight_decay=0.0, ema_decay=0.99, save_every=50, sheet_every=200,
+    )  # fmt: skip
+    if not tiny:
+        return Recipe(name="tiny-rdm-fast", system=FewStepConfig(draws=RDMConfig(mix=MIX, views=12)), train=train, where=NEVER_TRAINED_ON)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="tiny-rdm-fast", system=FewStepConfig(draws=RDMConfig(views=2, k_stored=4)), train=shorter, limit=32)

@@ -17,6 +17,7 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,23 +70,8 @@ class RDMObjective(nn.Module):
         self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """Latents with neighbours: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and a dropout draw for each item."""
-        config, bank = self.config, self.bank
-        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
-        rows = rng.integers(bank.latents.shape[1], size=size)
-        k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
-        null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
-        drawn = draw(config, bank, rng, rows, k, null)
-        generator = seeds.torch_generator(self.seed, "noise", step, rank)
-        clean = drawn.clean(bank)
-        return {
-            "clean": clean,
-            "embeddings": drawn.embeddings(bank),
-            "weights": (drawn.neighbors != ABSENT).float(),
-            "null": torch.from_numpy(null),
-            "eps": torch.randn(clean.shape, generator=generator),
-            "timestep": torch.randint(self.noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
-        }
+        """See `draw_batch`."""
+        return draw_batch(self.config, self.bank, self.noise_scheduler, self.seed, step, size, rank)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
@@ -99,20 +85,8 @@ class RDMObjective(nn.Module):
 
     def pipeline(self) -> Any:
         """The current weights as an `RDMPipeline`."""
-        from bowerbird.systems.rdm_pipeline import RDMPipeline
-
-        autoencoder, encoder = self.frozen
-        pipe = RDMPipeline(
-            unet=self.unet,
-            vae=autoencoder,
-            scheduler=gaussian.scheduler("dpmsolver++", config=self.noise_scheduler.config),
-            k=self.config.k,
-            normalize_embeddings=True,
-            encoder_name=encoder.name,
-            encoder_fingerprint=encoder.fingerprint,
-        )
-        pipe.proposal_counts = dict(zip(self.bank.ids.tolist(), self.bank.counts(self.config.k).tolist(), strict=True))
-        return pipe
+        scheduler = gaussian.scheduler("dpmsolver++", config=self.noise_scheduler.config)
+        return pipeline_of(self.unet, *self.frozen, self.bank, self.config.k, scheduler)
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
@@ -120,16 +94,51 @@ class RDMObjective(nn.Module):
 
     def sheet(self, path: Path) -> None:
         """A row for each of eight items: the item, its four neighbours where X is D, three pictures painted from them at weight 1, 2 and 4."""
-        from bowerbird.sheets import grid
+        asked = [{"guidance_scale": w, "num_inference_steps": 12} for w in (1.0, 2.0, 4.0)]
+        show(self.pipeline(), self.bank, asked, path, neighbors=not self.config.database_share)  # the bank holds no latents of a D that is not X
 
-        pipe, bank, rows = self.pipeline(), self.bank, []
-        pipe.set_progress_bar_config(disable=True)
-        for item, at in bank.examples(4):
-            known = at if not self.config.database_share else at[:0]  # the bank holds no latents of a D that is not X
-            shown = torch.cat([bank.latents[0, [item]], bank.latents[0, known]]).float()
-            hits = bank.neighbors(at)
-            painted = [
-                pipe(neighbors=hits, guidance_scale=w, num_inference_steps=12, generator=seeds.picture_generators(0, 1)).images[0] for w in (1.0, 2.0, 4.0)
-            ]
-            rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *painted])
-        grid(rows).save(path)
+
+def draw_batch(config: RDMConfig, bank: LatentBank, noise_scheduler: Any, seed: int, step: int, size: int, rank: int) -> dict[str, object]:
+    """Latents with neighbours: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and a dropout draw for each item."""
+    rng = seeds.numpy_generator(seed, "batch", step, rank)
+    rows = rng.integers(bank.latents.shape[1], size=size)
+    k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
+    null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
+    drawn = draw(config, bank, rng, rows, k, null)
+    generator = seeds.torch_generator(seed, "noise", step, rank)
+    clean = drawn.clean(bank)
+    return {
+        "clean": clean,
+        "embeddings": drawn.embeddings(bank),
+        "weights": (drawn.neighbors != ABSENT).float(),
+        "null": torch.from_numpy(null),
+        "eps": torch.randn(clean.shape, generator=generator),
+        "timestep": torch.randint(noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
+    }
+
+
+def pipeline_of(unet: Any, autoencoder: Any, encoder: Encoder, bank: LatentBank, k: int, scheduler: Any, **usual: Any) -> Any:
+    """An `RDMPipeline` of these parts with the p_D counts of the bank; `usual`: how it paints unless asked otherwise."""
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+    pipe = RDMPipeline(
+        unet=unet, vae=autoencoder, scheduler=scheduler, k=k, normalize_embeddings=True, encoder_name=encoder.name, encoder_fingerprint=encoder.fingerprint,
+        **usual,
+    )  # fmt: skip
+    pipe.proposal_counts = dict(zip(bank.ids.tolist(), bank.counts(k).tolist(), strict=True))
+    return pipe
+
+
+def show(pipe: Any, bank: LatentBank, asked: Sequence[dict[str, Any]], path: Path, *, neighbors: bool = True) -> None:
+    """A row for each of eight items: the item, its four nearest where `neighbors`, and one picture painted from them for each way that is `asked`."""
+    from bowerbird.sheets import grid
+
+    pipe.set_progress_bar_config(disable=True)
+    rows = []
+    for item, at in bank.examples(4):
+        known = at if neighbors else at[:0]
+        shown = torch.cat([bank.latents[0, [item]], bank.latents[0, known]]).float()
+        hits = bank.neighbors(at)
+        painted = [pipe(neighbors=hits, generator=seeds.picture_generators(0, 1), **each).images[0] for each in asked]
+        rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *painted])
+    grid(rows).save(path)

@@ -40,6 +40,9 @@ class RDMOutput(BaseOutput):
 class RDMPipeline(DiffusionPipeline):
     """Paints from the embeddings of retrieved pictures.
 
+    `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see `conditioning.neighbor_tokens`;
+    `trained_null` is False for released weights, which guide against k zero vectors that no training showed them.
+    `num_inference_steps`, `guidance_scale` and `sampler` are how it paints unless asked otherwise.
     `proposal_counts` maps an item's id to how often it was a neighbour in training: p_D, kept in `proposal.safetensors`.
     """
 
@@ -55,11 +58,20 @@ class RDMPipeline(DiffusionPipeline):
         normalize_embeddings: bool = True,
         encoder_name: str = "small",
         encoder_fingerprint: str = "",
+        embedding_length: float | None = None,
+        trained_null: bool = True,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        sampler: str = "dpmsolver++",
     ) -> None:
         super().__init__()
         self.scheduler: Any
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
-        self.register_to_config(k=k, normalize_embeddings=normalize_embeddings, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+        self.register_to_config(
+            k=k, normalize_embeddings=normalize_embeddings, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint,
+            embedding_length=embedding_length, trained_null=trained_null, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            sampler=sampler,
+        )  # fmt: skip
         self.proposal_counts: dict[int, int] = {}
 
     @torch.no_grad()
@@ -82,8 +94,9 @@ class RDMPipeline(DiffusionPipeline):
         top_m: float = 1.0,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 3.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         eta: float = 0.0,
         size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -94,12 +107,16 @@ class RDMPipeline(DiffusionPipeline):
         """Paint `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
 
         `neighbors=` wins over every way of retrieving. `weights` (one a neighbour) scale the references. `guidance_scale`: 1 =
-        off, 0 = without neighbours. `generator`: one, or one a picture; without any, picture i is drawn from `seed + i`.
+        off, 0 = without neighbours. It and `num_inference_steps` are the model's usual ones (in its config) when None.
+        `guidance_interval`: from and to which share of the noise (0 the clean end, 1 the start) guidance acts; None is everywhere, and
+        outside a step is one pass instead of two. `generator`: one, or one a picture; without any, picture i is drawn from `seed + i`.
         `size`: edge in pixels when not the trained one (quality falls away from it). `eta`: DDIM's share of fresh noise; other
         samplers refuse it. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]), latent.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is painted.
         """
         sampling.check_output_type(output_type)
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
@@ -112,9 +129,10 @@ class RDMPipeline(DiffusionPipeline):
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)
         condition = self.condition(hits)
-        predict = guidance.classifier_free(self._predict, condition, guidance_scale)
+        interval = sampling.timestep_interval(self.scheduler, guidance_interval)
+        predict = guidance.limited(guidance.classifier_free(self._predict, condition, scale), self._predict, condition, interval)
         generators = sampling.generators_for(generator, seed, len(hits))
-        timesteps, extra = sampling.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
+        timesteps, extra = sampling.schedule(self.scheduler, steps, eta, generators, self._execution_device)
         side = sampling.latent_side(self.unet, self.vae, size)
         shape = (self.unet.config.in_channels, side, side)
         latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
@@ -146,7 +164,8 @@ class RDMPipeline(DiffusionPipeline):
                 f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the encoder {self.config.encoder_name!r}"
             )
         weights = sampling.weights_of(hits, self.unet.dtype)
-        tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), normalize=self.config.normalize_embeddings)
+        settings = {"normalize": self.config.normalize_embeddings, "length": self.config.embedding_length}
+        tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), **settings)
         place = (self._execution_device, self.unet.dtype)
         null = tokens.neighbors_null
         return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))

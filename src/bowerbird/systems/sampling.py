@@ -49,6 +49,17 @@ def schedule(scheduler: Any, num_inference_steps: int, eta: float, generators: l
     return scheduler.timesteps, extra
 
 
+def timestep_interval(scheduler: Any, shares: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Shares of the noise, 0 to 1, as timesteps of the scheduler. Raises: BowerbirdError when they are not two rising shares."""
+    if shares is None:
+        return None
+    low, high = shares
+    if not 0 <= low < high <= 1:
+        raise BowerbirdError(f"guidance_interval is two shares of the noise from 0 to 1, the lower first; got {low:g} and {high:g}")
+    total = int(scheduler.config.num_train_timesteps)
+    return low * total, high * total
+
+
 def save_half(pipe: Any, network: torch.nn.Module, out: Path) -> None:
     """Write `pipe` in diffusers layout with its `network`, which is training on, in half precision."""
     network.half()
@@ -111,7 +122,7 @@ def latent_side(unet: Any, vae: Any, size: int | None) -> int:
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
-    z = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    z = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)  # VQModel has no shift
     decoded: Tensor = vae.decode(z).sample.float().clamp(-1, 1)
     return decoded
 

@@ -1,0 +1,40 @@
+"""`bowerbird export`: an RDM for plain diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, say
+from bowerbird.errors import BowerbirdError
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of an RDM.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for the pipeline.")],
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write an RDM as a pipeline that diffusers opens without bowerbird.
+
+    It takes the neighbours' embeddings in place of a prompt; the README.md it writes shows how.
+
+    Example: bowerbird export tiny-rdm --out tiny-rdm-diffusers
+    """
+    if out.exists():
+        raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
+    from bowerbird.cli.generate import load_pipeline
+    from bowerbird.interop import plain_diffusers
+    from bowerbird.systems.rdm_pipeline import RDMPipeline
+
+    pipe = load_pipeline(model, "cpu")
+    if not isinstance(pipe, RDMPipeline):
+        raise BowerbirdError(f"model {model!r} is a {type(pipe).__name__}; diffusers can run RDM alone, the others need what bowerbird adds")
+    plain_diffusers.export(pipe, out)
+    if as_json:
+        print_json({"out": str(out)})
+    else:
+        say(f"{out}: a StableDiffusionPipeline of diffusers, without text encoder and tokenizer; {out / 'README.md'} shows how")

@@ -1,0 +1,1 @@
+"""Other people's weights, adapted once: read safely, renamed, written in diffusers layout."""

@@ -1,0 +1,37 @@
+"""The page that goes with imported weights: where they come from, and the conventions that have to be kept to paint with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def card(report: dict[str, Any]) -> str:
+    """README.md of an imported model, from `Plan.report`."""
+    unet, vae, pipeline = report["unet"], report["vae"], report["pipeline"]
+    scale = 5 if pipeline["normalize_embeddings"] else 2
+    wanted = "at length 1" if pipeline["normalize_embeddings"] else "raw, as the encoder gives them"
+    encoder = pipeline["encoder_name"] or f"an encoder of {unet['cross_attention_dim']} numbers (the file does not say which)"
+    return f"""---
+library_name: diffusers
+tags: [retrieval-augmented-diffusion]
+---
+
+Made by `bowerbird import compvis` from `{Path(report["file"]).name}`, a checkpoint in the layout that the authors of retrieval-augmented diffusion
+published (arXiv 2204.11824, 2207.13038). The weights are theirs, and so is their license: ask where you got the file.
+
+- U-Net: {unet["parameters"]:,} parameters, {"averaged (EMA)" if unet["weights"] == "ema" else "plain"} weights; predicts noise.
+- First stage: {vae["class"]}, scale {vae["scaling_factor"]:g}, pictures of {vae["sample_size"]} px.
+- Neighbours: embeddings of {encoder}, {wanted}. A model given the other kind loads well and paints wrongly.
+- Null: zero vectors that no training showed it (`trained_null` is false). Guidance {scale} is what its authors' scripts use, with 50 to 100 DDIM steps.
+
+```python
+import bowerbird as bb
+pipe = bb.RDMPipeline.from_pretrained("this directory")
+pipe(image=picture, knowledge_base=kb, guidance_scale={scale})
+```
+
+Plain diffusers opens the parts: `UNet2DConditionModel`, `{vae["class"]}` and `DDIMScheduler`, each with
+`.from_pretrained(directory, subfolder=…)`; `encoder_hidden_states` are the neighbours' embeddings, {wanted},
+as a sequence of k tokens. `bowerbird export` makes a directory that diffusers opens in one call.
+"""
