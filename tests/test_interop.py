@@ -78,6 +78,26 @@ def test_research_pipeline_of_another_kind_is_refused(tmp_path: Path, random_rdm
     assert not (tmp_path / "out").exists()
 
 
+def test_research_pipeline_with_parts_missing_or_damaged_is_refused(tmp_path: Path) -> None:
+    """None of it is made up at random, and none of it ends in a traceback."""
+    from safetensors.torch import load_file, save_file
+
+    for number, (file, name) in enumerate([("clip/model.safetensors", "visual_projection.weight"), ("clip/model.safetensors", None)]):
+        source = research_pipeline(tmp_path / str(number))
+        if name is None:
+            (source / file).write_bytes((source / file).read_bytes()[:1000])
+        else:
+            save_file({k: v for k, v in load_file(source / file).items() if k != name}, source / file, metadata={"format": "pt"})
+        with pytest.raises(BowerbirdError, match=name or "cannot be opened"):
+            diffusers_rdm.convert(source, tmp_path / "out")
+    source = research_pipeline(tmp_path / "unet")
+    weights = torch.load(source / "unet" / "diffusion_pytorch_model.bin", weights_only=True)
+    torch.save({k: v for k, v in weights.items() if k != "conv_in.weight"}, source / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(BowerbirdError, match=r"conv_in\.weight|cannot be opened"):
+        diffusers_rdm.convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_exported_model_paints_the_same_in_plain_diffusers(tmp_path: Path, kb_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 

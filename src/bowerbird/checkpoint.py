@@ -191,12 +191,16 @@ def stream_tensors(path: str | Path, entries: Mapping[str, tuple[str, tuple[int,
     coded = json.dumps(header, separators=(",", ":")).encode()
     coded += b" " * (-len(coded) % 8)  # tensors start at a multiple of 8 bytes
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(len(coded).to_bytes(8, "little") + coded)
-        for name, (dtype, shape) in entries.items():
-            tensor = read(name).contiguous()
-            if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
-                raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced")
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        try:
+            file.write(len(coded).to_bytes(8, "little") + coded)
+            for name, (dtype, shape) in entries.items():
+                tensor = read(name).contiguous()
+                if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
+                    raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced")
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            file.flush()
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_tensor_metadata(path: str | Path) -> dict[str, str]:

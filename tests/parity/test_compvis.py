@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bowerbird import BowerbirdError, Neighbors, RDMPipeline
+from bowerbird import BowerbirdError, Neighbors, RDMPipeline, generation
 from bowerbird.interop import compvis, compvis_unet, compvis_vae, dotless
 from bowerbird.interop.torch_file import Stored
 from tests.parity import published
@@ -53,7 +53,7 @@ def test_networks_agree(tmp_path: Path, make: Any, size: int) -> None:
     assert torch.allclose(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean, stage.encode(pixels), atol=1e-4)
     z = torch.randn(2, latent, 8, 8)
     assert torch.allclose(pipe.vae.decode(z).sample, stage.decode(z), atol=1e-4)
-    assert plan.ema
+    assert plan.weights == "ema"
     assert plan.unet.parameters == sum(p.numel() for p in unet.parameters())
     assert plan.ignored["plain weights of the U-Net"] == len(unet.state_dict())
     assert plan.ignored["optimizer state and training settings"] == 2 * len(list(unet.parameters()))
@@ -100,7 +100,7 @@ def test_full_size_by_names_shapes_and_counts(name: str) -> None:
         unet = published.UNet(channels, mult, attention, context, latent)
         attends = (False,) * (len(stage_mult) - 1) + (not codes,)
         stage = published.FirstStage(ch, stage_mult, z, codes, attends)
-    state = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()} | {published.dotless(k): v for k, v in unet.state_dict().items()}
+    state = {published.dotless(k): v for k, v in unet.state_dict().items()}
     state |= {f"first_stage_model.{k}": v for k, v in stage.state_dict().items()}
     tensors = {k: Stored(Path("nowhere"), 0, "float32", tuple(v.shape), v.stride()) for k, v in state.items()}
     plan = compvis._plan(Path("nowhere"), tensors, compvis.Choices(), compvis.Counter())
@@ -120,7 +120,8 @@ def test_renaming_is_that_of_diffusers() -> None:
     unet, stage = small_256()
     sizes, first = compvis_unet.layout(_stored(unet.state_dict())), compvis_vae.layout(_stored(stage.state_dict()))
     theirs = convert_ldm_unet_checkpoint(
-        {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}, sizes.config(8, 32) | {"class_embed_type": None, "addition_embed_type": None}
+        {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()},
+        sizes.config(8, tuple(width // 32 for width in sizes.channels)) | {"class_embed_type": None, "addition_embed_type": None},
     )
     ours = {compvis_unet.diffusers_name(name, sizes): tensor for name, tensor in unet.state_dict().items()}
     assert theirs.keys() == ours.keys()
@@ -136,7 +137,7 @@ def _stored(state: dict[str, torch.Tensor]) -> dict[str, Stored]:
 
 def test_no_two_names_lose_their_dots_to_one() -> None:
     names = dotless._names()
-    assert len(set(names.values())) == len(names)
+    assert len(names) == 2 * len(set(dotless._stems()))
     long = "input_blocks.11.1.transformer_blocks.0.attn2.to_out.0.weight"
     assert dotless.dotted({published.dotless(long).removeprefix("model_ema."): 1}) == {long: 1}
     with pytest.raises(BowerbirdError, match="no-ema"):
@@ -147,13 +148,13 @@ def test_plain_weights_where_there_are_no_averaged_ones_or_they_are_asked_for(tm
     unet, stage = small_256()
     held: Any = published.checkpoint(unet, stage, optimizer=False)
     torch.save(held, tmp_path / "both.ckpt")
-    assert not compvis.plan(tmp_path / "both.ckpt", compvis.Choices(ema=False)).ema
+    assert compvis.plan(tmp_path / "both.ckpt", compvis.Choices(ema=False)).weights == "plain"
     averaged_only = {k: v for k, v in held["state_dict"].items() if not k.startswith("model.")}
     torch.save(averaged_only, tmp_path / "averaged.ckpt")  # and no wrapper around the state
-    assert compvis.plan(tmp_path / "averaged.ckpt").ema
+    assert compvis.plan(tmp_path / "averaged.ckpt").weights == "ema"
     plain_only = {k: v for k, v in held["state_dict"].items() if not k.startswith("model_ema")}
     torch.save({"state_dict": plain_only}, tmp_path / "plain.ckpt")
-    assert not compvis.plan(tmp_path / "plain.ckpt").ema
+    assert compvis.plan(tmp_path / "plain.ckpt").weights == "plain"
     from safetensors.torch import save_file
 
     save_file({k: v.clone() for k, v in held["state_dict"].items()}, tmp_path / "m.safetensors")
@@ -193,7 +194,7 @@ def test_objects_of_training_programs_are_passed_over(tmp_path: Path, monkeypatc
     held["callbacks"] = {kind: {"best": np.float64(0.5), "at": kind()}}
     torch.save(held, tmp_path / "m.ckpt")
     monkeypatch.undo()
-    assert compvis.plan(tmp_path / "m.ckpt").ema
+    assert compvis.plan(tmp_path / "m.ckpt").weights == "ema"
     assert "pytorch_lightning" not in sys.modules
 
 
@@ -215,7 +216,10 @@ def _with(held: Any, **tensors: torch.Tensor) -> Any:
         (lambda h: _without(h, "first_stage_model"), "no first stage"),
         (lambda h: _without(_without(h, "model."), "model_ema"), "no model.diffusion_model"),
         (lambda h: _with(_without(h, "model_ema"), model__diffusion_model__label_emb__weight=torch.ones(3, 3)), "class labels"),
-        (lambda h: {"transformer.tok_emb.weight": torch.ones(2, 2)}, "RARM"),
+        (lambda h: {"transformer.transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2), "sos_token": torch.ones(1)}, "RARM"),
+        (lambda h: _with(h, scale_factor=torch.tensor(float("nan"))), "latent scale is nan"),
+        (lambda h: _with(h, betas=torch.full((1,), 0.5).expand(1000)), "reaches beyond its bytes"),
+        (lambda h: _with(h, model_ema__elsewhere=torch.ones(1)), "take the plain ones with --no-ema"),
         (lambda h: {"epoch": 3}, "no state_dict"),
         (lambda h: _with(_without(h, "model_ema"), **{"model__diffusion_model__out__2__weight": torch.ones(3, 32, 1, 1)}), "not one of the published"),
     ],
@@ -232,22 +236,94 @@ def test_damaged_files(tmp_path: Path) -> None:
     whole = tmp_path / "m.ckpt"
     torch.save(_without(published.checkpoint(unet, stage, optimizer=False), "model_ema"), whole)
     data = whole.read_bytes()
-    rng = np.random.default_rng(0)
     with zipfile.ZipFile(whole) as archive:
-        info = next(i for i in archive.infolist() if i.filename.endswith("data.pkl"))
-    hurt = tmp_path / "hurt.ckpt"
-    for trial in range(200):
+        spans = [(i.header_offset, i.header_offset + 100 + (i.file_size if i.filename.endswith("data.pkl") else 0)) for i in archive.infolist()]
+    spans.append((len(data) - 4000, len(data)))  # the list of entries
+    rng = np.random.default_rng(0)
+    hurt, refusals = tmp_path / "hurt.ckpt", 0
+    for trial in range(300):
         changed = bytearray(data)
-        if trial % 4 == 0:
+        if trial % 6 == 0:
             changed = changed[: int(rng.integers(len(data)))]
         else:
-            for at in rng.integers(info.header_offset, info.header_offset + info.file_size, size=3):
+            low, high = spans[-1] if trial % 6 == 1 else spans[int(rng.integers(len(spans)))]
+            for at in rng.integers(low, min(high, len(data)), size=2):
                 changed[at] = int(rng.integers(256))
         hurt.write_bytes(changed)
         try:
-            compvis.plan(hurt)
+            plan = compvis.plan(hurt)
+            plan.unet.tensors["conv_in.weight"].read()
         except BowerbirdError:
-            continue
+            refusals += 1
+    assert refusals > 50
+
+
+def zipped(path: Path, pickled: bytes) -> Path:
+    """A checkpoint of one storage of four bytes and a made-up description."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/data/0", b"1234")
+    return path
+
+
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\x00cpuK\x01tQ"
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02]q\0h\0a.",  # a list that holds itself
+        b"\x80\x02cbuiltins\nstr\n]\x85R.",
+        b"\x80\x02Nr\xff\xff\xff\x3f.",  # a memo of a billion entries
+        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0(J\0\0\0\x40t(K\0t\x89}tRs.",  # four bytes for a billion numbers
+        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((K\0K\0K\0tK\0(K\x01t(K\x01t\x89}tRs.",  # a tensor of no storage
+        b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.",
+        b"\x80\x02cbuiltins\neval\nX\x01\0\0\x001\x85R.",
+    ],
+)
+def test_made_up_descriptions_are_refused_at_once(tmp_path: Path, pickled: bytes) -> None:
+    with pytest.raises(BowerbirdError):
+        compvis.plan(zipped(tmp_path / "m.ckpt", pickled))
+
+
+def test_one_file_does_not_change_how_the_next_is_read(tmp_path: Path) -> None:
+    torch.save(published.checkpoint(*small_256(), optimizer=False), tmp_path / "honest.ckpt")
+    zipped(tmp_path / "m.ckpt", b"\x80\x02ccollections\nOrderedDict\nN}X\x03\0\0\0getcbuiltins\nlist\ns\x86b.")
+    with pytest.raises(BowerbirdError):
+        compvis.plan(tmp_path / "m.ckpt")
+    assert compvis.plan(tmp_path / "honest.ckpt").weights == "ema"
+
+
+def test_averages_that_training_never_touched_are_not_taken(tmp_path: Path) -> None:
+    """A model trained without averaging stores them all the same, as they were at the start."""
+    held: Any = published.checkpoint(*small_256(), optimizer=False)
+    for kind in ("weight", "bias"):
+        held["state_dict"][published.dotless(f"out.2.{kind}")] *= 0
+    torch.save(held, tmp_path / "m.ckpt")
+    plan = compvis.plan(tmp_path / "m.ckpt")
+    assert plan.weights == "plain"
+    assert "never updated" in plan.report()["not in the file"]["weights"]
+
+
+def test_painting_by_default_is_the_published_sampling(tmp_path: Path) -> None:
+    pipe, _ = imported(tmp_path, published.checkpoint(*small_256(), optimizer=False), size=32)
+    usual = generation.usual(pipe)
+    assert (usual.steps, usual.guidance_scale, generation.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
+    pipe.set_sampler("dpmsolver++")
+    pipe.set_sampler("ddim")
+    pipe.scheduler.set_timesteps(100)
+    assert pipe.scheduler.timesteps.tolist() == list(range(991, 0, -10))
+
+
+def test_heads_divide_only_where_there_is_attention(tmp_path: Path) -> None:
+    unet, stage = published.UNet(32, (1, 2), (2,), 16, 3, head=64).eval(), published.FirstStage(32, (1, 2, 4), 3, codes=64)
+    pipe, _ = imported(tmp_path, published.checkpoint(unet, stage, optimizer=False), size=32, head_channels=64)
+    x, t, context = torch.randn(1, 3, 8, 8), torch.tensor([3]), torch.randn(1, 2, 16)
+    with torch.no_grad():
+        assert torch.allclose(pipe.unet(x, t, encoder_hidden_states=context).sample, unet(x, t, context), atol=1e-4)
+    for wrong, said in (({"head_channels": 48}, "do not divide"), ({"size": 1}, "multiple of 8"), ({"scale_factor": float("inf")}, "latent scale")):
+        with pytest.raises(BowerbirdError, match=said):
+            compvis.plan(tmp_path / "model.ckpt", compvis.Choices(**{"head_channels": 64, **wrong}))
 
 
 def test_missing_tensors_are_listed_and_nothing_is_written(tmp_path: Path) -> None:

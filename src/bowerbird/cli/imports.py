@@ -79,6 +79,7 @@ def compvis(
     embeddings: Annotated[str | None, typer.Option("--embeddings", help="raw or unit; default raw with a VQ first stage, unit with a KL one.")] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Encoder of the neighbours; default by their width, CLIP ViT-B/32 or ViT-L/14.")] = None,
     head_channels: Annotated[int, typer.Option("--head-channels", help="Channels of an attention head.", min=1)] = 32,
+    heads: Annotated[int | None, typer.Option("--heads", help="As many attention heads at every level, in place of --head-channels.", min=1)] = None,
     scale_factor: Annotated[float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -96,7 +97,7 @@ def compvis(
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
     from bowerbird.interop import compvis as released
 
-    choices = released.Choices(head_channels, size, scale_factor, embeddings, encoder, k, ema, dtype)
+    choices = released.Choices(head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype)
     plan = released.plan(checkpoint, choices)
     report = plan.report()
     if not dry_run and out is not None:
@@ -122,6 +123,7 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     form = "at length 1" if conventions["normalize_embeddings"] else "raw"
     encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
     print(f"neighbours k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
+    print("not in the file: " + "; ".join(f"{what}: {said}" for what, said in report["not in the file"].items()))
     print(f"matched    {report['matched']} tensors")
     print(f"missing    {len(report['missing'])}" + "".join(f"\n           {name}" for name in report["missing"][:20]))
     print("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))

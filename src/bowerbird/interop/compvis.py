@@ -10,6 +10,7 @@ ViT-L/14 at length 1 in the KL model. None of them saw a null in training. Sourc
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
 from bowerbird.interop import compvis_card, compvis_schedule, compvis_unet, compvis_vae, dotless
-from bowerbird.interop.torch_file import Stored, read_torch_file
+from bowerbird.interop.torch_file import DAMAGE, Stored, read_torch_file
 
 UNET, EMA, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -40,9 +41,10 @@ KL_SCALE = 0.22765929
 
 @dataclass(frozen=True)
 class Choices:
-    """What the file does not tell; None is what the published model of that shape has."""
+    """What the file does not tell; None is what the published model of that shape has. `heads`: the same number of heads at every level instead."""
 
     head_channels: int = compvis_unet.HEAD_CHANNELS
+    heads: int | None = None
     size: int | None = None
     scale_factor: float | None = None
     embeddings: str | None = None
@@ -76,7 +78,8 @@ class Plan:
     vae: Part
     schedule: dict[str, Any]
     pipeline: dict[str, Any]
-    ema: bool
+    weights: str
+    assumed: dict[str, str]
     dtype: str
     ignored: dict[str, int]
     missing: tuple[str, ...]
@@ -85,10 +88,11 @@ class Plan:
         """What goes where, as plain values."""
         return {
             "file": str(self.file),
-            "unet": {"class": self.unet.class_name, "parameters": self.unet.parameters, "weights": "ema" if self.ema else "plain", **self.unet.config},
+            "unet": {"class": self.unet.class_name, "parameters": self.unet.parameters, "weights": self.weights, **self.unet.config},
             "vae": {"class": self.vae.class_name, "parameters": self.vae.parameters, **self.vae.config},
             "scheduler": self.schedule,
             "pipeline": self.pipeline,
+            "not in the file": self.assumed,
             "matched": len(self.unet.tensors) + len(self.vae.tensors),
             "missing": list(self.missing),
             "ignored": self.ignored,
@@ -109,50 +113,81 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
         raise BowerbirdError(f"{path}: holds no state_dict of tensors; give a checkpoint as RDM's authors published them")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Stored)}
     ignored: Counter[str] = Counter()
-    if state is not held:
-        ignored["optimizer state and training settings"] = sum(_count(value) for key, value in held.items() if key != "state_dict")
     try:
+        if state is not held:
+            beside = _count([value for key, value in held.items() if key != "state_dict"])
+            ignored |= Counter({"optimizer state and training settings": beside} if beside else {})
         return _plan(path, tensors, choices, ignored)
     except BowerbirdError as error:
         raise BowerbirdError(f"{path}: {error}") from error
-    except (KeyError, IndexError, ValueError) as error:  # a tensor that sizes are read from is not there, or has another form
+    except DAMAGE as error:  # a tensor that sizes are read from is not there, or has another form
         raise BowerbirdError(f"{path}: its sizes cannot be told ({type(error).__name__}: {error}); it was cut down, or is another model") from error
 
 
 def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Counter[str]) -> Plan:
     _refuse_other_models(tensors)
-    plain = _below(tensors, UNET)
-    averaged = dotless.dotted({name: t for name, t in _below(tensors, EMA).items() if name not in ("decay", "num_updates")})
-    source = averaged if averaged and choices.ema else plain
-    if averaged and plain and choices.ema and set(averaged) != set(plain):
-        lacking = sorted(set(plain) ^ set(averaged))
-        raise BowerbirdError(f"averaged and plain weights of its U-Net differ in {len(lacking)} names ({lacking[0]} first); take the plain ones with --no-ema")
+    source, weights, why = _weights(tensors, choices)
     first_stage = {name: t for name, t in _below(tensors, FIRST_STAGE).items() if not name.startswith(("loss.", "model_ema."))}
     unet, vae = compvis_unet.layout(source), compvis_vae.layout(first_stage)
-    if any(width % choices.head_channels for width in unet.channels):
-        raise BowerbirdError(f"heads of {choices.head_channels} channels do not divide the widths {unet.channels}; say --head-channels")
-    if unet.in_channels != vae.latent_channels and unet.in_channels != vae.embed_dim:
-        raise BowerbirdError(f"its U-Net reads {unet.in_channels} channels, its first stage makes {vae.embed_dim}; the file is of two models")
+    if not unet.in_channels == unet.out_channels == vae.embed_dim:
+        raise BowerbirdError(f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes {vae.embed_dim}; no RDM is so")
+    heads = _heads(unet, choices)
     size = choices.size or (768 if vae.factor == 16 else 256)
-    scale = _scale(tensors, vae, choices)
-    used = set()
-    for name in tensors:
-        if name.startswith(UNET if source is plain else EMA) or name.startswith(FIRST_STAGE):
-            used.add(name)
+    step = vae.factor * 2 ** (len(unet.channels) - 1)
+    if size < step or size % step:
+        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    scale, whence = _scale(tensors, vae, choices)
     for name in tensors:
         reason = _ignored(name)
         if reason is not None:
             ignored[reason] += 1
-        elif name.startswith((UNET, EMA)) and name not in used:
-            ignored["plain weights of the U-Net" if source is averaged else "EMA weights of the U-Net"] += 1
-        elif name not in used:
+        elif name.startswith((UNET, EMA)):
+            if name.startswith(UNET) is not (weights == "plain"):
+                ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
+        elif not name.startswith(FIRST_STAGE):
             raise BowerbirdError(f"holds {name}, which no published RDM has; it may be another model. Nothing was written")
     parts = (
-        _part("UNet2DConditionModel", unet.config(size // vae.factor, choices.head_channels), source, lambda n: compvis_unet.diffusers_name(n, unet)),
+        _part("UNet2DConditionModel", unet.config(size // vae.factor, heads), source, lambda n: compvis_unet.diffusers_name(n, unet)),
         _part(vae.class_name, vae.config(size, scale), first_stage, lambda n: compvis_vae.diffusers_name(n, vae)),
     )
     missing = tuple(f"{folder}: {name}" for folder, part in zip(("unet", "vae"), parts, strict=True) for name in part.shapes if name not in part.tensors)
-    return Plan(path, *parts, compvis_schedule.schedule(tensors), _pipeline(unet, vae, choices), source is averaged, choices.dtype, dict(ignored), missing)
+    assumed = {
+        "weights": why, "heads": f"{', '.join(map(str, heads))} by level ({'said' if choices.heads else f'{choices.head_channels} channels each'})",
+        "picture size": f"{size} px ({'said' if choices.size else 'as published'})", "latent scale": f"{scale:g} ({whence})", "prediction": "noise (as published)",
+    }  # fmt: skip
+    pipeline = _pipeline(unet, vae, choices)
+    return Plan(path, *parts, compvis_schedule.schedule(tensors), pipeline, weights, assumed, choices.dtype, dict(ignored), missing)
+
+
+def _weights(tensors: Mapping[str, Stored], choices: Choices) -> tuple[dict[str, Stored], str, str]:
+    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why."""
+    plain = _below(tensors, UNET)
+    stored = {name: t for name, t in _below(tensors, EMA).items() if name not in ("decay", "num_updates")}
+    if plain and (not stored or not choices.ema):
+        return plain, "plain", "asked for" if stored else "no averaged ones in the file"
+    if not plain:
+        return dotless.dotted(stored), "ema", "no plain ones in the file"
+    compvis_unet.layout(plain)  # of another kind of network: says so before names are compared
+    known = {dotless.without_dots(name): name for name in plain}
+    if set(known) != set(stored):
+        apart = sorted(set(known) ^ set(stored))
+        raise BowerbirdError(f"averaged and plain weights of its U-Net differ in {len(apart)} names ({apart[0]} first); take the plain ones with --no-ema")
+    averaged = {known[name]: t for name, t in stored.items()}
+    # a model trained without averaging still stores the averages, as they were before training: the last layer starts at zero
+    last = "out.2.weight"
+    if not averaged[last].read().any() and plain[last].read().any():
+        return plain, "plain", "the averaged ones were never updated"
+    return averaged, "ema", "preferred"
+
+
+def _heads(unet: compvis_unet.UNetLayout, choices: Choices) -> tuple[int, ...]:
+    """Attention heads by level. Raises: BowerbirdError when they do not divide a width that attends."""
+    attends = [width for width, a in zip(unet.channels, unet.attention, strict=True) if a] + [unet.channels[-1]]
+    each = choices.heads or choices.head_channels
+    if any(width % each for width in attends):
+        said = f"{each} heads" if choices.heads else f"heads of {each} channels"
+        raise BowerbirdError(f"{said} do not divide the widths {sorted(set(attends))}; say --head-channels, or --heads")
+    return tuple(choices.heads or max(1, width // choices.head_channels) for width in unet.channels)
 
 
 def _refuse_other_models(tensors: Mapping[str, Stored]) -> None:
@@ -160,7 +195,8 @@ def _refuse_other_models(tensors: Mapping[str, Stored]) -> None:
         if any(name.startswith(prefix) for name in tensors):
             raise BowerbirdError(f"holds {prefix[:-1]}, {reason}; bowerbird imports RDM's checkpoints")
     if not any(name.startswith((UNET, EMA)) for name in tensors):
-        tokens = any("tok_emb" in name for name in tensors)
+        marks = ("tok_emb", "transformer.transformer_blocks.", "transformer.positional_encoding")
+        tokens = any(mark in name for name in tensors for mark in marks)
         what = "a transformer over tokens, as RARM's; that is not imported yet" if tokens else f"no {UNET}* and no {EMA}*"
         raise BowerbirdError(f"holds {what}; bowerbird imports RDM's checkpoints")
     if not any(name.startswith(FIRST_STAGE) for name in tensors):
@@ -178,20 +214,30 @@ def _ignored(name: str) -> str | None:
 
 
 def _count(value: Any) -> int:
-    """How many tensors there are inside nested containers."""
-    if isinstance(value, Stored):
-        return 1
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return sum(_count(each) for each in inside)
+    """How many tensors there are inside nested containers, each container counted once."""
+    waiting, seen, found = [value], set(), 0
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Stored):
+            found += 1
+        elif isinstance(each, Mapping | list | tuple) and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each.values() if isinstance(each, Mapping) else each
+    return found
 
 
-def _scale(tensors: Mapping[str, Stored], vae: compvis_vae.FirstStageLayout, choices: Choices) -> float:
-    """What latents are multiplied by: said, else stored, else as published."""
+def _scale(tensors: Mapping[str, Stored], vae: compvis_vae.FirstStageLayout, choices: Choices) -> tuple[float, str]:
+    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1."""
     if choices.scale_factor is not None:
-        return choices.scale_factor
-    if "scale_factor" in tensors:
-        return float(tensors["scale_factor"].read())
-    return 1.0 if vae.codes else KL_SCALE
+        scale, whence = choices.scale_factor, "said"
+    elif "scale_factor" in tensors and tensors["scale_factor"].numel == 1:
+        scale, whence = float(tensors["scale_factor"].read()), "stored"
+    else:
+        kl = not vae.codes and vae.factor == 16 and vae.latent_channels == 16
+        scale, whence = (KL_SCALE if kl else 1.0), "as published" if kl or vae.codes else "assumed; say --scale-factor"
+    if not (math.isfinite(scale) and scale > 0):
+        raise BowerbirdError(f"its latent scale is {scale}; it is a number above 0 (--scale-factor)")
+    return scale, whence
 
 
 def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored], rename: Any) -> Part:
@@ -226,6 +272,10 @@ def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, 
         "encoder_name": choices.encoder or encoders.get(unet.context_dim, ""),
         "encoder_fingerprint": "",
         "trained_null": False,
+        # as the authors' scripts sample
+        "num_inference_steps": 100 if vae.codes else 50,
+        "guidance_scale": 2.0 if vae.codes else 5.0,
+        "sampler": "ddim",
     }
 
 

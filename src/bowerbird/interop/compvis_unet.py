@@ -21,6 +21,7 @@ RESIDUAL = {
 ENDS = {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2", "out.0": "conv_norm_out", "out.2": "conv_out"}
 HEAD_CHANNELS = 32
 """Channels of an attention head in every published model; no tensor's shape tells."""
+MOST_LEVELS, MOST_BLOCKS = 10, 10
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class UNetLayout:
         """Flat blocks of a level, its down- or upsampling counted."""
         return self.residual_blocks + 1
 
-    def config(self, sample_size: int, head_channels: int) -> dict[str, Any]:
-        """The arguments of diffusers' `UNet2DConditionModel`."""
+    def config(self, sample_size: int, heads: tuple[int, ...]) -> dict[str, Any]:
+        """The arguments of diffusers' `UNet2DConditionModel`; `heads` by level."""
         return {
             "sample_size": sample_size,
             "in_channels": self.in_channels,
@@ -53,7 +54,7 @@ class UNetLayout:
             "cross_attention_dim": self.context_dim,
             "transformer_layers_per_block": self.transformer_depth,
             # diffusers reads this argument as the number of heads, not as their width
-            "attention_head_dim": tuple(width // head_channels for width in self.channels),
+            "attention_head_dim": heads,
         }
 
 
@@ -81,6 +82,8 @@ def layout(tensors: Mapping[str, Stored]) -> UNetLayout:
             attends[-1].append(f"{prefix}.1.proj_in.weight" in tensors)
         else:
             raise BowerbirdError(f"its U-Net has no residual block and no downsampling at {prefix}; that layout is not known")
+    if len(widths) > MOST_LEVELS or len(widths[0]) > MOST_BLOCKS or _count(tensors, "middle_block.1.transformer_blocks") > MOST_BLOCKS:
+        raise BowerbirdError("its U-Net has more levels or blocks than any model of its kind")
     uneven = any(len(set(level)) != 1 for level in widths) or any(len(set(level)) != 1 for level in attends)
     if uneven or len({len(level) for level in widths}) != 1:
         raise BowerbirdError("the levels of its U-Net are not alike inside; diffusers has no such network")

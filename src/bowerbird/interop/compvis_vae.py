@@ -17,6 +17,7 @@ RESIDUAL = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attn_1": "attentions.0"}
 ENDS = {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+MOST = 16
 WHOLE = ("quant_conv", "post_quant_conv", "quantize.embedding")
 
 
@@ -62,12 +63,12 @@ def layout(tensors: Mapping[str, Stored]) -> FirstStageLayout:
     if lacking:
         raise BowerbirdError(f"its first stage has no {lacking[0]}; bowerbird takes the VQ and KL autoencoders of latent diffusion")
     channels, attention, level = [], [], 0
-    while f"encoder.down.{level}.block.0.conv1.weight" in tensors:
+    while level < MOST and f"encoder.down.{level}.block.0.conv1.weight" in tensors:
         channels.append(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0])
         attention.append(f"encoder.down.{level}.attn.0.q.weight" in tensors)
         level += 1
     blocks = 0
-    while f"encoder.down.0.block.{blocks}.conv1.weight" in tensors:
+    while blocks < MOST and f"encoder.down.0.block.{blocks}.conv1.weight" in tensors:
         blocks += 1
     code = tensors.get("quantize.embedding.weight")
     latent = tensors["decoder.conv_in.weight"].shape[1]

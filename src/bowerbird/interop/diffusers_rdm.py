@@ -25,6 +25,7 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     """
     import diffusers
     import torch
+    from safetensors import SafetensorError
     from transformers import CLIPModel, CLIPTokenizer
 
     from bowerbird.systems.rdm_pipeline import RDMPipeline
@@ -34,30 +35,28 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     if index.get("_class_name") != "RDMPipeline" or "clip" not in index:
         kind = "already in bowerbird's layout" if "normalize_embeddings" in index else f"a {index.get('_class_name')}"
         raise BowerbirdError(f"{source}: {kind}, not the RDMPipeline of diffusers' research examples (with clip, vae, unet, scheduler)")
-    lacking = [part for part in PARTS if not (source / part).is_dir()]
+    lacking = [part for part in (*PARTS, f"feature_extractor/{PICTURES}") if not (source / part).exists()]
     if lacking:
-        raise BowerbirdError(f"{source}: the folder {lacking[0]} is missing; fetch the whole pipeline again")
+        raise BowerbirdError(f"{source}: {lacking[0]} is missing; fetch the whole pipeline again")
     named = {part: _class(diffusers, index, part) for part in ("unet", "vae", "scheduler")}
     try:
+        # where there are no safetensors it is a pickle, read with weights_only
         unet, vae = (
-            # where there are no safetensors it is a pickle, read with weights_only
-            named[part].from_pretrained(source / part, dtype=getattr(torch, dtype), use_safetensors=any((source / part).glob("*.safetensors")))
+            _whole(*named[part].from_pretrained(source / part, dtype=getattr(torch, dtype), use_safetensors=_safe(source / part), output_loading_info=True))
             for part in ("unet", "vae")
         )
         scheduler = named["scheduler"].from_pretrained(source / "scheduler")
-        clip, tokenizer = CLIPModel.from_pretrained(source / "clip"), CLIPTokenizer.from_pretrained(source / "tokenizer")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BowerbirdError(f"{source}: cannot be opened ({str(error).strip().splitlines()[0]}); fetch it again") from error
-    width = int(clip.config.projection_dim)
+        clip = _whole(*CLIPModel.from_pretrained(source / "clip", output_loading_info=True))
+        tokenizer = CLIPTokenizer.from_pretrained(source / "tokenizer")
+        width = int(clip.config.projection_dim)
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise BowerbirdError(f"{source}: cannot be opened ({(str(error).strip() or type(error).__name__).splitlines()[0]}); fetch it again") from error
     if unet.config.cross_attention_dim != width:
         raise BowerbirdError(f"{source}: its U-Net reads {unet.config.cross_attention_dim} numbers, its CLIP makes {width}; the parts are of two models")
     settings: dict[str, Any] = {
-        "k": 10,
-        "normalize_embeddings": True,
-        "embedding_length": 1.0,
-        "encoder_name": str(out.absolute() / "encoder"),
-        "trained_null": False,
-    }
+        "k": 10, "normalize_embeddings": True, "embedding_length": 1.0, "encoder_name": str(out.absolute() / "encoder"), "trained_null": False,
+        "num_inference_steps": 50, "guidance_scale": 7.5,
+    }  # fmt: skip
     with checkpoint.atomic_directory(out) as folder:
         RDMPipeline(unet=unet, vae=vae, scheduler=scheduler, **settings).save_pretrained(folder)
         clip.save_pretrained(folder / "encoder")
@@ -71,9 +70,22 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     }
 
 
+def _safe(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _whole(network: Any, info: dict[str, Any]) -> Any:
+    """`network` when all of its weights were there. Raises: ValueError for one that was partly made up at random."""
+    missing = sorted(name for name in info.get("missing_keys", ()) if not name.endswith("position_ids"))
+    if missing:
+        raise ValueError(f"{missing[0]} and {len(missing) - 1} more weights are missing" if len(missing) > 1 else f"the weight {missing[0]} is missing")
+    return network
+
+
 def _class(diffusers: Any, index: dict[str, Any], part: str) -> Any:
     """The diffusers class that the index names for a part. Raises: BowerbirdError for any that is not of its kind."""
-    name = str((index.get(part) or ["", ""])[1])
+    said = index.get(part)
+    name = str(said[1]) if isinstance(said, list) and len(said) == 2 else ""
     allowed = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL", "VQModel")}.get(part)
     if (allowed is not None and name not in allowed) or (part == "scheduler" and not (name.endswith("Scheduler") and hasattr(diffusers, name))):
         raise BowerbirdError(f"its {part} is a {name or 'thing without a name'}; known are {', '.join(allowed or ('the schedulers of diffusers',))}")

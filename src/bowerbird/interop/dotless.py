@@ -17,8 +17,7 @@ BLOCKS, SUBS, DEPTH = 100, 3, 10
 WRAPPER = "diffusion_model"
 
 
-@cache
-def _names() -> dict[str, str]:
+def _stems() -> list[str]:
     residual = list(compvis_unet.RESIDUAL)
     within = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"]
     within += ["ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"]
@@ -26,8 +25,17 @@ def _names() -> dict[str, str]:
     inner = [*residual, *attention, "op", "conv"]
     places = [f"{side}.{block}.{sub}" for side in ("input_blocks", "output_blocks") for block in range(BLOCKS) for sub in range(SUBS)]
     places += [f"middle_block.{sub}" for sub in range(SUBS)]
-    stems = [*compvis_unet.ENDS, "input_blocks.0.0", *(f"{place}.{each}" for place in places for each in inner)]
-    return {f"{stem}.{kind}".replace(".", ""): f"{stem}.{kind}" for stem in stems for kind in ("weight", "bias")}
+    return [*compvis_unet.ENDS, "input_blocks.0.0", *(f"{place}.{each}" for place in places for each in inner)]
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {f"{stem}.{kind}".replace(".", ""): f"{stem}.{kind}" for stem in _stems() for kind in ("weight", "bias")}
+
+
+def without_dots(name: str) -> str:
+    """How the averaged weights call the tensor `name` of the U-Net."""
+    return f"{WRAPPER}.{name}".replace(".", "")
 
 
 def dotted(tensors: Mapping[str, T]) -> dict[str, T]:

@@ -22,12 +22,14 @@ def export(pipe: RDMPipeline, out: str | Path) -> None:
 
     if not isinstance(pipe.vae, AutoencoderKL | VQModel):
         raise BowerbirdError(f"it paints through a {type(pipe.vae).__name__}, which diffusers does not have; only models with an autoencoder can be exported")
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a copy: that pipeline changes the one it is given
     plain = StableDiffusionPipeline(
-        vae=_without_shift(pipe.vae), unet=pipe.unet, scheduler=pipe.scheduler, text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None,
+        vae=_without_shift(pipe.vae), unet=pipe.unet, scheduler=scheduler, text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     with checkpoint.atomic_directory(out) as folder:
         plain.save_pretrained(folder)
+        pipe.scheduler.save_pretrained(folder / "scheduler")
         (folder / "README.md").write_text(_card(pipe), encoding="utf-8")
 
 
@@ -55,7 +57,7 @@ def _card(pipe: RDMPipeline) -> str:
     call = f"pipe(prompt_embeds=e, negative_prompt_embeds=torch.zeros_like(e), {settings}"
     painted = f"images = {call}).images"
     if type(pipe.vae).__name__ == "VQModel":  # whose decoder that pipeline calls with an argument it does not take
-        painted = f'latents = {call}, output_type="latent").images\nimages = pipe.vae.decode(latents).sample'
+        painted = f'latents = {call}, output_type="latent").images\nimages = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample'
     return f"""---
 library_name: diffusers
 ---

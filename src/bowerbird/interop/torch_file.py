@@ -1,18 +1,22 @@
 """A checkpoint that `torch.save` wrote, read without running anything in it and without loading what is not asked for.
 
 The file is a zip: one pickle that describes, and every tensor's bytes stored plainly beside it. The pickle is walked with a restricted
-reader: plain containers are built, a tensor becomes a `Stored` (where its bytes lie), objects of the programs that train such models become
-empty shells whose code is never imported, and any other name refuses the file. `torch.load(weights_only=True)` would refuse the shells too,
-which checkpoints of PyTorch Lightning hold. A safetensors file gives the same `Stored` tensors.
+reader: plain containers are built, a tensor becomes a `Stored` (where its bytes lie), and every other object becomes an empty shell whose code
+is never imported. Names that only an attack would write refuse the file. `torch.load(weights_only=True)` would refuse the shells too, which
+checkpoints of PyTorch Lightning hold. A safetensors file gives the same `Stored` tensors.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import lzma
+import math
+import operator
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,25 +36,22 @@ SAFETENSORS_DTYPES = {
     "BOOL": "bool",
 }  # fmt: skip
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
-SHELLS = (
-    "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "ldm", "rdm", "taming", "main", "__main__", "numpy", "torch", "typing", "argparse",
-    "pathlib", "collections", "functools", "enum", "datetime", "copyreg", "copy_reg", "_codecs",
+CONTAINERS = {"dict": dict, "list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+ACTING = frozenset({
+    "os", "posix", "nt", "subprocess", "sys", "runpy", "importlib", "imp", "pkgutil", "pickle", "_pickle", "marshal", "shutil", "socket", "ctypes",
+    "_ctypes", "multiprocessing", "threading", "asyncio", "pty", "code", "codeop", "pdb", "bdb", "profile", "cProfile", "timeit", "signal",
+    "tempfile", "http", "urllib", "ftplib", "smtplib", "ssl", "webbrowser", "commands", "builtins", "__builtin__",
+})  # fmt: skip
+"""Modules of Python's own that do things; no object of theirs belongs in a checkpoint. (Of `builtins` only what follows is let through.)"""
+HARMLESS = frozenset(
+    {"object", "type", "int", "float", "bool", "str", "bytes", "bytearray", "complex", "slice", "range", "NoneType", "Ellipsis", "NotImplemented"}
+)
+PICKLE_LIMIT, HEADER_LIMIT, LARGEST = 16 * 2**20, 100 * 2**20, 2**48
+DAMAGE = (
+    zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, struct.error, OSError, RuntimeError,
+    AssertionError, MemoryError, OverflowError, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-"""Packages whose objects in a checkpoint say nothing of its weights: training settings, callbacks, counters."""
-PLAIN = {
-    "dict": dict,
-    "list": list,
-    "set": set,
-    "frozenset": frozenset,
-    "tuple": tuple,
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "str": str,
-    "complex": complex,
-}
-PICKLE_LIMIT = 256 * 2**20
-HEADER_LIMIT = 100 * 2**20
+"""What reading bytes that somebody broke, or made up, raises in the libraries below."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,7 @@ class Stored:
     @property
     def numel(self) -> int:
         """How many numbers it holds."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     def read(self) -> torch.Tensor:
         """The tensor, in memory of its own."""
@@ -87,6 +85,15 @@ class Stored:
         return torch.as_strided(torch.frombuffer(data, dtype=dtype), self.shape, self.stride)
 
 
+@dataclass(frozen=True)
+class _Storage:
+    """Bytes that tensors are views of, from `start` in the file; `dtype` is None for a kind that is not known here."""
+
+    dtype: str | None
+    start: int
+    length: int
+
+
 class _Shell:
     """Stands for an object of a training program; takes whatever it is given and does nothing."""
 
@@ -101,54 +108,62 @@ class _Shell:
     def add(self, value: Any) -> None: ...
 
 
-class _Record(dict[Any, Any]):
-    """A mapping that may carry attributes, as the state of a network does."""
-
-
 def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """How many elements of a storage a tensor reaches over."""
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if all(shape) else 0
 
 
-class _Reader(pickle.Unpickler):
-    """Builds what the pickle of a checkpoint says, out of plain values, `Stored` tensors and shells."""
+# The unpickler written in Python, not the one in C: that one keeps an array as long as the largest number a file names.
+class _Reader(pickle._Unpickler):
+    """Builds what the pickle of a checkpoint says, out of plain containers, `Stored` tensors and shells."""
 
     def __init__(self, data: bytes, path: Path, storages: Mapping[str, tuple[int, int]]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.path, self.storages = path, storages
+        # a class of this file's own: a pickle may set attributes on the classes it names
+        self.record = type("Record", (dict,), {})
 
     def find_class(self, module: str, name: str) -> Any:
+        top = module.split(".")[0]
         if module in ("torch", "torch.storage") and name in DTYPES:
             return DTYPES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self.tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, requires_grad, hooks: data
+            return lambda data, *rest: data
         if (module, name) == ("collections", "OrderedDict"):
-            return _Record
+            return self.record
         if (module, name) == ("torch", "Size"):
             return tuple
-        if module in ("builtins", "__builtin__") and name in PLAIN:
-            return PLAIN[name]
-        if module.split(".")[0] in SHELLS:
-            return type(name.split(".")[-1], (_Shell,), {})
-        raise BowerbirdError(f"{self.path}: asks to run {module}.{name}, which no weights need; it was not run. Do not trust this file")
+        if top in ("builtins", "__builtin__") and name in CONTAINERS:
+            return CONTAINERS[name]
+        if top in ACTING and not (top in ("builtins", "__builtin__") and name in HARMLESS):
+            raise BowerbirdError(f"{self.path}: asks to run {module}.{name}, which no weights need; it was not run. Do not trust this file")
+        return type(str(name).split(".")[-1], (_Shell,), {})
 
-    def persistent_load(self, said: Any) -> tuple[str, int, int]:
+    def persistent_load(self, said: Any) -> _Storage:
         kind, dtype, key = said[0], said[1], str(said[2])
-        if kind != "storage" or dtype not in BYTES:
-            raise BowerbirdError(f"{self.path}: holds a storage of a kind that is not known here ({dtype})")
-        if key not in self.storages:
+        if kind != "storage" or key not in self.storages:
             raise BowerbirdError(f"{self.path}: the bytes of storage {key} are missing; it was cut off, fetch it again")
-        return (dtype, *self.storages[key])
+        return _Storage(dtype if isinstance(dtype, str) and dtype in BYTES else None, *self.storages[key])
 
-    def tensor(self, storage: tuple[str, int, int], offset: int, shape: Any, stride: Any, *rest: Any) -> Stored:
-        """Stands in for torch's function that rebuilds a tensor."""
-        dtype, start, length = storage
-        size, step = tuple(map(int, shape)), tuple(map(int, stride))
-        if min((offset, *size, *step), default=0) < 0 or (offset + _span(size, step)) * BYTES[dtype] > length:
+    def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Stored | None:
+        """Stands in for torch's function that rebuilds a tensor; None for numbers of a kind that no weights are of."""
+        if not isinstance(storage, _Storage):
+            raise BowerbirdError(f"{self.path}: a tensor without bytes; the file is damaged")
+        if storage.dtype is None:
+            return None
+        first, size, step = operator.index(offset), tuple(map(operator.index, shape)), tuple(map(operator.index, stride))
+        each = BYTES[storage.dtype]
+        most = max((first, *size, *step))
+        if (
+            len(size) != len(step)
+            or min((first, *size, *step)) < 0
+            or most > LARGEST
+            or max(first + _span(size, step), math.prod(size)) * each > storage.length
+        ):
             raise BowerbirdError(f"{self.path}: a tensor of shape {size} reaches beyond its bytes; the file is damaged")
-        return Stored(self.path, start + offset * BYTES[dtype], dtype, size, step)
+        return Stored(self.path, storage.start + first * each, storage.dtype, size, step)
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -162,38 +177,43 @@ def read_torch_file(path: str | Path) -> Any:
             first = file.read(9)
     except OSError as error:
         raise BowerbirdError(f"{path}: cannot be read ({error.strerror}); give a checkpoint file") from error
-    if len(first) == 9 and first[8:] == b"{":
-        return _read_safetensors(path)
-    if not zipfile.is_zipfile(path):
-        how = "python -c \"import torch; torch.save(torch.load('OLD', weights_only=True), 'NEW')\""
-        raise BowerbirdError(f"{path}: no checkpoint of torch 1.6 or later and no safetensors (or it was cut off); an older one is written anew by: {how}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_zip(path, archive)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, struct.error) as error:
-        raise BowerbirdError(f"{path}: this checkpoint is damaged ({type(error).__name__}: {error}); fetch it again") from error
-    except (RecursionError, MemoryError, OverflowError) as error:
-        raise BowerbirdError(f"{path}: this checkpoint describes more than a model can hold ({type(error).__name__})") from error
+        if len(first) == 9 and first[8:] == b"{":
+            return _read_safetensors(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _read_zip(path, archive)
+    except DAMAGE as error:
+        raise BowerbirdError(f"{path}: this checkpoint is damaged ({type(error).__name__}: {str(error)[:200]}); fetch it again") from error
+    raise BowerbirdError(
+        f"{path}: no checkpoint of torch 1.6 or later and no safetensors, or it was cut off; "
+        "an older one that you trust is written anew by torch.load and torch.save"
+    )
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in entries:
         raise BowerbirdError(f"{path}: a zip, but no checkpoint of torch (no data.pkl in it)")
+    packed = [name for name, info in entries.items() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise BowerbirdError(f"{path}: {packed[0]} in it is compressed; torch.save does not write such files")
     if entries["data.pkl"].file_size > PICKLE_LIMIT:
         raise BowerbirdError(f"{path}: its description alone is {entries['data.pkl'].file_size / 2**20:.0f} MiB; that is no model's")
-    if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+    order = entries.get("byteorder")
+    if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
         raise BowerbirdError(f"{path}: written on a machine of the other byte order; load it there and save it as safetensors")
-    storages = {}
+    storages, end = {}, path.stat().st_size
     with path.open("rb") as file:
         for name, info in entries.items():
             folder, _, key = name.partition("/")
             if folder == "data" and key:
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise BowerbirdError(f"{path}: its tensors are compressed; torch.save does not write such files")
                 file.seek(info.header_offset + 26)
                 name_length, extra_length = struct.unpack("<HH", file.read(4))
-                storages[key] = (info.header_offset + 30 + name_length + extra_length, info.file_size)
+                start = info.header_offset + 30 + name_length + extra_length
+                if start + info.file_size > end:
+                    raise BowerbirdError(f"{path}: ends before its tensors do; it was cut off, fetch it again")
+                storages[key] = (start, info.file_size)
     return _Reader(archive.read(entries["data.pkl"]), path, storages).load()
 
 
@@ -203,22 +223,16 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(size - 8, HEADER_LIMIT):
             raise BowerbirdError(f"{path}: this safetensors file is damaged or cut off; fetch it again")
-        try:
-            header = json.loads(file.read(length))
-            found = {name: _entry(path, 8 + length, said) for name, said in header.items() if name != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BowerbirdError(f"{path}: this safetensors file is damaged ({type(error).__name__}: {error})") from error
-    if any(each.start < 0 or each.start + each.numel * BYTES[each.dtype] > size for each in found.values()):
+        header = json.loads(file.read(length))
+    found = {str(name): _entry(path, 8 + length, said) for name, said in header.items() if name != "__metadata__" and said["dtype"] in SAFETENSORS_DTYPES}
+    if any(each.start < 8 + length or each.start + each.numel * BYTES[each.dtype] > size for each in found.values()):
         raise BowerbirdError(f"{path}: ends before its tensors do; it was cut off, fetch it again")
     return found
 
 
 def _entry(path: Path, base: int, said: dict[str, Any]) -> Stored:
-    shape = tuple(int(side) for side in said["shape"])
-    stride, step = [], 1
-    for side in reversed(shape):
-        stride.append(step)
-        step *= side
-    if min(shape, default=0) < 0:
-        raise ValueError("a negative side")
-    return Stored(path, base + int(said["data_offsets"][0]), SAFETENSORS_DTYPES[said["dtype"]], shape, tuple(reversed(stride)))
+    shape = tuple(map(operator.index, said["shape"]))
+    if not all(0 <= side <= LARGEST for side in shape):
+        raise ValueError(f"a shape of {shape}")
+    stride = tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+    return Stored(path, base + operator.index(said["data_offsets"][0]), SAFETENSORS_DTYPES[said["dtype"]], shape, stride)

@@ -73,6 +73,7 @@ class RDMPipeline(DiffusionPipeline):
             sampler=sampler,
         )  # fmt: skip
         self.proposal_counts: dict[int, int] = {}
+        self._as_published = scheduler
 
     @torch.no_grad()
     def __call__(
@@ -183,7 +184,10 @@ class RDMPipeline(DiffusionPipeline):
 
     def set_sampler(self, name: str) -> None:
         """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
-        self.scheduler = gaussian.scheduler(name, config=self.scheduler.config)
+        if name == "ddim" and type(self._as_published).__name__ == "DDIMScheduler":  # with the steps its authors took
+            self.scheduler = self._as_published
+        else:
+            self.scheduler = gaussian.scheduler(name, config=self._as_published.config)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
