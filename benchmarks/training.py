@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,6 +49,7 @@ class Drawn(Dataset[dict[str, Any]]):
 def plain(objective: RDMObjective, pictures: Any, batch_size: int, precision: str, cached: bool, device: str) -> Iterator[None]:
     """A loop as diffusers' examples have it; a step at each turn."""
     accelerator = Accelerator(cpu=device == "cpu")
+    objective.unet.set_attn_processor(AttnProcessor2_0())  # as diffusers makes it, not as we train it
     unet, vae, scheduler = objective.unet, objective.frozen[0].to(device), gaussian.scheduler("ddim")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-2)
     loader = DataLoader(Drawn(objective, pictures, cached), batch_size=batch_size, shuffle=True, drop_last=True)
@@ -144,9 +146,8 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter, torch.autocast(device, torch.bfloat16):
         probe(batch).backward()
     most = ceiling(device)
-    print(
-        f"batch {arguments.batch}, {device}, {torch.get_num_threads()} threads; a step is {counter.get_total_flops() / 1e9:.0f} GFLOP, a matrix product {most / 1e9:.0f} GFLOP/s"
-    )
+    print(f"batch {arguments.batch}, {device}, {torch.get_num_threads()} threads")
+    print(f"a step is {counter.get_total_flops() / 1e9:.0f} GFLOP, a bfloat16 matrix product reaches {most / 1e9:.0f} GFLOP/s")
     for name, value in found.items():
         share = counter.get_total_flops() / arguments.batch * value / most
         print(f"{name:26} {value:8.1f} pictures/s   {found['ours'] / value:5.2f} of it is ours   {100 * share:4.1f}% of the matrix product")

@@ -6,7 +6,8 @@ on exactly where its last checkpoint was. Knows nothing of what it trains: an `O
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -84,17 +85,16 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
     accelerator = Accelerator(cpu=device == "cpu")
     objective.train()
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
-    ema = EMAModel(parameters, decay=config.ema_decay)  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
+    ema = EMAModel(parameters, decay=config.ema_decay, foreach=True)  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
     model, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
     saved = out / CHECKPOINT
     done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
-    for step in range(done, config.steps):
+    for step, batch in ahead(lambda step: objective.batch(step, config.batch_size, accelerator.process_index), done, config.steps):
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = objective.batch(step, config.batch_size, accelerator.process_index)
         batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -115,6 +115,17 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
             objective.eval()
             with checkpoint.atomic_directory(out / "model") as target:
                 objective.export(target)
+
+
+def ahead(draw: Callable[[int], dict[str, Any]], first: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, its batch) from `first` to before `end`; the next batch is drawn while a step computes. A batch depends on its number alone."""
+    with ThreadPoolExecutor(1, "batches") as drawing:
+        drawn = drawing.submit(draw, first) if first < end else None
+        for step in range(first, end):
+            assert drawn is not None
+            batch = drawn.result()
+            drawn = drawing.submit(draw, step + 1) if step + 1 < end else None
+            yield step, batch
 
 
 def _keep(objective: Any, parameters: list[Tensor], optimizer: Any, ema: EMAModel, config: TrainConfig, out: Path, step: int) -> None:

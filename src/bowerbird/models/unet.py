@@ -73,6 +73,14 @@ def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNe
     return wider
 
 
+def with_short_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """`unet` itself, ready to be trained: see `short_attention.py`."""
+    from bowerbird.models.short_attention import ShortAttention
+
+    unet.set_attn_processor(ShortAttention())
+    return unet
+
+
 def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path, base_hash: str) -> None:
     """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision; `base_hash` says which base."""
     import torch

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from bowerbird import conditioning, gaussian, seeds
 from bowerbird.errors import BowerbirdError
 from bowerbird.models import low_rank
+from bowerbird.models.unet import with_short_attention
 from bowerbird.systems import sampling
 from bowerbird.systems.latents import LatentBank
 from bowerbird.systems.rdm import RDMConfig, draw_batch, pipeline_of, show
@@ -69,7 +70,7 @@ class FewStepObjective(nn.Module):
             raise BowerbirdError(f"system.teacher_steps is a multiple of system.segments; got {config.teacher_steps} and {config.segments}")
         self.config, self.bank, self.seed = config, bank, seed
         self.frozen = (autoencoder, encoder, teacher.eval().requires_grad_(False))  # a tuple hides them from nn.Module
-        self.unet = type(teacher).from_config(teacher.config)
+        self.unet = with_short_attention(type(teacher).from_config(teacher.config))
         self.unet.load_state_dict(teacher.state_dict())
         if config.rank is not None:
             with torch.random.fork_rng([]):

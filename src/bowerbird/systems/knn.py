@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from bowerbird import conditioning, gaussian, seeds, tensors
 from bowerbird.errors import BowerbirdError
-from bowerbird.models.unet import UNetConfig, build_unet, widened
+from bowerbird.models.unet import UNetConfig, build_unet, widened, with_short_attention
 from bowerbird.systems import sampling
 from bowerbird.systems.knn_draws import ConditionDraws, asked_by_itself, condition_of, draw_condition, draw_items, own_embeddings
 from bowerbird.systems.knn_edits import EditBank, EditSettings
@@ -56,7 +56,7 @@ class KNNObjective(nn.Module):
             torch.manual_seed(seeds.derive(seed, "init"))
             unet = base if base is not None else build_unet(config.unet, encoder.dim)
         self.channels = int(unet.config.in_channels)
-        self.unet = widened(unet, self.channels * (1 if edits is None else 2), encoder.dim + 1)
+        self.unet = with_short_attention(widened(unet, self.channels * (1 if edits is None else 2), encoder.dim + 1))
         if config.trained:
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(any(part in name for part in config.trained))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird import conditioning, gaussian, seeds, tensors
-from bowerbird.models.unet import UNetConfig, build_unet
+from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
 from bowerbird.systems import sampling
 from bowerbird.systems.latents import LatentBank, NeighborMix, draw
 from bowerbird.types import ABSENT, Encoder
@@ -66,7 +66,7 @@ class RDMObjective(nn.Module):
         self.frozen = (autoencoder, encoder)  # a tuple hides them from nn.Module: they are not trained and not checkpointed
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
-            self.unet = build_unet(config.unet, encoder.dim)
+            self.unet = with_short_attention(build_unet(config.unet, encoder.dim))
         self.noise_scheduler = gaussian.scheduler("ddim", prediction_type=config.prediction_type)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
