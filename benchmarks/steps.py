@@ -1,8 +1,9 @@
 """How good pictures are against how many steps they take, by solver, guidance interval and model: Frechet distance to real pictures.
 
 Every setting paints the same pictures: the same neighbours (of real pictures, themselves left out) from the same noise, so differences between
-settings are not differences between draws. Distances are on the features of an evaluator that is never a condition; "rare" are the things no
-model of ours was trained on. What has been painted is kept in the report, and the same command goes on.
+settings are not differences between draws, and how far a picture is from the same one after 100 steps (PSNR, median) is error of sampling alone.
+Distances are on the features of an evaluator that is never a condition; "rare" are the things no model of ours was trained on. What has been
+painted is kept, and the same command goes on.
 
     bowerbird train evaluator --data ../shared/data/emoji.parquet --out runs/evaluator
     python benchmarks/steps.py --out runs/steps
@@ -51,6 +52,12 @@ def parse(setting: str) -> tuple[str, generation.Settings]:
     return model, generation.Settings(steps=int(steps), guidance_scale=float(scale[1:]), sampler=sampler, **extra)
 
 
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Median over pictures `(n, 3, H, W)`, in dB."""
+    error = ((a.astype(np.float32) - b.astype(np.float32)) ** 2).reshape(len(a), -1).mean(1)
+    return float(np.median(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
@@ -72,12 +79,12 @@ def main() -> None:
     made: dict[str, dict[str, list[np.ndarray]]] = {}
     file = arguments.out / "report.json"
     report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    cells: dict[str, list[Any]] = {}
+    pictures: dict[str, np.ndarray] = {}
     for setting in arguments.settings:
         model, settings = parse(setting)
         if model not in pipes:
             pipes[model] = RDMPipeline.from_pretrained(model)
-        features, seconds = [], 0.0
+        features, painted, seconds = [], [], 0.0
         for seed in range(arguments.seeds):
             kept = arguments.out / "features" / f"{setting.replace('/', '_').replace(' ', '_')}-{arguments.n}-{seed}.npz"
             rows = np.random.default_rng(seed).permutation(len(drawn))[: arguments.n]
@@ -90,15 +97,17 @@ def main() -> None:
                     images = generation.paint(pipes[model], hits, settings, picture_seeds=[100_000 * (seed + 1) + i for i in range(len(asked))], batch=100)
                 took = (time.perf_counter() - started) / len(asked)
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(kept, features=judge(tensors.stack(images))[0].numpy(), seconds=took)
+                pixels = tensors.stack(images)
+                np.savez(kept, features=judge(pixels)[0].numpy(), pixels=pixels.numpy(), seconds=took)
                 if seed == 0:
                     grid([images[:20], images[-20:]]).save(kept.with_suffix(".png"))
             stored = np.load(kept)
             features.append(stored["features"])
+            painted.append(stored["pixels"])
             seconds = float(stored["seconds"]) if seconds == 0 else min(seconds, float(stored["seconds"]))
         half = arguments.n // 2
         made[setting] = {"known": [f[:half] for f in features], "rare": [f[half:] for f in features]}
-        cells[setting] = [seconds]
+        pictures[setting] = np.concatenate(painted)
         line = f"{setting:40} {1000 * seconds:7.1f} ms a picture"
         entry: dict[str, Any] = {"seconds a picture": seconds}
         for part, there in (("known", real), ("rare", real[rare])):
@@ -109,6 +118,9 @@ def main() -> None:
                 entry[f"{part}, share of the reference"] = entry[part] / frechet_distance(np.concatenate(made[REFERENCE][part]), there)
                 entry[f"{part}, share by seed"] = ratios
                 line += f" = {entry[f'{part}, share of the reference']:.3f} [{min(ratios):.3f}, {max(ratios):.3f}]"
+        if REFERENCE in pictures and setting != REFERENCE:
+            entry["psnr to the reference's pictures"] = near = psnr(pictures[setting], pictures[REFERENCE])
+            line += f"   {near:.1f} dB"
         report[setting] = entry
         print(line, flush=True)
         file.write_text(json.dumps(report, indent=2) + "\n")

@@ -6,6 +6,7 @@ on exactly where its last checkpoint was. Knows nothing of what it trains: an `O
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class TrainConfig(BaseModel):
-    """How long and how; one for every recipe. `batch_size` is per process, as in accelerate."""
+    """How long and how; one for every recipe. `batch_size` is per process, as in accelerate. `compile`: minutes at the start, for long runs on a GPU."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int
@@ -39,6 +40,7 @@ class TrainConfig(BaseModel):
     ema_decay: float = 0.999
     clip_norm: float = 1.0
     precision: Literal["bf16", "no"] = "bf16"
+    compile: bool = False
     save_every: int = 500
     sheet_every: int = 500
     keep_steps: tuple[int, ...] = ()
@@ -87,6 +89,9 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = EMAModel(parameters, decay=config.ema_decay, foreach=True)  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
+    if config.compile:
+        for network in objective.children():
+            network.compile()
     model, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
     saved = out / CHECKPOINT
@@ -95,7 +100,7 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        batch = {k: v.to(accelerator.device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch)
@@ -105,11 +110,12 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
         optimizer.zero_grad()
         ema.step(parameters)
         finished = step + 1
-        if not torch.isfinite(loss):
-            raise BowerbirdError(f"the loss became {loss.item()} at step {finished}; lower learning_rate and start again in another --out")
+        value = float(loss.detach())  # the one place in a step where a GPU is waited for
+        if not math.isfinite(value):
+            raise BowerbirdError(f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out")
         if accelerator.is_main_process:
             _keep(objective, parameters, optimizer, ema, config, out, finished)
-        yield StepReport(finished, float(loss.detach()), rate)
+        yield StepReport(finished, value, rate)
     if accelerator.is_main_process:
         with averaged(ema, parameters):
             objective.eval()

@@ -20,6 +20,7 @@ from bowerbird.errors import MismatchError
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+FOLDER = "factors"
 FILE = "pytorch_lora_weights.safetensors"
 
 

@@ -153,7 +153,7 @@ class FewStepObjective(nn.Module):
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, whole, and beside it the low-rank factors alone."""
         if self.config.rank is not None:
-            low_rank.save_factors(self.unet, out / "factors", sampling.fingerprint([self.frozen[2]]))
+            low_rank.save_factors(self.unet, out / low_rank.FOLDER, sampling.fingerprint([self.frozen[2]]))
         pipe = self.pipeline()
         unet = type(self.unet).from_config(self.unet.config)
         unet.load_state_dict(low_rank.plain_state(self.unet))

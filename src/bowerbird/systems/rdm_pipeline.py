@@ -15,6 +15,7 @@ from torch import Tensor
 from bowerbird import conditioning, gaussian, guidance, references, seeds
 from bowerbird.checkpoint import load_tensors, save_tensors
 from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.models import low_rank
 from bowerbird.references import Request
 from bowerbird.systems import sampling
 from bowerbird.types import Neighbors
@@ -212,10 +213,18 @@ class RDMPipeline(DiffusionPipeline):
 
         path = bundled(str(pretrained_model_name_or_path))
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        counts = path
         if path is not None:  # the bundled pipeline shares the bundled autoencoder instead of carrying a second copy
             kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
+            if (path / low_rank.FOLDER).is_dir():  # of another bundled network only what was changed is kept
+                from diffusers import UNet2DConditionModel
+
+                whole = bundled("tiny-rdm")
+                base = UNet2DConditionModel.from_pretrained(whole, subfolder="unet", dtype=torch.float32)
+                kwargs.setdefault("unet", low_rank.merged(base, path / low_rank.FOLDER, sampling.fingerprint([base])).to(dtype))
+                counts = whole
         pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), dtype=dtype, **kwargs)
-        file = (path or Path(pretrained_model_name_or_path)) / COUNTS_FILE
+        file = (counts or Path(pretrained_model_name_or_path)) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)
             pipe.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
