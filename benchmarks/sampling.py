@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--whole", action="store_true", help="paint whole pictures, too")
-    parser.add_argument("--quantized", action="store_true", help="also int8 weights of the linear layers (torchao), and the compiled network")
+    parser.add_argument("--quantized", action="store_true", help="also int8 weights of the linear layers, by torchao")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def quantized(pipe: RDMPipeline, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """The same network with int8 weights in its linear layers, by torchao where it is installed, and with its matrices packed for the processor."""
+    """The same network with int8 in its linear layers, by torchao, which must be installed."""
     import copy
 
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
@@ -138,13 +138,19 @@ def whole(reference: published.UNet, stage: published.FirstStage, pipe: RDMPipel
     """Both ways from noise to pictures."""
     n = arguments.batch
     embeddings, noise = torch.randn(n, 4, 512), torch.randn(n, 3, 64, 64)
+
+    def both(x: torch.Tensor, t: torch.Tensor, null: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        every = (torch.cat([x, x]), torch.cat([t, t]), torch.cat([null, asked]))
+        return reference(*(each.to(device) for each in every)).cpu()
+
     started = time.perf_counter()
     with torch.inference_mode():
-        latents = published.ddim(lambda x, t, c: reference(x, t.to(device), c.to(device)), noise, 100, 2.0, embeddings)
-        tensors.to_pil(stage.decode(latents).cpu())
+        latents = published.ddim(both, noise, 100, 2.0, embeddings)
+        tensors.to_pil(stage.decode(latents.to(device)).cpu())
     theirs = time.perf_counter() - started
     import numpy as np
 
+    pipe = pipe.to(device)
     hits = Neighbors(np.zeros((n, 4), np.int64), np.ones((n, 4), np.float32), embeddings.numpy(), (("",) * 4,) * n)
     started = time.perf_counter()
     interval = None if arguments.interval is None else tuple(arguments.interval)

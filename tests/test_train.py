@@ -21,7 +21,8 @@ from bowerbird.recipe import Recipe, build_objective, load_recipe, read_pictures
 from bowerbird.train import StepReport, TrainConfig, learning_rate, train
 
 KINDS = [
-    "small", "tiny-autoencoder", "tiny-vq", "tiny-rdm", "tiny-knn", "tiny-knn-discrete", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128",
+    "small", "tiny-autoencoder", "tiny-vq", "tiny-rdm", "tiny-rdm-fast",
+    "tiny-knn", "tiny-knn-discrete", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128",
     "tiny-copies", "evaluator",
 ]  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
     model = tmp_path / "model"
     if name == "small":
         assert encoders.load(model).embed_text(["x"]).shape == (1, 32)
-    elif name == "tiny-rdm":
+    elif name.startswith("tiny-rdm"):
         from bowerbird import RDMPipeline
 
         pipe = RDMPipeline.from_pretrained(model)

@@ -47,14 +47,14 @@ def load_network(name: str, autoencoder: Any, encoder: Encoder) -> Any:
     from bowerbird.systems.rdm_pipeline import RDMPipeline
 
     if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
-        raise BowerbirdError(f"base {name!r}: no trained pipeline there; train one: bowerbird train tiny-rdm, or start anew: --set system.base=null")
+        raise BowerbirdError(f"base {name!r}: no trained pipeline there; train one: bowerbird train tiny-rdm, or name another: --set system.base=…")
     pipe = open_pipeline(name)
     if not isinstance(pipe, RDMPipeline) or pipe.scheduler.config.prediction_type != "v_prediction":
-        raise BowerbirdError(f"base {name!r} is no RDM that predicts velocities; give one, or start anew: --set system.base=null")
+        raise BowerbirdError(f"base {name!r} is no RDM that predicts velocities; name one that is: --set system.base=…")
     if pipe.config.encoder_fingerprint != encoder.fingerprint or weights_hash(pipe.vae) != weights_hash(autoencoder):
         raise BowerbirdError(
             f"base {name!r} was trained with encoder {pipe.config.encoder_name!r} and an autoencoder of its own; set system.encoder and "
-            "system.autoencoder to those, or start anew: --set system.base=null"
+            "system.autoencoder to those, or name another base"
         )
     return pipe.unet
 

@@ -41,9 +41,10 @@ by shape, and another shape may round a picture's last bit another way. So `--fr
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a generation is neither request nor neighbours. `guidance` balances text and neighbours in models that read both; None there
-    is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
-    `sampler` None is the model's usual one. `guidance_interval`: see `RDMPipeline`. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
+    """What of a generation is neither request nor neighbours; a model's own are `usual(pipe)`. `guidance` balances text and neighbours in models
+    that read both; None there is `guidance.by_scale(guidance_scale)`. Models of several stages take `steps` and `guidance` for all, or one a stage.
+    `sampler` None is the model's usual one. `guidance_interval`: see `RDMPipeline`. `strength`, `fidelity`, `show_source` and `least_change` are
+    of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
@@ -322,6 +323,9 @@ def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighb
     with _of_a_stranger():
         name, wanted = record["model"]["name"], record["model"]["fingerprint"]
         record["request"].get("prompt")  # the form that is written back
+    dtype, own = str(record.get("dtype", "float32")), str(pipe.dtype).removeprefix("torch.")
+    if dtype != own:
+        raise MismatchError(f"the picture was painted in {dtype}, this model computes in {own}; pipe.to(torch.{dtype}) paints it again")
     there = pipe.fingerprint()
     if wanted != there:
         raise MismatchError(f"the picture was painted by model {name!r} ({wanted}), this one is {there}; give that model")

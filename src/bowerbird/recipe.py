@@ -49,8 +49,8 @@ class Recipe(BaseModel):
     limit: int | None = None
 
     def fingerprint(self) -> str:
-        """A hash of every setting; trainings are cached by it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """A hash of every setting that shapes the weights; trainings are cached by it."""
+        return hashlib.sha256(self.model_dump_json(exclude={"train": {"compile"}}).encode()).hexdigest()[:16]
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -100,7 +100,7 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = {k: v.to(accelerator.device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch)

@@ -300,13 +300,15 @@ def betas(start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Tens
 
 
 def ddim(predict, noise: Tensor, steps: int, scale: float, context: Tensor) -> Tensor:
-    """The published sampler without fresh noise: times 1, 1 + c, …, guidance from zeros, and the first alpha at the end."""
+    """The published sampler without fresh noise: times 1, 1 + c, …, guidance from zeros, and the first alpha at the end.
+
+    `predict(x, t, nulls, contexts)` -> the two predictions as one batch, without the context first.
+    """
     bars = (1 - betas()).cumprod(0)
     times = list(range(1, 1001, 1000 // steps))[:steps]
     x, before = noise.double(), [bars[0], *(bars[t] for t in times[:-1])]
     for t, previous in reversed(list(zip(times, before, strict=True))):
-        at = torch.full((len(x),), t)
-        empty, full = predict(x.float(), at, torch.zeros_like(context)), predict(x.float(), at, context)
+        empty, full = predict(x.float(), torch.full((len(x),), t), torch.zeros_like(context), context).chunk(2)
         eps = (empty + scale * (full - empty)).double()
         clean = (x - (1 - bars[t]).sqrt() * eps) / bars[t].sqrt()
         x = previous.sqrt() * clean + (1 - previous).sqrt() * eps

@@ -7,6 +7,7 @@ import pickle
 import sys
 import types
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from bowerbird import BowerbirdError, Neighbors, RDMPipeline, generation
-from bowerbird.interop import compvis, compvis_unet, compvis_vae, dotless
+from bowerbird.interop import compvis, compvis_state, compvis_unet, compvis_vae, dotless
 from bowerbird.interop.torch_file import Stored
 from tests.parity import published
 
@@ -69,7 +70,8 @@ def test_sampling_agrees(tmp_path: Path) -> None:
     hits = Neighbors(np.arange(8).reshape(2, 4), np.ones((2, 4), np.float32), embeddings, (("",) * 4,) * 2)
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     noise = torch.stack([torch.randn(3, 8, 8, generator=g) for g in seeds])
-    wanted = published.ddim(unet, noise, 10, 2.0, torch.from_numpy(embeddings))
+    one_by_one = lambda x, t, null, asked: torch.cat([unet(x, t, null), unet(x, t, asked)])  # noqa: E731
+    wanted = published.ddim(one_by_one, noise, 10, 2.0, torch.from_numpy(embeddings))
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     latents = pipe(neighbors=hits, num_inference_steps=10, guidance_scale=2.0, generator=seeds, output_type="latent").images
     assert torch.allclose(latents, wanted, atol=1e-4)
@@ -82,7 +84,7 @@ def test_embeddings_at_length_one_for_the_kl_model(tmp_path: Path) -> None:
     hits = Neighbors(np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.full((1, 1, 48), 5, np.float32), (("",),))
     keys = pipe.condition(hits).neighbors.keys  # type: ignore[union-attr]
     assert keys.norm().item() == pytest.approx(1)
-    assert pipe.vae.config.scaling_factor == compvis.KL_SCALE
+    assert pipe.vae.config.scaling_factor == compvis_state.KL_SCALE
 
 
 FULL = {
@@ -103,7 +105,7 @@ def test_full_size_by_names_shapes_and_counts(name: str) -> None:
     state = {published.dotless(k): v for k, v in unet.state_dict().items()}
     state |= {f"first_stage_model.{k}": v for k, v in stage.state_dict().items()}
     tensors = {k: Stored(Path("nowhere"), 0, "float32", tuple(v.shape), v.stride()) for k, v in state.items()}
-    plan = compvis._plan(Path("nowhere"), tensors, compvis.Choices(), compvis.Counter())
+    plan = compvis._plan(Path("nowhere"), tensors, compvis.Choices(), Counter())
     assert plan.unet.parameters == parameters
     assert len(plan.unet.tensors) == len(plan.unet.shapes) == 688
     assert not plan.missing

@@ -10,7 +10,6 @@ ViT-L/14 at length 1 in the KL model. None of them saw a null in training. Sourc
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,24 +18,12 @@ from typing import Any
 
 from bowerbird import checkpoint
 from bowerbird.errors import BowerbirdError
-from bowerbird.interop import compvis_card, compvis_schedule, compvis_unet, compvis_vae, dotless
+from bowerbird.interop import compvis_card, compvis_schedule, compvis_state, compvis_unet, compvis_vae
+from bowerbird.interop.compvis_state import EMA, FIRST_STAGE, UNET
 from bowerbird.interop.torch_file import DAMAGE, Stored, read_torch_file
 
-UNET, EMA, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = ("float32", "float16", "bfloat16")
-IGNORED = {
-    "model_ema.decay": "EMA counters", "model_ema.num_updates": "EMA counters", "first_stage_model.loss.": "training loss of the first stage",
-    "first_stage_model.model_ema.": "EMA of the first stage", "unconditional_guidance_vex": "random vector (the published null is zero)",
-    "loss.": "training loss", "logvar": "loss weights", "lvlb_weights": "loss weights", "scale_factor": "latent scale (read)",
-}  # fmt: skip
-REFUSED = {
-    "cond_stage_model.": "a text encoder of its own: it is conditioned on text, as Stable Diffusion is, not on neighbours",
-    "retrieval_encoder.": "a network between neighbours and U-Net, which no published RDM has",
-    "nn_encoder.": "an encoder of neighbours, which no published RDM has",
-}  # fmt: skip
-KL_SCALE = 0.22765929
-"""The latents' scale of the 768 px model, which its configuration holds and its tensors do not."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +102,7 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
     ignored: Counter[str] = Counter()
     try:
         if state is not held:
-            beside = _count([value for key, value in held.items() if key != "state_dict"])
+            beside = compvis_state.count_tensors([value for key, value in held.items() if key != "state_dict"])
             ignored |= Counter({"optimizer state and training settings": beside} if beside else {})
         return _plan(path, tensors, choices, ignored)
     except BowerbirdError as error:
@@ -125,9 +112,9 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
 
 
 def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Counter[str]) -> Plan:
-    _refuse_other_models(tensors)
-    source, weights, why = _weights(tensors, choices)
-    first_stage = {name: t for name, t in _below(tensors, FIRST_STAGE).items() if not name.startswith(("loss.", "model_ema."))}
+    compvis_state.refuse_other_models(tensors)
+    source, weights, why = compvis_state.unet_weights(tensors, ema=choices.ema)
+    first_stage = {name: t for name, t in compvis_state.below(tensors, FIRST_STAGE).items() if not name.startswith(("loss.", "model_ema."))}
     unet, vae = compvis_unet.layout(source), compvis_vae.layout(first_stage)
     if not unet.in_channels == unet.out_channels == vae.embed_dim:
         raise BowerbirdError(f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes {vae.embed_dim}; no RDM is so")
@@ -136,9 +123,9 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
     step = vae.factor * 2 ** (len(unet.channels) - 1)
     if size < step or size % step:
         raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
-    scale, whence = _scale(tensors, vae, choices)
+    scale, whence = compvis_state.latent_scale(tensors, vae, choices.scale_factor)
     for name in tensors:
-        reason = _ignored(name)
+        reason = compvis_state.left_out(name)
         if reason is not None:
             ignored[reason] += 1
         elif name.startswith((UNET, EMA)):
@@ -162,27 +149,6 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
     return Plan(path, *parts, compvis_schedule.schedule(tensors), pipeline, weights, assumed, choices.dtype, dict(ignored), missing)
 
 
-def _weights(tensors: Mapping[str, Stored], choices: Choices) -> tuple[dict[str, Stored], str, str]:
-    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why."""
-    plain = _below(tensors, UNET)
-    stored = {name: t for name, t in _below(tensors, EMA).items() if name not in ("decay", "num_updates")}
-    if plain and (not stored or not choices.ema):
-        return plain, "plain", "asked for" if stored else "no averaged ones in the file"
-    if not plain:
-        return dotless.dotted(stored), "ema", "no plain ones in the file"
-    compvis_unet.layout(plain)  # of another kind of network: says so before names are compared
-    known = {dotless.without_dots(name): name for name in plain}
-    if set(known) != set(stored):
-        apart = sorted(set(known) ^ set(stored))
-        raise BowerbirdError(f"averaged and plain weights of its U-Net differ in {len(apart)} names ({apart[0]} first); take the plain ones with --no-ema")
-    averaged = {known[name]: t for name, t in stored.items()}
-    # a model trained without averaging still stores the averages, as they were before training: the last layer starts at zero
-    last = "out.2.weight"
-    if not averaged[last].read().any() and plain[last].read().any():
-        return plain, "plain", "the averaged ones were never updated"
-    return averaged, "ema", "preferred"
-
-
 def _heads(unet: compvis_unet.UNetLayout, choices: Choices) -> tuple[int, ...]:
     """Attention heads by level. Raises: BowerbirdError when they do not divide a width that attends."""
     attends = [width for width, a in zip(unet.channels, unet.attention, strict=True) if a] + [unet.channels[-1]]
@@ -191,56 +157,6 @@ def _heads(unet: compvis_unet.UNetLayout, choices: Choices) -> tuple[int, ...]:
         said = f"{each} heads" if choices.heads else f"heads of {each} channels"
         raise BowerbirdError(f"{said} do not divide the widths {sorted(set(attends))}; say --head-channels, or --heads")
     return tuple(choices.heads or max(1, width // choices.head_channels) for width in unet.channels)
-
-
-def _refuse_other_models(tensors: Mapping[str, Stored]) -> None:
-    for prefix, reason in REFUSED.items():
-        if any(name.startswith(prefix) for name in tensors):
-            raise BowerbirdError(f"holds {prefix[:-1]}, {reason}; bowerbird imports RDM's checkpoints")
-    if not any(name.startswith((UNET, EMA)) for name in tensors):
-        marks = ("tok_emb", "transformer.transformer_blocks.", "transformer.positional_encoding")
-        tokens = any(mark in name for name in tensors for mark in marks)
-        what = "a transformer over tokens, as RARM's; that is not imported yet" if tokens else f"no {UNET}* and no {EMA}*"
-        raise BowerbirdError(f"holds {what}; bowerbird imports RDM's checkpoints")
-    if not any(name.startswith(FIRST_STAGE) for name in tensors):
-        raise BowerbirdError("holds a U-Net but no first stage (first_stage_model.*); pictures cannot be made from its latents")
-
-
-def _below(tensors: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
-    return {name.removeprefix(prefix): stored for name, stored in tensors.items() if name.startswith(prefix)}
-
-
-def _ignored(name: str) -> str | None:
-    """What a tensor that is left out is; None for one that is not known."""
-    found = [reason for start, reason in IGNORED.items() if name == start or (start.endswith(".") and name.startswith(start))]
-    return found[0] if found else "schedule" if name in compvis_schedule.BUFFERS else None
-
-
-def _count(value: Any) -> int:
-    """How many tensors there are inside nested containers, each container counted once."""
-    waiting, seen, found = [value], set(), 0
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, Stored):
-            found += 1
-        elif isinstance(each, Mapping | list | tuple) and id(each) not in seen:
-            seen.add(id(each))
-            waiting += each.values() if isinstance(each, Mapping) else each
-    return found
-
-
-def _scale(tensors: Mapping[str, Stored], vae: compvis_vae.FirstStageLayout, choices: Choices) -> tuple[float, str]:
-    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1."""
-    if choices.scale_factor is not None:
-        scale, whence = choices.scale_factor, "said"
-    elif "scale_factor" in tensors and tensors["scale_factor"].numel == 1:
-        scale, whence = float(tensors["scale_factor"].read()), "stored"
-    else:
-        kl = not vae.codes and vae.factor == 16 and vae.latent_channels == 16
-        scale, whence = (KL_SCALE if kl else 1.0), "as published" if kl or vae.codes else "assumed; say --scale-factor"
-    if not (math.isfinite(scale) and scale > 0):
-        raise BowerbirdError(f"its latent scale is {scale}; it is a number above 0 (--scale-factor)")
-    return scale, whence
 
 
 def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored], rename: Any) -> Part:

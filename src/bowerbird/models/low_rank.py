@@ -1,7 +1,7 @@
 """Low-rank changes to a trained network's weights: W + B A, with A `(r, in)` and B `(out, r)` the only numbers that train or are stored.
 
 Source: LoRA, arXiv 2106.09685, section 4.1; a convolution's kernel counts among its inputs. Stored under the names that diffusers and peft
-give such factors, so that `unet.load_lora_adapter` reads the same file.
+give such factors, so that `unet.load_lora_adapter(FILE, prefix=None)` reads the same file where peft is installed.
 """
 
 from __future__ import annotations

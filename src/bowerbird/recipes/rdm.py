@@ -49,7 +49,7 @@ def tiny_rdm_fast(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train tiny-rdm-fast --data ../shared/data/emoji.parquet --out runs/tiny-rdm-fast
     """
     train = TrainConfig(
-        steps=1600, batch_size=64, learning_rate=1e-3, warmup_steps=50, cooldown_fraction=0.5, weight_decay=0.0, ema_decay=0.99, save_every=50, sheet_every=200,
+        steps=800, batch_size=64, learning_rate=2e-3, warmup_steps=50, cooldown_fraction=0.6, weight_decay=0.0, ema_decay=0.99, save_every=50, sheet_every=200,
     )  # fmt: skip
     if not tiny:
         return Recipe(name="tiny-rdm-fast", system=FewStepConfig(draws=RDMConfig(mix=MIX, views=12)), train=train, where=NEVER_TRAINED_ON)

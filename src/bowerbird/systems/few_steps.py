@@ -1,29 +1,31 @@
 """A trained RDM distilled to a few steps: its configuration and its training objective.
 
-Multistep consistency distillation (arXiv 2403.06807): time is cut into `segments`; within each, the student learns to jump from any time to
-the segment's start, where the teacher's guided path leads. One step of the teacher, z_t -> z_s, then the student's own jump from z_s, says
-where z_t should have landed:
+Time is cut into `segments`. In each, the student learns to go in one step where its teacher goes in several: from a noisy picture at the segment's
+beginning, the guided teacher's solver leads to the segment's end,
 
-    z_s  = ddim(x_teacher(z_t), z_t, t -> s)            x_teacher: guided, weight w
-    z_b  = ddim(x_student(z_s), z_s, s -> b)            no gradient; z_s itself where s is the boundary b
-    x*   = the x with ddim(x, z_t, t -> b) = z_b        the student's target, compared in velocity (weight SNR + 1, arXiv 2202.00512)
+    z_b = solver(z_t, t -> b)          `teacher_steps / segments` steps of DPM-Solver++, guided with weight w where t lies in `guidance_interval`
+    x*  = the x with ddim(x, z_t, t -> b) = z_b
+    loss = |v_student(z_t) - v*|^2     v* is the velocity that says x*
 
-It paints with DDIM in `segments` steps of one pass each: guidance is learnt, so there is no second pass (arXiv 2210.03142).
-Differs from the paper: the number of teacher steps is fixed, and only low-rank changes to the teacher's weights are trained.
+and the student paints with DDIM in `segments` steps of one pass each. Source: progressive distillation, arXiv 2202.00512, section 3 (targets), and of
+guided models, arXiv 2210.03142.
+Differs from the papers: many teacher steps become one at once, not two by two; the student is trained at the times that it visits only; one weight
+of guidance; only low-rank changes to the teacher's weights are trained. `draws` says what is drawn, as for RDM; its network settings are the
+teacher's own. Consistency distillation (arXiv 2403.06807) was tried before: see docs/log.md.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bowerbird import conditioning, gaussian, seeds
+from bowerbird import conditioning, gaussian, guidance, seeds
 from bowerbird.errors import BowerbirdError
 from bowerbird.models import low_rank
 from bowerbird.models.unet import with_short_attention
@@ -38,15 +40,16 @@ CHANGED = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv", "conv_in"
 
 
 class FewStepConfig(BaseModel):
-    """Everything that shapes the distillation; stored in `recipe.json`. `teacher_steps` is a multiple of `segments`; `rank` None trains every weight."""
+    """Everything that shapes the distillation; stored in `recipe.json`. `rank` None trains every weight; `guidance_interval`: see `RDMPipeline`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["rdm-few-steps"] = "rdm-few-steps"
     base: str = "tiny-rdm"
     segments: int = 2
-    teacher_steps: int = 32
+    teacher_steps: int = 10
     guidance_scale: float = 3.0
-    rank: int | None = 4
+    guidance_interval: tuple[float, float] = (0.2, 0.8)
+    rank: Annotated[int, Field(ge=1)] | None = 4
     changed: tuple[str, ...] = CHANGED
     draws: RDMConfig = RDMConfig()
 
@@ -62,12 +65,13 @@ class FewStepConfig(BaseModel):
 
 
 class FewStepObjective(nn.Module):
-    """A student that starts as its teacher, with the consistency loss over a `LatentBank`."""
+    """A student that starts as its teacher, with the loss of distillation over a `LatentBank`."""
 
     def __init__(self, config: FewStepConfig, bank: LatentBank, teacher: Any, autoencoder: Any, encoder: Encoder, seed: int) -> None:
         super().__init__()
-        if config.segments < 1 or config.teacher_steps % config.segments:
-            raise BowerbirdError(f"system.teacher_steps is a multiple of system.segments; got {config.teacher_steps} and {config.segments}")
+        total, segments, steps = gaussian.TIMESTEPS, config.segments, config.teacher_steps
+        if not (1 <= segments <= steps <= total and total % segments == 0 and steps % segments == 0):
+            raise BowerbirdError(f"system.segments divides {total} and system.teacher_steps, which is at most {total}; got {segments} and {steps}")
         self.config, self.bank, self.seed = config, bank, seed
         self.frozen = (autoencoder, encoder, teacher.eval().requires_grad_(False))  # a tuple hides them from nn.Module
         self.unet = with_short_attention(type(teacher).from_config(teacher.config))
@@ -76,71 +80,62 @@ class FewStepObjective(nn.Module):
             with torch.random.fork_rng([]):
                 torch.manual_seed(seeds.derive(seed, "init"))
                 low_rank.add_low_rank(self.unet, config.changed, config.rank)
+            if not any(p.requires_grad for p in self.unet.parameters()):
+                raise BowerbirdError(f"system.changed {', '.join(config.changed)}: no layer of the network is called so")
         self.noise_scheduler = gaussian.scheduler("ddim")
-        # time as grid numbers: 0 is the clean picture, `teacher_steps` the noisiest; entry i is alpha-bar there
-        self.grid = torch.from_numpy(np.round(np.arange(config.teacher_steps + 1) * gaussian.TIMESTEPS / config.teacher_steps).astype(np.int64)) - 1
-        bars = self.noise_scheduler.alphas_cumprod
-        self.bars = torch.cat([torch.ones(1), bars[self.grid[1:]]])
+        self.interval = sampling.timestep_interval(self.noise_scheduler, config.guidance_interval)
+        self.times = self._solver().timesteps
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """RDM's batch, with a time on the teacher's grid for each item."""
+        """RDM's batch; the segments take turns, one for a whole batch."""
         drawn = draw_batch(self.config.draws, self.bank, self.noise_scheduler, self.seed, step, size, rank)
-        rng = seeds.numpy_generator(self.seed, "grid", step, rank)
-        return {**drawn, "at": torch.from_numpy(rng.integers(1, self.config.teacher_steps + 1, size=size))}
+        return {**drawn, "segment": step % self.config.segments}
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """E || v_student(z_t) - v* ||^2 with the target of the module's text."""
-        config, at, clean = self.config, batch["at"], batch["clean"]
-        condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
-        null = condition.without("neighbors")
-        asked = condition.without("neighbors", rows=batch["null"])
-        boundary = (at - 1) // (config.teacher_steps // config.segments) * (config.teacher_steps // config.segments)
-        noisy = self._mix(clean, batch["eps"], at)
+        tokens = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
+        asked = tokens.without("neighbors", rows=batch["null"])
+        first, count = batch["segment"] * self._per_segment, self._per_segment
+        start, end = self._bar(first), self._bar(first + count)
+        noisy = start[0] * batch["clean"] + start[1] * batch["eps"]
         with torch.no_grad():
-            both = self._velocity(self.frozen[2], noisy.repeat(2, 1, 1, 1), at.repeat(2), Conditioning.cat([null, asked]))
-            plain, conditional = both.chunk(2)
-            later = self._jump(self._clean(noisy, plain + config.guidance_scale * (conditional - plain), at), noisy, at, at - 1)
-            own = self._velocity(self.unet, later, (at - 1).clamp(min=1), asked)
-            landed = self._jump(self._clean(later, own, at - 1), later, at - 1, boundary)
-            there = (at - 1 == boundary).view(-1, 1, 1, 1)
-            landed = torch.where(there, later, landed)
-            target = self._velocity_of(noisy, self._from_jump(noisy, landed, at, boundary), at)
-        return F.mse_loss(self._velocity(self.unet, noisy, at, asked), target)
+            landed = self._taught(noisy, asked, first, count)
+            clean = (landed - end[1] / start[1] * noisy) / (end[0] - start[0] * end[1] / start[1])
+            target = (start[0] * noisy - clean) / start[1]
+        return F.mse_loss(self._velocity(self.unet, noisy, self.times[first], asked), target)
 
-    def _bar(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at the grid numbers `at` `(n,)`, `(n, 1, 1, 1)` each."""
-        bar = self.bars.to(at.device)[at].view(-1, 1, 1, 1)
-        return bar.sqrt(), (1 - bar).sqrt()
+    @property
+    def _per_segment(self) -> int:
+        return self.config.teacher_steps // self.config.segments
 
-    def _velocity(self, unet: Any, sample: Tensor, at: Tensor, condition: Conditioning) -> Tensor:
+    def _solver(self) -> Any:
+        """The teacher's, at its steps; it counts them, so every use takes a new one."""
+        solver = gaussian.scheduler("dpmsolver++", config=self.noise_scheduler.config)
+        solver.set_timesteps(self.config.teacher_steps)
+        return solver
+
+    def _bar(self, number: int) -> tuple[float, float]:
+        """alpha and sigma at the teacher's step of that number; after the last one the picture is clean."""
+        bar = float(self.noise_scheduler.alphas_cumprod[self.times[number]]) if number < len(self.times) else 1.0
+        return bar**0.5, (1 - bar) ** 0.5
+
+    def _velocity(self, unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         tokens = condition.neighbors
         assert isinstance(tokens, Tokens)
         mask = conditioning.attention_mask(tokens)
-        found: Tensor = unet(sample, self.grid.to(at.device)[at], encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
+        found: Tensor = unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
         return found.float()
 
-    def _mix(self, clean: Tensor, eps: Tensor, at: Tensor) -> Tensor:
-        a, s = self._bar(at)
-        return a * clean + s * eps
-
-    def _clean(self, sample: Tensor, velocity: Tensor, at: Tensor) -> Tensor:
-        a, s = self._bar(at)
-        return a * sample - s * velocity
-
-    def _velocity_of(self, sample: Tensor, clean: Tensor, at: Tensor) -> Tensor:
-        """The velocity that says `clean`; the inverse of `_clean`."""
-        a, s = self._bar(at)
-        return (a * sample - clean) / s
-
-    def _jump(self, clean: Tensor, sample: Tensor, at: Tensor, to: Tensor) -> Tensor:
-        """DDIM without fresh noise from one time to another. Source: arXiv 2010.02502, equation 12."""
-        (a, s), (b, r) = self._bar(at), self._bar(to)
-        return b * clean + r / s.clamp(min=1e-6) * (sample - a * clean)
-
-    def _from_jump(self, sample: Tensor, landed: Tensor, at: Tensor, to: Tensor) -> Tensor:
-        """The clean picture whose `_jump` lands at `landed`."""
-        (a, s), (b, r) = self._bar(at), self._bar(to)
-        return (landed - r / s * sample) / (b - a * r / s)
+    def _taught(self, sample: Tensor, asked: Conditioning, first: int, count: int) -> Tensor:
+        """Where `count` guided steps of the teacher lead from its step number `first`."""
+        teacher = self.frozen[2].to(sample.device)  # accelerate moves what is trained, a process to its own
+        predict = partial(self._velocity, teacher)
+        guided = guidance.limited(guidance.classifier_free(predict, asked, self.config.guidance_scale), predict, asked, self.interval)
+        solver = self._solver()
+        solver.set_begin_index(first)
+        for number, t in enumerate(self.times[first : first + count]):
+            sample = solver.step(guided(sample, t, number), t, sample).prev_sample
+        return sample
 
     def pipeline(self) -> Any:
         """The current weights as an `RDMPipeline` that paints in `segments` steps without guidance."""
@@ -161,6 +156,7 @@ class FewStepObjective(nn.Module):
         pipe.save_pretrained(out)
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbours, and pictures painted in 1, 2, `segments` and twice `segments` steps."""
-        asked = [{"guidance_scale": 1.0, "num_inference_steps": steps} for steps in (1, 2, self.config.segments, 2 * self.config.segments)]
+        """A row for each of eight items: the item, its four neighbours, and pictures painted in 1, 2, `segments` and twice as many steps."""
+        segments = self.config.segments
+        asked = [{"guidance_scale": 1.0, "num_inference_steps": steps} for steps in sorted({1, 2, segments, 2 * segments})]
         show(self.pipeline(), self.bank, asked, path)

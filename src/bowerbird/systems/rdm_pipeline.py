@@ -74,7 +74,7 @@ class RDMPipeline(DiffusionPipeline):
             sampler=sampler,
         )  # fmt: skip
         self.proposal_counts: dict[int, int] = {}
-        self._as_published = scheduler
+        self._as_made = self._chosen = scheduler
 
     @torch.no_grad()
     def __call__(
@@ -131,7 +131,7 @@ class RDMPipeline(DiffusionPipeline):
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)
         condition = self.condition(hits)
-        interval = sampling.timestep_interval(self.scheduler, guidance_interval)
+        interval = sampling.timestep_interval(self.scheduler, guidance_interval if scale else None)  # weight 0 is without neighbours, everywhere
         predict = guidance.limited(guidance.classifier_free(self._predict, condition, scale), self._predict, condition, interval)
         generators = sampling.generators_for(generator, seed, len(hits))
         timesteps, extra = sampling.schedule(self.scheduler, steps, eta, generators, self._execution_device)
@@ -185,10 +185,10 @@ class RDMPipeline(DiffusionPipeline):
 
     def set_sampler(self, name: str) -> None:
         """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
-        if name == "ddim" and type(self._as_published).__name__ == "DDIMScheduler":  # with the steps its authors took
-            self.scheduler = self._as_published
-        else:
-            self.scheduler = gaussian.scheduler(name, config=self._as_published.config)
+        if self.scheduler is not self._chosen:  # somebody put one in its place
+            self._as_made = self.scheduler
+        own = name == "ddim" and type(self._as_made).__name__ == "DDIMScheduler"  # with the steps its authors took
+        self.scheduler = self._chosen = self._as_made if own else gaussian.scheduler(name, config=self._as_made.config)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
@@ -200,8 +200,11 @@ class RDMPipeline(DiffusionPipeline):
         return sampling.as_output(self.decode_latents(latents), output_type)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """diffusers' layout, plus `proposal.safetensors` where there are counts."""
+        """diffusers' layout, plus `proposal.safetensors` where there are counts; `set_sampler` leaves no trace in it."""
+        current = self.scheduler
+        self.scheduler = self._as_made if current is self._chosen else current
         super().save_pretrained(save_directory, **kwargs)
+        self.scheduler = current
         if self.proposal_counts:
             ids, counts = (torch.tensor(list(side), dtype=torch.int64) for side in (self.proposal_counts.keys(), self.proposal_counts.values()))
             save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})

@@ -100,7 +100,7 @@ def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
     """
     weights: np.ndarray = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
     if dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
-        raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {dtype}); call pipe.to(torch.float32)")
+        raise BowerbirdError(f"weights other than 0 and 1 need a float32 model (this one is {dtype}); call pipe.to(torch.float32), or leave --dtype out")
     return weights
 
 
