@@ -4,7 +4,8 @@ Every setting paints the same pictures: the same neighbours (of real pictures, t
 settings are not differences between draws, and how far a picture is from the same one after 100 steps (PSNR, median) is error of sampling alone.
 Frechet distances are on the features of an evaluator that is never a condition, to all real pictures ("all") and to those of things no model of
 ours was trained on ("rare"). They are biased upwards at so few pictures, by as much as the floor says (as many real pictures against the others),
-so shares of the reference are given with and without the floor (there are too few rare ones to tell theirs). Seconds are per picture at 100 a batch under bfloat16 autocast.
+so shares of the reference are given with and without the floor; of rare pictures there are too few to tell theirs. Seconds are per picture at 100 a
+batch under bfloat16 autocast.
 
 What has been painted is kept, and the same command goes on.
 

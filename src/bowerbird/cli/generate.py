@@ -183,9 +183,8 @@ def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:
     from bowerbird.weights import DESCRIPTIONS, bundled
 
     if bundled(model) is None and not Path(model).is_dir() and not (model.count("/") == 1 and not model.startswith((".", "/"))):
-        raise BowerbirdError(
-            f"model {model!r}: not bundled ({', '.join(n for n in DESCRIPTIONS if n.endswith(('rdm', 'fast', 'knn', 'reimagen')))}), no such directory, and no hub id"
-        )
+        painters = ", ".join(n for n in DESCRIPTIONS if n.endswith(("rdm", "fast", "knn", "reimagen")))
+        raise BowerbirdError(f"model {model!r}: not bundled ({painters}), no such directory, and no hub id")
     if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
         raise BowerbirdError(f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)")
     quiet_libraries()
