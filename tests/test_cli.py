@@ -251,7 +251,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
 
 def test_models_and_doctor(tmp_path: Path) -> None:
     listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
-    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-copies", "tiny-knn", "tiny-rdm", "tiny-reimagen"}
+    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-copies", "tiny-knn", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen"}
     checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
     assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}
     assert all(c["fix"] for c in checks["checks"] if not c["ok"])

@@ -234,7 +234,7 @@ def test_refusals_say_why(tmp_path: Path, change: Any, said: str) -> None:
 
 def test_damaged_files(tmp_path: Path) -> None:
     """Cut anywhere, or with flipped bytes in its description: a plan whose tensors can all be read, or a refusal; never a traceback."""
-    unet, stage = small_256()
+    unet, stage = published.UNet(32, (1, 2), (2,), 16, 3), published.FirstStage(32, (1, 2), 3, codes=8)
     whole = tmp_path / "m.ckpt"
     torch.save(_without(published.checkpoint(unet, stage, optimizer=False), "model_ema"), whole)
     data = whole.read_bytes()

@@ -22,14 +22,14 @@ def export(pipe: RDMPipeline, out: str | Path) -> None:
 
     if not isinstance(pipe.vae, AutoencoderKL | VQModel):
         raise BowerbirdError(f"it paints through a {type(pipe.vae).__name__}, which diffusers does not have; only models with an autoencoder can be exported")
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # a copy: that pipeline changes the one it is given
+    # a copy, as that pipeline changes the one it is given: it wants this offset, which our trailing times do not look at
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, steps_offset=1)
     plain = StableDiffusionPipeline(
         vae=_without_shift(pipe.vae), unet=pipe.unet, scheduler=scheduler, text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     with checkpoint.atomic_directory(out) as folder:
         plain.save_pretrained(folder)
-        pipe.scheduler.save_pretrained(folder / "scheduler")
         (folder / "README.md").write_text(_card(pipe), encoding="utf-8")
 
 

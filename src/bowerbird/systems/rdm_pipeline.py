@@ -200,11 +200,8 @@ class RDMPipeline(DiffusionPipeline):
         return sampling.as_output(self.decode_latents(latents), output_type)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """diffusers' layout, plus `proposal.safetensors` where there are counts; `set_sampler` leaves no trace in it."""
-        current = self.scheduler
-        self.scheduler = self._as_made if current is self._chosen else current
+        """diffusers' layout, plus `proposal.safetensors` where there are counts."""
         super().save_pretrained(save_directory, **kwargs)
-        self.scheduler = current
         if self.proposal_counts:
             ids, counts = (torch.tensor(list(side), dtype=torch.int64) for side in (self.proposal_counts.keys(), self.proposal_counts.values()))
             save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})
