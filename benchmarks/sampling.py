@@ -39,7 +39,7 @@ def ours(reference: published.UNet, stage: published.FirstStage, dtype: torch.dt
     """The published networks as an import makes them."""
     sizes, state = renamed(reference, compvis_unet.layout, compvis_unet.diffusers_name)
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**sizes.config(64, 32))
+        unet = UNet2DConditionModel(**sizes.config(64, tuple(width // 32 for width in sizes.channels)))
     unet.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
     first, state = renamed(stage, compvis_vae.layout, compvis_vae.diffusers_name)
     with torch.device("meta"):
