@@ -139,7 +139,7 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
     )
     missing = tuple(f"{folder}: {name}" for folder, part in zip(("unet", "vae"), parts, strict=True) for name in part.shapes if name not in part.tensors)
     assumed = {
-        "weights": why,
+        "weights": f"{weights} ({why})",
         "heads": f"{', '.join(map(str, heads))} by level ({'said' if choices.heads else f'{choices.head_channels} channels each'})",
         "picture size": f"{size} px ({'said' if choices.size else 'as published'})",
         "latent scale": f"{scale:g} ({whence})",
