@@ -129,3 +129,7 @@ def tiny_knn(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def tiny_tokens(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The discrete KNN-Diffusion in its tiny form, trained for two steps, on disk."""
     return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--make-golden", action="store_true", help="write the values of tests/golden anew (a deliberate change of what is made)")
