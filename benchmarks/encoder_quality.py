@@ -1,8 +1,9 @@
 """What the `small` encoder finds among entities it never saw, against raw pixels.
 
-For each of the rare entities' pictures: is the nearest *other* picture of the whole collection the same entity? And is the
-picture nearest to the entity's bare name one of it? Then CIFAR-10 photographs, which it was never meant for: the share of the
-10 nearest that are of the query's class. Command: python benchmarks/encoder_quality.py --data ../shared/data
+For each of the rare entities' pictures: is the nearest *other* picture of the whole collection the same entity? And is
+the picture nearest to the entity's bare name one of it? Then CIFAR-10 photographs, which it was never meant for: the
+share of the 10 nearest that are of the query's class. Command: python benchmarks/encoder_quality.py --data
+../shared/data
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bowerbird import encoders, tensors
-from bowerbird.data import Pictures, load_pictures
+from bowerbird import encoders
+from bowerbird.core import tensors
+from bowerbird.data.pictures import Pictures, load_pictures
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -45,7 +47,10 @@ def main() -> None:
     keys, split = np.array(emoji.column("hexcode")), np.array(emoji.column("split"))
     rare = np.flatnonzero(split == "rare")
     vectors = embed(encoder, emoji)
-    print(f"unseen entity, nearest other of {len(emoji):,}: small {same_entity(vectors, rare, keys):.1%}, pixels {same_entity(pixels(emoji), rare, keys):.1%}")
+    print(
+        f"unseen entity, nearest other of {len(emoji):,}: small {same_entity(vectors, rare, keys):.1%}, pixels"
+        f" {same_entity(pixels(emoji), rare, keys):.1%}"
+    )
     seen = np.flatnonzero(split != "rare")[::8]
     print(f"seen entity, the same: small {same_entity(vectors, seen, keys):.1%}")
     names = sorted({(k, emoji.captions[i]) for i, k in enumerate(keys) if split[i] == "rare"})
@@ -61,7 +66,10 @@ def main() -> None:
             similarity = v[:500] @ v.T
             np.fill_diagonal(similarity, -np.inf)
             near = np.argsort(-similarity, axis=1)[:, :10]
-            print(f"photographs, share of the 10 nearest of the same class: {name} {np.mean(labels[near] == labels[:500, None]):.1%} (chance 10%)")
+            print(
+                f"photographs, share of the 10 nearest of the same class: {name}"
+                f" {np.mean(labels[near] == labels[:500, None]):.1%} (chance 10%)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Time and memory of painting against batch, k, steps and resolution, one at a time around a usual point; every row is a process of its own.
+"""Time and memory of painting against batch, k, steps and resolution, one at a time around a usual point; every row is
+a process of its own.
 
 python benchmarks/growth.py                     # the bundled tiny-rdm
 python benchmarks/growth.py --model rdm-imagenet --dtype bfloat16
@@ -24,20 +25,26 @@ def cell(model: str, dtype: str, batch: int, k: int, steps: int, scale: int) -> 
     import torch
 
     from bowerbird import Neighbors, RDMPipeline
-    from bowerbird.systems.sampling import trained_size
+    from bowerbird.systems.common import trained_size
 
     pipe = RDMPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     width = pipe.unet.config.encoder_hid_dim or pipe.unet.config.cross_attention_dim
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(batch, k, width)).astype(np.float32)
-    hits = Neighbors(np.tile(np.arange(k), (batch, 1)), np.ones((batch, k), np.float32), embeddings, (("",) * k,) * batch)
+    hits = Neighbors(
+        np.tile(np.arange(k), (batch, 1)), np.ones((batch, k), np.float32), embeddings, (("",) * k,) * batch
+    )
     size = trained_size(pipe.unet, pipe.vae) * scale
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     pipe(neighbors=hits, num_inference_steps=1, size=size)
     started = time.perf_counter()
     pipe(neighbors=hits, num_inference_steps=steps, size=size)
-    return {"seconds": time.perf_counter() - started, "loaded MB": before / 1024, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "seconds": time.perf_counter() - started,
+        "loaded MB": before / 1024,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -54,11 +61,26 @@ def main() -> None:
     for name, values in VALUES.items():
         for value in values:
             asked = {**USUAL, name: value}
-            command = [sys.executable, __file__, "--model", arguments.model, "--dtype", arguments.dtype, "--cell", json.dumps(asked)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            command = [
+                sys.executable,
+                __file__,
+                "--model",
+                arguments.model,
+                "--dtype",
+                arguments.dtype,
+                "--cell",
+                json.dumps(asked),
+            ]
+            found = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
             said = f"{name} {value}" if name != "scale" else f"size x {value}"
             each = 1000 * found["seconds"] / asked["batch"]
-            print(f"{said:14} {found['seconds']:9.2f} {each:13.1f} {found['peak MB']:8.0f} {found['peak MB'] - found['loaded MB']:13.0f}", flush=True)
+            print(
+                f"{said:14} {found['seconds']:9.2f} {each:13.1f} {found['peak MB']:8.0f}"
+                f" {found['peak MB'] - found['loaded MB']:13.0f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

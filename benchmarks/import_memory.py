@@ -1,4 +1,5 @@
-"""Peak memory and time of importing a checkpoint of the published layout at full size, some 6.6 GB with its averaged weights and Adam's state.
+"""Peak memory and time of importing a checkpoint of the published layout at full size, some 6.6 GB with its averaged
+weights and Adam's state.
 
 The file is made here, with random weights. Beside ours: `torch.load` of the same file, as the reference code reads it.
 
@@ -52,11 +53,17 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "model.ckpt"
     if not file.is_file():
-        subprocess.run([sys.executable, __file__, "--make", str(file)], check=True)  # in a process of its own, whose memory is nobody's here
+        subprocess.run(
+            [sys.executable, __file__, "--make", str(file)], check=True
+        )  # in a process of its own, whose memory is nobody's here
     print(f"{file}: {file.stat().st_size / 1e9:.2f} GB")
     bowerbird = [sys.executable, "-m", "bowerbird", "import", "compvis", str(file)]
     target = arguments.out / f"model-{time.time():.0f}"
-    rows = {"ours, --dry-run": [*bowerbird, "--dry-run"], "ours": [*bowerbird, "--out", str(target)], "torch.load": [sys.executable, "-c", LOAD, str(file)]}
+    rows = {
+        "ours, --dry-run": [*bowerbird, "--dry-run"],
+        "ours": [*bowerbird, "--out", str(target)],
+        "torch.load": [sys.executable, "-c", LOAD, str(file)],
+    }
     for name, command in rows.items():
         seconds, peak = child(command)
         print(f"{name:18} {seconds:6.1f} s   peak {peak:5.2f} GB", flush=True)

@@ -1,13 +1,15 @@
-"""From a folder of pictures to something that can be searched: ours beside clip-retrieval's own reader, mapper and writer, with the same encoder.
+"""From a folder of pictures to something that can be searched: ours beside clip-retrieval's own reader, mapper and
+writer, with the same encoder.
 
-Theirs: files, DataLoader workers, batches of 256, embeddings as float16 beside a parquet of paths; no index, no pictures, no captions (its file
-reader cannot pair captions in 2.45, and is asked for pictures alone, which is less work). Ours: everything, committed and searchable. Each is a
-process of its own. Pictures are opaque PNG files of 72 px made from a parquet file, so that both decode the same, or JPEG files of 1536 x 1024.
+Theirs: files, DataLoader workers, batches of 256, embeddings as float16 beside a parquet of paths; no index, no
+pictures, no captions (its file reader cannot pair captions in 2.45, and is asked for pictures alone, which is less
+work). Ours: everything, committed and searchable. Each is a process of its own. Pictures are opaque PNG files of 72 px
+made from a parquet file, so that both decode the same, or JPEG files of 1536 x 1024.
 
     python benchmarks/ingest.py --data ../shared/data/emoji.parquet --out runs/ingest
 
-Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports and does not use here
-(all_clip, sentence_transformers) is replaced by empty modules.
+Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports
+and does not use here (all_clip, sentence_transformers) is replaced by empty modules.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def pictures(data: Path, out: Path) -> int:
     """Write every picture of the parquet file as an opaque PNG file with a caption beside it, once."""
     import pyarrow.parquet as pq
 
-    from bowerbird import images
+    from bowerbird.core import images
 
     if not out.exists():
         out.mkdir(parents=True)
@@ -49,11 +51,12 @@ def pictures(data: Path, out: Path) -> int:
 
 
 def photographs(data: Path, out: Path, count: int) -> int:
-    """Write JPEG files of 1536 x 1024, each of 24 pictures of the parquet file on noise, so that there is detail at every scale; once."""
+    """Write JPEG files of 1536 x 1024, each of 24 pictures of the parquet file on noise, so that there is detail at
+    every scale; once."""
     import pyarrow.parquet as pq
     from PIL import Image
 
-    from bowerbird import images
+    from bowerbird.core import images
 
     if not out.exists():
         out.mkdir(parents=True)
@@ -77,7 +80,7 @@ def ours(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int)
 def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int) -> None:
     import torch
 
-    from bowerbird import images
+    from bowerbird.core import images
 
     def stub(name: str, path: Path | None = None, **what: Any) -> None:
         module = types.ModuleType(name)
@@ -98,7 +101,9 @@ def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: in
     def preprocess(picture: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.array(images.square(picture.convert("RGB"), SIZE)))
 
-    root = next(Path(p) / "clip_retrieval" for p in sys.path if (Path(p) / "clip_retrieval" / "clip_inference").is_dir())
+    root = next(
+        Path(p) / "clip_retrieval" for p in sys.path if (Path(p) / "clip_retrieval" / "clip_inference").is_dir()
+    )
     stub("clip_retrieval", root)
     stub("clip_retrieval.clip_inference", root / "clip_inference")
     stub("all_clip", load_clip=lambda **_: (Model(), preprocess, None))
@@ -114,7 +119,9 @@ def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: in
         def __call__(self, row: object) -> None: ...
 
     runner.Runner(
-        reader_builder=lambda sampler: reader.FilesReader(sampler, preprocess, None, str(folder), 256, workers, **flags),
+        reader_builder=lambda sampler: reader.FilesReader(
+            sampler, preprocess, None, str(folder), 256, workers, **flags
+        ),
         mapper_builder=lambda: mapper.ClipMapper(**flags, **named),
         writer_builder=lambda i: writer.NumpyWriter(i, str(out / "theirs"), **flags, output_partition_count=1),
         logger_builder=lambda i: Quiet(),
@@ -134,7 +141,12 @@ class Nothing:
         return np.ones((len(texts), self.dim), np.float32)
 
 
-CONTESTANTS = {"ours": (ours, 0), "ours, 2 workers": (ours, 2), "clip-retrieval": (theirs, 4), "clip-retrieval, 2 workers": (theirs, 2)}
+CONTESTANTS = {
+    "ours": (ours, 0),
+    "ours, 2 workers": (ours, 2),
+    "clip-retrieval": (theirs, 4),
+    "clip-retrieval, 2 workers": (theirs, 2),
+}
 
 
 def main() -> None:
@@ -142,12 +154,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
     parser.add_argument("--out", type=Path, default=Path("runs/ingest"))
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--photographs", type=int, default=0, help="so many JPEG files of 1536 x 1024 in place of small PNG files")
+    parser.add_argument(
+        "--photographs", type=int, default=0, help="so many JPEG files of 1536 x 1024 in place of small PNG files"
+    )
     parser.add_argument("--encoder", default="small", help="small, or nothing: an encoder that costs nothing")
     arguments = parser.parse_args()
     folder = arguments.out / ("photographs" if arguments.photographs else "pictures")
     if arguments.contestant:
-        from bowerbird import encoders, images
+        from bowerbird import encoders
+        from bowerbird.core import images
 
         task, workers = CONTESTANTS[arguments.contestant]
         place = arguments.out / "made"
@@ -159,13 +174,26 @@ def main() -> None:
         task(folder, place, encoder, workers)
         print(json.dumps(time.perf_counter() - start))
         return
-    count = photographs(arguments.data, folder, arguments.photographs) if arguments.photographs else pictures(arguments.data, folder)
+    count = (
+        photographs(arguments.data, folder, arguments.photographs)
+        if arguments.photographs
+        else pictures(arguments.data, folder)
+    )
     results = {}
     print(f"{count:,} {folder.name}, encoder {arguments.encoder}")
     for name in CONTESTANTS:
         if arguments.encoder == "nothing" and name == "ours, 2 workers":
             continue  # workers load encoders by name
-        command = [sys.executable, __file__, "--contestant", name, "--out", str(arguments.out), "--encoder", arguments.encoder]
+        command = [
+            sys.executable,
+            __file__,
+            "--contestant",
+            name,
+            "--out",
+            str(arguments.out),
+            "--encoder",
+            arguments.encoder,
+        ]
         command += ["--photographs", str(arguments.photographs)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:

@@ -1,10 +1,11 @@
 """KNN-Diffusion's two backbones side by side, in one process: quality, steps, seconds a picture.
 
-Both paint the 100 rare things from their names and the four drawings that words find, at guidance 3. Quality: the share that an independent
-judge names, and the Fréchet distance of its features to those of the real drawings (500 of them; `real halves` is what two halves of them
-have). A sheet shows the first entities, a row a setting.
+Both paint the 100 rare things from their names and the four drawings that words find, at guidance 3. Quality: the
+share that an independent judge names, and the Fréchet distance of its features to those of the real drawings (500 of
+them; `real halves` is what two halves of them have). A sheet shows the first entities, a row a setting.
 
-    python benchmarks/knn_backbones.py --data ../shared/data/emoji.parquet --discrete runs/tiny-knn-discrete/model --out runs/backbones
+    python benchmarks/knn_backbones.py --data ../shared/data/emoji.parquet \
+        --discrete runs/tiny-knn-discrete/model --out runs/backbones
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bowerbird import encoders, seeds, sheets, tensors
-from bowerbird.claims.bench import Bench, per_entity
-from bowerbird.claims.lab import Lab, Settings, open_pipeline
-from bowerbird.data import load_pictures
-from bowerbird.metrics.frechet import frechet_distance
-from bowerbird.metrics.intervals import over_seeds
-from bowerbird.references import join, queries_as_neighbors
+from bowerbird import encoders
+from bowerbird.core import contact_sheet, seeds, tensors
+from bowerbird.data.pictures import load_pictures
+from bowerbird.evaluation.claims.benchmark import Bench, per_entity
+from bowerbird.evaluation.claims.lab import Lab, Settings, open_pipeline
+from bowerbird.evaluation.metrics.frechet import frechet_distance
+from bowerbird.evaluation.metrics.intervals import over_seeds
+from bowerbird.systems.queries import join, queries_as_neighbors
 
 SEEDS = (0, 1, 2)
 STEPS = {"continuous": (5, 10, 20, 50), "discrete": (5, 10, 20, 50, 100)}
@@ -46,21 +48,35 @@ def main() -> None:
                 real = bench.judge(bench.drawings.pixels)[0].numpy()
                 halves = seeds.numpy_generator(0, "halves").permutation(len(real))
                 print(f"judge on real drawings: {bench.judges()}")
-                print(f"Fréchet distance of real halves: {frechet_distance(real[halves[: len(real) // 2]], real[halves[len(real) // 2 :]]):.1f}")
+                print(
+                    "Fréchet distance of real halves:"
+                    f" {frechet_distance(real[halves[: len(real) // 2]], real[halves[len(real) // 2 :]]):.1f}"
+                )
                 print("backbone    steps   seconds a picture   named            Fréchet distance")
             texts = encoders.load("small").embed_text(bench.names)[:, None]
-            hits = join(queries_as_neighbors(texts, [[f"(text) {n}"] for n in bench.names]), bench.embedded(bench.found(bench.names, 4)))
+            hits = join(
+                queries_as_neighbors(texts, [[f"(text) {n}"] for n in bench.names]),
+                bench.embedded(bench.found(bench.names, 4)),
+            )
             painted = [bench.paint(hits, seed, model=models[name]) for seed in SEEDS]
             named = per_entity([bench.named(images) == truth for images in painted])
-            far = over_seeds([frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real) for images in painted])
+            far = over_seeds(
+                [frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real) for images in painted]
+            )
             took = seconds(models[name], bench, steps)
-            print(f"{name:11} {steps:5d}   {took:8.2f}            {named.mean:.0%} [{named.low:.0%}, {named.high:.0%}]   {far}", flush=True)
+            print(
+                f"{name:11} {steps:5d}   {took:8.2f}            {named.mean:.0%} [{named.low:.0%}, {named.high:.0%}]  "
+                f" {far}",
+                flush=True,
+            )
             rows.append((f"{name}, {steps} steps, {took:.2f} s", list(painted[0][:SHOWN]), bench.names[:SHOWN]))
             if len(rows) == 1:
                 firsts = [min(bench.rows_of(entity).values()) for entity in bench.entities[:SHOWN]]
-                rows.insert(0, ("one of the real drawings", tensors.to_pil(bench.drawings.pixels[firsts]), bench.names[:SHOWN]))
+                rows.insert(
+                    0, ("one of the real drawings", tensors.to_pil(bench.drawings.pixels[firsts]), bench.names[:SHOWN])
+                )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    sheets.labelled(rows).save(arguments.out / "backbones.png")
+    contact_sheet.labelled(rows).save(arguments.out / "backbones.png")
     print(f"{arguments.out / 'backbones.png'} shows them")
 
 

@@ -1,4 +1,5 @@
-"""How fast are the measures? Ours beside the peer, on the same features, in one process, with the ratio of the times and of the values.
+"""How fast are the measures? Ours beside the peer, on the same features, in one process, with the ratio of the times
+and of the values.
 
 python benchmarks/measures.py
 """
@@ -15,10 +16,10 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from bowerbird import views
-from bowerbird.metrics.frechet import frechet_distance
-from bowerbird.metrics.kernel import kernel_distance
-from bowerbird.metrics.manifold import manifold
+from bowerbird.evaluation.copies import windows
+from bowerbird.evaluation.metrics.frechet import frechet_distance
+from bowerbird.evaluation.metrics.kernel import kernel_distance
+from bowerbird.evaluation.metrics.manifold import manifold
 
 
 class Given(torch.nn.Module):
@@ -40,7 +41,11 @@ def timed(task: Callable[[], float]) -> tuple[float, float]:
 
 
 def line(name: str, ours: tuple[float, float], peer: tuple[float, float]) -> None:
-    print(f"{name:52} ours {ours[0]:7.2f} s  peer {peer[0]:7.2f} s  ratio {ours[0] / peer[0]:5.2f}   values {ours[1]:.6g} and {peer[1]:.6g}", flush=True)
+    print(
+        f"{name:52} ours {ours[0]:7.2f} s  peer {peer[0]:7.2f} s  ratio {ours[0] / peer[0]:5.2f}   values {ours[1]:.6g}"
+        f" and {peer[1]:.6g}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -58,7 +63,9 @@ def main() -> None:
         return metric
 
     def fid() -> float:
-        metric = FrechetInceptionDistance(feature=Given(arguments.width), normalize=True, input_img_size=(arguments.width, 1, 1))
+        metric = FrechetInceptionDistance(
+            feature=Given(arguments.width), normalize=True, input_img_size=(arguments.width, 1, 1)
+        )
         return float(filled(metric.set_dtype(torch.float64)).compute())  # type: ignore[operator]
 
     def kid() -> float:
@@ -75,9 +82,16 @@ def main() -> None:
         squared = faiss.pairwise_distances(b, a)
         return float((squared <= radius[None]).any(1).mean())
 
-    line("precision alone, k = 5 (FAISS), ours with recall etc.", timed(lambda: manifold(b, a, k=5).precision), timed(precision_by_faiss))
+    line(
+        "precision alone, k = 5 (FAISS), ours with recall etc.",
+        timed(lambda: manifold(b, a, k=5).precision),
+        timed(precision_by_faiss),
+    )
 
-    asked, there = rng.normal(0, 1, (64, 38, 128)).astype(np.float32), rng.normal(0, 1, (1024, 19, 128)).astype(np.float32)
+    asked, there = (
+        rng.normal(0, 1, (64, 38, 128)).astype(np.float32),
+        rng.normal(0, 1, (1024, 19, 128)).astype(np.float32),
+    )
     asked, there = (x / np.linalg.norm(x, axis=2, keepdims=True) for x in (asked, there))
 
     def windows_by_faiss() -> float:
@@ -87,7 +101,9 @@ def main() -> None:
         return float(index.search(inner.reshape(-1, 128), 1)[0].reshape(64, -1).max(1).mean())
 
     line(
-        "windows of 64 x 1,024 (FAISS top 1), ours: every pair", timed(lambda: float(views.compare(asked, there).split.max(1).mean())), timed(windows_by_faiss)
+        "windows of 64 x 1,024 (FAISS top 1), ours: every pair",
+        timed(lambda: float(windows.compare(asked, there).split.max(1).mean())),
+        timed(windows_by_faiss),
     )
 
 

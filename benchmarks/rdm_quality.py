@@ -21,15 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bowerbird import KnowledgeBase, RDMPipeline, generation, sheets, tensors
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.metrics.frechet import frechet_distance
-from bowerbird.metrics.intervals import Estimate, over_groups, over_seeds
-from bowerbird.recipe import load_autoencoder
-from bowerbird.recipes.small import NEVER_TRAINED_ON
-from bowerbird.references import Request, stack
-from bowerbird.systems.classifier import Evaluator
-from bowerbird.types import Neighbors
+from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core import contact_sheet, tensors
+from bowerbird.core.types import Neighbors
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.metrics.frechet import frechet_distance
+from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_seeds
+from bowerbird.systems import generate
+from bowerbird.systems.queries import Request, stack
+from bowerbird.training.recipe import load_autoencoder
+from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 TRAINED_STYLES = ("noto", "twemoji", "fluent", "flat")
 STYLES = (*TRAINED_STYLES, "openmoji")
@@ -44,7 +46,9 @@ class Bench:
         self.steps, self.seeds = arguments.steps, list(range(arguments.seeds))
         self.evaluator, self.style_evaluator = Evaluator(arguments.evaluator), Evaluator(arguments.style_evaluator)
         emoji = load_pictures(self.source)
-        self.train = emoji.select([i for i, m in enumerate(emoji.metadata) if m["split"] != "rare" and m["style"] != "openmoji"])
+        self.train = emoji.select(
+            [i for i, m in enumerate(emoji.metadata) if m["split"] != "rare" and m["style"] != "openmoji"]
+        )
         self.rare = emoji.select([i for i, m in enumerate(emoji.metadata) if m["split"] == "rare"])
         self.entities = sorted(set(self.rare.column("hexcode")))
         self.names = {m["hexcode"]: c for m, c in zip(self.rare.metadata, self.rare.captions, strict=True)}
@@ -58,14 +62,16 @@ class Bench:
         return KnowledgeBase.open(path) if path.exists() else KnowledgeBase.build(path, self.source, where=where)[0]
 
     def paint(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
-        settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
-        return tensors.stack(generation.paint(pipe, hits, settings, batch=32))
+        settings = generate.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
+        return tensors.stack(generate.paint(pipe, hits, settings, batch=32))
 
     def judge(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Index of the entity among the rare ones, and the style, of each picture."""
         _, entity, _ = self.evaluator(pixels)
         _, _, style = self.style_evaluator(pixels)
-        return entity[:, self.columns].argmax(1).numpy(), np.array([self.style_evaluator.styles[i] for i in style.argmax(1)])
+        return entity[:, self.columns].argmax(1).numpy(), np.array(
+            [self.style_evaluator.styles[i] for i in style.argmax(1)]
+        )
 
     def note(self, key: str, estimate: Estimate | float, text: str = "") -> None:
         self.results[key] = asdict(estimate) if isinstance(estimate, Estimate) else estimate
@@ -74,12 +80,15 @@ class Bench:
 
 
 def real_pictures(bench: Bench, held_out: Path | None) -> None:
-    """The evaluator's own figures: on the pictures it learnt, on the same through the autoencoder, on pictures held out."""
+    """The evaluator's own figures: on the pictures it learnt, on the same through the autoencoder, on pictures held
+    out."""
     truth = np.array([bench.entities.index(h) for h in bench.rare.column("hexcode")])
     styles = np.array(bench.rare.column("style"))
     main = styles != "openmoji"
     entity, style = bench.judge(bench.rare.pixels)
-    bench.note("evaluator: real rare pictures, top-1 of 100", float((entity == truth)[main].mean()), "(seen in its training)")
+    bench.note(
+        "evaluator: real rare pictures, top-1 of 100", float((entity == truth)[main].mean()), "(seen in its training)"
+    )
     bench.note("evaluator: real rare pictures, style", float((style == styles).mean()), "(a tenth of them held out)")
     for name in STYLES:
         bench.note(f"evaluator: real rare pictures, style {name}", float((style == styles)[styles == name].mean()))
@@ -88,32 +97,40 @@ def real_pictures(bench: Bench, held_out: Path | None) -> None:
         bench.note("evaluator: held-out pictures, style", unseen)
     vae = load_autoencoder("tiny-autoencoder")
     with torch.no_grad():
-        parts = [vae.decode(vae.encode(tensors.to_float(p)).latent_dist.mean).sample for p in torch.split(bench.rare.pixels, 64)]
+        parts = [
+            vae.decode(vae.encode(tensors.to_float(p)).latent_dist.mean).sample
+            for p in torch.split(bench.rare.pixels, 64)
+        ]
     rebuilt = tensors.to_uint8(torch.cat(parts))
     mse = ((tensors.to_float(rebuilt) - tensors.to_float(bench.rare.pixels)) / 2).square().flatten(1).mean(1)
     bench.note("autoencoder: unseen pictures, PSNR dB", float((-10 * mse.log10()).mean()))
     entity, _ = bench.judge(rebuilt)
     bench.note("evaluator: the same through the autoencoder", float((entity == truth)[main].mean()))
     if held_out is not None and (held_out / "model").is_dir():
-        from bowerbird.recipe import load_recipe
-        from bowerbird.seeds import numpy_generator
+        from bowerbird.core.seeds import numpy_generator
+        from bowerbird.training.recipe import load_recipe
 
         recipe = load_recipe(held_out / "recipe.json")
         everything = load_pictures(bench.source)
         order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
-        unseen: Pictures = everything.select(order[: int(len(everything) * recipe.system.held_out)].tolist())  # type: ignore[union-attr]
+        # type: ignore[union-attr]
+        unseen: Pictures = everything.select(order[: int(len(everything) * recipe.system.held_out)].tolist())
         twin = Evaluator(held_out / "model")
         rows = [i for i, m in enumerate(unseen.metadata) if m["split"] == "rare" and m["style"] != "openmoji"]
         _, entity_logits, _ = twin(unseen.pixels[rows])
         best = entity_logits[:, torch.tensor([twin.entities.index(e) for e in bench.entities])].argmax(1).numpy()
         truth = np.array([bench.entities.index(unseen.metadata[i]["hexcode"]) for i in rows])
-        bench.note("evaluator twin: held-out rare pictures", float((best == truth).mean()), f"({len(rows)} pictures of one style each, not in its training)")
+        bench.note(
+            "evaluator twin: held-out rare pictures",
+            float((best == truth).mean()),
+            f"({len(rows)} pictures of one style each, not in its training)",
+        )
 
 
 def unseen_styles(bench: Bench) -> float | None:
     """The style evaluator's share right on the pictures its recipe held out; None when it held out none."""
-    from bowerbird.recipe import load_recipe
-    from bowerbird.seeds import numpy_generator
+    from bowerbird.core.seeds import numpy_generator
+    from bowerbird.training.recipe import load_recipe
 
     recipe = load_recipe(bench.style_folder / "recipe.json")
     everything = load_pictures(bench.source)
@@ -132,7 +149,10 @@ def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) ->
     real, _, _ = bench.evaluator(bench.train.pixels)
     rng = np.random.default_rng(0)
     half = rng.permutation(len(real))
-    bench.note("FD of real halves (floor)", frechet_distance(real[half[: len(half) // 2]].numpy(), real[half[len(half) // 2 :]].numpy()))
+    bench.note(
+        "FD of real halves (floor)",
+        frechet_distance(real[half[: len(half) // 2]].numpy(), real[half[len(half) // 2 :]].numpy()),
+    )
     values: dict[str, list[float]] = {"with neighbours": [], "without": []}
     for seed in bench.seeds:
         hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1))
@@ -142,10 +162,16 @@ def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) ->
             values[name].append(frechet_distance(features.numpy(), real.numpy()))
             if seed == 0:
                 shown = tensors.to_pil(pixels[:64])
-                sheets.grid([shown[i : i + 16] for i in range(0, 64, 16)], size=96).save(bench.out / f"a-{name.replace(' ', '-')}.png")
+                contact_sheet.grid([shown[i : i + 16] for i in range(0, 64, 16)], size=96).save(
+                    bench.out / f"a-{name.replace(' ', '-')}.png"
+                )
     for name, each in values.items():
         bench.note(f"(a) FD {name}", over_seeds(each))
-    bench.note("(a) FD ratio", over_seeds([a / b for a, b in zip(values["with neighbours"], values["without"], strict=True)]), "goal: 0.7 or less")
+    bench.note(
+        "(a) FD ratio",
+        over_seeds([a / b for a, b in zip(values["with neighbours"], values["without"], strict=True)]),
+        "goal: 0.7 or less",
+    )
 
 
 def rare_entities(bench: Bench, pipe: RDMPipeline, weights: list[float], repeats: int) -> float:
@@ -158,16 +184,30 @@ def rare_entities(bench: Bench, pipe: RDMPipeline, weights: list[float], repeats
         hits = [bench.judge(pixels := bench.paint(pipe, pools, seed, weight))[0] == truth for seed in bench.seeds]
         estimate = over_groups(np.stack(hits, 1).reshape(len(bench.entities), -1))
         name = "null" if weight == 0 else f"guidance {weight:g}"
-        bench.note(f"(b) rare, retrieved, {name}: top-1 of 100", estimate, "goal: 0.03 or less" if weight == 0 else "goal: 0.70 at the best weight")
+        bench.note(
+            f"(b) rare, retrieved, {name}: top-1 of 100",
+            estimate,
+            "goal: 0.03 or less" if weight == 0 else "goal: 0.70 at the best weight",
+        )
         if weight and estimate.mean > best:
             best, best_weight = estimate.mean, weight
         shown = tensors.to_pil(pixels[:: repeats * 2])
-        sheets.grid([shown[i : i + 10] for i in range(0, 50, 10)], size=96).save(bench.out / f"b-{name.replace(' ', '-')}.png")
+        contact_sheet.grid([shown[i : i + 10] for i in range(0, 50, 10)], size=96).save(
+            bench.out / f"b-{name.replace(' ', '-')}.png"
+        )
     rows = []
     for i in range(0, 100, 10):
         near = [image for image in pools.rows([i * repeats]).images()[0] if image is not None]
-        rows.append((bench.names[bench.entities[i]], [*tensors.to_pil(bench.paint(pipe, pools.rows([i * repeats] * 4), 0, best_weight)), *near], []))
-    sheets.labelled(rows, title=f"rare entities at guidance {best_weight:g}: painted | neighbours", divide=4).save(bench.out / "b-sheet.png")
+        rows.append(
+            (
+                bench.names[bench.entities[i]],
+                [*tensors.to_pil(bench.paint(pipe, pools.rows([i * repeats] * 4), 0, best_weight)), *near],
+                [],
+            )
+        )
+    contact_sheet.labelled(
+        rows, title=f"rare entities at guidance {best_weight:g}: painted | neighbours", divide=4
+    ).save(bench.out / "b-sheet.png")
     return best_weight
 
 
@@ -175,11 +215,17 @@ def by_name(bench: Bench, pipe: RDMPipeline, weight: float, repeats: int) -> Non
     """(b) The same entities by name alone: hybrid search in everything (four styles), then RDM."""
     kb = bench.kb("four-styles", "style != 'openmoji'")
     hits = pipe.retrieve(Request(prompts=tuple(bench.names[e] for e in bench.entities), k=4), kb, repeats)
-    right = np.array([[m.get("hexcode") == e for m in hits.metadata[i * repeats]] for i, e in enumerate(bench.entities)])
+    right = np.array(
+        [[m.get("hexcode") == e for m in hits.metadata[i * repeats]] for i, e in enumerate(bench.entities)]
+    )
     bench.note("(b) share of retrieved that are the entity", float(right.mean()))
     truth = np.repeat(np.arange(len(bench.entities)), repeats)
     outcomes = [bench.judge(bench.paint(pipe, hits, seed, weight))[0] == truth for seed in bench.seeds]
-    bench.note(f"(b) rare by name, guidance {weight:g}: top-1 of 100", over_groups(np.stack(outcomes, 1).reshape(len(bench.entities), -1)), "goal: 0.60")
+    bench.note(
+        f"(b) rare by name, guidance {weight:g}: top-1 of 100",
+        over_groups(np.stack(outcomes, 1).reshape(len(bench.entities), -1)),
+        "goal: 0.60",
+    )
 
 
 def style_exchange(bench: Bench, pipe: RDMPipeline, weight: float, k: int, repeats: int) -> None:
@@ -199,7 +245,7 @@ def style_exchange(bench: Bench, pipe: RDMPipeline, weight: float, k: int, repea
         identity = np.stack([e == truth for e, _ in judged], 1).reshape(len(bench.entities), -1)
         bench.note(f"(c) database of {style} only: style (k={k})", over_groups(styles), "goal: 0.60")
         bench.note(f"(c) database of {style} only: identity (k={k})", over_groups(identity), "goal: half of (b)")
-    sheets.labelled(rows, title="the same names and seeds, five databases").save(bench.out / f"c-sheet-k{k}.png")
+    contact_sheet.labelled(rows, title="the same names and seeds, five databases").save(bench.out / f"c-sheet-k{k}.png")
 
 
 def load(model: str) -> RDMPipeline:

@@ -1,8 +1,8 @@
 """Seconds a picture of `tiny-reimagen`, beside what a plain implementation of the paper would take, in one process.
 
-Ours encodes the neighbours once a picture and runs the two passes of guidance as one batch. The peer encodes them at every step and runs the
-passes one after the other. The ceiling is diffusers' `UNet2DConditionModel` on the same grids and widths, with as many passes: networks
-that look at no neighbour's pixels.
+Ours encodes the neighbours once a picture and runs the two passes of guidance as one batch. The peer encodes them at
+every step and runs the passes one after the other. The ceiling is diffusers' `UNet2DConditionModel` on the same grids
+and widths, with as many passes: networks that look at no neighbour's pixels.
 
     python benchmarks/reimagen_speed.py
 """
@@ -17,10 +17,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from bowerbird import Guidance, ReImagenPipeline, references, seeds
-from bowerbird.guidance import Predict
-from bowerbird.systems import reimagen_pipeline
-from bowerbird.types_torch import Conditioning, FeatureMaps, Tokens
+from bowerbird import Guidance, ReImagenPipeline
+from bowerbird.core import seeds
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
+from bowerbird.diffusion.guidance import Predict
+from bowerbird.systems import queries
+from bowerbird.systems.reimagen import pipeline
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
@@ -50,7 +52,11 @@ class Plain(ReImagenPipeline):
                 one = slice(i, i + 1)
                 image, level = (None if part is None else part[one] for part in (condition.image, condition.level))
                 words = Tokens(text.keys[one], text.weights[one])
-                rows.append(network(sample[one], timestep, words, FeatureMaps(fresh.maps, near.weights[one]), image, level).float())
+                rows.append(
+                    network(
+                        sample[one], timestep, words, FeatureMaps(fresh.maps, near.weights[one]), image, level
+                    ).float()
+                )
             return torch.cat(rows)
 
         return predict
@@ -64,12 +70,24 @@ def ceiling(pipe: ReImagenPipeline, steps: int) -> Callable[[], object]:
         channels = 3 * config.patch_size**2
         kinds = [("CrossAttn" if attends else "") for attends in config.attention]
         net = UNet2DConditionModel(
-            sample_size=config.sample_size // config.patch_size, in_channels=channels, out_channels=channels, norm_num_groups=16,
-            block_out_channels=config.block_out_channels, layers_per_block=1, cross_attention_dim=config.text_dim,
-            down_block_types=[f"{kind}DownBlock2D" for kind in kinds], up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
+            sample_size=config.sample_size // config.patch_size,
+            in_channels=channels,
+            out_channels=channels,
+            norm_num_groups=16,
+            block_out_channels=config.block_out_channels,
+            layers_per_block=1,
+            cross_attention_dim=config.text_dim,
+            down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+            up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
             attention_head_dim=[max(1, width // config.head_channels) for width in config.block_out_channels],
-        )  # fmt: skip
-        nets.append((net.eval(), torch.randn(2, channels, net.config.sample_size, net.config.sample_size), torch.randn(2, 25, config.text_dim)))
+        )
+        nets.append(
+            (
+                net.eval(),
+                torch.randn(2, channels, net.config.sample_size, net.config.sample_size),
+                torch.randn(2, 25, config.text_dim),
+            )
+        )
 
     @torch.no_grad()
     def run() -> None:
@@ -87,17 +105,26 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     arguments = parser.parse_args()
     pipe = ReImagenPipeline.from_pretrained(arguments.model)
-    parts = {name: getattr(pipe, name) for name in ("text_encoder", "unet", "scheduler", "tokenizer", *reimagen_pipeline.STAGES[1:])}
+    parts = {
+        name: getattr(pipe, name) for name in ("text_encoder", "unet", "scheduler", "tokenizer", *pipeline.STAGES[1:])
+    }
     plain = Plain(**parts)
     for each in (pipe, plain):
         each.set_progress_bar_config(disable=True)
     pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-    hits = references.by_hand(["a thing"], pictures, ["a thing", "a thing"])
+    hits = queries.by_hand(["a thing"], pictures, ["a thing", "a thing"])
 
     def paint(by: ReImagenPipeline) -> Callable[[], object]:
-        return lambda: by(neighbors=hits, num_inference_steps=arguments.steps, guidance=Guidance(), generator=seeds.picture_generators(0, 1))
+        return lambda: by(
+            neighbors=hits,
+            num_inference_steps=arguments.steps,
+            guidance=Guidance(),
+            generator=seeds.picture_generators(0, 1),
+        )
 
-    ours, theirs, bound = (seconds(call, arguments.times) for call in (paint(pipe), paint(plain), ceiling(pipe, arguments.steps)))
+    ours, theirs, bound = (
+        seconds(call, arguments.times) for call in (paint(pipe), paint(plain), ceiling(pipe, arguments.steps))
+    )
     print(f"{pipe.sizes[-1]} px, {arguments.steps} steps a stage, k = 2, float32, {torch.get_num_threads()} threads")
     print(f"ours {ours:.2f} s   plain {theirs:.2f} s   ratio {ours / theirs:.2f}")
     print(f"ours {ours:.2f} s   diffusers U-Nets without neighbours {bound:.2f} s   ratio {ours / bound:.2f}")

@@ -1,15 +1,17 @@
-"""Are planted copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training and not.
+"""Are planted copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training
+and not.
 
 | collection | references | honest pictures, on which false alarms are set |
 |---|---|---|
 | photographs | CIFAR-10 test pictures, never seen | others of them |
-| emoji, never seen | openmoji and the rare entities | openmoji's: drawings of the same things in the four other styles |
+| emoji, never seen | openmoji and the rare entities | openmoji's: the same things in the four other styles |
 | emoji, trained on | the four styles the descriptor was trained on | the same things in openmoji |
 
-For emoji also with others *of the collection* as the honest ones, as `bowerbird check` does: emoji are full of near copies (one cyclist twice, a
-heart in eight colours), which are no false alarms, so that row is a floor. Pictures held twice are left out of either. Descriptors run side
-by side: the bundled one, `gradients`, and raw pixels at 16 x 16 as the peer. Also the threshold of `generate`: what 1% of honest pictures
-reach with the nearest of their four neighbours by `small`.
+For emoji also with others *of the collection* as the honest ones, as `bowerbird check` does: emoji are full of near
+copies (one cyclist twice, a heart in eight colours), which are no false alarms, so that row is a floor. Pictures held
+twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x 16 as
+the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four neighbours
+by `small`.
 
     python benchmarks/replication.py --out runs/replication
 """
@@ -26,9 +28,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bowerbird import encoders, features, planted, replication, seeds, tensors
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.recipes.small import NEVER_TRAINED_ON
+from bowerbird import encoders
+from bowerbird.core import seeds, tensors
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation import features
+from bowerbird.evaluation.copies import detect, synthetic
+from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 
 class Pixels:
@@ -37,7 +42,9 @@ class Pixels:
     name, fingerprint, dim, preprocessing = "pixels-16", "pixels-16", 768, "16 x 16, mean taken away"
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        x = np.stack([np.asarray(p.convert("RGB").resize((16, 16), Image.Resampling.BOX), np.float32).ravel() for p in pictures])
+        x = np.stack(
+            [np.asarray(p.convert("RGB").resize((16, 16), Image.Resampling.BOX), np.float32).ravel() for p in pictures]
+        )
         return x - x.mean(1, keepdims=True)
 
 
@@ -46,22 +53,27 @@ def drawn(pictures: Pictures, limit: int) -> list[Image.Image]:
     return tensors.to_pil(pictures.pixels[seeds.numpy_generator(0, "some").permutation(len(pictures))[:limit]])
 
 
-def measure(extractor: Any, references: list[Image.Image], honest: dict[str, list[Image.Image]], count: int, baseline: int) -> dict[str, Any]:
-    """Recall by kind of copy against each set of honest pictures; one walk over the references, as `replication.check` does it."""
+def measure(
+    extractor: Any, references: list[Image.Image], honest: dict[str, list[Image.Image]], count: int, baseline: int
+) -> dict[str, Any]:
+    """Recall by kind of copy against each set of honest pictures; one walk over the references, as `replication.check`
+    does it."""
     start = time.perf_counter()
     rows = np.sort(seeds.numpy_generator(0, "replication benchmark").choice(len(references), baseline, replace=False))
-    rows = rows[~replication.twins(references, rows)]
-    copies = replication.plant(references, count)
+    rows = rows[~detect.twins(references, rows)]
+    copies = detect.plant(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
     asked = [*copies.pictures, *(p for s in sets.values() for p in s)]
     own = np.full(len(asked), -1)
     own[: len(copies.hosts)] = copies.hosts
     own[len(copies.hosts) : len(copies.hosts) + len(rows)] = rows
-    found = replication.nearest(extractor, asked, references, own=own)
+    found = detect.nearest(extractor, asked, references, own=own)
     table: dict[str, Any] = {"references": len(references)}
     at = len(copies.pictures)
     for against, pictures in sets.items():
-        recall, rate = replication.planted_recall(found.part(slice(0, len(copies.pictures))), copies.sources, found.part(slice(at, at + len(pictures))))
+        recall, rate = detect.planted_recall(
+            found.part(slice(0, len(copies.pictures))), copies.sources, found.part(slice(at, at + len(pictures)))
+        )
         at += len(pictures)
         table[against] = {"pictures": len(pictures), "false alarms": rate, **recall}
     table["seconds"] = round(time.perf_counter() - start, 1)
@@ -73,11 +85,11 @@ def honest_neighbors(extractor: Any, pictures: Pictures, count: int) -> dict[str
     training = tensors.to_pil(pictures.pixels)
     vectors = encoders.load("small").embed_images(training)
     rows = np.sort(seeds.numpy_generator(0, "honest").choice(len(training), count, replace=False))
-    rows = rows[~replication.twins(training, rows)]
+    rows = rows[~detect.twins(training, rows)]
     table = vectors[rows] @ vectors.T
     table[np.arange(len(rows)), rows] = -np.inf
     near = np.argsort(-table, axis=1)[:, :4]
-    found = replication.to_neighbors(extractor, [training[i] for i in rows], [[training[j] for j in some] for some in near])
+    found = detect.to_neighbors(extractor, [training[i] for i in rows], [[training[j] for j in some] for some in near])
     return {f"{q:.1%}": float(np.quantile(found.whole, q)) for q in (0.5, 0.9, 0.95, 0.99, 0.995)}
 
 
@@ -92,7 +104,10 @@ def main() -> None:
     parser.add_argument("--descriptor", action="append", help="default tiny-copies, gradients, pixels")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trained, others = load_pictures(arguments.data, where=NEVER_TRAINED_ON), load_pictures(arguments.data, where="style = 'openmoji'")
+    trained, others = (
+        load_pictures(arguments.data, where=NEVER_TRAINED_ON),
+        load_pictures(arguments.data, where="style = 'openmoji'"),
+    )
     unseen = load_pictures(arguments.data, where=f"NOT ({NEVER_TRAINED_ON})")
     collections: dict[str, tuple[list[Image.Image], dict[str, list[Image.Image]]]] = {
         "photographs": (drawn(load_pictures(arguments.photographs, size=32), arguments.limit), {}),
@@ -103,14 +118,22 @@ def main() -> None:
     for name in arguments.descriptor or ["tiny-copies", "gradients", "pixels"]:
         extractor = Pixels() if name == "pixels" else features.load(name)
         for collection, (references, honest) in collections.items():
-            table = report[f"{collection}, {name}"] = measure(extractor, references, honest, arguments.count, arguments.baseline)
+            table = report[f"{collection}, {name}"] = measure(
+                extractor, references, honest, arguments.count, arguments.baseline
+            )
             for against in ("of the collection", *honest):
                 print(f"{collection} ({len(references)}), {name}, honest: {against}; {table['seconds']} s")
-                for kind in planted.KINDS:
-                    print(f"  {kind:18} " + "  ".join(f"{key} {share:.0%}" for key, share in table[against][kind].items()), flush=True)
+                for kind in synthetic.KINDS:
+                    print(
+                        f"  {kind:18} "
+                        + "  ".join(f"{key} {share:.0%}" for key, share in table[against][kind].items()),
+                        flush=True,
+                    )
             (arguments.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     for collection, pictures in (("emoji trained on", trained), ("emoji never seen", unseen)):
-        found = report[f"honest neighbours, {collection}"] = honest_neighbors(features.load(replication.DESCRIPTOR), pictures, 300)
+        found = report[f"honest neighbours, {collection}"] = honest_neighbors(
+            features.load(detect.DESCRIPTOR), pictures, 300
+        )
         print("honest neighbours,", collection, found)
     (arguments.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 

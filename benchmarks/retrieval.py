@@ -1,7 +1,9 @@
-"""Dense search at 10^5 and 10^6 vectors: our index beside ScaNN with RDM's settings, plain FAISS, and the time, memory and recall of each.
+"""Dense search at 10^5 and 10^6 vectors: our index beside ScaNN with RDM's settings, plain FAISS, and the time, memory
+and recall of each.
 
-Vectors are clustered (the generator is below), queries are drawn from the same clusters and are not in the database. Each contestant is a process
-of its own, started by this one, so that its peak memory is its own; vectors are mapped from one file by all. One query at a time.
+Vectors are clustered (the generator is below), queries are drawn from the same clusters and are not in the database.
+Each contestant is a process of its own, started by this one, so that its peak memory is its own; vectors are mapped
+from one file by all. One query at a time.
 
     python benchmarks/retrieval.py --items 100000 1000000 --out runs/retrieval
 
@@ -27,37 +29,52 @@ K, DIM, QUERIES = 20, 512, 300
 
 
 def generate(path: Path, items: int) -> None:
-    """Unit vectors in clusters of about 100, themselves in 200 groups; the last `QUERIES` are the queries. Written block by block."""
+    """Unit vectors in clusters of about 100, themselves in 200 groups; the last `QUERIES` are the queries. Written
+    block by block."""
     rng = np.random.default_rng(0)
     groups = rng.normal(size=(200, DIM)).astype(np.float32)
-    centres = groups[rng.integers(200, size=max(1, items // 100))] + 0.9 * rng.normal(size=(max(1, items // 100), DIM)).astype(np.float32)
+    centres = groups[rng.integers(200, size=max(1, items // 100))] + 0.9 * rng.normal(
+        size=(max(1, items // 100), DIM)
+    ).astype(np.float32)
     made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(items + QUERIES, DIM))
     for start in range(0, len(made), 50_000):
         rows = slice(start, min(start + 50_000, len(made)))
-        block = centres[rng.integers(len(centres), size=rows.stop - rows.start)] + 0.8 * rng.normal(size=(rows.stop - rows.start, DIM)).astype(np.float32)
+        block = centres[rng.integers(len(centres), size=rows.stop - rows.start)] + 0.8 * rng.normal(
+            size=(rows.stop - rows.start, DIM)
+        ).astype(np.float32)
         made[rows] = block / np.linalg.norm(block, axis=1, keepdims=True)
     made.flush()
 
 
 def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """The index of a knowledge base, as `kb build --memory` makes it."""
-    from bowerbird.knowledge import dense, plan, recall
+    from bowerbird.knowledge.search import ann, dense, planner
 
-    chosen = plan.choose(len(vectors), DIM, memory)
+    chosen = planner.choose(len(vectors), DIM, memory)
     held = dense.Vectors(vectors, np.ones(len(vectors), np.float32))
     if chosen.kind == "flat":
         return lambda q: dense.exact(held, q, K)[0], chosen.told()
     with tempfile.TemporaryDirectory() as folder:
-        index = recall.build(held, chosen, Path(folder), lambda line: print(line, file=sys.stderr))
+        index = ann.build(held, chosen, Path(folder), lambda line: print(line, file=sys.stderr))
     if chosen.small:
         steps = dense.shrink(held, Path(tempfile.gettempdir()) / "small.npy")
-        held = dense.Vectors(held.raw, held.lengths, dense.load_small(Path(tempfile.gettempdir()) / "small.npy"), steps, dense.RowFile(path))
-    facts = recall.tuned(index, held, chosen, lambda line: print(line, file=sys.stderr))
-    return lambda q: dense.approximate(index, held, q, K, probes=facts["probes"], depth=facts["depth"])[0], f"{chosen.told()}; {facts}"
+        held = dense.Vectors(
+            held.raw,
+            held.lengths,
+            dense.load_small(Path(tempfile.gettempdir()) / "small.npy"),
+            steps,
+            dense.RowFile(path),
+        )
+    facts = ann.tuned(index, held, chosen, lambda line: print(line, file=sys.stderr))
+    return (
+        lambda q: dense.approximate(index, held, q, K, probes=facts["probes"], depth=facts["depth"])[0],
+        f"{chosen.told()}; {facts}",
+    )
 
 
 def scann(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """ScaNN with the settings of RDM's retriever: sqrt(n) leaves, a twentieth searched, a tenth to train on, 2 k reordered."""
+    """ScaNN with the settings of RDM's retriever: sqrt(n) leaves, a twentieth searched, a tenth to train on, 2 k
+    reordered."""
     import scann as peer
 
     leaves = int(np.sqrt(len(vectors)))
@@ -112,7 +129,13 @@ def lancedb_pq(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[
     table.create_index("vector", config=IvfPq(distance_type="cosine", num_partitions=lists, num_sub_vectors=DIM // 8))
 
     def search(q: np.ndarray) -> np.ndarray:
-        asked = table.search(q[0], vector_column_name="vector").distance_type("cosine").nprobes(20).refine_factor(10).limit(K)
+        asked = (
+            table.search(q[0], vector_column_name="vector")
+            .distance_type("cosine")
+            .nprobes(20)
+            .refine_factor(10)
+            .limit(K)
+        )
         return asked.select(["id", "_distance"]).to_arrow()["id"].to_numpy()[None]
 
     return search, f"IVF_PQ, {lists} lists, 20 probed, refined 10 k"
@@ -171,25 +194,44 @@ def main() -> None:
         if not path.exists():
             generate(path, items)
         if not path.with_suffix(".truth.npy").exists():
-            from bowerbird.knowledge import dense
+            from bowerbird.knowledge.search import dense
 
             whole = np.load(path, mmap_mode="r")
-            truth = dense.exact(dense.Vectors(whole[:-QUERIES], np.ones(items, np.float32)), np.ascontiguousarray(whole[-QUERIES:]), K)[0]
+            truth = dense.exact(
+                dense.Vectors(whole[:-QUERIES], np.ones(items, np.float32)), np.ascontiguousarray(whole[-QUERIES:]), K
+            )[0]
             np.save(path.with_suffix(".truth.npy"), truth)
-        print(f"{items:,} vectors of {DIM}\n{'':12} {'build s':>8} {'p50 ms':>8} {'p99 ms':>8} {'recall@20':>10} {'build MB':>9} {'peak MB':>9}")
+        print(
+            f"{items:,} vectors of {DIM}\n{'':12} {'build s':>8} {'p50 ms':>8} {'p99 ms':>8} {'recall@20':>10}"
+            f" {'build MB':>9} {'peak MB':>9}"
+        )
         results = {}
         for name in arguments.only:
-            command = [sys.executable, __file__, "--contestant", name, "--path", str(path), "--memory", str(arguments.memory)]
+            command = [
+                sys.executable,
+                __file__,
+                "--contestant",
+                name,
+                "--path",
+                str(path),
+                "--memory",
+                str(arguments.memory),
+            ]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
                 print(f"{name:12} could not run: {done.stderr.strip().splitlines()[-1][:120]}")
                 continue
             facts = results[name] = json.loads(done.stdout.splitlines()[-1])
-            figures = f"{facts['build s']:8.1f} {facts['p50 ms']:8.2f} {facts['p99 ms']:8.2f} {facts['recall@20']:10.3f}"
+            figures = (
+                f"{facts['build s']:8.1f} {facts['p50 ms']:8.2f} {facts['p99 ms']:8.2f} {facts['recall@20']:10.3f}"
+            )
             figures += f" {facts['build MB']:9,.0f} {facts['peak MB']:9,.0f}"
             print(f"{name:12} {figures}   {facts['told']}", flush=True)
         if {"ours", "scann"} <= set(results):
-            ratios = {key: results["ours"][key] / results["scann"][key] for key in ("p50 ms", "build s", "build MB", "peak MB")}
+            ratios = {
+                key: results["ours"][key] / results["scann"][key]
+                for key in ("p50 ms", "build s", "build MB", "peak MB")
+            }
             print("ours / scann: " + ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items()))
 
 

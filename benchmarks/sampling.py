@@ -1,8 +1,10 @@
-"""Seconds a step and a picture at the layout of the released 256 px model (400,920,579 parameters), ours against the reference way, at equal weights.
+"""Seconds a step and a picture at the layout of the released 256 px model (400,920,579 parameters), ours against the
+reference way, at equal weights.
 
-The reference way: the published network written plainly (`tests/parity/published.py`: explicit attention), float32, 100 DDIM steps, both passes
-of guidance in one batch at every step. Ours: the same weights as `bowerbird import compvis` lays them out, in bfloat16 with fused attention, and
-as many steps, and as many of them guided, as `benchmarks/steps.py` found to be as good. Weights are random: speed does not depend on them.
+The reference way: the published network written plainly (`tests/parity/published.py`: explicit attention), float32,
+100 DDIM steps, both passes of guidance in one batch at every step. Ours: the same weights as `bowerbird import
+compvis` lays them out, in bfloat16 with fused attention, and as many steps, and as many of them guided, as
+`benchmarks/steps.py` found to be as good. Weights are random: speed does not depend on them.
 
     python benchmarks/sampling.py            # a step of each, and what follows for a picture
     python benchmarks/sampling.py --whole    # both whole pictures, some ten minutes on two cores
@@ -22,9 +24,11 @@ import torch
 from diffusers import UNet2DConditionModel, VQModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bowerbird import Neighbors, RDMPipeline, gaussian, tensors
-from bowerbird.interop import compvis_unet, compvis_vae
-from bowerbird.interop.torch_file import Stored
+from bowerbird import Neighbors, RDMPipeline
+from bowerbird.core import tensors
+from bowerbird.core.torch_file import Stored
+from bowerbird.diffusion import schedulers
+from bowerbird.systems.rdm.interop import compvis_unet, compvis_vae
 from tests.parity import published
 
 
@@ -46,8 +50,10 @@ def ours(reference: published.UNet, stage: published.FirstStage, dtype: torch.dt
         vae = VQModel(**first.config(256, 1.0))
     shapes = {name: tensor.shape for name, tensor in vae.state_dict().items()}
     vae.load_state_dict({name: tensor.reshape(shapes[name]).to(dtype) for name, tensor in state.items()}, assign=True)
-    scheduler = gaussian.scheduler("dpmsolver++", prediction_type="epsilon")
-    return RDMPipeline(unet=unet.eval(), vae=vae.eval(), scheduler=scheduler, normalize_embeddings=False, trained_null=False)
+    scheduler = schedulers.scheduler("dpmsolver++", prediction_type="epsilon")
+    return RDMPipeline(
+        unet=unet.eval(), vae=vae.eval(), scheduler=scheduler, normalize_embeddings=False, trained_null=False
+    )
 
 
 def seconds(calls: dict[str, Callable[[], object]], times: int) -> dict[str, float]:
@@ -66,7 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="ours, of DPM-Solver++")
-    parser.add_argument("--interval", type=float, nargs=2, help="shares of the noise between which ours is guided; everywhere when left out")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        nargs=2,
+        help="shares of the noise between which ours is guided; everywhere when left out",
+    )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--whole", action="store_true", help="paint whole pictures, too")
@@ -74,11 +85,18 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    reference, stage = published.UNet(192, (1, 2, 3, 5), (8, 4, 2), 512, 3).eval().to(device), published.FirstStage(128, (1, 2, 4), 3, 8192).eval().to(device)
+    reference, stage = (
+        published.UNet(192, (1, 2, 3, 5), (8, 4, 2), 512, 3).eval().to(device),
+        published.FirstStage(128, (1, 2, 4), 3, 8192).eval().to(device),
+    )
     plain, pipe = ours(reference, stage, torch.float32), ours(reference, stage, torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     n = arguments.batch
-    x, t, context = torch.randn(2 * n, 3, 64, 64, device=device), torch.full((2 * n,), 500, device=device), torch.randn(2 * n, 4, 512, device=device)
+    x, t, context = (
+        torch.randn(2 * n, 3, 64, 64, device=device),
+        torch.full((2 * n,), 500, device=device),
+        torch.randn(2 * n, 4, 512, device=device),
+    )
     z = torch.randn(n, 3, 64, 64, device=device)
 
     def run(call: Callable[[], object]) -> Callable[[], object]:
@@ -103,23 +121,33 @@ def main() -> None:
         calls |= {name: run(call) for name, call in quantized(pipe, x, t, context).items()}
     with torch.inference_mode():
         apart = (plain.unet(x, t, encoder_hidden_states=context).sample - reference(x, t, context)).abs().max()
-    print(f"{sum(p.numel() for p in reference.parameters()):,} parameters, batch {n}, {torch.get_num_threads()} threads; float32 outputs apart by {apart:.1e}")
+    print(
+        f"{sum(p.numel() for p in reference.parameters()):,} parameters, batch {n}, {torch.get_num_threads()} threads;"
+        f" float32 outputs apart by {apart:.1e}"
+    )
     took = seconds(calls, arguments.times)
     for name, value in took.items():
         print(f"{name:28} {value:8.3f} s")
     print(f"a step: {took['reference, guided'] / took['ours, guided']:.2f} times the reference (goal 2.3)")
-    total = gaussian.TIMESTEPS
+    total = schedulers.TIMESTEPS
     pipe.scheduler.set_timesteps(arguments.steps)
     low, high = arguments.interval or (0.0, 1.0)
     guided = sum(low * total <= float(at) <= high * total for at in pipe.scheduler.timesteps)
     theirs = 100 * took["reference, guided"] + took["reference, decoding"]
-    mine = guided * took["ours, guided"] + (arguments.steps - guided) * took["ours, not guided"] + took["ours, decoding"]
-    print(f"a picture: reference 100 steps {theirs:.1f} s; ours {arguments.steps} steps, {guided} guided, {mine:.1f} s; {theirs / mine:.1f} times (goal 10)")
+    mine = (
+        guided * took["ours, guided"] + (arguments.steps - guided) * took["ours, not guided"] + took["ours, decoding"]
+    )
+    print(
+        f"a picture: reference 100 steps {theirs:.1f} s; ours {arguments.steps} steps, {guided} guided, {mine:.1f} s;"
+        f" {theirs / mine:.1f} times (goal 10)"
+    )
     if arguments.whole:
         whole(reference, stage, pipe, arguments, device)
 
 
-def quantized(pipe: RDMPipeline, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> dict[str, Callable[[], object]]:
+def quantized(
+    pipe: RDMPipeline, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor
+) -> dict[str, Callable[[], object]]:
     """The same network with int8 in its linear layers, by torchao, which must be installed."""
     import copy
 
@@ -127,14 +155,23 @@ def quantized(pipe: RDMPipeline, x: torch.Tensor, t: torch.Tensor, context: torc
 
     half = torch.bfloat16
     found: dict[str, Callable[[], object]] = {}
-    for name, config in (("int8 weights", Int8WeightOnlyConfig()), ("int8 weights and activations", Int8DynamicActivationInt8WeightConfig())):
+    for name, config in (
+        ("int8 weights", Int8WeightOnlyConfig()),
+        ("int8 weights and activations", Int8DynamicActivationInt8WeightConfig()),
+    ):
         changed = copy.deepcopy(pipe.unet)
         quantize_(changed, config)
         found[name] = lambda changed=changed: changed(x.to(half), t, encoder_hidden_states=context.to(half))
     return found
 
 
-def whole(reference: published.UNet, stage: published.FirstStage, pipe: RDMPipeline, arguments: argparse.Namespace, device: torch.device) -> None:
+def whole(
+    reference: published.UNet,
+    stage: published.FirstStage,
+    pipe: RDMPipeline,
+    arguments: argparse.Namespace,
+    device: torch.device,
+) -> None:
     """Both ways from noise to pictures."""
     n = arguments.batch
     embeddings, noise = torch.randn(n, 4, 512), torch.randn(n, 3, 64, 64)

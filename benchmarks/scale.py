@@ -1,7 +1,9 @@
-"""A whole knowledge base of many items: made from a folder of embeddings, opened, searched, changed; time, peak memory and disk of each step.
+"""A whole knowledge base of many items: made from a folder of embeddings, opened, searched, changed; time, peak memory
+and disk of each step.
 
-The folder is in clip-retrieval's layout, so nothing is embedded: what is timed is what a knowledge base itself costs. Vectors are those of
-retrieval.py, captions those of words.py. Steps run in processes of their own, so that each peak is its own.
+The folder is in clip-retrieval's layout, so nothing is embedded: what is timed is what a knowledge base itself costs.
+Vectors are those of retrieval.py, captions those of words.py. Steps run in processes of their own, so that each peak
+is its own.
 
     python benchmarks/scale.py --items 1000000 --memory 2G --out runs/scale
 """
@@ -54,7 +56,13 @@ def folder_of(out: Path, items: int) -> Path:
             (folder / "metadata").mkdir(exist_ok=True)
             stop = min(items, start + PART)
             np.save(folder / "img_emb" / f"img_emb_{part:04d}.npy", np.asarray(whole[start:stop], np.float16))
-            table = pa.table({"image_path": [f"{n}.jpg" for n in range(start, stop)], "caption": captions[start:stop], "number": range(start, stop)})
+            table = pa.table(
+                {
+                    "image_path": [f"{n}.jpg" for n in range(start, stop)],
+                    "caption": captions[start:stop],
+                    "number": range(start, stop),
+                }
+            )
             pq.write_table(table, folder / "metadata" / f"metadata_{part:04d}.parquet")
     return folder
 
@@ -62,7 +70,7 @@ def folder_of(out: Path, items: int) -> Path:
 def step(name: str, out: Path, items: int, memory: int) -> dict[str, float]:
     """One step in this process."""
     from bowerbird import KnowledgeBase
-    from bowerbird.knowledge import dense
+    from bowerbird.knowledge.search import dense
 
     path = out / f"kb-{items}"
     before = retrieval.peak_bytes()
@@ -120,16 +128,29 @@ def main() -> None:
     parser.add_argument("--step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        from bowerbird.knowledge.plan import parse_memory
+        from bowerbird.knowledge.search.planner import parse_memory
 
         print(json.dumps(step(arguments.step, arguments.out, arguments.items, parse_memory(arguments.memory))))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     folder_of(arguments.out, arguments.items)
     for name in ("build", "open", "change"):
-        command = [sys.executable, __file__, "--step", name, "--out", str(arguments.out), "--items", str(arguments.items), "--memory", arguments.memory]
+        command = [
+            sys.executable,
+            __file__,
+            "--step",
+            name,
+            "--out",
+            str(arguments.out),
+            "--items",
+            str(arguments.items),
+            "--memory",
+            arguments.memory,
+        ]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        print(name, {key: round(value, 3) for key, value in json.loads(done.stdout.splitlines()[-1]).items()}, flush=True)
+        print(
+            name, {key: round(value, 3) for key, value in json.loads(done.stdout.splitlines()[-1]).items()}, flush=True
+        )
 
 
 if __name__ == "__main__":

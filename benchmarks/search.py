@@ -1,4 +1,5 @@
-"""How long a search takes: as a whole process from the shell, and inside one process beside the bare libraries below it.
+"""How long a search takes: as a whole process from the shell, and inside one process beside the bare libraries below
+it.
 
 python benchmarks/search.py --data ../shared/data --out runs/search
 """
@@ -16,7 +17,7 @@ import faiss
 import numpy as np
 
 from bowerbird import KnowledgeBase
-from bowerbird.knowledge import dense, sparse
+from bowerbird.knowledge.search import bm25, dense
 
 
 def seconds(task: Callable[[], object], repeats: int) -> float:
@@ -42,20 +43,35 @@ def main() -> None:
     kb = KnowledgeBase.open(path)
     print(f"{len(kb):,} items")
     for mode, goal in (("bm25", 1.5), ("dense", 3.5), ("hybrid", 3.5)):
-        command = [sys.executable, "-m", "bowerbird", "search", str(path), "--text", "red fox", "--mode", mode, "--json"]
-        took = seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True), 5)  # type: ignore[misc]
+        command = [
+            sys.executable,
+            "-m",
+            "bowerbird",
+            "search",
+            str(path),
+            "--text",
+            "red fox",
+            "--mode",
+            mode,
+            "--json",
+        ]
+        # type: ignore[misc]
+        took = seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True), 5)
         print(f"whole process, {mode:7} {took:6.2f} s  (goal below {goal})")
     everything = kb.get(kb.ids().tolist())
     vectors, captions = everything.embeddings[0], list(everything.captions[0])
     query = vectors[:1]
-    index, words = faiss.IndexFlatIP(vectors.shape[1]), sparse.build(captions, [""] * len(captions))
+    index, words = faiss.IndexFlatIP(vectors.shape[1]), bm25.build(captions, [""] * len(captions))
     index.add(dense.prepare(vectors, True))
     ours = seconds(lambda: kb.search(embeddings=query, k=20), 200)
     bare = seconds(lambda: index.search(dense.prepare(query, True), 20), 200)
     print(f"in process, dense: ours {ours * 1e3:.2f} ms, FAISS flat alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f}")
     ours = seconds(lambda: kb.search(text="red fox", k=20, mode="bm25"), 200)
-    bare = seconds(lambda: words.index.retrieve([sparse.words("red fox")], k=20, show_progress=False), 200)
-    print(f"in process, bm25: ours {ours * 1e3:.2f} ms, bm25s alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f} (ours adds captions, metadata, embeddings)")
+    bare = seconds(lambda: words.index.retrieve([bm25.words("red fox")], k=20, show_progress=False), 200)
+    print(
+        f"in process, bm25: ours {ours * 1e3:.2f} ms, bm25s alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f} (ours"
+        " adds captions, metadata, embeddings)"
+    )
 
 
 if __name__ == "__main__":

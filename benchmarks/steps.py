@@ -1,11 +1,12 @@
 """How good pictures are against how many steps they take, by solver, guidance interval and model.
 
-Every setting paints the same pictures: the same neighbours (of real pictures, themselves left out) from the same noise. So differences between
-settings are not differences between draws, and how far a picture is from the same one after 100 steps (PSNR, median) is error of sampling alone.
-Frechet distances are on the features of an evaluator that is never a condition, to all real pictures ("all") and to those of things no model of
-ours was trained on ("rare"). They are biased upwards at so few pictures, by as much as the floor says (as many real pictures against the others),
-so shares of the reference are given with and without the floor; of rare pictures there are too few to tell theirs. Seconds are per picture at 100 a
-batch under bfloat16 autocast.
+Every setting paints the same pictures: the same neighbours (of real pictures, themselves left out) from the same
+noise. So differences between settings are not differences between draws, and how far a picture is from the same one
+after 100 steps (PSNR, median) is error of sampling alone. Frechet distances are on the features of an evaluator that
+is never a condition, to all real pictures ("all") and to those of things no model of ours was trained on ("rare").
+They are biased upwards at so few pictures, by as much as the floor says (as many real pictures against the others), so
+shares of the reference are given with and without the floor; of rare pictures there are too few to tell theirs.
+Seconds are per picture at 100 a batch under bfloat16 autocast.
 
 What has been painted is kept, and the same command goes on.
 
@@ -24,20 +25,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from bowerbird import KnowledgeBase, RDMPipeline, generation, tensors
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.metrics.frechet import frechet_distance
-from bowerbird.sheets import grid
-from bowerbird.systems.classifier import Evaluator
-from bowerbird.types import Neighbors
+from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core import tensors
+from bowerbird.core.contact_sheet import grid
+from bowerbird.core.types import Neighbors
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.metrics.frechet import frechet_distance
+from bowerbird.systems import generate
 
 K = 4
 REFERENCE = "tiny-rdm ddim 100 w3"
 SETTINGS = (
-    *(f"tiny-rdm ddim {n} w3" for n in (25, 10, 5)), *(f"tiny-rdm dpmsolver++ {n} w3" for n in (25, 20, 15, 10, 8, 6, 5, 4, 3, 2)),
-    *(f"tiny-rdm unipc {n} w3" for n in (20, 10, 5)), *(f"tiny-rdm dpmsolver++ 20 w3 {part}" for part in ("0-0.8", "0.2-1", "0.2-0.8")),
-    "tiny-rdm dpmsolver++ 10 w3 0.2-0.8", "tiny-rdm dpmsolver++ 20 w1", *(f"tiny-rdm-fast ddim {n} w1" for n in (1, 2, 4)),
-)  # fmt: skip
+    *(f"tiny-rdm ddim {n} w3" for n in (25, 10, 5)),
+    *(f"tiny-rdm dpmsolver++ {n} w3" for n in (25, 20, 15, 10, 8, 6, 5, 4, 3, 2)),
+    *(f"tiny-rdm unipc {n} w3" for n in (20, 10, 5)),
+    *(f"tiny-rdm dpmsolver++ 20 w3 {part}" for part in ("0-0.8", "0.2-1", "0.2-0.8")),
+    "tiny-rdm dpmsolver++ 10 w3 0.2-0.8",
+    "tiny-rdm dpmsolver++ 20 w1",
+    *(f"tiny-rdm-fast ddim {n} w1" for n in (1, 2, 4)),
+)
 
 
 class Bench:
@@ -49,8 +56,15 @@ class Bench:
         emoji = load_pictures(arguments.data)
         self.pictures = emoji.select([i for i, m in enumerate(emoji.metadata) if m["style"] != "openmoji"])
         path = self.out / "kb"
-        self.kb = KnowledgeBase.open(path) if path.exists() else KnowledgeBase.build(path, arguments.data, where="style != 'openmoji'")[0]
-        features, rare = self.judge(self.pictures.pixels)[0].numpy(), np.array([m["split"] == "rare" for m in self.pictures.metadata])
+        self.kb = (
+            KnowledgeBase.open(path)
+            if path.exists()
+            else KnowledgeBase.build(path, arguments.data, where="style != 'openmoji'")[0]
+        )
+        features, rare = (
+            self.judge(self.pictures.pixels)[0].numpy(),
+            np.array([m["split"] == "rare" for m in self.pictures.metadata]),
+        )
         self.real = {"all": features, "rare": features[rare]}
         self.rare = np.flatnonzero(rare)
         self.pipes: dict[str, RDMPipeline] = {}
@@ -68,7 +82,8 @@ class Bench:
         return float(np.mean([frechet_distance(there[order[:count]], there[order[count:]]) for order in orders]))
 
     def painted(self, setting: str, seed: int) -> dict[str, np.ndarray]:
-        """Features `(n, d)` and pixels of the pictures of a seed, and seconds a picture; from earlier where the same weights painted them."""
+        """Features `(n, d)` and pixels of the pictures of a seed, and seconds a picture; from earlier where the same
+        weights painted them."""
         model, settings = parse(setting)
         if model not in self.pipes:
             self.pipes[model] = RDMPipeline.from_pretrained(model)
@@ -80,7 +95,13 @@ class Bench:
             hits = neighbors_of(self.kb, self.pictures.select(rows.tolist()))
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                images = generation.paint(self.pipes[model], hits, settings, picture_seeds=[100_000 * (seed + 1) + i for i in range(len(rows))], batch=100)
+                images = generate.paint(
+                    self.pipes[model],
+                    hits,
+                    settings,
+                    picture_seeds=[100_000 * (seed + 1) + i for i in range(len(rows))],
+                    batch=100,
+                )
             seconds = (time.perf_counter() - started) / len(rows)
             pixels = tensors.stack(images)
             np.savez(kept, features=self.judge(pixels)[0].numpy(), pixels=pixels.numpy(), seconds=seconds)
@@ -98,12 +119,14 @@ def neighbors_of(kb: KnowledgeBase, pictures: Pictures) -> Neighbors:
     return Neighbors(pick(found.ids), pick(found.scores), pick(found.embeddings), (("",) * K,) * len(kept))
 
 
-def parse(setting: str) -> tuple[str, generation.Settings]:
+def parse(setting: str) -> tuple[str, generate.Settings]:
     """`MODEL SAMPLER STEPS wSCALE [LOW-HIGH]`, the last being where guidance acts."""
     model, sampler, steps, scale, *interval = setting.split()
     low, high = map(float, interval[0].split("-")) if interval else (0.0, 1.0)
     between = (low, high) if interval else None
-    return model, generation.Settings(steps=int(steps), guidance_scale=float(scale[1:]), sampler=sampler, guidance_interval=between)
+    return model, generate.Settings(
+        steps=int(steps), guidance_scale=float(scale[1:]), sampler=sampler, guidance_interval=between
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -125,14 +148,22 @@ def main() -> None:
     bench = Bench(arguments)
     half = bench.n // 2
     parts = {"all": slice(None, half), "rare": slice(half, None)}
-    floors = {part: bench.floor(part, half * bench.seeds) for part in parts if len(bench.real[part]) >= 2 * half * bench.seeds}
-    print(f"{half * bench.seeds} pictures a part; floor: " + ", ".join(f"{part} {value:.1f}" for part, value in floors.items()))
+    floors = {
+        part: bench.floor(part, half * bench.seeds) for part in parts if len(bench.real[part]) >= 2 * half * bench.seeds
+    }
+    print(
+        f"{half * bench.seeds} pictures a part; floor: "
+        + ", ".join(f"{part} {value:.1f}" for part, value in floors.items())
+    )
     report: dict[str, Any] = {"pictures a part": half * bench.seeds, "floor": floors}
     reference: dict[str, list[np.ndarray]] = {}
     compared = np.empty(0)
     for setting in [REFERENCE, *(each for each in arguments.settings if each != REFERENCE)]:
         seen = [bench.painted(setting, seed) for seed in range(bench.seeds)]
-        seconds, pixels = min(float(each["seconds"]) for each in seen), np.concatenate([each["pixels"] for each in seen])
+        seconds, pixels = (
+            min(float(each["seconds"]) for each in seen),
+            np.concatenate([each["pixels"] for each in seen]),
+        )
         entry: dict[str, Any] = {"seconds a picture": seconds}
         line = f"{setting:36} {1000 * seconds:6.1f} ms"
         for part, rows in parts.items():
@@ -141,7 +172,10 @@ def main() -> None:
             if setting == REFERENCE:
                 reference[part] = features
             theirs = frechet_distance(np.concatenate(reference[part]), there)
-            by_seed = [frechet_distance(a, there) / frechet_distance(b, there) for a, b in zip(features, reference[part], strict=True)]
+            by_seed = [
+                frechet_distance(a, there) / frechet_distance(b, there)
+                for a, b in zip(features, reference[part], strict=True)
+            ]
             entry[part] = {"frechet": distance, "share": distance / theirs, "share by seed": by_seed}
             line += f"   {part} {distance:6.2f} = {distance / theirs:.3f} [{min(by_seed):.3f}, {max(by_seed):.3f}]"
             if part in floors:

@@ -1,8 +1,9 @@
-"""Pictures a second while training tiny-rdm: our loop against plain loops as diffusers' example scripts write them, on the same network and pictures.
+"""Pictures a second while training tiny-rdm: our loop against plain loops as diffusers' example scripts write them, on
+the same network and pictures.
 
-Three plain loops: as the scripts start without options (float32, the autoencoder run on every batch), the same under bfloat16, and one that was
-given our cached latents and embeddings, so that only the loop itself differs. Then where one of our steps goes, and how much of what the machine's
-matrix multiplication reaches it uses.
+Three plain loops: as the scripts start without options (float32, the autoencoder run on every batch), the same under
+bfloat16, and one that was given our cached latents and embeddings, so that only the loop itself differs. Then where
+one of our steps goes, and how much of what the machine's matrix multiplication reaches it uses.
 
     python benchmarks/training.py
     python benchmarks/training.py --device cuda --compile
@@ -25,14 +26,17 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from bowerbird import conditioning, gaussian, recipes, tensors
-from bowerbird.recipe import Recipe, build_objective, read_pictures
-from bowerbird.systems.rdm import RDMObjective
-from bowerbird.train import train
+from bowerbird.core import tensors
+from bowerbird.diffusion import conditioning, schedulers
+from bowerbird.systems.rdm.objective import RDMObjective
+from bowerbird.training import recipes
+from bowerbird.training.loop import train
+from bowerbird.training.recipe import Recipe, build_objective, read_pictures
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Pictures, or their latents, with the embeddings of their nearest neighbours: what a person would hand a DataLoader."""
+    """Pictures, or their latents, with the embeddings of their nearest neighbours: what a person would hand a
+    DataLoader."""
 
     def __init__(self, objective: RDMObjective, pictures: Any, cached: bool) -> None:
         self.bank, self.pictures, self.cached = objective.bank, pictures, cached
@@ -42,15 +46,19 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         near = self.bank.tables[0][i][:4].clamp(min=0)
-        picture = self.bank.latents[0, i].float() if self.cached else tensors.to_float(self.pictures.pixels[i : i + 1])[0]
+        picture = (
+            self.bank.latents[0, i].float() if self.cached else tensors.to_float(self.pictures.pixels[i : i + 1])[0]
+        )
         return {"picture": picture, "embeddings": self.bank.embeddings[0, near].float()}
 
 
-def plain(objective: RDMObjective, pictures: Any, batch_size: int, precision: str, cached: bool, device: str) -> Iterator[None]:
+def plain(
+    objective: RDMObjective, pictures: Any, batch_size: int, precision: str, cached: bool, device: str
+) -> Iterator[None]:
     """A loop as diffusers' examples have it; a step at each turn."""
     accelerator = Accelerator(cpu=device == "cpu")
     objective.unet.set_attn_processor(AttnProcessor2_0())  # as diffusers makes it, not as we train it
-    unet, vae, scheduler = objective.unet, objective.frozen[0].to(device), gaussian.scheduler("ddim")
+    unet, vae, scheduler = objective.unet, objective.frozen[0].to(device), schedulers.scheduler("ddim")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-2)
     loader = DataLoader(Drawn(objective, pictures, cached), batch_size=batch_size, shuffle=True, drop_last=True)
     unet, optimizer, loader = accelerator.prepare(unet, optimizer, loader)
@@ -65,8 +73,12 @@ def plain(objective: RDMObjective, pictures: Any, batch_size: int, precision: st
                     with torch.no_grad():
                         clean = vae.encode(batch["picture"]).latent_dist.sample() * vae.config.scaling_factor
                 eps, at = torch.randn_like(clean), torch.randint(1000, (len(clean),), device=clean.device)
-                tokens = conditioning.neighbor_tokens(batch["embeddings"], torch.ones(batch["embeddings"].shape[:2], device=clean.device), normalize=True)
-                predicted = unet(scheduler.add_noise(clean, eps, at), at, encoder_hidden_states=tokens.neighbors.keys).sample  # type: ignore[union-attr]
+                tokens = conditioning.neighbor_tokens(
+                    batch["embeddings"], torch.ones(batch["embeddings"].shape[:2], device=clean.device), normalize=True
+                )
+                predicted = unet(
+                    scheduler.add_noise(clean, eps, at), at, encoder_hidden_states=tokens.neighbors.keys
+                ).sample  # type: ignore[union-attr]
                 loss = torch.nn.functional.mse_loss(predicted.float(), scheduler.get_velocity(clean, eps, at).float())
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(unet.parameters(), 1.0)
@@ -85,7 +97,8 @@ def ours(objective: RDMObjective, recipe: Recipe, device: str, out: Path) -> Ite
 
 
 def rate(loops: dict[str, Iterator[None]], batch_size: int, steps: int, rounds: int) -> dict[str, float]:
-    """Pictures a second of each loop, in turns of `steps`, so that a busy machine slows all alike; the median of the rounds."""
+    """Pictures a second of each loop, in turns of `steps`, so that a busy machine slows all alike; the median of the
+    rounds."""
     found: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds + 1):
         for name, loop in loops.items():
@@ -138,7 +151,11 @@ def main() -> None:
             compiled = objective()
             compiled.unet.compile()
             loops["ours, compiled"] = ours(compiled, recipe, device, Path(folder) / "compiled")
-        for name, precision, cached in (("plain, float32", "no", False), ("plain, bfloat16", "bf16", False), ("plain, bfloat16, cached", "bf16", True)):
+        for name, precision, cached in (
+            ("plain, float32", "no", False),
+            ("plain, bfloat16", "bf16", False),
+            ("plain, bfloat16, cached", "bf16", True),
+        ):
             loops[name] = plain(objective(), pictures, arguments.batch, precision, cached, device)
         found = rate(loops, arguments.batch, arguments.steps, arguments.rounds)
     probe = objective()
@@ -147,10 +164,16 @@ def main() -> None:
         probe(batch).backward()
     most = ceiling(device)
     print(f"batch {arguments.batch}, {device}, {torch.get_num_threads()} threads")
-    print(f"a step is {counter.get_total_flops() / 1e9:.0f} GFLOP, a bfloat16 matrix product reaches {most / 1e9:.0f} GFLOP/s")
+    print(
+        f"a step is {counter.get_total_flops() / 1e9:.0f} GFLOP, a bfloat16 matrix product reaches {most / 1e9:.0f}"
+        " GFLOP/s"
+    )
     for name, value in found.items():
         share = counter.get_total_flops() / arguments.batch * value / most
-        print(f"{name:26} {value:8.1f} pictures/s   {found['ours'] / value:5.2f} of it is ours   {100 * share:4.1f}% of the matrix product")
+        print(
+            f"{name:26} {value:8.1f} pictures/s   {found['ours'] / value:5.2f} of it is ours   {100 * share:4.1f}% of"
+            " the matrix product"
+        )
     if arguments.profile:
         from torch.profiler import ProfilerActivity, profile
 

@@ -1,6 +1,8 @@
-"""Word search over 10^6 captions: our BM25 beside bm25s with numba and LanceDB's own, one query at a time, and how soon a new row is found.
+"""Word search over 10^6 captions: our BM25 beside bm25s with numba and LanceDB's own, one query at a time, and how
+soon a new row is found.
 
-Captions are eight words of a Zipf vocabulary (generator below). Each contestant is a process of its own. numba is asked for only if it is there.
+Captions are eight words of a Zipf vocabulary (generator below). Each contestant is a process of its own. numba is
+asked for only if it is there.
 
     python benchmarks/words.py --items 1000000 --out runs/words
 """
@@ -36,25 +38,25 @@ def captions_and_queries(items: int) -> tuple[list[str], list[str]]:
 
 def ours(captions: list[str], folder: Path) -> Search:
     """The word index of a knowledge base, from its files."""
-    from bowerbird.knowledge import sparse
+    from bowerbird.knowledge.search import bm25
 
-    sparse.save(sparse.build(captions, [""] * len(captions)), folder / "words")
+    bm25.save(bm25.build(captions, [""] * len(captions)), folder / "words")
     start = time.perf_counter()
-    index = sparse.load(folder / "words")
+    index = bm25.load(folder / "words")
     print(f"ours: opened in {time.perf_counter() - start:.2f} s", file=sys.stderr)
-    return lambda text: sparse.best_rows(index, text, K)[0]
+    return lambda text: bm25.best_rows(index, text, K)[0]
 
 
 def bm25s_numba(captions: list[str], folder: Path) -> Search:
     """bm25s with its numba backend, over the same words, everything in memory."""
     import bm25s
 
-    from bowerbird.knowledge import sparse
+    from bowerbird.knowledge.search import bm25
 
-    index = bm25s.BM25(method="lucene", k1=sparse.K1, b=sparse.B, backend="numba")
+    index = bm25s.BM25(method="lucene", k1=bm25.K1, b=bm25.B, backend="numba")
     index.compile()
-    index.index([sparse.words(c) for c in captions], show_progress=False)
-    search: Search = lambda text: index.retrieve([sparse.words(text)], k=K, show_progress=False)[0][0]  # noqa: E731
+    index.index([bm25.words(c) for c in captions], show_progress=False)
+    search: Search = lambda text: index.retrieve([bm25.words(text)], k=K, show_progress=False)[0][0]  # noqa: E731
     for _ in range(3):
         search("warm up " + captions[0])
     return search
@@ -67,10 +69,16 @@ def lancedb_fts(captions: list[str], folder: Path) -> Search:
     import pyarrow as pa
     from lancedb.index import FTS
 
-    table = lancedb.connect(str(folder)).create_table("rows", pa.table({"id": np.arange(len(captions)), "caption": captions}))
-    table.create_index("caption", config=FTS(with_position=False, stem=False, remove_stop_words=False, language="English"))
+    table = lancedb.connect(str(folder)).create_table(
+        "rows", pa.table({"id": np.arange(len(captions)), "caption": captions})
+    )
+    table.create_index(
+        "caption", config=FTS(with_position=False, stem=False, remove_stop_words=False, language="English")
+    )
     table.wait_for_index(["caption_idx"])
-    return lambda text: table.search(text, query_type="fts").limit(K).select(["id", "_score"]).to_arrow()["id"].to_numpy()
+    return lambda text: (
+        table.search(text, query_type="fts").limit(K).select(["id", "_score"]).to_arrow()["id"].to_numpy()
+    )
 
 
 CONTESTANTS = {"ours": ours, "bm25s numba": bm25s_numba, "lancedb": lancedb_fts}
@@ -88,7 +96,11 @@ def contest(name: str, items: int) -> None:
             start = time.perf_counter()
             search(text)
             times.append(time.perf_counter() - start)
-    print(json.dumps({"build s": built, "p50 ms": 1e3 * float(np.median(times)), "p99 ms": 1e3 * float(np.quantile(times, 0.99))}))
+    print(
+        json.dumps(
+            {"build s": built, "p50 ms": 1e3 * float(np.median(times)), "p99 ms": 1e3 * float(np.quantile(times, 0.99))}
+        )
+    )
 
 
 def main() -> None:

@@ -20,10 +20,22 @@ def pages() -> str:
     from bowerbird.cli.main import app
 
     def names(group: typer.Typer, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
-        own = [(*prefix, str(c.name or c.callback.__name__)) for c in group.registered_commands if c.callback is not None]
-        return own + [n for g in group.registered_groups if g.typer_instance for n in names(g.typer_instance, (*prefix, str(g.name)))]
+        own = [
+            (*prefix, str(c.name or c.callback.__name__)) for c in group.registered_commands if c.callback is not None
+        ]
+        return own + [
+            n
+            for g in group.registered_groups
+            if g.typer_instance
+            for n in names(g.typer_instance, (*prefix, str(g.name)))
+        ]
 
-    parts = ["# The command line", "", "Made from `--help` by `docs/make_cli.py`; `make check` fails when it is out of date.", ""]
+    parts = [
+        "# The command line",
+        "",
+        "Made from `--help` by `docs/make_cli.py`; `make check` fails when it is out of date.",
+        "",
+    ]
     for command in [(), *names(app, ())]:
         result = CliRunner().invoke(app, [*command, "--help"], prog_name="bowerbird")
         text = "\n".join(line.rstrip() for line in result.output.strip().splitlines())

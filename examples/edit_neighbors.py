@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import bowerbird as bb
-from bowerbird.sheets import grid
+from bowerbird.core.contact_sheet import grid
 
 path = Path("drawn-kb")
 kb = bb.KnowledgeBase.open(path) if path.exists() else bb.KnowledgeBase.build(path, "drawn")[0]

@@ -1,4 +1,5 @@
-"""A sheet of mask-free edits with known answers: source, result, where they differ, and the real drawing of what was asked for.
+"""A sheet of mask-free edits with known answers: source, result, where they differ, and the real drawing of what was
+asked for.
 
 python examples/edit_sheet.py ../shared/data/emoji.parquet edits.png
 """
@@ -7,11 +8,13 @@ from __future__ import annotations
 
 import sys
 
-from bowerbird import KNNDiffusionPipeline, generation, sheets, tensors
-from bowerbird.claims.edit_pairs import find
-from bowerbird.claims.edits import hits_of
-from bowerbird.claims.lab import Lab, Settings
-from bowerbird.data import load_pictures
+from bowerbird import KNNDiffusionPipeline
+from bowerbird.core import contact_sheet, tensors
+from bowerbird.data.pictures import load_pictures
+from bowerbird.evaluation.claims.edit_pairs import find
+from bowerbird.evaluation.claims.edits import hits_of
+from bowerbird.evaluation.claims.lab import Lab, Settings
+from bowerbird.systems import generate
 
 
 def main(data: str, out: str) -> None:
@@ -21,18 +24,18 @@ def main(data: str, out: str) -> None:
     asked = tensors.to_pil(drawings.pixels[pairs.target])
     hits = hits_of(Lab(Settings(), [], drawings), pairs)
     pipe = KNNDiffusionPipeline.from_pretrained("tiny-knn")
-    made = generation.paint(pipe, hits, generation.Settings(), sources=sources)
-    weak = generation.paint(pipe, hits, generation.Settings(strength=0.6, show_source=False), sources=sources)
+    made = generate.paint(pipe, hits, generate.Settings(), sources=sources)
+    weak = generate.paint(pipe, hits, generate.Settings(strength=0.6, show_source=False), sources=sources)
     words = ["source", "edit", "difference", "image-to-image, 0.6", "the real one"]
     rows = [
         (
             f"{drawings.captions[s]} to {drawings.captions[t]} ({drawings.column('style')[t]})",
-            [sources[i], made[i], sheets.difference(sources[i], made[i]), weak[i], asked[i]],
+            [sources[i], made[i], contact_sheet.difference(sources[i], made[i]), weak[i], asked[i]],
             words,
         )
         for i, (s, t) in enumerate(zip(pairs.source, pairs.target, strict=True))
     ]
-    sheets.labelled(rows).save(out)
+    contact_sheet.labelled(rows).save(out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bowerbird.knowledge.drawn import read_drawn
+from bowerbird.data.drawn import read_drawn
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +63,10 @@ def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from diffusers import AutoencoderKL
 
-    from bowerbird import encoders, gaussian
+    from bowerbird import encoders
+    from bowerbird.diffusion import schedulers
     from bowerbird.models.unet import UNetConfig, build_unet
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
 
     encoder = encoders.load("small")
     with torch.random.fork_rng([]):
@@ -79,7 +80,9 @@ def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
             norm_num_groups=4,
             mid_block_add_attention=False,
         )
-    pipe = RDMPipeline(unet, vae, gaussian.scheduler("ddim"), encoder_name="small", encoder_fingerprint=encoder.fingerprint)
+    pipe = RDMPipeline(
+        unet, vae, schedulers.scheduler("ddim"), encoder_name="small", encoder_fingerprint=encoder.fingerprint
+    )
     pipe.proposal_counts = {1: 3, 2: 1}
     path = tmp_path_factory.mktemp("rdm") / "model"
     pipe.save_pretrained(path)
@@ -88,31 +91,41 @@ def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_reimagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Re-Imagen cascade 16 -> 32 px of small random networks on disk; every weight is drawn, so that everything matters."""
+    """A Re-Imagen cascade 16 -> 32 px of small random networks on disk; every weight is drawn, so that everything
+    matters."""
     import torch
 
-    from bowerbird import gaussian
+    from bowerbird.diffusion import schedulers
     from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.text_tower import SmallTextTower
-    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
+    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
 
-    sizes = {"block_out_channels": (16, 16), "layers_per_block": (1, 2), "attention": (True, True), "itself": (False, True), "head_channels": 8}
+    sizes = {
+        "block_out_channels": (16, 16),
+        "layers_per_block": (1, 2),
+        "attention": (True, True),
+        "itself": (False, True),
+        "head_channels": 8,
+    }
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         tower = SmallTextTower(buckets=64, dim=16, heads=2)
-        first, second = (NeighborUNet(sample_size=size, low_size=low, text_dim=16, time_dim=16, **sizes) for size, low in ((16, 0), (32, 16)))
+        first, second = (
+            NeighborUNet(sample_size=size, low_size=low, text_dim=16, time_dim=16, **sizes)
+            for size, low in ((16, 0), (32, 16))
+        )
         for module in (tower, first, second):
             for parameter in module.parameters():
                 parameter.data += 0.1 * torch.randn(parameter.shape)
     path = tmp_path_factory.mktemp("reimagen") / "model"
-    ReImagenPipeline(tower, first, gaussian.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
+    ReImagenPipeline(tower, first, schedulers.scheduler("dpmsolver++"), super_resolution=second).save_pretrained(path)
     return path
 
 
 def _two_steps(name: str, source: Path, out: Path) -> Path:
-    from bowerbird import recipes
-    from bowerbird.recipe import build_objective, read_pictures
-    from bowerbird.train import train
+    from bowerbird.training import recipes
+    from bowerbird.training.loop import train
+    from bowerbird.training.recipe import build_objective, read_pictures
 
     recipe = recipes.recipe(name, tiny=True)
     list(train(build_objective(recipe, read_pictures(recipe, source), out), recipe.train, out, device="cpu"))
@@ -132,4 +145,8 @@ def tiny_tokens(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--make-golden", action="store_true", help="write the values of tests/golden anew (a deliberate change of what is made)")
+    parser.addoption(
+        "--make-golden",
+        action="store_true",
+        help="write the values of tests/golden anew (a deliberate change of what is made)",
+    )

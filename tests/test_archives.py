@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.knowledge import sources
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.data.sources.folder import read
 from bowerbird.knowledge.export import export
 from tests.faults.plain import PlainEncoder, caption, picture, source
 
@@ -33,7 +33,11 @@ def shard(path: Path, numbers: range) -> Path:
         for n in numbers:
             archive.addfile(*member(f"{n:06d}.png", picture(n)))
             archive.addfile(*member(f"{n:06d}.txt", caption(n).encode()))
-            archive.addfile(*member(f"{n:06d}.json", json.dumps({"number": n, "id": f"x{n}", "url": "https://example.org"}).encode()))
+            archive.addfile(
+                *member(
+                    f"{n:06d}.json", json.dumps({"number": n, "id": f"x{n}", "url": "https://example.org"}).encode()
+                )
+            )
     return path
 
 
@@ -41,10 +45,16 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     shard(tmp_path / "shards" / "00000.tar", range(3))
     shard(tmp_path / "shards" / "00001.tar", range(3, 5))
-    items = list(sources.read(tmp_path / "shards"))
+    items = list(read(tmp_path / "shards"))
     assert [i.data for i in items] == [picture(n) for n in range(5)]
     assert [i.caption for i in items] == [caption(n) for n in range(5)]
-    assert items[4].metadata == {"shard": "00001.tar", "key": "000004", "number": 4, "source_id": "x4", "url": "https://example.org"}
+    assert items[4].metadata == {
+        "shard": "00001.tar",
+        "key": "000004",
+        "number": 4,
+        "source_id": "x4",
+        "url": "https://example.org",
+    }
 
 
 def test_zip(tmp_path: Path) -> None:
@@ -52,7 +62,7 @@ def test_zip(tmp_path: Path) -> None:
         archive.writestr("red/one.png", picture(1))
         archive.writestr("red/one.txt", "a thing")
         archive.writestr("readme.md", "no picture")
-    (item,) = sources.read(tmp_path / "a.zip")
+    (item,) = read(tmp_path / "a.zip")
     assert (item.data, item.caption) == (picture(1), "a thing")
 
 
@@ -99,34 +109,49 @@ def test_clip_retrieval_keeps_its_embeddings(tmp_path: Path) -> None:
     for part, these in vectors.items():
         np.save(folder / "img_emb" / f"img_emb_{part}.npy", these)
         paths = [str(tmp_path / ("there.png" if part == 10 and i == 0 else f"gone{i}.png")) for i in range(3)]
-        pq.write_table(pa.table({"image_path": paths, "caption": [f"part {part} row {i}" for i in range(3)], "similarity": [0.1, 0.2, 0.3]}),
-                       folder / "metadata" / f"metadata_{part}.parquet")  # fmt: skip
+        pq.write_table(
+            pa.table(
+                {
+                    "image_path": paths,
+                    "caption": [f"part {part} row {i}" for i in range(3)],
+                    "similarity": [0.1, 0.2, 0.3],
+                }
+            ),
+            folder / "metadata" / f"metadata_{part}.parquet",
+        )
     kb, report = KnowledgeBase.build(tmp_path / "kb", folder, encoder=PlainEncoder())
     assert report.added == 9
     items = kb.get(kb.ids().tolist())
     assert items.captions[0] == tuple(f"part {p} row {i}" for p in (0, 2, 10) for i in range(3))
-    np.testing.assert_array_equal(items.embeddings[0], np.concatenate([vectors[p] for p in (0, 2, 10)]).astype(np.float32))
+    np.testing.assert_array_equal(
+        items.embeddings[0], np.concatenate([vectors[p] for p in (0, 2, 10)]).astype(np.float32)
+    )
     assert [p is not None for p in items.images()[0]] == [False] * 6 + [True, False, False]
     assert kb.search(text="part 10 row 2", k=1, mode="bm25").captions == (("part 10 row 2",),)
     with pytest.raises(MismatchError, match="12"):
         KnowledgeBase.build(tmp_path / "other", folder)
     np.save(folder / "img_emb" / "img_emb_2.npy", vectors[2][:2])
     with pytest.raises(BowerbirdError, match="belong together"):
-        list(sources.read(folder))
+        list(read(folder))
 
 
 def test_rdm_database_parts_in_numeric_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for part in (1, 2, 10):
         vectors, names = rng.normal(size=(3, 12)).astype(np.float16), np.asarray([f"p{part}i{i}" for i in range(3)])
-        np.savez(tmp_path / f"3x12-part_{part}.npz", embedding=vectors, img_id=names, patch_coords=np.arange(12).reshape(3, 4))
+        np.savez(
+            tmp_path / f"3x12-part_{part}.npz",
+            embedding=vectors,
+            img_id=names,
+            patch_coords=np.arange(12).reshape(3, 4),
+        )
     kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path, encoder=PlainEncoder())
     metadata = kb.get(kb.ids().tolist()).metadata[0]
     assert [m["img_id"] for m in metadata] == [f"p{p}i{i}" for p in (1, 2, 10) for i in range(3)]
     assert metadata[1] == {"img_id": "p1i1", "patch_x_tl": 4.0, "patch_y_tl": 5.0, "patch_x_br": 6.0, "patch_y_br": 7.0}
     np.savez(tmp_path / "3x12-part_3.npz", embedding=np.zeros((1, 12)), img_id=np.asarray([{"code": "run me"}], object))
     with pytest.raises(BowerbirdError, match="part_3"):
-        list(sources.read(tmp_path))
+        list(read(tmp_path))
 
 
 def test_a_saved_data_set(tmp_path: Path) -> None:
@@ -134,14 +159,21 @@ def test_a_saved_data_set(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder.parent / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
-    table = pa.table({"image": [{"bytes": picture(n), "path": None} for n in range(3)], "text": [caption(n) for n in range(3)]})
-    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    table = pa.table(
+        {"image": [{"bytes": picture(n), "path": None} for n in range(3)], "text": [caption(n) for n in range(3)]}
+    )
+    with (
+        pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
-    items = list(sources.read(folder.parent))
-    assert [(i.data, i.caption, i.metadata) for i in items] == [(picture(n), caption(n), {"split": "train"}) for n in range(3)]
-    assert [i.caption for i in sources.read(f"hf:{folder}")] == [caption(n) for n in range(3)]
+    items = list(read(folder.parent))
+    assert [(i.data, i.caption, i.metadata) for i in items] == [
+        (picture(n), caption(n), {"split": "train"}) for n in range(3)
+    ]
+    assert [i.caption for i in read(f"hf:{folder}")] == [caption(n) for n in range(3)]
     with pytest.raises(BowerbirdError, match="hf:nobody/nothing"):
-        list(sources.read("hf:nobody/nothing"))
+        list(read("hf:nobody/nothing"))
 
 
 @pytest.mark.parametrize("form", ["imagefolder", "parquet"])

@@ -1,4 +1,5 @@
-"""The claims about single things, of Re-Imagen and KNN-Diffusion, run small: the bookkeeping of entities, styles, arms and seeds, on random networks."""
+"""The claims about single things, of Re-Imagen and KNN-Diffusion, run small: the bookkeeping of entities, styles, arms
+and seeds, on random networks."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from bowerbird import claims
-from bowerbird.claims import bench as benches
-from bowerbird.claims import edit_pairs, edits, new_entities, without_text
-from bowerbird.claims.lab import Lab, Settings
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.errors import BowerbirdError
-from bowerbird.recipe import Recipe
-from bowerbird.recipes.evaluator import evaluator
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation import claims
+from bowerbird.evaluation.claims import benchmark as benches
+from bowerbird.evaluation.claims import edit_pairs, edits, new_entities, without_text
+from bowerbird.evaluation.claims.lab import Lab, Settings
+from bowerbird.training.recipe import Recipe
+from bowerbird.training.recipes.judge import evaluator
 
 STYLES = ("flat", "fluent", "noto", "twemoji", "openmoji")
 
@@ -37,7 +38,12 @@ def drawings() -> Pictures:
 
 def short() -> Recipe:
     recipe = evaluator(tiny=True)
-    return recipe.model_copy(update={"system": recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"}), "limit": None})
+    return recipe.model_copy(
+        update={
+            "system": recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"}),
+            "limit": None,
+        }
+    )
 
 
 @pytest.fixture
@@ -62,7 +68,9 @@ def test_bench_finds_what_it_says(lab: Lab) -> None:
     hits = bench.found(bench.names, 2, styles=("noto", "flat"), leave_out=["noto"] * len(bench.names))
     assert [row[0]["hexcode"] for row in hits.metadata] == bench.entities
     assert all(row[0]["style"] == "flat" for row in hits.metadata)
-    assert all(row[1].get("hexcode") != entity for row, entity in zip(hits.metadata, bench.entities, strict=True))  # one drawing is all that is left
+    assert all(
+        row[1].get("hexcode") != entity for row, entity in zip(hits.metadata, bench.entities, strict=True)
+    )  # one drawing is all that is left
     assert set(bench.rows_of(bench.entities[0])) == set(STYLES)
 
 
@@ -73,7 +81,8 @@ def test_claims_without_rare_entities_are_refused(lab: Lab, drawings: Pictures, 
 
 
 def marked(split: str) -> Pictures:
-    """Six things in five styles that agree but for a mark: a disc of the style's color, and for each thing a square at a place of its own."""
+    """Six things in five styles that agree but for a mark: a disc of the style's color, and for each thing a square at
+    a place of its own."""
     pixels = torch.full((30, 3, 64, 64), 255, dtype=torch.uint8)
     yy, xx = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     disc = (xx - 32) ** 2 + (yy - 32) ** 2 < 26**2
@@ -83,7 +92,14 @@ def marked(split: str) -> Pictures:
         pixels[i, :, disc] = torch.tensor([40 * style, 200 - 30 * style, 90], dtype=torch.uint8)[:, None]
         y, x = 18 + 18 * (thing // 3), 14 + 14 * (thing % 3)
         pixels[i, :, y : y + 8, x : x + 8] = torch.tensor([250, 30 * thing, 20], dtype=torch.uint8)[:, None, None]
-        metadata.append({"hexcode": f"thing{thing}", "style": STYLES[style], "split": split if thing < 4 else "train", "subgroup": "marks"})
+        metadata.append(
+            {
+                "hexcode": f"thing{thing}",
+                "style": STYLES[style],
+                "split": split if thing < 4 else "train",
+                "subgroup": "marks",
+            }
+        )
     return Pictures(pixels, tuple(f"mark {row['hexcode']}" for row in metadata), tuple(metadata), tuple(range(1, 31)))
 
 
@@ -107,7 +123,9 @@ def test_each_claim_of_knn_diffusion_measures_and_says_what(knn_lab: Lab, tmp_pa
 
 def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None:
     drawings = marked("train")  # no rare things: openmoji alone is unseen
-    pairs = edit_pairs.find(replace(drawings, metadata=tuple({**row, "split": "rare"} for row in drawings.metadata)), 40)
+    pairs = edit_pairs.find(
+        replace(drawings, metadata=tuple({**row, "split": "rare"} for row in drawings.metadata)), 40
+    )
     style, thing = (np.array(drawings.column(key)) for key in ("style", "hexcode"))
     assert (style[pairs.source] == style[pairs.target]).all()
     assert (thing[pairs.source] != thing[pairs.target]).all()
@@ -120,12 +138,14 @@ def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None
 
 
 def test_an_eraser_is_no_editor(knn_lab: Lab) -> None:
-    """Blank pictures, and other pictures, become what was asked no more often than chance; the real drawings do, where the judge knows them."""
+    """Blank pictures, and other pictures, become what was asked no more often than chance; the real drawings do, where
+    the judge knows them."""
     pairs = edit_pairs.find(knn_lab.drawings, 40)
     judge = FirstMark(knn_lab.drawings)
     bench = SimpleNamespace(judge=judge)
     real = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.target])  # type: ignore[arg-type]
-    blank = edits._success(bench, knn_lab, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8))  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    blank = edits._success(bench, knn_lab, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8))
     source = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.source])  # type: ignore[arg-type]
     assert real.all()
     assert blank.mean() < 0.4
@@ -152,7 +172,9 @@ class FirstMark:
     def __call__(self, pixels: torch.Tensor) -> tuple[None, torch.Tensor]:
         near = -torch.cdist(pixels.flatten(1).float(), self.drawings.pixels.flatten(1).float())
         code = self.drawings.column("hexcode")
-        return None, torch.stack([near[:, [i for i, c in enumerate(code) if c == entity]].amax(1) for entity in self.entities], 1)
+        return None, torch.stack(
+            [near[:, [i for i, c in enumerate(code) if c == entity]].amax(1) for entity in self.entities], 1
+        )
 
 
 def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_lab: Lab) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import provenance
-from bowerbird.errors import BowerbirdError
+from bowerbird.core import provenance
+from bowerbird.core.errors import BowerbirdError
 
 
 def environment() -> dict[str, str]:
@@ -33,11 +33,16 @@ def bowerbird(*arguments: object, expect: int = 0, cwd: Path | None = None) -> s
 
 
 def refused(*arguments: object, says: str, cwd: Path) -> None:
-    """Exit 2, one line on stderr that says what, and no new file. In this process: starting one for each takes minutes."""
+    """Exit 2, one line on stderr that says what, and no new file. In this process: starting one for each takes
+    minutes."""
     from bowerbird.cli import main
 
     before = sorted(p for p in cwd.rglob("*"))
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["bowerbird", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
@@ -118,10 +123,27 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
         ((*base, "-k", "0", "--size", "64"), "16, 32 px"),
         ((*base, "-k", "0", "--guidance", "sideways"), "interleaved"),
         (("generate", random_reimagen, "-k", "0", "--out", "o"), "--prompt"),
-        (("generate", random_rdm, "--prompt", "x", "--reference", "own.png", "--caption", "x", "--out", "o"), "--image"),
+        (
+            ("generate", random_rdm, "--prompt", "x", "--reference", "own.png", "--caption", "x", "--out", "o"),
+            "--image",
+        ),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
-    made = (*base, "--reference", "own.png", "--caption", "a red thing", "--steps", "2", "-n", "1", "--guidance-eta", "0.3", "--on-copy", "off")
+    made = (
+        *base,
+        "--reference",
+        "own.png",
+        "--caption",
+        "a red thing",
+        "--steps",
+        "2",
+        "-n",
+        "1",
+        "--guidance-eta",
+        "0.3",
+        "--on-copy",
+        "off",
+    )
     bowerbird(*made, cwd=tmp_path)
     record = provenance.read_png(tmp_path / "o" / "000.png")
     assert record["neighbors"][0]["caption"] == "a red thing"
@@ -130,7 +152,9 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
     assert (tmp_path / "o" / "000.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
 
 
-def test_edit_writes_what_changed_and_paints_it_again(tmp_path: Path, tiny_knn: Path, random_rdm: Path, kb_path: Path) -> None:
+def test_edit_writes_what_changed_and_paints_it_again(
+    tmp_path: Path, tiny_knn: Path, random_rdm: Path, kb_path: Path
+) -> None:
     Image.new("RGB", (50, 40), "red").save(tmp_path / "own.png")
     base = ("edit", tiny_knn, "--kb", kb_path, "--image", "own.png", "--out", "o")
     for arguments, says in (
@@ -138,10 +162,15 @@ def test_edit_writes_what_changed_and_paints_it_again(tmp_path: Path, tiny_knn: 
         ((*base, "--prompt", "star", "--reference", "own.png"), "one of them"),
         ((*base, "--prompt", "star", "--image-to-image"), "--strength"),
         ((*base, "--prompt", "star", "--strength", "1.5"), "strength"),
-        (("edit", random_rdm, "--kb", kb_path, "--image", "own.png", "--prompt", "star", "--out", "o"), "does not edit"),
+        (
+            ("edit", random_rdm, "--kb", kb_path, "--image", "own.png", "--prompt", "star", "--out", "o"),
+            "does not edit",
+        ),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
-    done = bowerbird(*base, "--reference", "own.png", "-n", "2", "--steps", "3", "--strength", "0.7", "--json", cwd=tmp_path)
+    done = bowerbird(
+        *base, "--reference", "own.png", "-n", "2", "--steps", "3", "--strength", "0.7", "--json", cwd=tmp_path
+    )
     assert len(json.loads(done.stdout)["images"]) == 2
     record = provenance.read_png(tmp_path / "o" / "001.png")
     assert (record["edit"]["strength"], record["request"]["reference"]) == (0.7, "own.png")
@@ -154,7 +183,9 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     assert (built["items"], built["added"], built["version"]) == (36, 36, 1)
     info = json.loads(bowerbird("kb", "info", "kb", "--json", cwd=tmp_path).stdout)
     assert set(info) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
-    found = json.loads(bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout)
+    found = json.loads(
+        bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout
+    )
     assert set(found) == {"kb", "version", "mode", "query", "results"}
     assert all(set(r) == {"id", "score", "caption", "metadata", "path"} for r in found["results"])
     scores = [r["score"] for r in found["results"]]
@@ -172,7 +203,22 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
 def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
     made = json.loads(
         bowerbird(
-            "generate", random_rdm, "--kb", kb_path, "--prompt", "red apple", "-n", "3", "--steps", "3", "--seed", "7", "--out", "o", "--json", cwd=tmp_path
+            "generate",
+            random_rdm,
+            "--kb",
+            kb_path,
+            "--prompt",
+            "red apple",
+            "-n",
+            "3",
+            "--steps",
+            "3",
+            "--seed",
+            "7",
+            "--out",
+            "o",
+            "--json",
+            cwd=tmp_path,
         ).stdout
     )
     assert [Path(p).name for p in made["images"]] == ["000.png", "001.png", "002.png"]
@@ -186,7 +232,9 @@ def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random
     assert record["kb"]["version"] == 1
     assert all({"id", "score", "caption"} <= set(n) for n in record["neighbors"])
     opened = Image.open(picture)
-    assert opened.text["parameters"].startswith("red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 3.0, Seed: 8, Size: 64x64")
+    assert opened.text["parameters"].startswith(
+        "red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 3.0, Seed: 8, Size: 64x64"
+    )
     assert "trainedAlgorithmicMedia" in opened.text["XML:com.adobe.xmp"]
     bowerbird("generate", "--from", picture, "--out", "again", cwd=tmp_path)
     assert (np.asarray(Image.open(tmp_path / "again" / "000.png")) == np.asarray(opened)).all()
@@ -199,7 +247,18 @@ def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random
 def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
     recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
     assert recipe["train"]["steps"] == 9
-    command = ("train", "tiny-autoencoder", "--tiny", "--data", drawn_folder, "--out", "run", "--device", "cpu", "--json")
+    command = (
+        "train",
+        "tiny-autoencoder",
+        "--tiny",
+        "--data",
+        drawn_folder,
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+        "--json",
+    )
     assert json.loads(bowerbird(*command, cwd=tmp_path).stdout)["steps"] == 2
     assert (tmp_path / "run" / "recipe.json").is_file()
     bowerbird(*command, cwd=tmp_path)
@@ -207,9 +266,29 @@ def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> No
 
 
 def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_folder: Path) -> None:
-    verb = ["train", "tiny-autoencoder", "--tiny", "--set", "train.steps=100000", "--data", str(drawn_folder), "--out", "run", "--device", "cpu"]
+    verb = [
+        "train",
+        "tiny-autoencoder",
+        "--tiny",
+        "--set",
+        "train.steps=100000",
+        "--data",
+        str(drawn_folder),
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+    ]
     # where these tests run in the background of a shell an interrupt is ignored, and children would inherit that
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from bowerbird.cli import main; main()", *verb]
+    command = [
+        sys.executable,
+        "-c",
+        (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from bowerbird.cli import main;"
+            " main()"
+        ),
+        *verb,
+    ]
     child = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
     try:
         assert child.stderr is not None
@@ -242,7 +321,11 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         (("claims", "--data", "nowhere.parquet"), "no such data"),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
-    report = json.loads(bowerbird("check", "made", "--against", kb_path, "--baseline", 40, "--plants", 5, "--out", "r", "--json", cwd=tmp_path).stdout)
+    report = json.loads(
+        bowerbird(
+            "check", "made", "--against", kb_path, "--baseline", 40, "--plants", 5, "--out", "r", "--json", cwd=tmp_path
+        ).stdout
+    )
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
     assert report["planted copies found"]["copy"]["source first"] > 0.9
     assert report["planted copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))
@@ -251,7 +334,15 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
 
 def test_models_and_doctor(tmp_path: Path) -> None:
     listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
-    assert {m["name"] for m in listed} == {"small", "tiny-autoencoder", "tiny-copies", "tiny-knn", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen"}
+    assert {m["name"] for m in listed} == {
+        "small",
+        "tiny-autoencoder",
+        "tiny-copies",
+        "tiny-knn",
+        "tiny-rdm",
+        "tiny-rdm-fast",
+        "tiny-reimagen",
+    }
     checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
     assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}
     assert all(c["fix"] for c in checks["checks"] if not c["ok"])
@@ -269,7 +360,9 @@ def test_demo_makes_its_sheet_without_sockets(tmp_path: Path) -> None:
         "main()\n"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["images"] >= 20

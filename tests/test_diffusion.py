@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird import KnowledgeBase, RDMPipeline, conditioning, gaussian, guidance, seeds
-from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.systems.rdm_pipeline import RDMOutput
-from bowerbird.types import Neighbors
-from bowerbird.types_torch import Conditioning
+from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import conditioning, guidance, schedulers
+from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.systems.rdm.pipeline import RDMOutput
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,15 @@ def latents(pipe: RDMPipeline, hits: Neighbors, **options: object) -> torch.Tens
     return out.images
 
 
-@pytest.mark.parametrize("sampler", gaussian.SAMPLERS)
+@pytest.mark.parametrize("sampler", schedulers.SAMPLERS)
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
 def test_samplers_reach_the_data_with_the_ideal_denoiser(sampler: str, prediction_type: str) -> None:
-    """The best denoiser of a finite set is known in closed form (a softmax over it); sampling with it must end on the set."""
+    """The best denoiser of a finite set is known in closed form (a softmax over it); sampling with it must end on the
+    set."""
     data = torch.tensor([[-1.0, 0.5], [1.0, 1.0], [0.3, -1.2]])
-    scheduler = gaussian.scheduler(sampler, config=gaussian.scheduler("ddim", prediction_type=prediction_type).config)
+    scheduler = schedulers.scheduler(
+        sampler, config=schedulers.scheduler("ddim", prediction_type=prediction_type).config
+    )
     scheduler.set_timesteps(50)
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     for t in scheduler.timesteps:
@@ -48,24 +53,30 @@ def test_samplers_reach_the_data_with_the_ideal_denoiser(sampler: str, predictio
         squared = ((x[:, None] - a.sqrt() * data[None]) ** 2).sum(-1)
         clean = torch.softmax(-squared / (2 * (1 - a)), dim=1) @ data
         eps = (x - a.sqrt() * clean) / (1 - a).sqrt()
-        x = scheduler.step(a.sqrt() * eps - (1 - a).sqrt() * clean if prediction_type == "v_prediction" else eps, t, x).prev_sample
+        x = scheduler.step(
+            a.sqrt() * eps - (1 - a).sqrt() * clean if prediction_type == "v_prediction" else eps, t, x
+        ).prev_sample
     distance = torch.cdist(x, data)
     assert distance.min(1).values.max() < 0.05
     assert len(distance.argmin(1).unique()) == 3
 
 
 def test_training_target_inverts_to_the_clean_latents() -> None:
-    scheduler = gaussian.scheduler("ddim")
+    scheduler = schedulers.scheduler("ddim")
     generator = torch.Generator().manual_seed(0)
     clean, eps = torch.randn(2, 5, 4, generator=generator), torch.randn(2, 5, 4, generator=generator)
     t = torch.tensor([10, 900])
-    v = gaussian.training_target(scheduler, clean, eps, t)
+    v = schedulers.training_target(scheduler, clean, eps, t)
     a = scheduler.alphas_cumprod[t][:, None, None]
-    torch.testing.assert_close(a.sqrt() * scheduler.add_noise(clean, eps, t) - (1 - a).sqrt() * v, clean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        a.sqrt() * scheduler.add_noise(clean, eps, t) - (1 - a).sqrt() * v, clean, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_guidance_weights_zero_and_one_are_the_two_predictions() -> None:
-    condition = conditioning.neighbor_tokens(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3), normalize=True)
+    condition = conditioning.neighbor_tokens(
+        torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3), normalize=True
+    )
     calls = []
 
     def predict(x: torch.Tensor, t: torch.Tensor, c: Conditioning) -> torch.Tensor:
@@ -102,19 +113,27 @@ def test_neighbours_are_a_set_and_weights_are_multiplicities(pipe: RDMPipeline, 
     hits = kb.search(text="red apple", k=3)
     base = latents(pipe, hits)
     torch.testing.assert_close(latents(pipe, hits.select([2, 0, 1])), base, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(latents(pipe, hits.weighted([2, 1, 1])), latents(pipe, hits.select([0, 0, 1, 2])), atol=2e-5, rtol=1e-3)
-    torch.testing.assert_close(latents(pipe, hits.weighted([1, 0, 1])), latents(pipe, hits.select([0, 2])), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        latents(pipe, hits.weighted([2, 1, 1])), latents(pipe, hits.select([0, 0, 1, 2])), atol=2e-5, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        latents(pipe, hits.weighted([1, 0, 1])), latents(pipe, hits.select([0, 2])), atol=1e-5, rtol=1e-4
+    )
     assert (latents(pipe, hits.select([0])) - base).abs().max() > 1e-4  # and they do matter
 
 
 def test_no_neighbour_is_the_null(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=3)
     nothing = hits.weighted([0, 0, 0])
-    torch.testing.assert_close(latents(pipe, nothing, guidance_scale=1.0), latents(pipe, hits, guidance_scale=0.0), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(latents(pipe, nothing, guidance_scale=5.0), latents(pipe, nothing, guidance_scale=1.0), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        latents(pipe, nothing, guidance_scale=1.0), latents(pipe, hits, guidance_scale=0.0), atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        latents(pipe, nothing, guidance_scale=5.0), latents(pipe, nothing, guidance_scale=1.0), atol=1e-4, rtol=1e-3
+    )
 
 
-@pytest.mark.parametrize("sampler", gaussian.SAMPLERS)
+@pytest.mark.parametrize("sampler", schedulers.SAMPLERS)
 def test_picture_depends_on_its_seed_not_on_its_batch(pipe: RDMPipeline, kb: KnowledgeBase, sampler: str) -> None:
     hits = kb.search(text=["red apple", "blue fish", "yellow duck"], k=2)
     pipe.set_sampler(sampler)
@@ -155,7 +174,12 @@ def test_output_types_and_callback(pipe: RDMPipeline, kb: KnowledgeBase) -> None
         seen.append(step)
         return tensors
 
-    assert pipe(neighbors=hits, num_inference_steps=2, output_type="np", callback_on_step_end=watch).images.shape == (1, 64, 64, 3)
+    assert pipe(neighbors=hits, num_inference_steps=2, output_type="np", callback_on_step_end=watch).images.shape == (
+        1,
+        64,
+        64,
+        3,
+    )
     assert seen == [0, 1]
     sample = pipe(neighbors=hits, num_inference_steps=2, output_type="pt").images
     picture = pipe(neighbors=hits, num_inference_steps=2).images[0]
@@ -192,7 +216,10 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
 
 def test_foreign_knowledge_base_is_refused_with_the_fix(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     stranger = KnowledgeBase.open(kb.path)
-    stranger.store.manifest = {**stranger.manifest, "encoder": {**stranger.manifest["encoder"], "name": "other", "fingerprint": "abc"}}
+    stranger.store.manifest = {
+        **stranger.manifest,
+        "encoder": {**stranger.manifest["encoder"], "name": "other", "fingerprint": "abc"},
+    }
     with pytest.raises(MismatchError, match="kb build NEW SOURCE --encoder small"):
         pipe(prompt="red apple", knowledge_base=stranger)
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bowerbird import discrete, guidance
-from bowerbird.discrete import MaskAndReplace
-from bowerbird.types_torch import Conditioning, Tokens
+from bowerbird.diffusion import discrete, guidance
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.diffusion.discrete import MaskAndReplace
 
 SMALL = MaskAndReplace(symbols=3, times=5, replaced=0.3)
 
@@ -52,7 +52,9 @@ def test_posterior_equals_enumeration_for_every_pair_of_times(replaced: float) -
                 if possible[x_0]:  # Bayes for one x_0, weighed by what the network says of it
                     expected += said[x_0] * first[x_0] * second[:, x_t] / whole[x_0, x_t]
             expected /= expected.sum()
-            found = discrete.posterior(schedule, said.log().float()[None, None], torch.tensor([[x_t]]), at(s), at(t)).exp()[0, 0]
+            found = discrete.posterior(
+                schedule, said.log().float()[None, None], torch.tensor([[x_t]]), at(s), at(t)
+            ).exp()[0, 0]
             torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -74,11 +76,14 @@ def test_divergence_is_zero_for_the_truth_and_a_log_likelihood_at_the_last_step(
     found = discrete.divergence(SMALL, said, tokens, x_t, t)
     assert found.min() > -1e-5
     masked = x_t[0] == 3
-    torch.testing.assert_close(found[0, masked], -said[0].gather(1, tokens[0][:, None])[masked, 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found[0, masked], -said[0].gather(1, tokens[0][:, None])[masked, 0], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_bound_of_a_network_that_knows_the_prior_is_the_entropy() -> None:
-    """The variational bound is tight for the true reverse chain: over every x_0 and x_t, its terms sum to H(prior), neither more nor less."""
+    """The variational bound is tight for the true reverse chain: over every x_0 and x_t, its terms sum to H(prior),
+    neither more nor less."""
     prior = torch.tensor([0.6, 0.3, 0.1])
     total = torch.tensor(0.0, dtype=torch.float64)
     for t in range(1, SMALL.times + 1):
@@ -101,7 +106,10 @@ def test_an_oracle_is_sampled_back_whatever_the_number_of_steps() -> None:
         assert pairs[0][0] == SMALL.times
         assert pairs[-1][1] == 0
         for t, s in pairs:
-            x = discrete.sample(discrete.posterior(SMALL, known, x, at(s, s), at(t, t)), [torch.Generator().manual_seed(i) for i in (5, 6)])
+            x = discrete.sample(
+                discrete.posterior(SMALL, known, x, at(s, s), at(t, t)),
+                [torch.Generator().manual_seed(i) for i in (5, 6)],
+            )
         assert torch.equal(x, truth)
 
 
@@ -119,7 +127,8 @@ def test_sampling_follows_the_network_s_distribution() -> None:
 
 
 def test_what_truncation_rules_out_altogether_stays_as_it_is() -> None:
-    """Without replacement a seen symbol can only have been itself; a network that rules it out must not turn it into a mask at time 0."""
+    """Without replacement a seen symbol can only have been itself; a network that rules it out must not turn it into a
+    mask at time 0."""
     schedule = MaskAndReplace(3, 5, 0.0)
     said = discrete.truncated(torch.tensor([[[0.9, 0.09, 0.01]]]).log(), 0.5)
     found = discrete.posterior(schedule, said, torch.tensor([[2]]), at(0), at(2)).exp()
@@ -127,9 +136,12 @@ def test_what_truncation_rules_out_altogether_stays_as_it_is() -> None:
 
 
 def test_guidance_in_log_space() -> None:
-    """Weight 1 is the conditional distribution, 0 the unconditional; another is log p(-) + w (log p(y) - log p(-)), renormalised."""
+    """Weight 1 is the conditional distribution, 0 the unconditional; another is log p(-) + w (log p(y) - log p(-)),
+    renormalised."""
     given, none = torch.randn(1, 7, 3).log_softmax(-1), torch.randn(1, 7, 3).log_softmax(-1)
-    condition = Conditioning(Tokens(torch.ones(1, 1, 2), torch.ones(1, 1)), Tokens(torch.zeros(1, 1, 2), torch.ones(1, 1)))
+    condition = Conditioning(
+        Tokens(torch.ones(1, 1, 2), torch.ones(1, 1)), Tokens(torch.zeros(1, 1, 2), torch.ones(1, 1))
+    )
 
     def predict(x: torch.Tensor, t: torch.Tensor, asked: Conditioning) -> torch.Tensor:
         keys = asked.neighbors.keys  # type: ignore[union-attr]

@@ -11,10 +11,10 @@ from fontTools.ttLib.tables.BitmapGlyphMetrics import BigGlyphMetrics, SmallGlyp
 from fontTools.ttLib.tables.C_B_D_T_ import cbdt_bitmap_format_17
 from fontTools.ttLib.tables.E_B_L_C_ import BitmapSizeTable, SbitLineMetrics, Strike, eblc_index_sub_table_1
 
-from bowerbird import images
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.knowledge.emoji_font import read_emoji_font
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.drawn import read_drawn
+from bowerbird.data.emoji_font import read_emoji_font
 
 GLYPHS = {0x1F431: "cat", 0x1F34E: "apple"}
 
@@ -47,7 +47,14 @@ def build_font(path: Path) -> None:
     strike.bitmapSizeTable = BitmapSizeTable()
     for side in ("hori", "vert"):
         line = SbitLineMetrics()
-        for field in ("ascender", "descender", "widthMax", "caretSlopeNumerator", "caretSlopeDenominator", "caretOffset"):
+        for field in (
+            "ascender",
+            "descender",
+            "widthMax",
+            "caretSlopeNumerator",
+            "caretSlopeDenominator",
+            "caretOffset",
+        ):
             setattr(line, field, 0)
         for field in ("minOriginSB", "minAdvanceSB", "maxBeforeBL", "minAfterBL", "pad1", "pad2"):
             setattr(line, field, 0)

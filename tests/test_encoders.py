@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from bowerbird import encoders
-from bowerbird.encoders.small_model import pieces
-from bowerbird.errors import BowerbirdError
-from bowerbird.images import decode
-from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.types import Encoder
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import decode
+from bowerbird.core.types import Encoder
+from bowerbird.data.drawn import read_drawn
+from bowerbird.models.small_encoder import pieces
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,10 @@ def save_tokenizer(path: Path) -> None:
     from transformers import CLIPTokenizer
 
     letters = [chr(c) for c in range(33, 127)]
-    vocabulary = {token: i for i, token in enumerate([*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"])}
+    vocabulary = {
+        token: i
+        for i, token in enumerate([*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"])
+    }
     CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(path)
 
 
@@ -35,17 +38,33 @@ def save_tokenizer(path: Path) -> None:
 def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random CLIP or SigLIP on disk."""
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, SiglipConfig, SiglipImageProcessorPil, SiglipModel
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessorPil,
+        CLIPModel,
+        SiglipConfig,
+        SiglipImageProcessorPil,
+        SiglipModel,
+    )
 
     path = tmp_path_factory.mktemp(request.param)
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**tower, "vocab_size": 200, "max_position_embeddings": 16, "bos_token_id": 188, "eos_token_id": 189, "pad_token_id": 189}
+    text = {
+        **tower,
+        "vocab_size": 200,
+        "max_position_embeddings": 16,
+        "bos_token_id": 188,
+        "eos_token_id": 189,
+        "pad_token_id": 189,
+    }
     vision = {**tower, "image_size": 32, "patch_size": 8}
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         if request.param == "clip":
             CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(path)
-            CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+            CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+                path
+            )
         else:
             SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
             SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(path)

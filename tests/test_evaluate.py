@@ -1,4 +1,5 @@
-"""Evaluations end to end on drawn pictures: the same figures twice, faithfulness counted rightly, near copies handled, claims judged."""
+"""Evaluations end to end on drawn pictures: the same figures twice, faithfulness counted rightly, near copies handled,
+claims judged."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import KnowledgeBase, RDMPipeline, copies, entitydraw, evaluate, features, generation, plots, reports
-from bowerbird.claims import frame
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.errors import BowerbirdError
-from bowerbird.metrics.faithfulness import faithfulness, hits
-from bowerbird.metrics.intervals import Estimate
+from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation import entity_draw, evaluate, features, plots, reports
+from bowerbird.evaluation.claims import frame
+from bowerbird.evaluation.copies import guard
+from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
+from bowerbird.evaluation.metrics.intervals import Estimate
+from bowerbird.systems import generate
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +40,23 @@ def test_faithfulness_counts_hits_pictures_and_groups() -> None:
 
 
 def test_entitydraw_is_built_from_any_column(drawn: Pictures) -> None:
-    assert entitydraw.entity_key(drawn) is None
-    assert entitydraw.entity_key(drawn, "thing") == "thing"
-    bench = entitydraw.entity_draw(drawn, key="thing", templates=("{name}", "a picture of {name}"))
+    assert entity_draw.entity_key(drawn) is None
+    assert entity_draw.entity_key(drawn, "thing") == "thing"
+    bench = entity_draw.entity_draw(drawn, key="thing", templates=("{name}", "a picture of {name}"))
     assert len(bench.prompts) == 2 * len(bench.entities) == len(bench.truth)
     first = bench.prompts[bench.truth.tolist().index(bench.entities.index("apple"))]
     assert first.endswith("apple")
     with pytest.raises(BowerbirdError, match="it has color, style, thing"):
-        entitydraw.entity_key(drawn, "nope")
+        entity_draw.entity_key(drawn, "nope")
     with pytest.raises(BowerbirdError, match="name"):
-        entitydraw.entity_draw(drawn, key="thing", templates=("no name",))
+        entity_draw.entity_draw(drawn, key="thing", templates=("no name",))
 
 
-def test_evaluating_twice_gives_the_same_bytes(drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path) -> None:
+def test_evaluating_twice_gives_the_same_bytes(
+    drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path
+) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
-    settings = evaluate.Settings(n=24, baseline=20, plants=2, paint=generation.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=24, baseline=20, plants=2, paint=generate.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
     for name in ("one", "two"):
         found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
@@ -61,40 +67,49 @@ def test_evaluating_twice_gives_the_same_bytes(drawn: Pictures, kb_path: Path, r
     assert report["settings"]["paint"]["seed"] == 5
     distance = report["distribution"]["frechet distance"]
     assert distance["low"] < distance["mean"] < distance["high"]
-    other = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), replace(settings, paint=generation.Settings(steps=2, seed=6)))
+    other = evaluate.evaluate(
+        pipe, kb, pictures, features.load("gradients"), replace(settings, paint=generate.Settings(steps=2, seed=6))
+    )
     assert other.report["distribution"]["frechet distance"] != distance
 
 
-def test_near_copies_are_dropped_or_drawn_again(kb_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_copies_are_dropped_or_drawn_again(
+    kb_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
     found = kb.search(text=["a red apple", "a blue fish"], k=3)
     near = found.images()
 
-    def forger(pipe: object, hits: object, settings: object, *, picture_seeds: list[int] | None = None, progress: object = None) -> list[Image.Image]:
+    def forger(
+        pipe: object, hits: object, settings: object, *, picture_seeds: list[int] | None = None, progress: object = None
+    ) -> list[Image.Image]:
         """Copies the first neighbour that counts, for even seeds; paints noise for others."""
         made = []
-        for row, weights in enumerate(getattr(hits, "weights", None) if getattr(hits, "weights", None) is not None else np.ones((len(hits), 3))):  # type: ignore[arg-type]
+        for row, weights in enumerate(
+            getattr(hits, "weights", None) if getattr(hits, "weights", None) is not None else np.ones((len(hits), 3))
+        ):  # type: ignore[arg-type]
             number = picture_seeds[row] if picture_seeds else row * 2
-            source = near[[tuple(r) for r in found.ids.tolist()].index(tuple(hits.ids[row].tolist()))]  # type: ignore[attr-defined]
+            # type: ignore[attr-defined]
+            source = near[[tuple(r) for r in found.ids.tolist()].index(tuple(hits.ids[row].tolist()))]
             image = source[int(np.flatnonzero(weights)[0])]
             noise = Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8))
             made.append(image if number % 2 == 0 and image is not None else noise)
         return made
 
-    monkeypatch.setattr(generation, "paint", forger)
-    settings = generation.Settings(seed=0)
-    kept = copies.paint(pipe, found, settings, threshold=0.9)
+    monkeypatch.setattr(generate, "paint", forger)
+    settings = generate.Settings(seed=0)
+    kept = guard.paint(pipe, found, settings, threshold=0.9)
     assert kept.near_copies() == [0, 1]
     assert kept.copies[0] is not None
     assert (kept.copies[0]["score"], kept.copies[0]["neighbor"]) == (1.0, int(found.ids[0, 0]))
-    again = copies.paint(pipe, found, settings, policy="resample", threshold=0.9)
-    assert again.seeds == [copies.NEXT_SEED, 1 + 2 * copies.NEXT_SEED]  # the second was a copy once more
-    dropped = copies.paint(pipe, found, settings, policy="drop", threshold=0.9)
+    again = guard.paint(pipe, found, settings, policy="resample", threshold=0.9)
+    assert again.seeds == [guard.NEXT_SEED, 1 + 2 * guard.NEXT_SEED]  # the second was a copy once more
+    dropped = guard.paint(pipe, found, settings, policy="drop", threshold=0.9)
     assert dropped.hits.weights is not None
     assert dropped.hits.weights[0].tolist() == [0, 0, 1]
-    assert copies.paint(pipe, found, settings, policy="off").copies == [None, None]
+    assert guard.paint(pipe, found, settings, policy="off").copies == [None, None]
     with pytest.raises(BowerbirdError, match="resample"):
-        copies.paint(pipe, found, settings, policy="panic")
+        guard.paint(pipe, found, settings, policy="panic")
 
 
 def test_plots_take_names_as_they_are(tmp_path: Path) -> None:
@@ -111,11 +126,19 @@ def test_verdicts_follow_from_intervals() -> None:
 
 
 def test_claims_run_small_and_write_their_page(drawn: Pictures, tmp_path: Path) -> None:
-    from bowerbird import claims
-    from bowerbird.claims.lab import Domain, Lab, Settings
+    from bowerbird.evaluation import claims
+    from bowerbird.evaluation.claims.lab import Domain, Lab, Settings
 
     settings = Settings(seeds=(0, 1), train_steps=2, pictures=12, sampling_steps=2, evaluator_steps=2)
-    small = Domain("drawn", load_pictures("drawn", size=32), settings, size=32, autoencoder="pixels-2", in_channels=12, label_key="thing")
+    small = Domain(
+        "drawn",
+        load_pictures("drawn", size=32),
+        settings,
+        size=32,
+        autoencoder="pixels-2",
+        in_channels=12,
+        label_key="thing",
+    )
     lab = Lab(settings, [small], drawn)
     chosen = claims.load(["retrieval-beats-none", "database"])
     found = claims.run(chosen, lab, tmp_path)
@@ -124,8 +147,13 @@ def test_claims_run_small_and_write_their_page(drawn: Pictures, tmp_path: Path) 
     assert len(found[0]["values"]["drawn with retrieval"]["by seed"]) == 2
     assert (tmp_path / "database.png").stat().st_size > 5000
     assert "retrieval-beats-none" in (tmp_path / "claims.md").read_text()
-    again = claims.run(chosen[:1], Lab(settings, [small], drawn), tmp_path)  # from the cache, and the other claim is kept
+    again = claims.run(
+        chosen[:1], Lab(settings, [small], drawn), tmp_path
+    )  # from the cache, and the other claim is kept
     assert again[0]["effects"] == found[0]["effects"]
-    assert [d["name"] for d in json.loads((tmp_path / "claims.json").read_text())["claims"]] == ["retrieval-beats-none", "database"]
+    assert [d["name"] for d in json.loads((tmp_path / "claims.json").read_text())["claims"]] == [
+        "retrieval-beats-none",
+        "database",
+    ]
     with pytest.raises(BowerbirdError, match="choose from"):
         claims.load(["cold-fusion"])

@@ -13,23 +13,25 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import nn
 
-from bowerbird import features, planted, replication, views, weights
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.drawn import read_drawn
 from bowerbird.encoders.gradients import GradientEncoder
 from bowerbird.encoders.inception import InceptionV3, prepare
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.metrics.replication import alarm_level, calibrated, ranks, summarize
+from bowerbird.evaluation import features
+from bowerbird.evaluation.copies import detect, synthetic, windows
+from bowerbird.evaluation.copies.thresholds import alarm_level, calibrated, ranks, summarize
+from bowerbird.models import weights
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Image.Image]:
-    from bowerbird import images
+    from bowerbird.core import images
 
     return [images.decode(item.data, item.name) for item in read_drawn()]
 
 
 def test_inception_has_the_published_size_and_reads_what_was_saved(tmp_path: Path, drawn: list[Image.Image]) -> None:
-    from bowerbird.checkpoint import save_tensors
+    from bowerbird.core.files import save_tensors
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -38,7 +40,10 @@ def test_inception_has_the_published_size_and_reads_what_was_saved(tmp_path: Pat
     save_tensors(tmp_path / "inception.safetensors", model.state_dict())
     torch.save(model.state_dict(), tmp_path / "inception.pth")
     pictures = drawn[:2]
-    from_safe, from_torch = (features.load(f"inception:{tmp_path / name}").embed_images(pictures) for name in ("inception.safetensors", "inception.pth"))
+    from_safe, from_torch = (
+        features.load(f"inception:{tmp_path / name}").embed_images(pictures)
+        for name in ("inception.safetensors", "inception.pth")
+    )
     assert from_safe.shape == (2, 2048)
     with torch.inference_mode():
         expected = model(torch.from_numpy(np.stack([prepare(p) for p in pictures]))).numpy()
@@ -122,8 +127,8 @@ def test_a_directory_of_something_else_is_no_copy_descriptor() -> None:
 
 def test_windows_are_the_whole_and_a_grid() -> None:
     picture = Image.new("RGB", (60, 40))
-    made = views.windows(picture)
-    assert len(made) == views.PER_PICTURE == 19
+    made = windows.windows(picture)
+    assert len(made) == windows.PER_PICTURE == 19
     assert [w.size for w in made[:2]] == [(40, 40), (28, 28)]
     assert made[-1].size == (20, 20)
 
@@ -135,29 +140,41 @@ def scene(number: int) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     for _ in range(12):
         x, y, w, h = rng.integers(0, 64, 4)
-        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)((x - w // 4, y - h // 4, x + w // 4, y + h // 4), fill=tuple(rng.integers(0, 256, 3).tolist()))
+        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)(
+            (x - w // 4, y - h // 4, x + w // 4, y + h // 4), fill=tuple(rng.integers(0, 256, 3).tolist())
+        )
     return picture
 
 
 def test_planted_copies_are_found() -> None:
-    """Every kind of copy, among pictures unlike anything the descriptor was trained on, by its source's similarity at 1% false alarms."""
+    """Every kind of copy, among pictures unlike anything the descriptor was trained on, by its source's similarity at
+    1% false alarms."""
     training = [scene(i) for i in range(150)]
-    found = replication.check(features.load(replication.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, plants=12, seed=1)
+    found = detect.check(
+        features.load(detect.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, plants=12, seed=1
+    )
     assert found.training.whole_at[1] == found.training.split_at[1] == 7
     assert found.training.whole[1] == pytest.approx(1, abs=1e-3)
     least = {"copy": 1.0, "mirrored": 0.9, "crop": 0.6, "tinted": 0.6, "pasted part": 0.4, "shrunk and pasted": 0.4}
-    assert set(found.recall) == set(planted.KINDS) == set(least)
+    assert set(found.recall) == set(synthetic.KINDS) == set(least)
     assert {name: share for name, share in least.items() if found.recall[name]["any"] < share} == {}
-    honest = replication.check(features.load(replication.DESCRIPTOR), [scene(i) for i in range(1000, 1030)], training, baseline=100, plants=1, seed=1)
+    honest = detect.check(
+        features.load(detect.DESCRIPTOR),
+        [scene(i) for i in range(1000, 1030)],
+        training,
+        baseline=100,
+        plants=1,
+        seed=1,
+    )
     assert honest.report()["whole"]["generated to training"]["over"]["99% quantile of the baseline"] < 0.1
 
 
 def test_pictures_held_twice_are_left_out_of_the_baseline() -> None:
     training = [scene(i) for i in range(40)]
     training += [training[3], ImageOps.mirror(training[5])]
-    alike = replication.twins(training, np.arange(len(training)))
+    alike = detect.twins(training, np.arange(len(training)))
     assert np.flatnonzero(alike).tolist() == [3, 5, 40, 41]
-    found = replication.check(GradientEncoder(), [scene(99)], training, baseline=42, plants=1)
+    found = detect.check(GradientEncoder(), [scene(99)], training, baseline=42, plants=1)
     assert found.twins == 4
     assert not set(found.baseline_rows) & {3, 5, 40, 41}
 
@@ -175,14 +192,22 @@ def test_a_copy_descriptor_sees_pictures_alone_and_past_changes() -> None:
 
 def test_described_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [scene(i) for i in range(2000, 2005)]
-    first = replication.described(GradientEncoder(), pictures)
-    monkeypatch.setattr(views, "describe", lambda *_: pytest.fail("described again"))
-    assert np.array_equal(replication.described(GradientEncoder(), [p.copy() for p in pictures]), first)
+    first = detect.described(GradientEncoder(), pictures)
+    monkeypatch.setattr(windows, "describe", lambda *_: pytest.fail("described again"))
+    assert np.array_equal(detect.described(GradientEncoder(), [p.copy() for p in pictures]), first)
 
 
 def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) -> None:
     training = drawn[:60]
-    found = replication.check(GradientEncoder(), [training[3], drawn[200]], training, neighbors=[[training[3], training[4]], []], baseline=30, plants=1, seed=1)
+    found = detect.check(
+        GradientEncoder(),
+        [training[3], drawn[200]],
+        training,
+        neighbors=[[training[3], training[4]], []],
+        baseline=30,
+        plants=1,
+        seed=1,
+    )
     assert found.training.whole[0] == pytest.approx(1, abs=1e-4)
     assert (found.training.whole_at[0], found.neighbors and found.neighbors.whole_at[0]) == (3, 0)
     assert (found.baseline.whole_at != found.baseline_rows).all()
@@ -206,5 +231,7 @@ def test_replication_sums() -> None:
     assert alarm_level(honest[:20])[1] == 1 / 21
     own = ranks(honest, honest, own=True)
     assert own.argsort().tolist() == honest.argsort().tolist()
-    assert ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist() == sorted(ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist())
+    assert ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist() == sorted(
+        ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist()
+    )
     assert ranks(np.array([300.0]), honest)[0] > own.max() - 1 / 300

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bowerbird import BowerbirdError, MismatchError, RDMPipeline, recipes, weights
-from bowerbird.models import low_rank
-from bowerbird.recipe import build_objective, read_pictures
-from bowerbird.recipes.rdm import tiny_rdm_fast
-from bowerbird.systems.few_steps import FewStepObjective
+from bowerbird import BowerbirdError, MismatchError, RDMPipeline
+from bowerbird.models import low_rank, weights
+from bowerbird.systems.rdm.distillation import FewStepObjective
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
+from bowerbird.training.recipes.rdm import tiny_rdm_fast
 
 
 def objective(folder: Path, out: Path, **changes: Any) -> FewStepObjective:
@@ -23,8 +24,11 @@ def objective(folder: Path, out: Path, **changes: Any) -> FewStepObjective:
     return made
 
 
-def test_a_student_with_as_many_segments_as_the_teacher_has_steps_learns_the_guided_teacher(drawn_folder: Path, tmp_path: Path) -> None:
-    """Every jump is then one step of the teacher: without guidance the student is right before it has learnt anything, with guidance it is not."""
+def test_a_student_with_as_many_segments_as_the_teacher_has_steps_learns_the_guided_teacher(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    """Every jump is then one step of the teacher: without guidance the student is right before it has learnt anything,
+    with guidance it is not."""
     for segment in range(4):
         same = objective(drawn_folder, tmp_path, segments=4, teacher_steps=4, guidance_scale=1.0)
         batch = {**same.batch(0, 4), "segment": segment}
@@ -32,7 +36,12 @@ def test_a_student_with_as_many_segments_as_the_teacher_has_steps_learns_the_gui
     guided = objective(drawn_folder, tmp_path, segments=4, teacher_steps=4, guidance_scale=3.0)
     assert guided({**batch, "segment": 1}).item() > 1e-4
     assert guided({**batch, "segment": 0}).item() < 1e-7  # at 999, outside the interval
-    assert objective(drawn_folder, tmp_path, segments=2, teacher_steps=4, guidance_scale=1.0)(batch | {"segment": 0}).item() > 1e-6
+    assert (
+        objective(drawn_folder, tmp_path, segments=2, teacher_steps=4, guidance_scale=1.0)(
+            batch | {"segment": 0}
+        ).item()
+        > 1e-6
+    )
 
 
 def test_a_student_that_says_its_target_paints_as_the_teacher(drawn_folder: Path, tmp_path: Path) -> None:
@@ -42,7 +51,13 @@ def test_a_student_that_says_its_target_paints_as_the_teacher(drawn_folder: Path
     pipe.set_progress_bar_config(disable=True)
     hits = made.bank.neighbors(torch.tensor([0, 1, 2]))
     options: dict[str, Any] = {"guidance_scale": 3.0, "guidance_interval": (0.2, 0.8)}
-    wanted = pipe(neighbors=hits, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="latent", **options).images
+    wanted = pipe(
+        neighbors=hits,
+        num_inference_steps=10,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **options,
+    ).images
     z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     asked = pipe.condition(hits)
     made.noise_scheduler.set_timesteps(made.config.segments)
@@ -64,7 +79,9 @@ def test_low_rank_changes_start_at_nothing_and_merge_to_the_same(drawn_folder: P
     base = RDMPipeline.from_pretrained("tiny-rdm").unet
     x, t, c = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 2, 384)
     with torch.no_grad():
-        assert torch.allclose(made.unet(x, t, encoder_hidden_states=c).sample, base(x, t, encoder_hidden_states=c).sample, atol=1e-5)
+        assert torch.allclose(
+            made.unet(x, t, encoder_hidden_states=c).sample, base(x, t, encoder_hidden_states=c).sample, atol=1e-5
+        )
         trained = {name for name, p in made.unet.named_parameters() if p.requires_grad}
         assert trained == {name for name, _ in made.unet.named_parameters() if name.endswith((".0.up", ".0.down"))}
         for name, p in made.unet.named_parameters():
@@ -75,7 +92,9 @@ def test_low_rank_changes_start_at_nothing_and_merge_to_the_same(drawn_folder: P
         low_rank.save_factors(made.unet, tmp_path, "these weights")
         with pytest.raises(MismatchError, match="those weights"):
             low_rank.merged(base, tmp_path, "those weights")
-        assert torch.allclose(low_rank.merged(base, tmp_path, "these weights")(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-2)
+        assert torch.allclose(
+            low_rank.merged(base, tmp_path, "these weights")(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-2
+        )
         base.load_state_dict(low_rank.plain_state(made.unet))
         assert torch.allclose(base(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-5)
 
@@ -102,13 +121,18 @@ def test_every_change_has_a_gradient_in_half_precision(drawn_folder: Path, tmp_p
     assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("wrong", [{"teacher_steps": 0}, {"segments": 3, "teacher_steps": 9}, {"teacher_steps": 2000}, {"changed": ("nothing",)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"teacher_steps": 0}, {"segments": 3, "teacher_steps": 9}, {"teacher_steps": 2000}, {"changed": ("nothing",)}],
+)
 def test_settings_that_cannot_be_are_refused(drawn_folder: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(BowerbirdError, match=r"system\.(segments|changed)"):
         objective(drawn_folder, tmp_path, **wrong)
 
 
-def test_a_bundle_of_factors_opens_over_the_bundled_network(drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_of_factors_opens_over_the_bundled_network(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = objective(drawn_folder, tmp_path)
     with torch.no_grad():
         for name, p in made.unet.named_parameters():

@@ -1,4 +1,5 @@
-"""What becomes an item: patches, near-duplicates, a person's own filter, addresses, embeddings made elsewhere, on however many processes."""
+"""What becomes an item: patches, near-duplicates, a person's own filter, addresses, embeddings made elsewhere, on
+however many processes."""
 
 from __future__ import annotations
 
@@ -15,13 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bowerbird import KnowledgeBase, encoders, images
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import addresses, embed, sparse
-from bowerbird.knowledge.bulk import write_neighbors
-from bowerbird.knowledge.ingest import Choice
-from bowerbird.knowledge.items import SourceItem
-from bowerbird.knowledge.store import Store
+from bowerbird import KnowledgeBase, encoders
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.item import SourceItem
+from bowerbird.data.sources import urls
+from bowerbird.knowledge.ingest import embed
+from bowerbird.knowledge.ingest.prepare import Choice
+from bowerbird.knowledge.neighbors.export import write_neighbors
+from bowerbird.knowledge.search import bm25
+from bowerbird.knowledge.storage.directory import Store
 from tests.faults.plain import PlainEncoder, caption, picture, source
 
 
@@ -54,7 +58,10 @@ def test_near_duplicates_are_left_out_and_named(tmp_path: Path, drawn_folder: Pa
     own.save(strange / "own.png")
     own.resize((90, 90)).save(strange / "own-larger.png")
     report = kb.add(strange, dedup=0.99)
-    assert {name for name, _, _ in report.duplicates} == {*(f"twin{n}.jpg" for n in range(5)), "own.png"}  # own-larger.png comes first
+    assert {name for name, _, _ in report.duplicates} == {
+        *(f"twin{n}.jpg" for n in range(5)),
+        "own.png",
+    }  # own-larger.png comes first
     assert report.added == 1
     by_name = {name: like for name, like, _ in report.duplicates}
     assert by_name["own.png"] == "own-larger.png"
@@ -67,7 +74,9 @@ def test_a_persons_own_filter(tmp_path: Path) -> None:
     def keep(image: Image.Image, item: SourceItem) -> str | None:
         return f"{image.width} pixels of an odd thing" if item.metadata["number"] % 2 else None
 
-    kb, report = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), keep=keep)
+    kb, report = KnowledgeBase.build(
+        tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), keep=keep
+    )
     assert len(kb) == 5
     assert report.refused == [f"{n}.png: 8 pixels of an odd thing" for n in (1, 3, 5, 7, 9)]
 
@@ -85,12 +94,18 @@ def test_copies_of_what_is_left_out_are_not_there_already(tmp_path: Path) -> Non
     assert (len(kb), report.added, report.present, len(report.unreadable)) == (1, 1, 3, 4)
 
 
-def test_an_interrupted_build_goes_on_only_with_the_same_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_goes_on_only_with_the_same_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = source(tmp_path / "a.parquet", range(1100))
-    monkeypatch.setattr("bowerbird.knowledge.filling.COMMIT_EVERY", 500)
+    monkeypatch.setattr("bowerbird.knowledge.ingest.add.COMMIT_EVERY", 500)
     with monkeypatch.context() as patch:
         commit, times = Store.commit, []
-        patch.setattr(Store, "commit", lambda self: (commit(self), times.append(1), len(times) < 2 or (_ for _ in ()).throw(KeyboardInterrupt))[0])
+        patch.setattr(
+            Store,
+            "commit",
+            lambda self: (commit(self), times.append(1), len(times) < 2 or (_ for _ in ()).throw(KeyboardInterrupt))[0],
+        )
         with pytest.raises(KeyboardInterrupt):
             KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder())
     kb, report = KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder(), keep=odd_ones)
@@ -138,15 +153,15 @@ def shop() -> Iterator[str]:
 
 
 def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> None:
-    urls = [f"{shop}/picture1", f"{shop}/nothing", f"{shop}/away", "file:///etc/hostname", None, f"{shop}/picture2"]
-    pq.write_table(pa.table({"url": urls, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
+    listed = [f"{shop}/picture1", f"{shop}/nothing", f"{shop}/away", "file:///etc/hostname", None, f"{shop}/picture2"]
+    pq.write_table(pa.table({"url": listed, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
     with pytest.raises(BowerbirdError, match="--fetch-urls"):
         KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
     kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch=True)
     assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
     assert len(report.unreadable) == 4
     assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
-    assert next(addresses.fetched(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
+    assert next(urls.fetched(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
 
 
 def test_workers_and_parts_give_the_same_bits(tmp_path: Path, drawn_folder: Path) -> None:
@@ -203,8 +218,18 @@ def test_neighbors_of_a_whole_set(tmp_path: Path) -> None:
         with pytest.raises(BowerbirdError, match=next(iter(wrong.values()))):
             write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, **wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "g.parquet").exists()
-    write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, exclude_key="number")  # 0 is a value like any other
-    written = write_neighbors(kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, max_similarity=0.995, exclude_key="kind", counts=tmp_path / "c.parquet")
+    write_neighbors(
+        kb, tmp_path / "a.parquet", tmp_path / "g.parquet", 5, exclude_key="number"
+    )  # 0 is a value like any other
+    written = write_neighbors(
+        kb,
+        tmp_path / "a.parquet",
+        tmp_path / "g.parquet",
+        5,
+        max_similarity=0.995,
+        exclude_key="kind",
+        counts=tmp_path / "c.parquet",
+    )
     graph = {row["id"]: row for row in pq.read_table(tmp_path / "g.parquet").to_pylist()}
     assert written == len(graph) == 120
     items = kb.get(kb.ids().tolist())
@@ -229,12 +254,18 @@ def test_proposal_is_counted_as_in_the_graph(tmp_path: Path) -> None:
 
 
 def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
-    """Three to one is what writing the caption three times gives; with tags at 0 they find nothing; new items are weighed alike."""
-    rows = {"image": [{"bytes": picture(n), "path": f"{n}"} for n in range(4)], "caption": ["red fox", "blue cat", "fox and dog", "grey owl"]}
+    """Three to one is what writing the caption three times gives; with tags at 0 they find nothing; new items are
+    weighed alike."""
+    rows = {
+        "image": [{"bytes": picture(n), "path": f"{n}"} for n in range(4)],
+        "caption": ["red fox", "blue cat", "fox and dog", "grey owl"],
+    }
     pq.write_table(pa.table({**rows, "tags": [["den"], ["fox", "fox"], ["pet"], ["night"]]}), tmp_path / "a.parquet")
 
     def scores(name: str, weights: tuple[int, int], text: str = "fox") -> dict[str, float]:
-        kb, _ = KnowledgeBase.build(tmp_path / name, tmp_path / "a.parquet", encoder=PlainEncoder(), word_weights=weights)
+        kb, _ = KnowledgeBase.build(
+            tmp_path / name, tmp_path / "a.parquet", encoder=PlainEncoder(), word_weights=weights
+        )
         hits = kb.search(text=text, mode="bm25", k=4)
         return {c: round(float(s), 5) for c, s in zip(hits.captions[0], hits.scores[0], strict=True) if c}
 
@@ -242,8 +273,8 @@ def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
     assert next(iter(scores("captions", (5, 1)))) != "blue cat"
     assert "blue cat" not in scores("untagged", (1, 0))
     captions = [f"{c} {c} {c}" for c in ("red fox", "blue cat", "fox and dog", "grey owl")]
-    by_hand = sparse.best_rows(sparse.build(captions, ["den", "fox fox", "pet", "night"]), "fox", 4)[1]
-    weighed = sparse.best_rows(sparse.build(rows["caption"], ["den", "fox fox", "pet", "night"], (3, 1)), "fox", 4)[1]
+    by_hand = bm25.best_rows(bm25.build(captions, ["den", "fox fox", "pet", "night"]), "fox", 4)[1]
+    weighed = bm25.best_rows(bm25.build(rows["caption"], ["den", "fox fox", "pet", "night"], (3, 1)), "fox", 4)[1]
     # the whole caption as a word of its own is counted thrice there and once here, which only lengthens the item
     np.testing.assert_allclose(weighed[weighed > 0], by_hand[by_hand > 0], rtol=0.1)
     assert scores("tagsonly", (0, 1), "fox") == {"blue cat": scores("tagsonly2", (0, 1), "fox")["blue cat"]}
@@ -260,7 +291,9 @@ def test_commands(tmp_path: Path) -> None:
         (tmp_path / "p" / f"{n}.png").write_bytes(picture(n))
         (tmp_path / "p" / f"{n}.txt").write_text(caption(n))
     (tmp_path / "p" / "bad.png").write_text("x")
-    (tmp_path / "mine.py").write_text("def small(picture, item):\n    return 'seven' if item.name == '7.png' else None\n")
+    (tmp_path / "mine.py").write_text(
+        "def small(picture, item):\n    return 'seven' if item.name == '7.png' else None\n"
+    )
     made = bowerbird(
         "kb",
         "build",
@@ -284,7 +317,12 @@ def test_commands(tmp_path: Path) -> None:
     assert facts["items"] + len(facts["duplicates"]) == 11
     assert {line["left out"] for line in lines} >= {"unreadable", "filter"}
     (tmp_path / "q.txt").write_text("red thing\n\nblue thing\n")
-    found = [json.loads(line) for line in bowerbird("search", "kb", "--queries", "q.txt", "--mode", "bm25", "-k", "3", cwd=tmp_path).stdout.splitlines()]
+    found = [
+        json.loads(line)
+        for line in bowerbird(
+            "search", "kb", "--queries", "q.txt", "--mode", "bm25", "-k", "3", cwd=tmp_path
+        ).stdout.splitlines()
+    ]
     assert [one["query"]["text"] for one in found] == ["red thing", "blue thing"]
     assert "red" in found[0]["results"][0]["caption"]
     bowerbird("kb", "neighbors", "kb", "p", "g.parquet", "-k", "2", "--counts", "c.parquet", cwd=tmp_path)

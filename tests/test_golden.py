@@ -1,7 +1,9 @@
-"""Nothing that is made changes by accident: pictures, searches, training steps and a picture made again from its record, to the last bit.
+"""Nothing that is made changes by accident: pictures, searches, training steps and a picture made again from its
+record, to the last bit.
 
-The expected values lie in `golden/`. They hold to the last bit on the kind of machine that made them; on another processor, whose kernels round
-another way, pictures and losses are compared with a small tolerance. A deliberate change makes them new: pytest tests/test_golden.py -k make --make-golden
+The expected values lie in `golden/`. They hold to the last bit on the kind of machine that made them; on another
+processor, whose kernels round another way, pictures and losses are compared with a small tolerance. A deliberate
+change makes them new: pytest tests/test_golden.py -k make --make-golden
 """
 
 from __future__ import annotations
@@ -24,9 +26,22 @@ PICTURE_TOLERANCE = 2.0
 """Mean difference of a picture, in 1/255, that another processor may make."""
 
 RECIPES = (
-    "small", "tiny-autoencoder", "tiny-vq", "tiny-rdm", "tiny-rdm-fast", "tiny-rdm-no-neighbors", "tiny-knn", "tiny-knn-discrete",
-    "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128", "reimagen-paper-64", "tiny-copies", "evaluator", "style-evaluator",
-)  # fmt: skip
+    "small",
+    "tiny-autoencoder",
+    "tiny-vq",
+    "tiny-rdm",
+    "tiny-rdm-fast",
+    "tiny-rdm-no-neighbors",
+    "tiny-knn",
+    "tiny-knn-discrete",
+    "tiny-reimagen-32",
+    "tiny-reimagen",
+    "tiny-reimagen-128",
+    "reimagen-paper-64",
+    "tiny-copies",
+    "evaluator",
+    "style-evaluator",
+)
 
 
 @cache
@@ -35,9 +50,19 @@ def machine() -> str:
     import torch
 
     info = Path("/proc/cpuinfo")
-    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.is_file() else ""
+    flags = (
+        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.is_file() else ""
+    )
     kernels = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags.split()]
-    return " ".join([platform.machine(), torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads()), *kernels])
+    return " ".join(
+        [
+            platform.machine(),
+            torch.__version__,
+            torch.backends.cpu.get_cpu_capability(),
+            str(torch.get_num_threads()),
+            *kernels,
+        ]
+    )
 
 
 def digest(*arrays: Any) -> str:
@@ -78,22 +103,34 @@ def picture(kb: Any, model: str, random_models: dict[str, str]) -> Image.Image:
 
 
 PICTURES = (
-    "tiny-rdm", "tiny-rdm ddim", "tiny-rdm unconditional", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn", "tiny-knn edit", "discrete", "random-reimagen",
-)  # fmt: skip
+    "tiny-rdm",
+    "tiny-rdm ddim",
+    "tiny-rdm unconditional",
+    "tiny-rdm-fast",
+    "tiny-reimagen",
+    "tiny-knn",
+    "tiny-knn edit",
+    "discrete",
+    "random-reimagen",
+)
 
 
 def one_step(name: str, source: Path, out: Path) -> dict[str, Any]:
     """The batch, the loss and the weights of one step of a recipe's tiny form."""
-    from bowerbird import recipes
-    from bowerbird.recipe import build_objective, read_pictures
-    from bowerbird.train import train
+    from bowerbird.training import recipes
+    from bowerbird.training.loop import train
+    from bowerbird.training.recipe import build_objective, read_pictures
 
     recipe = recipes.recipe(name, tiny=True)
     objective = build_objective(recipe, read_pictures(recipe, source), out)
     report = next(iter(train(objective, recipe.train, out, device="cpu")))
     state = objective.state_dict()
     weights = digest(*[state[key].float().numpy() for key in sorted(state)])
-    return {"names": hashlib.sha256(" ".join(sorted(state)).encode()).hexdigest()[:24], "loss": report.loss, "weights": weights}
+    return {
+        "names": hashlib.sha256(" ".join(sorted(state)).encode()).hexdigest()[:24],
+        "loss": report.loss,
+        "weights": weights,
+    }
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------
@@ -130,7 +167,10 @@ def test_picture(kb: Any, model: str, tiny_tokens: Path, random_reimagen: Path) 
     wanted = np.asarray(Image.open(picture_file(model)).convert("RGB"))
     if same_machine():
         np.testing.assert_array_equal(made, wanted)
-    elif model not in ("discrete", "random-reimagen"):  # weights drawn or trained here differ in their last bits, and tokens jump
+    elif model not in (
+        "discrete",
+        "random-reimagen",
+    ):  # weights drawn or trained here differ in their last bits, and tokens jump
         assert np.abs(made.astype(float) - wanted).mean() <= PICTURE_TOLERANCE
 
 
@@ -153,10 +193,12 @@ def test_picture_made_again_from_a_record_of_before(file: str) -> None:
 
 
 def again(path: Path) -> Image.Image:
-    from bowerbird import generation, provenance, systems
+    from bowerbird import systems
+    from bowerbird.core import provenance
+    from bowerbird.systems import generate
 
     record = provenance.read_png(path)
-    return generation.repaint(systems.open_pipeline(record["model"]["name"]), record)[0]
+    return generate.repaint(systems.open_pipeline(record["model"]["name"]), record)[0]
 
 
 # -- making them new ---------------------------------------------------------------------------------------------------
@@ -181,5 +223,10 @@ def write(make: Callable[[str], Path], kb: Any, drawn_folder: Path, models: dict
 
 @pytest.mark.skipif("not config.getoption('--make-golden')", reason="writes the expected values anew")
 def test_make(kb: Any, drawn_folder: Path, tmp_path: Path, tiny_tokens: Path, random_reimagen: Path) -> None:
-    write(lambda name: tmp_path / name, kb, drawn_folder, {"discrete": str(tiny_tokens), "random-reimagen": str(random_reimagen)})
+    write(
+        lambda name: tmp_path / name,
+        kb,
+        drawn_folder,
+        {"discrete": str(tiny_tokens), "random-reimagen": str(random_reimagen)},
+    )
     assert FILE.is_file()

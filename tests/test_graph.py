@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.bulk import write_neighbors
-from bowerbird.knowledge.graph import knn_graph, neighbor_counts, proposal
-from bowerbird.types import ABSENT
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT
+from bowerbird.knowledge.neighbors.export import write_neighbors
+from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts, proposal
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6), st.booleans())
@@ -25,9 +25,26 @@ def test_guard_holds_and_the_rest_is_brute_force(seed: int, n: int, k: int, guar
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     ids, style, entity = np.arange(n) + 100, [str(i % 3) for i in range(n)], [str(i % 4) for i in range(n)]
     limit = 0.5 if guarded else None
-    positions, scores = knn_graph(x, x, k, query_ids=ids, database_ids=ids, max_similarity=limit, within=(style, style), exclude=(entity, entity), block=7)
+    positions, scores = knn_graph(
+        x,
+        x,
+        k,
+        query_ids=ids,
+        database_ids=ids,
+        max_similarity=limit,
+        within=(style, style),
+        exclude=(entity, entity),
+        block=7,
+    )
     for q in range(n):
-        allowed = [d for d in range(n) if d != q and style[d] == style[q] and entity[d] != entity[q] and (limit is None or float(x[q] @ x[d]) <= limit)]
+        allowed = [
+            d
+            for d in range(n)
+            if d != q
+            and style[d] == style[q]
+            and entity[d] != entity[q]
+            and (limit is None or float(x[q] @ x[d]) <= limit)
+        ]
         best = sorted((float(x[q] @ x[d]) for d in allowed), reverse=True)[:k]
         found = positions[q][positions[q] != ABSENT]
         assert set(found) <= set(allowed)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bowerbird import guidance
-from bowerbird.errors import BowerbirdError
-from bowerbird.guidance import Guidance
-from bowerbird.types_torch import Conditioning, Tokens
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.diffusion import guidance
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.diffusion.guidance import Guidance
 
 DATA = torch.tensor([[-1.0, 0.5], [1.0, 1.0], [0.3, -1.2], [-0.4, 1.4], [0.9, -0.6]])
 TEXT = torch.tensor([0, 0, 1, 1, 0])
@@ -23,7 +23,8 @@ ALPHA = 0.3
 
 @dataclass
 class IdealDenoiser:
-    """The best noise prediction for `DATA` restricted to the items that fit the conditions present; counts rows and calls."""
+    """The best noise prediction for `DATA` restricted to the items that fit the conditions present; counts rows and
+    calls."""
 
     calls: list[int] = field(default_factory=list)
 
@@ -40,7 +41,9 @@ class IdealDenoiser:
 
 
 def asked(text: list[int], neighbors: list[int]) -> Conditioning:
-    words, near = (Tokens(torch.tensor(v, dtype=torch.float32)[:, None, None], torch.ones(len(v), 1)) for v in (text, neighbors))
+    words, near = (
+        Tokens(torch.tensor(v, dtype=torch.float32)[:, None, None], torch.ones(len(v), 1)) for v in (text, neighbors)
+    )
     return Conditioning(near, near.absent(), words, words.absent())
 
 
@@ -73,7 +76,12 @@ def test_weighted_is_the_mixture_of_the_single_forms(w_p: float, w_n: float, eta
     predict = IdealDenoiser()
     torch.testing.assert_close(guidance.text_enhanced(predict, CONDITION, w_p)(X, T, 0), text, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(guidance.neighbor_enhanced(predict, CONDITION, w_n)(X, T, 0), near, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(guidance.weighted(predict, CONDITION, w_p, w_n, eta)(X, T, 0), eta * text + (1 - eta) * near, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        guidance.weighted(predict, CONDITION, w_p, w_n, eta)(X, T, 0),
+        eta * text + (1 - eta) * near,
+        atol=1e-4,
+        rtol=1e-4,
+    )
     joined = w_p * single() - (w_p - 1) * single("text", "neighbors")
     torch.testing.assert_close(guidance.joint(predict, CONDITION, w_p)(X, T, 0), joined, atol=1e-4, rtol=1e-4)
 
@@ -82,7 +90,9 @@ def test_weighted_is_the_mixture_of_the_single_forms(w_p: float, w_n: float, eta
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_at_its_ends_eta_gives_the_single_forms_in_two_passes(kind: str, eta: float) -> None:
     predict = IdealDenoiser()
-    expected = guidance.text_enhanced(predict, CONDITION, 3.0) if eta else guidance.neighbor_enhanced(predict, CONDITION, 2.0)
+    expected = (
+        guidance.text_enhanced(predict, CONDITION, 3.0) if eta else guidance.neighbor_enhanced(predict, CONDITION, 2.0)
+    )
     guided = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [7, 8, 9], [True] * 3, 6)
     for step in range(6):
         predict.calls.clear()
@@ -94,12 +104,17 @@ def test_interleaved_takes_one_form_a_step_and_picture() -> None:
     predict, settings, picture_seeds = IdealDenoiser(), Guidance("interleaved", 3.0, 2.0, 0.4), [11, 12, 13]
     drawn = guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=1)
     guided = guidance.balanced(predict, CONDITION, settings, picture_seeds, [True] * 3, 200)
-    text, near = guidance.text_enhanced(predict, CONDITION, 3.0)(X, T, 0), guidance.neighbor_enhanced(predict, CONDITION, 2.0)(X, T, 0)
+    text, near = (
+        guidance.text_enhanced(predict, CONDITION, 3.0)(X, T, 0),
+        guidance.neighbor_enhanced(predict, CONDITION, 2.0)(X, T, 0),
+    )
     for step in range(12):
         torch.testing.assert_close(guided(X, T, step), torch.where(drawn[:, step, None], text, near))
     assert (drawn.float().mean(1) - 0.4).abs().max() < 0.12
     assert not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[1:2], guidance.draw_text_steps([12], [True], 200, 0.4, stage=1))  # a picture's draws are its own
+    assert torch.equal(
+        drawn[1:2], guidance.draw_text_steps([12], [True], 200, 0.4, stage=1)
+    )  # a picture's draws are its own
     assert not torch.equal(drawn, guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=2))
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bowerbird import images
-from bowerbird.errors import BowerbirdError, PictureError
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError, PictureError
 
 
 def as_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -23,7 +23,9 @@ def as_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-RED_LEFT = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]] * 2, np.uint8)).resize((40, 20), Image.Resampling.NEAREST)
+RED_LEFT = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]] * 2, np.uint8)).resize(
+    (40, 20), Image.Resampling.NEAREST
+)
 
 
 def test_exif_rotation_is_applied() -> None:
@@ -46,7 +48,9 @@ def test_cmyk_16_bit_animation_and_wrong_extension() -> None:
     deep = Image.fromarray(np.full((4, 4), 32768, np.uint16))
     assert images.decode(as_bytes(deep), "deep.png").getpixel((0, 0)) == (127, 127, 127)
     frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
-    assert images.decode(as_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]), "a.gif").getpixel((0, 0)) == (255, 0, 0)
+    assert images.decode(as_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]), "a.gif").getpixel(
+        (0, 0)
+    ) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])

@@ -11,38 +11,62 @@ import torch
 from PIL import Image, ImageChops
 
 from bowerbird import BowerbirdError, KnowledgeBase, RDMPipeline
-from bowerbird.interop import diffusers_rdm, plain_diffusers
+from bowerbird.systems.rdm.interop import diffusers_rdm, plain_diffusers
 from tests.parity import published
 from tests.test_cli import bowerbird, refused
 from tests.test_encoders import save_tokenizer
 
 
 def research_pipeline(path: Path, *, width: int = 12) -> Path:
-    """A small random pipeline in the layout of diffusers' research examples, its weights as pickles, as they were in 2022."""
+    """A small random pipeline in the layout of diffusers' research examples, its weights as pickles, as they were in
+    2022."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**tower, "vocab_size": 200, "max_position_embeddings": 16, "bos_token_id": 188, "eos_token_id": 189, "pad_token_id": 189}
+    text = {
+        **tower,
+        "vocab_size": 200,
+        "max_position_embeddings": 16,
+        "bos_token_id": 188,
+        "eos_token_id": 189,
+        "pad_token_id": 189,
+    }
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=12))
+        clip = CLIPModel(
+            CLIPConfig(text_config=text, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=12)
+        )
         unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(32, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=width,
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, attention_head_dim=2,
-        )  # fmt: skip
+            sample_size=8,
+            block_out_channels=(32, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            cross_attention_dim=width,
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            attention_head_dim=2,
+        )
         vae = AutoencoderKL(
-            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
         )
     clip.save_pretrained(path / "clip")
     save_tokenizer(path / "tokenizer")
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path / "feature_extractor")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        path / "feature_extractor"
+    )
     for name, network in (("unet", unet), ("vae", vae)):
         network.save_pretrained(path / name, safe_serialization=False)
     PNDMScheduler().save_pretrained(path / "scheduler")
     diffusers = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "scheduler": "PNDMScheduler"}
     transformers = {"clip": "CLIPModel", "tokenizer": "CLIPTokenizer", "feature_extractor": "CLIPFeatureExtractor"}
-    index = {"_class_name": "RDMPipeline", **{k: ["diffusers", v] for k, v in diffusers.items()}, **{k: ["transformers", v] for k, v in transformers.items()}}
+    index = {
+        "_class_name": "RDMPipeline",
+        **{k: ["diffusers", v] for k, v in diffusers.items()},
+        **{k: ["transformers", v] for k, v in transformers.items()},
+    }
     (path / "model_index.json").write_text(json.dumps(index))
     return path
 
@@ -52,7 +76,11 @@ def test_research_pipeline_becomes_ours_with_its_encoder(tmp_path: Path, drawn_f
     diffusers_rdm.convert(source, tmp_path / "ours")
     pipe = RDMPipeline.from_pretrained(tmp_path / "ours")
     pipe.set_progress_bar_config(disable=True)
-    assert (pipe.config.normalize_embeddings, pipe.config.embedding_length, pipe.config.trained_null) == (True, 1.0, False)
+    assert (pipe.config.normalize_embeddings, pipe.config.embedding_length, pipe.config.trained_null) == (
+        True,
+        1.0,
+        False,
+    )
     kb, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder, encoder=str(tmp_path / "ours" / "encoder"))
     hits = kb.search(text="a red fox", k=3)
     keys = pipe.condition(hits).neighbors.keys  # type: ignore[union-attr]
@@ -82,17 +110,25 @@ def test_research_pipeline_with_parts_missing_or_damaged_is_refused(tmp_path: Pa
     """None of it is made up at random, and none of it ends in a traceback."""
     from safetensors.torch import load_file, save_file
 
-    for number, (file, name) in enumerate([("clip/model.safetensors", "visual_projection.weight"), ("clip/model.safetensors", None)]):
+    for number, (file, name) in enumerate(
+        [("clip/model.safetensors", "visual_projection.weight"), ("clip/model.safetensors", None)]
+    ):
         source = research_pipeline(tmp_path / str(number))
         if name is None:
             (source / file).write_bytes((source / file).read_bytes()[:1000])
         else:
-            save_file({k: v for k, v in load_file(source / file).items() if k != name}, source / file, metadata={"format": "pt"})
+            save_file(
+                {k: v for k, v in load_file(source / file).items() if k != name},
+                source / file,
+                metadata={"format": "pt"},
+            )
         with pytest.raises(BowerbirdError, match=name or "cannot be opened"):
             diffusers_rdm.convert(source, tmp_path / "out")
     source = research_pipeline(tmp_path / "unet")
     weights = torch.load(source / "unet" / "diffusion_pytorch_model.bin", weights_only=True)
-    torch.save({k: v for k, v in weights.items() if k != "conv_in.weight"}, source / "unet" / "diffusion_pytorch_model.bin")
+    torch.save(
+        {k: v for k, v in weights.items() if k != "conv_in.weight"}, source / "unet" / "diffusion_pytorch_model.bin"
+    )
     with pytest.raises(BowerbirdError, match=r"conv_in\.weight|cannot be opened"):
         diffusers_rdm.convert(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -118,7 +154,8 @@ def test_exported_model_paints_the_same_in_plain_diffusers(tmp_path: Path, kb_pa
 
 
 def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
-    """A released checkpoint, from its file to a picture that its own record paints again, in half precision and guided over a part of the steps."""
+    """A released checkpoint, from its file to a picture that its own record paints again, in half precision and guided
+    over a part of the steps."""
     torch.manual_seed(0)
     unet, stage = published.UNet(32, (1, 2), (2,), 384, 3), published.FirstStage(32, (1, 2, 4), 3, codes=64)
     torch.save(published.checkpoint(unet, stage, optimizer=False), tmp_path / "model.ckpt")
@@ -130,7 +167,21 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
     bowerbird(*asked, "--out", "rdm", cwd=tmp_path)
     refused(*asked, "--out", "rdm", says="is there already", cwd=tmp_path)
     refused(*asked, says="give --out DIR, or --dry-run", cwd=tmp_path)
-    paint = ["generate", "rdm", "--kb", kb_path, "--prompt", "red", "-n", "1", "--steps", "3", "--dtype", "bfloat16", "--guidance-interval"]
+    paint = [
+        "generate",
+        "rdm",
+        "--kb",
+        kb_path,
+        "--prompt",
+        "red",
+        "-n",
+        "1",
+        "--steps",
+        "3",
+        "--dtype",
+        "bfloat16",
+        "--guidance-interval",
+    ]
     bowerbird(*paint, "0,0.7", "--out", "a", cwd=tmp_path)
     bowerbird("generate", "--from", "a/000.png", "--out", "b", cwd=tmp_path)
     first, second = (Image.open(tmp_path / name / "000.png") for name in "ab")

@@ -11,33 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird import (
-    KNNDiffusionPipeline,
-    KNNDiscretePipeline,
-    KnowledgeBase,
-    RDMPipeline,
-    alignment,
-    conditioning,
-    encoders,
-    gaussian,
-    generation,
-    guidance,
-    provenance,
-    recipes,
-    relevance,
-    seeds,
-    sheets,
-)
-from bowerbird.data import load_pictures
-from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird import KNNDiffusionPipeline, KNNDiscretePipeline, KnowledgeBase, RDMPipeline, encoders
+from bowerbird.core import contact_sheet, provenance, seeds
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.data.pictures import load_pictures
+from bowerbird.diffusion import conditioning, guidance, schedulers
+from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models.unet import widened
-from bowerbird.recipe import build_objective, read_pictures
-from bowerbird.references import Request
-from bowerbird.systems import knn_sources
-from bowerbird.systems.knn_draws import noised
-from bowerbird.systems.knn_edits import EditSettings, manipulated, region
-from bowerbird.types import ABSENT, Neighbors
-from bowerbird.types_torch import Conditioning, Tokens
+from bowerbird.systems import generate, relevance
+from bowerbird.systems.knn import ecc, edit_source
+from bowerbird.systems.knn.batches import noised
+from bowerbird.systems.knn.edit_data import EditSettings, manipulated, region
+from bowerbird.systems.queries import Request
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +65,8 @@ def test_of_a_query_only_the_shared_numbers_count_and_it_is_marked() -> None:
     keys = conditioning.query_tokens(embeddings, weights, queries, 5).neighbors.keys  # type: ignore[union-attr]
     text = embeddings.clone()
     text[:, 0, 5:] = 0  # a text has no more than the shared numbers
-    torch.testing.assert_close(conditioning.query_tokens(text, weights, queries, 5).neighbors.keys, keys)  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    torch.testing.assert_close(conditioning.query_tokens(text, weights, queries, 5).neighbors.keys, keys)
     assert keys.shape == (2, 3, 9)
     assert keys[0, :, -1].bool().tolist() == [True, False, False]
     assert not keys[1, 0].any()  # a dropped query says nothing, not even that it was one
@@ -109,18 +98,25 @@ def test_a_widened_network_says_the_same_until_it_is_trained(random_rdm: Path) -
     with torch.no_grad():
         said = unet(x, torch.tensor([5, 900]), encoder_hidden_states=keys).sample
         more = torch.cat([x, torch.randn(2, 4, 16, 16)], 1)
-        found = wider(more, torch.tensor([5, 900]), encoder_hidden_states=torch.cat([keys, torch.ones(2, 3, 1)], -1)).sample
+        found = wider(
+            more, torch.tensor([5, 900]), encoder_hidden_states=torch.cat([keys, torch.ones(2, 3, 1)], -1)
+        ).sample
     torch.testing.assert_close(found, said, atol=1e-5, rtol=1e-5)
 
 
-def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_as_neighbour(drawn_folder: Path, tmp_path: Path) -> None:
+def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_as_neighbour(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
     recipe = recipes.recipe("tiny-knn", tiny=True)
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
     shares = np.zeros(4)
     for step in range(60):
         batch = objective.batch(step, 16)
         query, near = batch["weights"][:, 0] > 0, (batch["weights"][:, 1:] > 0).any(1)
-        shares += [float(x.float().mean()) / 60 for x in (query & near, query & ~near, ~query & near, batch["image"].flatten(1).any(1))]
+        shares += [
+            float(x.float().mean()) / 60
+            for x in (query & near, query & ~near, ~query & near, batch["image"].flatten(1).any(1))
+        ]
     assert 0.5 < shares[0] < 0.72
     assert shares[1] > 0.06
     assert shares[2] > 0.09
@@ -144,11 +140,11 @@ def test_a_moved_picture_is_laid_back_and_a_blank_one_is_not() -> None:
     fixed[(xx - 30) ** 2 / 300 + (yy - 34) ** 2 / 150 < 1] = (200, 60, 20)
     fixed[(xx - 26) ** 2 + (yy - 30) ** 2 < 12] = 0
     moved = np.roll(fixed, (3, -4), (0, 1))
-    found = alignment.aligned(moved, fixed)
+    found = ecc.aligned(moved, fixed)
     assert found is not None
     before, after = (np.abs(side.astype(int) - fixed).mean() for side in (moved, found))
     assert after < before / 4
-    assert alignment.aligned(np.full_like(fixed, 255), fixed) is None
+    assert ecc.aligned(np.full_like(fixed, 255), fixed) is None
 
 
 def test_regions_lie_on_the_drawing() -> None:
@@ -164,7 +160,10 @@ def test_a_whole_edit_takes_the_neighbour_most_like_the_picture_and_some_change_
     target[20:40, 20:40] = (200, 40, 40)
     like, unlike = target.copy(), np.full_like(target, 90)
     like[30:36, 24:30] = (20, 200, 40)
-    made = [manipulated(np.random.default_rng(i), target, np.stack([unlike, like]), EditSettings(whole=0.6, same=0.3)) for i in range(60)]
+    made = [
+        manipulated(np.random.default_rng(i), target, np.stack([unlike, like]), EditSettings(whole=0.6, same=0.3))
+        for i in range(60)
+    ]
     same = [np.array_equal(picture, target) for picture, _ in made]
     whole = [(picture, mask) for (picture, mask), s in zip(made, same, strict=True) if not s and mask.min() == 1]
     assert 0.15 < np.mean(same) < 0.45
@@ -174,7 +173,13 @@ def test_a_whole_edit_takes_the_neighbour_most_like_the_picture_and_some_change_
 
 def test_edits_differ_from_the_picture_in_a_region_only(drawn_folder: Path, tmp_path: Path) -> None:
     recipe = recipes.recipe("tiny-knn", tiny=True)
-    whole = recipe.model_copy(update={"system": recipe.system.model_copy(update={"edits": EditSettings(each=2, whole=0.0, same=0.0, sides=(0.2, 0.3))})})
+    whole = recipe.model_copy(
+        update={
+            "system": recipe.system.model_copy(
+                update={"edits": EditSettings(each=2, whole=0.0, same=0.0, sides=(0.2, 0.3))}
+            )
+        }
+    )
     objective = build_objective(whole, read_pictures(whole, drawn_folder), tmp_path)
     edits, bank = objective.edits, objective.bank
     clean = bank.latents[edits.view, torch.arange(len(edits.view))[:, None]].float()
@@ -216,18 +221,27 @@ def test_query_and_neighbours_both_matter_and_k_is_free(pipe: KNNDiffusionPipeli
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_a_picture_depends_on_its_seed_alone(kind: str, pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase) -> None:
+def test_a_picture_depends_on_its_seed_alone(
+    kind: str, pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase
+) -> None:
     chosen = pipe if kind == "continuous" else discrete_pipe
     both = painted(chosen, prompt=["star", "moon"], knowledge_base=kb, seed=7)
     alone = painted(chosen, prompt="moon", knowledge_base=kb, seed=8)
     torch.testing.assert_close(both[1:].float(), alone.float(), atol=1e-4, rtol=1e-3)
 
 
-def test_searching_again_follows_the_picture_and_needs_a_database(pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase) -> None:
+def test_searching_again_follows_the_picture_and_needs_a_database(
+    pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase
+) -> None:
     for chosen in (pipe, discrete_pipe):
-        once, again, last = (chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=every) for every in (0, 2, 4))
+        once, again, last = (
+            chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=every)
+            for every in (0, 2, 4)
+        )
         assert (once.neighbors.ids == last.neighbors.ids).all()  # after the last step nothing is painted any more
-        styled = chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=1, where="style = 'ink'")
+        styled = chosen(
+            prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=1, where="style = 'ink'"
+        )
         assert all(row["style"] == "ink" for row in styled.neighbors.metadata[0][1:])
         with pytest.raises(BowerbirdError, match="number of steps"):
             chosen(prompt="star", knowledge_base=kb, num_inference_steps=1, retrieve_every=-1)
@@ -238,7 +252,9 @@ def test_searching_again_follows_the_picture_and_needs_a_database(pipe: KNNDiffu
             chosen(neighbors=once.neighbors, num_inference_steps=2, retrieve_every=1)
 
 
-def test_relevance_is_a_quantile_of_the_database_s_own_similarities(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+def test_relevance_is_a_quantile_of_the_database_s_own_similarities(
+    pipe: KNNDiffusionPipeline, kb: KnowledgeBase
+) -> None:
     dim = encoders.load("small").shared_dim
     ids = kb.ids().tolist()
     items = kb.get(ids)
@@ -264,7 +280,13 @@ def test_edit_guidance_at_its_corners() -> None:
 
     asked, own = (Conditioning(Tokens(torch.full((1, 1, 3), value), torch.ones(1, 1))) for value in (4.0, 1.0))
     x, t = torch.zeros(1, 2), torch.tensor(1)
-    for scale, fidelity, expected in ((1, 0, 12.0), (0, 0, 3.0), (3, 0, 30.0), (1, 1, 12.0 + 100 - 3), (3, 0.5, 30 + 0.5 * (100 - 3))):
+    for scale, fidelity, expected in (
+        (1, 0, 12.0),
+        (0, 0, 3.0),
+        (3, 0, 30.0),
+        (1, 1, 12.0 + 100 - 3),
+        (3, 0.5, 30 + 0.5 * (100 - 3)),
+    ):
         found = guidance.edited(predict, asked, own, scale, fidelity, lambda x, t: x + 100)(x, t, 0)
         assert float(found[0, 0]) == pytest.approx(expected)
 
@@ -273,18 +295,24 @@ def test_a_network_s_faults_cancel_at_full_fidelity(pipe: KNNDiffusionPipeline, 
     """Asked for what the picture is already, an edit returns it, however badly the network paints."""
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
-    started = knn_sources.encoded(pipe.vae, source, 1, 64, pipe.device)
-    hits = knn_sources.own_query(encoders.load("small"), [source], 1)
-    made = pipe(neighbors=hits, source=source, guidance_scale=1.0, fidelity=1.0, num_inference_steps=20, output_type="latent").images
-    loose = pipe(neighbors=hits, source=source, guidance_scale=1.0, fidelity=0.0, num_inference_steps=20, output_type="latent").images
+    started = edit_source.encoded(pipe.vae, source, 1, 64, pipe.device)
+    hits = edit_source.own_query(encoders.load("small"), [source], 1)
+    made = pipe(
+        neighbors=hits, source=source, guidance_scale=1.0, fidelity=1.0, num_inference_steps=20, output_type="latent"
+    ).images
+    loose = pipe(
+        neighbors=hits, source=source, guidance_scale=1.0, fidelity=0.0, num_inference_steps=20, output_type="latent"
+    ).images
     assert (made - started.latents).abs().max() < 0.05
     assert (loose - started.latents).abs().max() > 0.5
 
 
-def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(
+    pipe: KNNDiffusionPipeline, kb: KnowledgeBase
+) -> None:
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
-    known = knn_sources.encoded(pipe.vae, source, 1, 64, pipe.device).latents
+    known = edit_source.encoded(pipe.vae, source, 1, 64, pipe.device).latents
     seen: list[int] = []
 
     def count(_: Any, i: int, t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -292,14 +320,21 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDi
         return kwargs
 
     distances = []
-    for sampler in gaussian.SAMPLERS:
+    for sampler in schedulers.SAMPLERS:
         pipe.set_sampler(sampler)
         for strength, steps in ((0.1, 1), (0.5, 5), (1.0, 10)):
             seen.clear()
             made = pipe(
-                prompt="star", source=source, knowledge_base=kb, strength=strength, num_inference_steps=10, guidance_scale=1.0, fidelity=0.0,
-                output_type="latent", callback_on_step_end=count,
-            ).images  # fmt: skip
+                prompt="star",
+                source=source,
+                knowledge_base=kb,
+                strength=strength,
+                num_inference_steps=10,
+                guidance_scale=1.0,
+                fidelity=0.0,
+                output_type="latent",
+                callback_on_step_end=count,
+            ).images
             assert len(seen) == steps
             distances.append(float((made - known).abs().mean()))
         assert distances[-3] < 0.5 * distances[-1]
@@ -309,11 +344,15 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(pipe: KNNDi
             pipe(prompt="star", source=source, knowledge_base=kb, strength=strength)
 
 
-def test_the_source_of_an_edit_matters_and_several_go_to_their_prompts(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+def test_the_source_of_an_edit_matters_and_several_go_to_their_prompts(
+    pipe: KNNDiffusionPipeline, kb: KnowledgeBase
+) -> None:
     sources = [picture for picture in kb.get(kb.ids()[:2].tolist()).images()[0] if picture is not None]
     hits = pipe.retrieve(Request(prompts=("star", "star"), k=2), kb)
     generators = seeds.picture_generators(0, 1) * 2
-    first, second = painted(pipe, neighbors=hits, source=sources, generator=[generators[0], seeds.picture_generators(0, 1)[0]])
+    first, second = painted(
+        pipe, neighbors=hits, source=sources, generator=[generators[0], seeds.picture_generators(0, 1)[0]]
+    )
     assert (first - second).abs().max() > 1e-3
     alone = painted(pipe, neighbors=hits.rows([1]), source=sources[1], seed=0)
     torch.testing.assert_close(alone[0], second, atol=1e-4, rtol=1e-3)
@@ -333,7 +372,9 @@ def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusio
     assert (one - base).abs().max() > 1e-4
     with pytest.raises(BowerbirdError, match="weights"):
         painted(pipe, prompt="star", knowledge_base=kb, k=2, weights=[1])
-    half = KNNDiffusionPipeline(pipe.unet.to(torch.bfloat16), pipe.vae, pipe.scheduler, shared_dim=pipe.config.shared_dim)
+    half = KNNDiffusionPipeline(
+        pipe.unet.to(torch.bfloat16), pipe.vae, pipe.scheduler, shared_dim=pipe.config.shared_dim
+    )
     try:
         with pytest.raises(BowerbirdError, match="float32"):
             painted(half, prompt="star", knowledge_base=kb, k=2, weights=[2, 1])
@@ -343,56 +384,62 @@ def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusio
 
 def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     latents = torch.zeros(1, 4, 16, 16)
-    source = knn_sources.Source([], torch.full((1, 3, 64, 64), -0.5), latents)
+    source = edit_source.Source([], torch.full((1, 3, 64, 64), -0.5), latents)
     painted = torch.full((1, 3, 64, 64), 0.9)
     faint, plain = latents + 0.15, latents.clone()
     plain[:, :, 4, 4] = 2.0
-    assert torch.equal(knn_sources.pasted(painted, source, faint, 0.4), source.pixels)
-    assert torch.equal(knn_sources.pasted(painted, source, faint, 0.0), painted)
-    found = knn_sources.pasted(painted, source, plain, 0.4)
+    assert torch.equal(edit_source.pasted(painted, source, faint, 0.4), source.pixels)
+    assert torch.equal(edit_source.pasted(painted, source, faint, 0.0), painted)
+    found = edit_source.pasted(painted, source, plain, 0.4)
     assert float(found[0, 0, 18, 18]) == pytest.approx(0.9)
     assert torch.equal(found[..., 40:, 40:], source.pixels[..., 40:, 40:])
-    assert torch.equal(knn_sources.pasted(painted, source, latents + 1.0, 0.4), painted)
+    assert torch.equal(edit_source.pasted(painted, source, latents + 1.0, 0.4), painted)
 
 
-def test_an_edit_is_painted_again_from_its_png(pipe: KNNDiffusionPipeline, kb: KnowledgeBase, random_rdm: Path, tmp_path: Path) -> None:
+def test_an_edit_is_painted_again_from_its_png(
+    pipe: KNNDiffusionPipeline, kb: KnowledgeBase, random_rdm: Path, tmp_path: Path
+) -> None:
     source = load_pictures("drawn", size=50).pixels[3].permute(1, 2, 0).numpy()
     sources = [Image.fromarray(source)] * 2
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
-    settings = generation.Settings(steps=3, strength=0.7, fidelity=0.4)
-    images = generation.paint(pipe, hits, settings, sources=sources)
-    made = generation.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
-    paths = generation.write(images, made, hits, tmp_path, sources=sources)
+    settings = generate.Settings(steps=3, strength=0.7, fidelity=0.4)
+    images = generate.paint(pipe, hits, settings, sources=sources)
+    made = generate.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
+    paths = generate.write(images, made, hits, tmp_path, sources=sources)
     record = provenance.read_png(paths[1])
-    again, _ = generation.repaint(pipe, record)
+    again, _ = generate.repaint(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert '"source"' not in (tmp_path / "generation.jsonl").read_text()
     record["edit"]["strength"] = 0.2
-    assert not np.array_equal(np.asarray(generation.repaint(pipe, record)[0]), np.asarray(images[1]))
+    assert not np.array_equal(np.asarray(generate.repaint(pipe, record)[0]), np.asarray(images[1]))
     for damage in ({"source": "no picture"}, {"strength": None}, {"show_source": []}, None):
         hostile = {**record, "edit": None if damage is None else {**record["edit"], **damage}}
         if damage == {"show_source": []}:
             hostile["edit"]["strength"] = 1.0  # image-to-image from noise alone
         with pytest.raises(BowerbirdError):
-            generation.repaint(pipe, hostile)
+            generate.repaint(pipe, hostile)
     del record["edit"]["strength"]
     with pytest.raises(BowerbirdError, match="damaged"):
-        generation.repaint(pipe, record)
+        generate.repaint(pipe, record)
     rdm = RDMPipeline.from_pretrained(random_rdm)
     with pytest.raises(BowerbirdError, match="does not edit"):
-        generation.paint(rdm, hits, settings, sources=sources)
+        generate.paint(rdm, hits, settings, sources=sources)
 
 
 def test_difference_is_white_where_pictures_agree() -> None:
     before, after = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "red")
     after.putpixel((2, 3), (0, 0, 255))
-    found = sheets.difference(before, after)
+    found = contact_sheet.difference(before, after)
     assert found.getpixel((0, 0)) == (255, 255, 255)
     assert found.getpixel((2, 3)) == (0, 0, 0)
 
 
-def test_what_does_not_belong_is_refused(pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase, random_rdm: Path) -> None:
-    narrow = Neighbors(np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.ones((1, 1, 7), np.float32), (("",),))
+def test_what_does_not_belong_is_refused(
+    pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase, random_rdm: Path
+) -> None:
+    narrow = Neighbors(
+        np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.ones((1, 1, 7), np.float32), (("",),)
+    )
     for chosen in (pipe, discrete_pipe):
         with pytest.raises(MismatchError, match="7 numbers"):
             chosen(neighbors=narrow)

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bowerbird import KnowledgeBase, encoders
-from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.knowledge import dense, sparse
-from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.types import ABSENT
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import ABSENT
+from bowerbird.data.drawn import read_drawn
+from bowerbird.knowledge.search import bm25, dense
 
 
 @pytest.fixture
@@ -70,7 +70,11 @@ def test_self_is_never_retrieved_by_id(kb: KnowledgeBase) -> None:
 
 def test_whole_caption_comes_first_in_words(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
-    assert set(kb.search(text="a pine tree", k=4, mode="bm25").captions[0]) <= {"a green pine tree", "a blue pine tree", "a purple pine tree"}
+    assert set(kb.search(text="a pine tree", k=4, mode="bm25").captions[0]) <= {
+        "a green pine tree",
+        "a blue pine tree",
+        "a purple pine tree",
+    }
     assert kb.search(text="a green tree", k=2, mode="bm25").captions[0] == ("a green tree", "a green tree")
     assert kb.search(text="zebra", k=2, mode="bm25").ids.tolist() == [[ABSENT, ABSENT]]
     assert "ladybird" in kb.search(text="yellow ladybird", k=1).captions[0][0]
@@ -79,9 +83,16 @@ def test_whole_caption_comes_first_in_words(kb_path: Path) -> None:
 def test_where_limits_every_mode(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
     picture = next(iter(read_drawn()))
-    for query in ({"text": "red apple", "mode": "bm25"}, {"text": "red apple", "mode": "dense"}, {"text": "red apple"}, {"ids": [int(kb.ids()[0])]}):
+    for query in (
+        {"text": "red apple", "mode": "bm25"},
+        {"text": "red apple", "mode": "dense"},
+        {"text": "red apple"},
+        {"ids": [int(kb.ids()[0])]},
+    ):
         hits = kb.search(**query, k=5, where="style = 'ink' AND color = 'red'")
-        assert {m["style"] + m["color"] for m, there in zip(hits.metadata[0], hits.mask[0], strict=True) if there} == {"inkred"}
+        assert {m["style"] + m["color"] for m, there in zip(hits.metadata[0], hits.mask[0], strict=True) if there} == {
+            "inkred"
+        }
     with pytest.raises(BowerbirdError, match="columns"):
         kb.search(text="x", k=1, where="nope = 1")
     assert picture.caption == "a red apple"
@@ -159,7 +170,14 @@ def test_killed_add_loses_nothing(kb: KnowledgeBase, tmp_path: Path) -> None:
     """kill -9 in the middle of adding: the old version opens whole, and the next add ends with every picture once."""
     for delay in (0.0, 0.15, 0.4):
         child = subprocess.Popen(
-            [sys.executable, "-c", f"import bowerbird as bb; kb = bb.KnowledgeBase.open({str(kb.path)!r}); kb.encoder; print(1, flush=True); kb.add('drawn')"],
+            [
+                sys.executable,
+                "-c",
+                (
+                    f"import bowerbird as bb; kb = bb.KnowledgeBase.open({str(kb.path)!r}); kb.encoder; print(1,"
+                    " flush=True); kb.add('drawn')"
+                ),
+            ],
             stdout=subprocess.PIPE,
         )
         assert child.stdout is not None
@@ -207,8 +225,8 @@ def test_any_text_can_be_searched_for(kb_path: Path, text: str) -> None:
 
 def test_bm25_scores_follow_the_formula() -> None:
     captions = ["red fox", "fox fox", "blue whale sea"]
-    index = sparse.build(captions, [""] * 3)
-    _, scores = sparse.search(index, np.arange(3), "fox", 3)
+    index = bm25.build(captions, [""] * 3)
+    _, scores = bm25.search(index, np.arange(3), "fox", 3)
     lengths, k1, b = np.array([3, 3, 4]), 1.5, 0.75  # each caption also carries its whole self as one word
     idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     tf = np.array([1, 2])
@@ -252,7 +270,9 @@ def test_diversity_starts_with_the_best_and_goes_elsewhere(kb_path: Path) -> Non
 def test_balance_moves_from_words_to_looks(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
     words = kb.search(text="blue", k=5, mode="bm25")
-    assert set(kb.search(text="blue", k=5, balance=0.0).ids[0].tolist()) <= set(kb.search(text="blue", k=50, mode="bm25").ids[0].tolist())
+    assert set(kb.search(text="blue", k=5, balance=0.0).ids[0].tolist()) <= set(
+        kb.search(text="blue", k=50, mode="bm25").ids[0].tolist()
+    )
     assert kb.search(text="blue", k=5, balance=1.0).ids.tolist() != words.ids.tolist()
     with pytest.raises(BowerbirdError, match="0 to 1"):
         kb.search(text="blue", k=5, balance=1.5)

@@ -10,7 +10,9 @@ import bowerbird
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    ).stdout.strip()
 
 
 def test_import_and_help_load_no_heavy_library() -> None:
@@ -30,12 +32,9 @@ def test_bm25_search_needs_neither_torch_nor_lancedb(kb_path: object) -> None:
 
 def test_imports_open_no_socket() -> None:
     code = (
-        "import sys\n"
-        "seen = []\n"
-        "sys.addaudithook(lambda event, args: seen.append(event) if event in ('socket.connect', 'socket.getaddrinfo') else None)\n"
-        "import bowerbird as bb\n"
-        "[getattr(bb, name) for name in bb.__all__]\n"
-        "print(seen)"
+        "import sys\nseen = []\nsys.addaudithook(lambda event, args: seen.append(event) if event in ('socket.connect',"
+        " 'socket.getaddrinfo') else None)\nimport bowerbird as bb\n[getattr(bb, name) for name in"
+        " bb.__all__]\nprint(seen)"
     )
     assert run(code) == "[]"
 
@@ -50,5 +49,7 @@ def test_no_torchvision_and_no_nvidia_beside_a_cpu_torch() -> None:
 
 
 def test_public_names_are_sorted_and_load() -> None:
-    assert bowerbird.__all__ == sorted(bowerbird.__all__, key=lambda n: (n.startswith("__"), n)) or bowerbird.__all__ == sorted(bowerbird.__all__)
+    assert bowerbird.__all__ == sorted(
+        bowerbird.__all__, key=lambda n: (n.startswith("__"), n)
+    ) or bowerbird.__all__ == sorted(bowerbird.__all__)
     assert all(getattr(bowerbird, name) is not None for name in bowerbird.__all__)

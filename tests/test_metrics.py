@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from bowerbird.metrics.diversity import clip_score, hubness, inception_score, mean_pairwise_distance, vendi_score
-from bowerbird.metrics.frechet import frechet_distance, frechet_infinity
-from bowerbird.metrics.intervals import over_groups, over_halves, over_seeds
-from bowerbird.metrics.kernel import gaussian_mmd, kernel_distance, polynomial_mmd
-from bowerbird.metrics.manifold import Manifold, manifold
+from bowerbird.evaluation.metrics.diversity import (
+    clip_score,
+    hubness,
+    inception_score,
+    mean_pairwise_distance,
+    vendi_score,
+)
+from bowerbird.evaluation.metrics.frechet import frechet_distance, frechet_infinity
+from bowerbird.evaluation.metrics.intervals import over_groups, over_halves, over_seeds
+from bowerbird.evaluation.metrics.kernel import gaussian_mmd, kernel_distance, polynomial_mmd
+from bowerbird.evaluation.metrics.manifold import Manifold, manifold
 
 
 def test_frechet_equals_the_matrix_square_root_form() -> None:
@@ -60,14 +66,19 @@ def test_kernel_distances_equal_sums_over_pairs() -> None:
     def gaussian(p: np.ndarray, q: np.ndarray) -> float:
         return float(np.exp(-((p - q) ** 2).sum() / (2 * 1.5**2)))
 
-    assert polynomial_mmd(a, b) == pytest.approx(mean(a, a, cubic, True) + mean(b, b, cubic, True) - 2 * mean(a, b, cubic, False), rel=1e-9)
+    assert polynomial_mmd(a, b) == pytest.approx(
+        mean(a, a, cubic, True) + mean(b, b, cubic, True) - 2 * mean(a, b, cubic, False), rel=1e-9
+    )
     expected = 1000 * (mean(a, a, gaussian, False) + mean(b, b, gaussian, False) - 2 * mean(a, b, gaussian, False))
     assert gaussian_mmd(a, b, sigma=1.5) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_is_unbiased_where_frechet_is_not() -> None:
     rng = np.random.default_rng(3)
-    kid = [kernel_distance(rng.normal(size=(60, 8)), rng.normal(size=(60, 8)), subsets=5, subset_size=50, seed=s)[0] for s in range(40)]
+    kid = [
+        kernel_distance(rng.normal(size=(60, 8)), rng.normal(size=(60, 8)), subsets=5, subset_size=50, seed=s)[0]
+        for s in range(40)
+    ]
     assert abs(np.mean(kid)) < 3 * np.std(kid) / np.sqrt(40)
     few, many = (frechet_distance(rng.normal(size=(n, 8)), rng.normal(size=(4000, 8))) for n in (60, 2000))
     assert few > 5 * many
@@ -110,7 +121,9 @@ def test_diversity_of_known_sets() -> None:
     assert mean_pairwise_distance(np.eye(5)) == pytest.approx(1)
     assert inception_score(five, splits=1)[0] == pytest.approx(5)
     assert inception_score(np.full((20, 5), 0.2), splits=2)[0] == pytest.approx(1)
-    assert clip_score(np.array([[2.0, 0], [0, 1]]), np.array([[1.0, 1], [0, -3]])) == pytest.approx([100 / np.sqrt(2), 0])
+    assert clip_score(np.array([[2.0, 0], [0, 1]]), np.array([[1.0, 1], [0, -3]])) == pytest.approx(
+        [100 / np.sqrt(2), 0]
+    )
     even, hub = hubness(np.full(50, 10)), hubness(np.array([500] + [0] * 49))
     assert (even.skewness, even.never) == (0, 0)
     assert hub.skewness > 6

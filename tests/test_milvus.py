@@ -12,16 +12,24 @@ import numpy as np
 import pytest
 
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError, MismatchError
+from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge.export import export
-from bowerbird.knowledge.milvus import conditions
+from bowerbird.knowledge.storage.milvus import conditions
 from tests.faults.plain import PlainEncoder, caption, identity, picture, source
 
 pytest.importorskip("pymilvus")
 CONDITIONS = (
-    "kind = 'odd'", "number < 7", "number >= 10 AND kind = 'even'", "(number = 3 OR number = 4) AND kind <> 'odd'", "kind IN ('odd', 'strange')",
-    "number IN (1, 2, 50)", "caption LIKE '%red%' AND number > 5", "NOT (kind = 'odd')", "note IS NULL", "name = '5.png'",
-)  # fmt: skip
+    "kind = 'odd'",
+    "number < 7",
+    "number >= 10 AND kind = 'even'",
+    "(number = 3 OR number = 4) AND kind <> 'odd'",
+    "kind IN ('odd', 'strange')",
+    "number IN (1, 2, 50)",
+    "caption LIKE '%red%' AND number > 5",
+    "NOT (kind = 'odd')",
+    "note IS NULL",
+    "name = '5.png'",
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +116,9 @@ def test_what_is_not_plainly_the_same_in_milvus_is_not_translated() -> None:
         assert conditions.translate(where, "ab") is None, where
 
 
-def test_changes_are_seen_and_removed_items_never_come_back(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
+def test_changes_are_seen_and_removed_items_never_come_back(
+    both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path
+) -> None:
     there, _ = both
     version = there.version
     assert there.add(source(tmp_path / "b.parquet", range(25, 40))).present == 5
@@ -156,7 +166,9 @@ def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "p" / "noise.txt").write_text("noise")
 
     def bowerbird(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "bowerbird", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "bowerbird", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -164,15 +176,19 @@ def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
     facts = json.loads(bowerbird("kb", "info", "milvus://kb.db", "--json"))
     assert facts["items"] == 1
     assert set(facts) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
-    found = json.loads(bowerbird("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json"))
+    found = json.loads(
+        bowerbird("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json")
+    )
     assert found["results"][0]["caption"] == "noise"
     assert (tmp_path / "s.png").is_file()
 
 
-def test_more_items_than_are_remembered(both: tuple[KnowledgeBase, KnowledgeBase], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_items_than_are_remembered(
+    both: tuple[KnowledgeBase, KnowledgeBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
     there, here = both
-    monkeypatch.setattr("bowerbird.knowledge.milvus.snapshot.KEPT", 7)
-    monkeypatch.setattr("bowerbird.knowledge.milvus.snapshot.PAGE", 4)
+    monkeypatch.setattr("bowerbird.knowledge.storage.milvus.snapshot.KEPT", 7)
+    monkeypatch.setattr("bowerbird.knowledge.storage.milvus.snapshot.PAGE", 4)
     ids = here.ids().tolist()
     assert np.array_equal(there.get(ids).embeddings, here.get(ids).embeddings)
     assert there.proposal(3) == here.proposal(3)
@@ -196,7 +212,9 @@ def test_a_change_that_cannot_be_changes_nothing(both: tuple[KnowledgeBase, Know
     assert there.search(text="omega", mode="bm25", k=1).captions[0][0].startswith("beta")
 
 
-def test_nothing_that_is_not_ours_is_replaced(both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path) -> None:
+def test_nothing_that_is_not_ours_is_replaced(
+    both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path
+) -> None:
     base = place if "#" in place or not place.endswith(".db") else f"{place}#bowerbird"
     with pytest.raises(BowerbirdError, match="_pictures"):
         KnowledgeBase.build(f"{base}_pictures", tmp_path / "a.parquet", encoder=PlainEncoder())
@@ -205,10 +223,15 @@ def test_nothing_that_is_not_ours_is_replaced(both: tuple[KnowledgeBase, Knowled
         KnowledgeBase.build(f"{base}x", tmp_path / "a.parquet", encoder=PlainEncoder())
 
 
-def test_an_interrupted_build_is_ended_by_the_same_and_no_other(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_is_ended_by_the_same_and_no_other(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = source(tmp_path / "a.parquet", range(20))
     with monkeypatch.context() as patch:
-        patch.setattr("bowerbird.knowledge.milvus.store.MilvusStore.commit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "bowerbird.knowledge.storage.milvus.store.MilvusStore.commit",
+            lambda self: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             KnowledgeBase.build(place, data, encoder=PlainEncoder())
     with pytest.raises(BowerbirdError, match="interrupted"):

@@ -11,17 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline, evaluate, features, generation, provenance, recipes, references, seeds
-from bowerbird.data import Pictures, load_pictures
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import tables
+from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline
+from bowerbird.core import provenance, seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT
+from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.diffusion.conditions import FeatureMaps, Tokens
+from bowerbird.evaluation import evaluate, features
+from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
-from bowerbird.recipe import build_objective, read_pictures
-from bowerbird.systems.reimagen import ReImagenObjective
-from bowerbird.systems.reimagen_draws import low_resolution
-from bowerbird.types import ABSENT
-from bowerbird.types_torch import FeatureMaps, Tokens
+from bowerbird.systems import generate, queries
+from bowerbird.systems.reimagen.batches import low_resolution
+from bowerbird.systems.reimagen.objective import ReImagenObjective
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
 
 
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -33,8 +37,15 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def small_network(**options: object) -> NeighborUNet:
-    sizes = {"sample_size": 16, "block_out_channels": (16, 16), "layers_per_block": (1, 2), "attention": (True, True), "itself": (False, True)}
-    return randomised(NeighborUNet(**(sizes | {"head_channels": 8, "text_dim": 16, "time_dim": 16} | options)))  # type: ignore[arg-type, return-value]
+    sizes = {
+        "sample_size": 16,
+        "block_out_channels": (16, 16),
+        "layers_per_block": (1, 2),
+        "attention": (True, True),
+        "itself": (False, True),
+    }
+    # type: ignore[arg-type, return-value]
+    return randomised(NeighborUNet(**(sizes | {"head_channels": 8, "text_dim": 16, "time_dim": 16} | options)))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,9 @@ def test_nothing_is_the_same_null_for_any_k() -> None:
     x, t = noise(2, 3, 16, 16), torch.tensor([700, 20])
     text, features = words(2), network.encode_neighbors(noise(2, 3, 3, 16, 16, seed=1), words(6), torch.ones(2, 3))
     torch.testing.assert_close(network(x, t, text, features.absent()), network(x, t, text, None), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(network(x, t, text.absent(), features), network(x, t, None, features), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        network(x, t, text.absent(), features), network(x, t, None, features), atol=1e-5, rtol=1e-4
+    )
     found = [network(x, t, a, b) for a in (text, None) for b in (features, None)]
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
 
@@ -96,12 +109,17 @@ def test_a_neighbours_caption_and_its_place_matter() -> None:
     assert (mirrored - base).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "millions"), [("reimagen-paper-64", 2500), ("reimagen-paper-256", 750), ("reimagen-paper-1024", 400)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("reimagen-paper-64", 2500), ("reimagen-paper-256", 750), ("reimagen-paper-1024", 400)]
+)
 def test_paper_sizes_have_the_published_parameter_counts_and_run(name: str, millions: int) -> None:
     unet = recipes.recipe(name).system.unet  # type: ignore[union-attr]
     with torch.device("meta"), torch.no_grad():
         network = NeighborUNet(**unet.model_dump())
-        near, text = torch.empty(1, 2, 3, unet.sample_size, unet.sample_size), Tokens(torch.empty(2, 5, 4096), torch.empty(2, 5))
+        near, text = (
+            torch.empty(1, 2, 3, unet.sample_size, unet.sample_size),
+            Tokens(torch.empty(2, 5, 4096), torch.empty(2, 5)),
+        )
         level = torch.empty(1) if unet.low_size else None
         features = network.encode_neighbors(near, text, torch.empty(1, 2), near if unet.low_size else None)
         own = Tokens(text.keys[:1], text.weights[:1])
@@ -118,7 +136,9 @@ def test_text_tower_knows_order_and_pads_without_trace() -> None:
     assert torch.equal(together.keys[:1], alone.keys)  # to the last bit
     assert together.weights.sum(1).tolist() == [3, 10, 0]
     assert (tower(["fox red"]).keys - alone.keys)[:, :3].abs().max() > 1e-3
-    torch.testing.assert_close(tower.train()(["red fox"]).keys, alone.keys[:, :3], atol=1e-5, rtol=1e-4)  # training pads no further than it must
+    torch.testing.assert_close(
+        tower.train()(["red fox"]).keys, alone.keys[:, :3], atol=1e-5, rtol=1e-4
+    )  # training pads no further than it must
 
 
 def test_transformers_towers_give_tokens(tmp_path: Path) -> None:
@@ -128,8 +148,12 @@ def test_transformers_towers_give_tokens(tmp_path: Path) -> None:
     vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "fox": 4}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
-    T5EncoderModel(T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    T5EncoderModel(T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(
+        tmp_path
+    )
     tokens = text_tokens(*load_text_tower(str(tmp_path)), ["red fox", "fox", ""])
     assert tokens.keys.shape == (3, 128, 8)
     assert tokens.weights.sum(1).tolist() == [2, 1, 0]
@@ -149,7 +173,9 @@ def test_tables_find_words_and_never_the_item_itself() -> None:
     assert all(captions[p] != captions[i] for i, row in enumerate(other) for p in row if p != ABSENT)
     vectors = np.eye(5, dtype=np.float32)
     vectors[1] = vectors[0] * 0.999
-    looks = tables.neighbor_table("hybrid", captions, [""] * 5, 2, ids=np.arange(5), embeddings=vectors, max_similarity=0.9)
+    looks = tables.neighbor_table(
+        "hybrid", captions, [""] * 5, 2, ids=np.arange(5), embeddings=vectors, max_similarity=0.9
+    )
     assert 1 not in looks[0]  # the same picture in other form
     with pytest.raises(BowerbirdError, match="embeddings"):
         tables.neighbor_table("dense", captions, [""] * 5, 2, ids=ids)
@@ -173,13 +199,29 @@ def test_batch_never_shows_the_target_and_drops_each_condition_alone(drawn_folde
 
 
 def test_a_second_stage_is_added_to_the_first(drawn_folder: Path, tmp_path: Path) -> None:
-    from bowerbird.train import train
+    from bowerbird.training.loop import train
 
     first = recipes.recipe("tiny-reimagen-32", tiny=True)
-    list(train(build_objective(first, read_pictures(first, drawn_folder), tmp_path), first.train, tmp_path / "first", device="cpu"))
+    list(
+        train(
+            build_objective(first, read_pictures(first, drawn_folder), tmp_path),
+            first.train,
+            tmp_path / "first",
+            device="cpu",
+        )
+    )
     second = recipes.recipe("tiny-reimagen", tiny=True)
-    second = second.model_copy(update={"system": second.system.model_copy(update={"base": str(tmp_path / "first" / "model")})})
-    list(train(build_objective(second, read_pictures(second, drawn_folder), tmp_path), second.train, tmp_path / "second", device="cpu"))
+    second = second.model_copy(
+        update={"system": second.system.model_copy(update={"base": str(tmp_path / "first" / "model")})}
+    )
+    list(
+        train(
+            build_objective(second, read_pictures(second, drawn_folder), tmp_path),
+            second.train,
+            tmp_path / "second",
+            device="cpu",
+        )
+    )
     whole, base = (ReImagenPipeline.from_pretrained(tmp_path / name / "model") for name in ("first", "second"))
     assert (whole.sizes, base.sizes) == ([16], [16, 32])
     for a, b in zip(whole.unet.parameters(), base.unet.parameters(), strict=True):
@@ -232,7 +274,7 @@ def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb
 
 
 def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
-    hits = pipe.retrieve(references.Request(prompts=("red apple", "blue fish", "yellow duck"), k=2), kb)
+    hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish", "yellow duck"), k=2), kb)
     together = painted(pipe, neighbors=hits, generator=seeds.picture_generators(5, 3))
     alone = [painted(pipe, neighbors=hits.rows([i]), generator=seeds.picture_generators(5 + i, 1)) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-3)
@@ -240,37 +282,43 @@ def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb
 
 
 def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
-    hits = pipe.retrieve(references.Request(prompts=("red apple",), k=2), kb)
-    own = references.by_hand(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
+    hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=2), kb)
+    own = queries.by_hand(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
     torch.testing.assert_close(painted(pipe, neighbors=own), painted(pipe, neighbors=hits), atol=1e-4, rtol=1e-4)
-    swapped = references.by_hand(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
+    swapped = queries.by_hand(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
     assert (painted(pipe, neighbors=swapped) - painted(pipe, neighbors=hits)).abs().max() > 0.01
     nothing = painted(pipe, prompt="red apple", k=0)
-    torch.testing.assert_close(painted(pipe, neighbors=references.by_hand(["red apple"], [], [])), nothing)
-    for balance in (None, Guidance("joint", 3.0), Guidance("weighted", 3.0, 2.0, 0.3)):  # left out is the same as none, whatever the guidance
+    torch.testing.assert_close(painted(pipe, neighbors=queries.by_hand(["red apple"], [], [])), nothing)
+    for balance in (
+        None,
+        Guidance("joint", 3.0),
+        Guidance("weighted", 3.0, 2.0, 0.3),
+    ):  # left out is the same as none, whatever the guidance
         left_out = painted(pipe, neighbors=own, weights=[0, 0], guidance=balance)
-        torch.testing.assert_close(left_out, painted(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            left_out, painted(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
+        )
     with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
-        references.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
+        queries.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
 
 
 def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:
-    hits = pipe.retrieve(references.Request(prompts=("red apple", "blue fish"), k=2), kb)
-    settings = generation.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
-    images = generation.paint(pipe, hits, settings)
-    records = generation.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
-    paths = generation.write(images, records, hits, tmp_path)
+    hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish"), k=2), kb)
+    settings = generate.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
+    images = generate.paint(pipe, hits, settings)
+    records = generate.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
+    paths = generate.write(images, records, hits, tmp_path)
     record = provenance.read_png(paths[1])
     assert [len(stage) for stage in record["text_steps"]] == [4, 4]
     assert set("".join(record["text_steps"])) <= {"t", "n"}
-    again, _ = generation.repaint(pipe, record)
+    again, _ = generate.repaint(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
 
 
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, paint=generation.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, paint=generate.Settings(steps=2, seed=5))
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
     assert found.report["distribution"]["n generated"] == 6
@@ -281,7 +329,7 @@ def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBa
 
     rdm = RDMPipeline.from_pretrained(random_rdm)
     with pytest.raises(BowerbirdError, match="neighbours alone"):
-        generation.paint(rdm, kb.search(text="apple", k=2), generation.Settings(steps=2, guidance=Guidance()))
+        generate.paint(rdm, kb.search(text="apple", k=2), generate.Settings(steps=2, guidance=Guidance()))
 
 
 def test_pictures_of_another_size_are_refused(drawn_folder: Path) -> None:

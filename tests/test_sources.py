@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import sources
-from bowerbird.knowledge.drawn import read_drawn
-from bowerbird.knowledge.items import SourceItem, content_id
-from bowerbird.knowledge.where import filter_rows
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.drawn import read_drawn
+from bowerbird.data.filters import filter_rows
+from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.sources import folder
 
 PICTURE = next(iter(read_drawn())).data
 
 
 def test_folder_with_sidecars_and_classes(drawn_folder: Path) -> None:
-    items = list(sources.read(drawn_folder))
+    items = list(folder.read(drawn_folder))
     assert len(items) == 36
     assert {i.metadata["class"] for i in items} == {"flat", "ink"}
     assert all(i.caption.startswith("a") for i in items)
@@ -30,10 +30,12 @@ def test_folder_with_sidecars_and_classes(drawn_folder: Path) -> None:
 def test_folder_with_metadata_file(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.png").write_bytes(PICTURE)
     if kind == "jsonl":
-        (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "an apple", "year": 1999}) + "\n")
+        (tmp_path / "metadata.jsonl").write_text(
+            json.dumps({"file_name": "a.png", "text": "an apple", "year": 1999}) + "\n"
+        )
     else:
         (tmp_path / "metadata.csv").write_text("file_name,text,year\na.png,an apple,1999\n")
-    (item,) = sources.read(tmp_path)
+    (item,) = folder.read(tmp_path)
     assert item.caption == "an apple"
     assert str(item.metadata["year"]) == "1999"
 
@@ -41,28 +43,35 @@ def test_folder_with_metadata_file(tmp_path: Path, kind: str) -> None:
 def test_class_folder_names_become_captions(tmp_path: Path) -> None:
     (tmp_path / "red_fox").mkdir()
     (tmp_path / "red_fox" / "1.png").write_bytes(PICTURE)
-    (item,) = sources.read(tmp_path)
+    (item,) = folder.read(tmp_path)
     assert (item.caption, item.metadata["class"]) == ("red fox", "red_fox")
 
 
 def test_parquet_struct_bytes_and_paths(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(PICTURE)
     table = pa.table(
-        {"image": [{"bytes": PICTURE, "path": "x.png"}, {"bytes": None, "path": "p.png"}], "name": ["one", "two"], "tags": [["t"], []], "id": ["a", "b"]}
+        {
+            "image": [{"bytes": PICTURE, "path": "x.png"}, {"bytes": None, "path": "p.png"}],
+            "name": ["one", "two"],
+            "tags": [["t"], []],
+            "id": ["a", "b"],
+        }
     )
     pq.write_table(table, tmp_path / "d.parquet")
-    first, second = sources.read(tmp_path / "d.parquet")
+    first, second = folder.read(tmp_path / "d.parquet")
     assert (first.caption, first.metadata) == ("one", {"tags": ["t"], "source_id": "a"})
     assert second.data == PICTURE
-    named = list(sources.read(tmp_path / "d.parquet", caption_column="id"))
+    named = list(folder.read(tmp_path / "d.parquet", caption_column="id"))
     assert named[0].caption == "a"
 
 
 def test_parquet_paths_do_not_leave_their_folder(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     (tmp_path / "secret.png").write_bytes(PICTURE)
-    pq.write_table(pa.table({"image": ["../secret.png", str(tmp_path / "secret.png")]}), tmp_path / "inside" / "d.parquet")
-    assert [item.data for item in sources.read(tmp_path / "inside" / "d.parquet")] == [b"", b""]
+    pq.write_table(
+        pa.table({"image": ["../secret.png", str(tmp_path / "secret.png")]}), tmp_path / "inside" / "d.parquet"
+    )
+    assert [item.data for item in folder.read(tmp_path / "inside" / "d.parquet")] == [b"", b""]
 
 
 def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
@@ -70,10 +79,16 @@ def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("no parquet")
     (tmp_path / "text.doc").write_text("x")
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "none.parquet")
-    cases = {"missing": "no such file", "empty": "no pictures", "bad.parquet": "not a parquet", "text.doc": "not a source", "none.parquet": "no picture column"}
+    cases = {
+        "missing": "no such file",
+        "empty": "no pictures",
+        "bad.parquet": "not a parquet",
+        "text.doc": "not a source",
+        "none.parquet": "no picture column",
+    }
     for name, message in cases.items():
         with pytest.raises(BowerbirdError, match=message) as caught:
-            list(sources.read(tmp_path / name))
+            list(folder.read(tmp_path / name))
         assert name in str(caught.value)
 
 

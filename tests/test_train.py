@@ -14,17 +14,28 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird import checkpoint, encoders, recipes
-from bowerbird.data import load_pictures
-from bowerbird.errors import BowerbirdError
-from bowerbird.recipe import Recipe, build_objective, load_recipe, read_pictures, with_settings
-from bowerbird.train import StepReport, TrainConfig, learning_rate, train
+from bowerbird import encoders
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import load_pictures
+from bowerbird.training import recipes
+from bowerbird.training.loop import StepReport, TrainConfig, learning_rate, train
+from bowerbird.training.recipe import Recipe, build_objective, load_recipe, read_pictures, with_settings
 
 KINDS = [
-    "small", "tiny-autoencoder", "tiny-vq", "tiny-rdm", "tiny-rdm-fast",
-    "tiny-knn", "tiny-knn-discrete", "tiny-reimagen-32", "tiny-reimagen", "tiny-reimagen-128",
-    "tiny-copies", "evaluator",
-]  # fmt: skip
+    "small",
+    "tiny-autoencoder",
+    "tiny-vq",
+    "tiny-rdm",
+    "tiny-rdm-fast",
+    "tiny-knn",
+    "tiny-knn-discrete",
+    "tiny-reimagen-32",
+    "tiny-reimagen",
+    "tiny-reimagen-128",
+    "tiny-copies",
+    "evaluator",
+]
 
 
 def run(recipe: Recipe, source: Path, out: Path) -> tuple[Any, list[StepReport]]:
@@ -58,15 +69,17 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
     elif name.startswith("tiny-reimagen"):
         from bowerbird import ReImagenPipeline
 
-        assert ReImagenPipeline.from_pretrained(model).sizes == [{"tiny-reimagen-32": 16, "tiny-reimagen": 32, "tiny-reimagen-128": 64}[name]]
+        assert ReImagenPipeline.from_pretrained(model).sizes == [
+            {"tiny-reimagen-32": 16, "tiny-reimagen": 32, "tiny-reimagen-128": 64}[name]
+        ]
     elif name == "tiny-copies":
-        from bowerbird import features
-        from bowerbird.encoders.copies import CopyDescriptor
+        from bowerbird.encoders.copy_descriptor import CopyDescriptor
+        from bowerbird.evaluation import features
 
         assert isinstance(features.load(f"copies:{model}"), CopyDescriptor)
         assert features.load(f"copies:{model}").embed_images([Image.new("RGB", (40, 30), "red")] * 2).shape == (2, 16)
     elif name == "evaluator":
-        from bowerbird.systems.classifier import Evaluator
+        from bowerbird.evaluation.judge import Evaluator
 
         assert Evaluator(model)(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))[1].shape == (3, 2)
     else:
@@ -91,7 +104,9 @@ def test_objective_overfits_one_batch(name: str, drawn_folder: Path, tmp_path: P
 
 def test_cut_run_ends_with_the_same_weights(drawn_folder: Path, tmp_path: Path) -> None:
     base = recipes.recipe("tiny-rdm", tiny=True)
-    recipe = base.model_copy(update={"train": base.train.model_copy(update={"steps": 4, "save_every": 2, "precision": "no"})})
+    recipe = base.model_copy(
+        update={"train": base.train.model_copy(update={"steps": 4, "save_every": 2, "precision": "no"})}
+    )
     whole, _ = run(recipe, drawn_folder, tmp_path / "whole")
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path / "cut")
     steps = train(objective, recipe.train, tmp_path / "cut", device="cpu")
@@ -102,8 +117,8 @@ def test_cut_run_ends_with_the_same_weights(drawn_folder: Path, tmp_path: Path) 
     assert [r.step for r in reports] == [3, 4]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-    first = checkpoint.load_tensors(tmp_path / "whole" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
-    second = checkpoint.load_tensors(tmp_path / "cut" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    first = files.load_tensors(tmp_path / "whole" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    second = files.load_tensors(tmp_path / "cut" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -123,8 +138,8 @@ def test_killed_while_saving_leaves_a_checkpoint_that_loads(tmp_path: Path) -> N
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        x = checkpoint.load_tensors(file)["x"]
-        assert (x == float(checkpoint.read_tensor_metadata(file)["step"])).all()
+        x = files.load_tensors(file)["x"]
+        assert (x == float(files.read_tensor_metadata(file)["step"])).all()
 
 
 def test_learning_rate_warms_up_and_cools_down() -> None:
@@ -140,7 +155,9 @@ def test_without_neighbours_every_draw_is_the_null(drawn_folder: Path, tmp_path:
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
     batch = objective.batch(0, 50)
     assert batch["null"].all()
-    with_neighbours = build_objective(recipes.recipe("tiny-rdm", tiny=True), read_pictures(recipe, drawn_folder), tmp_path)
+    with_neighbours = build_objective(
+        recipes.recipe("tiny-rdm", tiny=True), read_pictures(recipe, drawn_folder), tmp_path
+    )
     share = float(torch.cat([with_neighbours.batch(i, 200)["null"] for i in range(10)]).float().mean())
     assert 0.07 < share < 0.13
 
@@ -155,8 +172,14 @@ def test_bank_never_holds_the_item_among_its_neighbours(drawn_folder: Path, tmp_
 def test_settings_are_strict() -> None:
     recipe = recipes.recipe("tiny-rdm")
     changed = with_settings(recipe, ["train.steps=7", "system.k=2", "where=style = 'noto'"])
-    assert (changed.train.steps, changed.system.k, changed.where) == (7, 2, "style = 'noto'")  # type: ignore[union-attr]
-    for setting, message in (("train.stepz=7", "no train.stepz"), ("train.steps", "key=value"), ("train.steps=many", "integer"), ("a.b.c=1", "no a.b.c")):
+    # type: ignore[union-attr]
+    assert (changed.train.steps, changed.system.k, changed.where) == (7, 2, "style = 'noto'")
+    for setting, message in (
+        ("train.stepz=7", "no train.stepz"),
+        ("train.steps", "key=value"),
+        ("train.steps=many", "integer"),
+        ("a.b.c=1", "no a.b.c"),
+    ):
         with pytest.raises(BowerbirdError, match=message):
             with_settings(recipe, [setting])
 
@@ -164,10 +187,10 @@ def test_settings_are_strict() -> None:
 def test_recipe_json_round_trip_refuses_unknown_keys(tmp_path: Path) -> None:
     for name in recipes.NAMES:
         recipe = recipes.recipe(name)
-        checkpoint.write_json(tmp_path / "recipe.json", recipe.model_dump(mode="json"))
+        files.write_json(tmp_path / "recipe.json", recipe.model_dump(mode="json"))
         assert load_recipe(tmp_path / "recipe.json") == recipe
     values = {**recipe.model_dump(mode="json"), "colour": 1}
-    checkpoint.write_json(tmp_path / "recipe.json", values)
+    files.write_json(tmp_path / "recipe.json", values)
     with pytest.raises(BowerbirdError, match="colour"):
         load_recipe(tmp_path / "recipe.json")
 

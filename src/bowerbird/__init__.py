@@ -13,46 +13,63 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from bowerbird.core.version import __version__
 
 _LAZY = {
-    "BowerbirdError": ("bowerbird.errors", "BowerbirdError"),
-    "KNNDiffusionPipeline": ("bowerbird.systems.knn_pipeline", "KNNDiffusionPipeline"),
-    "KNNDiscretePipeline": ("bowerbird.systems.knn_discrete_pipeline", "KNNDiscretePipeline"),
+    "BowerbirdError": ("bowerbird.core.errors", "BowerbirdError"),
+    "KNNDiffusionPipeline": ("bowerbird.systems.knn.pipeline", "KNNDiffusionPipeline"),
+    "KNNDiscretePipeline": ("bowerbird.systems.knn.discrete_pipeline", "KNNDiscretePipeline"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
-    "MismatchError": ("bowerbird.errors", "MismatchError"),
+    "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
-    "Neighbors": ("bowerbird.types", "Neighbors"),
-    "RDMPipeline": ("bowerbird.systems.rdm_pipeline", "RDMPipeline"),
-    "ReImagenPipeline": ("bowerbird.systems.reimagen_pipeline", "ReImagenPipeline"),
-    "Guidance": ("bowerbird.guidance", "Guidance"),
+    "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
+    "ReImagenPipeline": ("bowerbird.systems.reimagen.pipeline", "ReImagenPipeline"),
+    "Guidance": ("bowerbird.diffusion.guidance", "Guidance"),
     "NeighborUNet": ("bowerbird.models.neighbor_unet", "NeighborUNet"),
     "SmallTextTower": ("bowerbird.models.text_tower", "SmallTextTower"),
     "TokenTransformer": ("bowerbird.models.token_transformer", "TokenTransformer"),
-    "references": ("bowerbird.references", None),
+    "queries": ("bowerbird.systems.queries", None),
     "encoders": ("bowerbird.encoders", None),
-    "recipes": ("bowerbird.recipes", None),
+    "recipes": ("bowerbird.training.recipes", None),
 }
 
 __all__ = [
-    "BowerbirdError", "Guidance", "KNNDiffusionPipeline", "KNNDiscretePipeline", "KnowledgeBase", "MismatchError", "NeighborUNet", "Neighbors", "PixelGrid",
-    "RDMPipeline", "ReImagenPipeline", "SmallTextTower", "TokenTransformer", "__version__", "encoders", "recipes", "references",
-]  # fmt: skip
+    "BowerbirdError",
+    "Guidance",
+    "KNNDiffusionPipeline",
+    "KNNDiscretePipeline",
+    "KnowledgeBase",
+    "MismatchError",
+    "NeighborUNet",
+    "Neighbors",
+    "PixelGrid",
+    "RDMPipeline",
+    "ReImagenPipeline",
+    "SmallTextTower",
+    "TokenTransformer",
+    "__version__",
+    "encoders",
+    "queries",
+    "recipes",
+]
 
 if TYPE_CHECKING:
-    from bowerbird import encoders, recipes, references
-    from bowerbird.errors import BowerbirdError, MismatchError
-    from bowerbird.guidance import Guidance
+    from bowerbird import encoders
+    from bowerbird.core.errors import BowerbirdError, MismatchError
+    from bowerbird.core.types import Neighbors
+    from bowerbird.diffusion.guidance import Guidance
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.pixels import PixelGrid
     from bowerbird.models.text_tower import SmallTextTower
     from bowerbird.models.token_transformer import TokenTransformer
-    from bowerbird.systems.knn_discrete_pipeline import KNNDiscretePipeline
-    from bowerbird.systems.knn_pipeline import KNNDiffusionPipeline
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
-    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
-    from bowerbird.types import Neighbors
+    from bowerbird.systems import queries
+    from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
+    from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
+    from bowerbird.training import recipes
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""A small encoder and sources for tests of what a knowledge base survives, where it is not the encoder that is tested."""
+"""A small encoder and sources for tests of what a knowledge base survives, where it is not the encoder that is
+tested."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from bowerbird.knowledge.rows import hash_of
+from bowerbird.data.item import hash_of
 
 FULL = os.environ.get("BOWERBIRD_FAULTS") == "full"
 
@@ -23,10 +24,20 @@ class PlainEncoder:
     name, dim, fingerprint, shared_dim = "plain", 12, "0123456789abcdef", 12
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        return np.stack([np.asarray(i.convert("RGB").resize((2, 2), Image.Resampling.BOX), np.float32).reshape(12) / 255 + 0.01 for i in images])
+        return np.stack(
+            [
+                np.asarray(i.convert("RGB").resize((2, 2), Image.Resampling.BOX), np.float32).reshape(12) / 255 + 0.01
+                for i in images
+            ]
+        )
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        return np.stack([np.bincount(np.frombuffer(t.encode() or b" ", np.uint8) % 12, minlength=12).astype(np.float32) + 0.01 for t in texts])
+        return np.stack(
+            [
+                np.bincount(np.frombuffer(t.encode() or b" ", np.uint8) % 12, minlength=12).astype(np.float32) + 0.01
+                for t in texts
+            ]
+        )
 
 
 def picture(number: int) -> bytes:

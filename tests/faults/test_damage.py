@@ -1,4 +1,5 @@
-"""Every file of a knowledge base cut short and with flipped bits: `verify` names it, and a search is right or refused, never wrong."""
+"""Every file of a knowledge base cut short and with flipped bits: `verify` names it, and a search is right or refused,
+never wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import dense, files, plan
-from bowerbird.knowledge.verify import verify
+from bowerbird.core import checksums
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.search import dense, planner
+from bowerbird.knowledge.storage.verify import verify
 from tests.faults.plain import FULL, PlainEncoder, source
 
 OFFSETS = 100 if FULL else 4
@@ -25,17 +27,24 @@ def answers(path: Path) -> list[object]:
     words, looks = kb.search(text="red thing", k=9), kb.search(ids=kb.ids()[:3].tolist(), k=5)
     pictures = [None if p is None else p.tobytes() for row in looks.images() for p in row]
     return [
-        sorted(kb.ids().tolist()), sorted(kb.ids("number > 40").tolist()), words.ids.tolist(), looks.ids.tolist(), looks.captions, looks.metadata,
-        looks.embeddings.tolist(), looks.scores.tolist(), pictures,
-    ]  # fmt: skip
+        sorted(kb.ids().tolist()),
+        sorted(kb.ids("number > 40").tolist()),
+        words.ids.tolist(),
+        looks.ids.tolist(),
+        looks.captions,
+        looks.metadata,
+        looks.embeddings.tolist(),
+        looks.scores.tolist(),
+        pictures,
+    ]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damage")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "FLAT_UP_TO", 30)
-        patch.setattr(plan, "RABITQ_UP_TO", 40)
+        patch.setattr(planner, "FLAT_UP_TO", 30)
+        patch.setattr(planner, "RABITQ_UP_TO", 40)
         kb, _ = KnowledgeBase.build(folder / "kb", source(folder / "a.parquet", range(70)), encoder=PlainEncoder())
         kb.remove(where="number < 5")
         kb.update(where="number = 50", metadata={"note": "changed"})
@@ -47,13 +56,16 @@ def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) ->
     expected = answers(made)
     assert verify(made).good
     rng = np.random.default_rng(0)
-    names = [n for n in files.listed(made) if not n.endswith(".lock")]
+    names = [n for n in checksums.listed(made) if not n.endswith(".lock")]
     tried = 0
     for name in names:
         content = (made / name).read_bytes()
         offsets = sorted({int(o) for o in rng.integers(0, len(content), OFFSETS)} | {0, len(content) - 1})
         for offset in offsets:
-            for damaged in (content[:offset], content[:offset] + bytes([content[offset] ^ (1 << int(rng.integers(8)))]) + content[offset + 1 :]):
+            for damaged in (
+                content[:offset],
+                content[:offset] + bytes([content[offset] ^ (1 << int(rng.integers(8)))]) + content[offset + 1 :],
+            ):
                 path = tmp_path / "kb"
                 shutil.rmtree(path, ignore_errors=True)
                 shutil.copytree(made, path)
@@ -116,7 +128,7 @@ def test_repair_makes_the_index_anew(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
-    for name in ("kb.json", "files.json", next(n for n in files.listed(made) if n.endswith(".lance"))):
+    for name in ("kb.json", "files.json", next(n for n in checksums.listed(made) if n.endswith(".lance"))):
         path = tmp_path / "kb"
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(made, path)

@@ -68,7 +68,9 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs gcc on Linux, to build a disk that fails")
     library = tmp_path_factory.mktemp("disk") / "failing_disk.so"
     code = Path(__file__).with_name("failing_disk.c")
-    built = subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, code, "-ldl"], check=False, capture_output=True)
+    built = subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-O1", "-o", library, code, "-ldl"], check=False, capture_output=True
+    )
     if built.returncode:
         pytest.skip(f"no C library to build with: {built.stderr.decode()[:200]}")
     return library
@@ -77,7 +79,8 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("verb", ["add", "remove", "update", "compact"])
 def test_a_failing_disk(failing_disk: Path, tmp_path: Path, verb: str, code: int, count: Callable[[str], None]) -> None:
-    """Writes fail after any number of bytes; the change is there as a whole or not at all, and the disk mended, it can be made."""
+    """Writes fail after any number of bytes; the change is there as a whole or not at all, and the disk mended, it can
+    be made."""
     KnowledgeBase.build(tmp_path / "made", source(tmp_path / "a.parquet", range(40)), encoder=PlainEncoder())
     data = source(tmp_path / "more.parquet", range(100, 130))
     packages = str(Path(KnowledgeBase.open.__code__.co_filename).parents[2])
@@ -88,7 +91,11 @@ def test_a_failing_disk(failing_disk: Path, tmp_path: Path, verb: str, code: int
         "FAIL_ERRNO": str(code),
     }
     done = subprocess.run(
-        [sys.executable, "-c", TRY, str(tmp_path / "made"), str(data), verb, str(STEPS)], check=False, capture_output=True, text=True, env=environment
+        [sys.executable, "-c", TRY, str(tmp_path / "made"), str(data), verb, str(STEPS)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 0, "the disk never failed"
@@ -99,7 +106,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """A real one, a few megabytes of memory, where this machine lets us mount it."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("may not mount here")
     try:
@@ -122,7 +131,10 @@ def test_where_nothing_may_be_written(tmp_path: Path) -> None:
     kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(30)), encoder=PlainEncoder())
     expected = kb.search(text="red thing", k=5).ids.tolist()
     shutil.rmtree(kb.path / "index")
-    mounted = subprocess.run(["mount", "--bind", str(kb.path), str(kb.path)], check=False, capture_output=True).returncode == 0
+    mounted = (
+        subprocess.run(["mount", "--bind", str(kb.path), str(kb.path)], check=False, capture_output=True).returncode
+        == 0
+    )
     if mounted:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(kb.path)], check=True)
     elif os.geteuid() != 0:

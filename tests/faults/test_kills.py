@@ -1,4 +1,5 @@
-"""kill -9 at any moment of adding, removing, updating, compacting and indexing: nothing acknowledged is lost, nothing is there twice."""
+"""kill -9 at any moment of adding, removing, updating, compacting and indexing: nothing acknowledged is lost, nothing
+is there twice."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from bowerbird import KnowledgeBase
-from bowerbird.knowledge import indexes, plan
+from bowerbird.knowledge.search import build as indexes
+from bowerbird.knowledge.search import planner
 from tests.faults.plain import FULL, PlainEncoder, identity, source
 
 KILLS = 200 if FULL else 12
@@ -22,12 +24,13 @@ KILLS = 200 if FULL else 12
 
 def small_sizes() -> None:
     """Sizes at which a few hundred items already have an index that is trained, filled in shards and renewed."""
-    plan.FLAT_UP_TO, plan.RABITQ_UP_TO = 60, 120
+    planner.FLAT_UP_TO, planner.RABITQ_UP_TO = 60, 120
     indexes.TAIL_AT_LEAST = 16
 
 
 def work(path: str, log: str, seed: int) -> None:
-    """Change the knowledge base for ever, writing each change to the log before it begins and after it was acknowledged."""
+    """Change the knowledge base for ever, writing each change to the log before it begins and after it was
+    acknowledged."""
     small_sizes()
     rng = np.random.default_rng(seed)
     kb = KnowledgeBase.open(path, encoder=PlainEncoder())
@@ -67,7 +70,9 @@ def work(path: str, log: str, seed: int) -> None:
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faiss", "bm25s", "pyarrow.parquet", "bowerbird.knowledge.base", "tests.faults.plain"])
+    context.set_forkserver_preload(
+        ["faiss", "bm25s", "pyarrow.parquet", "bowerbird.knowledge.base", "tests.faults.plain"]
+    )
     return context
 
 
@@ -133,4 +138,6 @@ def test_a_killed_build_goes_on(tmp_path: Path, server: multiprocessing.context.
     small_sizes()
     if not (tmp_path / "kb").exists():
         KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder())
-    assert set(KnowledgeBase.open(tmp_path / "kb", encoder=PlainEncoder()).ids().tolist()) == {identity(n) for n in range(1500)}
+    assert set(KnowledgeBase.open(tmp_path / "kb", encoder=PlainEncoder()).ids().tolist()) == {
+        identity(n) for n in range(1500)
+    }

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bowerbird import KnowledgeBase, images
-from bowerbird.errors import PictureError
+from bowerbird import KnowledgeBase
+from bowerbird.core import images
+from bowerbird.core.errors import PictureError
 from tests.faults.plain import FULL, PlainEncoder
 
 MUTANTS = 10_000 if FULL else 420
@@ -21,7 +22,8 @@ SECONDS = 2.0
 
 
 def whole(rng: np.random.Generator, suffix: str) -> bytes:
-    """A small picture of that format, now and then animated, grey, transparent or with a profile's worth of metadata."""
+    """A small picture of that format, now and then animated, grey, transparent or with a profile's worth of
+    metadata."""
     mode = str(rng.choice(["RGB", "RGB", "L"] + (["RGBA", "P"] if suffix in ("png", "gif", "webp", "tif") else [])))
     height, width = (int(n) for n in rng.integers(1, 90, 2))
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
@@ -36,7 +38,8 @@ def whole(rng: np.random.Generator, suffix: str) -> bytes:
 
 
 def broken(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
-    """One of what happens to files: flipped bits, a cut end, a hole, a repeated part, a foreign head or tail, numbers at their extremes."""
+    """One of what happens to files: flipped bits, a cut end, a hole, a repeated part, a foreign head or tail, numbers
+    at their extremes."""
     mutant = bytearray(data)
     at = int(rng.integers(0, len(mutant)))
     kind = int(rng.integers(0, 7))
@@ -85,4 +88,7 @@ def test_broken_pictures(tmp_path: Path, count: Callable[[str], None]) -> None:
     assert set(reported.values()) == {1}
     assert report.added + len(reported) == MUTANTS
     assert not {kb.name(item) for item in kb.ids().tolist()} & set(reported)
-    count(f"{MUTANTS} broken pictures in {len(FORMATS)} formats: {readable} could still be read, the slowest took {slowest:.2f} s")
+    count(
+        f"{MUTANTS} broken pictures in {len(FORMATS)} formats: {readable} could still be read, the slowest took"
+        f" {slowest:.2f} s"
+    )

@@ -1,4 +1,5 @@
-"""Any sequence of changes leaves what a dict would hold, at every version; any text and any condition are answered or refused."""
+"""Any sequence of changes leaves what a dict would hold, at every version; any text and any condition are answered or
+refused."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge import dense, indexes, plan
-from bowerbird.types import ABSENT
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT
+from bowerbird.knowledge.search import build, dense, planner
 from tests.faults.plain import FULL, PlainEncoder, caption, identity, source
 
 SEQUENCES = 1000 if FULL else 25
@@ -23,24 +24,29 @@ STRINGS = 20_000 if FULL else 300
 NUMBERS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), NUMBERS), st.tuples(st.just("remove"), NUMBERS), st.tuples(st.just("update"), NUMBERS),
-        st.tuples(st.just("compact"), st.booleans()), st.tuples(st.just("reopen"), st.none()),
+        st.tuples(st.just("add"), NUMBERS),
+        st.tuples(st.just("remove"), NUMBERS),
+        st.tuples(st.just("update"), NUMBERS),
+        st.tuples(st.just("compact"), st.booleans()),
+        st.tuples(st.just("reopen"), st.none()),
     ),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 COUNTER = itertools.count()
 
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at which a few dozen items have an approximate index and outgrow it."""
-    monkeypatch.setattr(plan, "FLAT_UP_TO", 20)
-    monkeypatch.setattr(plan, "RABITQ_UP_TO", 35)
-    monkeypatch.setattr(indexes, "TAIL_AT_LEAST", 8)
+    monkeypatch.setattr(planner, "FLAT_UP_TO", 20)
+    monkeypatch.setattr(planner, "RABITQ_UP_TO", 35)
+    monkeypatch.setattr(build, "TAIL_AT_LEAST", 8)
 
 
 def check(kb: KnowledgeBase, model: dict[int, object]) -> None:
-    """The knowledge base holds the model's items, finds exactly what is nearest of them, and filters by what they say."""
+    """The knowledge base holds the model's items, finds exactly what is nearest of them, and filters by what
+    they say."""
     assert set(kb.ids().tolist()) == {identity(n) for n in model}
     assert len(kb) == len(kb.ids()) == len(model)
     marked = {identity(n) for n, mark in model.items() if mark is not None}
@@ -61,7 +67,11 @@ def check(kb: KnowledgeBase, model: dict[int, object]) -> None:
 
 
 @given(STEPS)
-@settings(max_examples=SEQUENCES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=SEQUENCES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_sequences(tmp_path: Path, steps: list[tuple[str, object]]) -> None:
     folder = tmp_path / str(next(COUNTER))
     folder.mkdir()
@@ -97,13 +107,46 @@ def fifty(tmp_path_factory: pytest.TempPathFactory) -> KnowledgeBase:
     return KnowledgeBase.build(folder / "kb", source(folder / "a.parquet", range(50)), encoder=PlainEncoder())[0]
 
 
-PIECES = st.sampled_from(["number", "kind", "'odd'", "'", '"', "(", ")", ">", "=", "3", "AND", "OR", "NOT", "--", ";", "/*", "DROP TABLE rows", "NULL", "LIKE",
-                          "'%'", "id", "image", "embedding", "1=1", "SELECT", "CAST(number AS TEXT)", "regexp_match(kind, '(a+)+$')", "\x00", "é",
-                          "\\"])  # fmt: skip
+PIECES = st.sampled_from(
+    [
+        "number",
+        "kind",
+        "'odd'",
+        "'",
+        '"',
+        "(",
+        ")",
+        ">",
+        "=",
+        "3",
+        "AND",
+        "OR",
+        "NOT",
+        "--",
+        ";",
+        "/*",
+        "DROP TABLE rows",
+        "NULL",
+        "LIKE",
+        "'%'",
+        "id",
+        "image",
+        "embedding",
+        "1=1",
+        "SELECT",
+        "CAST(number AS TEXT)",
+        "regexp_match(kind, '(a+)+$')",
+        "\x00",
+        "é",
+        "\\",
+    ]
+)
 CONDITIONS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=8).map(" ".join))
 
 
-@given(st.one_of(st.text(max_size=80), st.text(st.characters(), max_size=80)), st.sampled_from(["dense", "bm25", "hybrid"]))
+@given(
+    st.one_of(st.text(max_size=80), st.text(st.characters(), max_size=80)), st.sampled_from(["dense", "bm25", "hybrid"])
+)
 @settings(max_examples=STRINGS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text(fifty: KnowledgeBase, text: str, mode: str) -> None:
     try:
@@ -146,7 +189,9 @@ def _reader(path: str, seconds: float) -> None:
 def test_four_writers_and_four_readers(tmp_path: Path, count: Callable[[str], None]) -> None:
     kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(20)), encoder=PlainEncoder())
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_writer, args=(str(kb.path), str(tmp_path / f"w{w}"), 1000 * (w + 1))) for w in range(4)]
+    writers = [
+        context.Process(target=_writer, args=(str(kb.path), str(tmp_path / f"w{w}"), 1000 * (w + 1))) for w in range(4)
+    ]
     readers = [context.Process(target=_reader, args=(str(kb.path), 6.0)) for _ in range(4)]
     for process in (*writers, *readers):
         process.start()
@@ -154,6 +199,8 @@ def test_four_writers_and_four_readers(tmp_path: Path, count: Callable[[str], No
         process.join()
     assert [p.exitcode for p in (*writers, *readers)] == [0] * 8
     found = set(KnowledgeBase.open(kb.path, encoder=PlainEncoder()).ids().tolist())
-    expected = {identity(n) for n in range(20)} | {identity(1000 * (w + 1) + n) for w in range(4) for n in range(60) if n % 10}
+    expected = {identity(n) for n in range(20)} | {
+        identity(1000 * (w + 1) + n) for w in range(4) for n in range(60) if n % 10
+    }
     assert found == expected
     count("4 writers and 4 readers")

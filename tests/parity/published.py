@@ -1,6 +1,8 @@
-"""The published latent diffusion networks, written plainly for comparison: the names and shapes of their checkpoints, and what they compute.
+"""The published latent diffusion networks, written plainly for comparison: the names and shapes of their checkpoints,
+and what they compute.
 
-Explicit attention, no tricks, float32. Source: arXiv 2112.10752 and 2204.11824 and the released configurations; nothing here imports bowerbird.
+Explicit attention, no tricks, float32. Source: arXiv 2112.10752 and 2204.11824 and the released configurations;
+nothing here imports bowerbird.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v over heads of `head` channels; the context is the sequence itself where none is given."""
+    """softmax(q k^T / sqrt(d)) v over heads of `head` channels; the context is the sequence itself where none
+    is given."""
 
     def __init__(self, width: int, context: int, head: int) -> None:
         super().__init__()
@@ -55,7 +58,11 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     def __init__(self, width: int, context: int, head: int) -> None:
         super().__init__()
-        self.attn1, self.ff, self.attn2 = Attention(width, width, head), FeedForward(width), Attention(width, context, head)
+        self.attn1, self.ff, self.attn2 = (
+            Attention(width, width, head),
+            FeedForward(width),
+            Attention(width, context, head),
+        )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -84,7 +91,9 @@ class Residual(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(32, ins), nn.SiLU(), nn.Conv2d(ins, outs, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, outs))
-        self.out_layers = nn.Sequential(nn.GroupNorm(32, outs), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(outs, outs, 3, padding=1))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, outs), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(outs, outs, 3, padding=1)
+        )
         self.skip_connection = nn.Identity() if ins == outs else nn.Conv2d(ins, outs, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -114,21 +123,38 @@ class Block(nn.Sequential):
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
-            x = layer(x, emb) if isinstance(layer, Residual) else layer(x, context) if isinstance(layer, SpatialTransformer) else layer(x)
+            x = (
+                layer(x, emb)
+                if isinstance(layer, Residual)
+                else layer(x, context)
+                if isinstance(layer, SpatialTransformer)
+                else layer(x)
+            )
         return x
 
 
 def time_embedding(timesteps: Tensor, width: int) -> Tensor:
     """Cosines, then sines, of the time at frequencies 10000^(-i / half)."""
     half = width // 2
-    angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device) / half)
+    angles = timesteps[:, None].float() * torch.exp(
+        -math.log(10000) * torch.arange(half, device=timesteps.device) / half
+    )
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 class UNet(nn.Module):
     """`attention`: at which downsampling factors; `head`: channels of an attention head."""
 
-    def __init__(self, channels: int, mult: tuple[int, ...], attention: tuple[int, ...], context: int, latent: int, blocks: int = 2, head: int = 32) -> None:
+    def __init__(
+        self,
+        channels: int,
+        mult: tuple[int, ...],
+        attention: tuple[int, ...],
+        context: int,
+        latent: int,
+        blocks: int = 2,
+        head: int = 32,
+    ) -> None:
         super().__init__()
         self.channels = channels
         time = 4 * channels
@@ -147,7 +173,9 @@ class UNet(nn.Module):
                 self.input_blocks.append(Block(Down(width)))
                 widths.append(width)
                 factor *= 2
-        self.middle_block = Block(Residual(width, width, time), SpatialTransformer(width, context, head), Residual(width, width, time))
+        self.middle_block = Block(
+            Residual(width, width, time), SpatialTransformer(width, context, head), Residual(width, width, time)
+        )
         self.output_blocks = nn.ModuleList()
         for level, m in reversed(list(enumerate(mult))):
             for at in range(blocks + 1):
@@ -205,7 +233,11 @@ class PictureAttention(nn.Module):
 class Middle(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = PictureResidual(width, width), PictureAttention(width), PictureResidual(width, width)
+        self.block_1, self.attn_1, self.block_2 = (
+            PictureResidual(width, width),
+            PictureAttention(width),
+            PictureResidual(width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -220,7 +252,9 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(PictureAttention(outs) for _ in range(blocks if attends else 0))
         if after is not None:
             change = nn.Module()
-            change.conv = nn.Conv2d(outs, outs, 3, stride=2) if after == "downsample" else nn.Conv2d(outs, outs, 3, padding=1)
+            change.conv = (
+                nn.Conv2d(outs, outs, 3, stride=2) if after == "downsample" else nn.Conv2d(outs, outs, 3, padding=1)
+            )
             setattr(self, after, change)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,7 +274,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
         widths, last = [ch, *(ch * m for m in mult)], len(mult) - 1
-        self.down = nn.ModuleList(Level(widths[i], widths[i + 1], blocks, attends[i], "downsample" if i < last else None) for i in range(len(mult)))
+        self.down = nn.ModuleList(
+            Level(widths[i], widths[i + 1], blocks, attends[i], "downsample" if i < last else None)
+            for i in range(len(mult))
+        )
         self.mid = Middle(widths[-1])
         self.norm_out, self.conv_out = nn.GroupNorm(32, widths[-1], eps=1e-6), nn.Conv2d(widths[-1], outs, 3, padding=1)
 
@@ -258,7 +295,9 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(ins, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
         above = [*widths[1:], widths[-1]]
-        self.up = nn.ModuleList(Level(above[i], widths[i], blocks + 1, attends[i], "upsample" if i else None) for i in range(len(mult)))
+        self.up = nn.ModuleList(
+            Level(above[i], widths[i], blocks + 1, attends[i], "upsample" if i else None) for i in range(len(mult))
+        )
         self.norm_out, self.conv_out = nn.GroupNorm(32, widths[0], eps=1e-6), nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -271,12 +310,26 @@ class Decoder(nn.Module):
 class FirstStage(nn.Module):
     """`codes` 0: KL, whose encoder also gives a log-variance; else VQ with that many codes."""
 
-    def __init__(self, ch: int, mult: tuple[int, ...], latent: int, codes: int, attends: tuple[bool, ...] | None = None, blocks: int = 2) -> None:
+    def __init__(
+        self,
+        ch: int,
+        mult: tuple[int, ...],
+        latent: int,
+        codes: int,
+        attends: tuple[bool, ...] | None = None,
+        blocks: int = 2,
+    ) -> None:
         super().__init__()
         attends = attends or (False,) * len(mult)
         double = 1 if codes else 2
-        self.encoder, self.decoder = Encoder(ch, mult, blocks, attends, double * latent), Decoder(ch, mult, blocks, attends, latent)
-        self.quant_conv, self.post_quant_conv = nn.Conv2d(double * latent, double * latent, 1), nn.Conv2d(latent, latent, 1)
+        self.encoder, self.decoder = (
+            Encoder(ch, mult, blocks, attends, double * latent),
+            Decoder(ch, mult, blocks, attends, latent),
+        )
+        self.quant_conv, self.post_quant_conv = (
+            nn.Conv2d(double * latent, double * latent, 1),
+            nn.Conv2d(latent, latent, 1),
+        )
         if codes:
             self.quantize = nn.Module()
             self.quantize.embedding = nn.Embedding(codes, latent)
@@ -300,7 +353,8 @@ def betas(start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Tens
 
 
 def ddim(predict, noise: Tensor, steps: int, scale: float, context: Tensor) -> Tensor:
-    """The published sampler without fresh noise: times 1, 1 + c, …, guidance from zeros, and the first alpha at the end.
+    """The published sampler without fresh noise: times 1, 1 + c, …, guidance from zeros, and the first alpha at the
+    end.
 
     `predict(x, t, nulls, contexts)` -> the two predictions as one batch, without the context first.
     """
@@ -321,14 +375,22 @@ def dotless(name: str) -> str:
 
 
 def checkpoint(unet: UNet, stage: FirstStage, *, optimizer: bool = True) -> dict[str, object]:
-    """A file's content as Lightning saved it: the averaged weights are those of `unet`, the plain ones others; then first stage, schedule, Adam."""
+    """A file's content as Lightning saved it: the averaged weights are those of `unet`, the plain ones others; then
+    first stage, schedule, Adam."""
     state = {f"model.diffusion_model.{name}": tensor + 0.01 for name, tensor in unet.state_dict().items()}
     state |= {dotless(name): tensor for name, tensor in unet.state_dict().items()}
     state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
     state |= {f"first_stage_model.{name}": tensor for name, tensor in stage.state_dict().items()}
-    state |= {"betas": betas().float(), "alphas_cumprod": (1 - betas()).cumprod(0).float(), "unconditional_guidance_vex": torch.ones(unet.channels)}
+    state |= {
+        "betas": betas().float(),
+        "alphas_cumprod": (1 - betas()).cumprod(0).float(),
+        "unconditional_guidance_vex": torch.ones(unet.channels),
+    }
     held: dict[str, object] = {"epoch": 3, "global_step": 10, "pytorch-lightning_version": "1.4.2", "state_dict": state}
     if optimizer:
-        moments = {i: {"step": 10, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for i, p in enumerate(unet.parameters())}
+        moments = {
+            i: {"step": 10, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            for i, p in enumerate(unet.parameters())
+        }
         held["optimizer_states"] = [{"state": moments, "param_groups": [{"lr": 1e-4, "params": list(moments)}]}]
     return held

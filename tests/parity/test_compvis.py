@@ -15,16 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from bowerbird import BowerbirdError, Neighbors, RDMPipeline, generation
-from bowerbird.interop import compvis, compvis_state, compvis_unet, compvis_vae, dotless
-from bowerbird.interop.torch_file import Stored
+from bowerbird import BowerbirdError, Neighbors, RDMPipeline
+from bowerbird.core.torch_file import Stored
+from bowerbird.systems import generate
+from bowerbird.systems.rdm.interop import compvis, compvis_state, compvis_unet, compvis_vae, dotless
 from tests.parity import published
 
 
 def small_256(context: int = 64) -> tuple[published.UNet, published.FirstStage]:
     """The layout of the 256 px models in miniature."""
     torch.manual_seed(0)
-    return published.UNet(32, (1, 2, 3, 5), (8, 4, 2), context, 3).eval(), published.FirstStage(32, (1, 2, 4), 3, codes=64).eval()
+    return (
+        published.UNet(32, (1, 2, 3, 5), (8, 4, 2), context, 3).eval(),
+        published.FirstStage(32, (1, 2, 4), 3, codes=64).eval(),
+    )
 
 
 def small_768() -> tuple[published.UNet, published.FirstStage]:
@@ -47,11 +51,17 @@ def test_networks_agree(tmp_path: Path, make: Any, size: int) -> None:
     unet, stage = make()
     pipe, plan = imported(tmp_path, published.checkpoint(unet, stage), size=size)
     latent = pipe.unet.config.in_channels
-    x, t, context = torch.randn(2, latent, 8, 8), torch.tensor([3, 801]), torch.randn(2, 5, pipe.unet.config.cross_attention_dim)
+    x, t, context = (
+        torch.randn(2, latent, 8, 8),
+        torch.tensor([3, 801]),
+        torch.randn(2, 5, pipe.unet.config.cross_attention_dim),
+    )
     assert torch.allclose(pipe.unet(x, t, encoder_hidden_states=context).sample, unet(x, t, context), atol=1e-4)
     pixels = torch.randn(2, 3, size, size).clamp(-1, 1)
     encoded = pipe.vae.encode(pixels)
-    assert torch.allclose(encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean, stage.encode(pixels), atol=1e-4)
+    assert torch.allclose(
+        encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean, stage.encode(pixels), atol=1e-4
+    )
     z = torch.randn(2, latent, 8, 8)
     assert torch.allclose(pipe.vae.decode(z).sample, stage.decode(z), atol=1e-4)
     assert plan.weights == "ema"
@@ -73,7 +83,9 @@ def test_sampling_agrees(tmp_path: Path) -> None:
     one_by_one = lambda x, t, null, asked: torch.cat([unet(x, t, null), unet(x, t, asked)])  # noqa: E731
     wanted = published.ddim(one_by_one, noise, 10, 2.0, torch.from_numpy(embeddings))
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
-    latents = pipe(neighbors=hits, num_inference_steps=10, guidance_scale=2.0, generator=seeds, output_type="latent").images
+    latents = pipe(
+        neighbors=hits, num_inference_steps=10, guidance_scale=2.0, generator=seeds, output_type="latent"
+    ).images
     assert torch.allclose(latents, wanted, atol=1e-4)
     assert torch.allclose(pipe.decode_latents(latents), stage.decode(wanted).clamp(-1, 1), atol=1e-3)
     assert not pipe.config.trained_null
@@ -81,7 +93,9 @@ def test_sampling_agrees(tmp_path: Path) -> None:
 
 def test_embeddings_at_length_one_for_the_kl_model(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_768(), optimizer=False), size=128)
-    hits = Neighbors(np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.full((1, 1, 48), 5, np.float32), (("",),))
+    hits = Neighbors(
+        np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.full((1, 1, 48), 5, np.float32), (("",),)
+    )
     keys = pipe.condition(hits).neighbors.keys  # type: ignore[union-attr]
     assert keys.norm().item() == pytest.approx(1)
     assert pipe.vae.config.scaling_factor == compvis_state.KL_SCALE
@@ -96,7 +110,8 @@ FULL = {
 
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_by_names_shapes_and_counts(name: str) -> None:
-    """Every tensor of the published sizes has one place in diffusers' networks, and nothing is left over; no memory is used."""
+    """Every tensor of the published sizes has one place in diffusers' networks, and nothing is left over; no memory is
+    used."""
     channels, mult, attention, context, latent, parameters, (ch, stage_mult, z, codes) = FULL[name]
     with torch.device("meta"):
         unet = published.UNet(channels, mult, attention, context, latent)
@@ -123,7 +138,11 @@ def test_renaming_is_that_of_diffusers() -> None:
     sizes, first = compvis_unet.layout(_stored(unet.state_dict())), compvis_vae.layout(_stored(stage.state_dict()))
     theirs = convert_ldm_unet_checkpoint(
         {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()},
-        sizes.config(8, tuple(width // 32 for width in sizes.channels)) | {"class_embed_type": None, "addition_embed_type": None},
+        sizes.config(8, tuple(width // 32 for width in sizes.channels))
+        | {
+            "class_embed_type": None,
+            "addition_embed_type": None,
+        },
     )
     ours = {compvis_unet.diffusers_name(name, sizes): tensor for name, tensor in unet.state_dict().items()}
     assert theirs.keys() == ours.keys()
@@ -217,13 +236,27 @@ def _with(held: Any, **tensors: torch.Tensor) -> Any:
         (lambda h: _with(h, something__else=torch.ones(1)), "something.else, which no published RDM has"),
         (lambda h: _without(h, "first_stage_model"), "no first stage"),
         (lambda h: _without(_without(h, "model."), "model_ema"), "no model.diffusion_model"),
-        (lambda h: _with(_without(h, "model_ema"), model__diffusion_model__label_emb__weight=torch.ones(3, 3)), "class labels"),
-        (lambda h: {"transformer.transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2), "sos_token": torch.ones(1)}, "RARM"),
+        (
+            lambda h: _with(_without(h, "model_ema"), model__diffusion_model__label_emb__weight=torch.ones(3, 3)),
+            "class labels",
+        ),
+        (
+            lambda h: {
+                "transformer.transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2),
+                "sos_token": torch.ones(1),
+            },
+            "RARM",
+        ),
         (lambda h: _with(h, scale_factor=torch.tensor(float("nan"))), "latent scale is nan"),
         (lambda h: _with(h, betas=torch.full((1,), 0.5).expand(1000)), "reaches beyond its bytes"),
         (lambda h: _with(h, model_ema__elsewhere=torch.ones(1)), "take the plain ones with --no-ema"),
         (lambda h: {"epoch": 3}, "no state_dict"),
-        (lambda h: _with(_without(h, "model_ema"), **{"model__diffusion_model__out__2__weight": torch.ones(3, 32, 1, 1)}), "not one of the published"),
+        (
+            lambda h: _with(
+                _without(h, "model_ema"), **{"model__diffusion_model__out__2__weight": torch.ones(3, 32, 1, 1)}
+            ),
+            "not one of the published",
+        ),
     ],
 )
 def test_refusals_say_why(tmp_path: Path, change: Any, said: str) -> None:
@@ -233,13 +266,17 @@ def test_refusals_say_why(tmp_path: Path, change: Any, said: str) -> None:
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    """Cut anywhere, or with flipped bytes in its description: a plan whose tensors can all be read, or a refusal; never a traceback."""
+    """Cut anywhere, or with flipped bytes in its description: a plan whose tensors can all be read, or a refusal;
+    never a traceback."""
     unet, stage = published.UNet(32, (1, 2), (2,), 16, 3), published.FirstStage(32, (1, 2), 3, codes=8)
     whole = tmp_path / "m.ckpt"
     torch.save(_without(published.checkpoint(unet, stage, optimizer=False), "model_ema"), whole)
     data = whole.read_bytes()
     with zipfile.ZipFile(whole) as archive:
-        spans = [(i.header_offset, i.header_offset + 100 + (i.file_size if i.filename.endswith("data.pkl") else 0)) for i in archive.infolist()]
+        spans = [
+            (i.header_offset, i.header_offset + 100 + (i.file_size if i.filename.endswith("data.pkl") else 0))
+            for i in archive.infolist()
+        ]
     spans.append((len(data) - 4000, len(data)))  # the list of entries
     rng = np.random.default_rng(0)
     hurt, refusals = tmp_path / "hurt.ckpt", 0
@@ -277,8 +314,11 @@ STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\x00
         b"\x80\x02]q\0h\0a.",  # a list that holds itself
         b"\x80\x02cbuiltins\nstr\n]\x85R.",
         b"\x80\x02Nr\xff\xff\xff\x3f.",  # a memo of a billion entries
-        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0(J\0\0\0\x40t(K\0t\x89}tRs.",  # four bytes for a billion numbers
-        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((K\0K\0K\0tK\0(K\x01t(K\x01t\x89}tRs.",  # a tensor of no storage
+        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n("
+        + STORAGE
+        + b"K\0(J\0\0\0\x40t(K\0t\x89}tRs.",  # four bytes for a billion numbers
+        # a tensor of no storage
+        b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((K\0K\0K\0tK\0(K\x01t(K\x01t\x89}tRs.",
         b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.",
         b"\x80\x02cbuiltins\neval\nX\x01\0\0\x001\x85R.",
     ],
@@ -309,8 +349,8 @@ def test_averages_that_training_never_touched_are_not_taken(tmp_path: Path) -> N
 
 def test_painting_by_default_is_the_published_sampling(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_256(), optimizer=False), size=32)
-    usual = generation.usual(pipe)
-    assert (usual.steps, usual.guidance_scale, generation.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
+    usual = generate.usual(pipe)
+    assert (usual.steps, usual.guidance_scale, generate.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
     pipe.set_sampler("dpmsolver++")
     pipe.set_sampler("ddim")
     pipe.scheduler.set_timesteps(100)
@@ -318,18 +358,28 @@ def test_painting_by_default_is_the_published_sampling(tmp_path: Path) -> None:
 
 
 def test_heads_divide_only_where_there_is_attention(tmp_path: Path) -> None:
-    unet, stage = published.UNet(32, (1, 2), (2,), 16, 3, head=64).eval(), published.FirstStage(32, (1, 2, 4), 3, codes=64)
+    unet, stage = (
+        published.UNet(32, (1, 2), (2,), 16, 3, head=64).eval(),
+        published.FirstStage(32, (1, 2, 4), 3, codes=64),
+    )
     pipe, _ = imported(tmp_path, published.checkpoint(unet, stage, optimizer=False), size=32, head_channels=64)
     x, t, context = torch.randn(1, 3, 8, 8), torch.tensor([3]), torch.randn(1, 2, 16)
     with torch.no_grad():
         assert torch.allclose(pipe.unet(x, t, encoder_hidden_states=context).sample, unet(x, t, context), atol=1e-4)
-    for wrong, said in (({"head_channels": 48}, "do not divide"), ({"size": 1}, "multiple of 8"), ({"scale_factor": float("inf")}, "latent scale")):
+    for wrong, said in (
+        ({"head_channels": 48}, "do not divide"),
+        ({"size": 1}, "multiple of 8"),
+        ({"scale_factor": float("inf")}, "latent scale"),
+    ):
         with pytest.raises(BowerbirdError, match=said):
             compvis.plan(tmp_path / "model.ckpt", compvis.Choices(**{"head_channels": 64, **wrong}))
 
 
 def test_missing_tensors_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
-    held = _without(_without(published.checkpoint(*small_256(), optimizer=False), "model_ema"), "model.diffusion_model.middle_block.0.out_layers.3.bias")
+    held = _without(
+        _without(published.checkpoint(*small_256(), optimizer=False), "model_ema"),
+        "model.diffusion_model.middle_block.0.out_layers.3.bias",
+    )
     torch.save(held, tmp_path / "m.ckpt")
     plan = compvis.plan(tmp_path / "m.ckpt")
     assert plan.report()["missing"] == ["unet: mid_block.resnets.0.conv2.bias"]

@@ -18,7 +18,7 @@ from bowerbird.cli.filling import (
     WhereOption,
     WorkersOption,
     own_filter,
-)  # fmt: skip
+)
 
 
 def neighbors(
@@ -27,9 +27,18 @@ def neighbors(
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
     k: Annotated[int, typer.Option("-k", help="Neighbours an item.", min=1)] = 20,
     mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
-    max_similarity: Annotated[float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")] = None,
-    exclude_key: Annotated[str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")] = None,
-    counts: Annotated[Path | None, typer.Option("--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbour: RDM's p_D.")] = None,
+    max_similarity: Annotated[
+        float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")
+    ] = None,
+    exclude_key: Annotated[
+        str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")
+    ] = None,
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbour: RDM's p_D."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -39,15 +48,22 @@ def neighbors(
     Example: bowerbird kb neighbors my-kb photos/ neighbors.parquet -k 20
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.bulk import write_neighbors
+    from bowerbird.knowledge.neighbors.export import write_neighbors
 
     opened = KnowledgeBase.open(kb, device=pick_device(device))
     with progress_bar(as_json) as bar:
         task = bar.add_task("searching", total=None)
         count = write_neighbors(
-            opened, source, out, k, mode=mode, max_similarity=max_similarity, exclude_key=exclude_key, counts=counts,
+            opened,
+            source,
+            out,
+            k,
+            mode=mode,
+            max_similarity=max_similarity,
+            exclude_key=exclude_key,
+            counts=counts,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
     else:
@@ -56,8 +72,12 @@ def neighbors(
 
 def embed(
     source: SourceArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the parquet parts; the same command resumes.")],
-    encoder: Annotated[str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")] = "small",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the parquet parts; the same command resumes.")
+    ],
+    encoder: Annotated[
+        str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")
+    ] = "small",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -65,7 +85,12 @@ def embed(
     fetch: FetchOption = False,
     workers: WorkersOption = 0,
     part: Annotated[int, typer.Option("--part", min=1, metavar="N", help="Pictures a part.")] = 2048,
-    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster in place of workers; local for one on this machine.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="A Ray cluster in place of workers; local for one on this machine."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -75,19 +100,37 @@ def embed(
     Example: bowerbird kb embed shards/*.tar --out embedded --workers 8
     """
     from bowerbird import encoders
-    from bowerbird.knowledge.embed import embed as embedded
-    from bowerbird.knowledge.ingest import Choice
+    from bowerbird.knowledge.ingest.embed import embed as embedded
+    from bowerbird.knowledge.ingest.prepare import Choice
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         report = embedded(
-            source, out, encoders.load(encoder, device=pick_device(device)), Choice(caption_column, where, patches, fetch), keep=own_filter(keep),
-            processes=workers, size=part, ray_address=ray, progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+            source,
+            out,
+            encoders.load(encoder, device=pick_device(device)),
+            Choice(caption_column, where, patches, fetch),
+            keep=own_filter(keep),
+            processes=workers,
+            size=part,
+            ray_address=ray,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if as_json:
-        print_json({"out": str(out), "parts": report.parts, "items": report.items, "parts before": report.before, "left out": report.left_out})
+        print_json(
+            {
+                "out": str(out),
+                "parts": report.parts,
+                "items": report.items,
+                "parts before": report.before,
+                "left out": report.left_out,
+            }
+        )
         return
     for line in report.left_out[:20]:
         say(f"left out: {line}")
-    say(f"{out}: {report.items} items in {report.parts} parts ({report.before} were there), {len(report.left_out)} left out")
+    say(
+        f"{out}: {report.items} items in {report.parts} parts ({report.before} were there), {len(report.left_out)}"
+        " left out"
+    )
     say(f"next: bowerbird kb build KB {out} --encoder {encoder}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,7 +22,8 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def pick_device(name: str) -> str:
-    """The torch device for `name`; `auto` takes a GPU when there is one. Raises: BowerbirdError when it is not there."""
+    """The torch device for `name`; `auto` takes a GPU when there is one. Raises: BowerbirdError when it is not
+    there."""
     if name not in ("auto", "cpu", "cuda", "mps"):
         raise BowerbirdError(f"--device {name!r} is not known; choose auto, cpu, cuda or mps")
     if name == "cpu":
@@ -33,7 +34,9 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return next((device for device, found in there.items() if found), "cpu")
     if not there[name]:
-        raise BowerbirdError(f"--device {name}: torch finds none on this machine; use --device cpu, or see bowerbird doctor")
+        raise BowerbirdError(
+            f"--device {name}: torch finds none on this machine; use --device cpu, or see bowerbird doctor"
+        )
     return name
 
 

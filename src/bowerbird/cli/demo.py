@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, say
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import Pipeline
-    from bowerbird.types import Neighbors
 
 
 ACROSS = 5
@@ -32,7 +32,8 @@ EDITS = (("grinning face", "face with sunglasses"), ("cat", "lion"), ("red apple
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the sheet: what was asked, the pictures painted with a word under each, the neighbours they came from."""
+    """One line of the sheet: what was asked, the pictures painted with a word under each, the neighbours they came
+    from."""
 
     label: str
     images: list[Image.Image]
@@ -42,7 +43,9 @@ class Row:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheet and the knowledge bases.")] = Path("demo"),
-    kb: Annotated[str | None, typer.Option("--kb", help="A knowledge base of your own instead of the demo's collection.")] = None,
+    kb: Annotated[
+        str | None, typer.Option("--kb", help="A knowledge base of your own instead of the demo's collection.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -54,9 +57,9 @@ def demo(
     Example: bowerbird demo --out demo
     """
     start = time.perf_counter()
-    from bowerbird import generation
     from bowerbird.cli.generate import load_pipeline
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems import generate
 
     main, swaps = (KnowledgeBase.open(kb), []) if kb is not None else _collections(out)
     say(f"1. a knowledge base of {len(main)} pictures: {main.path}")
@@ -64,12 +67,15 @@ def demo(
     found = main.search(text=words[0], k=min(4, len(main)))
     say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
     pipe = load_pipeline("tiny-rdm", device)
-    settings = generation.Settings(seed=seed, guidance_scale=4.0)
+    settings = generate.Settings(seed=seed, guidance_scale=4.0)
     rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
     rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
     rows += _text_and_edit(load_pipeline("tiny-knn", device), main, words, seed)
     count = sum(len(row.images) for row in rows)
-    say(f"3. painted {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves; and edited one")
+    say(
+        f"3. painted {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves;"
+        " and edited one"
+    )
     sheet = out / "sheet.png"
     _write(rows, found, words[0], sheet)
     seconds = time.perf_counter() - start
@@ -93,8 +99,8 @@ def demo(
 
 def _collections(out: Path) -> tuple[KnowledgeBase, list[tuple[str, KnowledgeBase]]]:
     """The demo's collection, and databases of one style each to exchange it for."""
+    from bowerbird.data.emoji_font import find_emoji_font
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.emoji_font import find_emoji_font
 
     def made(name: str, source: str, where: str | None = None) -> KnowledgeBase:
         path = out / name
@@ -121,36 +127,50 @@ def _subjects(kb: KnowledgeBase) -> list[str]:
     others = [captions[i] for i in np.linspace(0, len(captions) - 1, 3).astype(int)] if captions else []
     subjects = (wanted + others)[:3]
     if not subjects:
-        raise BowerbirdError(f"{kb.path}: its pictures have no captions, and the demo asks in words; add .txt files beside them and build it again")
+        raise BowerbirdError(
+            f"{kb.path}: its pictures have no captions, and the demo asks in words; add .txt files beside them and"
+            " build it again"
+        )
     return subjects
 
 
 def _paint(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
     """From words (three prompts), from a picture, unconditionally."""
-    from bowerbird import generation
-    from bowerbird.references import Request
+    from bowerbird.systems import generate
+    from bowerbird.systems.queries import Request
 
-    assert isinstance(settings, generation.Settings)
+    assert isinstance(settings, generate.Settings)
     k = min(2, len(kb))  # the demo's names fit two pictures each, one in either style
     asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, ACROSS)) for word in words]
     picture = kb.search(text=words[-1], k=1).images()[0][0]
     assert picture is not None
-    asked.append(("a picture (the first beside the line's neighbours)", pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, ACROSS)))
+    asked.append(
+        (
+            "a picture (the first beside the line's neighbours)",
+            pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, ACROSS),
+        )
+    )
     counts = kb.proposal(k=min(4, len(kb) - 1)) if len(kb) > 1 else {}
-    asked += [("nothing: a draw from p_D", pipe.retrieve(Request(unconditional=True, k=k), kb, 1, seed=i, proposal=counts).repeat(ACROSS)) for i in range(2)]
-    return [Row(label, generation.paint(pipe, hits, settings), hits) for label, hits in asked]
+    asked += [
+        (
+            "nothing: a draw from p_D",
+            pipe.retrieve(Request(unconditional=True, k=k), kb, 1, seed=i, proposal=counts).repeat(ACROSS),
+        )
+        for i in range(2)
+    ]
+    return [Row(label, generate.paint(pipe, hits, settings), hits) for label, hits in asked]
 
 
 def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
     """The same prompt and seeds from databases of different style."""
-    from bowerbird import generation
-    from bowerbird.references import Request
+    from bowerbird.systems import generate
+    from bowerbird.systems.queries import Request
 
-    assert isinstance(settings, generation.Settings)
+    assert isinstance(settings, generate.Settings)
     rows = []
     for style, kb in swaps:
         hits = pipe.retrieve(Request(prompts=(word,), k=1), kb, ACROSS)
-        rows.append(Row(f'"{word}" from the database "{style}"', generation.paint(pipe, hits, settings), hits))
+        rows.append(Row(f'"{word}" from the database "{style}"', generate.paint(pipe, hits, settings), hits))
     return rows
 
 
@@ -158,22 +178,35 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
     """Re-Imagen on a thing it was not trained on: no neighbour to four of them, then all neighbours to all text."""
     from dataclasses import replace
 
-    from bowerbird import generation, references
-    from bowerbird.guidance import Guidance
-    from bowerbird.references import Request
+    from bowerbird.diffusion.guidance import Guidance
+    from bowerbird.systems import generate, queries
+    from bowerbird.systems.queries import Request
 
     word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)
-    settings = generation.Settings(seed=seed)
-    by_k = [references.without_neighbors([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
-    first = [generation.paint(pipe, each, settings)[0] for each in by_k]
+    settings = generate.Settings(seed=seed)
+    by_k = [queries.without_neighbors([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
+    first = [generate.paint(pipe, each, settings)[0] for each in by_k]
     styled = replace(hits.select([0]), queries=(f"{word}, flat style",))
     etas = [i / (ACROSS - 1) for i in range(ACROSS)]
-    second = [generation.paint(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0] for eta in etas]
+    second = [
+        generate.paint(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0]
+        for eta in etas
+    ]
     return [
-        Row(f'Re-Imagen, "{word}": from 0 to {most} of the pictures its words find', first, hits, tuple(f"{k}" for k in range(most + 1))),
-        Row(f'Re-Imagen, "{word}, flat style": from neighbour to text', second, styled, tuple(f"eta {eta:g}" for eta in etas)),
+        Row(
+            f'Re-Imagen, "{word}": from 0 to {most} of the pictures its words find',
+            first,
+            hits,
+            tuple(f"{k}" for k in range(most + 1)),
+        ),
+        Row(
+            f'Re-Imagen, "{word}, flat style": from neighbour to text',
+            second,
+            styled,
+            tuple(f"eta {eta:g}" for eta in etas),
+        ),
     ]
 
 
@@ -187,33 +220,39 @@ def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: in
     """KNN-Diffusion: a text without and with what it finds; then a picture edited by a text, from little to much."""
     from dataclasses import replace
 
-    from bowerbird import generation
-    from bowerbird.references import Request
-    from bowerbird.sheets import difference
+    from bowerbird.core.contact_sheet import difference
+    from bowerbird.systems import generate
+    from bowerbird.systems.queries import Request
 
     word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)  # the text's own embedding first
-    settings = generation.Settings(seed=seed)
-    first = [generation.paint(pipe, hits.select(list(range(1 + k))), settings)[0] for k in range(most + 1)]
+    settings = generate.Settings(seed=seed)
+    first = [generate.paint(pipe, hits.select(list(range(1 + k))), settings)[0] for k in range(most + 1)]
     was, becomes = next(((a, b) for a, b in EDITS if _knows(kb, a) and _knows(kb, b)), (words[0], words[-1]))
     source = kb.search(text=was, k=1, mode="bm25").images()[0][0]
     assert source is not None
     asked = pipe.retrieve(Request(prompts=(becomes,), k=min(2, len(kb)), search_mode="bm25"), kb)
     strengths = (0.6, 0.8, 1.0)
-    second = [generation.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
+    second = [generate.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
     notes = ("source", *(f"strength {s:g}" for s in strengths), "difference")
     label = f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds'
     return [
         Row(label, first, hits.select(list(range(1, most + 1))), tuple(map(str, range(most + 1)))),
-        Row(f'edit without a mask: "{was}" to "{becomes}"', [source, *second, difference(source, second[-1])], asked.select([1, 2][: asked.k - 1]), notes),
+        Row(
+            f'edit without a mask: "{was}" to "{becomes}"',
+            [source, *second, difference(source, second[-1])],
+            asked.select([1, 2][: asked.k - 1]),
+            notes,
+        ),
     ]
 
 
 def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
-    """The contact sheet: what the search found, then every painted row, with what comes from the database right of the line."""
-    from bowerbird.checkpoint import atomic_path
-    from bowerbird.sheets import labelled
+    """The contact sheet: what the search found, then every painted row, with what comes from the database right of the
+    line."""
+    from bowerbird.core.contact_sheet import labelled
+    from bowerbird.core.files import atomic_path
 
     lines = [(f'search: "{word}"', [None] * ACROSS + found.images()[0], [""] * ACROSS + list(found.captions[0]))]
     for row in rows:
@@ -221,4 +260,8 @@ def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
         notes = [*row.notes, *[""] * (ACROSS - len(row.notes))]
         lines.append((row.label, [*row.images, *[None] * empty, *near.images()[0]], notes + list(near.captions[0])))
     with atomic_path(path) as temporary:
-        labelled(lines, title="bowerbird: painted (left of the line) from pictures of the database (right of it)", divide=ACROSS).save(temporary, "PNG")
+        labelled(
+            lines,
+            title="bowerbird: painted (left of the line) from pictures of the database (right of it)",
+            divide=ACROSS,
+        ).save(temporary, "PNG")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from PIL import Image
     from rich.progress import Progress
 
-    from bowerbird.data import Pictures
-    from bowerbird.systems.classifier import Evaluator
+    from bowerbird.data.pictures import Pictures
+    from bowerbird.evaluation.judge import Evaluator
 
 
 def evaluate(
@@ -27,16 +27,37 @@ def evaluate(
     n: Annotated[int, typer.Option("--n", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.", min=1)] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default the model's, mostly 20.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3.")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps; default the model's, mostly 20.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3."),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Pictures a prompt in EntityDraw.", min=1)] = 4,
-    template: Annotated[list[str] | None, typer.Option("--template", help="EntityDraw's prompt, {name} for the name; several times for several.")] = None,
-    entity_key: Annotated[str | None, typer.Option("--entity-key", help="Column that names the entity; default entity, hexcode or class.")] = None,
-    features: Annotated[str | None, typer.Option("--features", metavar="KIND:PATH", help="Features of the set measures; default the evaluator's.")] = None,
-    descriptor: Annotated[str, typer.Option("--descriptor", help="For copies: tiny-copies, gradients, copies:DIR or sscd:FILE.")] = "tiny-copies",
-    evaluator: Annotated[str, typer.Option("--evaluator", help="train (cached by content), none, or a directory.")] = "train",
-    style_evaluator: Annotated[Path | None, typer.Option("--style-evaluator", help="Directory; default trained with the evaluator.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", help="EntityDraw's prompt, {name} for the name; several times for several."),
+    ] = None,
+    entity_key: Annotated[
+        str | None, typer.Option("--entity-key", help="Column that names the entity; default entity, hexcode or class.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="KIND:PATH", help="Features of the set measures; default the evaluator's."),
+    ] = None,
+    descriptor: Annotated[
+        str, typer.Option("--descriptor", help="For copies: tiny-copies, gradients, copies:DIR or sscd:FILE.")
+    ] = "tiny-copies",
+    evaluator: Annotated[
+        str, typer.Option("--evaluator", help="train (cached by content), none, or a directory.")
+    ] = "train",
+    style_evaluator: Annotated[
+        Path | None, typer.Option("--style-evaluator", help="Directory; default trained with the evaluator.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -51,74 +72,114 @@ def evaluate(
 
     opened = KnowledgeBase.open(kb)
     if evaluator == "none" and features is None:
-        raise BowerbirdError("--evaluator none leaves no features to measure with; give --features, for example encoder:small")
-    from bowerbird import evaluate as evaluation
-    from bowerbird import features as extractors
-    from bowerbird import generation, reports
+        raise BowerbirdError(
+            "--evaluator none leaves no features to measure with; give --features, for example encoder:small"
+        )
     from bowerbird.cli.generate import load_pipeline
-    from bowerbird.data import load_pictures
+    from bowerbird.data.pictures import load_pictures
+    from bowerbird.evaluation import evaluate as evaluation
+    from bowerbird.evaluation import features as extractors
+    from bowerbird.evaluation import reports
+    from bowerbird.systems import generate
 
     whole = load_pictures(data)
     pictures = whole if where is None else load_pictures(data, where=where)
     if len(pictures) < 10:
         raise BowerbirdError(f"{data}: {len(pictures)} pictures are too few to measure against; 10 is the least")
     pipe = load_pipeline(model, device)
-    usual = generation.usual(pipe)
+    usual = generate.usual(pipe)
     settings = evaluation.Settings(
-        n=n, query=query, k=int(pipe.config.k) if k is None else k, repeats=repeats, templates=tuple(template or ["{name}"]), entity_key=entity_key,
-        paint=generation.Settings(
-            steps=usual.steps if steps is None else steps, guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
-            sampler=generation.sampler_of(pipe, generation.Settings(sampler=sampler)), seed=seed,
+        n=n,
+        query=query,
+        k=int(pipe.config.k) if k is None else k,
+        repeats=repeats,
+        templates=tuple(template or ["{name}"]),
+        entity_key=entity_key,
+        paint=generate.Settings(
+            steps=usual.steps if steps is None else steps,
+            guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
+            sampler=generate.sampler_of(pipe, generate.Settings(sampler=sampler)),
+            seed=seed,
         ),
-    )  # fmt: skip
+    )
     with progress_bar(as_json) as bar:
         tell = teller(bar)
         judges = _judges(evaluator, style_evaluator, whole, entity_key, pick_device(device), tell)
         extractor = judges[0] if features is None and judges is not None else extractors.load(features or "")
         chosen = extractors.load(descriptor)
-        found = evaluation.evaluate(pipe, opened, pictures, extractor, settings, judges=judges, descriptor=chosen, progress=tell)
+        found = evaluation.evaluate(
+            pipe, opened, pictures, extractor, settings, judges=judges, descriptor=chosen, progress=tell
+        )
     found.report["model"]["name"] = model
     files = reports.write_evaluation(found, out)
     if as_json:
         print_json({"out": str(out), "files": [str(f) for f in files], **found.report})
     else:
-        say(f"{out / 'report.md'} holds the figures; look at {out / 'best.png'}, median.png and worst.png before you believe them")
+        say(
+            f"{out / 'report.md'} holds the figures; look at {out / 'best.png'}, median.png and worst.png before you"
+            " believe them"
+        )
 
 
 def _judges(
     evaluator: str, style_evaluator: Path | None, pictures: Pictures, entity_key: str | None, device: str, tell: Any
 ) -> tuple[Evaluator, Evaluator] | None:
-    """The evaluators of entity and style: from directories, or trained on all of the data and cached; None for `none`."""
-    from bowerbird import entitydraw
-    from bowerbird.recipes.evaluator import evaluator as entity_recipe
-    from bowerbird.recipes.evaluator import style_evaluator as style_recipe
-    from bowerbird.systems.classifier import Evaluator
-    from bowerbird.trained import trained
+    """The evaluators of entity and style: from directories, or trained on all of the data and cached; None for
+    `none`."""
+    from bowerbird.evaluation import entity_draw
+    from bowerbird.evaluation.judge import Evaluator
+    from bowerbird.training.cached import trained
+    from bowerbird.training.recipes.judge import evaluator as entity_recipe
+    from bowerbird.training.recipes.judge import style_evaluator as style_recipe
 
     if evaluator == "none":
         return None
     if evaluator != "train":
         return Evaluator(Path(evaluator)), Evaluator(style_evaluator or Path(evaluator))
-    key = entitydraw.entity_key(pictures, entity_key)
+    key = entity_draw.entity_key(pictures, entity_key)
     if key is None:
-        raise BowerbirdError("the data has no column that names the entity; give --entity-key, or --evaluator none with --features KIND:PATH")
+        raise BowerbirdError(
+            "the data has no column that names the entity; give --entity-key, or --evaluator none with --features"
+            " KIND:PATH"
+        )
     recipe = entity_recipe()
     style_key = "style" if all(pictures.column("style")) else key
-    recipe = recipe.model_copy(update={"system": recipe.system.model_copy(update={"entity_key": key, "style_key": style_key})})
+    recipe = recipe.model_copy(
+        update={"system": recipe.system.model_copy(update={"entity_key": key, "style_key": style_key})}
+    )
     judge = Evaluator(trained(recipe, pictures, device=device, progress=tell))
     if style_evaluator is not None:
         return judge, Evaluator(style_evaluator)
-    return judge, Evaluator(trained(style_recipe(), pictures, device=device, progress=tell)) if style_key == "style" else judge
+    return judge, (
+        Evaluator(trained(style_recipe(), pictures, device=device, progress=tell)) if style_key == "style" else judge
+    )
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="DIR|FILES", help="Generated pictures: files, or folders of them.")],
-    against: Annotated[list[str], typer.Option("--against", metavar="KB|SOURCE", help="What the model learnt or retrieved from; several times for several.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report; default bowerbird-check beside the pictures.")] = None,
-    descriptor: Annotated[str, typer.Option("--descriptor", help="tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE.")] = "tiny-copies",
-    baseline: Annotated[int, typer.Option("--baseline", help="Training pictures compared with the others.", min=20)] = 300,
-    plants: Annotated[int, typer.Option("--plants", help="Copies of each kind that are planted to see whether they are found.", min=1)] = 60,
-    limit: Annotated[int | None, typer.Option("--limit", help="At most so many training pictures (drawn by seed).", min=20)] = None,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="DIR|FILES", help="Generated pictures: files, or folders of them.")
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            "--against", metavar="KB|SOURCE", help="What the model learnt or retrieved from; several times for several."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report; default bowerbird-check beside the pictures.")
+    ] = None,
+    descriptor: Annotated[
+        str, typer.Option("--descriptor", help="tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE.")
+    ] = "tiny-copies",
+    baseline: Annotated[
+        int, typer.Option("--baseline", help="Training pictures compared with the others.", min=20)
+    ] = 300,
+    plants: Annotated[
+        int, typer.Option("--plants", help="Copies of each kind that are planted to see whether they are found.", min=1)
+    ] = 60,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many training pictures (drawn by seed).", min=20)
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -127,52 +188,78 @@ def check(
 
     Example: bowerbird check foxes/ --against my-kb --out copies
     """
-    from bowerbird import features, images, replication, reports, seeds
+    from bowerbird.core import images, seeds
+    from bowerbird.evaluation import features, reports
+    from bowerbird.evaluation.copies import detect
 
     paths = [p for f in files for p in (_pictures_in(f) if f.is_dir() else [f])]
     if not paths:
-        raise BowerbirdError(f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate wrote")
+        raise BowerbirdError(
+            f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate"
+            " wrote"
+        )
     extractor = features.load(descriptor)
-    size = replication.working_size(extractor)
+    size = detect.working_size(extractor)
     generated = [images.square(images.read(p), size) for p in paths]
     training, by_id = _training(against, size)
     if limit is not None and limit < len(training):
-        training = [training[i] for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))]
+        training = [
+            training[i]
+            for i in sorted(seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False))
+        ]
     near = _used_neighbors(paths, by_id)
     with progress_bar(as_json) as bar:
-        found = replication.check(extractor, generated, training, neighbors=near, baseline=baseline, plants=plants, seed=seed, progress=teller(bar))
+        found = detect.check(
+            extractor,
+            generated,
+            training,
+            neighbors=near,
+            baseline=baseline,
+            plants=plants,
+            seed=seed,
+            progress=teller(bar),
+        )
     folder = out or paths[0].parent / "bowerbird-check"
     facts = {
-        "against": against, "training pictures": len(training), "generated": len(generated), "seed": seed,
-        "descriptor": {"name": extractor.name, "fingerprint": extractor.fingerprint, "preprocessing": extractor.preprocessing},
+        "against": against,
+        "training pictures": len(training),
+        "generated": len(generated),
+        "seed": seed,
+        "descriptor": {
+            "name": extractor.name,
+            "fingerprint": extractor.fingerprint,
+            "preprocessing": extractor.preprocessing,
+        },
         "neighbours known": near is not None,
-    }  # fmt: skip
+    }
     report = reports.write_check(found, [str(p) for p in paths], generated, training, folder, facts)
     if as_json:
         print_json({"out": str(folder), **report})
         return
-    for kind in replication.KINDS:
+    for kind in detect.KINDS:
         over = report[kind]["generated to training"]["over"]
         say(f"{kind}: " + ", ".join(f"{share:.1%} over the {label}" for label, share in over.items()))
-    planted = ", ".join(f"{name} {share['any']:.0%} ({share['source first']:.0%})" for name, share in found.recall.items())
+    planted = ", ".join(
+        f"{name} {share['any']:.0%} ({share['source first']:.0%})" for name, share in found.recall.items()
+    )
     say(f"planted copies found at {found.false_alarms:.1%} false alarms (their source ranked first): {planted}")
     say(f"{folder / 'report.md'} and {folder / 'worst.png'} show the pairs")
 
 
 def _pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, but for the contact sheet that generate leaves there."""
-    from bowerbird.images import SUFFIXES
+    from bowerbird.core.images import SUFFIXES
 
     return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and p.name != "sheet.png"]
 
 
 def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[int, Image.Image]]:
     """The pictures of knowledge bases, and of sources at `size`; and those of knowledge bases by id."""
-    from bowerbird.data import load_pictures
-    from bowerbird.images import square
+    from bowerbird.core.images import square
+    from bowerbird.core.tensors import to_pil
+    from bowerbird.data.pictures import load_pictures
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.store import MANIFEST
-    from bowerbird.tensors import to_pil
+    from bowerbird.knowledge.storage.directory import MANIFEST
 
     everything: list[Image.Image] = []
     by_id: dict[int, Image.Image] = {}
@@ -180,7 +267,11 @@ def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[in
         if (Path(place) / MANIFEST).is_file():
             opened = KnowledgeBase.open(place)
             ids = opened.ids()
-            found = [(int(i), square(image, size)) for i, image in zip(ids, opened.pictures(ids[None])[0], strict=True) if image is not None]
+            found = [
+                (int(i), square(image, size))
+                for i, image in zip(ids, opened.pictures(ids[None])[0], strict=True)
+                if image is not None
+            ]
             by_id |= dict(found)
             everything += [image for _, image in found]
         else:
@@ -189,8 +280,9 @@ def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[in
 
 
 def _used_neighbors(paths: list[Path], by_id: dict[int, Image.Image]) -> list[list[Image.Image]] | None:
-    """The neighbours each picture names, as far as the databases given hold them; None when no picture names any that is held."""
-    from bowerbird import provenance
+    """The neighbours each picture names, as far as the databases given hold them; None when no picture names any that
+    is held."""
+    from bowerbird.core import provenance
 
     near = []
     for path in paths:
@@ -198,7 +290,11 @@ def _used_neighbors(paths: list[Path], by_id: dict[int, Image.Image]) -> list[li
             named = provenance.read_png(path).get("neighbors") or []
         except BowerbirdError:  # not one of ours: it can still be compared with training pictures
             named = []
-        ids = [n.get("id") for n in named if isinstance(n, dict) and n.get("weight", 1)] if isinstance(named, list) else []
+        ids = (
+            [n.get("id") for n in named if isinstance(n, dict) and n.get("weight", 1)]
+            if isinstance(named, list)
+            else []
+        )
         near.append([by_id[i] for i in ids if isinstance(i, int) and i in by_id])
     return near if any(near) else None
 

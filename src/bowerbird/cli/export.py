@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, say
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 
 def export(
@@ -27,14 +27,20 @@ def export(
     if out.exists():
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
     from bowerbird.cli.generate import load_pipeline
-    from bowerbird.interop import plain_diffusers
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
+    from bowerbird.systems.rdm.interop import plain_diffusers
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
 
     pipe = load_pipeline(model, "cpu")
     if not isinstance(pipe, RDMPipeline):
-        raise BowerbirdError(f"model {model!r} is a {type(pipe).__name__}; diffusers can run RDM alone, the others need what bowerbird adds")
+        raise BowerbirdError(
+            f"model {model!r} is a {type(pipe).__name__}; diffusers can run RDM alone, the others need what bowerbird"
+            " adds"
+        )
     plain_diffusers.export(pipe, out)
     if as_json:
         print_json({"out": str(out)})
     else:
-        say(f"{out}: a StableDiffusionPipeline of diffusers, without text encoder and tokenizer; {out / 'README.md'} shows how")
+        say(
+            f"{out}: a StableDiffusionPipeline of diffusers, without text encoder and tokenizer; {out / 'README.md'}"
+            " shows how"
+        )

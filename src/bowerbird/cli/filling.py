@@ -1,4 +1,5 @@
-"""What the commands that fill a knowledge base share: their options, a person's own filter, and the report of what was left out."""
+"""What the commands that fill a knowledge base share: their options, a person's own filter, and the report of what was
+left out."""
 
 from __future__ import annotations
 
@@ -11,31 +12,65 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bowerbird.checkpoint import atomic_path
 from bowerbird.cli.common import print_json, say
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import atomic_path
 
 if TYPE_CHECKING:
-    from bowerbird.knowledge.ingest import AddReport, Filter
+    from bowerbird.knowledge.ingest.prepare import AddReport, Filter
 
 SHOWN = 20
 """So many of what was left out are named on the terminal."""
-KbArgument = Annotated[str, typer.Argument(metavar="KB", help="Directory of the knowledge base, or milvus://HOST:PORT/COLLECTION.")]
+KbArgument = Annotated[
+    str, typer.Argument(metavar="KB", help="Directory of the knowledge base, or milvus://HOST:PORT/COLLECTION.")
+]
 SourceArgument = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE…", help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font."),
+    typer.Argument(
+        metavar="SOURCE…",
+        help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font.",
+    ),
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
-MemoryOption = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory that making the index may take, e.g. 500M or 8G.")]
-PatchesOption = Annotated[int, typer.Option("--patches", min=0, metavar="N", help="N random crops of each picture in place of it, as in RDM's databases.")]
-DedupOption = Annotated[float | None, typer.Option("--dedup", metavar="COSINE", help="Leave out near-duplicates: embeddings at least so alike, e.g. 0.99.")]
-ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE.jsonl", help="Write what was left out, a line each, with the reason.")]
-FilterOption = Annotated[
-    str | None, typer.Option("--filter", metavar="MODULE:FUNCTION", help="Your own function(picture, item): a reason to leave it out, or None.")
+MemoryOption = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="Memory that making the index may take, e.g. 500M or 8G.")
 ]
-FetchOption = Annotated[bool, typer.Option("--fetch-urls", help="Allow the addresses in a column url to be asked for pictures.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes that embed; 0 for this one alone. The result is the same.")]
-WhereOption = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Keep the rows that satisfy this, e.g. \"style = 'noto'\".")]
+PatchesOption = Annotated[
+    int,
+    typer.Option(
+        "--patches", min=0, metavar="N", help="N random crops of each picture in place of it, as in RDM's databases."
+    ),
+]
+DedupOption = Annotated[
+    float | None,
+    typer.Option(
+        "--dedup", metavar="COSINE", help="Leave out near-duplicates: embeddings at least so alike, e.g. 0.99."
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.jsonl", help="Write what was left out, a line each, with the reason."),
+]
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="MODULE:FUNCTION",
+        help="Your own function(picture, item): a reason to leave it out, or None.",
+    ),
+]
+FetchOption = Annotated[
+    bool, typer.Option("--fetch-urls", help="Allow the addresses in a column url to be asked for pictures.")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, metavar="N", help="Processes that embed; 0 for this one alone. The result is the same."
+    ),
+]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help="Keep the rows that satisfy this, e.g. \"style = 'noto'\".")
+]
 
 
 def own_filter(text: str | None) -> Filter | None:
@@ -44,11 +79,15 @@ def own_filter(text: str | None) -> Filter | None:
         return None
     module, _, name = text.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a person's module lies where the command is given; worker processes take this path over
+        sys.path.insert(
+            0, os.getcwd()
+        )  # a person's module lies where the command is given; worker processes take this path over
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # a person's own code runs here
-        raise BowerbirdError(f"--filter {text!r}: no such function ({error}); give module:function, as in my_filters:is_safe") from error
+        raise BowerbirdError(
+            f"--filter {text!r}: no such function ({error}); give module:function, as in my_filters:is_safe"
+        ) from error
     if not callable(found):
         raise BowerbirdError(f"--filter {text!r}: is no function")
     checked: Filter = found
@@ -60,7 +99,9 @@ def two_weights(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise BowerbirdError(f"--word-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1") from error
+        raise BowerbirdError(
+            f"--word-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1"
+        ) from error
 
 
 def report_file(path: Path | None) -> Path | None:
@@ -71,16 +112,33 @@ def report_file(path: Path | None) -> Path | None:
 
 
 def print_report(done: AddReport, version: int, items: int, kb: str, report: Path | None, as_json: bool) -> None:
-    left = [{"name": name, "like": like, "cosine": round(cosine, 4), "left out": "near-duplicate"} for name, like, cosine in done.duplicates]
+    left = [
+        {"name": name, "like": like, "cosine": round(cosine, 4), "left out": "near-duplicate"}
+        for name, like, cosine in done.duplicates
+    ]
     if report is not None:
-        reasons = [{"left out": kind, "reason": line} for kind, lines in (("unreadable", done.unreadable), ("filter", done.refused)) for line in lines]
+        reasons = [
+            {"left out": kind, "reason": line}
+            for kind, lines in (("unreadable", done.unreadable), ("filter", done.refused))
+            for line in lines
+        ]
         with atomic_path(report) as temporary:
-            temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*left, *reasons]), encoding="utf-8")
+            temporary.write_text(
+                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*left, *reasons]), encoding="utf-8"
+            )
     if as_json:
-        print_json({
-            "path": str(kb), "version": version, "items": items, "added": done.added, "present": done.present, "unreadable": done.unreadable,
-            "refused": done.refused, "duplicates": left,
-        })  # fmt: skip
+        print_json(
+            {
+                "path": str(kb),
+                "version": version,
+                "items": items,
+                "added": done.added,
+                "present": done.present,
+                "unreadable": done.unreadable,
+                "refused": done.refused,
+                "duplicates": left,
+            }
+        )
         return
     for line in [*done.unreadable[:SHOWN], *done.refused[:SHOWN]]:
         say(f"left out: {line}")
@@ -88,8 +146,14 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
     if more:
         say(f"left out: and {more} more; --report FILE.jsonl writes them all")
     counts = (
-        (done.present, "were there already"), (len(done.duplicates), "near-duplicates left out"), (len(done.unreadable), "could not be read"),
+        (done.present, "were there already"),
+        (len(done.duplicates), "near-duplicates left out"),
+        (len(done.unreadable), "could not be read"),
         (len(done.refused), "refused by the filter"),
-    )  # fmt: skip
-    say(f"{kb}: added {done.added}" + "".join(f", {n} {what}" for n, what in counts if n) + f"; {items} items (version {version})")
+    )
+    say(
+        f"{kb}: added {done.added}"
+        + "".join(f", {n} {what}" for n, what in counts if n)
+        + f"; {items} items (version {version})"
+    )
     say(f'next: bowerbird search {kb} --text "…" --sheet found.png')

@@ -8,51 +8,102 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.guidance import Guidance
+    from bowerbird.core.types import Neighbors
+    from bowerbird.diffusion.guidance import Guidance
     from bowerbird.systems import Pipeline
-    from bowerbird.types import Neighbors
 
 
 def generate(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")
+    ] = None,
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What to paint.")] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", help="Paint from this picture; several are used together.")] = None,
-    class_name: Annotated[str | None, typer.Option("--class", help="A class; with --class-key, drawn from the items of that class.")] = None,
-    unconditional: Annotated[bool, typer.Option("--unconditional", help="Paint from what the model met often in training (p_D).")] = False,
-    source: Annotated[Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="Paint from this picture; several are used together.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="A class; with --class-key, drawn from the items of that class.")
+    ] = None,
+    unconditional: Annotated[
+        bool, typer.Option("--unconditional", help="Paint from what the model met often in training (p_D).")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")
+    ] = None,
     k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
-    steps: Annotated[str | None, typer.Option("--steps", help="Sampling steps; one number, or one a stage: 30,10; default the model's, mostly 20.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3.")] = None,
-    guidance_interval: Annotated[
-        str | None, typer.Option("--guidance-interval", help="Guide only from and to these shares of the noise, e.g. 0.1,0.8: fewer passes.")
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps", help="Sampling steps; one number, or one a stage: 30,10; default the model's, mostly 20."
+        ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3."),
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            "--guidance-interval", help="Guide only from and to these shares of the noise, e.g. 0.1,0.8: fewer passes."
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
+    ] = None,
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
-    text_mode: Annotated[str | None, typer.Option("--text-mode", help="neighbors, text, or text+neighbors; default the model's.")] = None,
-    image_mode: Annotated[str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")] = None,
-    search_mode: Annotated[str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")] = None,
-    where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")] = None,
+    text_mode: Annotated[
+        str | None, typer.Option("--text-mode", help="neighbors, text, or text+neighbors; default the model's.")
+    ] = None,
+    image_mode: Annotated[
+        str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")
+    ] = None,
+    search_mode: Annotated[
+        str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
+    ] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
-    reference: Annotated[list[Path] | None, typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base.")] = None,
-    caption: Annotated[list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")] = None,
-    guidance: Annotated[str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")] = None,
-    guidance_eta: Annotated[str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.25.")] = None,
-    text_scale: Annotated[str | None, typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default 1 + (W - 1) / 4.")] = None,
-    neighbor_scale: Annotated[str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; default W.")] = None,
-    on_copy: Annotated[str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")] = "warn",
-    proposal: Annotated[str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")] = "model",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")] = "float32",
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base."),
+    ] = None,
+    caption: Annotated[
+        list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")
+    ] = None,
+    guidance_eta: Annotated[
+        str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.25.")
+    ] = None,
+    text_scale: Annotated[
+        str | None,
+        typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default 1 + (W - 1) / 4."),
+    ] = None,
+    neighbor_scale: Annotated[
+        str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; default W.")
+    ] = None,
+    on_copy: Annotated[
+        str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")
+    ] = "warn",
+    proposal: Annotated[
+        str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")
+    ] = "model",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")
+    ] = "float32",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -70,29 +121,37 @@ def generate(
         return
     alone = bool(reference) or (k == 0 and kb is None)
     if alone and (kb is not None or image or class_name or unconditional or (k and reference)):
-        raise BowerbirdError("generate: --reference and -k 0 stand in place of --kb, --image, --class, --unconditional and -k; leave those out")
+        raise BowerbirdError(
+            "generate: --reference and -k 0 stand in place of --kb, --image, --class, --unconditional and -k; leave"
+            " those out"
+        )
     if caption and not reference:
         raise BowerbirdError("generate: --caption says what a --reference shows; give --reference F.png too")
     if model is None or (kb is None and not alone):
-        raise BowerbirdError("generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png")
+        raise BowerbirdError(
+            "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
+        )
     if proposal not in ("model", "database"):
         raise BowerbirdError(f"--proposal {proposal!r} is not known; choose model or database")
-    from bowerbird import images
+    from bowerbird.core import images
     from bowerbird.knowledge.base import KnowledgeBase
 
     opened = KnowledgeBase.open(kb) if kb is not None and not alone else None
     own = [images.read(p) for p in reference or []]
     pictures = tuple(images.read(p) for p in image) if image else None
-    from bowerbird import copies, generation
-    from bowerbird.references import Request
-    from bowerbird.systems.knn_retrieval import weighted
+    from bowerbird.evaluation.copies import guard
+    from bowerbird.systems import generate as generation
+    from bowerbird.systems.knn.retrieval import weighted
+    from bowerbird.systems.queries import Request
 
-    if on_copy not in copies.POLICIES:
-        raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(copies.POLICIES)}")
+    if on_copy not in guard.POLICIES:
+        raise BowerbirdError(f"--on-copy {on_copy!r} is not known; choose one of {', '.join(guard.POLICIES)}")
 
     between = None if guidance_interval is None else _numbers(guidance_interval, "--guidance-interval")
     if between is not None and len(between) != 2:
-        raise BowerbirdError(f"--guidance-interval {guidance_interval!r}: write two shares of the noise, the lower first, e.g. 0.1,0.8")
+        raise BowerbirdError(
+            f"--guidance-interval {guidance_interval!r}: write two shares of the noise, the lower first, e.g. 0.1,0.8"
+        )
     pipe = load_pipeline(model, device, dtype)
     usual = generation.usual(pipe)
     scale = usual.guidance_scale if guidance_scale is None else guidance_scale
@@ -108,46 +167,91 @@ def generate(
         hits = _by_hand(pipe, model, prompt, own, caption or [], n)
     else:
         request = Request(
-            prompts=None if prompt is None else (prompt,), images=pictures, class_name=class_name, unconditional=unconditional,
-            k=int(pipe.config.k) if k is None else k, text_mode=text_mode, image_mode=look,
-            search_mode=mode, where=where, class_key=class_key, top_m=top_m,
-        )  # fmt: skip
+            prompts=None if prompt is None else (prompt,),
+            images=pictures,
+            class_name=class_name,
+            unconditional=unconditional,
+            k=int(pipe.config.k) if k is None else k,
+            text_mode=text_mode,
+            image_mode=look,
+            search_mode=mode,
+            where=where,
+            class_key=class_key,
+            top_m=top_m,
+        )
         counts = opened.proposal(request.k) if proposal == "database" and unconditional else None
         hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
     if weights is not None:
         hits = weighted(hits, _numbers(weights, "--weights"))
     counted = usual.steps if steps is None else tuple(int(step) for step in _numbers(steps, "--steps"))
     settings = generation.Settings(
-        counted[0] if isinstance(counted, tuple) and len(counted) == 1 else counted, scale, sampler, eta, size, seed, balance,
+        counted[0] if isinstance(counted, tuple) and len(counted) == 1 else counted,
+        scale,
+        sampler,
+        eta,
+        size,
+        seed,
+        balance,
         guidance_interval=None if between is None else (between[0], between[1]),
-    )  # fmt: skip
+    )
     with progress_bar(as_json) as bar:
         task = bar.add_task("painting", total=n)
-        made = copies.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
-    asked: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name, "unconditional": unconditional}
-    how = {"text_mode": text_mode, "image_mode": look, "search_mode": mode, "where": where, "class_key": class_key, "top_m": top_m}
+        made = guard.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
+    asked: dict[str, Any] = {
+        "prompt": prompt,
+        "images": [str(p) for p in image or []],
+        "class": class_name,
+        "unconditional": unconditional,
+    }
+    how = {
+        "text_mode": text_mode,
+        "image_mode": look,
+        "search_mode": mode,
+        "where": where,
+        "class_key": class_key,
+        "top_m": top_m,
+    }
     how = how if opened is not None else {}
     asked |= {"references": [str(p) for p in reference or []]}
     found = int((hits.ids[0] >= 0).sum()) if opened is not None else hits.k
-    asked = {key: value for key, value in asked.items() if value} | {"k": found} | {key: value for key, value in how.items() if value is not None}
-    written = generation.records(pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies)
+    asked = (
+        {key: value for key, value in asked.items() if value}
+        | {"k": found}
+        | {key: value for key, value in how.items() if value is not None}
+    )
+    written = generation.records(
+        pipe, model, opened, made.hits, made.images, settings, asked, picture_seeds=made.seeds, copies=made.copies
+    )
     paths = generation.write(made.images, written, made.hits, out)
     for i in made.near_copies():
-        say(f"{paths[i].name} is a near copy of neighbour {(made.copies[i] or {})['neighbor']}; --on-copy drop or resample avoids that")
+        say(
+            f"{paths[i].name} is a near copy of neighbour {(made.copies[i] or {})['neighbor']}; --on-copy drop or"
+            " resample avoids that"
+        )
     _finish(paths, out, as_json)
 
 
 def _balance(
-    pipe: Pipeline, model: str, kind: str | None, eta: str | None, text_scale: str | None, neighbor_scale: str | None, guidance_scale: float
+    pipe: Pipeline,
+    model: str,
+    kind: str | None,
+    eta: str | None,
+    text_scale: str | None,
+    neighbor_scale: str | None,
+    guidance_scale: float,
 ) -> Guidance | tuple[Guidance, ...] | None:
-    """How to balance text and neighbours, for all stages or for each. Raises: BowerbirdError when it is asked of a model that reads no text."""
-    from bowerbird.generation import balances_text
-    from bowerbird.guidance import Guidance, by_scale
+    """How to balance text and neighbours, for all stages or for each. Raises: BowerbirdError when it is asked of a
+    model that reads no text."""
+    from bowerbird.diffusion.guidance import Guidance, by_scale
+    from bowerbird.systems.generate import balances_text
 
     given = {"--guidance-eta": eta, "--text-scale": text_scale, "--neighbor-scale": neighbor_scale}
     if not balances_text(pipe):
         if kind is not None or any(value is not None for value in given.values()):
-            raise BowerbirdError(f"model {model!r} paints from neighbours alone: --guidance, {', '.join(given)} are for models like tiny-reimagen")
+            raise BowerbirdError(
+                f"model {model!r} paints from neighbours alone: --guidance, {', '.join(given)} are for models like"
+                " tiny-reimagen"
+            )
         return None
     usual = by_scale(guidance_scale)
     defaults = {"--guidance-eta": usual.eta, "--text-scale": usual.text_scale, "--neighbor-scale": usual.neighbor_scale}
@@ -155,38 +259,51 @@ def _balance(
     stages = max(len(each) for each in values.values())
     wrong = [name for name, each in values.items() if len(each) not in (1, stages)]
     if wrong:
-        raise BowerbirdError(f"{wrong[0]}: {len(values[wrong[0]])} numbers where another option has {stages}; give one, or one a stage")
+        raise BowerbirdError(
+            f"{wrong[0]}: {len(values[wrong[0]])} numbers where another option has {stages}; give one, or one a stage"
+        )
     etas, texts, nears = (each * stages if len(each) == 1 else each for each in values.values())
     found = tuple(Guidance(kind or "interleaved", t, n, e) for t, n, e in zip(texts, nears, etas, strict=True))
     return found if stages > 1 else found[0]
 
 
-def _by_hand(pipe: Pipeline, model: str, prompt: str | None, pictures: list[Image.Image], captions: list[str], n: int) -> Neighbors:
-    """A person's own pictures, or none, as neighbours. Raises: BowerbirdError for a model that paints from embeddings."""
-    from bowerbird import references
-    from bowerbird.generation import balances_text
+def _by_hand(
+    pipe: Pipeline, model: str, prompt: str | None, pictures: list[Image.Image], captions: list[str], n: int
+) -> Neighbors:
+    """A person's own pictures, or none, as neighbours. Raises: BowerbirdError for a model that paints from
+    embeddings."""
+    from bowerbird.systems import queries
+    from bowerbird.systems.generate import balances_text
 
     if not balances_text(pipe):
         raise BowerbirdError(
-            f"model {model!r} paints from embeddings: give --image F or --text-mode text with --kb KB; --reference and -k 0 are for tiny-reimagen"
+            f"model {model!r} paints from embeddings: give --image F or --text-mode text with --kb KB; --reference and"
+            " -k 0 are for tiny-reimagen"
         )
     if prompt is None:
         raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to paint")
-    return references.by_hand([prompt], pictures, captions).repeat(n)
+    return queries.by_hand([prompt], pictures, captions).repeat(n)
 
 
 def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:
-    """The pipeline for MODEL on a device, computing in `dtype`. Raises: BowerbirdError when it is no model, or that no number format."""
+    """The pipeline for MODEL on a device, computing in `dtype`. Raises: BowerbirdError when it is no model, or that no
+    number format."""
     if dtype not in ("float32", "bfloat16", "float16"):
         raise BowerbirdError(f"--dtype {dtype!r} is not known; choose float32, bfloat16 or float16")
     from bowerbird.cli.quiet import quiet_libraries
-    from bowerbird.weights import DESCRIPTIONS, bundled
+    from bowerbird.models.weights import DESCRIPTIONS, bundled
 
-    if bundled(model) is None and not Path(model).is_dir() and not (model.count("/") == 1 and not model.startswith((".", "/"))):
+    if (
+        bundled(model) is None
+        and not Path(model).is_dir()
+        and not (model.count("/") == 1 and not model.startswith((".", "/")))
+    ):
         painters = ", ".join(n for n in DESCRIPTIONS if n.endswith(("rdm", "fast", "knn", "reimagen")))
         raise BowerbirdError(f"model {model!r}: not bundled ({painters}), no such directory, and no hub id")
     if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
-        raise BowerbirdError(f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)")
+        raise BowerbirdError(
+            f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)"
+        )
     quiet_libraries()
     from bowerbird.systems import open_pipeline
 
@@ -212,7 +329,8 @@ def _numbers(text: str, option: str) -> list[float]:
 
 
 def _again(source: Path, model: str | None, out: Path, device: str, as_json: bool) -> None:
-    from bowerbird import generation, provenance
+    from bowerbird.core import provenance
+    from bowerbird.systems import generate as generation
 
     record = provenance.read_png(source)
     name = model or str(record.get("model", {}).get("name"))
@@ -223,6 +341,16 @@ def _again(source: Path, model: str | None, out: Path, device: str, as_json: boo
 
 def _finish(paths: list[Path], out: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"out": str(out), "images": [str(p) for p in paths], "sheet": str(out / "sheet.png"), "records": str(out / "generation.jsonl")})
+        print_json(
+            {
+                "out": str(out),
+                "images": [str(p) for p in paths],
+                "sheet": str(out / "sheet.png"),
+                "records": str(out / "generation.jsonl"),
+            }
+        )
     else:
-        say(f"{len(paths)} picture{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its neighbours")
+        say(
+            f"{len(paths)} picture{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its"
+            " neighbours"
+        )

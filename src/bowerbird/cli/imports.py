@@ -9,19 +9,28 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
 from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 app = typer.Typer(help="Take over what others made.", no_args_is_help=True, rich_markup_mode=None)
 
 NewKb = Annotated[str, typer.Argument(metavar="KB", help="Knowledge base to make.")]
-TheirEncoder = Annotated[str, typer.Option("--encoder", help="The encoder their embeddings are of: their files do not say. A directory or a hub id.")]
+TheirEncoder = Annotated[
+    str,
+    typer.Option(
+        "--encoder", help="The encoder their embeddings are of: their files do not say. A directory or a hub id."
+    ),
+]
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Numbers the weights are written as: float32, float16 or bfloat16.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Numbers the weights are written as: float32, float16 or bfloat16.")
+]
 
 
 @app.command("clip-retrieval")
 def clip_retrieval(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What clip-retrieval inference wrote: img_emb/ and metadata/.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What clip-retrieval inference wrote: img_emb/ and metadata/.")
+    ],
     kb: NewKb,
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
     caption_column: CaptionOption = None,
@@ -34,16 +43,21 @@ def clip_retrieval(
 
     Example: bowerbird import clip-retrieval embeddings/ my-kb --encoder openai/clip-vit-base-patch32
     """
-    from bowerbird.knowledge.embedded import is_clip_retrieval
+    from bowerbird.data.sources.embeddings import is_clip_retrieval
 
     if not is_clip_retrieval(folder):
-        raise BowerbirdError(f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet")
+        raise BowerbirdError(
+            f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
+        )
     _build([folder], kb, encoder, caption_column, memory, device, as_json)
 
 
 @app.command("compvis-database")
 def compvis_database(
-    parts: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Parts of an RDM database, <rows>x<dim>-part_<n>.npz, or their folder.")],
+    parts: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES…", help="Parts of an RDM database, <rows>x<dim>-part_<n>.npz, or their folder."),
+    ],
     kb: NewKb,
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
     memory: MemoryOption = "2G",
@@ -51,43 +65,72 @@ def compvis_database(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a knowledge base of RDM's published database parts: raw embeddings, image ids and patch corners; they hold no pictures.
+    """Make a knowledge base of RDM's published database parts: raw embeddings, image ids and patch corners; they hold
+    no pictures.
 
     Example: bowerbird import compvis-database openimages/*.npz my-kb
     """
-    from bowerbird.knowledge.embedded import part_number
+    from bowerbird.data.sources.embeddings import part_number
 
-    files = sorted((file for part in parts for file in (part.glob("*.npz") if part.is_dir() else [part])), key=part_number)
+    files = sorted(
+        (file for part in parts for file in (part.glob("*.npz") if part.is_dir() else [part])), key=part_number
+    )
     if not files:
         raise BowerbirdError(f"{parts[0]}: no .npz parts here")
     wrong = [file for file in files if file.suffix.lower() != ".npz"]
     if wrong:
         raise BowerbirdError(f"{wrong[0]}: no part of an RDM database; they are called <rows>x<dim>-part_<n>.npz")
     _build(files, kb, encoder, None, memory, device, as_json)
-    say(f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data set it came from")
+    say(
+        f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data"
+        " set it came from"
+    )
 
 
 @app.command("compvis")
 def compvis(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A released RDM checkpoint: model.ckpt, or the same tensors as safetensors.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT", help="A released RDM checkpoint: model.ckpt, or the same tensors as safetensors."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Directory for the model.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be matched, missing and ignored, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be matched, missing and ignored, and stop.")
+    ] = False,
     ema: Annotated[bool, typer.Option("--ema/--no-ema", help="Take the averaged weights where there are some.")] = True,
     dtype: DtypeOption = "float32",
-    size: Annotated[int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default 4, 20 for the 768 px model.", min=1)] = None,
-    embeddings: Annotated[str | None, typer.Option("--embeddings", help="raw or unit; default raw with a VQ first stage, unit with a KL one.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Encoder of the neighbours; default by their width, CLIP ViT-B/32 or ViT-L/14.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Neighbours a picture; default 4, 20 for the 768 px model.", min=1)
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option("--embeddings", help="raw or unit; default raw with a VQ first stage, unit with a KL one."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Encoder of the neighbours; default by their width, CLIP ViT-B/32 or ViT-L/14."),
+    ] = None,
     head_channels: Annotated[int, typer.Option("--head-channels", help="Channels of an attention head.", min=1)] = 32,
-    heads: Annotated[int | None, typer.Option("--heads", help="As many attention heads at every level, in place of --head-channels.", min=1)] = None,
-    scale_factor: Annotated[float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option("--heads", help="As many attention heads at every level, in place of --head-channels.", min=1),
+    ] = None,
+    scale_factor: Annotated[
+        float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Take over released RDM weights: U-Net, first stage and schedule, in diffusers layout.
 
-    The file is read without running anything in it, and tensor by tensor. What is not an RDM is refused with the reason.
+    The file is read without running anything in it, and tensor by tensor. What is not an RDM is refused with the
+    reason.
 
     Example: bowerbird import compvis models/rdm/imagenet/model.ckpt --out rdm-imagenet
     """
@@ -95,7 +138,7 @@ def compvis(
         raise BowerbirdError("import compvis: give --out DIR, or --dry-run to see what is in the file")
     if out is not None and not dry_run and out.exists():
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
-    from bowerbird.interop import compvis as released
+    from bowerbird.systems.rdm.interop import compvis as released
 
     choices = released.Choices(head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype)
     plan = released.plan(checkpoint, choices)
@@ -116,7 +159,8 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
         found = report[part]
         widths = ", ".join(map(str, found["block_out_channels"]))
         print(
-            f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}" + (f", {found['weights']} weights" if "weights" in found else "")
+            f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}"
+            + (f", {found['weights']} weights" if "weights" in found else "")
         )
     schedule, conventions = report["scheduler"], report["pipeline"]
     print(f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}")
@@ -133,7 +177,12 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
 
 @app.command("diffusers")
 def diffusers(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The RDM pipeline of diffusers' research examples, as fusing/rdm on the hub.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The RDM pipeline of diffusers' research examples, as fusing/rdm on the hub."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Directory for the model; its encoder is in OUT/encoder.")],
     dtype: DtypeOption = "float32",
     seed: SeedOption = 0,
@@ -145,8 +194,8 @@ def diffusers(
     Example: bowerbird import diffusers fusing-rdm/ --out rdm768
     """
     from bowerbird.cli.quiet import quiet_libraries
-    from bowerbird.interop.compvis import DTYPES
-    from bowerbird.interop.diffusers_rdm import convert
+    from bowerbird.systems.rdm.interop.compvis import DTYPES
+    from bowerbird.systems.rdm.interop.diffusers_rdm import convert
 
     if dtype not in DTYPES:
         raise BowerbirdError(f"--dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
@@ -157,17 +206,28 @@ def diffusers(
     if as_json:
         print_json({"out": str(out), **report})
     else:
-        say(f"{out}: {report['unet']['parameters']:,} parameters; build its knowledge base: bowerbird kb build KB SOURCE --encoder {out / 'encoder'}")
+        say(
+            f"{out}: {report['unet']['parameters']:,} parameters; build its knowledge base: bowerbird kb build KB"
+            f" SOURCE --encoder {out / 'encoder'}"
+        )
 
 
-def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool) -> None:
+def _build(
+    sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool
+) -> None:
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.plan import parse_memory
+    from bowerbird.knowledge.search.planner import parse_memory
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("reading", total=None)
         made, report = KnowledgeBase.build(
-            kb, sources, encoder=encoder, caption_column=caption_column, device=pick_device(device), memory=parse_memory(memory), told=say,
+            kb,
+            sources,
+            encoder=encoder,
+            caption_column=caption_column,
+            device=pick_device(device),
+            memory=parse_memory(memory),
+            told=say,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     print_report(report, made.version, len(made), kb, None, as_json)

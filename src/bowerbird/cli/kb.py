@@ -25,8 +25,8 @@ from bowerbird.cli.filling import (
     print_report,
     report_file,
     two_weights,
-)  # fmt: skip
-from bowerbird.errors import BowerbirdError
+)
+from bowerbird.core.errors import BowerbirdError
 
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,7 +35,9 @@ app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_
 def build(
     kb: KbArgument,
     source: SourceArgument,
-    encoder: Annotated[str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")] = "small",
+    encoder: Annotated[
+        str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")
+    ] = "small",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -44,7 +46,10 @@ def build(
     report: ReportOption = None,
     keep: FilterOption = None,
     fetch: FetchOption = False,
-    word_weights: Annotated[str, typer.Option("--word-weights", metavar="C,T", help="How often words of captions and of tags count in BM25.")] = "1,1",
+    word_weights: Annotated[
+        str,
+        typer.Option("--word-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
+    ] = "1,1",
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     seed: SeedOption = 0,
@@ -56,16 +61,29 @@ def build(
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.plan import parse_memory
+    from bowerbird.knowledge.search.planner import parse_memory
 
     report = report_file(report)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         made, done = KnowledgeBase.build(
-            kb, list(source), encoder=encoder, normalize=normalize, caption_column=caption_column, where=where, patches=patches, dedup=dedup,
-            keep=own_filter(keep), fetch=fetch, word_weights=two_weights(word_weights), workers=workers, device=pick_device(device),
-            memory=parse_memory(memory), told=say, progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+            kb,
+            list(source),
+            encoder=encoder,
+            normalize=normalize,
+            caption_column=caption_column,
+            where=where,
+            patches=patches,
+            dedup=dedup,
+            keep=own_filter(keep),
+            fetch=fetch,
+            word_weights=two_weights(word_weights),
+            workers=workers,
+            device=pick_device(device),
+            memory=parse_memory(memory),
+            told=say,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     print_report(done, made.version, len(made), kb, report, as_json)
 
 
@@ -91,16 +109,23 @@ def add(
     Example: bowerbird kb add my-kb new-pictures/
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.plan import parse_memory
+    from bowerbird.knowledge.search.planner import parse_memory
 
     report = report_file(report)
     opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), told=say)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         done = opened.add(
-            list(source), caption_column=caption_column, where=where, patches=patches, dedup=dedup, keep=own_filter(keep), fetch=fetch, workers=workers,
+            list(source),
+            caption_column=caption_column,
+            where=where,
+            patches=patches,
+            dedup=dedup,
+            keep=own_filter(keep),
+            fetch=fetch,
+            workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     if not done.added and done.unreadable and not done.present:
         raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({done.unreadable[0]})")
     print_report(done, opened.version, len(opened), kb, report, as_json)
@@ -135,8 +160,13 @@ def update(
     kb: KbArgument,
     ids: Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")] = None,
     where: WhereOption = None,
-    caption: Annotated[str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it.")] = None,
+    caption: Annotated[
+        str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -148,7 +178,9 @@ def update(
     from bowerbird.knowledge.base import KnowledgeBase
 
     opened = KnowledgeBase.open(kb)
-    count = opened.update(ids=_ids(ids, kb), where=where, caption=caption, metadata=dict(_pair(text) for text in changes or []))
+    count = opened.update(
+        ids=_ids(ids, kb), where=where, caption=caption, metadata=dict(_pair(text) for text in changes or [])
+    )
     if as_json:
         print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count})
     else:
@@ -158,7 +190,9 @@ def update(
 @app.command()
 def compact(
     kb: KbArgument,
-    forget: Annotated[bool, typer.Option("--forget", help="Also drop every version but the newest, and the space they take.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also drop every version but the newest, and the space they take.")
+    ] = False,
     memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -169,23 +203,30 @@ def compact(
     Example: bowerbird kb compact my-kb --forget
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.plan import parse_memory
+    from bowerbird.knowledge.search.planner import parse_memory
 
     opened = KnowledgeBase.open(kb, memory=parse_memory(memory), told=say)
     before = opened.info()["bytes"]
     opened.compact(forget=forget)
     after = opened.info()["bytes"]
     if as_json:
-        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "bytes": after, "bytes before": before})
+        print_json(
+            {"path": str(kb), "version": opened.version, "items": len(opened), "bytes": after, "bytes before": before}
+        )
     else:
-        say(f"{kb}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now; {len(opened)} items (version {opened.version})")
+        say(
+            f"{kb}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now; {len(opened)} items (version"
+            f" {opened.version})"
+        )
 
 
 @app.command()
 def export(
     kb: KbArgument,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
-    form: Annotated[str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")] = "imagefolder",
+    form: Annotated[
+        str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")
+    ] = "imagefolder",
     where: WhereOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -200,7 +241,13 @@ def export(
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("writing", total=None)
-        count = exported(KnowledgeBase.open(kb), out, form=form, where=where, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        count = exported(
+            KnowledgeBase.open(kb),
+            out,
+            form=form,
+            where=where,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "format": form, "items": count})
     else:
@@ -219,15 +266,19 @@ def verify(
 
     Example: bowerbird kb verify my-kb --repair
     """
-    from bowerbird.knowledge.milvus.client import is_address
-    from bowerbird.knowledge.verify import verify as verified
+    from bowerbird.knowledge.storage.milvus.client import is_address
+    from bowerbird.knowledge.storage.verify import verify as verified
 
     if is_address(kb):
-        raise BowerbirdError(f"{kb}: verify reads the files of a directory; what a Milvus server keeps is its own to verify")
+        raise BowerbirdError(
+            f"{kb}: verify reads the files of a directory; what a Milvus server keeps is its own to verify"
+        )
 
     with progress_bar(as_json) as bar:
         task = bar.add_task("rows", total=None)
-        verdict = verified(kb, repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        verdict = verified(
+            kb, repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     if as_json:
         print_json({"path": str(kb), **verdict.facts()})
     else:
@@ -239,7 +290,9 @@ def verify(
         return
     wrong = verdict.lost or [line for line in verdict.stale if line not in verdict.mended]
     remedy = "restore it from a copy" if verdict.lost else f"run bowerbird kb verify {kb} --repair"
-    raise BowerbirdError("; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy]))
+    raise BowerbirdError(
+        "; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy])
+    )
 
 
 def _ids(text: str | None, kb: str) -> list[int] | None:
@@ -247,7 +300,9 @@ def _ids(text: str | None, kb: str) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise BowerbirdError(f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json") from error
+        raise BowerbirdError(
+            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json"
+        ) from error
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -275,10 +330,14 @@ def info(kb: KbArgument, seed: SeedOption = 0, device: DeviceOption = "auto", as
         return
     encoder: dict[str, Any] = facts["encoder"]
     print(f"{facts['path']}: {facts['items']:,} items, version {facts['version']}, {facts['bytes'] / 1e6:.1f} MB")
-    print(f"encoder   {encoder['name']} ({encoder['fingerprint']}), {encoder['dim']} numbers, {'cosine' if encoder['normalize'] else 'inner product'}")
+    print(
+        f"encoder   {encoder['name']} ({encoder['fingerprint']}), {encoder['dim']} numbers,"
+        f" {'cosine' if encoder['normalize'] else 'inner product'}"
+    )
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print(
-        f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then {beside['added']} added, {beside['removed']} removed"
+        f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
+        f" {beside['added']} added, {beside['removed']} removed"
     )
     print(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")

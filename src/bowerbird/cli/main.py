@@ -7,14 +7,17 @@ import sys
 import typer
 
 from bowerbird.cli import bulk, claims, demo, edit, evaluate, export, generate, imports, kb, models, search, train
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="bowerbird",
-    help="Collect pictures, search them, and paint new ones grounded in what was found.\n\nStart with: bowerbird demo --out demo",
+    help=(
+        "Collect pictures, search them, and paint new ones grounded in what was found.\n\nStart with: bowerbird demo"
+        " --out demo"
+    ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

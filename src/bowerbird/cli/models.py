@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json
-from bowerbird.weights import DESCRIPTIONS, bundled
+from bowerbird.models.weights import DESCRIPTIONS, bundled
 
 
 def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
@@ -41,7 +41,10 @@ def doctor(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOpt
         print_json({"checks": checks, "ok": all(c["ok"] for c in checks)})
         return
     for check in checks:
-        print(f"{'ok  ' if check['ok'] else 'look'}  {check['name']:14} {check['found']}" + (f"\n      {check['fix']}" if check["fix"] else ""))
+        print(
+            f"{'ok  ' if check['ok'] else 'look'}  {check['name']:14} {check['found']}"
+            + (f"\n      {check['fix']}" if check["fix"] else "")
+        )
 
 
 def _check(name: str, ok: bool, found: str, fix: str = "") -> dict[str, Any]:
@@ -69,30 +72,41 @@ def _torchvision() -> dict[str, Any]:
 
     broken = there and torch.version.cuda is None and torch.version.hip is None
     return _check(
-        "torchvision", not broken, "installed" if there else "absent, as it should be", "pip uninstall torchvision (it breaks imports beside a CPU torch)"
+        "torchvision",
+        not broken,
+        "installed" if there else "absent, as it should be",
+        "pip uninstall torchvision (it breaks imports beside a CPU torch)",
     )
 
 
 def _devices() -> dict[str, Any]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     if torch.backends.mps.is_available():
         gpus.append("Apple GPU (mps)")
     return _check(
         "compute",
         True,
-        f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}" + (f", {', '.join(gpus)}" if gpus else ", no GPU: small models run well without"),
+        f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
+        + (f", {', '.join(gpus)}" if gpus else ", no GPU: small models run well without"),
     )
 
 
 def _weights() -> dict[str, Any]:
     missing = [name for name in DESCRIPTIONS if bundled(name) is None]
-    return _check("models", not missing, ", ".join(n for n in DESCRIPTIONS if n not in missing), f"missing: {', '.join(missing)}; install bowerbird again")
+    return _check(
+        "models",
+        not missing,
+        ", ".join(n for n in DESCRIPTIONS if n not in missing),
+        f"missing: {', '.join(missing)}; install bowerbird again",
+    )
 
 
 def _font() -> dict[str, Any]:
-    from bowerbird.knowledge.emoji_font import find_emoji_font
+    from bowerbird.data.emoji_font import find_emoji_font
 
     font = find_emoji_font()
     return _check("emoji font", True, str(font) if font else "none; the demo draws its own collection")
@@ -100,4 +114,9 @@ def _font() -> dict[str, Any]:
 
 def _disk() -> dict[str, Any]:
     free = shutil.disk_usage(".").free
-    return _check("disk", free > 2e9, f"{free / 1e9:.0f} GB free here", "free some space: knowledge bases keep the pictures' bytes")
+    return _check(
+        "disk",
+        free > 2e9,
+        f"{free / 1e9:.0f} GB free here",
+        "free some space: knowledge bases keep the pictures' bytes",
+    )

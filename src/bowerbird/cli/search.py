@@ -9,13 +9,13 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, say
 from bowerbird.cli.filling import KbArgument
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.types import Neighbors
 
 BATCH = 256
 """Queries searched at once."""
@@ -23,16 +23,35 @@ BATCH = 256
 
 def search(
     kb: KbArgument,
-    text: Annotated[list[str] | None, typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them.")] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")] = None,
-    without: Annotated[list[str] | None, typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")] = None,
-    queries: Annotated[Path | None, typer.Option("--queries", metavar="FILE.txt", help="A text a line, all searched at once; answers as JSON lines.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            "--queries", metavar="FILE.txt", help="A text a line, all searched at once; answers as JSON lines."
+        ),
+    ] = None,
     mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
     k: Annotated[int, typer.Option("-k", help="How many results.")] = 8,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
-    diversity: Annotated[float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")] = 0.0,
-    balance: Annotated[float | None, typer.Option("--balance", help="hybrid by scores, this share dense; default by ranks.")] = None,
+    diversity: Annotated[
+        float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
+    ] = 0.0,
+    balance: Annotated[
+        float | None, typer.Option("--balance", help="hybrid by scores, this share dense; default by ranks.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     seed: SeedOption = 0,
@@ -47,8 +66,16 @@ def search(
 
     if queries is not None:
         if text or image or without or weights is not None or sheet is not None:
-            raise BowerbirdError("search: --queries stands alone, without --text, --image, --without, --weights and --sheet")
-        _batch(kb, queries, mode, {"k": k, "where": where, "diversity": diversity, "exact": exact, "balance": balance}, device)
+            raise BowerbirdError(
+                "search: --queries stands alone, without --text, --image, --without, --weights and --sheet"
+            )
+        _batch(
+            kb,
+            queries,
+            mode,
+            {"k": k, "where": where, "diversity": diversity, "exact": exact, "balance": balance},
+            device,
+        )
         return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
@@ -60,20 +87,37 @@ def search(
         query: dict[str, Any] = {"text": single}
     else:
         if balance is not None or mode == "bm25":
-            raise BowerbirdError("search: a sum of texts and pictures goes by embeddings alone; leave out --balance and --mode bm25")
+            raise BowerbirdError(
+                "search: a sum of texts and pictures goes by embeddings alone; leave out --balance and --mode bm25"
+            )
         parts: list[str | Path] = [*(text or []), *(image or []), *(without or [])]
         counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(without or [])
-        query = {"text": text or [], "images": [str(p) for p in image or []], "without": without or [], "weights": counts}
+        query = {
+            "text": text or [],
+            "images": [str(p) for p in image or []],
+            "without": without or [],
+            "weights": counts,
+        }
         query = {"images": query["images"]} if image and not text and not without and weights is None else query
-        hits = opened.search(blend=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options)
+        hits = opened.search(
+            blend=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
+        )
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
-        from bowerbird.sheets import labelled
+        from bowerbird.core.contact_sheet import labelled
 
         label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in without or [])])
         labelled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
     if as_json:
-        print_json({"kb": str(kb), "version": opened.version, "mode": mode if single is not None else "dense", "query": query, "results": results})
+        print_json(
+            {
+                "kb": str(kb),
+                "version": opened.version,
+                "mode": mode if single is not None else "dense",
+                "query": query,
+                "results": results,
+            }
+        )
         return
     for result in results:
         print(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
@@ -100,13 +144,21 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], device: s
             results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
             print(
                 json.dumps(
-                    {"kb": str(kb), "version": opened.version, "mode": mode, "query": {"text": text}, "results": results}, ensure_ascii=False, default=str
+                    {
+                        "kb": str(kb),
+                        "version": opened.version,
+                        "mode": mode,
+                        "query": {"text": text},
+                        "results": results,
+                    },
+                    ensure_ascii=False,
+                    default=str,
                 )
             )
 
 
 def _read(part: str | Path) -> str | Image.Image:
-    from bowerbird import images
+    from bowerbird.core import images
 
     return images.read(part) if isinstance(part, Path) else part
 

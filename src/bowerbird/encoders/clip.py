@@ -9,24 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 class ClipEncoder:
-    """`Encoder` over a transformers model with `get_text_features` and `get_image_features` and its own preprocessing."""
+    """`Encoder` over a transformers model with `get_text_features` and `get_image_features` and its own
+    preprocessing."""
 
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, name: str, fingerprint: str, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, image_processor: Any, name: str, fingerprint: str, device: str
+    ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.name, self.fingerprint, self.device = name, fingerprint, device
-        self.preprocessing = f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
+        self.preprocessing = (
+            f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
+        )
         config = model.config
         self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
         self.shared_dim, self.picture_size = self.dim, int(config.vision_config.image_size)
-        self.padding = "max_length" if config.model_type.startswith("siglip") else True  # SigLIP was trained on padded text
+        self.padding = (
+            "max_length" if config.model_type.startswith("siglip") else True
+        )  # SigLIP was trained on padded text
         self.max_length = int(config.text_config.max_position_embeddings)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -38,7 +45,13 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(texts), 64):
-                tokens = self.tokenizer(list(texts[i : i + 64]), padding=self.padding, truncation=True, max_length=self.max_length, return_tensors="pt")
+                tokens = self.tokenizer(
+                    list(texts[i : i + 64]),
+                    padding=self.padding,
+                    truncation=True,
+                    max_length=self.max_length,
+                    return_tensors="pt",
+                )
                 parts.append(_pooled(self.model.get_text_features(**tokens.to(self.device))))
         return np.concatenate(parts)
 
@@ -72,12 +85,17 @@ def load_clip(path: str, *, name: str, device: str = "cpu") -> ClipEncoder:
     try:
         model = AutoModel.from_pretrained(path, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        processor_class = SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
+        processor_class = (
+            SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
+        )
         processor = processor_class.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise BowerbirdError(f"encoder {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
-        raise BowerbirdError(f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures; give CLIP or SigLIP")
+        raise BowerbirdError(
+            f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"
+            " give CLIP or SigLIP"
+        )
     return ClipEncoder(model, tokenizer, processor, name, _fingerprint(path, model), device)
 
 

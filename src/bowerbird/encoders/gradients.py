@@ -1,9 +1,11 @@
 """`gradients`: a copy descriptor without weights, histograms of edge directions over a grid.
 
-It sees shape and drawing, hardly colour or light, which is what a copy keeps when it is tinted. It stands in for SSCD where no
-weights are at hand, and is weaker: mirrors, crops and pasted parts are found because `views.py` compares several views, not
-because the descriptor ignores them. Source: Dalal and Triggs, "Histograms of oriented gradients", CVPR 2005.
-Differs from the paper: 64 px pictures, no block overlap, the mean direction of each cell taken away, square roots (Hellinger).
+It sees shape and drawing, hardly colour or light, which is what a copy keeps when it is tinted. It stands in for SSCD
+where no weights are at hand, and is weaker: mirrors, crops and pasted parts are found because `views.py` compares
+several views, not because the descriptor ignores them. Source: Dalal and Triggs, "Histograms of oriented gradients",
+CVPR 2005.
+Differs from the paper: 64 px pictures, no block overlap, the mean direction of each cell taken away, square roots
+(Hellinger).
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird import tensors
-from bowerbird.images import square
+from bowerbird.core import tensors
+from bowerbird.core.images import square
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,9 @@ class GradientEncoder:
             return np.zeros((0, self.dim), np.float32)
         with torch.inference_mode():
             parts = [
-                directions(tensors.to_float(tensors.stack([square(p.convert("RGB"), SIZE) for p in pictures[i : i + 512]])))
+                directions(
+                    tensors.to_float(tensors.stack([square(p.convert("RGB"), SIZE) for p in pictures[i : i + 512]]))
+                )
                 for i in range(0, len(pictures), 512)
             ]
         return torch.cat(parts).numpy()
@@ -56,11 +60,14 @@ def directions(x: torch.Tensor) -> torch.Tensor:
     strongest = (dx**2 + dy**2).argmax(1, keepdim=True)  # the channel with the strongest edge speaks for the pixel
     dx, dy = dx.gather(1, strongest)[:, 0], dy.gather(1, strongest)[:, 0]
     magnitude = torch.sqrt(dx**2 + dy**2)
-    bins = (torch.atan2(dy, dx) % math.pi) / math.pi * BINS  # a direction and its opposite are one: dark on light = light on dark
+    bins = (
+        (torch.atan2(dy, dx) % math.pi) / math.pi * BINS
+    )  # a direction and its opposite are one: dark on light = light on dark
     centers = torch.arange(BINS).view(1, BINS, 1, 1)
     apart = (bins[:, None] - centers).abs()
     share = (1 - torch.minimum(apart, BINS - apart)).clamp(min=0) * magnitude[:, None]
-    # each pixel also counts in the neighbouring cells, the more the nearer (a triangle two cells wide), so a small move changes little
+    # each pixel also counts in the neighbouring cells, the more the nearer (a triangle two cells wide), so a small
+    # move changes little
     ramp = 1 - (torch.arange(2 * CELL) - CELL + 0.5).abs() / CELL
     kernel = (ramp[:, None] * ramp[None, :]).expand(BINS, 1, -1, -1)
     cells = F.conv2d(F.pad(share, (CELL // 2,) * 4), kernel, stride=CELL, groups=BINS)

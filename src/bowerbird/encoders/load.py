@@ -1,23 +1,25 @@
-"""`load(name)`: from a bundled name, a local directory or a hub id to an `Encoder`, or one line that says what would work."""
+"""`load(name)`: from a bundled name, a local directory or a hub id to an `Encoder`, or one line that says what would
+work."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bowerbird import checkpoint
-from bowerbird.errors import BowerbirdError
-from bowerbird.types import Encoder
-from bowerbird.weights import bundled
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Encoder
+from bowerbird.models.weights import bundled
 
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
-    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP or SigLIP in transformers layout), or a hub id.
+    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP or SigLIP in transformers layout), or a
+    hub id.
 
     Raises: BowerbirdError when there is no such encoder or the directory holds something else.
     """
     path = bundled(str(name)) or Path(name)
     if path.is_dir():
-        config = checkpoint.read_json(path / "config.json", "encoder configuration")
+        config = files.read_json(path / "config.json", "encoder configuration")
         if config.get("type") == "bowerbird-small-encoder":
             from bowerbird.encoders.small import load_small
 
@@ -26,9 +28,15 @@ def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         kind = "hub"
     else:
-        raise BowerbirdError(f"encoder {str(name)!r}: not a bundled name (small), a directory, or a hub id such as openai/clip-vit-base-patch32")
+        raise BowerbirdError(
+            f"encoder {str(name)!r}: not a bundled name (small), a directory, or a hub id such as"
+            " openai/clip-vit-base-patch32"
+        )
     if kind not in ("clip", "siglip", "hub"):
-        raise BowerbirdError(f"encoder {str(name)!r}: its config.json says {kind!r}; bowerbird reads its own small encoders, clip and siglip")
+        raise BowerbirdError(
+            f"encoder {str(name)!r}: its config.json says {kind!r}; bowerbird reads its own small encoders, clip and"
+            " siglip"
+        )
     from bowerbird.encoders.clip import load_clip
 
     return load_clip(str(path) if kind != "hub" else str(name), name=str(name), device=device)

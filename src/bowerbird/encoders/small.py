@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird import checkpoint, images, tensors
-from bowerbird.encoders.small_model import SmallEncoderConfig, SmallEncoderModel
+from bowerbird.core import files, images, tensors
+from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 
 BATCH = 16
-"""Pictures that go through the network at once, always: with fewer the last bit depends on how many there are and on the number of threads, and
-with more they fit the processor's caches less well (0.65 ms a picture in two threads, against 1.2 with 64 on both cores at once)."""
+"""Pictures that go through the network at once, always: with fewer the last bit depends on how many there are and on
+the number of threads, and with more they fit the processor's caches less well (0.65 ms a picture in two threads,
+against 1.2 with 64 on both cores at once)."""
 
 
 class SmallEncoder:
-    """`Encoder` over `SmallEncoderModel`; always float32 and `BATCH` pictures at once, so that a picture's embedding never depends on its company."""
+    """`Encoder` over `SmallEncoderModel`; always float32 and `BATCH` pictures at once, so that a picture's embedding
+    never depends on its company."""
 
     def __init__(self, model: SmallEncoderModel, name: str, fingerprint: str, device: str = "cpu") -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)
@@ -47,7 +49,9 @@ class SmallEncoder:
             with torch.inference_mode():
                 return self.model.encode_pixels(batch.to(self.device)).cpu()
 
-        parts = tensors.side_by_side(embedded, chunks) if self.device == "cpu" else [embedded(chunk) for chunk in chunks]
+        parts = (
+            tensors.side_by_side(embedded, chunks) if self.device == "cpu" else [embedded(chunk) for chunk in chunks]
+        )
         return torch.cat(parts)[: len(pictures)].numpy()
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -61,19 +65,20 @@ class SmallEncoder:
 
 
 def save_small(model: SmallEncoderModel, out: Path) -> None:
-    """Write `model` to the directory `out`, weights in half precision (the rounding is far below what retrieval can see)."""
+    """Write `model` to the directory `out`, weights in half precision (the rounding is far below what retrieval can
+    see)."""
     import torch
 
-    checkpoint.save_tensors(out / "model.safetensors", {k: v.to(torch.float16) for k, v in model.state_dict().items()})
-    checkpoint.write_json(out / "config.json", {"type": "bowerbird-small-encoder", **asdict(model.config)})
+    files.save_tensors(out / "model.safetensors", {k: v.to(torch.float16) for k, v in model.state_dict().items()})
+    files.write_json(out / "config.json", {"type": "bowerbird-small-encoder", **asdict(model.config)})
 
 
 def load_small(path: Path, *, name: str, device: str = "cpu") -> SmallEncoder:
     """Open a directory that `save_small` wrote; its fingerprint is the hash of both files."""
-    config = checkpoint.read_json(path / "config.json", "small encoder")
+    config = files.read_json(path / "config.json", "small encoder")
     config.pop("type", None)
     config["channels"] = tuple(config["channels"])
     model = SmallEncoderModel(SmallEncoderConfig(**config))
-    model.load_state_dict(checkpoint.load_tensors(path / "model.safetensors"))
+    model.load_state_dict(files.load_tensors(path / "model.safetensors"))
     digest = hashlib.sha256((path / "config.json").read_bytes() + (path / "model.safetensors").read_bytes())
     return SmallEncoder(model, name, digest.hexdigest()[:16], device)

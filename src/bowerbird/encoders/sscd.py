@@ -1,6 +1,7 @@
 """SSCD, the copy-detection descriptor, from a local TorchScript file (the published form; weights are not bundled).
 
-Source: Pizzi et al., arXiv 2202.10261; thresholds 0.5 (Somepalli et al., arXiv 2212.03860) and 0.75 (about 90% precision, SSCD).
+Source: Pizzi et al., arXiv 2202.10261; thresholds 0.5 (Somepalli et al., arXiv 2212.03860) and 0.75 (about 90%
+precision, SSCD).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird.encoders.files import file_fingerprint, load_script
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.weight_files import file_fingerprint, load_script
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,8 @@ THRESHOLDS = (0.5, 0.75)
 
 
 class SSCDFeatures:
-    """A `FeatureExtractor`. `square=True`: 320 x 320, batches of 32 (faster); False: short edge 288, one by one, nothing cropped."""
+    """A `FeatureExtractor`. `square=True`: 320 x 320, batches of 32 (faster); False: short edge 288, one by one,
+    nothing cropped."""
 
     name = "sscd"
 
@@ -30,8 +32,14 @@ class SSCDFeatures:
         """Open the archive at `path`. Raises: BowerbirdError when it is none or returns no vectors."""
         import torch
 
-        self.fingerprint, self.square, self.model = file_fingerprint(path) + ("-320" if square else "-288"), square, load_script(path)
-        self.preprocessing = ("resized to 320 x 320" if square else "short edge resized to 288") + ", bilinear, ImageNet mean and deviation"
+        self.fingerprint, self.square, self.model = (
+            file_fingerprint(path) + ("-320" if square else "-288"),
+            square,
+            load_script(path),
+        )
+        self.preprocessing = (
+            "resized to 320 x 320" if square else "short edge resized to 288"
+        ) + ", bilinear, ImageNet mean and deviation"
         with torch.inference_mode():
             probe = self.model(torch.zeros(1, 3, 320, 320))
         if not isinstance(probe, torch.Tensor) or probe.ndim != 2:
@@ -52,7 +60,8 @@ class SSCDFeatures:
 
 
 def prepare(picture: Image.Image, *, square: bool) -> np.ndarray:
-    """An RGB picture -> float32 `(3, 320, 320)`, or `(3, h, w)` with a short edge of 288, in ImageNet's normalisation."""
+    """An RGB picture -> float32 `(3, 320, 320)`, or `(3, h, w)` with a short edge of 288, in ImageNet's
+    normalisation."""
     from PIL import Image
 
     factor = 288 / min(picture.size)

@@ -1,7 +1,7 @@
 """`KnowledgeBase`: pictures that can be searched, changed, and trusted after a crash; here is what one asks of it.
 
-Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus/`). Knows encoders by their protocol only, and
-nothing of what is painted from its answers.
+Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus/`). Knows encoders by their
+protocol only, and nothing of what is painted from its answers.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird import images
-from bowerbird.errors import BowerbirdError, MismatchError
-from bowerbird.knowledge import dense, query
-from bowerbird.knowledge.filling import fill
-from bowerbird.knowledge.ingest import AddReport, Choice, Filter, name_of
-from bowerbird.knowledge.items import clean, named
-from bowerbird.knowledge.plan import DEFAULT_MEMORY
-from bowerbird.knowledge.progress import Progress, Told, quietly
-from bowerbird.knowledge.rows import OWN_COLUMNS
-from bowerbird.knowledge.searchable import Searchable
-from bowerbird.knowledge.stores import making, open_store
-from bowerbird.types import ABSENT, Encoder, Neighbors
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.progress import Progress, Told, quietly
+from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.data.item import OWN_COLUMNS, clean, named
+from bowerbird.knowledge.ingest.add import fill
+from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
+from bowerbird.knowledge.search import dense, query
+from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
+from bowerbird.knowledge.search.protocol import Searchable
+from bowerbird.knowledge.storage.open import making, open_store
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.knowledge.stores import AnyStore
+    from bowerbird.knowledge.storage.open import AnyStore
 
 MODES = ("dense", "bm25", "hybrid")
 
 
 class KnowledgeBase:
-    """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update` and `compact` move it to a new one."""
+    """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update` and `compact` move it
+    to a new one."""
 
     def __init__(self, store: AnyStore, encoder: Encoder | None = None, device: str = "cpu") -> None:
         self.store, self.device = store, device
@@ -49,21 +49,28 @@ class KnowledgeBase:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, version: int | None = None, encoder: Encoder | None = None, device: str = "cpu", memory: int = DEFAULT_MEMORY,
+        cls,
+        path: str | Path,
+        *,
+        version: int | None = None,
+        encoder: Encoder | None = None,
+        device: str = "cpu",
+        memory: int = DEFAULT_MEMORY,
         told: Told = quietly,
-    ) -> KnowledgeBase:  # fmt: skip
+    ) -> KnowledgeBase:
         """The knowledge base at `path`, a directory or a `milvus://` address, at its newest version or an earlier one.
 
         Its encoder is loaded by name when first needed, or given here.
 
-        `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the version is gone,
-        MismatchError when `encoder` is not the one it was made with.
+        `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the
+        version is gone, MismatchError when `encoder` is not the one it was made with.
         """
         made = cls(open_store(path, memory, told), encoder, device)
         return made if version is None else made.at_version(version)
 
     def at_version(self, version: int) -> KnowledgeBase:
-        """This knowledge base as it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
+        """This knowledge base as it was at an earlier `version`. Raises: BowerbirdError when that version is
+        not kept."""
         return KnowledgeBase(self.store.at_version(version), self.__dict__.get("encoder"), self.device)
 
     @classmethod
@@ -89,28 +96,53 @@ class KnowledgeBase:
     ) -> tuple[KnowledgeBase, AddReport]:
         """Make a knowledge base at `path` from one source or several; it appears whole or not at all.
 
-        Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine (their raw form is what
-        is stored); `word_weights`: how often a word of a caption, and of the tags, counts in BM25. The rest: `add`.
+        Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
+        (their raw form is what is stored); `word_weights`: how often a word of a caption, and of the tags, counts in
+        BM25. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         from bowerbird import encoders
 
-        if len(word_weights) != 2 or not all(isinstance(w, int) and 0 <= w <= 100 for w in word_weights) or not any(word_weights):
-            raise BowerbirdError(f"word weights {word_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1")
+        if (
+            len(word_weights) != 2
+            or not all(isinstance(w, int) and 0 <= w <= 100 for w in word_weights)
+            or not any(word_weights)
+        ):
+            raise BowerbirdError(
+                f"word weights {word_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
+            )
         loaded = encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
-            "sources": [str(Path(s).absolute()) for s in several], "encoder": facts, "caption": caption_column, "where": where,
-            "patches": patches, "dedup": dedup, "filter": name_of(keep), "words": list(word_weights),
-        }  # fmt: skip
+            "sources": [str(Path(s).absolute()) for s in several],
+            "encoder": facts,
+            "caption": caption_column,
+            "where": where,
+            "patches": patches,
+            "dedup": dedup,
+            "filter": name_of(keep),
+            "words": list(word_weights),
+        }
         with making(path, facts, word_weights, tag, memory, told) as store:
             kb = cls(store, loaded, device)
             report = kb.add(
-                several, caption_column=caption_column, where=where, patches=patches, dedup=dedup, keep=keep, fetch=fetch, workers=workers, progress=progress
+                several,
+                caption_column=caption_column,
+                where=where,
+                patches=patches,
+                dedup=dedup,
+                keep=keep,
+                fetch=fetch,
+                workers=workers,
+                progress=progress,
             )
             if len(kb) == 0:
-                reason = f"the first reason: {(report.unreadable + report.refused)[0]}" if report.unreadable or report.refused else "no row was left"
+                reason = (
+                    f"the first reason: {(report.unreadable + report.refused)[0]}"
+                    if report.unreadable or report.refused
+                    else "no row was left"
+                )
                 raise BowerbirdError(f"{source}: no picture could be read, so nothing was made ({reason})")
         return cls.open(path, encoder=loaded, device=device, memory=memory, told=told), report
 
@@ -172,8 +204,9 @@ class KnowledgeBase:
         facts = self.manifest["encoder"]
         if encoder.fingerprint != facts["fingerprint"] or encoder.dim != facts["dim"]:
             raise MismatchError(
-                f"{self.path}: made with encoder {facts['name']!r} ({facts['fingerprint']}, {facts['dim']} numbers), not with {encoder.name!r} "
-                f"({encoder.fingerprint}, {encoder.dim}); open it with its own, or build it again: bowerbird kb build NEW SOURCE --encoder {encoder.name}"
+                f"{self.path}: made with encoder {facts['name']!r} ({facts['fingerprint']}, {facts['dim']} numbers),"
+                f" not with {encoder.name!r} ({encoder.fingerprint}, {encoder.dim}); open it with its own, or build it"
+                f" again: bowerbird kb build NEW SOURCE --encoder {encoder.name}"
             )
 
     def info(self) -> dict[str, Any]:
@@ -203,24 +236,33 @@ class KnowledgeBase:
     ) -> AddReport:
         """Add every picture of `source`; one that is there already (same bytes, same caption) is not added twice.
 
-        `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this like (cosine) an item that is
-        there or came before. `keep(picture, item)` gives a reason to leave one out, or None. `fetch` allows the addresses of a source to be
-        asked. `workers`: processes that embed, 0 for this one alone; the result is the same. `progress` is called with (pictures done,
-        pictures in all or None).
+        `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this like
+        (cosine) an item that is there or came before. `keep(picture, item)` gives a reason to leave one out, or None.
+        `fetch` allows the addresses of a source to be asked. `workers`: processes that embed, 0 for this one alone;
+        the result is the same. `progress` is called with (pictures done, pictures in all or None).
 
-        Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or until the next
-        `filling.COMMIT_EVERY` items are in; run again after an interruption, what is in is not embedded again.
+        Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or
+        until the next `filling.COMMIT_EVERY` items are in; run again after an interruption, what is in is not embedded
+        again.
         """
         several = [source] if isinstance(source, (str, Path)) else list(source)
         if dedup is not None and not 0 < dedup <= 1:
-            raise BowerbirdError(f"near-duplicates from a cosine of {dedup}: give a number above 0 and up to 1, as in 0.99")
+            raise BowerbirdError(
+                f"near-duplicates from a cosine of {dedup}: give a number above 0 and up to 1, as in 0.99"
+            )
         if dedup is not None and not self.normalize:
-            raise BowerbirdError(f"{self.path}: near-duplicates are found by cosine, and this knowledge base compares by inner products; leave out dedup")
+            raise BowerbirdError(
+                f"{self.path}: near-duplicates are found by cosine, and this knowledge base compares by inner products;"
+                " leave out dedup"
+            )
         choice = Choice(caption_column, where, patches, fetch)
-        return fill(self.store, self.encoder, several, choice, dedup=dedup, keep=keep, processes=workers, progress=progress)
+        return fill(
+            self.store, self.encoder, several, choice, dedup=dedup, keep=keep, processes=workers, progress=progress
+        )
 
     def remove(self, *, ids: Sequence[int] | None = None, where: str | None = None) -> int:
-        """Remove items by id or by condition and return how many. Raises: BowerbirdError when neither or both are given."""
+        """Remove items by id or by condition and return how many. Raises: BowerbirdError when neither or both are
+        given."""
         with self.store.writing():
             gone = self._chosen("remove", ids, where)
             if len(gone):
@@ -230,9 +272,15 @@ class KnowledgeBase:
         return len(gone)
 
     def update(
-        self, *, ids: Sequence[int] | None = None, where: str | None = None, caption: str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        *,
+        ids: Sequence[int] | None = None,
+        where: str | None = None,
+        caption: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> int:
-        """Give items, by id or by condition, another caption or other metadata (a value None empties it), and return how many.
+        """Give items, by id or by condition, another caption or other metadata (a value None empties it), and return
+        how many.
 
         Embeddings are kept. An item's id says its picture and caption, so with another caption it has another id.
         Raises: BowerbirdError when neither or both of `ids` and `where` are given, or nothing to change.
@@ -241,11 +289,15 @@ class KnowledgeBase:
             raise BowerbirdError("update: nothing to change; give a caption or metadata")
         own = sorted(set(metadata or {}) & set(OWN_COLUMNS))
         if own:
-            raise BowerbirdError(f"update: {own[0]} is not metadata; a caption has its own option, and the rest says what the item is")
+            raise BowerbirdError(
+                f"update: {own[0]} is not metadata; a caption has its own option, and the rest says what the item is"
+            )
         with self.store.writing():
             chosen = self._chosen("update", ids, where)
             if len(chosen):
-                self.store.change(chosen.tolist(), caption if caption is None else clean(caption), named(dict(metadata or {})))
+                self.store.change(
+                    chosen.tolist(), caption if caption is None else clean(caption), named(dict(metadata or {}))
+                )
                 self.store.commit()
                 self.store.renew()
         return len(chosen)
@@ -255,13 +307,18 @@ class KnowledgeBase:
         self.store.close()
 
     def compact(self, *, forget: bool = False) -> None:
-        """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the space they take."""
+        """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the
+        space they take."""
         self.store.compact(forget=forget)
 
     def _chosen(self, verb: str, ids: Sequence[int] | None, where: str | None) -> np.ndarray:
         if (ids is None) == (where is None):
             raise BowerbirdError(f"{verb}: give ids or a where-condition, one of them")
-        return self.store.ids(where) if where is not None else np.intersect1d(_whole_numbers(ids or ()), self.store.all_ids())
+        return (
+            self.store.ids(where)
+            if where is not None
+            else np.intersect1d(_whole_numbers(ids or ()), self.store.all_ids())
+        )
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -289,12 +346,14 @@ class KnowledgeBase:
         balance: float | None = None,
         diversity: float = 0.0,
     ) -> Neighbors:
-        """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one blend of texts and pictures with weights.
+        """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one blend of
+        texts and pictures with weights.
 
-        `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal rank, or with `balance`
-        scores, that share of them the dense ones), the dense one led by the pictures whose words match. `exact` compares with every item,
-        whatever the index. `diversity` from 0 to 1 prefers results unlike those before (maximal marginal relevance).
-        Queries by id leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
+        `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
+        rank, or with `balance` scores, that share of them the dense ones), the dense one led by the pictures whose
+        words match. `exact` compares with every item, whatever the index. `diversity` from 0 to 1 prefers results
+        unlike those before (maximal marginal relevance). Queries by id leave the item itself out unless
+        `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
         if [text is None, images is None, embeddings is None, ids is None, blend is None].count(False) != 1:
@@ -302,10 +361,15 @@ class KnowledgeBase:
         if mode not in MODES:
             raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
         if not 1 <= k <= len(self):
-            raise BowerbirdError(f"k = {k} neighbours are asked for and {self.path} holds {len(self)} items; choose k from 1 to {len(self)}")
+            raise BowerbirdError(
+                f"k = {k} neighbours are asked for and {self.path} holds {len(self)} items; choose k from 1 to"
+                f" {len(self)}"
+            )
         if not 0 <= diversity <= 1 or not 0 <= (balance or 0.0) <= 1:
             raise BowerbirdError(f"diversity and balance are shares from 0 to 1, got {diversity} and {balance}")
-        texts = [clean(one) for one in ([text] if isinstance(text, str) else text or [])]  # a command line may hand over what is no character
+        texts = [
+            clean(one) for one in ([text] if isinstance(text, str) else text or [])
+        ]  # a command line may hand over what is no character
         if text is not None and (not texts or any(not t.strip() for t in texts)):
             raise BowerbirdError("search: the text is empty; say what to look for")
         snapshot = self._searched
@@ -314,30 +378,49 @@ class KnowledgeBase:
         if texts:
             encoder = None if mode == "bm25" else self.encoder  # words need none, and it takes seconds to load
             found = query.by_text(
-                snapshot, encoder, texts, wanted, mode=mode, normalize=self.normalize, allowed=allowed, exact=exact, balance=balance
-            )  # fmt: skip
+                snapshot,
+                encoder,
+                texts,
+                wanted,
+                mode=mode,
+                normalize=self.normalize,
+                allowed=allowed,
+                exact=exact,
+                balance=balance,
+            )
         else:
             own = self._rows_of(ids) if ids is not None else None
             vectors = self._vectors(images, embeddings, own, blend)
             alone = own is None or include_self
-            found = snapshot.dense(dense.prepare(vectors, self.normalize), wanted if alone else min(wanted + 1, len(self)), allowed, exact=exact)
+            found = snapshot.dense(
+                dense.prepare(vectors, self.normalize),
+                wanted if alone else min(wanted + 1, len(self)),
+                allowed,
+                exact=exact,
+            )
             found = found if own is None or include_self else query.without(found, own, wanted)
         hits = self._neighbors(*(query.various(snapshot, found, k, diversity) if diversity else found))
         return replace(hits, queries=tuple(texts)) if texts else hits
 
     def _vectors(
-        self, images: Sequence[Image.Image] | None, embeddings: np.ndarray | None, own: np.ndarray | None,
+        self,
+        images: Sequence[Image.Image] | None,
+        embeddings: np.ndarray | None,
+        own: np.ndarray | None,
         blend: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """The vectors of a query that is no text, raw `(Q, d)`."""
         if own is not None:
             return self._searched.embeddings(own)
         if blend is not None:
             return query.blended(self.encoder, blend)
-        vectors: np.ndarray = self.encoder.embed_images(list(images)) if images is not None else np.asarray(embeddings, np.float32)
+        vectors: np.ndarray = (
+            self.encoder.embed_images(list(images)) if images is not None else np.asarray(embeddings, np.float32)
+        )
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise MismatchError(
-                f"{self.path}: holds embeddings of {self.dim} numbers, the query has shape {vectors.shape}; embed it with encoder {self.encoder_name!r}"
+                f"{self.path}: holds embeddings of {self.dim} numbers, the query has shape {vectors.shape}; embed it"
+                f" with encoder {self.encoder_name!r}"
             )
         return vectors
 
@@ -351,15 +434,23 @@ class KnowledgeBase:
         wanted = _whole_numbers(ids)
         rows = self._searched.rows_of(wanted)
         if (rows == ABSENT).any():
-            raise BowerbirdError(f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search {self.path} --json")
+            raise BowerbirdError(
+                f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search {self.path}"
+                " --json"
+            )
         return rows
 
     def _neighbors(self, rows: np.ndarray, scores: np.ndarray) -> Neighbors:
         snapshot = self._searched
         captions, metadata = snapshot.described(rows)
         return Neighbors(
-            ids=snapshot.ids_of(rows), scores=scores, embeddings=snapshot.embeddings(rows), captions=captions, metadata=metadata, load_images=self.pictures
-        )  # fmt: skip
+            ids=snapshot.ids_of(rows),
+            scores=scores,
+            embeddings=snapshot.embeddings(rows),
+            captions=captions,
+            metadata=metadata,
+            load_images=self.pictures,
+        )
 
     def name(self, item: int) -> str:
         """Where the item came from: its file or row name."""
@@ -375,7 +466,8 @@ class KnowledgeBase:
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
     def proposal(self, k: int = 4) -> dict[int, int]:
-        """How often each item is among the k neighbours of the others: p_D's counts with the database as its own training set."""
+        """How often each item is among the k neighbours of the others: p_D's counts with the database as its own
+        training set."""
         snapshot = self._searched
         rows = snapshot.rows_of(self.ids())
         counts: Counter[int] = Counter(dict.fromkeys(rows.tolist(), 0))

@@ -1,7 +1,7 @@
 """A knowledge base as files that others read: an image folder with `metadata.jsonl`, or parquet in the hub's layout.
 
-What is exported can be built into a knowledge base again: the items have the same ids, as those say picture and caption. Items without a
-picture have no place in an image folder and are left out of it.
+What is exported can be built into a knowledge base again: the items have the same ids, as those say picture and
+caption. Items without a picture have no place in an image folder and are left out of it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bowerbird import checkpoint
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.columns import ENCODER_KEY
-from bowerbird.knowledge.progress import Progress
-from bowerbird.knowledge.rows import OWN_COLUMNS
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import Progress
+from bowerbird.data.item import OWN_COLUMNS
+from bowerbird.data.sources.table import ENCODER_KEY
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 BATCH = 256
-_SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\x00": "tif", b"MM\x00*": "tif"}
+_SIGNATURES = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\x00": "tif",
+    b"MM\x00*": "tif",
+}
 
 
 def suffix_of(data: bytes) -> str:
@@ -34,7 +41,14 @@ def suffix_of(data: bytes) -> str:
     return next((suffix for signature, suffix in _SIGNATURES.items() if data.startswith(signature)), "png")
 
 
-def export(kb: KnowledgeBase, out: str | Path, *, form: str = "imagefolder", where: str | None = None, progress: Progress | None = None) -> int:
+def export(
+    kb: KnowledgeBase,
+    out: str | Path,
+    *,
+    form: str = "imagefolder",
+    where: str | None = None,
+    progress: Progress | None = None,
+) -> int:
     """Write the items, or those that satisfy `where`, as the folder `out`, whole or not at all; returns how many.
 
     `form`: `imagefolder` or `parquet`. Raises: BowerbirdError when `out` is taken, or nothing is there to write.
@@ -46,8 +60,10 @@ def export(kb: KnowledgeBase, out: str | Path, *, form: str = "imagefolder", whe
         raise BowerbirdError(f"{out}: this path is taken; give a new one")
     ids = kb.ids(where).tolist()
     if not ids:
-        raise BowerbirdError(f"{kb.path}: no item satisfies {where!r}, so nothing was exported" if where else f"{kb.path}: holds nothing")
-    with checkpoint.atomic_directory(out) as folder:
+        raise BowerbirdError(
+            f"{kb.path}: no item satisfies {where!r}, so nothing was exported" if where else f"{kb.path}: holds nothing"
+        )
+    with files.atomic_directory(out) as folder:
         if form == "imagefolder":
             return _imagefolder(folder, _batches(kb, ids, progress))
         return _parquet(folder, _batches(kb, ids, progress), kb.encoder_fingerprint)
@@ -65,7 +81,9 @@ def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
         for table in batches:
             for row in table.drop_columns(["embedding", "check", "added"]).to_pylist():
-                said: dict[str, Any] = {k: v for k, v in row.items() if k not in (*OWN_COLUMNS, "file_name", "text") and v is not None}
+                said: dict[str, Any] = {
+                    k: v for k, v in row.items() if k not in (*OWN_COLUMNS, "file_name", "text") and v is not None
+                }
                 said |= {"text": row["caption"]} | ({} if row.get("text") is None else {"text_": row["text"]})
                 if row["image"]:
                     name = f"{row['id']:019d}.{suffix_of(row['image'])}"
@@ -80,7 +98,10 @@ def _parquet(folder: Path, batches: Iterator[pa.Table], fingerprint: str) -> int
     count = 0
     try:
         for table in batches:
-            pictures = [{"bytes": data, "path": name} for data, name in zip(table["image"].to_pylist(), table["name"].to_pylist(), strict=True)]
+            pictures = [
+                {"bytes": data, "path": name}
+                for data, name in zip(table["image"].to_pylist(), table["name"].to_pylist(), strict=True)
+            ]
             kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
             made = (
                 table.drop_columns(["image", "check", "added", "id", "name"])

@@ -1,7 +1,9 @@
-"""Low-rank changes to a trained network's weights: W + B A, with A `(r, in)` and B `(out, r)` the only numbers that train or are stored.
+"""Low-rank changes to a trained network's weights: W + B A, with A `(r, in)` and B `(out, r)` the only numbers that
+train or are stored.
 
-Source: LoRA, arXiv 2106.09685, section 4.1; a convolution's kernel counts among its inputs. Stored under the names that diffusers and peft
-give such factors, so that `unet.load_lora_adapter(FILE, prefix=None)` reads the same file where peft is installed.
+Source: LoRA, arXiv 2106.09685, section 4.1; a convolution's kernel counts among its inputs. Stored under the names
+that diffusers and peft give such factors, so that `unet.load_lora_adapter(FILE, prefix=None)` reads the same file
+where peft is installed.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bowerbird.checkpoint import load_tensors, read_tensor_metadata, save_tensors
-from bowerbird.errors import MismatchError
+from bowerbird.core.errors import MismatchError
+from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -25,7 +27,8 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 class LowRank(nn.Module):
-    """The parametrisation weight -> weight + up @ down, with `up` zero at the start, so that nothing changes until it is trained."""
+    """The parametrisation weight -> weight + up @ down, with `up` zero at the start, so that nothing changes until it
+    is trained."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -38,7 +41,8 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(network: nn.Module, names: Sequence[str], rank: int) -> None:
-    """Freeze `network` and let the weights of the linear and convolution layers whose name ends in one of `names` change by rank `rank`."""
+    """Freeze `network` and let the weights of the linear and convolution layers whose name ends in one of `names`
+    change by rank `rank`."""
     network.requires_grad_(False)
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and name.endswith(tuple(names)):
@@ -46,7 +50,8 @@ def add_low_rank(network: nn.Module, names: Sequence[str], rank: int) -> None:
 
 
 def factors(network: nn.Module) -> dict[str, Tensor]:
-    """The factors by their peft names: `LAYER.lora_A.weight`, and `LAYER.lora_B.weight`, shaped as the layers they would be."""
+    """The factors by their peft names: `LAYER.lora_A.weight`, and `LAYER.lora_B.weight`, shaped as the layers they
+    would be."""
     found: dict[str, Tensor] = {}
     for name, layer in network.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
@@ -63,10 +68,14 @@ def save_factors(network: nn.Module, out: Path, base_hash: str) -> None:
 
 
 def merged(network: UNet2DConditionModel, path: Path, base_hash: str) -> UNet2DConditionModel:
-    """`network` itself, its weights changed by the factors in the folder `path`. Raises: MismatchError when they are of another network."""
+    """`network` itself, its weights changed by the factors in the folder `path`. Raises: MismatchError when they are
+    of another network."""
     wanted = read_tensor_metadata(path / FILE).get("base")
     if wanted != base_hash:
-        raise MismatchError(f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the bowerbird they came with")
+        raise MismatchError(
+            f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the"
+            " bowerbird they came with"
+        )
     stored = load_tensors(path / FILE)
     with torch.no_grad():
         for name in sorted(name for name in stored if name.endswith(".lora_A.weight")):

@@ -1,12 +1,14 @@
 """Re-Imagen's U-Net: neighbours enter as pictures, through the same down-stack as the noisy one.
 
-Each neighbour, clean and at t = 0, walks down with its own caption, and its features are kept at every attention stage. The noisy picture
-walks down, attends at each stage to its text and to the K F F places of its neighbours' features there, and walks up.
-Neighbours are a set: their features say where in the picture they are, not which neighbour they are of, so their order cannot matter.
+Each neighbour, clean and at t = 0, walks down with its own caption, and its features are kept at every attention
+stage. The noisy picture walks down, attends at each stage to its text and to the K F F places of its neighbours'
+features there, and walks up. Neighbours are a set: their features say where in the picture they are, not which
+neighbour they are of, so their order cannot matter.
 Source: arXiv 2209.14491, section 3.
 
-Differs from the paper: the null of each condition is a trained token that is always attended to, so that "nothing" is the same set for
-any K; with `up_attention` the up-stack attends too, since identity is fine detail and detail is painted on the way up.
+Differs from the paper: the null of each condition is a trained token that is always attended to, so that "nothing" is
+the same set for any K; with `up_attention` the up-stack attends too, since identity is fine detail and detail is
+painted on the way up.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bowerbird.types_torch import FeatureMaps, Tokens
+from bowerbird.diffusion.conditions import FeatureMaps, Tokens
 
 NEVER = -10_000.0
 """Attention bias of what is not there."""
@@ -38,7 +40,8 @@ def log_weights(weights: Tensor) -> Tensor:
 
 
 def places(side: int, channels: int) -> Tensor:
-    """Sines and cosines of the row and of the column of each place, from one wave a picture to one a place: `(side side, channels)`."""
+    """Sines and cosines of the row and of the column of each place, from one wave a picture to one a place: `(side
+    side, channels)`."""
     quarter = channels // 4
     at = (torch.arange(side) + 0.5) / side
     angle = at[:, None] * math.pi * torch.logspace(0, math.log10(max(2, side)), quarter)[None]
@@ -53,7 +56,8 @@ def _places_on(side: int, channels: int, device: torch.device, dtype: torch.dtyp
 
 
 class AttentionStage(nn.Module):
-    """Attention to the picture itself, to the text and to the neighbours, then a feed-forward layer; each added to what came in."""
+    """Attention to the picture itself, to the text and to the neighbours, then a feed-forward layer; each added to
+    what came in."""
 
     def __init__(self, channels: int, head_channels: int, text_dim: int, *, itself: bool = True) -> None:
         super().__init__()
@@ -63,16 +67,24 @@ class AttentionStage(nn.Module):
         self.text = Attention(channels, cross_attention_dim=text_dim, **heads)
         self.neighbors = Attention(channels, cross_attention_dim=channels, **heads)
         self.feed = FeedForward(channels, mult=2, activation_fn="gelu")
-        self.no_text, self.no_neighbor = nn.Parameter(torch.randn(text_dim) * 0.02), nn.Parameter(torch.randn(channels) * 0.02)
+        self.no_text, self.no_neighbor = (
+            nn.Parameter(torch.randn(text_dim) * 0.02),
+            nn.Parameter(torch.randn(channels) * 0.02),
+        )
 
-    def forward(self, x: Tensor, text: Tokens | None, features: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`(B, C, F, F)`, square, with the neighbours' `features` `(B, K, F F, C)` -> the same shape, and its own features `(B, F F, C)`."""
+    def forward(
+        self, x: Tensor, text: Tokens | None, features: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`(B, C, F, F)`, square, with the neighbours' `features` `(B, K, F F, C)` -> the same shape, and its own
+        features `(B, F F, C)`."""
         b, c, h, w = x.shape
         tokens = x.flatten(2).transpose(1, 2)
         where = _places_on(h, c, x.device, x.dtype)
         if self.itself is not None:
             tokens = tokens + self.itself(self.norms[0](tokens) + where)
-        keys, bias = _with_null(self.no_text, None if text is None else text.keys, None if text is None else text.weights, tokens)
+        keys, bias = _with_null(
+            self.no_text, None if text is None else text.keys, None if text is None else text.weights, tokens
+        )
         tokens = tokens + self.text(self.norms[1](tokens), encoder_hidden_states=keys, attention_mask=bias)
         own = self.norms[2](tokens) + where
         if features is not None and weights is not None:
@@ -84,31 +96,39 @@ class AttentionStage(nn.Module):
 
 
 def _with_null(null: Tensor, keys: Tensor | None, weights: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The null token before `keys`, and the bias of all of them; the null alone, which needs no bias, where there are no keys."""
+    """The null token before `keys`, and the bias of all of them; the null alone, which needs no bias, where there are
+    no keys."""
     first = null.to(like.dtype).expand(len(like), 1, -1)
     if keys is None or weights is None:
         return first, None
     kind = like.device.type
-    lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # queries are, a bias has to follow
+    lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
+        kind
+    )  # queries are, a bias has to follow
     dtype = torch.get_autocast_dtype(kind) if lowered else like.dtype
     return torch.cat([first, keys.to(like.dtype)], 1), F.pad(log_weights(weights.float()), (1, 0))[:, None].to(dtype)
 
 
 class Level(nn.Module):
-    """One resolution of either stack: residual blocks, attention after the last of them, and the way to the next resolution."""
+    """One resolution of either stack: residual blocks, attention after the last of them, and the way to the next
+    resolution."""
 
-    def __init__(self, resnets: list[Any], stage: AttentionStage | None, *, shrink: Any = None, grow: Any = None) -> None:
+    def __init__(
+        self, resnets: list[Any], stage: AttentionStage | None, *, shrink: Any = None, grow: Any = None
+    ) -> None:
         super().__init__()
         self.resnets, self.stage, self.shrink, self.grow = nn.ModuleList(resnets), stage, shrink, grow
 
 
 class NeighborUNet(ModelMixin, ConfigMixin):
-    """Predicts from a noisy picture, text tokens and neighbours' features; `encode_neighbors` makes the features, once a picture.
+    """Predicts from a noisy picture, text tokens and neighbours' features; `encode_neighbors` makes the features, once
+    a picture.
 
-    `patch_size`: the picture is folded so that a place holds so many pixels a side. `low_size`: edge of the picture that a
-    super-resolution stage enlarges, which is put beside the noisy one (0: a first stage). `layers_per_block`, `attention` and
-    `itself` (whether a level attends to the neighbours and the text, and to the picture itself) have one entry a level.
-    `prediction_type`: what it was trained to give: `v_prediction`, `epsilon`, or `sample`, the clean picture.
+    `patch_size`: the picture is folded so that a place holds so many pixels a side. `low_size`: edge of the picture
+    that a super-resolution stage enlarges, which is put beside the noisy one (0: a first stage). `layers_per_block`,
+    `attention` and `itself` (whether a level attends to the neighbours and the text, and to the picture itself) have
+    one entry a level. `prediction_type`: what it was trained to give: `v_prediction`, `epsilon`, or `sample`, the
+    clean picture.
     """
 
     @register_to_config
@@ -148,13 +168,27 @@ class NeighborUNet(ModelMixin, ConfigMixin):
         last = len(widths) - 1
         for level, width in enumerate(widths):
             first = resnets(level, widths[max(0, level - 1)], 0)
-            down.append(Level(first, stage(level, attention[level]), shrink=Downsample2D(width, use_conv=True, name="op") if level < last else None))
+            down.append(
+                Level(
+                    first,
+                    stage(level, attention[level]),
+                    shrink=Downsample2D(width, use_conv=True, name="op") if level < last else None,
+                )
+            )
         self.down = nn.ModuleList(down)
-        self.middle = nn.ModuleList([_resnet(widths[-1], widths[-1], time_dim), _resnet(widths[-1], widths[-1], time_dim)])
+        self.middle = nn.ModuleList(
+            [_resnet(widths[-1], widths[-1], time_dim), _resnet(widths[-1], widths[-1], time_dim)]
+        )
         for level in reversed(range(len(widths))):
             width = widths[level]
             first = resnets(level, widths[min(last, level + 1)], width)
-            up.append(Level(first, stage(level, attention[level] and up_attention), grow=Upsample2D(width, use_conv=True) if level else None))
+            up.append(
+                Level(
+                    first,
+                    stage(level, attention[level] and up_attention),
+                    grow=Upsample2D(width, use_conv=True) if level else None,
+                )
+            )
         self.up = nn.ModuleList(up)
         self.norm_out = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.conv_out = nn.Conv2d(widths[0], in_channels * cells, 3, padding=1)
@@ -172,7 +206,8 @@ class NeighborUNet(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Noisy `(B, C, H, W)` at `timestep` (a number or `(B,)`) -> the prediction, of the same shape.
 
-        `image` `(B, C, H, W)`, the enlarged picture of the stage below, and its noise `level` `(B,)` are for networks with `low_size`.
+        `image` `(B, C, H, W)`, the enlarged picture of the stage below, and its noise `level` `(B,)` are for networks
+        with `low_size`.
         """
         maps = list(neighbors.maps) if neighbors is not None and neighbors.weights.shape[1] else None
         weights = neighbors.weights if maps is not None and neighbors is not None else None
@@ -191,10 +226,14 @@ class NeighborUNet(ModelMixin, ConfigMixin):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.config.patch_size)
 
     @apply_forward_hook
-    def encode_neighbors(self, pixels: Tensor, text: Tokens, weights: Tensor, image: Tensor | None = None) -> FeatureMaps:
-        """Neighbours `(B, K, C, H, W)` with the tokens of their captions `(B K, L, D)` -> what the noisy picture attends to.
+    def encode_neighbors(
+        self, pixels: Tensor, text: Tokens, weights: Tensor, image: Tensor | None = None
+    ) -> FeatureMaps:
+        """Neighbours `(B, K, C, H, W)` with the tokens of their captions `(B K, L, D)` -> what the noisy picture
+        attends to.
 
-        They are clean, at t = 0, and have no neighbours themselves. `image`: their low-resolution forms, for networks that take one.
+        They are clean, at t = 0, and have no neighbours themselves. `image`: their low-resolution forms, for networks
+        that take one.
         """
         b, k = pixels.shape[:2]
         flat = pixels.flatten(0, 1)
@@ -203,7 +242,14 @@ class NeighborUNet(ModelMixin, ConfigMixin):
         return FeatureMaps(tuple(features.view(b, k, *features.shape[1:]) for features in kept), weights)
 
     def _down(
-        self, sample: Tensor, timestep: Tensor, text: Tokens | None, image: Tensor | None, level: Tensor | None, maps: Any, weights: Tensor | None
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        text: Tokens | None,
+        image: Tensor | None,
+        level: Tensor | None,
+        maps: Any,
+        weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """The lowest features, the embedding of the time, each stage's features, and what the up-stack is handed."""
         steps = torch.as_tensor(timestep, device=sample.device).expand(len(sample))

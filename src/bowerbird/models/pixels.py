@@ -1,7 +1,7 @@
 """`PixelGrid`: pictures as they are, folded so that each place of a coarser grid holds a square of pixels.
 
-Stands where an autoencoder stands, with nothing to train: 32 px pictures become 12 x 16 x 16 and back without loss. What a model
-then reaches is its own doing, not an autoencoder's.
+Stands where an autoencoder stands, with nothing to train: 32 px pictures become 12 x 16 x 16 and back without loss.
+What a model then reaches is its own doing, not an autoencoder's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class PixelGrid(ModelMixin, ConfigMixin):
         super().__init__()
         # diffusers asks a parameter for the device and the number format, so there is one
         self.unused = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.register_to_config(block_out_channels=[1] * factor.bit_length())  # one level more than halvings, as in AutoencoderKL
+        self.register_to_config(
+            block_out_channels=[1] * factor.bit_length()
+        )  # one level more than halvings, as in AutoencoderKL
 
     def encode(self, x: Tensor) -> SimpleNamespace:
         """Float `(n, 3, H, W)` -> `.latent_dist.mean` `(n, 3 f^2, H / f, W / f)`."""

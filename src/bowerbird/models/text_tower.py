@@ -1,7 +1,8 @@
 """Text as tokens for cross-attention: the bundled small tower, and T5 or CLIP through transformers.
 
-The small tower takes any word: a word is the sum of its hashed letter n-grams, so an unseen one still lands near words it shares pieces
-with; one layer of attention then lets words know their neighbours and their order. It learns together with the network it serves.
+The small tower takes any word: a word is the sum of its hashed letter n-grams, so an unseen one still lands near words
+it shares pieces with; one layer of attention then lets words know their neighbours and their order. It learns together
+with the network it serves.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from bowerbird.encoders.small_model import MAX_WORDS, pieces, words_of
-from bowerbird.errors import BowerbirdError
-from bowerbird.types_torch import Tokens
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models.small_encoder import MAX_WORDS, pieces, words_of
 
 T5_LENGTH = 128
 """Longest text for T5 in its tokens, as in Imagen; CLIP's own limit is 77."""
@@ -30,10 +31,13 @@ def _pieces_of(word: str, buckets: int) -> tuple[int, ...]:
 
 
 class SmallTextTower(ModelMixin, ConfigMixin):
-    """Texts -> a start token and one token a word, `Tokens` of `(n, L, dim)`; a text without words has no token that counts."""
+    """Texts -> a start token and one token a word, `Tokens` of `(n, L, dim)`; a text without words has no token that
+    counts."""
 
     @register_to_config
-    def __init__(self, buckets: int = 4096, dim: int = 96, heads: int = 3, layers: int = 1, max_words: int = 24) -> None:
+    def __init__(
+        self, buckets: int = 4096, dim: int = 96, heads: int = 3, layers: int = 1, max_words: int = 24
+    ) -> None:
         super().__init__()
         if max_words > MAX_WORDS:
             raise BowerbirdError(f"max_words is at most {MAX_WORDS}; got {max_words}")
@@ -41,17 +45,22 @@ class SmallTextTower(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(dim)
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
         self.order = nn.Parameter(torch.randn(max_words, dim) * 0.02)
-        layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.attend = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, texts: Sequence[str]) -> Tokens:
         """n texts of up to `max_words` words (the rest is cut) -> `Tokens`."""
         split = [words_of(text)[: self.config.max_words] for text in texts]
-        # painting pads to the full length: kernels are chosen by shape, and a picture's last bit must not depend on what it is painted with
+        # painting pads to the full length: kernels are chosen by shape, and a picture's last bit must not depend on
+        # what it is painted with
         longest = max((len(words) for words in split), default=0) if self.training else self.config.max_words
         device = self.start.device
         keys = self.start.expand(len(texts), 1, -1)
-        there = torch.tensor([[1.0] * len(words) + [0.0] * (longest - len(words)) for words in split], device=device).view(len(texts), longest)
+        there = torch.tensor(
+            [[1.0] * len(words) + [0.0] * (longest - len(words)) for words in split], device=device
+        ).view(len(texts), longest)
         if longest:
             bags = [_pieces_of(word, self.config.buckets) for words in split for word in words]
             flat = torch.tensor([p for bag in bags for p in bag], device=device, dtype=torch.long)
@@ -63,23 +72,32 @@ class SmallTextTower(ModelMixin, ConfigMixin):
                 padded[there.bool()] = vectors
             keys = torch.cat([keys.to(padded.dtype), padded + self.order[:longest].to(padded.dtype)], 1)
         any_word = (there.sum(1, keepdim=True) > 0).float()
-        hidden = torch.cat([torch.zeros_like(any_word), 1 - there], 1).bool()  # the start token is always seen: no row without a key
+        hidden = torch.cat(
+            [torch.zeros_like(any_word), 1 - there], 1
+        ).bool()  # the start token is always seen: no row without a key
         return Tokens(self.attend(keys, src_key_padding_mask=hidden), torch.cat([any_word, there], 1))
 
 
 def text_dim(text_encoder: Any) -> int:
     """Numbers a token of the tower has."""
     config = text_encoder.config
-    return int(config.dim if isinstance(text_encoder, SmallTextTower) else getattr(config, "d_model", None) or config.hidden_size)
+    return int(
+        config.dim
+        if isinstance(text_encoder, SmallTextTower)
+        else getattr(config, "d_model", None) or config.hidden_size
+    )
 
 
 def text_tokens(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tokens:
-    """n texts through the small tower (`tokenizer` None), or through T5 or CLIP with their tokenizer. An empty text has no token that counts."""
+    """n texts through the small tower (`tokenizer` None), or through T5 or CLIP with their tokenizer. An empty text
+    has no token that counts."""
     if tokenizer is None:
         tokens: Tokens = text_encoder(texts)
         return tokens
     length = min(int(tokenizer.model_max_length), T5_LENGTH)
-    fed = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(text_encoder.device)
+    fed = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(
+        text_encoder.device
+    )
     keys: Tensor = text_encoder(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"]).last_hidden_state
     filled = torch.tensor([[float(bool(text.strip()))] for text in texts], device=keys.device)
     return Tokens(keys, fed["attention_mask"].float() * filled)

@@ -1,9 +1,11 @@
 """A transformer over a picture's tokens: symbols and masks in, the logits of what each symbol was out.
 
-Blocks of tokens (`patch_size` a side) are one position, so that 16 x 16 tokens cost as much as 64 words. Each position attends to the others
-and to the condition's tokens. Source: VQ-Diffusion, arXiv 2111.14822, section 4.3, with diffusers' transformer blocks.
+Blocks of tokens (`patch_size` a side) are one position, so that 16 x 16 tokens cost as much as 64 words. Each position
+attends to the others and to the condition's tokens. Source: VQ-Diffusion, arXiv 2111.14822, section 4.3, with
+diffusers' transformer blocks.
 
-Differs from the paper: the time enters as a vector added to every position, not through adaptive norms; how much is masked says it already.
+Differs from the paper: the time enters as a vector added to every position, not through adaptive norms; how much is
+masked says it already.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
+from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.neighbor_unet import log_weights
-from bowerbird.types_torch import Tokens
 
 
 class TokenTransformer(ModelMixin, ConfigMixin):
-    """`symbols` + 1 symbols (the last is the mask) on a grid of edge `sample_size`, with a condition of `embed_dim` numbers a token."""
+    """`symbols` + 1 symbols (the last is the mask) on a grid of edge `sample_size`, with a condition of `embed_dim`
+    numbers a token."""
 
     @register_to_config
     def __init__(
@@ -40,10 +43,13 @@ class TokenTransformer(ModelMixin, ConfigMixin):
         self.tokens = nn.Embedding(symbols + 1, inner)
         self.project_in = nn.Conv2d(inner, channels, patch_size, stride=patch_size)
         self.place = nn.Parameter(torch.randn((sample_size // patch_size) ** 2, channels) * 0.02)
-        self.time = nn.ModuleList([Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0), TimestepEmbedding(channels, channels)])
+        self.time = nn.ModuleList(
+            [Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0), TimestepEmbedding(channels, channels)]
+        )
         self.condition = nn.Linear(embed_dim, channels)
         self.blocks = nn.ModuleList(
-            BasicTransformerBlock(channels, channels // head_channels, head_channels, cross_attention_dim=channels) for _ in range(layers)
+            BasicTransformerBlock(channels, channels // head_channels, head_channels, cross_attention_dim=channels)
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(channels)
         self.project_out = nn.ConvTranspose2d(channels, inner, patch_size, stride=patch_size)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from bowerbird.checkpoint import load_tensors, read_tensor_metadata, save_tensors
-from bowerbird.errors import MismatchError
+from bowerbird.core.errors import MismatchError
+from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -57,12 +57,15 @@ def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
 
 
 def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNet2DConditionModel:
-    """The same network reading further channels and longer embeddings; what is new counts nothing until it is trained."""
+    """The same network reading further channels and longer embeddings; what is new counts nothing until it is
+    trained."""
     import torch
     from diffusers import UNet2DConditionModel
 
     with torch.random.fork_rng([]):
-        wider = UNet2DConditionModel.from_config({**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim})
+        wider = UNet2DConditionModel.from_config(
+            {**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim}
+        )
     state = unet.state_dict()
     for name, parameter in wider.named_parameters():
         if parameter.shape != state[name].shape:
@@ -82,7 +85,8 @@ def with_short_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path, base_hash: str) -> None:
-    """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision; `base_hash` says which base."""
+    """Write the configuration of `unet`, and of its weights those in which it differs from `base`, in half precision;
+    `base_hash` says which base."""
     import torch
 
     known = {name: tensor.half() for name, tensor in base.state_dict().items()}
@@ -93,12 +97,16 @@ def save_over(unet: UNet2DConditionModel, base: UNet2DConditionModel, out: Path,
 
 
 def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype, base_hash: str) -> UNet2DConditionModel:
-    """The network that `save_over` wrote to `path`, with the rest of its weights from `base`. Raises: MismatchError when it is of another base."""
+    """The network that `save_over` wrote to `path`, with the rest of its weights from `base`. Raises: MismatchError
+    when it is of another base."""
     from diffusers import UNet2DConditionModel
 
     wanted = read_tensor_metadata(path / OWN).get("base")
     if wanted != base_hash:
-        raise MismatchError(f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the bowerbird they came with")
+        raise MismatchError(
+            f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the"
+            " bowerbird they came with"
+        )
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path))
     unet.load_state_dict(base.state_dict() | load_tensors(path / OWN))
     return (unet if unet.dtype == dtype else unet.to(dtype)).eval()

@@ -1,25 +1,25 @@
-"""One paper a file: its configuration and objective, and beside it its pipeline."""
+"""One folder a paper: its configuration and objective, and its pipeline."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, TypeAlias
 
-from bowerbird.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from bowerbird.systems.knn_discrete_pipeline import KNNDiscretePipeline
-    from bowerbird.systems.knn_pipeline import KNNDiffusionPipeline
-    from bowerbird.systems.rdm_pipeline import RDMPipeline
-    from bowerbird.systems.reimagen_pipeline import ReImagenPipeline
+    from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
+    from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
 
     Pipeline: TypeAlias = RDMPipeline | ReImagenPipeline | KNNDiffusionPipeline | KNNDiscretePipeline
 
 FILES = {
-    "RDMPipeline": "rdm_pipeline",
-    "ReImagenPipeline": "reimagen_pipeline",
-    "KNNDiffusionPipeline": "knn_pipeline",
-    "KNNDiscretePipeline": "knn_discrete_pipeline",
+    "RDMPipeline": "rdm.pipeline",
+    "ReImagenPipeline": "reimagen.pipeline",
+    "KNNDiffusionPipeline": "knn.pipeline",
+    "KNNDiscretePipeline": "knn.discrete_pipeline",
 }
 
 
@@ -30,7 +30,7 @@ def open_pipeline(model: str) -> Pipeline:
     """
     from diffusers import DiffusionPipeline
 
-    from bowerbird.weights import bundled
+    from bowerbird.models.weights import bundled
 
     kind = DiffusionPipeline.load_config(str(bundled(model) or model)).get("_class_name")
     if kind not in FILES:

@@ -1,0 +1,243 @@
+"""Files that are either whole or absent: temporary name, fsync, rename; a directory's manifest is written last.
+
+Tensors are safetensors only. Reading never runs code from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    import torch
+
+
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SEAL = "seal"
+MAKING = "making.json"
+"""What a directory in the making says of itself; gone when it is made."""
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file, or a directory's list of names, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to; renamed onto `path` when the block ends well, removed when it does
+    not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync_path(temporary)
+        temporary.replace(path)
+        fsync_path(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling directory that takes the place of `path` when the block ends well.
+
+    Where `path` exists it is moved aside first, so a kill at that instant leaves neither: use this for what is new or
+    can be made again, and `atomic_path` for what cannot.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _take_the_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_directory(
+    path: str | Path, tag: Mapping[str, Any], *, worth: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
+    """As `atomic_directory`, but what a killed or interrupted block leaves is there again for the next block with the
+    same `tag`.
+
+    An error of ours or of the disk leaves nothing, unless what is there is `worth` keeping. Raises: BowerbirdError
+    when another process makes the same path at this moment.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.making")
+    lock = FileLock(path.with_name(f".{path.name}.making.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BowerbirdError(f"{path}: another process is making this at the moment; wait for it") from error
+    try:
+        mark = temporary / MAKING
+        if not mark.is_file() or read_json(mark, "mark") != json.loads(json.dumps(tag)):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            write_json(mark, tag)
+        try:
+            yield temporary
+        except (BowerbirdError, OSError):
+            if not worth(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _take_the_place(temporary, path)
+        (path / MAKING).unlink()
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _take_the_place(made: Path, path: Path) -> None:
+    """Make everything in `made` durable and rename it to `path`, which is moved aside and removed where it exists."""
+    for file in sorted(made.rglob("*")):
+        fsync_path(file)
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    made.rename(path)
+    fsync_path(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(_json(value), encoding="utf-8")
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """The object in the JSON file at `path`. Raises: BowerbirdError naming `what` when it is missing or not an
+    object."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BowerbirdError(f"{path}: no {what} here ({error.strerror})") from error
+    except ValueError as error:
+        raise BowerbirdError(f"{path}: this {what} is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise BowerbirdError(f"{path}: this {what} is not a JSON object")
+    return value
+
+
+def write_sealed(path: str | Path, value: Mapping[str, Any]) -> None:
+    """`write_json` with a short hash of every entry beside them, so that a flipped bit does not pass for a fact."""
+    write_json(path, {**value, SEAL: {key: _hash(entry) for key, entry in value.items()}})
+
+
+def read_sealed(path: str | Path, what: str, *, trust: Collection[str] = (), exactly: bool = False) -> dict[str, Any]:
+    """`read_json` of what `write_sealed` wrote; the entries of `trust` may have been edited. `exactly`: to the last
+    blank.
+
+    Raises: BowerbirdError naming `what` and the entry that is not as it was written.
+    """
+    value = read_json(path, what)
+    if exactly and Path(path).read_text(encoding="utf-8") != _json(value):
+        raise BowerbirdError(f"{path}: this {what} is damaged (it is not written as it was); restore it from a copy")
+    seal = value.pop(SEAL, None)
+    if not isinstance(seal, dict) or set(seal) != set(value):
+        raise BowerbirdError(
+            f"{path}: this {what} is damaged (its entries are not those that were written); restore it from a copy"
+        )
+    for key, entry in value.items():
+        if key not in trust and seal[key] != _hash(entry):
+            raise BowerbirdError(
+                f"{path}: this {what} is damaged ({key!r} is not as it was written); restore it from a copy"
+            )
+    return value
+
+
+def _hash(entry: Any) -> str:
+    return hashlib.sha256(
+        json.dumps(entry, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:16]
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write `tensors` (and text `metadata`) as one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata or {})
+        )
+
+
+def stream_tensors(
+    path: str | Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], read: Callable[[str], torch.Tensor]
+) -> None:
+    """Write a safetensors file one tensor at a time, so that no more than one is in memory: `entries` says the dtype
+    (`float32`) and shape of each.
+
+    `read(name)` gives it, and must give just that. Atomic, as everything here.
+    """
+    import torch
+
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in entries.items():
+        start, end = end, end + math.prod(shape) * getattr(torch, dtype).itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    coded = json.dumps(header, separators=(",", ":")).encode()
+    coded += b" " * (-len(coded) % 8)  # tensors start at a multiple of 8 bytes
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            file.write(len(coded).to_bytes(8, "little") + coded)
+            for name, (dtype, shape) in entries.items():
+                tensor = read(name).contiguous()
+                if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
+                    raise ValueError(
+                        f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced"
+                    )
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            file.flush()
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_tensor_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises: BowerbirdError when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BowerbirdError(f"{path}: cannot be read as safetensors ({error})") from error

@@ -1,0 +1,79 @@
+"""Where a picture came from, written into the PNG itself: for people (A1111 `parameters`), for machines (iTXt
+`bowerbird`, JSON that reproduces it) and for the web (XMP: made by a trained model)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+KEY = "bowerbird"
+XMP_KEY = "XML:com.adobe.xmp"
+XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def parameters(record: dict[str, Any]) -> str:
+    """The A1111 text form of a generation record: the request on the first line, settings on the second."""
+    asked = record["request"]
+    first = str(
+        asked.get("prompt")
+        or asked.get("class")
+        or asked.get("reference")
+        or ", ".join(asked.get("images", []))
+        or "(unconditional)"
+    ).replace("\n", " ")
+    settings = {
+        "Steps": " + ".join(map(str, record["steps"])) if isinstance(record["steps"], list) else record["steps"],
+        "Sampler": record["sampler"],
+        "CFG scale": record["guidance_scale"],
+        "Seed": record["seed"],
+        "Size": f"{record['size'][0]}x{record['size'][1]}",
+        "Model": record["model"]["name"],
+        "Model hash": record["model"]["fingerprint"],
+    }
+    if "edit" in record:
+        settings["Denoising strength"] = record["edit"]["strength"]
+    return first + "\n" + ", ".join(f"{key}: {value}" for key, value in settings.items())
+
+
+def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> None:
+    """Write `image` with its `record` (see `cli/generate.py`) as PNG, atomically."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt("parameters", parameters(record))
+    info.add_itxt(KEY, json.dumps(record, ensure_ascii=False))
+    info.add_itxt(XMP_KEY, XMP)
+    with atomic_path(path) as temporary:
+        image.save(temporary, "PNG", pnginfo=info)
+
+
+def read_png(path: str | Path) -> dict[str, Any]:
+    """The record in a PNG that `save_png` wrote. Raises: BowerbirdError when there is no such file or it
+    carries none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get(KEY)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise BowerbirdError(f"{path}: cannot be read as a picture ({error})") from error
+    try:
+        record = json.loads(text or "")
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise BowerbirdError(f"{path}: carries no bowerbird record; give a PNG that bowerbird generate wrote")
+    return record

@@ -1,0 +1,156 @@
+"""The types that travel: what retrieval hands to models, and what either side must look like to the other.
+
+numpy only: retrieval knows no torch, so neither does its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ABSENT = -1
+"""The id of a neighbour that is not there; absent ones stand last in their row."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen network that places pictures and texts in one space. Outputs are raw: normalising is the database's
+    choice.
+
+    The first `shared_dim` numbers of an embedding are those that texts and pictures share; beyond them a text's are 0.
+    """
+
+    name: str
+    dim: int
+    shared_dim: int
+    fingerprint: str
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Q queries with their K nearest items, best first: the only thing that travels from retrieval to models.
+
+    `ids` int64 `(Q, K)`, -1 where there is none (always last); `scores` float32 `(Q, K)`, larger is closer;
+    `embeddings` raw float32 `(Q, K, d)`, zero where absent; `weights` float32 `(Q, K)`, how much each counts (1 as
+    retrieved); `queries`: the text each row was asked with, "" where it was none, empty when that is not known.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
+    captions: tuple[tuple[str, ...], ...]
+    metadata: tuple[tuple[dict[str, Any], ...], ...] = ()
+    weights: np.ndarray | None = None
+    queries: tuple[str, ...] = ()
+    load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.scores.shape != self.ids.shape or self.embeddings.shape[:2] != self.ids.shape:
+            raise BowerbirdError(
+                f"Neighbors: ids {self.ids.shape}, scores {self.scores.shape} and embeddings {self.embeddings.shape}"
+                " must agree as (Q, K) and (Q, K, d)"
+            )
+        if self.weights is not None and self.weights.shape != self.ids.shape:
+            raise BowerbirdError(f"Neighbors: weights {self.weights.shape} must have the shape of ids {self.ids.shape}")
+        if self.queries and len(self.queries) != len(self.ids):
+            raise BowerbirdError(f"Neighbors: {len(self.queries)} queries for {len(self.ids)} rows")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def k(self) -> int:
+        """Columns K, absent ones included."""
+        return int(self.ids.shape[1])
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Boolean `(Q, K)`: True where there is a neighbour."""
+        return self.ids != ABSENT
+
+    def images(self) -> list[list[Image.Image | None]]:
+        """The neighbours' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
+        behind them."""
+        if self.load_images is None:
+            raise BowerbirdError("these neighbours were made without a database, so their pictures are not at hand")
+        return self.load_images(self.ids)
+
+    def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
+        """The same neighbours with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
+        twice, 0 leaves it out."""
+        array = np.asarray(weights, dtype=np.float32)
+        if array.shape[-1:] != (self.k,) or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
+            raise BowerbirdError(
+                f"weights: expected {self.k} numbers of 0 or more, one a neighbour; got {array.tolist()}"
+            )
+        return replace(self, weights=np.ascontiguousarray(np.broadcast_to(array, self.ids.shape)))
+
+    def select(self, columns: Sequence[int]) -> Neighbors:
+        """Only the neighbours at `columns`, in that order: how a person edits the set by hand."""
+        cols = list(columns)
+        if any(not 0 <= c < self.k for c in cols):
+            raise BowerbirdError(f"select: columns {cols} are not all within 0..{self.k - 1}")
+        return replace(
+            self,
+            ids=self.ids[:, cols],
+            scores=self.scores[:, cols],
+            embeddings=self.embeddings[:, cols],
+            captions=tuple(tuple(row[c] for c in cols) for row in self.captions),
+            metadata=tuple(tuple(row[c] for c in cols) for row in self.metadata),
+            weights=None if self.weights is None else self.weights[:, cols],
+        )
+
+    def repeat(self, times: int) -> Neighbors:
+        """Every query `times` times in a row, for several pictures of one prompt."""
+        rows = np.repeat(np.arange(len(self)), times)
+        return self.rows(rows)
+
+    def rows(self, rows: Sequence[int] | np.ndarray) -> Neighbors:
+        """Only the queries at `rows`."""
+        index = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            ids=self.ids[index],
+            scores=self.scores[index],
+            embeddings=self.embeddings[index],
+            captions=tuple(self.captions[i] for i in index),
+            metadata=tuple(self.metadata[i] for i in index) if self.metadata else (),
+            weights=None if self.weights is None else self.weights[index],
+            queries=tuple(self.queries[i] for i in index) if self.queries else (),
+        )
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """What a pipeline needs of a database: the encoder behind it and searches. `KnowledgeBase` is one."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    def search(self, **query: Any) -> Neighbors: ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """A frozen network as measures see it: pictures to vectors, and words for how they are prepared. Encoders satisfy
+    it too."""
+
+    name: str
+    dim: int
+    fingerprint: str
+    preprocessing: str
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...

@@ -1,0 +1,1 @@
+"""Pictures on their way in: sources, filters, augmentation, pictures as tensors."""

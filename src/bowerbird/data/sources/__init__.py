@@ -1,0 +1,1 @@
+"""Source formats: each turns a place on disk, or on the hub, into items."""

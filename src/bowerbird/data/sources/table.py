@@ -1,0 +1,112 @@
+"""Tables of pictures: parquet files and saved HF data sets. A picture column, a caption column, and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.sources import urls
+from bowerbird.data.sources.urls import URL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+ENCODER_KEY = b"bowerbird.encoder"
+"""Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
+
+
+def read_batches(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, caption_column: str | None, fetch: bool = False
+) -> Iterator[SourceItem]:
+    """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the
+    table, and paths lie beside it.
+
+    Embeddings of a table that says whose they are come along. With `fetch`, pictures may be had from the addresses in
+    a column `url`.
+    """
+    image_column = _image_column(schema, path, fetch)
+    fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
+    names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
+    if caption_column is not None and caption_column not in names:
+        raise BowerbirdError(f"{path}: no column {caption_column!r} for captions; there is {', '.join(names)}")
+    caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
+    row_number = 0
+    for batch in batches:
+        vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
+        rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
+        fetched = iter(urls.fetched([row[image_column] for row in rows])) if image_column == URL else None
+        for row in rows:
+            data, name = next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
+            text = row.pop(caption, None) if caption else None
+            metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
+            yield SourceItem(
+                data,
+                name or f"{path.name}[{row_number}]",
+                "" if text is None else str(text),
+                metadata,
+                next(vectors) if vectors is not None else None,
+                fingerprint,
+            )
+            row_number += 1
+
+
+def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
+    """The embeddings of a batch, float32 `(n, d)`. Raises: BowerbirdError when they are not all of one length."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = batch.column(batch.schema.get_field_index("embedding"))
+    listed = (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    )
+    if (
+        not listed
+        or not pa.types.is_floating(column.type.value_type)
+        or column.null_count
+        or (len(batch) and len(pc.unique(pc.list_value_length(column))) != 1)
+    ):
+        raise BowerbirdError(
+            f"{path}: its embeddings are not lists of as many numbers each ({column.type}, {column.null_count} empty)"
+        )
+    return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
+
+
+def _image_column(schema: pa.Schema, path: Path, fetch: bool) -> str:
+    """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths,
+    else, if allowed, of addresses."""
+    for name in ("image", "img", "jpg", "png", "webp", "image_path", "file_name", "path"):
+        if name in schema.names:
+            return name
+    if URL in schema.names:
+        if fetch:
+            return URL
+        raise BowerbirdError(
+            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so:"
+            " --fetch-urls"
+        )
+    raise BowerbirdError(
+        f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"
+        f" {', '.join(schema.names)}"
+    )
+
+
+def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str]:
+    """Bytes and name of one cell; a relative path is looked up beside the parquet file and never above it."""
+    if isinstance(value, bytes):
+        return value, ""
+    path = value.get("path") if isinstance(value, dict) else value
+    data = value.get("bytes") if isinstance(value, dict) else None
+    if data:
+        return bytes(data), str(path or "")
+    if not isinstance(path, str):
+        return b"", ""
+    target = (folder / path).resolve()
+    if target.is_relative_to(folder.resolve()) and target.is_file():
+        return target.read_bytes(), path
+    return b"", path

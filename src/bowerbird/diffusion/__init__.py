@@ -1,0 +1,1 @@
+"""The mathematics of sampling: guidance, conditioning, schedulers, discrete diffusion. It knows no network."""

@@ -1,0 +1,1 @@
+"""Measuring: metrics, copies, the papers' claims."""

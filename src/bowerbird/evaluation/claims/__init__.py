@@ -1,0 +1,68 @@
+"""The papers' claims, one file a claim, and the run that measures them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from bowerbird.evaluation.claims.frame import Claim
+    from bowerbird.evaluation.claims.lab import Lab
+
+FILES = {
+    "retrieval-beats-none": "retrieval_beats_none",
+    "database": "database",
+    "proposal": "proposal",
+    "k-train": "k_train",
+    "style": "style",
+    "faithful": "faithful",
+    "balance": "balance",
+    "how-many": "how_many",
+    "domain": "domain",
+    "without-text": "without_text",
+    "new-entities": "new_entities",
+    "edits": "edits",
+}
+
+
+def load(names: Sequence[str]) -> list[Claim]:
+    """The claims called `names`, all of them when there are none. Raises: BowerbirdError for an unknown name."""
+    unknown = [n for n in names if n not in FILES]
+    if unknown:
+        raise BowerbirdError(f"claim {unknown[0]!r} is not known; choose from {', '.join(FILES)}")
+    return [importlib.import_module(f"bowerbird.evaluation.claims.{FILES[name]}").CLAIM for name in names or FILES]
+
+
+def run(claims: Sequence[Claim], lab: Lab, out: Path) -> list[dict[str, Any]]:
+    """Measure each claim; after each one write `claims.json`, `claims.md` and its plot, keeping what earlier runs left
+    for other claims under the same settings."""
+    from bowerbird.core import files
+    from bowerbird.evaluation.claims import frame
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        **asdict(lab.settings),
+        "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in lab.domains],
+    }
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    file = out / "claims.json"
+    earlier = files.read_json(file, "page of claims") if file.is_file() else {}
+    kept = earlier.get("claims", []) if earlier.get("settings") == settings else []
+    documents: dict[str, dict[str, Any]] = {d["name"]: d for d in kept}
+    for claim in claims:
+        finding = claim.measure(lab)
+        document = frame.document(claim, finding)
+        if finding.plot is not None:
+            finding.plot(out / f"{claim.name}.png")
+            document["plot"] = f"{claim.name}.png"
+        documents[claim.name] = document
+        ordered = [documents[name] for name in FILES if name in documents]
+        files.write_json(file, {"settings": settings, "claims": ordered})
+        with files.atomic_path(out / "claims.md") as temporary:
+            temporary.write_text(frame.page(ordered, settings), encoding="utf-8")
+    return [documents[claim.name] for claim in claims]

@@ -1,0 +1,233 @@
+"""Where claims about single things are measured: those no model was trained on, found by their words, painted, and
+named by an independent judge.
+
+The things are the rare entities of the drawings, or as many known ones beside them. Pictures are cached by weights,
+neighbours, prompts and settings, so that a second run measures without painting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird import encoders
+from bowerbird.core import cache, files, seeds, tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.data.pictures import Pictures
+from bowerbird.diffusion.guidance import Guidance, by_scale
+from bowerbird.evaluation.claims.lab import Lab, open_pipeline
+from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
+from bowerbird.knowledge.search import bm25
+from bowerbird.systems import generate
+from bowerbird.systems.queries import without_neighbors
+from bowerbird.training.cached import trained
+from bowerbird.training.recipes.judge import evaluator, style_evaluator
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MODEL = "tiny-reimagen"
+TRAINED_STYLES = ("flat", "fluent", "noto", "twemoji")
+"""Styles that the network saw of other entities; a prompt can name them."""
+UNSEEN_STYLE = "openmoji"
+STYLE_JUDGE_STEPS = 1000
+SCALE = 3.0
+"""Guidance scale of both systems where a claim does not vary it: the commands' default."""
+
+
+@dataclass
+class Bench:
+    """The rare entities of a lab's drawings (with `known`: as many that models were trained on), the judges, and the
+    painting."""
+
+    lab: Lab
+    known: bool = False
+    _pipes: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def drawings(self) -> Pictures:
+        """All drawings of these entities. Raises: BowerbirdError when there are too few."""
+        code, rare = self.lab.drawings.column("hexcode"), [m.get("split") == "rare" for m in self.lab.drawings.metadata]
+        chosen = {c for c, r in zip(code, rare, strict=True) if r}
+        if len(chosen) < 4:
+            raise BowerbirdError(
+                "these claims need 4 entities with split = 'rare', which no model is trained on; the data has"
+                f" {len(chosen)}"
+            )
+        if self.known:
+            others = sorted(set(code) - chosen)
+            chosen = {others[i] for i in seeds.numpy_generator(0, "known").permutation(len(others))[: len(chosen)]}
+        return self.lab.drawings.select([i for i, c in enumerate(code) if c in chosen])
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The drawings as the bundled encoder sees them, raw `(n, d)`."""
+        return encoders.load("small").embed_images(tensors.to_pil(self.drawings.pixels))
+
+    @cached_property
+    def entities(self) -> list[str]:
+        """Their codes, in order."""
+        return sorted(set(self.drawings.column("hexcode")))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each is called."""
+        called = dict(zip(self.drawings.column("hexcode"), self.drawings.captions, strict=True))
+        return [called[entity] for entity in self.entities]
+
+    @cached_property
+    def judge(self) -> Evaluator:
+        """Names the entity; trained on all drawings, as it has to know these."""
+        recipe = evaluator()
+        steps = {"steps": min(recipe.train.steps, self.lab.settings.evaluator_steps), "sheet_every": 10**6}
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=steps)})
+        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+
+    @cached_property
+    def style_judge(self) -> Evaluator:
+        """Names the style; the same training as the style claim's."""
+        recipe = style_evaluator()
+        recipe = recipe.model_copy(
+            update={"train": recipe.train.model_copy(update={"steps": STYLE_JUDGE_STEPS, "sheet_every": 10**6})}
+        )
+        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+
+    def named(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """The entity, by its number among the rare ones, that the judge sees in each."""
+        columns = [self.judge.entities.index(entity) for entity in self.entities]
+        return self.judge(self.judge.prepare(images))[1][:, columns].argmax(1).numpy()
+
+    def styled(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """The style the judge sees in each."""
+        return np.array(
+            [self.style_judge.styles[i] for i in self.style_judge(self.style_judge.prepare(images))[2].argmax(1)]
+        )
+
+    def judges(self) -> str:
+        """What the judges make of the real drawings, in words for a claim's notes."""
+        real = tensors.to_pil(self.drawings.pixels)
+        truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
+        entity, style = (
+            float((self.named(real) == truth).mean()),
+            float((self.styled(real) == np.array(self.drawings.column("style"))).mean()),
+        )
+        return (
+            f"Of these real drawings the judges name the entity of {entity:.0%} (all seen in training) and the style of"
+            f" {style:.0%} (nine in ten seen)."
+        )
+
+    def rows_of(self, entity: str) -> dict[str, int]:
+        """The row of each style's drawing of an entity."""
+        codes, styles = self.drawings.column("hexcode"), self.drawings.column("style")
+        return {styles[i]: i for i in range(len(codes)) if codes[i] == entity}
+
+    def some(self, entities: Sequence[int], most: int) -> list[int]:
+        """At most `most` of them, at random, in order."""
+        return sorted(seeds.numpy_generator(0, "entities").permutation(list(entities))[:most].tolist())
+
+    def found(
+        self,
+        prompts: Sequence[str],
+        k: int,
+        *,
+        styles: Sequence[str] | None = None,
+        leave_out: Sequence[str] | None = None,
+    ) -> Neighbors:
+        """The k drawings that BM25 finds for each prompt in a database of the rare entities in `styles` (all when
+        None).
+
+        `leave_out`: a style for each prompt that is not among its results.
+        """
+        drawings, style = self.drawings, np.array(self.drawings.column("style"))
+        index = bm25.build(drawings.captions, [""] * len(drawings))
+        inside = np.isin(style, list(styles)) if styles is not None else np.ones(len(drawings), bool)
+        ids = np.full((len(prompts), k), ABSENT, np.int64)
+        for i, prompt in enumerate(prompts):
+            allowed = inside if leave_out is None else inside & (style != leave_out[i])
+            ids[i] = bm25.search(index, np.arange(len(drawings)), prompt, k, allowed)[0]
+        return self.given(prompts, ids)
+
+    def given(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
+        """The drawings at `rows` `(n, k)` as the neighbours of each prompt; k = 0: none."""
+        drawings, ids = self.drawings, np.asarray(rows, np.int64)
+        if ids.shape[1] == 0:
+            return without_neighbors(prompts)
+
+        def load(asked: np.ndarray) -> list[list[Image.Image | None]]:
+            return [
+                [None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row]
+                for row in asked.tolist()
+            ]
+
+        captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
+        metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
+        return Neighbors(
+            ids,
+            (ids != ABSENT).astype(np.float32),
+            np.zeros((*ids.shape, 0), np.float32),
+            captions,
+            metadata,
+            None,
+            tuple(prompts),
+            load,
+        )
+
+    def embedded(self, hits: Neighbors) -> Neighbors:
+        """The same neighbours with their embeddings, for models that paint from those."""
+        there = hits.mask[..., None]
+        return replace(
+            hits, embeddings=np.where(there, self.embeddings[np.where(hits.mask, hits.ids, 0)], 0).astype(np.float32)
+        )
+
+    def paint(
+        self,
+        hits: Neighbors,
+        seed: int,
+        guidance: Guidance | None = None,
+        *,
+        model: str = MODEL,
+        sources: Sequence[Image.Image] | None = None,
+        **edit: Any,
+    ) -> list[Image.Image]:
+        """One picture for each row of `hits`; from the cache where the same was painted before. `sources`: what to
+        edit, with `edit` settings."""
+        if model not in self._pipes:
+            self._pipes[model] = open_pipeline(model, self.lab.device)
+        pipe = self._pipes[model]
+        guidance = by_scale(SCALE) if guidance is None and generate.balances_text(pipe) else guidance
+        steps = self.lab.settings.sampling_steps
+        told = (
+            f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device}"
+            f" {hits.queries} {hits.captions}"
+        )
+        digest = hashlib.sha256(
+            told.encode()
+            + hits.ids.tobytes()
+            + hits.embeddings.tobytes()
+            + (b"" if hits.weights is None else hits.weights.tobytes())
+        )
+        if sources is not None:
+            digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources))
+        file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
+        if file.is_file():
+            return tensors.to_pil(files.load_tensors(file)["pixels"])
+        how = {"guidance_scale": SCALE, **edit}
+        settings = generate.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
+        tell = self.lab.progress or (lambda what, done, total: None)
+        images = generate.paint(
+            pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("painting", done, len(hits))
+        )
+        files.save_tensors(file, {"pixels": tensors.stack(images)})
+        return images
+
+
+def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
+    """Mean and interval of outcomes, one array a seed with a value an entity: the bootstrap draws entities."""
+    return over_groups(np.stack([np.asarray(o, np.float64) for o in outcomes], 1))

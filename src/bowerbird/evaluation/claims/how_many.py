@@ -1,0 +1,59 @@
+"""Re-Imagen, claim 11: more neighbours at inference make rare things more faithful."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.evaluation import plots
+from bowerbird.evaluation.claims.benchmark import Bench, per_entity
+from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
+from bowerbird.evaluation.claims.lab import Lab
+
+KS = (1, 2, 3, 4)
+
+
+def measure(lab: Lab) -> Finding:
+    """Top-1 of the judge for k = 1 to 4 drawings of the entity, drawn at random without replacement for each entity
+    and seed."""
+    bench = Bench(lab)
+    rows = [list(bench.rows_of(entity).values()) for entity in bench.entities]
+    used = np.array([i for i, own in enumerate(rows) if len(own) >= max(KS)])
+    if len(used) < 2:
+        raise BowerbirdError(
+            f"this claim needs two rare entities with {max(KS)} drawings each; the data has {len(used)}"
+        )
+    names = [bench.names[i] for i in used]
+    right: dict[int, list[np.ndarray]] = {k: [] for k in KS}
+    for seed in lab.settings.seeds:
+        drawn = np.array(
+            [seeds.numpy_generator(seed, "drawings", bench.entities[i]).permutation(rows[i])[: max(KS)] for i in used]
+        )
+        for k in KS:
+            right[k].append(bench.named(bench.paint(bench.given(names, drawn[:, :k]), seed)) == used)
+    found = {k: per_entity(values) for k, values in right.items()}
+    gain = [b.astype(float) - a for a, b in zip(right[min(KS)], right[max(KS)], strict=True)]
+    effects = [Effect(f"top-1, k = {max(KS)} − k = {min(KS)}", per_entity(gain))]
+    lines = {"top-1 of the judge": [(float(k), e.mean, e.low, e.high) for k, e in found.items()]}
+    plot = partial(
+        plots.curves, lines=lines, title="Rare entities named, by neighbours", x="k at inference", y="share of pictures"
+    )
+    notes = (
+        f"{len(used)} rare entities with {max(KS)} drawings or more, asked for by name; trained with k of 1 and 2."
+        f" {bench.judges()}"
+    )
+    return Finding(effects, {f"k = {k}": asdict(value) for k, value in found.items()}, notes, plot)
+
+
+CLAIM = Claim(
+    name="how-many",
+    says="Faithfulness to rare entities rises with the number of neighbours from 1 to 4.",
+    source="Re-Imagen, arXiv 2209.14491, section 5.4",
+    varies="k at inference",
+    measures="share of pictures that an independent evaluator names as the entity of the prompt, among the rare ones",
+    measure=measure,
+)

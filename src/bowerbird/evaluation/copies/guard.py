@@ -1,0 +1,111 @@
+"""Painting with an eye on the neighbours: is a picture a near copy of one it was given, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import FeatureExtractor, Neighbors
+from bowerbird.evaluation import features
+from bowerbird.evaluation.copies import detect
+from bowerbird.systems import generate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.systems import Pipeline
+
+POLICIES = ("warn", "drop", "resample", "off")
+ATTEMPTS = 3
+NEXT_SEED = 1_000_003
+"""How far the seed moves when a picture is drawn again: beyond any run of consecutive seeds."""
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Pictures with the neighbours (weight 0: dropped) and seeds they were really made from; `copies[i]`: what the
+    check said, None where nothing could be compared."""
+
+    images: list[Image.Image]
+    hits: Neighbors
+    seeds: list[int]
+    copies: list[dict[str, Any] | None]
+
+    def near_copies(self) -> list[int]:
+        """The pictures that still are near copies of a neighbour."""
+        return [i for i, c in enumerate(self.copies) if c is not None and c["score"] > c["threshold"]]
+
+
+def paint(
+    pipe: Pipeline,
+    hits: Neighbors,
+    settings: generate.Settings,
+    *,
+    policy: str = "warn",
+    threshold: float = detect.COPY_THRESHOLD,
+    progress: Callable[[int], None] | None = None,
+) -> Painted:
+    """One picture for each row of `hits`, compared with its neighbours.
+
+    `policy` for near copies: `warn` keeps them, `drop` leaves out the neighbour that was copied and paints again,
+    `resample` paints again from another seed (both up to three times), `off` compares nothing. Raises: BowerbirdError
+    for another policy.
+    """
+    if policy not in POLICIES:
+        raise BowerbirdError(f"policy {policy!r} for near copies is not known; choose one of {', '.join(POLICIES)}")
+    numbers = [settings.seed + i for i in range(len(hits))]
+    images = generate.paint(pipe, hits, settings, progress=progress)
+    if policy == "off" or hits.load_images is None:
+        return Painted(images, hits, numbers, [None] * len(images))
+    near = hits.images()
+    weights = np.array(hits.mask, np.float32) if hits.weights is None else np.array(hits.weights, np.float32)
+    extractor = features.load(detect.DESCRIPTOR)
+    said = [_compare(extractor, images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
+    for _ in range(ATTEMPTS if policy in ("drop", "resample") else 0):
+        again = []
+        for i, found in enumerate(said):
+            if found is None or found["score"] <= threshold:
+                continue
+            column = int(np.flatnonzero(hits.ids[i] == found["neighbor"])[0])
+            if policy == "resample":
+                numbers[i] += NEXT_SEED
+            elif (
+                weights[i, column] > 0 and (weights[i] > 0).sum() > 1
+            ):  # one that was left out and is copied still: the warning stands
+                weights[i, column] = 0
+            else:
+                continue
+            again.append(i)
+        if not again:
+            break
+        hits = replace(hits, weights=weights.copy())
+        for i, image in zip(
+            again,
+            generate.paint(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]),
+            strict=True,
+        ):
+            images[i], said[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
+    return Painted(images, hits, numbers, said)
+
+
+def _compare(
+    extractor: FeatureExtractor, image: Image.Image, near: list[Image.Image | None], ids: np.ndarray, threshold: float
+) -> dict[str, Any] | None:
+    """The most similar of the neighbours retrieved, left out or not, as it goes into the picture's record."""
+    there = [c for c, picture in enumerate(near) if picture is not None]
+    if not there:
+        return None
+    found = detect.nearest(
+        extractor, [image], [picture for c in there if (picture := near[c]) is not None], align=False
+    )
+    return {
+        "descriptor": extractor.name,
+        "score": round(float(found.whole[0]), 4),
+        "split": round(float(found.split[0]), 4),
+        "neighbor": int(ids[there[int(found.whole_at[0])]]),
+        "threshold": threshold,
+    }

@@ -1,0 +1,215 @@
+"""What an evaluation and a replication check leave on disk: `report.json` for machines, `report.md`, plots and sheets
+for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core.contact_sheet import labelled
+from bowerbird.core.files import atomic_path, write_json
+from bowerbird.core.images import square
+from bowerbird.evaluation import plots
+from bowerbird.evaluation.copies.detect import KINDS, Nearest, Replication
+from bowerbird.evaluation.copies.thresholds import ranks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.evaluation.evaluate import Evaluation
+
+EDGE = 128
+SMALL_SAMPLE = (
+    "The Fréchet distance is biased upwards for small samples: compare it only at equal n, or the extrapolated one."
+    " Intervals are 95%; those of set measures come from random halves of the generated pictures and hold the real ones"
+    " fixed."
+)
+
+
+def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
+    """`report.json`, `report.md`, `replication.png`, `entities.png` (with entities), and sheets of the best, median
+    and worst pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    report = found.report
+    write_json(out / "report.json", report)  # the figures first, whatever becomes of the pictures
+    order = np.argsort(-found.goodness, kind="stable")
+    shown = min(8, len(order))
+    middle = max(0, len(order) // 2 - shown // 2)
+    for name, rows in (
+        ("best", order[:shown]),
+        ("median", order[middle : middle + shown]),
+        ("worst", order[-shown:][::-1]),
+    ):
+        _sheet(out / f"{name}.png", found, rows, name)
+    copy_plot(out / "replication.png", found.copies)
+    copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
+    files = ["best.png", "median.png", "worst.png", "nearest-training.png", "replication.png"]
+    if found.entities:
+        weakest = sorted(found.entities, key=lambda e: e[1])[:12]
+        plots.intervals(
+            out / "entities.png",
+            [(n, v, 0.0, v) for n, v in weakest],
+            title="The entities named least",
+            label="share named rightly",
+        )
+        files.append("entities.png")
+    _write_text(out / "report.md", _page("Evaluation", report, files))
+    return [out / f for f in ("report.json", "report.md", *files)]
+
+
+def write_check(
+    found: Replication,
+    names: Sequence[str],
+    generated: Sequence[Image.Image],
+    training: Sequence[Image.Image],
+    out: Path,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """`report.json` (returned), `report.md`, a histogram, and a sheet of the worst pairs."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "file": names[i],
+            "training": _pair(found.training, i),
+            **({} if found.neighbors is None else {"neighbors": _pair(found.neighbors, i)}),
+        }
+        for i in range(len(generated))
+    ]
+    report = {**facts, **found.report(), "pictures": rows}
+    write_json(out / "report.json", report)
+    copy_plot(out / "similarities.png", found)
+    copy_sheet(out / "worst.png", generated, found, training)
+    shown = {k: v for k, v in report.items() if k != "pictures"}
+    _write_text(out / "report.md", _page("Replication check", shown, ["worst.png", "similarities.png"]))
+    return report
+
+
+def _pair(found: Nearest, i: int) -> dict[str, Any]:
+    """Picture i's similarities, the references they are to, and the window of the picture that `aligned` is about."""
+    values = {kind: float(value[i]) for kind, value in found.similarities().items()}
+    return {
+        **values,
+        "at": {kind: int(getattr(found, f"{kind}_at")[i]) for kind in KINDS},
+        "window": [round(float(x), 4) for x in found.window[i]],
+    }
+
+
+def copy_plot(path: Path, found: Replication) -> None:
+    """Generated-to-training beside training-to-training, with the thresholds."""
+    groups = {"training to training": found.baseline.whole, "generated to training": found.training.whole}
+    if found.neighbors is not None:
+        groups["generated to its neighbours"] = found.neighbors.known().whole
+    plots.histogram(
+        path,
+        groups,
+        title="Similarity to the nearest (whole pictures)",
+        label="cosine",
+        marks=found.thresholds["whole"],
+    )
+
+
+def copy_sheet(
+    path: Path,
+    generated: Sequence[Image.Image],
+    copies: Replication,
+    training: Sequence[Image.Image],
+    *,
+    rows: int = 10,
+) -> None:
+    """The most suspicious pictures, those that pass the most of the baseline, with the nearest by each kind; a frame
+    where they agree."""
+    found = copies.training
+    suspicion = np.max(
+        [ranks(value, getattr(copies.baseline, kind)) for kind, value in found.similarities().items()], axis=0
+    )
+    order = np.lexsort((-found.whole, -suspicion))[:rows]
+    table: list[tuple[str, list[Image.Image | None], list[str]]] = [
+        (
+            "  ".join(f"{kind} {value[i]:.3g}" for kind, value in found.similarities().items()),
+            [
+                _framed(generated[i], found.window[i]),
+                *(training[at[i]] if at[i] >= 0 else None for at in (found.whole_at, found.split_at, found.aligned_at)),
+            ],
+            ["generated", "nearest, whole", "nearest by windows", "laid over it"],
+        )
+        for i in order
+    ]
+    with atomic_path(path) as temporary:
+        labelled(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
+
+
+def _framed(picture: Image.Image, window: np.ndarray) -> Image.Image:
+    """The picture's middle square at 128 px, with a frame around the window (left, top, edge, in shares of it)."""
+    from PIL import ImageDraw
+
+    made = square(picture.convert("RGB"), EDGE)
+    if window[2] > 0:
+        left, top, right, bottom = (
+            min(float(x) * EDGE, EDGE - 1) for x in (window[0], window[1], window[0] + window[2], window[1] + window[2])
+        )
+        ImageDraw.Draw(made).rectangle((left, top, right, bottom), outline=(220, 0, 90), width=2)
+    return made
+
+
+def _sheet(path: Path, found: Evaluation, rows: np.ndarray, name: str) -> None:
+    near = found.hits.rows(rows).images()
+    table: list[tuple[str, list[Image.Image | None], list[str]]] = [
+        (
+            f"{-found.goodness[i]:.2f} from the nearest real picture",
+            [found.images[i], *images],
+            ["", *found.hits.captions[i]],
+        )
+        for i, images in zip(rows, near, strict=True)
+    ]
+    with atomic_path(path) as temporary:
+        labelled(table, title=f"{name}: distance to the nearest real picture", divide=1).save(temporary, "PNG")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _page(title: str, report: dict[str, Any], pictures: Sequence[str]) -> str:
+    """The report as a Markdown page: a table for each part, then the pictures."""
+    lines = [f"# {title}", ""]
+    plain = {k: v for k, v in report.items() if not isinstance(v, dict)}
+    if plain:
+        lines += [*_table(plain), ""]
+    for part, values in report.items():
+        if isinstance(values, dict) and values:
+            lines += [f"## {part[0].upper()}{part[1:]}", "", *_table(values), ""]
+            if part == "distribution":
+                lines += [SMALL_SAMPLE, ""]
+    lines += [f"![{Path(p).stem}]({p})" for p in pictures]
+    return "\n".join(lines) + "\n"
+
+
+def _table(values: dict[str, Any]) -> list[str]:
+    rows = ["| | |", "|---|---|"]
+    for name, value in values.items():
+        rows.append(f"| {_plain(name)} | {_plain(_text(value))} |")
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"mean", "low", "high"}:
+        return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {_text(v)}" for k, v in value.items())
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _plain(text: str) -> str:
+    """Names and captions come from strangers: nothing in a cell may open a tag, a column or a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("[", "\\[").replace("\n", " ")

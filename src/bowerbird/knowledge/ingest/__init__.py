@@ -1,0 +1,1 @@
+"""From a source to rows: read, embed, leave near-duplicates out, add."""

@@ -1,0 +1,161 @@
+"""What `add` does: sources in, new items out of them, near-duplicates left out, a commit now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bowerbird.core.progress import Progress, Told
+from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.sources import folder
+from bowerbird.knowledge.ingest import prepare, workers
+from bowerbird.knowledge.ingest.dedup import Twins
+from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Prepared
+from bowerbird.knowledge.search import dense, planner
+from bowerbird.knowledge.search.protocol import Searchable
+from bowerbird.knowledge.storage.id_set import Known
+
+if TYPE_CHECKING:
+    from bowerbird.core.types import Encoder
+    from bowerbird.knowledge.storage.open import AnyStore
+
+TOLD_FROM = 2000
+"""From so many pictures on, time, memory and disk are estimated."""
+COMMIT_EVERY = 20_000
+"""A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
+
+
+def fill(
+    store: AnyStore,
+    encoder: Encoder,
+    several: Sequence[str | Path],
+    choice: Choice,
+    *,
+    dedup: float | None,
+    keep: Filter | None,
+    processes: int,
+    progress: Progress | None,
+) -> AddReport:
+    """Add what the sources hold and the store does not. See `KnowledgeBase.add`."""
+    report = AddReport()
+    total = _total(several)
+    if total is not None and total > TOLD_FROM:
+        store.told(planner.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).told())
+    with store.writing():
+        known = Known(store.all_ids())
+        twins = Twins(dedup, _nearest(store)) if dedup is not None else None
+        since = 0
+        for prepared in _prepared(
+            encoder, several, choice, keep, processes, known, report, progress, total, store.told
+        ):
+            since += _append(store, prepared, known, twins, report)
+            if since >= COMMIT_EVERY:
+                store.commit()
+                since = 0
+                if twins is not None:
+                    store.renew()
+                    twins.settle(_nearest(store))
+        if since:
+            store.commit()
+        if report.added:
+            store.renew()
+    return report
+
+
+def _total(several: Sequence[str | Path]) -> int | None:
+    """How many pictures the sources have, where they say it."""
+    counts = [folder.count(one) for one in several]
+    return None if None in counts else sum(n or 0 for n in counts)
+
+
+def _prepared(
+    encoder: Encoder,
+    several: Sequence[str | Path],
+    choice: Choice,
+    keep: Filter | None,
+    processes: int,
+    known: Known,
+    report: AddReport,
+    progress: Progress | None,
+    total: int | None,
+    told: Told,
+) -> Iterator[Prepared]:
+    """What is new in the sources, decoded and embedded, chunk by chunk."""
+    sent: list[int] = []  # how many of the source are read by each chunk
+
+    def work() -> Iterator[list[SourceItem]]:
+        done = 0
+        for one in several:
+            for items, read in prepare.chunks(one, choice):
+                there = known.has([content_id(item) for item in items])
+                report.present += sum(there)
+                done += read
+                sent.append(done)
+                yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
+
+    start, told_already = time.perf_counter(), False
+    for prepared in workers.in_order(work(), encoder, keep, processes):
+        done = sent.pop(0)
+        if total is not None and total > TOLD_FROM and not told_already and prepared.items:
+            a_picture = (time.perf_counter() - start) / max(1, done)
+            disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
+            told(
+                f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of"
+                f" disk, going by the first {done}"
+            )
+            told_already = True
+        report.unreadable += prepared.unreadable
+        report.refused += prepared.refused
+        yield prepared
+        if progress is not None:
+            progress(done, total)
+
+
+def _append(store: AnyStore, prepared: Prepared, known: Known, twins: Twins | None, report: AddReport) -> int:
+    """Store what is prepared, without what came twice and without near-duplicates; returns how many."""
+    numbers = [content_id(item) for item in prepared.items]
+    chosen = known.new(numbers)  # asked here once more: the source may be read far ahead of what is stored
+    report.present += len(numbers) - len(chosen)
+    if twins is not None and chosen:
+        kept, found = twins.sift([prepared.items[i].name for i in chosen], prepared.embeddings[chosen])
+        report.duplicates += found
+        chosen = [chosen[i] for i in kept]
+    fields, places = [], []
+    for i in chosen:
+        item = prepared.items[i]
+        field = {
+            "id": numbers[i],
+            "caption": item.caption,
+            "name": item.name,
+            "image": item.data,
+            "metadata": item.metadata,
+        }
+        reason = store.unfit(field)
+        if reason is not None:
+            report.unreadable.append(f"{item.name}: {reason}")
+            continue
+        fields.append(field)
+        places.append(i)
+    if fields:
+        store.append(fields, prepared.embeddings[places])
+        known.add([numbers[i] for i in places])
+    report.added += len(fields)
+    return len(fields)
+
+
+def _nearest(store: AnyStore) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
+    """Of unit vectors `(n, d)`: the name of the item a search finds first, and its cosine `(n,)`; None for a store
+    without items."""
+    if not len(store):
+        return None
+    snapshot: Searchable = store.snapshot
+
+    def ask(unit: np.ndarray) -> tuple[list[str], np.ndarray]:
+        rows = snapshot.dense(unit, 1, exact=True)[0][:, 0]
+        return snapshot.names(rows), (dense.prepare(snapshot.embeddings(rows), True) * unit).sum(1)
+
+    return ask

@@ -1,0 +1,72 @@
+"""A part: some pictures of one source with their embeddings, in one parquet file that is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bowerbird.core import files
+from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.sources.table import ENCODER_KEY
+from bowerbird.knowledge.ingest import prepare
+from bowerbird.knowledge.ingest.prepare import Choice, Prepared
+from bowerbird.knowledge.storage.lance import as_column
+
+if TYPE_CHECKING:
+    from bowerbird.core.types import Encoder
+
+PART = 2048
+
+
+LEFT_OUT, MADE_OF = b"bowerbird.left_out", b"bowerbird.made_of"
+
+
+def missing(
+    source: str, number: int, out: Path, choice: Choice, size: int
+) -> Iterator[tuple[Path, list[SourceItem] | None, str, int]]:
+    """The parts of one source: file, its items (None where the file was made of the same ones), their mark, and how
+    many were read for them."""
+    there = set(out.glob(f"part-{number:04d}-*.parquet"))
+    for part, (items, read) in enumerate(prepare.chunks(source, choice, size)):
+        path = out / f"part-{number:04d}-{part:06d}.parquet"
+        there.discard(path)
+        mark = hashlib.sha256(b"".join(content_id(item).to_bytes(8, "big") for item in items)).hexdigest()
+        yield path, None if path.is_file() and _made_of(path) == mark else items, mark, read
+    for left in there:  # of a source that was longer
+        left.unlink()
+
+
+def _made_of(path: Path) -> str:
+    """The mark of the items that a part was made of; empty for none, or a damaged one."""
+    try:
+        return str((pq.read_schema(path).metadata or {}).get(MADE_OF, b"").decode("ascii", "replace"))
+    except (OSError, pa.ArrowInvalid):
+        return ""
+
+
+def write(path: Path, prepared: Prepared, encoder: Encoder, mark: str) -> None:
+    """One part: pictures, captions, metadata, embeddings, whose those are, and the mark of the items."""
+    items = prepared.items
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    columns: dict[str, Any] = {
+        "image": pa.array([{"bytes": item.data, "path": item.name} for item in items], kind),
+        "caption": pa.array([item.caption for item in items], pa.string()),
+    }
+    for name in sorted({name for item in items for name in item.metadata} - {"image", "caption", "embedding"}):
+        columns[name] = as_column([item.metadata.get(name) for item in items])
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(prepared.embeddings.reshape(-1), pa.float32()), encoder.dim
+    )
+    said = {
+        ENCODER_KEY: encoder.fingerprint.encode(),
+        MADE_OF: mark.encode(),
+        LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.refused]).encode(),
+    }
+    with files.atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns).replace_schema_metadata(said), temporary)

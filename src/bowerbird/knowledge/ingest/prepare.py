@@ -1,0 +1,232 @@
+"""From a source to items with embeddings: read, filter, decode, embed, a chunk at a time, so that memory does not grow
+with the source."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
+from bowerbird.core.types import Encoder
+from bowerbird.data.filters import filter_rows
+from bowerbird.data.item import SourceItem, storable
+from bowerbird.data.sources import folder
+from bowerbird.knowledge.ingest import crops
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHUNK = 512
+ENOUGH = 3
+"""A picture is kept at so many times the pixels that the encoder looks at, or up to twice that, and not at all of its
+own."""
+PIECE = 128
+"""Pictures that are in memory decoded, and as many being decoded."""
+GROUP = 32
+"""Pictures a thread decodes in one go: small ones take less time than handing them over."""
+Filter = Callable[["Image.Image", SourceItem], "str | None"]
+"""A person's own filter, for safety or taste: gets the picture and its item, and gives the reason to leave it out, or
+None."""
+
+
+def name_of(keep: Filter | None) -> str | None:
+    """What an interrupted build remembers of a person's filter."""
+    return (
+        None
+        if keep is None
+        else f"{getattr(keep, '__module__', '')}:{getattr(keep, '__qualname__', type(keep).__name__)}"
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a source becomes an item. `patches`: so many crops in place of each picture (0: the picture itself)."""
+
+    caption_column: str | None = None
+    where: str | None = None
+    patches: int = 0
+    fetch: bool = False
+
+
+@dataclass
+class AddReport:
+    """What `add` did: items added, items that were there already, pictures that could not be read, near-duplicates,
+    and what a filter refused.
+
+    `duplicates`: (name, the name it is like, cosine). The lists of `unreadable` and `refused` give names with reasons.
+    """
+
+    added: int = 0
+    present: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out."""
+
+    items: list[SourceItem]
+    embeddings: np.ndarray
+    unreadable: list[str]
+    refused: list[str]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item is left out: it cannot be read, or a person's filter `refused` it."""
+
+    text: str
+    refused: bool = False
+
+
+def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tuple[list[SourceItem], int]]:
+    """Items of `source` that satisfy `choice`, from `size` of the source at a time, and how many of the source were
+    read for them.
+
+    A column that only some rows have is empty in the others. Raises: BowerbirdError for a condition on columns that no
+    row so far has.
+    """
+    columns: dict[str, None] = {}
+    items: Iterable[SourceItem] = folder.read(source, caption_column=choice.caption_column, fetch=choice.fetch)
+    iterator = iter(items)
+    size = max(1, size // max(1, choice.patches))  # patches are held as files until they are stored
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while read := [storable(item) for item in islice(iterator, size)]:
+            columns |= dict.fromkeys(name for item in read for name in item.metadata)
+            rows: Sequence[dict[str, Any]] = (
+                [item.metadata for item in read]
+                if choice.where is None
+                else [dict.fromkeys(columns) | item.metadata for item in read]
+            )
+            chosen = [read[i] for i in filter_rows(rows, choice.where)]
+            if choice.patches:
+                chosen = [
+                    piece for pieces in pool.map(partial(crops.cut, count=choice.patches), chosen) for piece in pieces
+                ]
+            yield chosen, len(read)
+
+
+Looked = list[tuple[SourceItem, "Image.Image | Reason | None"]]
+"""Items with their pictures, None where the embedding is enough, or the reason why one is left out."""
+
+
+def prepare(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None = None) -> Prepared:
+    """Decode, filter and embed `items`, `PIECE` at a time; an embedding that a source brings is taken as it is.
+
+    Raises: MismatchError for an embedding of another encoder that comes without a picture.
+    """
+    return joined([embedded(decoded(piece, encoder, keep), encoder) for piece in pieces(items)], encoder)
+
+
+def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
+    """`items` in portions whose pictures may be in memory at once."""
+    return [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
+
+
+def joined(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
+    """Several portions as one."""
+    embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
+    lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "refused"))
+    items, unreadable, refused = lists
+    return Prepared(items, np.concatenate(embeddings), unreadable, refused)
+
+
+def decoded(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None) -> Looked:
+    """The pictures of `items`, on all cores, as large as the encoder has use for; `keep` is asked of whole ones, one
+    at a time."""
+    items = [_without_a_strangers(item, encoder) for item in items]
+    groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    turn = threading.Lock()
+
+    def look(group: Sequence[SourceItem]) -> Looked:
+        return [(item, _looked_at(item, encoder, keep, turn)) for item in group]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [pair for pairs in pool.map(look, groups) for pair in pairs]
+
+
+def embedded(looked: Looked, encoder: Encoder) -> Prepared:
+    """What is readable and not refused, with embeddings."""
+    kept = [(item, picture) for item, picture in looked if not isinstance(picture, Reason)]
+    made = iter(
+        np.asarray(encoder.embed_images([p for _, p in kept if p is not None]), np.float32)
+        if any(p is not None for _, p in kept)
+        else ()
+    )
+    embeddings = [
+        next(made) if picture is not None else np.asarray(item.embedding, np.float32) for item, picture in kept
+    ]
+    left = [(picture.text, picture.refused) for _, picture in looked if isinstance(picture, Reason)]
+    return Prepared(
+        [item for item, _ in kept],
+        np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
+        [text for text, refused in left if not refused],
+        [text for text, refused in left if refused],
+    )
+
+
+def _looked_at(
+    item: SourceItem, encoder: Encoder, keep: Filter | None, turn: threading.Lock
+) -> Image.Image | Reason | None:
+    size = getattr(encoder, "picture_size", None)
+    enough = None if size is None else ENOUGH * int(size)
+    try:
+        if item.embedding is not None:
+            _check_embedding(item, encoder)
+            if keep is None:
+                return None
+            if not item.data:
+                return Reason(f"{item.name}: has no picture for the filter to look at", refused=True)
+        picture = images.decode(item.data, item.name, at_least=None if keep is not None else enough)
+    except PictureError as error:
+        return Reason(str(error))
+    if keep is not None:
+        try:
+            with turn:
+                reason = keep(picture, item)
+        except Exception as error:  # a person's own code
+            raise BowerbirdError(
+                f"{item.name}: the filter {name_of(keep)} failed on it ({type(error).__name__}: {error})"
+            ) from error
+        if reason is not None:
+            return Reason(f"{item.name}: {reason}", refused=True)
+        picture = images.reduced(picture, enough)
+    return None if item.embedding is not None else picture
+
+
+def _without_a_strangers(item: SourceItem, encoder: Encoder) -> SourceItem:
+    """The item, without an embedding that is known to be of another encoder. Raises: MismatchError when it has no
+    picture to embed instead."""
+    if item.embedding is None or item.fingerprint in ("", encoder.fingerprint):
+        return item
+    if not item.data:
+        raise MismatchError(
+            f"{item.name}: brings an embedding of encoder {item.fingerprint} and no picture; this one is"
+            f" {encoder.name!r} ({encoder.fingerprint})"
+        )
+    return replace(item, embedding=None)
+
+
+def _check_embedding(item: SourceItem, encoder: Encoder) -> None:
+    """Raises: MismatchError when an item brings an embedding of another size, PictureError when it is not all
+    numbers."""
+    vector = np.asarray(item.embedding, np.float32)
+    if vector.shape != (encoder.dim,):
+        raise MismatchError(
+            f"{item.name}: brings an embedding of {vector.shape} numbers, encoder {encoder.name!r} has {encoder.dim};"
+            " give the encoder it is of"
+        )
+    if not np.isfinite(vector).all():
+        raise PictureError(f"{item.name}: its embedding is not all finite numbers")

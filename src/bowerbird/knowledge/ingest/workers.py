@@ -1,0 +1,107 @@
+"""Embedding on all cores: one process a core with one thread each, which beats one network on all of them, and gives
+the same bits.
+
+An encoder works through its pictures in batches of its own size from the start of each piece of work, so what a piece
+gives depends on neither the number of workers nor their order.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
+
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.data.item import SourceItem
+from bowerbird.knowledge.ingest import prepare
+from bowerbird.knowledge.ingest.prepare import Filter, Prepared
+
+if TYPE_CHECKING:
+    from bowerbird.core.types import Encoder
+
+_encoder: Encoder | None = None  # of a worker process
+_trouble = ""  # why it has none
+
+
+def in_order(
+    work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None, workers: int
+) -> Iterator[Prepared]:
+    """`ingest.prepare` of each piece of `work`, in its order; with `workers` 0 in this process.
+
+    Worker processes load the encoder by its name. Raises: MismatchError when that gives them another encoder.
+    """
+    if not workers:
+        yield from _one_ahead(work, encoder, keep)
+        return
+    under_way: deque[Future[Prepared]] = deque()
+    try:
+        pickle.dumps(keep)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BowerbirdError(
+            f"the filter {prepare.name_of(keep)} cannot be handed to worker processes; give a function of a module, or"
+            " no workers"
+        ) from error
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint)
+    )
+    try:
+        for items in work:
+            under_way.append(pool.submit(_prepare, items, keep))
+            if len(under_way) > 2 * workers:  # a bounded number of pictures waits in memory
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    except BrokenProcessPool as error:
+        raise BowerbirdError(
+            "a worker process ended (out of memory, or a script that is no file); run it again with fewer workers or"
+            " none"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None) -> Iterator[Prepared]:
+    """In this process: while some pictures are embedded and stored the next are read and decoded."""
+
+    def portions() -> Iterator[tuple[prepare.Looked, bool]]:
+        for items in work:
+            pieces = prepare.pieces(items) or [[]]
+            for number, piece in enumerate(pieces, 1):
+                yield prepare.decoded(piece, encoder, keep), number == len(pieces)
+
+    coming, parts = portions(), []
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(next, coming, None)
+        while (here := following.result()) is not None:
+            following = ahead.submit(next, coming, None)
+            parts.append(prepare.embedded(here[0], encoder))
+            if here[1]:
+                yield prepare.joined(parts, encoder)
+                parts = []
+
+
+def _start(name: str, fingerprint: str) -> None:
+    global _encoder, _trouble  # a worker has no other place to keep them
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries of numbers are loaded, which they are not yet
+    from bowerbird import encoders
+
+    try:
+        _encoder = encoders.load(name)
+        if _encoder.fingerprint != fingerprint:
+            _trouble = (
+                f"encoder {name!r} is {_encoder.fingerprint} in a worker process, and {fingerprint} here; give it as a"
+                " directory, or no workers"
+            )
+    except BowerbirdError as error:  # raised here it would only end the process
+        _trouble = f"{error}; worker processes load an encoder by its name"
+
+
+def _prepare(items: list[SourceItem], keep: Filter | None) -> Prepared:
+    if _encoder is None or _trouble:
+        raise MismatchError(_trouble)
+    return prepare.prepare(items, _encoder, keep)

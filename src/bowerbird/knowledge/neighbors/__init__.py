@@ -1,0 +1,1 @@
+"""Nearest neighbors of everything: graphs and tables for training."""

@@ -1,0 +1,269 @@
+"""Word search: BM25 over captions and tags with bm25s. A cache like the dense index."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bowerbird.core.types import ABSENT
+
+if TYPE_CHECKING:
+    import bm25s
+
+K1, B = 1.5, 0.75
+HASHES, ROWS = "wholes.npy", "wholes.rows.npy"
+FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "in",
+        "into",
+        "is",
+        "it",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "this",
+        "to",
+        "with",
+    ]
+)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of any script without function words; accents folded, a plain plural s dropped."""
+    folded = text.lower()
+    if not folded.isascii():
+        folded = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c)).replace(
+            "’", "'"
+        )
+    folded = folded.replace("'s", "")
+    found = [w for w in re.findall(r"[^\W_]+|[#*]", folded) if w not in FUNCTION_WORDS]
+    return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found]
+
+
+def whole(text: str) -> str:
+    """One token for a text as a whole: an item whose entire caption is the query shares this word too, and so comes
+    first."""
+    return _whole(words(text))
+
+
+def _whole(own: Sequence[str]) -> str:
+    return "=" + " ".join(own)
+
+
+EVERY = "="
+"""The word that every caption has once: it stands where the whole caption would, so that lengths are the same, and its
+scores hold the lengths."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A BM25 index of captions and tags, and beside it every whole caption as a number, sorted `(n,)`, with its row
+    `(n,)`.
+
+    Whole captions are words too, but nearly as many as items, too many for a vocabulary in memory. `like`: the index
+    whose counts weigh these words, of one that stands beside another.
+    """
+
+    index: bm25s.BM25
+    hashes: np.ndarray
+    rows: np.ndarray
+    like: Words | None = None
+
+    @property
+    def documents(self) -> int:
+        """Items."""
+        return int(self.index.scores["num_docs"])
+
+    def span(self, word: str) -> slice:
+        """Where the postings of a word lie; empty for one that no item has."""
+        at, starts = self.index.vocab_dict.get(word), self.index.scores["indptr"]
+        return slice(0, 0) if at is None or at + 1 >= len(starts) else slice(int(starts[at]), int(starts[at + 1]))
+
+    def same(self, text: str) -> np.ndarray:
+        """The rows whose whole caption is this one, in their order."""
+        number = _number(whole(text))
+        first, last = (int(np.searchsorted(self.hashes, number, side)) for side in ("left", "right"))
+        return np.sort(self.rows[first:last])
+
+    def score_of_same(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """`same`, and what the whole caption adds to the score of each, as if it were a word among the others."""
+        rows, span = self.same(text), self.span(EVERY)
+        if not len(rows) or span.stop == span.start:
+            return rows[:0], np.zeros(0, np.float32)
+        by = self.like or self
+        frequency = len(by.same(text)) or len(rows)
+        # the common word's score is its own rarity times what a caption of this length makes of a word that is there
+        # once
+        share = self.index.scores["data"][span][rows] / _rarity(by.documents, by.documents)
+        return rows, (share * _rarity(by.documents, frequency)).astype(np.float32)
+
+
+def _rarity(documents: int, frequency: int) -> float:
+    return math.log(1 + (documents - frequency + 0.5) / (frequency + 0.5))
+
+
+def _number(text: str) -> np.uint64:
+    return np.uint64(
+        int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    )
+
+
+def tokens_of(
+    captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], first: Callable[[str], str] = str
+) -> Iterator[list[str]]:
+    """The words that stand for each item: `first` of its whole caption, the caption's, the tags', each so often as its
+    field's weight says.
+
+    That is BM25F with whole weights: a word's frequency and an item's length are sums over the fields.
+    """
+    for caption, more in zip(captions, tags, strict=True):
+        own = words(caption)
+        yield [first(_whole(own)), *own] * weights[0] + words(more) * weights[1]
+
+
+def build(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int] = (1, 1)) -> Words:
+    """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order; `weights` of the two
+    fields."""
+    return build_and_count(captions, tags, weights)[0]
+
+
+def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int]) -> tuple[Words, float]:
+    """`build`, and the mean number of words an item, which `build_like` needs."""
+    import bm25s
+
+    vocab: dict[str, int] = {}
+    numbers = array("Q")
+    # numbers in place of words: a million captions are then arrays, not lists of strings
+    tokens = [
+        array("i", [vocab.setdefault(word, len(vocab)) for word in each])
+        for each in tokens_of(captions, tags, weights, _counted_in(numbers))
+    ]
+    index = bm25s.BM25(method="lucene", k1=K1, b=B)
+    if not vocab:  # no item has a word; the library wants one, and nobody can ask for this one
+        vocab, tokens = {"": 0}, [array("i", [0])] * max(1, len(tokens))
+    index.index((tokens, vocab), show_progress=False)
+    return Words(index, *_sorted(numbers)), sum(map(len, tokens)) / max(1, len(tokens))
+
+
+def _counted_in(numbers: array[int]) -> Callable[[str], str]:
+    """Takes a whole caption down as a number, and leaves the common word in its place."""
+
+    def counted(token: str) -> str:
+        numbers.append(int(_number(token)))
+        return EVERY
+
+    return counted
+
+
+def _sorted(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
+    hashes = np.frombuffer(numbers, np.uint64) if len(numbers) else np.zeros(0, np.uint64)
+    rows = np.argsort(hashes, kind="stable").astype(np.int32)
+    return hashes[rows], rows
+
+
+def build_like(
+    like: Words, mean_words: float, captions: Sequence[str], tags: Sequence[str], weights: Sequence[int]
+) -> Words:
+    """An index of further captions whose scores can stand beside those of `like`: the weights of words and the mean
+    length are that one's.
+
+    `mean_words`: words an item of `like`. A word that `like` does not know weighs as one that only these items have.
+    """
+    import bm25s
+
+    numbers = array("Q")
+    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, _counted_in(numbers))]
+    frequencies = Counter(word for counts in tokens for word in counts)
+    vocab = {word: i for i, word in enumerate(frequencies)}
+    rows: list[list[int]] = [[] for _ in vocab]
+    data: list[list[float]] = [[] for _ in vocab]
+    for row, counts in enumerate(tokens):
+        longer = K1 * (1 - B + B * counts.total() / mean_words)
+        for word, count in counts.items():
+            span = like.span(word)
+            known = span.stop - span.start
+            rarity = (
+                _rarity(like.documents, known) if known else math.log(1 + like.documents / (frequencies[word] + 0.5))
+            )
+            rows[vocab[word]].append(row)
+            data[vocab[word]].append(rarity * count / (count + longer))
+    made = bm25s.BM25(method="lucene", k1=K1, b=B)
+    made.scores = {
+        "data": np.asarray([x for column in data for x in column], np.float32),
+        "indices": np.asarray([x for column in rows for x in column], np.int32),
+        "indptr": np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        "num_docs": len(tokens),
+    }
+    made.vocab_dict = vocab
+    return Words(made, *_sorted(numbers), like)
+
+
+def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; equal
+    ones by row; -1 pads."""
+    rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
+    asked = words(text)
+    spans = [span for word in dict.fromkeys(asked) if (span := index.span(word)).stop > span.start]
+    same = index.score_of_same(text) if asked else (np.zeros(0, np.int32), np.zeros(0, np.float32))
+    if k < 1 or not (spans or len(same[0])):
+        return rows, best
+    postings = index.index.scores
+    scores = np.zeros(index.documents, np.float32)
+    scores[same[0]] += same[1]
+    for span in spans:  # a word has each row once, so no sum is lost
+        scores[postings["indices"][span]] += postings["data"][span]
+    if allowed is not None:
+        scores *= allowed
+    found = np.flatnonzero(scores > 0)
+    if len(found) > 4 * k:
+        edge = np.partition(scores[found], len(found) - k)[len(found) - k]
+        found = found[scores[found] >= edge]
+    found = found[np.lexsort((found, -scores[found]))][:k]
+    rows[: len(found)], best[: len(found)] = found, scores[found]
+    return rows, best
+
+
+def search(
+    index: Words, ids: np.ndarray, text: str, k: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`best_rows` by the `ids` of the rows."""
+    rows, scores = best_rows(index, text, k, allowed)
+    return np.where(rows == ABSENT, ABSENT, ids[rows]) if len(ids) else rows, scores
+
+
+def save(index: Words, path: Path) -> None:
+    """Write the index to the directory `path` (plain .npy and .json)."""
+    index.index.save(str(path), show_progress=False)
+    np.save(path / HASHES, index.hashes)
+    np.save(path / ROWS, index.rows)
+
+
+def load(path: Path) -> Words:
+    """The index in the directory `path`, whose files are ours, checked by their hashes; large arrays are mapped, not
+    read."""
+    import bm25s
+
+    index = bm25s.BM25.load(str(path), load_corpus=False, mmap=True, allow_pickle=False)
+    hashes, rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in (HASHES, ROWS))
+    return Words(index, hashes, rows)

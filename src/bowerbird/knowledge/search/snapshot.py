@@ -1,0 +1,158 @@
+"""What is searched at one version: the main segment without what was removed since, and the rows that came since,
+exactly.
+
+Rows are numbered through: those of the main segment first, then the others. A row is the same when its id and the
+version it came with are, so any segment serves any version, newer or older than itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bowerbird.core.types import ABSENT
+from bowerbird.knowledge.search import bm25, dense
+from bowerbird.knowledge.search.ann import K as MEASURED_K
+from bowerbird.knowledge.search.segment import Segment
+
+FEW = 20_000
+"""Up to so many allowed rows are compared one by one; an index would look where they are not."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`live`: which rows of `main` are of this version, boolean; `tail`: the rows that `main` has not."""
+
+    main: Segment
+    live: np.ndarray
+    tail: Segment
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every row of the main segment is live."""
+        return bool(self.live.all())
+
+    def __len__(self) -> int:
+        return int(self.live.sum()) + len(self.tail)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The ids of this version, int64 `(n,)`."""
+        return np.concatenate([self.main.ids[self.live], self.tail.ids])
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """The row of each id, -1 for none of this version."""
+        rows, recent = self.main.rows_of(ids), self.tail.rows_of(ids)
+        there = (rows >= 0) & self.live[rows] if len(self.main) else np.zeros(len(ids), bool)
+        return np.where(recent >= 0, recent + len(self.main), np.where(there, rows, ABSENT))
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """The id of each row, of any shape; -1 stays."""
+        every = self._every_id
+        return np.where(rows == ABSENT, ABSENT, every[rows]) if len(every) else rows
+
+    @cached_property
+    def _every_id(self) -> np.ndarray:
+        return np.concatenate([self.main.ids, self.tail.ids]) if len(self.tail) else self.main.ids
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """The raw embeddings of `rows`, of any shape, float32 `(…, d)`; zeros for -1."""
+        made = np.zeros((*rows.shape, self.main.vectors.raw.shape[1]), np.float32)
+        recent = rows >= len(self.main)
+        here = (rows >= 0) & ~recent
+        made[here] = self.main.vectors.few(rows[here])
+        made[recent] = self.tail.vectors.raw[rows[recent] - len(self.main)]
+        return made
+
+    def described(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
+        """Captions and metadata (without empty values) of `rows` `(Q, K)`; empty ones for -1."""
+        places = [[None if row == ABSENT else self._of(row) for row in line] for line in rows.tolist()]
+        captions = tuple(
+            tuple("" if p is None else str(p[0].table["caption"][p[1]].as_py()) for p in line) for line in places
+        )
+        return captions, tuple(tuple({} if p is None else p[0].metadata(p[1]) for p in line) for line in places)
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """Where each of `rows` `(n,)` came from: its file or row name."""
+        return [str(segment.table["name"][at].as_py()) for segment, at in map(self._of, rows.tolist())]
+
+    def values(self, column: str, rows: np.ndarray) -> list[list[Any]]:
+        """One metadata column of `rows` `(Q, K)`; None for -1, or where there is no such column."""
+        every = [_column(self.main, column), _column(self.tail, column)]
+        cut = len(self.main)
+        return [
+            [None if row == ABSENT else every[row >= cut][row - cut * (row >= cut)].as_py() for row in line]
+            for line in rows.tolist()
+        ]
+
+    def _of(self, row: int) -> tuple[Segment, int]:
+        """The segment of a row, and its number there."""
+        return (self.main, row) if row < len(self.main) else (self.tail, row - len(self.main))
+
+    def dense(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, *, exact: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)`, each `(Q, k)`, among the rows `allowed` (ascending; all when None): never fewer
+        than there are."""
+        cut = len(self.main)
+        here = None if allowed is None else allowed[allowed < cut]
+        recent = None if allowed is None else allowed[allowed >= cut] - cut
+        late_rows, late = dense.exact(self.tail.vectors, queries, k, recent)
+        late_rows = np.where(late_rows == ABSENT, ABSENT, late_rows + cut)
+        return dense.merge(self._main_dense(queries, k, here, exact), (late_rows, late), k)
+
+    def _main_dense(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None, exact: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        main = self.main
+        count = len(allowed) if allowed is not None else int(self.live.sum())
+        if exact or main.index is None or count <= FEW:
+            rows = allowed if allowed is not None else None if self.whole else np.flatnonzero(self.live)
+            return dense.exact(main.vectors, queries, k, rows)
+        mask = (
+            None
+            if allowed is None and self.whole
+            else self.live
+            if allowed is None
+            else np.isin(np.arange(len(main)), allowed, assume_unique=True)
+        )
+        facts = main.facts["index"]
+        # with a filter, or with holes, more must be fetched for as many to be left
+        depth = int(facts["depth"] * max(1.0, k / MEASURED_K) * len(main) / count)
+        found = dense.approximate(
+            main.index, main.vectors, queries, k, probes=int(facts["probes"]), depth=depth, live=mask
+        )
+        short = np.flatnonzero((found[0] == ABSENT).any(1)) if k <= count else np.arange(len(queries))
+        if len(short):
+            rows, scores = dense.exact(
+                main.vectors, queries[short], k, np.flatnonzero(mask) if mask is not None else None
+            )
+            found[0][short], found[1][short] = rows, scores
+        return found
+
+    def words(self, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)`, each `(k,)`, by the words of `text`."""
+        cut = len(self.main)
+        parts = []
+        for segment, start, always in ((self.main, 0, None if self.whole else self.live), (self.tail, cut, None)):
+            if segment.words is None:
+                continue
+            mask = always
+            if allowed is not None:
+                mask = np.zeros(len(segment), bool)
+                mask[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
+            rows, scores = bm25.best_rows(segment.words, text, k, mask)
+            parts.append((np.where(rows == ABSENT, ABSENT, rows + start)[None], scores[None]))
+        if not parts:
+            return np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
+        rows, scores = parts[0] if len(parts) == 1 else dense.merge(parts[0], parts[1], k)
+        return rows[0], scores[0]
+
+
+def _column(segment: Segment, name: str) -> pa.ChunkedArray:
+    """A column of the table, or as many nulls."""
+    return segment.table[name] if name in segment.table.column_names else pa.chunked_array([pa.nulls(len(segment))])

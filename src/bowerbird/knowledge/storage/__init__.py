@@ -1,0 +1,1 @@
+"""Where a knowledge base lies: a directory, or a Milvus server."""

@@ -1,0 +1,366 @@
+"""A knowledge base as a directory: manifest, rows, index, versions; many readers, one writer.
+
+`kb.json` is the manifest and is written last; `files.json` holds the hash of every file of the rows; `rows.lance`
+holds the truth; `index/` holds caches. Knows embeddings as numbers and an encoder by its fingerprint only.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core import checksums, files
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.lock import writer_lock
+from bowerbird.core.progress import Told, quietly
+from bowerbird.knowledge.search import build
+from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
+from bowerbird.knowledge.search.snapshot import Snapshot
+from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
+from bowerbird.knowledge.storage.lance import HINT, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 2
+MANIFEST, FILES = "kb.json", "files.json"
+
+
+class Store:
+    """The directory at `path`, fixed at the version of `manifest`; a change moves it to a new one.
+
+    `memory`: bytes that making an index may take. `told` hears what takes long.
+    """
+
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, told: Told = quietly
+    ) -> None:
+        self.path, self.manifest, self.memory, self.told = path, manifest, memory, told
+        self._token = 0  # of the change that is being made
+
+    @classmethod
+    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> Store:
+        """The directory at its newest version. Raises: BowerbirdError when no knowledge base is there, or its manifest
+        is damaged."""
+        if not (path / MANIFEST).is_file():
+            raise BowerbirdError(
+                f"{path}: no knowledge base here; make one: bowerbird kb build {path} FOLDER_OF_PICTURES"
+            )
+        manifest = read_manifest(path)
+        if manifest.get("format") != FORMAT:
+            raise BowerbirdError(
+                f"{path}: format {manifest.get('format')!r} of another bowerbird; this one reads format {FORMAT}; build"
+                " it again"
+            )
+        return cls(path, manifest, memory, told)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        encoder: dict[str, Any],
+        words: Sequence[int] = (1, 1),
+        memory: int = DEFAULT_MEMORY,
+        told: Told = quietly,
+    ) -> Store:
+        """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
+
+        `encoder`: name, fingerprint, dim, normalize. `words`: how often a word of a caption and of the tags counts.
+        """
+        if not (path / MANIFEST).is_file():
+            shutil.rmtree(path / ROWS_FOLDER, ignore_errors=True)  # of a build that was killed this early
+            Rows.create(path, int(encoder["dim"]))
+            record_files(path)
+            entry = {"version": 0, "items": 0, "rows_version": 1, "token": 0}
+            metric = "cosine" if encoder["normalize"] else "inner product"
+            embeddings = {
+                key: encoder[key] for key in ("fingerprint", "dim", "normalize")
+            }  # sealed; of `encoder` the name may be edited
+            facts = {
+                "format": FORMAT,
+                **entry,
+                "metric": metric,
+                "encoder": encoder,
+                "embeddings": embeddings,
+                "words": list(words),
+            }
+            files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
+        return cls(path, read_manifest(path), memory, told)
+
+    def at_version(self, version: int) -> Store:
+        """As it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
+        found = next((entry for entry in self.manifest["history"] if entry["version"] == version), None)
+        if found is None:
+            raise BowerbirdError(
+                f"{self.path}: version {version} is not kept; there are {self.versions[0]} to {self.versions[-1]}"
+            )
+        return Store(self.path, {**self.manifest, **found}, self.memory, self.told)
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that can be opened."""
+        return [int(entry["version"]) for entry in self.manifest["history"]]
+
+    @property
+    def dim(self) -> int:
+        """Numbers an embedding has."""
+        return int(self.manifest["encoder"]["dim"])
+
+    def __len__(self) -> int:
+        return int(self.manifest["items"])
+
+    def info(self) -> dict[str, Any]:
+        """Its indexes, bytes on disk, and metadata columns."""
+        main = self.snapshot.main.facts
+        index = main["index"]
+        return {
+            "indexes": {
+                "dense": {
+                    **index,
+                    "metric": self.manifest["metric"],
+                    "exact": index["kind"] == "flat",
+                    "of version": main["version"],
+                },
+                "bm25": {
+                    "kind": "bm25s lucene",
+                    "weights": dict(zip(("caption", "tags"), self.manifest["words"], strict=True)),
+                },
+                "beside them": {"added": len(self.snapshot.tail), "removed": int((~self.snapshot.live).sum())},
+            },
+            "bytes": sum(_size(p) for p in self.path.rglob("*")),
+            "metadata": self.rows.metadata_types(),
+        }
+
+    def close(self) -> None:
+        """Nothing is held that others could want."""
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The truth: the table of this version. Raises: BowerbirdError when its files are not those that were
+        written."""
+        forgetting = bool(self.manifest.get("forgetting"))
+        wrong = checksums.changed(
+            self.path, files.read_sealed(self.path / FILES, "list of files"), by_time=False, may_be_gone=forgetting
+        )
+        if wrong:
+            if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
+                raise BowerbirdError(self._forgotten())
+            raise BowerbirdError(
+                f"{wrong[0]}; restore it from a copy; bowerbird kb verify {self.path} names every damaged file"
+            )
+        return Rows(self.path, int(self.manifest["rows_version"]))
+
+    def _forgotten(self) -> str:
+        return f"{self.path}: version {self.manifest['version']} was forgotten since it was opened; open it again"
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """What is searched."""
+        return self._opened(renew=False)
+
+    def _opened(self, *, renew: bool) -> Snapshot:
+        return build.open_snapshot(
+            self.path, lambda: self.rows, self.tag(), self.dim, memory=self.memory, renew=renew, told=self.told
+        )
+
+    def tag(self) -> dict[str, Any]:
+        """What a cache of this version must say of itself to be of use."""
+        return {
+            "layout": build.LAYOUT,
+            "version": int(self.manifest["version"]),
+            "token": int(self.manifest["token"]),
+            "fingerprint": str(self.manifest["encoder"]["fingerprint"]),
+            "normalize": bool(self.manifest["encoder"]["normalize"]),
+            "words": list(self.manifest["words"]),
+        }
+
+    def ids(self, where: str | None = None) -> np.ndarray:
+        """The ids of all items, or of those that satisfy `where`, int64 `(n,)`. Raises: BowerbirdError for a wrong
+        condition."""
+        if where is None:
+            return self.snapshot.ids
+        with self._still_there():
+            return self.rows.ids(where)
+
+    def all_ids(self) -> np.ndarray:
+        """The ids of all items, from the rows: also of those that no commit has told of yet."""
+        return self.rows.keys()[0]
+
+    def allowed(self, where: str) -> np.ndarray:
+        """The rows that satisfy `where`, as the snapshot takes them."""
+        return np.sort(self.snapshot.rows_of(self.ids(where)))
+
+    def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The original bytes of these items' pictures, by id; items without a picture are left out."""
+        with self._still_there():
+            return self.rows.pictures(ids)
+
+    @contextmanager
+    def _still_there(self) -> Iterator[None]:
+        """Rows are read lazily: say so when another process forgot this version meanwhile."""
+        try:
+            yield
+        except (BowerbirdError, OSError, RuntimeError, ValueError) as error:
+            if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
+                raise BowerbirdError(self._forgotten()) from error
+            if isinstance(error, BowerbirdError):
+                raise
+            raise BowerbirdError(
+                f"{self.path}: cannot be read ({_first_line(error)}); bowerbird kb verify {self.path} names every"
+                " damaged file"
+            ) from error
+
+    def whole(self, ids: Sequence[int]) -> pa.Table:
+        """The rows of `ids` with everything they hold, in the order of `ids`."""
+        with self._still_there():
+            return self.rows.whole(ids)
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock, at the newest version (another writer may have been here), without the rows of a write that
+        never finished.
+
+        Raises: BowerbirdError when the disk cannot; what was committed before stays, and nothing else.
+        """
+        with writer_lock(self.path):
+            try:
+                self.manifest = read_manifest(self.path)
+                self._forget()
+                self._token = secrets.randbits(62)
+                self.rows.roll_back()
+                if self.manifest.get("forgetting"):
+                    self._finish_forgetting()
+                yield
+            except BaseException as error:
+                self._forget()  # what was appended and not committed is not to be seen
+                if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "lance" in str(error).lower()):
+                    raise BowerbirdError(
+                        f"{self.path}: could not be written ({_first_line(error)}); it is whole at version"
+                        f" {self.manifest['version']}; see to the disk and run this again"
+                    ) from error
+                raise
+
+    def unfit(self, item: dict[str, Any]) -> str | None:
+        """Why an item cannot be stored here: a directory takes everything."""
+        return None
+
+    def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
+        """Add items (id, caption, name, image, metadata) with their raw embeddings `(n, d)`; seen from the next
+        `commit` on."""
+        self.rows.append(items, embeddings, self._token)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Remove items; gone from the next `commit` on."""
+        self.rows.delete(ids)
+
+    def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
+        """Give items another caption or other metadata, from the next `commit` on."""
+        self.rows.change(ids, self._token, caption, metadata)
+
+    def commit(self) -> None:
+        """Record the new version; from here on readers see it."""
+        record_files(self.path)
+        entry = {
+            "version": int(self.manifest["version"]) + 1,
+            "items": len(self.rows),
+            "rows_version": self.rows.version,
+            "token": self._token,
+        }
+        self._write_manifest({**self.manifest, **entry, "history": [*self.manifest["history"], entry]})
+        self._token = secrets.randbits(62)
+        self.__dict__.pop("snapshot", None)
+
+    def renew(self) -> None:
+        """Take the new version's searchable form; an index that cannot be made is no loss, as what came since is
+        searched without."""
+        try:
+            self.__dict__["snapshot"] = self._opened(renew=True)
+        except (BowerbirdError, OSError, RuntimeError) as error:
+            self.told(f"{self.path}: the index was not renewed ({str(error)[:160]})")
+
+    def compact(self, *, forget: bool) -> None:
+        """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the
+        space they take."""
+        with self.writing():
+            self.rows.compact()
+            self.commit()
+            if forget:
+                # while this is said, files that are gone are no damage: a kill between deleting them and the new list
+                # of files does no harm
+                self._write_manifest({**self.manifest, "history": self.manifest["history"][-1:], "forgetting": True})
+                self._finish_forgetting()
+            build.make(self.path, self.rows, self.tag(), self.dim, memory=self.memory, told=self.told, anew=True)
+            self.__dict__.pop("snapshot", None)
+
+    def _finish_forgetting(self) -> None:
+        self._forget()
+        self.rows.forget_others()
+        record_files(self.path)
+        self._write_manifest({key: value for key, value in self.manifest.items() if key != "forgetting"})
+        self._forget()
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        files.write_sealed(self.path / MANIFEST, manifest)
+        self.manifest = manifest
+
+    def _forget(self) -> None:
+        for name in ("rows", "snapshot"):
+            self.__dict__.pop(name, None)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in the folder `path`; a person may have given the encoder another name.
+
+    Raises: BowerbirdError when it is damaged, MismatchError when more of the encoder was changed than its name.
+    """
+    manifest = files.read_sealed(path / MANIFEST, "knowledge base", trust=("encoder",))
+    encoder, embeddings = manifest.get("encoder"), manifest.get("embeddings")
+    if isinstance(embeddings, dict) and (
+        not isinstance(encoder, dict)
+        or not isinstance(encoder.get("name"), str)
+        or embeddings != {key: encoder.get(key) for key in embeddings}
+    ):
+        raise MismatchError(
+            f"{path}: made with encoder {embeddings.get('fingerprint')} ({embeddings.get('dim')} numbers), and"
+            f" {MANIFEST} now says {encoder}; restore it from a copy, or build it again: bowerbird kb build NEW SOURCE"
+        )
+    return manifest
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a build that ended in an error has committed items, which the same command then need not embed again."""
+    try:
+        return int(files.read_sealed(folder / MANIFEST, "knowledge base")["items"]) > 0
+    except BowerbirdError:
+        return False
+
+
+def record_files(path: Path) -> None:
+    """Write the hashes of the rows' files, which never change once written; done before the manifest that relies on
+    them."""
+    known = files.read_sealed(path / FILES, "list of files") if (path / FILES).is_file() else {}
+    names = [f"{ROWS_FOLDER}/{name}" for name in checksums.listed(path / ROWS_FOLDER) if not name.endswith(HINT)]
+    files.write_sealed(path / FILES, checksums.record(path, known=known, only=names, durable=True))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; none of one that another process removed at this moment."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

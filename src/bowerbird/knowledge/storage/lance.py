@@ -1,0 +1,322 @@
+"""The rows of a knowledge base, in LanceDB: the truth everything else is made from.
+
+A row: id (content hash), caption, name, metadata columns, the picture's original bytes, its raw embedding, the version
+it came with, and a check over all that the id does not hash. Every write makes a new table version; readers open the
+one the manifest names, so an unfinished write is never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.filters import explain
+from bowerbird.data.item import OWN_COLUMNS, hash_of, renamed
+
+TABLE = "rows"
+FOLDER = "rows.lance"
+HINT = "latest_version_hint.json"
+"""LanceDB's one file that changes; it does without it."""
+CACHE_BYTES = 64 * 1024**2
+
+
+class Rows:
+    """One LanceDB table below `folder`, opened at `version` (the newest when None)."""
+
+    def __init__(self, folder: Path, version: int | None = None) -> None:
+        import lancedb
+
+        self.folder = folder
+        # left to itself LanceDB keeps up to seven gigabytes of what it read, every version's list of files among it
+        session = lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+        self._db = lancedb.connect(str(folder), session=session)
+        try:
+            self._table = self._db.open_table(TABLE)
+            if version is not None and self._table.version != version:
+                self._table.checkout(version)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise BowerbirdError(
+                f"{folder}: the rows cannot be opened ({str(error).splitlines()[0][:120]}); restore this folder from a"
+                " copy"
+            ) from error
+
+    @classmethod
+    def create(cls, folder: Path, dim: int) -> Rows:
+        """An empty table for embeddings of `dim` numbers."""
+        import lancedb
+
+        schema = pa.schema(
+            [
+                ("id", pa.int64()),
+                ("caption", pa.string()),
+                ("name", pa.string()),
+                ("image", pa.large_binary()),
+                ("embedding", pa.list_(pa.float32(), dim)),
+                ("added", pa.int64()),
+                ("check", pa.int64()),
+            ]
+        )
+        lancedb.connect(str(folder)).create_table(TABLE, schema=schema)
+        return cls(folder)
+
+    @property
+    def version(self) -> int:
+        """LanceDB's number of the opened version."""
+        return int(self._table.version)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    def metadata_types(self) -> dict[str, str]:
+        """Metadata columns and their Arrow types."""
+        return {field.name: str(field.type) for field in self._table.schema if field.name not in OWN_COLUMNS}
+
+    def roll_back(self) -> None:
+        """Make the opened version the newest again: what a writer does with an unfinished write it finds."""
+        if self.version != max(entry["version"] for entry in self._table.list_versions()):
+            self._table.restore()
+        else:
+            self._table.checkout_latest()
+
+    def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> None:
+        """Add `items` (own columns without embedding, and `metadata`) as of version `added`; new metadata columns are
+        added to the table."""
+        table = self._to_arrow(items, embeddings, added)
+        at = table.schema.get_field_index("check")
+        self._table.add(
+            table.set_column(
+                at, table.schema.field(at), pa.array(checks(table.combine_chunks().to_batches()[0]), pa.int64())
+            )
+        )
+
+    def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> pa.Table:
+        names = sorted({key for item in items for key in item["metadata"]})
+        columns = {name: as_column([item["metadata"].get(name) for item in items]) for name in names}
+        known = {field.name: field.type for field in self._table.schema}
+        fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
+        if fresh:
+            self._table.add_columns(pa.schema(fresh))
+        arrays: dict[str, pa.Array] = {}
+        for field in self._table.schema:
+            if field.name == "embedding":
+                arrays["embedding"] = pa.FixedSizeListArray.from_arrays(
+                    pa.array(embeddings.reshape(-1), pa.float32()), embeddings.shape[1]
+                )
+            elif field.name in ("added", "check"):
+                arrays[field.name] = pa.array([added] * len(items), field.type)
+            elif field.name in OWN_COLUMNS:
+                arrays[field.name] = pa.array([item[field.name] for item in items], field.type)
+            elif field.name in columns:
+                arrays[field.name] = _cast(columns[field.name], field)
+            else:
+                arrays[field.name] = pa.nulls(len(items), field.type)
+        return pa.table(arrays)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Remove the rows with these ids."""
+        for start in range(0, len(ids), 1000):
+            self._table.delete(_among(ids[start : start + 1000]))
+
+    def ids(self, where: str | None = None) -> np.ndarray:
+        """The ids (int64), of all rows or of those that satisfy `where`. Raises: BowerbirdError when it is no such
+        condition."""
+        query = self._table.search().select(["id"]).limit(max(1, len(self)))
+        try:
+            return (query.where(f"({where})") if where else query).to_arrow()["id"].to_numpy().astype(np.int64)
+        except Exception as error:  # LanceDB raises several kinds for one cause: the condition
+            if where is None:
+                raise
+            raise explain(where, [*self.metadata_types(), "caption", "name", "id"], error) from error
+
+    def keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and the versions they came with, each int64 `(n,)`: what tells a row from every other, also from an
+        earlier form of itself."""
+        found = self._table.search().select(["id", "added"]).limit(max(1, len(self))).to_arrow()
+        return found["id"].to_numpy().astype(np.int64), found["added"].to_numpy().astype(np.int64)
+
+    def schema_without(self, *names: str) -> pa.Schema:
+        """The table's columns but for those named."""
+        return pa.schema([field for field in self._table.schema if field.name not in names])
+
+    def checked_batches(self, size: int, ids: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, or those of `ids`, without their pictures, `size` at a time, each compared with its check.
+
+        Raises: BowerbirdError naming the first row that is not as it was written.
+        """
+        names = [field.name for field in self._table.schema if field.name != "image"]
+        query = self._table.search().select(names).limit(max(1, len(self)))
+        if ids is not None:
+            query = query.where(_among(ids))
+        for batch in query.to_batches(size):
+            if len(batch):
+                batch = batch.select(names)
+                wrong = np.flatnonzero(checks(batch) != batch.column(names.index("check")).to_numpy())
+                if len(wrong):
+                    raise BowerbirdError(
+                        f"{self.folder}: the row of id {batch.column(names.index('id'))[int(wrong[0])]} is not as it"
+                        f" was written; bowerbird kb verify {self.folder} names the damaged file"
+                    )
+                yield batch
+
+    def of(self, ids: Sequence[int]) -> pa.Table:
+        """The rows of `ids` without pictures and checks."""
+        schema = self.schema_without("image", "check")
+        found = [
+            batch
+            for start in range(0, len(ids), 5000)
+            for batch in self.checked_batches(4096, ids[start : start + 5000])
+        ]
+        return pa.Table.from_batches([batch.select(schema.names) for batch in found], schema=schema)
+
+    def whole(self, ids: Sequence[int]) -> pa.Table:
+        """The rows of `ids` with everything they hold, in the order of `ids`."""
+        found = self._table.search().where(_among(ids)).limit(len(ids)).to_arrow()
+        at = {number: row for row, number in enumerate(found["id"].to_pylist())}
+        return found.select(self._table.schema.names).take([at[int(i)] for i in ids])
+
+    def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The original bytes of these items' pictures, by id, read in one batch; each is compared with its id. Items
+        without a picture are left out.
+
+        Raises: BowerbirdError when one is not what was added.
+        """
+        wanted = sorted({int(i) for i in ids})
+        if not wanted:
+            return {}
+        found = (
+            self._table.search().where(_among(wanted)).select(["id", "image", "caption"]).limit(len(wanted)).to_arrow()
+        )
+        pictures = {}
+        for number, data, caption in zip(
+            *(found[name].to_pylist() for name in ("id", "image", "caption")), strict=True
+        ):
+            if data and hash_of(data, caption) != number:
+                raise BowerbirdError(
+                    f"{self.folder}: the picture of id {number} is not as it was added; bowerbird kb verify"
+                    f" {self.folder} names the damaged file"
+                )
+            if data:
+                pictures[number] = data
+        return pictures
+
+    def change(self, ids: Sequence[int], added: int, caption: str | None, metadata: dict[str, Any]) -> None:
+        """Write the rows of `ids` again, as of the change `added`, with another caption or other metadata.
+
+        Raises: BowerbirdError, before anything is written, when two items would become one.
+        """
+        if caption is not None:
+            self._refuse_collisions(ids, caption)
+        names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
+        for start in range(0, len(ids), 200):
+            found = self.whole(ids[start : start + 200])
+            items = []
+            for row in found.drop_columns(["embedding"]).to_pylist():
+                said = row["caption"] if caption is None else caption
+                kept = {name: row[name] for name in names if row[name] is not None}
+                items.append(
+                    {
+                        "id": row["id"],
+                        "caption": said,
+                        "name": row["name"],
+                        "image": row["image"],
+                        "metadata": kept | metadata,
+                    }
+                )
+            embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
+            if caption is not None:
+                items = [
+                    item | {"id": renamed(item["image"], vector, caption)}
+                    for item, vector in zip(items, embeddings, strict=True)
+                ]
+            self.delete(ids[start : start + 200])
+            self.append(items, embeddings, added)
+
+    def _refuse_collisions(self, ids: Sequence[int], caption: str) -> None:
+        becomes: dict[int, int] = {}
+        others = set(self.keys()[0].tolist()) - set(ids)
+        for start in range(0, len(ids), 200):
+            found = self.whole(ids[start : start + 200])
+            vectors = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
+            for number, data, vector in zip(found["id"].to_pylist(), found["image"].to_pylist(), vectors, strict=True):
+                new = renamed(data, vector, caption)
+                if new in others or becomes.setdefault(new, number) != number:
+                    raise BowerbirdError(
+                        f"{self.folder}: with caption {caption!r}, item {number} would be the same as item"
+                        f" {becomes.get(new, new)}; nothing was changed"
+                    )
+
+    def compact(self) -> None:
+        """Write the rows as few files; every earlier version stays."""
+        self._table.optimize(cleanup_older_than=timedelta(days=365_000))
+
+    def forget_others(self) -> None:
+        """Delete the files that only earlier versions need."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="optimize")  # that older versions go is what was asked for
+            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
+def _among(ids: Sequence[int]) -> str:
+    return f"id IN ({', '.join(str(int(i)) for i in ids)})"
+
+
+def checks(batch: pa.RecordBatch) -> np.ndarray:
+    """A number for each row that changes with any bit of it, pictures and the check itself aside, int64 `(n,)`."""
+    embedding = batch.column(batch.schema.get_field_index("embedding"))
+    words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
+    # odd multipliers: no change of one number can cancel, modulo 2^64
+    total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check"))
+    columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
+    for row in range(len(batch)):
+        said = json.dumps(
+            [[name, column[row]] for name, column in columns if column[row] is not None],
+            ensure_ascii=False,
+            default=str,
+        )
+        digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        total[row] ^= np.uint64(int.from_bytes(digest, "big"))
+    return total.view(np.int64)
+
+
+def as_column(values: list[Any]) -> pa.Array:
+    """Metadata values as one Arrow column: numbers, booleans, texts and lists of texts as such, anything else as JSON
+    text."""
+    plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
+    present = [v for v in plain if v is not None]
+    kinds = {type(v) for v in present}
+    if kinds and (kinds <= {str} or kinds <= {bool} or kinds <= {int} or kinds <= {int, float}):
+        try:
+            return pa.array([float(v) if v is not None and kinds == {int, float} else v for v in plain])
+        except (pa.ArrowInvalid, OverflowError):
+            pass
+    if kinds == {list} and all(isinstance(x, str) for v in present for x in v):
+        return pa.array(plain, pa.list_(pa.string()))
+    return pa.array(
+        [v if v is None or isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for v in plain],
+        pa.string(),
+    )
+
+
+def _cast(column: pa.Array, field: pa.Field) -> pa.Array:
+    """`column` in the type the table already has. Raises: BowerbirdError when the two sources disagree beyond that."""
+    if column.type == field.type:
+        return column
+    try:
+        if pa.types.is_boolean(field.type) and not pa.types.is_null(column.type):
+            raise pa.ArrowInvalid("Arrow would take any number for true")
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BowerbirdError(
+            f"metadata column {field.name!r} is {field.type} in this knowledge base and {column.type} in the new"
+            " source; rename it there"
+        ) from error

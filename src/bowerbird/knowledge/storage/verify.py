@@ -1,0 +1,171 @@
+"""Does a knowledge base still hold what was put into it? Every file against its hash, every row against its check, the
+index against the rows.
+
+What is derived from the rows can be mended; a damaged file of the rows is named, and only a copy brings it back.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bowerbird.core import checksums, files, images
+from bowerbird.core.errors import BowerbirdError, PictureError
+from bowerbird.core.lock import writer_lock
+from bowerbird.core.progress import Progress
+from bowerbird.knowledge.search import build, segment
+from bowerbird.knowledge.storage.directory import FILES, MANIFEST, Store
+from bowerbird.knowledge.storage.id_set import Known
+from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
+from bowerbird.knowledge.storage.lance import HINT
+
+
+@dataclass
+class Verdict:
+    """What is `lost` (files and rows that differ from what was written), what is `stale` (derived, can be made again),
+    what was `mended`."""
+
+    items: int = 0
+    pictures: int = 0
+    lost: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Nothing is lost, and nothing stale is left."""
+        return not self.lost and len(self.mended) == len(self.stale)
+
+    def facts(self) -> dict[str, Any]:
+        """What `kb verify --json` prints."""
+        return {
+            "good": self.good,
+            "items": self.items,
+            "pictures": self.pictures,
+            "lost": self.lost,
+            "stale": self.stale,
+            "mended": self.mended,
+        }
+
+
+def verify(path: str | Path, *, repair: bool = False, progress: Progress | None = None) -> Verdict:
+    """Read everything of the knowledge base at `path` and compare; with `repair`, make anew what is derived.
+
+    Raises: BowerbirdError when there is none at all.
+    """
+    path = Path(path)
+    if not path.is_dir() or not any((path / name).exists() for name in (MANIFEST, ROWS_FOLDER)):
+        raise BowerbirdError(f"{path}: no knowledge base here")
+    before = _version(path)
+    verdict = _read_everything(path, repair, progress)
+    for _ in range(3):  # a writer may have been here meanwhile, and forgotten what was being read
+        if not verdict.lost or before == (before := _version(path)):
+            break
+        verdict = _read_everything(path, repair, progress)
+    return verdict
+
+
+def _version(path: Path) -> int | None:
+    """The version now, if it can be read."""
+    try:
+        return int(Store.open(path).manifest["version"])
+    except (BowerbirdError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Verdict:
+    verdict = Verdict()
+    try:
+        store = Store.open(path)
+        files.read_sealed(path / MANIFEST, "knowledge base", exactly=True)
+        recorded = files.read_sealed(path / FILES, "list of files", exactly=True)
+        verdict.lost += checksums.changed(path, recorded, thorough=True)
+        verdict.lost += _rows(store, verdict, progress)
+    except BowerbirdError as error:
+        verdict.lost.append(str(error))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        verdict.lost.append(f"{path / MANIFEST}: damaged ({type(error).__name__}: {error})")
+    if verdict.lost:
+        return verdict
+    derived = {"index": _index(store), "hint": _hint(path)}
+    verdict.stale = [line for line in derived.values() if line]
+    if repair and verdict.stale:
+        with writer_lock(path):
+            if derived["hint"]:
+                (path / ROWS_FOLDER / "_versions" / HINT).unlink(missing_ok=True)
+                verdict.mended.append(derived["hint"])
+            if derived["index"]:
+                build.make(path, store.rows, store.tag(), store.dim, memory=store.memory, anew=True)
+                verdict.mended.append(derived["index"])
+    return verdict
+
+
+def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str]:
+    """Every row against its check, and every picture against its id."""
+    wrong = []
+    rows = store.rows
+    if len(rows) != len(store):
+        wrong.append(f"{store.path / MANIFEST}: says {len(store)} items, the rows are {len(rows)}")
+    seen = Known(np.zeros(0, np.int64))
+    for batch in rows.checked_batches(2048):
+        ids = batch.column(batch.schema.get_field_index("id")).to_pylist()
+        new = set(seen.new(ids))
+        seen.add(ids)
+        wrong += [f"{store.path}: id {number} is there twice" for at, number in enumerate(ids) if at not in new]
+        for start in range(0, len(ids), 256):
+            for number, data in rows.pictures(ids[start : start + 256]).items():
+                verdict.pictures += 1
+                try:
+                    images.decode(data, str(number))
+                except PictureError as error:
+                    wrong.append(str(error))
+        verdict.items += len(ids)
+        if progress is not None:
+            progress(verdict.items, len(store))
+    return wrong
+
+
+def _index(store: Store) -> str | None:
+    """What is wrong with the main segment, if anything."""
+    folder = store.path / segment.FOLDER
+    if not folder.exists():
+        return f"{folder}: not there"
+    try:
+        recorded = files.read_sealed(folder / segment.MANIFEST, "index", exactly=True)["files"]
+        wrong = checksums.changed(folder, recorded, thorough=True)
+    except (BowerbirdError, KeyError, TypeError, AttributeError) as error:
+        return f"{folder / segment.MANIFEST}: {error}"
+    if wrong:
+        return wrong[0]
+    main = segment.load(folder, store.tag())
+    if main is None:
+        return f"{folder / segment.MANIFEST}: of another encoder or another bowerbird"
+    for batch in store.rows.checked_batches(4096):
+        ids, added = (batch.column(batch.schema.get_field_index(name)).to_numpy() for name in ("id", "added"))
+        at = main.rows_of(ids)
+        same = (at >= 0) & (main.added[at] == added) if len(main) else np.zeros(len(ids), bool)
+        if not np.array_equal(main.vectors.raw[at[same]], segment.vectors_of(batch, store.dim)[same]):
+            return f"{folder / segment.VECTORS}: not the embeddings of the rows"
+    return None
+
+
+def _hint(path: Path) -> str | None:
+    """What is wrong with LanceDB's hint, if anything."""
+    hint = path / ROWS_FOLDER / "_versions" / HINT
+    if not hint.exists():
+        return None
+    try:
+        newest = int(json.loads(hint.read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{hint}: damaged"
+    there = [p.name for p in hint.parent.glob("*.manifest")]
+    named = {newest, 2**64 - 1 - newest}  # LanceDB counts its file names down
+    return (
+        None
+        if any(int(name.split(".")[0]) in named for name in there if name.split(".")[0].isdigit())
+        else f"{hint}: names version {newest}, which is not there"
+    )

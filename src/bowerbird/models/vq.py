@@ -1,0 +1,74 @@
+"""The tokenizer of the discrete models, diffusers' VQModel: made from an autoencoder, pictures to symbols and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bowerbird.core.errors import BowerbirdError
+
+
+def from_autoencoder(base: Any, symbols: int) -> Any:
+    """A `VQModel` that encodes and decodes like the `AutoencoderKL` called `base`; its codebook is still random.
+
+    The mean's half of the last convolution of `base`, scaled to unit variance, becomes the encoder's output.
+    """
+    from diffusers import AutoencoderKL, VQModel
+
+    if not isinstance(base, AutoencoderKL):
+        raise BowerbirdError(
+            "a tokenizer starts from an AutoencoderKL; set system.base to one, for example tiny-autoencoder"
+        )
+    old = base.config
+    model = VQModel(
+        down_block_types=old.down_block_types,
+        up_block_types=old.up_block_types,
+        block_out_channels=old.block_out_channels,
+        layers_per_block=old.layers_per_block,
+        latent_channels=old.latent_channels,
+        sample_size=old.sample_size,
+        num_vq_embeddings=symbols,
+        norm_num_groups=old.norm_num_groups,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+    channels = old.latent_channels
+    state, mine = base.state_dict(), model.state_dict()
+    own = ("quantize.", "encoder.conv_out.", "quant_conv.", "post_quant_conv.")
+    mine |= {name: tensor for name, tensor in state.items() if not name.startswith(own)}
+    mean = state["quant_conv.weight"][:channels, :, 0, 0]
+    mine["encoder.conv_out.weight"] = torch.einsum("oi,i...->o...", mean, state["encoder.conv_out.weight"])
+    mine["encoder.conv_out.bias"] = mean @ state["encoder.conv_out.bias"] + state["quant_conv.bias"][:channels]
+    scale, shift = float(old.scaling_factor), float(old.shift_factor or 0.0)
+    eye = torch.eye(channels)[:, :, None, None]
+    mine["quant_conv.weight"], mine["quant_conv.bias"] = eye * scale, torch.full((channels,), -shift * scale)
+    post = state["post_quant_conv.weight"]
+    mine["post_quant_conv.weight"] = post / scale
+    mine["post_quant_conv.bias"] = state["post_quant_conv.bias"] + (post[:, :, 0, 0] * shift).sum(1)
+    model.load_state_dict(mine)
+    return model
+
+
+@torch.no_grad()
+def to_tokens(model: Any, x: Tensor) -> Tensor:
+    """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`."""
+    found: Tensor = model.quantize(model.encode(x.to(model.device, model.dtype)).latents)[2][2]
+    return found.view(len(x), -1)
+
+
+def to_bank_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
+    """`to_tokens` in the form a latent bank keeps: int16 on the CPU."""
+    return to_tokens(model.to(device), x).short().cpu()
+
+
+@torch.no_grad()
+def to_pictures(model: Any, tokens: Tensor) -> Tensor:
+    """Symbols `(n, N)` -> pictures `(n, 3, S, S)` in [-1, 1]."""
+    side, tokens = round(tokens.shape[1] ** 0.5), tokens.to(model.device)
+    shape = (len(tokens), side, side, model.config.vq_embed_dim or model.config.latent_channels)
+    painted: Tensor = model.decode(
+        model.quantize.get_codebook_entry(tokens.reshape(-1), shape), force_not_quantize=True
+    ).sample
+    return painted.float().clamp(-1, 1)

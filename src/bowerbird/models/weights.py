@@ -1,0 +1,25 @@
+"""Which weights travel inside the package, and where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "bundled"
+DESCRIPTIONS = {
+    "small": "picture and text encoder, 384 numbers an item, 64 px",
+    "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
+    "tiny-copies": "descriptor of near copies for `check`, 128 numbers a picture, 64 px",
+    "tiny-knn": (
+        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbours'; over"
+        " tiny-rdm"
+    ),
+    "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbours' pictures with captions",
+    "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; over tiny-rdm",
+    "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbours' embeddings of `small`",
+}
+
+
+def bundled(name: str) -> Path | None:
+    """The directory of the bundled weights called `name`, or None when there are none of that name."""
+    path = FOLDER / name
+    return path if name in DESCRIPTIONS and path.is_dir() else None

@@ -1,0 +1,175 @@
+"""What every pipeline does the same way: one generator a picture, a scheduler's steps, a model's fingerprint, the form
+of the result."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bowerbird.core import seeds, tensors
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import Neighbors
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+
+
+def generators_for(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int, count: int
+) -> list[torch.Generator]:
+    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, …"""
+    if generator is None:
+        return seeds.picture_generators(seed, count)
+    if isinstance(generator, torch.Generator):
+        return [generator] * count
+    if len(generator) != count:
+        raise BowerbirdError(f"{len(generator)} generators for {count} pictures; give one, or one a picture")
+    return list(generator)
+
+
+def schedule(
+    scheduler: Any, num_inference_steps: int, eta: float, generators: list[torch.Generator], device: Any
+) -> tuple[Tensor, dict[str, Any]]:
+    """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
+    if num_inference_steps < 1:
+        raise BowerbirdError(f"num_inference_steps is 1 or more; got {num_inference_steps}")
+    accepted = inspect.signature(scheduler.step).parameters
+    extra: dict[str, Any] = {}
+    if "eta" in accepted:
+        extra["eta"] = eta
+    elif eta:
+        raise BowerbirdError(f"eta is an option of the ddim sampler; {type(scheduler).__name__} has none")
+    if "generator" in accepted:
+        extra["generator"] = generators
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    return scheduler.timesteps, extra
+
+
+def timestep_interval(scheduler: Any, shares: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Shares of the noise, 0 to 1, as timesteps of the scheduler. Raises: BowerbirdError when they are not two rising
+    shares."""
+    if shares is None:
+        return None
+    low, high = shares
+    if not 0 <= low < high <= 1:
+        raise BowerbirdError(
+            f"guidance_interval is two shares of the noise from 0 to 1, the lower first; got {low:g} and {high:g}"
+        )
+    total = int(scheduler.config.num_train_timesteps)
+    return low * total, high * total
+
+
+def save_half(pipe: Any, network: torch.nn.Module, out: Path) -> None:
+    """Write `pipe` in diffusers layout with its `network`, which is training on, in half precision."""
+    network.half()
+    pipe.save_pretrained(out)
+    network.float()
+
+
+def partway(
+    scheduler: Any, timesteps: Tensor, noise: Tensor, started: Tensor, strength: float
+) -> tuple[Tensor, Tensor]:
+    """The steps left of `timesteps` when the share `strength` of them is taken, and the latents there: `started` under
+    that much noise.
+
+    Raises: BowerbirdError when strength is not in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise BowerbirdError(
+            f"strength is above 0 and at most 1, the share of the steps that are taken; got {strength}"
+        )
+    first = len(timesteps) - max(1, round(len(timesteps) * strength))
+    if first == 0:
+        return timesteps, noise
+    if hasattr(scheduler, "set_begin_index"):  # DDIM counts no steps
+        scheduler.set_begin_index(first)
+    return timesteps[first:], scheduler.add_noise(
+        started, noise / scheduler.init_noise_sigma, timesteps[first : first + 1].expand(len(noise))
+    )
+
+
+def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
+    """`kb` itself. Raises: MismatchError when it was made with another encoder than the pipeline's `config` names."""
+    wanted, there = config.encoder_fingerprint, kb.encoder_fingerprint
+    if wanted and there != wanted:
+        raise MismatchError(
+            f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with"
+            f" {config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder"
+            f" {config.encoder_name}"
+        )
+    return kb
+
+
+def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
+    """How much each neighbour counts, 0 where absent, float32 `(Q, K)`.
+
+    Raises: BowerbirdError for weights other than 0 and 1 where a network in `dtype` would round them away.
+    """
+    weights: np.ndarray = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+    if dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
+        raise BowerbirdError(
+            f"weights other than 0 and 1 need a float32 model (this one is {dtype}); call pipe.to(torch.float32), or"
+            " leave --dtype out"
+        )
+    return weights
+
+
+def trained_size(unet: Any, vae: Any) -> int:
+    """Edge in pixels of the pictures that a latent model was trained on."""
+    return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def latent_side(unet: Any, vae: Any, size: int | None) -> int:
+    """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at). Raises:
+    BowerbirdError when it does not fit."""
+    if size is None:
+        return int(unet.config.sample_size)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    if size < step or size % step:
+        raise BowerbirdError(
+            f"size is a multiple of {step} pixels for this model (trained at {trained_size(unet, vae)}); got {size}"
+        )
+    return size // factor
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+    z = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (
+        getattr(vae.config, "shift_factor", None) or 0.0
+    )  # VQModel has no shift
+    decoded: Tensor = vae.decode(z).sample.float().clamp(-1, 1)
+    return decoded
+
+
+def fingerprint(modules: Sequence[torch.nn.Module]) -> str:
+    """A hash of the modules' weights, the same wherever the model lies."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_output_type(output_type: str) -> None:
+    """Raises: BowerbirdError for a form of result that is not known."""
+    if output_type not in OUTPUT_TYPES:
+        raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
+
+
+def as_output(sample: Tensor, output_type: str) -> Any:
+    """Pictures `(n, 3, H, W)` in [-1, 1] as PIL, as an array in [0, 1], or as they are."""
+    if output_type == "pil":
+        return tensors.to_pil(sample)
+    if output_type == "np":
+        return ((sample + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+    return sample

@@ -1,0 +1,417 @@
+"""From a request to files: pictures with their provenance, a line each in `generation.jsonl`, and a sheet with the
+neighbours.
+
+One function for every shell; the record it writes into a PNG is enough to paint the picture again (`repaint`).
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from bowerbird.core import provenance
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.files import atomic_path
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.core.version import __version__
+from bowerbird.diffusion.guidance import Guidance, draw_text_steps
+from bowerbird.systems.knn.edit_source import FIDELITY, LEAST_CHANGE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems import Pipeline
+    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
+
+EDIT_SETTINGS = ("strength", "fidelity", "show_source", "least_change")
+MOST_NEIGHBORS = 1000
+"""More than any picture is painted from; a record that says more is not believed."""
+BATCH = {"cpu": 4, "cuda": 32}
+"""Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply
+matrices are chosen by shape, and another shape may round a picture's last bit another way. So `--from` gives the same
+pixels, whatever it was one of."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a generation is neither request nor neighbours; a model's own are `usual(pipe)`. `guidance` balances
+    text and neighbours in models that read both; None there is `guidance.by_scale(guidance_scale)`. Models of several
+    stages take `steps` and `guidance` for all, or one a stage. `sampler` None is the model's usual one.
+    `guidance_interval`: see `RDMPipeline`. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
+
+    steps: int | tuple[int, ...] = 20
+    guidance_scale: float = 3.0
+    sampler: str | None = None
+    eta: float = 0.0
+    size: int | None = None
+    seed: int = 0
+    guidance: Guidance | tuple[Guidance, ...] | None = None
+    strength: float = 1.0
+    fidelity: float = FIDELITY
+    show_source: bool = True
+    least_change: float = LEAST_CHANGE
+    guidance_interval: tuple[float, float] | None = None
+
+
+def usual(pipe: Pipeline) -> Settings:
+    """The settings a model is painted with unless asked otherwise: its own where it names some, else ours."""
+    own = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
+    return Settings(**{name: pipe.config[key] for name, key in own.items() if key in pipe.config})
+
+
+def sampler_of(pipe: Pipeline, settings: Settings) -> str:
+    """The sampler by name: the one asked for, or the model's usual one."""
+    return settings.sampler or (
+        "posterior" if "transformer" in pipe.components else str(pipe.config.get("sampler", "dpmsolver++"))
+    )
+
+
+def paint(
+    pipe: Pipeline,
+    hits: Neighbors,
+    settings: Settings,
+    *,
+    sources: Sequence[Image.Image] | None = None,
+    picture_seeds: Sequence[int] | None = None,
+    batch: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Image.Image]:
+    """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None),
+    the same to the last bit whichever others are painted with it. Another `batch` is faster for many, and moves last
+    bits. `sources`: a picture to edit for each row.
+    """
+    import torch
+
+    pipe.set_sampler(sampler_of(pipe, settings))
+    pipe.set_progress_bar_config(disable=True)
+    balance: dict[str, Any] = {"num_inference_steps": settings.steps} | (
+        {} if settings.guidance is None else {"guidance": settings.guidance}
+    )
+    if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
+        raise BowerbirdError(
+            "this model paints from neighbours alone, in one stage: it takes guidance_scale and one number of steps"
+        )
+    if settings.guidance_interval is not None:
+        if "guidance_interval" not in inspect.signature(type(pipe).__call__).parameters:
+            raise BowerbirdError(
+                "guidance over a part of the steps only is RDM's; leave guidance_interval out for this model"
+            )
+        balance["guidance_interval"] = settings.guidance_interval
+    if sources is not None and "show_source" not in inspect.signature(type(pipe).__call__).parameters:
+        raise BowerbirdError("this model does not edit pictures; use one like tiny-knn")
+    numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
+    made: list[Image.Image] = []
+    batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
+    for start in range(0, len(hits), batch):
+        rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
+        if sources is not None:
+            balance |= {"source": [sources[i] for i in rows], **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
+        out = pipe(
+            neighbors=hits.rows(rows),
+            guidance_scale=settings.guidance_scale,
+            eta=settings.eta,
+            size=settings.size,
+            generator=[torch.Generator().manual_seed(numbers[i]) for i in rows],
+            **balance,
+        )
+        made += out.images[: len(hits) - start]
+        if progress is not None:
+            progress(len(made))
+    return made
+
+
+def balances_text(pipe: Pipeline) -> TypeGuard[ReImagenPipeline]:
+    """Whether the model reads a text beside its neighbours, as pictures."""
+    return "text_encoder" in pipe.components
+
+
+def records(
+    pipe: Pipeline,
+    model: str,
+    kb: KnowledgeBase | None,
+    hits: Neighbors,
+    images: Sequence[Image.Image],
+    settings: Settings,
+    request: dict[str, Any],
+    *,
+    sources: Sequence[Image.Image] | None = None,
+    picture_seeds: Sequence[int] | None = None,
+    copies: Sequence[dict[str, Any] | None] | None = None,
+) -> list[dict[str, Any]]:
+    """What is written into each picture: the request, every setting, the model, the database, the neighbours, and
+    whether it copies one."""
+    import torch
+
+    fingerprint = pipe.fingerprint()
+    numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
+    made = []
+    for i, image in enumerate(images):
+        present = [c for c in range(hits.k) if hits.mask[i, c]]
+        weights = hits.weights[i] if hits.weights is not None else np.ones(hits.k, np.float32)
+        made.append(
+            {
+                "bowerbird": __version__,
+                "request": request,
+                "seed": numbers[i],
+                "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
+                "sampler": sampler_of(pipe, settings),
+                "guidance_scale": settings.guidance_scale,
+                "eta": settings.eta,
+                **(
+                    {}
+                    if settings.guidance_interval is None
+                    else {"guidance_interval": list(settings.guidance_interval)}
+                ),
+                **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
+                "size": list(image.size),
+                "model": {"name": model, "fingerprint": fingerprint},
+                "kb": None if kb is None else {"path": str(kb.path), "version": kb.version},
+                "neighbors": [
+                    {
+                        "id": int(hits.ids[i, c]),
+                        "score": round(float(hits.scores[i, c]), 6),
+                        "caption": hits.captions[i][c],
+                        "weight": float(weights[c]),
+                    }
+                    for c in present
+                ],
+                **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
+                # what the picture was painted from, itself: it can be painted again when the database has moved on
+                **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
+                **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
+                **(
+                    _balance(pipe, settings, numbers[i], bool((weights[present] > 0).any()))
+                    if balances_text(pipe)
+                    else {}
+                ),
+            }
+        )
+    return made
+
+
+def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, Any]:
+    """The picture that was edited, as PNG at the size it was edited at, and how."""
+    from bowerbird.core.images import encode_png, on_background, square
+    from bowerbird.systems import common
+
+    edge = settings.size or common.trained_size(pipe.unet, pipe.vae)
+    coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
+    return {"source": coded, **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
+
+
+def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
+    """The neighbours' embeddings, float32."""
+    return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
+
+
+def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]:
+    """The neighbours' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
+    neighbours were."""
+    from bowerbird.core.images import encode_png, square
+
+    near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
+    coded = [base64.b64encode(encode_png(square(picture, max(pipe.sizes)))).decode() for picture in near]
+    return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
+
+
+def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+    """How text and neighbours were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
+    for neighbours."""
+    stages = range(len([size for size in pipe.sizes if settings.size is None or size <= settings.size]))
+    balance = pipe.guidance_of_stages(settings.guidance, settings.guidance_scale)
+    steps = [settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps for stage in stages]
+    drawn = [
+        (
+            "".join(
+                "t" if text else "n"
+                for text in draw_text_steps([seed], [present], steps[stage], balance[stage].eta, stage + 1)[0].tolist()
+            )
+            if balance[stage].kind == "interleaved"
+            else None
+        )
+        for stage in stages
+    ]
+    return {"guidance": [asdict(each) for each in balance], "text_steps": drawn}
+
+
+def write(
+    images: Sequence[Image.Image],
+    made: Sequence[dict[str, Any]],
+    hits: Neighbors,
+    out: Path,
+    *,
+    sources: Sequence[Image.Image] | None = None,
+) -> list[Path]:
+    """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbours;
+    an edit between its source and where the two differ."""
+    from bowerbird.core.contact_sheet import difference, labelled
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{i:03d}.png" for i in range(len(images))]
+    for image, record, path in zip(images, made, paths, strict=True):
+        provenance.save_png(image, path, record)
+    with atomic_path(out / "generation.jsonl") as temporary:
+        lines = [
+            json.dumps({"file": p.name, **_without_bytes(r)}, ensure_ascii=False)
+            for p, r in zip(paths, made, strict=True)
+        ]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shown = min(len(images), 24)
+    near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
+    rows = []
+    for i in range(shown):
+        title = f"{i:03d}  {provenance.parameters(made[i]).splitlines()[0]}"
+        cells, words = [images[i], *near[i]], ["", *hits.captions[i]]
+        if sources is not None:
+            cells, words = (
+                [sources[i], images[i], difference(sources[i], images[i]), *near[i]],
+                ["source", "edited", "difference", *hits.captions[i]],
+            )
+        rows.append((title, cells, words))
+    with atomic_path(out / "sheet.png") as temporary:
+        labelled(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
+    return paths
+
+
+def _without_bytes(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a person reads it: what only repainting needs is left out."""
+    plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
+    return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})
+
+
+def neighbors_of(record: dict[str, Any]) -> Neighbors:
+    """The neighbours a record names, with the embeddings or pictures it carries. Raises: BowerbirdError when it is
+    damaged."""
+    with _of_a_stranger():
+        rows = record["neighbors"]
+        scores, weights = (np.array([[float(r[key]) for r in rows]], np.float32) for key in ("score", "weight"))
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError("weights are numbers of 0 or more")
+        ids = np.array([[int(r["id"]) for r in rows]], np.int64)
+        captions = tuple(str(r["caption"]) for r in rows)
+        if "pictures" in record:
+            return _with_pictures(record, ids, scores, weights, captions)
+        flat = np.frombuffer(base64.b64decode(record["embeddings"]), "<f4").astype(np.float32)
+        return Neighbors(ids, scores, flat.reshape(1, len(rows), -1), (captions,), (({},) * len(rows),), weights)
+
+
+@contextmanager
+def _of_a_stranger() -> Iterator[None]:
+    """A block that reads a record somebody else may have written: what is missing or wrong in it is said in one
+    line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise BowerbirdError(f"the picture's bowerbird record is damaged ({type(error).__name__}: {error})") from error
+
+
+def _with_pictures(
+    record: dict[str, Any], ids: np.ndarray, scores: np.ndarray, weights: np.ndarray, captions: tuple[str, ...]
+) -> Neighbors:
+    """Neighbours with their pictures, padded to the K they were painted with: the same shapes give the same
+    last bits."""
+    from bowerbird.core.images import decode
+
+    pictures = [decode(base64.b64decode(data), "the picture's bowerbird record") for data in record["pictures"]]
+    count, k = ids.shape[1], int(record["k"])
+    if len(pictures) != count or not count <= k <= MOST_NEIGHBORS:
+        raise ValueError(f"{len(pictures)} pictures for {count} of {k} neighbours")
+    at = {int(number): column for column, number in enumerate(ids[0])}
+    gap = ((0, 0), (0, k - count))
+    ids, scores, weights = (
+        np.pad(array, gap, constant_values=value) for array, value in ((ids, ABSENT), (scores, -np.inf), (weights, 0.0))
+    )
+    return Neighbors(
+        ids,
+        scores,
+        np.zeros((1, k, 0), np.float32),
+        (captions + ("",) * (k - count),),
+        (({},) * k,),
+        weights,
+        (str(record["query"]),),
+        lambda asked: [
+            [None if number not in at else pictures[at[number]] for number in row] for row in asked.tolist()
+        ],
+    )
+
+
+def settings_of(record: dict[str, Any]) -> Settings:
+    """The settings a record names. Raises: BowerbirdError when it is damaged."""
+    with _of_a_stranger():
+        steps = record["steps"]
+        kept = record.get("guidance")
+        balance = (
+            None
+            if kept is None
+            else tuple(
+                Guidance(str(g["kind"]), *(float(g[key]) for key in ("text_scale", "neighbor_scale", "eta")))
+                for g in kept
+            )
+        )
+        scale = float(record["guidance_scale"])
+        if not math.isfinite(scale):
+            raise ValueError("guidance_scale is no number")
+        interval = record.get("guidance_interval")
+        edit = record.get("edit", {key: getattr(Settings(), key) for key in EDIT_SETTINGS})
+        strength, fidelity, least_change = (float(edit[key]) for key in ("strength", "fidelity", "least_change"))
+        if not all(map(math.isfinite, (strength, fidelity, least_change))):
+            raise ValueError("strength and image_guidance_scale are numbers")
+        return Settings(
+            tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps),
+            scale,
+            str(record["sampler"]),
+            float(record["eta"]),
+            int(record["size"][0]),
+            int(record["seed"]),
+            balance,
+            strength,
+            fidelity,
+            bool(edit["show_source"]),
+            least_change,
+            None if interval is None else (float(interval[0]), float(interval[1])),
+        )
+
+
+def source_of(record: dict[str, Any]) -> Image.Image | None:
+    """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is
+    damaged."""
+    from bowerbird.core.images import decode
+
+    with _of_a_stranger():
+        return (
+            decode(base64.b64decode(record["edit"]["source"]), "the picture's bowerbird record")
+            if "edit" in record
+            else None
+        )
+
+
+def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
+    """Paint the picture of `record` again.
+
+    Raises: MismatchError when the model is not the one that painted it; BowerbirdError when the record is damaged.
+    """
+    with _of_a_stranger():
+        name, wanted = record["model"]["name"], record["model"]["fingerprint"]
+        record["request"].get("prompt")  # the form that is written back
+    dtype, own = str(record.get("dtype", "float32")), str(pipe.dtype).removeprefix("torch.")
+    if dtype != own:
+        raise MismatchError(
+            f"the picture was painted in {dtype}, this model computes in {own}; pipe.to(torch.{dtype}) paints it again"
+        )
+    there = pipe.fingerprint()
+    if wanted != there:
+        raise MismatchError(
+            f"the picture was painted by model {name!r} ({wanted}), this one is {there}; give that model"
+        )
+    hits, settings, source = neighbors_of(record), settings_of(record), source_of(record)
+    return paint(pipe, hits, settings, sources=None if source is None else [source])[0], hits

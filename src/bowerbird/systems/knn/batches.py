@@ -1,0 +1,114 @@
+"""What both backbones of KNN-Diffusion are conditioned on in training: a picture's own embedding as the query, and its
+neighbours'.
+
+Trained on {embedding of the picture itself, embeddings of its k nearest pictures}; painted from {embedding of a text,
+embeddings of the k pictures it finds}. The neighbours are pictures in both, so they carry what a text's embedding
+cannot.
+Source: arXiv 2204.02849, section 3.2.
+
+Differs from the paper, and why:
+- Of a query only the numbers that texts have too are read (`Encoder.shared_dim`; all of them in CLIP). Our small
+  encoder's pictures also say colour and layout, which a network would rely on and no text could give it.
+- The query is noised, by up to `query_noise` times its length. In our encoder a text lies at cosine 0.6 from its
+  picture where training knew the name, and at 0.2 where it did not; the network has to tell from its neighbours how
+  far a query can be believed. With 0 it is the paper's.
+- Query and neighbours are dropped on their own too, so that either alone paints, and "without neighbours" is a trained
+  state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.diffusion.conditioning import query_tokens
+from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.systems.latent_cache import Draw, LatentBank, NeighborMix, draw
+from bowerbird.systems.queries import queries_as_neighbors
+
+
+class ConditionDraws(BaseModel):
+    """How queries and neighbours are drawn, and of what data (the settings of a latent bank, see `latents.py` and
+    `rdm.py`).
+
+    X and D are the same pictures: a query is an item's own embedding. One k for a batch, from 1 to `most_k`.
+    `null_probability`: both dropped; `query_dropout`, `neighbor_dropout`: one of them, by itself.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    most_k: int = 8
+    query_noise: float = 6.0
+    null_probability: float = 0.1
+    query_dropout: float = 0.2
+    neighbor_dropout: float = 0.15
+    k_stored: int = 20
+    pool: int = 8
+    mix: tuple[NeighborMix, ...] = (NeighborMix(share=1.0),)
+    max_similarity: float | None = 0.98
+    exclude_key: str | None = None
+    views: int = 16
+    view_probability: float = 0.55
+    database_share: float = Field(default=0.0, ge=0.0, le=0.0)
+
+
+def noised(queries: Tensor, amount: Tensor, shared_dim: int, generator: torch.Generator) -> Tensor:
+    """Queries `(n, d)` with a normal vector added to their shared numbers, `amount` `(n,)` times as long as those on
+    average; the rest as it was."""
+    shared = F.normalize(queries[:, :shared_dim], dim=1)
+    disturbed = shared + amount[:, None] * torch.randn(shared.shape, generator=generator) / shared_dim**0.5
+    return torch.cat([disturbed, queries[:, shared_dim:]], 1)
+
+
+def draw_items(
+    settings: ConditionDraws, bank: LatentBank, rng: np.random.Generator, size: int
+) -> tuple[Draw, np.ndarray]:
+    """`size` items with their neighbours, and which of them are to have no condition `(size,)`; those are seen
+    unchanged, as samples without one are."""
+    rows = rng.integers(bank.latents.shape[1], size=size)
+    k = int(rng.integers(1, settings.most_k + 1))
+    null = rng.random(size) < settings.null_probability
+    return draw(settings, bank, rng, rows, k, null), null
+
+
+def own_embeddings(bank: LatentBank, drawn: Draw) -> Tensor:
+    """The items' own embeddings under their views, float `(n, d)`: what a picture's query is."""
+    return bank.embeddings[drawn.view, drawn.rows].float()
+
+
+def draw_condition(
+    settings: ConditionDraws,
+    bank: LatentBank,
+    drawn: Draw,
+    query: Tensor,
+    null: np.ndarray,
+    shared_dim: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The embeddings `(n, 1 + k, d)` of `query` `(n, d)`, noised, and of the neighbours, and their weights `(n, 1 +
+    k)`: 0 where dropped or absent."""
+    size = len(null)
+    no_query, alone = rng.random(size) < settings.query_dropout, rng.random(size) < settings.neighbor_dropout
+    amount = torch.from_numpy(rng.random(size).astype(np.float32)) * settings.query_noise
+    embeddings = torch.cat([noised(query, amount, shared_dim, generator)[:, None], drawn.embeddings(bank)], 1)
+    there = (drawn.neighbors != ABSENT).numpy() & ~alone[:, None]
+    weights = np.concatenate([~no_query[:, None], there], 1) & ~null[:, None]
+    return embeddings, torch.from_numpy(weights).float()
+
+
+def condition_of(batch: dict[str, Any], shared_dim: int) -> Conditioning:
+    """The tokens of a batch that `draw_condition` made: the first of each row is the query."""
+    embeddings, weights = batch["embeddings"], batch["weights"]
+    first = torch.arange(embeddings.shape[1], device=embeddings.device) == 0
+    return query_tokens(embeddings, weights, first.expand_as(weights), shared_dim)
+
+
+def asked_by_itself(bank: LatentBank, item: int) -> Neighbors:
+    """An item's own embedding as a query without neighbours."""
+    return queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])

@@ -1,0 +1,159 @@
+"""The discrete KNN-Diffusion as a diffusers pipeline: from masks alone to tokens, in as many steps as asked for, and
+to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from bowerbird.core import tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import discrete, guidance
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.diffusion.discrete import MaskAndReplace
+from bowerbird.models import token_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
+from bowerbird.models.vq import to_pictures
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common
+from bowerbird.systems.knn import retrieval
+from bowerbird.systems.knn.pipeline import KNNOutput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+SAMPLER = "posterior"
+
+
+class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
+    """Paints in tokens from a query's embedding and those of the pictures it retrieves."""
+
+    model_cpu_offload_seq = "transformer->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: Any,
+        k: int = 4,
+        shared_dim: int = 0,
+        encoder_name: str = "small",
+        encoder_fingerprint: str = "",
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae)
+        self.register_to_config(
+            k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        search_mode: str = "hybrid",
+        where: str | None = None,
+        relevant: float | None = None,
+        retrieve_every: int = 0,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        truncation: float = 0.9,
+        eta: float = 0.0,
+        size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> KNNOutput:
+        """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
+
+        At most as many steps as the model has times. `truncation`: at each step only the likeliest symbols that
+        together have so much probability. `output_type` latent gives the tokens `(B, N)`, and so does the callback's
+        `latents`. The other options are as in `KNNDiffusionPipeline`.
+        Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
+        painted.
+        """
+        common.check_output_type(output_type)
+        config = self.transformer.config
+        trained = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if size not in (None, trained) or eta or num_inference_steps < 1 or not 0 < truncation <= 1:
+            raise BowerbirdError(
+                f"this model paints tokens: size {trained} (got {size}), no eta (got {eta}), num_inference_steps of 1"
+                f" or more (got {num_inference_steps}), truncation above 0 and at most 1 (got {truncation})"
+            )
+        if neighbors is not None:
+            hits = neighbors.repeat(num_images_per_prompt)
+        else:
+            request = retrieval.asked(
+                prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
+            )
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
+        hits = hits if weights is None else retrieval.weighted(hits, weights)
+        predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
+        generators = common.generators_for(generator, seed, len(hits))
+        tokens = torch.full((len(hits), config.sample_size**2), config.symbols, device=self._execution_device)
+        steps = discrete.times(self._schedule, num_inference_steps)
+        for i, (t, s) in enumerate(self.progress_bar(steps)):
+            at, to = (torch.full((len(hits),), time, device=self._execution_device) for time in (t, s))
+            said = discrete.truncated(discrete.normalized(predict(tokens, torch.tensor(t), i)), truncation)
+            if retrieval.is_due(retrieve_every, i, len(steps)):
+                seen = tensors.to_pil(to_pictures(self.vae, said.argmax(-1)))
+                hits = retrieval.again(self.config, knowledge_base, hits, seen, where=where, relevant=relevant)
+                predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
+            tokens = discrete.sample(discrete.posterior(self._schedule, said, tokens, to, at), generators)
+            if callback_on_step_end is not None:
+                tokens = callback_on_step_end(self, i, t, {"latents": tokens}).get("latents", tokens)
+        images = tokens if output_type == "latent" else common.as_output(to_pictures(self.vae, tokens), output_type)
+        self.maybe_free_model_hooks()
+        return KNNOutput(images=images, neighbors=hits)
+
+    def condition(self, hits: Neighbors) -> Conditioning:
+        """Queries and neighbours -> tokens on the network's device."""
+        return retrieval.condition(
+            self.config, self.transformer.config.embed_dim, hits, self._execution_device, self.transformer.dtype
+        )
+
+    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network: log-probabilities of what each token is, float32."""
+        assert isinstance(condition.neighbors, Tokens)
+        logits = self.transformer(sample, timestep.to(sample.device), condition.neighbors)
+        return discrete.informed(self._schedule, logits, sample, timestep.to(sample.device).expand(len(sample)))
+
+    @property
+    def _schedule(self) -> MaskAndReplace:
+        config = self.transformer.config
+        return MaskAndReplace(config.symbols, config.times, config.replaced)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint: transformer and tokeniser."""
+        return common.fingerprint([self.transformer, self.vae])
+
+    def set_sampler(self, name: str) -> None:
+        """Nothing to choose: tokens are drawn from the exact posterior. Raises: BowerbirdError for another name than
+        `posterior`."""
+        if name != SAMPLER:
+            raise BowerbirdError(
+                f"sampler {name!r} is of models that add noise; this one paints tokens, its sampler is {SAMPLER!r}"
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiscretePipeline:
+        """A bundled name, a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
+        pipe: KNNDiscretePipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
+        return pipe

@@ -1,0 +1,94 @@
+"""A picture to edit: its pixels and latents, and where an edit changed it enough to count.
+
+Nobody draws a mask. The network repaints everything, faintly wrong where it means to keep; what differs little from
+the source in latent space is taken for such a fault, and the source's own pixels stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import on_background, square
+from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.systems.latent_cache import encode_latents
+from bowerbird.systems.queries import queries_as_neighbors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FIDELITY = 0.25
+"""How far what is not asked for is drawn to the source; chosen as LEAST_CHANGE is."""
+LEAST_CHANGE = 0.6
+"""What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures to edit, one a row: `pixels` float `(B, 3, S, S)` in [-1, 1], scaled `latents` `(B, C, h, w)`, and the
+    pictures as they were given."""
+
+    pictures: list[Image.Image]
+    pixels: Tensor
+    latents: Tensor
+
+
+@torch.no_grad()
+def encoded(
+    vae: Any, source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
+) -> Source:
+    """Pictures of any size and mode for `count` rows. Raises: BowerbirdError when they do not go evenly on them."""
+    pictures = list(source) if isinstance(source, Sequence) else [source]
+    if not pictures or count % len(pictures):
+        raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
+    pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures])).to(device)
+    latents = encode_latents(vae, pixels, device.type).float().to(device)
+    times = count // len(pictures)
+    given = [picture for picture in pictures for _ in range(times)]
+    return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+
+
+def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:
+    """Each picture's own embedding as a query without neighbours, padded to `columns` as what it is compared with."""
+    embeddings = encoder.embed_images([on_background(picture) for picture in pictures])
+    alone = queries_as_neighbors(embeddings[:, None], [["(source)"]] * len(pictures))
+    absent = ((0, 0), (0, columns - 1))
+    return Neighbors(
+        np.pad(alone.ids, absent, constant_values=ABSENT),
+        np.pad(alone.scores, absent),
+        np.pad(alone.embeddings, (*absent, (0, 0))),
+        tuple((*row, *[""] * (columns - 1)) for row in alone.captions),
+        tuple((*row, *[{}] * (columns - 1)) for row in alone.metadata),
+    )
+
+
+def change(latents: Tensor, before: Tensor, least: float) -> Tensor:
+    """How much of the edit counts at each place, 0..1, `(B, 1, h, w)`: 0 where it differs from `before` by less than
+    half of `least`, 1 from `least` on.
+
+    The difference is the root of the mean square over channels, the largest about each place, in units of the latents'
+    deviation.
+    """
+    apart = (latents - before).float().square().mean(1, keepdim=True).sqrt()
+    near = F.max_pool2d(apart, 3, stride=1, padding=1)
+    near = F.avg_pool2d(F.pad(near, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return ((near - least / 2) / (least / 2)).clamp(0, 1)
+
+
+def pasted(images: Tensor, source: Source, latents: Tensor, least: float) -> Tensor:
+    """Edited pictures `(B, 3, S, S)` with the source's pixels where the change does not count; `least` 0: all of the
+    edit."""
+    if least <= 0:
+        return images
+    mask = F.interpolate(
+        change(latents, source.latents, least), size=images.shape[-1], mode="bilinear", align_corners=False
+    )
+    return source.pixels * (1 - mask) + images * mask

@@ -1,0 +1,265 @@
+"""KNN-Diffusion as a diffusers pipeline: a text or a picture, what it finds in a knowledge base, and pictures painted
+or edited from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird.core import seeds, tensors
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import Encoder, Neighbors
+from bowerbird.diffusion import guidance, schedulers
+from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.models.unet import OWN, load_over, save_over
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common
+from bowerbird.systems.knn import edit_source, network, retrieval
+from bowerbird.systems.knn.edit_source import FIDELITY, LEAST_CHANGE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+
+@dataclass
+class KNNOutput(BaseOutput):
+    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture, the query
+    first."""
+
+    images: Any
+    neighbors: Neighbors
+
+
+class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
+    """Paints from a query's embedding and those of the pictures it retrieves; edits a picture where the network was
+    trained to.
+
+    `shared_dim`: how many of an embedding's numbers texts and pictures share.
+    """
+
+    model_cpu_offload_seq = "unet->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        scheduler: Any,
+        k: int = 4,
+        shared_dim: int = 0,
+        encoder_name: str = "small",
+        encoder_fingerprint: str = "",
+    ) -> None:
+        super().__init__()
+        self.scheduler: Any
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_to_config(
+            k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint
+        )
+        self._loaded_encoder: Encoder | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        source: Image.Image | Sequence[Image.Image] | None = None,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        search_mode: str = "hybrid",
+        where: str | None = None,
+        relevant: float | None = None,
+        retrieve_every: int = 0,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        fidelity: float = FIDELITY,
+        strength: float = 1.0,
+        show_source: bool = True,
+        least_change: float = LEAST_CHANGE,
+        eta: float = 0.0,
+        size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> KNNOutput:
+        """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
+
+        `image`: what to paint, asked for by pictures. `source`: a picture to edit, for all or one a picture (diffusers
+        calls that one `image`); what the prompt says is changed in it, the rest kept. `strength`: 1 starts from noise
+        alone, less keeps more of the source (the share of the steps that are taken). `fidelity`: how far, from 0 to 1,
+        what is not asked for is drawn to the source. `show_source` False: plain image-to-image, the source is only
+        where sampling starts, which any network can, at a strength below 1. `least_change`: where the latents differ
+        by less, the source's own pixels stay (`knn_sources.py`); 0 takes all of the edit. `weights`: one a neighbour,
+        or one more with the query's first. The other options are as in `RDMPipeline`. For research: `relevant`, a
+        quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
+        search again with the picture as it is predicted (one decoding and embedding each time).
+        Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
+        painted.
+        """
+        common.check_output_type(output_type)
+        if neighbors is not None:
+            hits = neighbors.repeat(num_images_per_prompt)
+        else:
+            request = retrieval.asked(
+                prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
+            )
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
+        hits = hits if weights is None else retrieval.weighted(hits, weights)
+        if source is not None and show_source and not self.edits:
+            raise BowerbirdError(
+                "this model was trained without editing; use tiny-knn, train one with system.edits, or pass"
+                " show_source=False"
+            )
+        if source is not None and not show_source and strength >= 1:
+            raise BowerbirdError(
+                "image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6"
+            )
+        edge = size or common.trained_size(self.unet, self.vae)
+        if not 0 <= fidelity <= 1:
+            raise BowerbirdError(f"fidelity is from 0 to 1; got {fidelity}")
+        started = (
+            None if source is None else edit_source.encoded(self.vae, source, len(hits), edge, self._execution_device)
+        )
+        shown = started.latents if started is not None and show_source else None
+        own = (
+            None
+            if started is None or shown is None
+            else self.condition(edit_source.own_query(self._encoder(), started.pictures, hits.k), shown)
+        )
+
+        def guided(found: Neighbors) -> guidance.Guided:
+            condition = self.condition(found, shown)
+            if own is None or shown is None:
+                return guidance.classifier_free(self._predict, condition, guidance_scale)
+            return guidance.edited(
+                self._predict,
+                condition,
+                own,
+                guidance_scale,
+                fidelity,
+                lambda x, t: schedulers.from_clean(self.scheduler, shown, x, t),
+            )
+
+        predict = guided(hits)
+        generators = common.generators_for(generator, seed, len(hits))
+        timesteps, extra = common.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
+        side = common.latent_side(self.unet, self.vae, size)
+        latents = (
+            seeds.noise((self.vae.config.latent_channels, side, side), generators).to(self._execution_device)
+            * self.scheduler.init_noise_sigma
+        )
+        if started is not None:
+            timesteps, latents = common.partway(self.scheduler, timesteps, latents, started.latents, strength)
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
+            if retrieval.is_due(retrieve_every, i, len(timesteps)):
+                clean = schedulers.to_clean(self.scheduler, predicted, latents, t)
+                hits = retrieval.again(
+                    self.config,
+                    knowledge_base,
+                    hits,
+                    tensors.to_pil(self.decode_latents(clean)),
+                    where=where,
+                    relevant=relevant,
+                )
+                predict = guided(hits)
+            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
+        images = latents
+        if output_type != "latent":
+            painted = self.decode_latents(latents)
+            images = common.as_output(
+                painted if started is None else edit_source.pasted(painted, started, latents, least_change), output_type
+            )
+        self.maybe_free_model_hooks()
+        return KNNOutput(images=images, neighbors=hits)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the network reads a picture to edit."""
+        return int(self.unet.config.in_channels) > int(self.vae.config.latent_channels)
+
+    def condition(self, hits: Neighbors, image: Tensor | None = None) -> Conditioning:
+        """Queries and neighbours -> tokens on the network's device, with the latents of a picture to edit."""
+        width = int(self.unet.config.encoder_hid_dim)
+        tokens = retrieval.condition(self.config, width, hits, self._execution_device, self.unet.dtype)
+        return tokens if image is None else replace(tokens, image=image)
+
+    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
+        small steps."""
+        return network.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
+
+    def _encoder(self) -> Encoder:
+        """The encoder that the model was trained with. Raises: MismatchError when the one of that name is another."""
+        if self._loaded_encoder is None:
+            from bowerbird import encoders
+
+            found = encoders.load(self.config.encoder_name)
+            if self.config.encoder_fingerprint and found.fingerprint != self.config.encoder_fingerprint:
+                raise MismatchError(
+                    f"encoder {self.config.encoder_name!r} ({found.fingerprint}) is not the one of training"
+                    f" ({self.config.encoder_fingerprint})"
+                )
+            self._loaded_encoder = found
+        return self._loaded_encoder
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint: U-Net and autoencoder."""
+        return common.fingerprint([self.unet, self.vae])
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+        return common.decode_latents(self.vae, latents)
+
+    def save_over(self, directory: Path) -> None:
+        """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm`
+        has not is kept."""
+        base, shared = _bundled_base(torch.float32)
+        known = common.fingerprint([base, shared])
+        if common.fingerprint([shared]) != common.fingerprint([self.vae]):
+            raise MismatchError(
+                "this model was trained with another autoencoder than the bundled one, which it would be opened with"
+            )
+        self.save_config(directory)
+        self.scheduler.save_pretrained(directory / "scheduler")
+        save_over(self.unet, base, directory / "unet", known)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiffusionPipeline:
+        """A bundled name (`tiny-knn`), a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        path = bundled(str(pretrained_model_name_or_path)) or Path(pretrained_model_name_or_path)
+        if (path / "unet" / OWN).is_file():  # as `save_over` wrote it
+            base, shared = _bundled_base(torch.float32)
+            kwargs.setdefault("unet", load_over(path / "unet", base, dtype, common.fingerprint([base, shared])))
+            kwargs.setdefault("vae", shared if dtype == torch.float32 else shared.to(dtype))
+        pipe: KNNDiffusionPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
+        return pipe
+
+
+def _bundled_base(dtype: torch.dtype) -> tuple[Any, Any]:
+    """The network that `tiny-knn` was trained from, and the autoencoder both paint through."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=dtype)
+    return unet, AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype)

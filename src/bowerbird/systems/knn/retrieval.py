@@ -1,0 +1,178 @@
+"""From a text or pictures to KNN-Diffusion's condition: the query's own embedding first, then those of its neighbours,
+as tokens.
+
+One search before sampling. Two research modes are off by default: searching again with what the picture is becoming
+(`again`), and leaving out neighbours less like the query than a database's own pairs are (`relevance.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.diffusion import conditioning
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.systems import common, relevance
+from bowerbird.systems.queries import Request, class_prompt, join
+from bowerbird.systems.queries import retrieve as retrieve_neighbors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+
+def asked(
+    prompt: str | Sequence[str] | None,
+    image: Image.Image | Sequence[Image.Image] | None,
+    k: int,
+    *,
+    search_mode: str,
+    where: str | None,
+) -> Request:
+    """The request that a pipeline's arguments make; k = 0: the query alone. Raises: BowerbirdError for a negative k."""
+    if k < 0:
+        raise BowerbirdError(f"k is the number of neighbours, 0 or more; got {k}")
+    text_mode, image_mode = ("text", "image") if k == 0 else (None, None)
+    return Request(
+        prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
+        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+        k=max(k, 1),
+        search_mode=search_mode,
+        where=where,
+        text_mode=text_mode,
+        image_mode=image_mode,
+    )
+
+
+def retrieve(
+    config: Any,
+    request: Request,
+    kb: KnowledgeBase | None,
+    count: int,
+    *,
+    seed: int = 0,
+    proposal: dict[int, int] | None = None,
+    relevant: float | None = None,
+) -> Neighbors:
+    """The embedding of each prompt (or of the pictures together), and after it its `request.k` neighbours, `count`
+    rows each.
+
+    `config`: a pipeline's, with `shared_dim` and its encoder. `relevant`: a quantile, see `relevance.keep`.
+    Raises: MismatchError for a foreign database.
+    """
+    if kb is None:
+        raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+    if request.class_name is not None and request.class_key is None:
+        request = replace(request, prompts=(class_prompt(request.class_name),), class_name=None)
+    text_mode, image_mode = request.text_mode or "text+neighbors", request.image_mode or "image+neighbors"
+    more = 0
+    if request.prompts is not None and text_mode == "text+neighbors":
+        more = 1
+    elif request.images is not None and image_mode == "image+neighbors":
+        more = len(request.images)
+    request = replace(request, k=request.k + more, text_mode=text_mode, image_mode=image_mode)
+    hits = retrieve_neighbors(common.check_encoder(kb, config), request, count, seed=seed, counts=proposal or {})
+    return hits if relevant is None else relevance.keep(kb, hits, relevant, config.shared_dim)
+
+
+def is_due(every: int, step: int, steps: int) -> bool:
+    """Whether to search again after step `step`, from 0, of `steps`: never after the last. Raises: BowerbirdError for
+    a negative `every`."""
+    if every < 0:
+        raise BowerbirdError(f"retrieve_every is a number of steps, 0 for never; got {every}")
+    return every > 0 and (step + 1) % every == 0 and step + 1 < steps
+
+
+def again(
+    config: Any,
+    kb: KnowledgeBase | None,
+    hits: Neighbors,
+    pictures: Sequence[Image.Image],
+    *,
+    where: str | None = None,
+    relevant: float | None = None,
+) -> Neighbors:
+    """`hits` with their neighbours replaced by those nearest to `pictures`, one a row; queries, which stand first,
+    stay."""
+    if kb is None:
+        raise BowerbirdError("retrieve_every searches the knowledge base while it paints; pass knowledge_base=")
+    queries = count_queries(hits)
+    if hits.k == queries:
+        return hits
+    found = common.check_encoder(kb, config).search(
+        embeddings=kb.encoder.embed_images(list(pictures)), k=hits.k - queries, where=where
+    )
+    found = replace(found, queries=hits.queries, weights=None if hits.weights is None else hits.weights[:, queries:])
+    if not queries:
+        return found
+    joined = join(hits.select(range(queries)), found)
+    return joined if relevant is None else relevance.keep(kb, joined, relevant, config.shared_dim)
+
+
+def count_queries(hits: Neighbors) -> int:
+    """How many columns are queries, not neighbours. Raises: BowerbirdError when they do not stand first in
+    every row."""
+    asked = hits.ids < ABSENT
+    count = int(asked.sum(1).max(initial=0))
+    if not asked[:, :count].all():
+        raise BowerbirdError("the query stands before its neighbours in every row; select columns in that order")
+    return count
+
+
+def weighted(hits: Neighbors, weights: Sequence[float]) -> Neighbors:
+    """`hits` with one weight a neighbour (the query counts once), or one a column, the query's first."""
+    queries = count_queries(hits)
+    return hits.weighted([1.0] * queries + list(weights) if len(weights) == hits.k - queries else weights)
+
+
+def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torch.dtype) -> Conditioning:
+    """Queries and neighbours -> tokens of `width` numbers. Raises: MismatchError when the embeddings have another
+    width."""
+    if hits.embeddings.shape[-1] != width - 1:
+        raise MismatchError(
+            f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the"
+            f" encoder {config.encoder_name!r}"
+        )
+    weights = common.weights_of(hits, dtype)
+    queries = torch.from_numpy(hits.ids < ABSENT)
+    tokens = conditioning.query_tokens(
+        torch.from_numpy(hits.embeddings), torch.from_numpy(weights), queries, config.shared_dim
+    )
+    null = tokens.neighbors_null
+    assert isinstance(null, Tokens)
+    return Conditioning(tokens.neighbors.to(device, dtype), null.to(device, dtype))
+
+
+class Retrieving:
+    """What both pipelines do alike with a knowledge base; `config` is a pipeline's."""
+
+    config: Any
+
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+        relevant: float | None = None,
+    ) -> Neighbors:
+        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises:
+        MismatchError for a foreign database."""
+        return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        return common.check_encoder(kb, self.config)
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
+        return {}

@@ -1,0 +1,219 @@
+"""What a latent diffusion on neighbours' embeddings learns from: latents and embeddings of the data under several
+views, and who is near whom.
+
+The autoencoder and the encoder are frozen, so all of it is computed once (`build_bank`); `draw` picks the items and
+neighbours of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import seeds, tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.data import augment
+from bowerbird.data.pictures import Pictures
+from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts
+
+
+class NeighborMix(BaseModel):
+    """A share of the training draws whose neighbours all have the target's value of the metadata key `within` (None:
+    any)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    share: float
+    within: str | None = None
+
+
+class BankSettings(Protocol):
+    """The settings of a system that shape its bank and its draws."""
+
+    @property
+    def k_stored(self) -> int: ...
+    @property
+    def pool(self) -> int: ...
+    @property
+    def mix(self) -> tuple[NeighborMix, ...]: ...
+    @property
+    def max_similarity(self) -> float | None: ...
+    @property
+    def exclude_key(self) -> str | None: ...
+    @property
+    def views(self) -> int: ...
+    @property
+    def view_probability(self) -> float: ...
+    @property
+    def database_share(self) -> float: ...
+    def model_dump_json(self, *, include: set[str]) -> str: ...
+
+
+@dataclass(frozen=True)
+class LatentBank:
+    """Frozen inputs of a training: latents `(V, n, C, h, w)` of X (tokens, int16 `(V, n, N)`, for a discrete model)
+    and embeddings `(V, m, d)` of D under V views (view 0 unchanged), float16; one table `(n, k_stored)` of rows of D a
+    mix; `ids` (m,) of D. X and D are the same n = m pictures unless `database_share` parts them. `nearest` `(n,
+    k_stored)`: the guarded neighbours that p_D counts."""
+
+    latents: Tensor
+    embeddings: Tensor
+    tables: tuple[Tensor, ...]
+    nearest: Tensor
+    ids: np.ndarray
+
+    def counts(self, k: int) -> np.ndarray:
+        """How often each row of D is among the k neighbours of X: the numerator of p_D, `(m,)`."""
+        return neighbor_counts(self.nearest.numpy(), len(self.ids), k)
+
+    def examples(self, k: int, count: int = 8) -> list[tuple[int, Tensor]]:
+        """Items spread over X, each with its k nearest rows of D, fewer where there are not so many: what a sheet
+        shows."""
+        items = np.linspace(0, self.latents.shape[1] - 1, count).astype(int).tolist()
+        nearest = [self.tables[0][item] for item in items]
+        return [(item, row[row != ABSENT][:k]) for item, row in zip(items, nearest, strict=True)]
+
+    def neighbors(self, rows: Tensor) -> Neighbors:
+        """The rows of D at `rows` `(k,)`, unchanged, as the neighbours of one query."""
+        shape = (1, len(rows))
+        embeddings = self.embeddings[0, rows].float().numpy()[None]
+        return Neighbors(
+            self.ids[rows.numpy()][None],
+            np.ones(shape, np.float32),
+            embeddings,
+            (("",) * len(rows),),
+            (({},) * len(rows),),
+        )
+
+
+def views_of(config: BankSettings, size: int, seed: int) -> list[augment.View]:
+    """The views of a run on pictures of edge `size`: unchanged, mirrored, then random exact ones."""
+    rng = seeds.numpy_generator(seed, "views")
+    return [augment.IDENTITY, augment.View(symmetry=4), *(augment.exact_view(rng, size) for _ in range(config.views))][
+        : config.views
+    ]
+
+
+def part_rows(config: BankSettings, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of X and of D among n pictures: the same, or disjoint with `database_share` of them in D."""
+    if not config.database_share:
+        return np.arange(n), np.arange(n)
+    order = seeds.numpy_generator(seed, "database").permutation(n)
+    size = round(n * config.database_share)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+@torch.no_grad()
+def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
+    """Float `(n, 3, S, S)` in [-1, 1] -> the scaled latents' means, float16 `(n, C, h, w)` on the CPU."""
+    shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
+    parts = []
+    for part in torch.split(x, 64):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            mean = autoencoder.encode(part.to(device)).latent_dist.mean
+        parts.append(((mean.float() - shift) * scale).half().cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def build_bank(
+    config: BankSettings,
+    pictures: Pictures,
+    ids: Sequence[int],
+    encode: Callable[[Tensor], Tensor],
+    encoder: Encoder,
+    seed: int,
+) -> LatentBank:
+    """Encode X and embed D under every view, and find the neighbours of the unchanged X in the unchanged D, guarded.
+
+    `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model paints in, on the CPU.
+    """
+    x_rows, d_rows = part_rows(config, len(pictures), seed)
+
+    def encoded(view: augment.View) -> Tensor:
+        return torch.cat(
+            [encode(view(tensors.to_float(pixels))) for pixels in torch.split(pictures.pixels[x_rows], 64)]
+        )
+
+    def embed(view: augment.View, rows: np.ndarray) -> Tensor:
+        parts = [
+            encoder.embed_images(tensors.to_pil(view(tensors.to_float(pixels))))
+            for pixels in torch.split(pictures.pixels[rows], 64)
+        ]
+        return torch.from_numpy(np.concatenate(parts)).half()
+
+    views = views_of(config, pictures.size, seed)
+    latents, embeddings = [encoded(view) for view in views], [embed(view, d_rows) for view in views]
+    database = F.normalize(embeddings[0].float(), dim=1).numpy()
+    queries = F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy() if config.database_share else database
+    item_ids = np.asarray(ids, np.int64)
+    guard: dict[str, Any] = {
+        "query_ids": item_ids[x_rows],
+        "database_ids": item_ids[d_rows],
+        "max_similarity": config.max_similarity,
+    }
+    if config.exclude_key is not None:
+        guard["exclude"] = _columns(pictures, config.exclude_key, x_rows, d_rows)
+    tables = []
+    for part in config.mix:
+        within = _columns(pictures, part.within, x_rows, d_rows) if part.within else None
+        if within is not None and not any(within[0]):
+            raise BowerbirdError(f"the recipe mixes neighbours within {part.within!r}, but the data has no such column")
+        table, _ = knn_graph(queries, database, config.k_stored, within=within, **guard)
+        tables.append(torch.from_numpy(table))
+    nearest, _ = knn_graph(queries, database, config.k_stored, **guard)
+    return LatentBank(
+        torch.stack(latents), torch.stack(embeddings), tuple(tables), torch.from_numpy(nearest), item_ids[d_rows]
+    )
+
+
+def _columns(pictures: Pictures, key: str, x_rows: np.ndarray, d_rows: np.ndarray) -> tuple[list[str], list[str]]:
+    column = pictures.column(key)
+    return [column[i] for i in x_rows], [column[i] for i in d_rows]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch of n items of X: `rows` `(n,)`, the `view` of each `(n,)`, and `neighbors` `(n, k)`, rows of D or -1."""
+
+    rows: Tensor
+    view: Tensor
+    neighbors: Tensor
+
+    def clean(self, bank: LatentBank) -> Tensor:
+        """The items' latents, float `(n, C, h, w)`."""
+        return bank.latents[self.view, self.rows].float()
+
+    def embeddings(self, bank: LatentBank) -> Tensor:
+        """The neighbours' embeddings, float `(n, k, d)`, under the items' views; any item's where there is no
+        neighbour."""
+        return bank.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
+
+
+def draw(
+    settings: BankSettings, bank: LatentBank, rng: np.random.Generator, rows: np.ndarray, k: int, unchanged: np.ndarray
+) -> Draw:
+    """Views and k neighbours for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
+
+    Half of the sets are the k nearest, half are drawn from the `pool` nearest; each from one table of the mix.
+    """
+    size = len(rows)
+    view = np.where(rng.random(size) < settings.view_probability, rng.integers(len(bank.latents), size=size), 0)
+    view[unchanged] = 0
+    shares = np.array([part.share for part in settings.mix])
+    table = rng.choice(len(shares), size=size, p=shares / shares.sum())
+    chosen = np.full((size, k), ABSENT, np.int64)
+    for i in range(size):
+        row = bank.tables[table[i]][rows[i]].numpy()
+        row = row[row != ABSENT][: max(k, settings.pool)]
+        if rng.random() < 0.5:
+            row = rng.permutation(row)
+        chosen[i, : min(k, len(row))] = row[:k]
+    return Draw(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))

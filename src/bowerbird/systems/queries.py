@@ -1,0 +1,282 @@
+"""From what a person asks to the neighbours a picture is grounded in: RDM's five ways of asking, one function each.
+
+All return `Neighbors`; none knows a network. They speak to a database through `types.Retriever` only.
+Source: RDM, arXiv 2204.11824, section 3.3 and the released sampling script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import on_background
+from bowerbird.core.types import ABSENT, Neighbors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+TEXT_MODES = ("neighbors", "text", "text+neighbors")
+IMAGE_MODES = ("image+neighbors", "image", "neighbors")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`;
+    and how to retrieve.
+
+    Modes of None are the model's own: neighbours for a text in RDM, the text's embedding and neighbours in
+    KNN-Diffusion.
+    """
+
+    prompts: tuple[str, ...] | None = None
+    images: tuple[Image.Image, ...] | None = None
+    class_name: str | None = None
+    unconditional: bool = False
+    k: int = 4
+    text_mode: str | None = None
+    image_mode: str | None = None
+    search_mode: str = "hybrid"
+    where: str | None = None
+    class_key: str | None = None
+    top_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = {
+            "prompt": self.prompts is not None,
+            "image": self.images is not None,
+            "class": self.class_name is not None,
+            "unconditional": self.unconditional,
+        }
+        asked = [name for name, there in given.items() if there]
+        if len(asked) != 1:
+            raise BowerbirdError(
+                "ask for one of prompt, image, class, unconditional, or give neighbors; got"
+                f" {' and '.join(asked) or 'none of them'}"
+            )
+        if self.k < 1:
+            raise BowerbirdError(f"k is the number of neighbours, 1 or more; got {self.k}")
+
+
+def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
+    """The neighbours for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from
+    `seed + i`."""
+    if request.prompts is not None:
+        hits = by_text(
+            kb,
+            request.prompts,
+            request.k,
+            text_mode=request.text_mode or "neighbors",
+            search_mode=request.search_mode,
+            where=request.where,
+        )
+        return hits.repeat(count)
+    if request.images is not None:
+        return by_images(
+            kb, request.images, request.k, image_mode=request.image_mode or "image+neighbors", where=request.where
+        ).repeat(count)
+    if request.class_name is not None:
+        return by_class(kb, request.class_name, request.k, class_key=request.class_key, count=count, seed=seed)
+    return by_proposal(kb, counts, request.k, top_m=request.top_m, count=count, seed=seed)
+
+
+def queries_as_neighbors(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
+    """Embeddings `(Q, K, d)` of queries themselves in the form of neighbours: no id, score 1."""
+    shape = embeddings.shape[:2]
+    # ids below -1: present (only -1 is absent), yet no item of any database
+    return Neighbors(
+        np.full(shape, -2, np.int64),
+        np.ones(shape, np.float32),
+        np.asarray(embeddings, np.float32),
+        tuple(map(tuple, captions)),
+        tuple(({},) * shape[1] for _ in range(shape[0])),
+    )
+
+
+def join(first: Neighbors, second: Neighbors) -> Neighbors:
+    """Both sets of each query, `first` before `second`."""
+
+    def weights(part: Neighbors) -> np.ndarray:
+        return part.mask.astype(np.float32) if part.weights is None else part.weights
+
+    return Neighbors(
+        np.concatenate([first.ids, second.ids], 1),
+        np.concatenate([first.scores, second.scores], 1),
+        np.concatenate([first.embeddings, second.embeddings], 1),
+        tuple(a + b for a, b in zip(first.captions, second.captions, strict=True)),
+        tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
+        np.concatenate([weights(first), weights(second)], 1),
+        second.queries,
+        second.load_images,
+    )
+
+
+def by_text(
+    kb: KnowledgeBase,
+    prompts: Sequence[str],
+    k: int,
+    *,
+    text_mode: str = "neighbors",
+    search_mode: str = "hybrid",
+    where: str | None = None,
+) -> Neighbors:
+    """One set a prompt: its k neighbours, its own embedding alone, or that and its k - 1 neighbours."""
+    _choice("text_mode", text_mode, TEXT_MODES)
+    if any(not p.strip() for p in prompts):
+        raise BowerbirdError("the prompt is empty; say what to paint, or ask for an unconditional picture")
+    if text_mode == "neighbors":
+        return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
+    alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
+    if text_mode == "text" or k == 1:
+        return alone
+    return join(alone, kb.search(text=list(prompts), k=k - 1, mode=search_mode, where=where))
+
+
+def by_images(
+    kb: KnowledgeBase,
+    images: Sequence[Image.Image],
+    k: int,
+    *,
+    image_mode: str = "image+neighbors",
+    where: str | None = None,
+) -> Neighbors:
+    """One set (Q = 1) for all of `images` together: the pictures themselves, then their nearest items in turn,
+    up to k."""
+    _choice("image_mode", image_mode, IMAGE_MODES)
+    if not images:
+        raise BowerbirdError("no picture was given; pass one or several")
+    embeddings = kb.encoder.embed_images(list(images))
+    alone = queries_as_neighbors(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]])
+    rest = k if image_mode == "neighbors" else k - len(images)
+    if image_mode == "image" or rest <= 0:
+        return alone
+    found = kb.search(embeddings=embeddings, k=k, where=where)
+    order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
+    unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
+    retrieved = kb.get(
+        [int(found.ids[q, c]) for q, c in unique[:rest]], scores=[float(found.scores[q, c]) for q, c in unique[:rest]]
+    )
+    return retrieved if image_mode == "neighbors" else join(alone, retrieved)
+
+
+def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, count: int, seed: int) -> Neighbors:
+    """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
+    whose metadata `class_key` is `name`."""
+    if class_key is None:
+        return by_text(kb, [class_prompt(name)], k).repeat(count)
+    pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
+    if len(pool) < k:
+        raise BowerbirdError(
+            f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or"
+            " another class"
+        )
+    draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
+    return replace(stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
+
+
+def class_prompt(name: str) -> str:
+    """How a class is asked for in words."""
+    return f"An image of a {name}"
+
+
+def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: float, count: int, seed: int) -> Neighbors:
+    """`count` sets for unconditional pictures: x ~ p_D over the database's items, then the k neighbours of x (x among
+    them).
+
+    `counts`: how often each id was a training neighbour. Raises: BowerbirdError when they cover no item of this
+    database.
+    """
+    from bowerbird.knowledge.neighbors.graph import proposal
+
+    ids = kb.ids()
+    known = np.array([counts.get(int(i), 0) for i in ids], np.int64)
+    if known.sum() == 0:
+        raise BowerbirdError(
+            "unconditional pictures need p_D, and the model's training counts cover no item of this database; "
+            "count over the database itself with --proposal database (Python: proposal=kb.proposal(k=4))"
+        )
+    p = proposal(known, top_m)
+    drawn = [int(ids[seeds.numpy_generator(seed + i, "proposal").choice(len(ids), p=p)]) for i in range(count)]
+    return kb.search(ids=drawn, k=k, include_self=True)
+
+
+def stack(parts: Sequence[Neighbors]) -> Neighbors:
+    """Several results of one database and one K as one batch."""
+    return Neighbors(
+        np.concatenate([p.ids for p in parts]),
+        np.concatenate([p.scores for p in parts]),
+        np.concatenate([p.embeddings for p in parts]),
+        tuple(row for p in parts for row in p.captions),
+        tuple(row for p in parts for row in p.metadata),
+        (
+            None
+            if any(p.weights is None for p in parts)
+            else np.concatenate([p.weights for p in parts if p.weights is not None])
+        ),
+        tuple(query for p in parts for query in p.queries) if all(p.queries for p in parts) else (),
+        parts[0].load_images,
+    )
+
+
+def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
+    """A person's own pictures as the neighbours of each prompt, with what each of them shows; "" where that is not to
+    be said.
+
+    They have no embeddings, so they serve models that paint from pictures. Raises: BowerbirdError when captions and
+    pictures do not pair up.
+    """
+    if len(pictures) != len(captions):
+        raise BowerbirdError(
+            f"{len(pictures)} reference pictures with {len(captions)} captions; say of each what it shows (an empty"
+            " caption where that is not to be said)"
+        )
+    if not pictures:
+        return without_neighbors(prompts)
+    plain = [on_background(picture) for picture in pictures]
+
+    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
+        return [[None if i == ABSENT else plain[-2 - i] for i in row] for row in ids.tolist()]
+
+    shape = (len(prompts), len(pictures))
+    ids = np.broadcast_to(
+        -2 - np.arange(len(pictures), dtype=np.int64), shape
+    )  # below -1: present, yet no item of any database
+    rows = tuple(tuple(captions) for _ in prompts)
+    metadata: tuple[tuple[dict[str, Any], ...], ...] = tuple(({},) * len(pictures) for _ in prompts)
+    return Neighbors(
+        ids, np.ones(shape, np.float32), np.zeros((*shape, 0), np.float32), rows, metadata, None, tuple(prompts), load
+    )
+
+
+def without_neighbors(prompts: Sequence[str]) -> Neighbors:
+    """No neighbours (K = 0) for each prompt: what paints from the text alone."""
+    if any(not p.strip() for p in prompts):
+        raise BowerbirdError("the prompt is empty and there are no neighbours; say what to paint")
+    empty = np.zeros((len(prompts), 0))
+    rows: tuple[tuple[str, ...], ...] = ((),) * len(prompts)
+    nobody: tuple[tuple[dict[str, Any], ...], ...] = ((),) * len(prompts)
+    return Neighbors(
+        empty.astype(np.int64),
+        empty.astype(np.float32),
+        np.zeros((len(prompts), 0, 0), np.float32),
+        rows,
+        nobody,
+        None,
+        tuple(prompts),
+        _nothing,
+    )
+
+
+def _nothing(ids: np.ndarray) -> list[list[Image.Image | None]]:
+    return [[None] * row.size for row in ids]
+
+
+def _choice(what: str, given: str, allowed: Sequence[Any]) -> None:
+    if given not in allowed:
+        raise BowerbirdError(f"{what} {given!r} is not known; choose one of {', '.join(allowed)}")

@@ -1,0 +1,1 @@
+"""RDM, retrieval-augmented diffusion (arXiv 2204.11824)."""

@@ -1,0 +1,293 @@
+"""The released RDM checkpoints (`bowerbird import compvis`): what is in a file, whether all of it has a place, and the
+same in diffusers layout.
+
+`plan` reads the description of a file and decides everything; `write` copies the tensors one by one, so that a file of
+6 GB with optimiser state needs little memory. Averaged weights (EMA) are preferred; their names lost all dots when
+they were saved, and get them back here.
+
+What no tensor tells is taken from the published configurations and can be said otherwise: attention heads of 32
+channels, pictures of 256 px (768 for a 16x first stage), the prediction of noise, and what the network wants of
+embeddings: raw CLIP ViT-B/32 in the VQ models, those of ViT-L/14 at length 1 in the KL model. None of them saw a null
+in training. Source: arXiv 2204.11824, 2207.13038 and the released configurations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.torch_file import DAMAGE, Stored, read_torch_file
+from bowerbird.systems.rdm.interop import compvis_card, compvis_schedule, compvis_state, compvis_unet, compvis_vae
+from bowerbird.systems.rdm.interop.compvis_state import EMA, FIRST_STAGE, UNET
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the file does not tell; None is what the published model of that shape has. `heads`: the same number of
+    heads at every level instead."""
+
+    head_channels: int = compvis_unet.HEAD_CHANNELS
+    heads: int | None = None
+    size: int | None = None
+    scale_factor: float | None = None
+    embeddings: str | None = None
+    encoder: str | None = None
+    k: int | None = None
+    ema: bool = True
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of the result: its diffusers class and arguments, and where each of its tensors comes from."""
+
+    class_name: str
+    config: dict[str, Any]
+    tensors: dict[str, Stored]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all of its tensors."""
+        return sum(stored.numel for stored in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about an import before a tensor is read; `ignored` counts tensors by what they are."""
+
+    file: Path
+    unet: Part
+    vae: Part
+    schedule: dict[str, Any]
+    pipeline: dict[str, Any]
+    weights: str
+    assumed: dict[str, str]
+    dtype: str
+    ignored: dict[str, int]
+    missing: tuple[str, ...]
+
+    def report(self) -> dict[str, Any]:
+        """What goes where, as plain values."""
+        return {
+            "file": str(self.file),
+            "unet": {
+                "class": self.unet.class_name,
+                "parameters": self.unet.parameters,
+                "weights": self.weights,
+                **self.unet.config,
+            },
+            "vae": {"class": self.vae.class_name, "parameters": self.vae.parameters, **self.vae.config},
+            "scheduler": self.schedule,
+            "pipeline": self.pipeline,
+            "not in the file": self.assumed,
+            "matched": len(self.unet.tensors) + len(self.vae.tensors),
+            "missing": list(self.missing),
+            "ignored": self.ignored,
+        }
+
+
+def plan(path: str | Path, choices: Choices | None = None) -> Plan:
+    """What is in the checkpoint at `path` and where all of it goes.
+
+    Raises: BowerbirdError, saying why, for a file that cannot be read, is of another model, or has a tensor that no
+    published layout has.
+    """
+    path, choices = Path(path), choices or Choices()
+    if choices.dtype not in DTYPES or choices.embeddings not in (None, "raw", "unit"):
+        raise BowerbirdError(
+            f"weights are written as {', '.join(DTYPES)} (got {choices.dtype}), and embeddings are raw or unit (got"
+            f" {choices.embeddings})"
+        )
+    held = read_torch_file(path)
+    state = held.get("state_dict", held) if isinstance(held, Mapping) else None
+    if not isinstance(state, Mapping) or not any(isinstance(value, Stored) for value in state.values()):
+        raise BowerbirdError(
+            f"{path}: holds no state_dict of tensors; give a checkpoint as RDM's authors published them"
+        )
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Stored)}
+    ignored: Counter[str] = Counter()
+    try:
+        if state is not held:
+            beside = compvis_state.count_tensors([value for key, value in held.items() if key != "state_dict"])
+            ignored |= Counter({"optimizer state and training settings": beside} if beside else {})
+        return _plan(path, tensors, choices, ignored)
+    except BowerbirdError as error:
+        raise BowerbirdError(f"{path}: {error}") from error
+    except DAMAGE as error:  # a tensor that sizes are read from is not there, or has another form
+        raise BowerbirdError(
+            f"{path}: its sizes cannot be told ({type(error).__name__}: {error}); it was cut down, or is another model"
+        ) from error
+
+
+def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Counter[str]) -> Plan:
+    compvis_state.refuse_other_models(tensors)
+    source, weights, why = compvis_state.unet_weights(tensors, ema=choices.ema)
+    first_stage = {
+        name: t
+        for name, t in compvis_state.below(tensors, FIRST_STAGE).items()
+        if not name.startswith(("loss.", "model_ema."))
+    }
+    unet, vae = compvis_unet.layout(source), compvis_vae.layout(first_stage)
+    if not unet.in_channels == unet.out_channels == vae.embed_dim:
+        raise BowerbirdError(
+            f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes"
+            f" {vae.embed_dim}; no RDM is so"
+        )
+    heads = _heads(unet, choices)
+    size = choices.size or (768 if vae.factor == 16 else 256)
+    step = vae.factor * 2 ** (len(unet.channels) - 1)
+    if size < step or size % step:
+        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    scale, whence = compvis_state.latent_scale(tensors, vae, choices.scale_factor)
+    for name in tensors:
+        reason = compvis_state.left_out(name)
+        if reason is not None:
+            ignored[reason] += 1
+        elif name.startswith((UNET, EMA)):
+            if name.startswith(UNET) is not (weights == "plain"):
+                ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
+        elif not name.startswith(FIRST_STAGE):
+            raise BowerbirdError(
+                f"holds {name}, which no published RDM has; it may be another model. Nothing was written"
+            )
+    parts = (
+        _part(
+            "UNet2DConditionModel",
+            unet.config(size // vae.factor, heads),
+            source,
+            lambda n: compvis_unet.diffusers_name(n, unet),
+        ),
+        _part(vae.class_name, vae.config(size, scale), first_stage, lambda n: compvis_vae.diffusers_name(n, vae)),
+    )
+    missing = tuple(
+        f"{folder}: {name}"
+        for folder, part in zip(("unet", "vae"), parts, strict=True)
+        for name in part.shapes
+        if name not in part.tensors
+    )
+    assumed = {
+        "weights": f"{weights} ({why})",
+        "heads": (
+            f"{', '.join(map(str, heads))} by level"
+            f" ({'said' if choices.heads else f'{choices.head_channels} channels each'})"
+        ),
+        "picture size": f"{size} px ({'said' if choices.size else 'as published'})",
+        "latent scale": f"{scale:g} ({whence})",
+        "prediction": "noise (as published)",
+    }
+    pipeline = _pipeline(unet, vae, choices)
+    return Plan(
+        path,
+        *parts,
+        compvis_schedule.schedule(tensors),
+        pipeline,
+        weights,
+        assumed,
+        choices.dtype,
+        dict(ignored),
+        missing,
+    )
+
+
+def _heads(unet: compvis_unet.UNetLayout, choices: Choices) -> tuple[int, ...]:
+    """Attention heads by level. Raises: BowerbirdError when they do not divide a width that attends."""
+    attends = [width for width, a in zip(unet.channels, unet.attention, strict=True) if a] + [unet.channels[-1]]
+    each = choices.heads or choices.head_channels
+    if any(width % each for width in attends):
+        said = f"{each} heads" if choices.heads else f"heads of {each} channels"
+        raise BowerbirdError(f"{said} do not divide the widths {sorted(set(attends))}; say --head-channels, or --heads")
+    return tuple(choices.heads or max(1, width // choices.head_channels) for width in unet.channels)
+
+
+def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored], rename: Any) -> Part:
+    """A network of `source`'s tensors, checked against diffusers' own by name and shape."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        shapes = {
+            name: tuple(tensor.shape) for name, tensor in getattr(diffusers, class_name)(**config).state_dict().items()
+        }
+    tensors: dict[str, Stored] = {}
+    for name, stored in source.items():
+        new = rename(name)
+        if new is None or new not in shapes or new in tensors:
+            raise BowerbirdError(
+                f"its {name} has no place in diffusers' {class_name} of that shape; the layout is not one of the"
+                " published ones"
+            )
+        fits = stored.shape == shapes[new] or (compvis_vae.is_matrix(new) and stored.shape == (*shapes[new], 1, 1))
+        if not fits:
+            raise BowerbirdError(
+                f"its {name} is {stored.shape}, where {class_name} of that shape has {shapes[new]}; the layout is not"
+                " one of the published ones"
+            )
+        tensors[new] = stored
+    return Part(class_name, config, tensors, shapes)
+
+
+def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, choices: Choices) -> dict[str, Any]:
+    """The conventions that a checkpoint does not hold and that paint wrongly when they are mixed up."""
+    encoders = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
+    unit = choices.embeddings == "unit" if choices.embeddings is not None else not vae.codes
+    return {
+        "k": choices.k or (4 if vae.codes else 20),
+        "normalize_embeddings": unit,
+        "embedding_length": 1.0 if unit else None,
+        "encoder_name": choices.encoder or encoders.get(unet.context_dim, ""),
+        "encoder_fingerprint": "",
+        "trained_null": False,
+        # as the authors' scripts sample
+        "num_inference_steps": 100 if vae.codes else 50,
+        "guidance_scale": 2.0 if vae.codes else 5.0,
+        "sampler": "ddim",
+    }
+
+
+def write(made: Plan, out: str | Path, *, progress: Any = None) -> None:
+    """Write `made` to the directory `out`, which `RDMPipeline.from_pretrained` opens, and diffusers part by part.
+
+    `progress(done, total)` counts tensors. Raises: BowerbirdError when tensors are missing; nothing is left then.
+    """
+    import diffusers
+    import torch
+
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+
+    if made.missing:
+        raise BowerbirdError(
+            f"{made.file}: {len(made.missing)} tensors are missing ({made.missing[0]} first); it was cut down, fetch it"
+            " again"
+        )
+    with torch.device("meta"):
+        unet, vae = (getattr(diffusers, part.class_name)(**part.config) for part in (made.unet, made.vae))
+    scheduler = diffusers.DDIMScheduler(**made.schedule)
+    total = len(made.unet.tensors) + len(made.vae.tensors)
+    done = 0
+    with files.atomic_directory(out) as folder:
+        for name, part, network in (("unet", made.unet, unet), ("vae", made.vae, vae)):
+            network.save_config(folder / name)
+
+            def read(key: str, part: Part = part) -> torch.Tensor:
+                nonlocal done
+                tensor = part.tensors[key].read().reshape(part.shapes[key]).to(getattr(torch, made.dtype))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+                return tensor
+
+            files.stream_tensors(
+                folder / name / WEIGHTS, {key: (made.dtype, part.shapes[key]) for key in part.tensors}, read
+            )
+        scheduler.save_config(folder / "scheduler")
+        RDMPipeline(unet=unet, vae=vae, scheduler=scheduler, **made.pipeline).save_config(folder)
+        (folder / "README.md").write_text(compvis_card.card(made.report()), encoding="utf-8")

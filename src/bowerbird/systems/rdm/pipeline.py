@@ -1,0 +1,274 @@
+"""RDM as a diffusers pipeline: from a request and a knowledge base to pictures and the neighbours they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.files import load_tensors, save_tensors
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import conditioning, guidance, schedulers
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.models import low_rank
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common, queries
+from bowerbird.systems.queries import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+COUNTS_FILE = "proposal.safetensors"
+
+
+@dataclass
+class RDMOutput(BaseOutput):
+    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture."""
+
+    images: Any
+    neighbors: Neighbors
+
+
+class RDMPipeline(DiffusionPipeline):
+    """Paints from the embeddings of retrieved pictures.
+
+    `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
+    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero vectors
+    that no training showed them. `num_inference_steps`, `guidance_scale` and `sampler` are how it paints unless asked
+    otherwise. `proposal_counts` maps an item's id to how often it was a neighbour in training: p_D, kept in
+    `proposal.safetensors`.
+    """
+
+    model_cpu_offload_seq = "unet->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        scheduler: Any,
+        k: int = 4,
+        normalize_embeddings: bool = True,
+        encoder_name: str = "small",
+        encoder_fingerprint: str = "",
+        embedding_length: float | None = None,
+        trained_null: bool = True,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        sampler: str = "dpmsolver++",
+    ) -> None:
+        super().__init__()
+        self.scheduler: Any
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_to_config(
+            k=k,
+            normalize_embeddings=normalize_embeddings,
+            encoder_name=encoder_name,
+            encoder_fingerprint=encoder_fingerprint,
+            embedding_length=embedding_length,
+            trained_null=trained_null,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+        )
+        self.proposal_counts: dict[int, int] = {}
+        self._as_made = self._chosen = scheduler
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        class_name: str | None = None,
+        unconditional: bool = False,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        text_mode: str = "neighbors",
+        image_mode: str = "image+neighbors",
+        search_mode: str = "hybrid",
+        where: str | None = None,
+        class_key: str | None = None,
+        top_m: float = 1.0,
+        proposal: dict[int, int] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        eta: float = 0.0,
+        size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> RDMOutput:
+        """Paint `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
+
+        `neighbors=` wins over every way of retrieving. `weights` (one a neighbour) scale the references.
+        `guidance_scale`: 1 = off, 0 = without neighbours. It and `num_inference_steps` are the model's usual ones (in
+        its config) when None. `guidance_interval`: from and to which share of the noise (0 the clean end, 1 the start)
+        guidance acts; None is everywhere, and outside a step is one pass instead of two. `generator`: one, or one a
+        picture; without any, picture i is drawn from `seed + i`. `size`: edge in pixels when not the trained one
+        (quality falls away from it). `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`: pil,
+        pt (float in [-1, 1]), np (float in [0, 1]), latent.
+        Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
+        painted.
+        """
+        common.check_output_type(output_type)
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        if neighbors is not None:
+            hits = neighbors.repeat(num_images_per_prompt)
+        else:
+            request = Request(
+                prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
+                images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+                class_name=class_name,
+                unconditional=unconditional,
+                k=self.config.k if k is None else k,
+                text_mode=text_mode,
+                image_mode=image_mode,
+                search_mode=search_mode,
+                where=where,
+                class_key=class_key,
+                top_m=top_m,
+            )
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
+        hits = hits if weights is None else hits.weighted(weights)
+        condition = self.condition(hits)
+        interval = common.timestep_interval(
+            self.scheduler, guidance_interval if scale else None
+        )  # weight 0 is without neighbours, everywhere
+        predict = guidance.limited(
+            guidance.classifier_free(self._predict, condition, scale), self._predict, condition, interval
+        )
+        generators = common.generators_for(generator, seed, len(hits))
+        timesteps, extra = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
+        side = common.latent_side(self.unet, self.vae, size)
+        shape = (self.unet.config.in_channels, side, side)
+        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
+            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
+        images = self._output(latents, output_type)
+        self.maybe_free_model_hooks()
+        return RDMOutput(images=images, neighbors=hits)
+
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+    ) -> Neighbors:
+        """The neighbours for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a
+        foreign database."""
+        if kb is None:
+            raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+        counts = self.proposal_counts if proposal is None else proposal
+        return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        return common.check_encoder(kb, self.config)
+
+    def condition(self, hits: Neighbors) -> Conditioning:
+        """Neighbours -> tokens on the network's device. Raises: MismatchError when the embeddings have another
+        width."""
+        width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
+        if hits.embeddings.shape[-1] != width:
+            raise MismatchError(
+                f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
+                f" encoder {self.config.encoder_name!r}"
+            )
+        weights = common.weights_of(hits, self.unet.dtype)
+        settings = {"normalize": self.config.normalize_embeddings, "length": self.config.embedding_length}
+        tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), **settings)
+        place = (self._execution_device, self.unet.dtype)
+        null = tokens.neighbors_null
+        return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))
+
+    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
+        small steps."""
+        tokens = condition.neighbors
+        assert isinstance(tokens, Tokens)
+        mask = conditioning.attention_mask(tokens)
+        return self.unet(
+            sample.to(self.unet.dtype), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask
+        ).sample.float()
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint: U-Net and autoencoder."""
+        return common.fingerprint([self.unet, self.vae])
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        if self.scheduler is not self._chosen:  # somebody put one in its place
+            self._as_made = self.scheduler
+        own = name == "ddim" and type(self._as_made).__name__ == "DDIMScheduler"  # with the steps its authors took
+        self.scheduler = self._chosen = (
+            self._as_made if own else schedulers.scheduler(name, config=self._as_made.config)
+        )
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
+        return common.decode_latents(self.vae, latents)
+
+    def _output(self, latents: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        return common.as_output(self.decode_latents(latents), output_type)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """diffusers' layout, plus `proposal.safetensors` where there are counts."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.proposal_counts:
+            ids, counts = (
+                torch.tensor(list(side), dtype=torch.int64)
+                for side in (self.proposal_counts.keys(), self.proposal_counts.values())
+            )
+            save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RDMPipeline:
+        """A bundled name (`tiny-rdm`), a directory, or a hub id; weights are float32 unless `dtype` (or the older
+        `torch_dtype`) says otherwise."""
+        from diffusers import AutoencoderKL
+
+        path = bundled(str(pretrained_model_name_or_path))
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        counts = path
+        if path is not None:  # the bundled pipeline shares the bundled autoencoder instead of carrying a second copy
+            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
+            if (path / low_rank.FOLDER).is_dir():  # of another bundled network only what was changed is kept
+                from diffusers import UNet2DConditionModel
+
+                whole = bundled("tiny-rdm")
+                base = UNet2DConditionModel.from_pretrained(whole, subfolder="unet", dtype=torch.float32)
+                kwargs.setdefault(
+                    "unet", low_rank.merged(base, path / low_rank.FOLDER, common.fingerprint([base])).to(dtype)
+                )
+                counts = whole
+        pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), dtype=dtype, **kwargs)
+        file = (counts or Path(pretrained_model_name_or_path)) / COUNTS_FILE
+        if file.is_file():
+            stored = load_tensors(file)
+            pipe.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
+        return pipe

@@ -1,0 +1,159 @@
+"""What Re-Imagen learns from: a picture, a text that a person might ask for it with, and neighbours, drawn from (seed,
+step, rank) alone.
+
+Knows pictures, words and their neighbours; no network.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import seeds, tensors
+from bowerbird.core.types import ABSENT
+from bowerbird.data import augment
+from bowerbird.data.pictures import Pictures
+from bowerbird.diffusion import schedulers
+from bowerbird.knowledge.neighbors.tables import neighbor_table
+from bowerbird.knowledge.search import bm25
+from bowerbird.systems.reimagen.config import ReImagenConfig
+
+STYLED = ("{text}, {style} style", "{text} in {style} style", "a {style} drawing of {text}")
+PLAIN = ("{text}", "{text}", "a picture of {text}", "a {text}", "the {text} icon")
+
+
+def invented_name(rng: np.random.Generator) -> str:
+    """A word nobody uses: 4 to 9 letters, vowels and consonants in turn."""
+    vowels = "aeiou"
+    consonants = [c for c in string.ascii_lowercase if c not in vowels]
+    length, start = int(rng.integers(4, 10)), int(rng.integers(2))
+    return "".join(str(rng.choice(consonants if (i + start) % 2 else list(vowels))) for i in range(length))
+
+
+def low_resolution(pixels: Tensor, low_size: int) -> Tensor:
+    """`(…, C, S, S)` -> averaged to `low_size` and enlarged again (bilinear), which is how a stage sees the one below
+    it."""
+    flat = pixels.flatten(0, -4) if pixels.ndim > 4 else pixels
+    return enlarge(F.interpolate(flat, size=low_size, mode="area"), pixels.shape[-1]).view(pixels.shape)
+
+
+def enlarge(pixels: Tensor, size: int) -> Tensor:
+    """`(n, C, s, s)` -> `(n, C, size, size)`, bilinear."""
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+
+
+class ReImagenDraws:
+    """Draws over one set of pictures; `tables`: the neighbours of each by the search, and by the search among other
+    things."""
+
+    def __init__(self, config: ReImagenConfig, pictures: Pictures, seed: int, encoder: Any = None) -> None:
+        self.config, self.pictures, self.seed = config, pictures, seed
+        self.styles = pictures.column(config.style_key) if config.style_key else [""] * len(pictures)
+        self.tables = self._tables(encoder)
+
+    def _tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
+        """Neighbours of every picture, by the search and by the search among other things: `(n, k_stored)` each."""
+        config, pictures = self.config, self.pictures
+        tags = [" ".join(pictures.tags(row)) for row in range(len(pictures))]
+        embeddings = None
+        if config.search != "bm25" or config.max_similarity is not None:
+            parts = [encoder.embed_images(tensors.to_pil(part)) for part in torch.split(pictures.pixels, 256)]
+            raw = np.concatenate(parts)
+            embeddings = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+        same = [bm25.whole(caption) for caption in pictures.captions]
+        ids = np.asarray(pictures.ids, np.int64)
+        found = [
+            neighbor_table(
+                config.search,
+                pictures.captions,
+                tags,
+                config.k_stored,
+                ids=ids,
+                embeddings=embeddings,
+                max_similarity=config.max_similarity,
+                exclude=exclude,
+            )
+            for exclude in (None, same)
+        ]
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+        """Pictures with texts and neighbours: one k for the batch (1..`config.k`); kind, view, names and dropouts
+        drawn for each."""
+        config = self.config
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        k = int(rng.integers(1, config.k + 1))
+        rows = rng.integers(len(self.pictures), size=size)
+        shares = np.array([draw.share for draw in config.draws])
+        kinds = rng.choice(len(shares), size=size, p=shares / shares.sum())
+        sets, texts, captions, weights, itself = [], [], [], [], []
+        for i, row in enumerate(rows.tolist()):
+            draw = config.draws[kinds[i]]
+            near = self._neighbors(row, draw.kind, k, rng)
+            itself.append(draw.kind == "itself")
+            present = [r for r in near if r != ABSENT]
+            pixels = tensors.to_float(self.pictures.pixels[[row, *[r if r != ABSENT else row for r in near]]])
+            names = {self.pictures.captions[r]: self.pictures.captions[r] for r in [row, *present]}
+            if rng.random() < config.view_probability:
+                pixels = augment.exact_view(rng, self.pictures.size)(pixels)
+                names = {name: invented_name(rng) for name in names}
+            sets.append(pixels)
+            texts.append(self._text(row, names[self.pictures.captions[row]], draw.style_named, rng))
+            captions += [names[self.pictures.captions[r]] if r != ABSENT else "" for r in near]
+            weights.append([float(r != ABSENT) for r in near])
+        x = torch.stack(sets)
+        generator = seeds.torch_generator(self.seed, "noise", step, rank)
+        clean, neighbors = x[:, 0], x[:, 1:].clone()
+        own = torch.tensor(itself)
+        if own.any():
+            neighbors[own, 0] = _other_form(neighbors[own, 0], generator)
+        drawn = torch.rand(2, size, generator=generator)
+        no_neighbors = drawn[1] < config.neighbors_null
+        batch: dict[str, object] = {
+            "clean": clean,
+            "neighbors": neighbors,
+            "weights": torch.tensor(weights) * (~no_neighbors)[:, None],
+            "texts": ["" if drawn[0, i] < config.text_null else text for i, text in enumerate(texts)],
+            "captions": captions,
+            "eps": torch.randn(clean.shape, generator=generator),
+            "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
+        }
+        if config.unet.low_size:
+            batch["level"] = torch.randint(config.max_level, (size,), generator=generator)
+            batch["low_eps"] = torch.randn(clean.shape, generator=generator)
+        return batch
+
+    def _neighbors(self, row: int, kind: str, k: int, rng: np.random.Generator) -> list[int]:
+        """k rows of D for the target `row`, -1 pads: the best in order in half the draws, else any of the best
+        `pool`."""
+        found = self.tables[1 if kind == "others" else 0][row]
+        best = found[found != ABSENT].tolist()[: max(k, self.config.pool)]
+        if rng.random() < 0.5:
+            best = rng.permutation(best).tolist()
+        best = [row, *best] if kind == "itself" else best
+        return [int(r) for r in best[:k]] + [ABSENT] * (k - len(best[:k]))
+
+    def _text(self, row: int, name: str, style_named: float, rng: np.random.Generator) -> str:
+        """What a person might ask for: the name, at times with tags, in a phrase, and with the style where
+        `style_named` draws it."""
+        tags = [tag for tag in self.pictures.tags(row) if rng.random() < 0.5]
+        known = name == self.pictures.captions[row]
+        text = " ".join([name, *tags]) if known and tags and rng.random() < 0.3 else name
+        style = self.styles[row]
+        if style and rng.random() < style_named:
+            return str(rng.choice(STYLED)).replace("{text}", text).replace("{style}", style)
+        return str(rng.choice(PLAIN)).replace("{text}", text)
+
+
+def _other_form(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures `(n, 3, S, S)`, a quarter of them mirrored, turned up to 10 degrees, at scale .9 to 1.1, shifted up to
+    5%."""
+    n = len(x)
+    drawn = torch.rand(5, n, generator=generator)
+    x = torch.where((drawn[0] < 0.25)[:, None, None, None], x.flip(3), x)
+    return augment.affine(x, (drawn[1] * 2 - 1) * 0.175, 0.9 + 0.2 * drawn[2], (drawn[3:].T * 2 - 1) * 0.05)

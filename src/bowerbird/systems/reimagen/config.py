@@ -1,0 +1,101 @@
+"""What shapes a stage of Re-Imagen: its network, its text tower, its training draws. All of it is stored in
+`recipe.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class UNetSizes(BaseModel):
+    """Sizes of one stage's network; see `NeighborUNet`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sample_size: int = 32
+    low_size: int = 0
+    patch_size: int = 2
+    block_out_channels: tuple[int, ...] = (64, 96, 128)
+    layers_per_block: tuple[int, ...] = (1, 1, 1)
+    attention: tuple[bool, ...] = (True, True, True)
+    itself: tuple[bool, ...] = (False, True, True)
+    head_channels: int = 64
+    text_dim: int = 96
+    time_dim: int = 256
+    up_attention: bool = True
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
+
+    @model_validator(mode="after")
+    def _fits(self) -> UNetSizes:
+        levels = len(self.block_out_channels)
+        if {len(self.layers_per_block), len(self.attention), len(self.itself)} != {levels}:
+            raise ValueError(f"layers_per_block, attention and itself need one entry for each of the {levels} levels")
+        step = self.patch_size * 2 ** (levels - 1)
+        if self.sample_size % step:
+            raise ValueError(
+                f"sample_size {self.sample_size} is not a multiple of {step}, which patches and levels divide it by"
+            )
+        if self.low_size and self.sample_size % self.low_size:
+            raise ValueError(f"sample_size {self.sample_size} is not a multiple of low_size {self.low_size}")
+        return self
+
+
+class TowerSizes(BaseModel):
+    """Sizes of the small text tower; see `SmallTextTower`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    buckets: int = 4096
+    dim: int = 96
+    heads: int = 3
+    layers: int = 1
+    max_words: int = 24
+
+
+class NeighborDraw(BaseModel):
+    """A share of the training draws whose neighbours are of one kind, and how often the text then names the target's
+    style.
+
+    `retrieved`: what the search finds, mostly the same thing drawn by others; `itself`: first the target under a small
+    turn, scale, shift and mirror, so that a look can be kept; `others`: what the search finds among other things.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["retrieved", "itself", "others"]
+    share: float
+    style_named: float
+
+
+class ReImagenConfig(BaseModel):
+    """Everything that shapes one stage and its training data; stored in `recipe.json`.
+
+    `text_encoder`: a frozen T5 or CLIP (directory or hub id) in place of the small tower. `base`: the directory of a
+    trained pipeline that this stage is added to; its text tower is used, frozen.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["reimagen"] = "reimagen"
+    unet: UNetSizes = UNetSizes()
+    tower: TowerSizes = TowerSizes()
+    text_encoder: str | None = None
+    base: str | None = None
+    max_level: int = 400
+    search: Literal["bm25", "dense", "hybrid"] = "bm25"
+    encoder: str = "small"
+    k: int = Field(default=2, ge=1)
+    k_stored: int = 12
+    pool: int = 4
+    max_similarity: float | None = None
+    style_key: str | None = "style"
+    draws: tuple[NeighborDraw, ...] = (
+        NeighborDraw(kind="retrieved", share=0.45, style_named=0.7),
+        NeighborDraw(kind="itself", share=0.35, style_named=0.0),
+        NeighborDraw(kind="others", share=0.2, style_named=0.5),
+    )
+    text_null: float = 0.1
+    neighbors_null: float = 0.1
+    view_probability: float = 0.5
+
+    @property
+    def schedule_type(self) -> str:
+        """What samplers are given: a stage that predicts the clean picture is converted to velocities."""
+        return "v_prediction" if self.unet.prediction_type == "sample" else self.unet.prediction_type

@@ -1,0 +1,392 @@
+"""Re-Imagen as a diffusers pipeline: a prompt and neighbours, as pictures with captions, through a cascade of
+stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird.core import images, seeds, tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import schedulers
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
+from bowerbird.diffusion.guidance import Guidance, Predict, balanced, by_scale, draw_text_steps
+from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
+from bowerbird.models.text_tower import text_tokens
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common, queries
+from bowerbird.systems.queries import Request
+from bowerbird.systems.reimagen.batches import enlarge
+from bowerbird.systems.reimagen.batches import low_resolution as low_resolution_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+T = TypeVar("T")
+STAGES = ("unet", "super_resolution", "super_resolution_2")
+LEVEL = 50
+"""Timestep of the noise a stage above the first adds to what it enlarges, when nothing else is asked for."""
+
+
+@dataclass
+class ReImagenOutput(BaseOutput):
+    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture;
+    `text_steps`: for each stage that ran, by its number, which sampling steps of each picture were text-enhanced
+    (interleaved guidance only)."""
+
+    images: Any
+    neighbors: Neighbors
+    text_steps: dict[int, list[list[bool]]]
+
+
+class ReImagenPipeline(DiffusionPipeline):
+    """Paints a prompt, grounded in the pictures and captions of its neighbours.
+
+    The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
+    _optional_components = ["tokenizer", "super_resolution", "super_resolution_2"]  # noqa: RUF012 (diffusers' own form)
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        text_encoder: Any,
+        unet: Any,
+        scheduler: Any,
+        tokenizer: Any = None,
+        super_resolution: Any = None,
+        super_resolution_2: Any = None,
+        k: int = 2,
+        search_mode: str = "bm25",
+    ) -> None:
+        super().__init__()
+        self.scheduler: Any
+        self.register_modules(
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            super_resolution=super_resolution,
+            super_resolution_2=super_resolution_2,
+            scheduler=scheduler,
+        )
+        self.register_to_config(k=k, search_mode=search_mode)
+
+    @property
+    def stages(self) -> list[Any]:
+        """The networks there are, the first stage first."""
+        return [network for name in STAGES if (network := getattr(self, name)) is not None]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Edge in pixels that each stage paints."""
+        return [int(network.config.sample_size) for network in self.stages]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        search_mode: str | None = None,
+        where: str | None = None,
+        low_resolution: Sequence[Image.Image] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | Sequence[int] = 20,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        guidance_scale: float = 3.0,
+        level: int = LEVEL,
+        eta: float = 0.0,
+        size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> ReImagenOutput:
+        """Paint `num_images_per_prompt` pictures for each prompt.
+
+        `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the
+        prompts itself. k = 0 paints from the text alone. `num_inference_steps`: one for all stages, or one a stage.
+        `guidance`: one for the first stage (those above it are then not guided), or one a stage; None is
+        `guidance.by_scale(guidance_scale)`: interleaved, mostly neighbours. `size`: the edge at which to stop, one of
+        `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin from instead of
+        the first stage; the stages above its size run. `level`: the noise added to what is enlarged. `eta`: DDIM's
+        share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
+        Raises: BowerbirdError before anything is painted.
+        """
+        common.check_output_type(output_type)
+        if num_images_per_prompt < 1:
+            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
+        hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
+        hits = hits if weights is None else hits.weighted(weights)
+        run = self._stages_to_run(size, low_resolution, len(hits))
+        balances = self.guidance_of_stages(guidance, guidance_scale)
+        settings = [balances[stage - 1] for stage in run]
+        counts = self._each(num_inference_steps, run, "num_inference_steps")
+        if min(counts) < 1:
+            raise BowerbirdError(f"num_inference_steps is 1 or more; got {min(counts)}")
+        if not 0 <= level < self.scheduler.config.num_train_timesteps:
+            raise BowerbirdError(
+                f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}"
+            )
+        generators = common.generators_for(generator, seed, len(hits))
+        numbers = [
+            g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
+        ]
+        prompts = list(hits.queries) if hits.queries else [""] * len(hits)
+        text = self._tokens(prompts)
+        below = None if low_resolution is None else self._pixels(low_resolution)
+        present: list[bool] = np.any(
+            hits.mask if hits.weights is None else hits.mask & (hits.weights > 0), axis=1
+        ).tolist()
+        drawn: dict[int, list[list[bool]]] = {}
+        with self.progress_bar(total=sum(counts)) as bar:
+            for stage, balance, steps in zip(run, settings, counts, strict=True):
+                timesteps, extra = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
+                condition = self.condition(stage, text, hits, below, level, generators)
+                predict = balanced(self._predict(stage), condition, balance, numbers, present, len(timesteps), stage)
+                if balance.kind == "interleaved":
+                    drawn[stage] = draw_text_steps(numbers, present, len(timesteps), balance.eta, stage).tolist()
+                edge = self.sizes[stage - 1]
+                latents = (
+                    seeds.noise((3, edge, edge), generators).to(self._execution_device)
+                    * self.scheduler.init_noise_sigma
+                )
+                for i, t in enumerate(timesteps):
+                    predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
+                    latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+                    if callback_on_step_end is not None:
+                        latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
+                    bar.update()
+                below = latents.clamp(-1, 1)
+        self.maybe_free_model_hooks()
+        assert below is not None
+        return ReImagenOutput(images=common.as_output(below, output_type), neighbors=hits, text_steps=drawn)
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+    ) -> Neighbors:
+        """The neighbours for `request`: pictures with captions of any database, whatever encoder it was made with."""
+        if kb is None:
+            raise BowerbirdError(
+                "the model paints from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text alone"
+            )
+        if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):
+            raise BowerbirdError(
+                "this model paints from the database's pictures: text_mode and image_mode are neighbors; give a picture"
+                " of your own by hand"
+            )
+        request = replaced(request, text_mode="neighbors", image_mode="neighbors")
+        return queries.retrieve(kb, request, count, seed=seed, counts=proposal or {})
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself: any will do, as its pictures are what counts."""
+        return kb
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """None are kept: p_D is counted over the database when unconditional pictures are asked for."""
+        return {}
+
+    def _neighbors(
+        self,
+        prompt: str | Sequence[str] | None,
+        given: Neighbors | None,
+        kb: KnowledgeBase | None,
+        k: int | None,
+        mode: str | None,
+        where: str | None,
+        count: int,
+    ) -> Neighbors:
+        prompts = None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        if prompts == () or (given is not None and not len(given)):
+            raise BowerbirdError("there is no prompt in the list; give one or several")
+        if given is None:
+            if prompts is None:
+                raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
+            wanted = int(self.config.k) if k is None else k
+            if wanted == 0:
+                return queries.without_neighbors(prompts).repeat(count)
+            return self.retrieve(
+                Request(prompts=prompts, k=wanted, search_mode=mode or str(self.config.search_mode), where=where),
+                kb,
+                count,
+            )
+        if prompts is not None:
+            if len(prompts) not in (1, len(given)):
+                raise BowerbirdError(
+                    f"{len(prompts)} prompts for {len(given)} sets of neighbours; give one, or one a set"
+                )
+            given = replaced(given, queries=prompts if len(prompts) == len(given) else prompts * len(given))
+        return given.repeat(count)
+
+    def condition(
+        self,
+        stage: int,
+        text: Tokens,
+        hits: Neighbors,
+        below: Tensor | None,
+        level: int,
+        generators: Sequence[torch.Generator],
+    ) -> Conditioning:
+        """What stage number `stage` attends to: text tokens, the neighbours' features (made here, once), the picture
+        of the stage below."""
+        network, edge = self.stages[stage - 1], self.sizes[stage - 1]
+        place = (self._execution_device, network.dtype)
+        weights = torch.from_numpy(hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)).to(
+            place[0]
+        )
+        image = levels = None
+        if network.config.low_size:
+            if below is None:
+                raise BowerbirdError(
+                    f"stage {stage} enlarges a picture of the stage below, and there is none; begin at stage 1, or give"
+                    " low_resolution="
+                )
+            low = enlarge(below.float(), edge)
+            levels = torch.full((len(hits),), level, device=place[0])
+            eps = seeds.noise(low.shape[1:], generators).to(place[0])
+            noise_scheduler = schedulers.scheduler("ddim", config=self.scheduler.config)
+            image = noise_scheduler.add_noise(low, eps, levels).to(place[1])
+        features = FeatureMaps((), weights)
+        if hits.k:
+            pixels = self._reference_pixels(hits, edge).to(*place)
+            captions = self._tokens([caption for row in hits.captions for caption in row]).to(*place)
+            near = None
+            if image is not None:
+                near = low_resolution_of(pixels, network.config.low_size)
+            features = network.encode_neighbors(pixels, captions, weights, near)
+        words = text.to(*place)
+        return Conditioning(features, text=words, image=image, level=levels)
+
+    def _reference_pixels(self, hits: Neighbors, edge: int) -> Tensor:
+        """The neighbours' pictures `(Q, K, 3, edge, edge)` in [-1, 1], white where there is none.
+
+        By way of the largest stage's size, so that a picture kept at that size (`generation.records`) gives the same
+        pixels again.
+        """
+        from PIL import Image
+
+        white, largest = Image.new("RGB", (edge, edge), "white"), max(self.sizes)
+        found = hits.images()
+        lost = [
+            int(hits.ids[q, c])
+            for q, row in enumerate(found)
+            for c, picture in enumerate(row)
+            if picture is None and hits.mask[q, c]
+        ]
+        if lost:
+            raise BowerbirdError(
+                f"neighbour {lost[0]} has no picture, and this model paints from pictures; search a knowledge base, or"
+                " give references by hand"
+            )
+        rows = [
+            [white if picture is None else images.square(images.square(picture, largest), edge) for picture in row]
+            for row in found
+        ]
+        return torch.stack([tensors.to_float(tensors.stack(row)) for row in rows])
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        return text_tokens(self.text_encoder, self.tokenizer, texts)
+
+    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        return tensors.to_float(tensors.stack([p.convert("RGB") for p in pictures])).to(self._execution_device)
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def _stages_to_run(self, size: int | None, low_resolution: Sequence[Image.Image] | None, count: int) -> list[int]:
+        """Numbers, from 1, of the stages between where painting begins and the edge asked for."""
+        sizes = self.sizes
+        if size is not None and size not in sizes:
+            raise BowerbirdError(f"this model has stages for {', '.join(map(str, sizes))} px; {size} is none of them")
+        last = len(sizes) if size is None else sizes.index(size) + 1
+        if low_resolution is None:
+            return list(range(1, last + 1))
+        edges = {p.size for p in low_resolution}
+        if len(low_resolution) != count or len(edges) != 1 or len(set(*edges)) != 1:
+            raise BowerbirdError(
+                f"low_resolution: expected {count} square pictures of one size, got {len(low_resolution)} of"
+                f" {sorted(edges)}"
+            )
+        edge = low_resolution[0].width
+        enlarging = [int(network.config.low_size) for network in self.stages]
+        if edge not in enlarging:
+            known = ", ".join(f"{low} px" for low in enlarging if low) or "nothing"
+            raise BowerbirdError(f"no stage enlarges pictures of {edge} px; this model enlarges {known}")
+        first = enlarging.index(edge) + 1
+        if first > last:
+            raise BowerbirdError(f"pictures of {edge} px are to become {size} px: no stage lies between")
+        return list(range(first, last + 1))
+
+    def guidance_of_stages(self, given: Guidance | Sequence[Guidance] | None, scale: float) -> list[Guidance]:
+        """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
+        if given is None:
+            given = by_scale(scale)
+        if isinstance(given, Guidance):
+            return [given, *[replaced(given, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
+        return self._each(given, range(1, len(self.stages) + 1), "guidance")
+
+    def _each(self, given: T | Sequence[T], run: Sequence[int], what: str) -> list[T]:
+        """A setting for each stage that runs: the one for all, or the stage's own."""
+        if not isinstance(given, Sequence):
+            return [given] * len(run)
+        if len(given) != len(self.stages):
+            raise BowerbirdError(f"{what}: {len(given)} values for {len(self.stages)} stages; give one, or one a stage")
+        return [given[stage - 1] for stage in run]
+
+    def _predict(self, stage: int) -> Predict:
+        network = self.stages[stage - 1]
+
+        def predict(sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+            assert isinstance(condition.neighbors, FeatureMaps)
+            sample = sample.to(network.dtype)
+            predicted = network(
+                sample, timestep, condition.text, condition.neighbors, condition.image, condition.level
+            ).float()
+            if network.config.prediction_type == "sample":
+                return schedulers.from_clean(self.scheduler, predicted, sample.float(), timestep)
+            return predicted
+
+        return predict
+
+    # -- loading and saving --------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that paint: the text tower and every stage."""
+        return common.fingerprint([self.text_encoder, *self.stages])
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> ReImagenPipeline:
+        """A bundled name (`tiny-reimagen`), a directory, or a hub id; weights are float32 unless `dtype` says
+        otherwise."""
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
+        pipe: ReImagenPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
+        return pipe

@@ -1,0 +1,97 @@
+"""Which neighbours are too far from what was asked for, by the measure of the database itself.
+
+A fixed threshold means nothing across encoders: a text and its picture lie at cosine 0.2 to 0.35 in CLIP, two drawings
+of one thing at 0.8 in ours. So the threshold is a quantile of similarities that the database has: of items to their
+own captions for a text, of items to the item nearest to them for a picture. A research mode of KNN-Diffusion, off by
+default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import ABSENT, Neighbors
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+
+SAMPLE = 1000
+"""Items that a threshold is taken from."""
+
+
+def _unit(x: np.ndarray, shared_dim: int) -> np.ndarray:
+    shared = x[..., :shared_dim]
+    found: np.ndarray = shared / np.linalg.norm(shared, axis=-1, keepdims=True).clip(min=1e-12)
+    return found
+
+
+def threshold(kb: KnowledgeBase, quantile: float, shared_dim: int, *, text: bool) -> float:
+    """The cosine, in the numbers that texts and pictures share, below which the share `quantile` of the database's own
+    pairs lies.
+
+    Raises: BowerbirdError for a quantile outside 0..1, or where no item has a caption and `text` asks for them.
+    """
+    if not 0 <= quantile <= 1:
+        raise BowerbirdError(f"relevance is a quantile, from 0 (keep all) to 1; got {quantile}")
+    ids = kb.ids()
+    chosen = seeds.numpy_generator(0, "relevance").permutation(ids)[:SAMPLE].tolist()
+    items = kb.get(chosen)
+    pictures = _unit(items.embeddings[0], shared_dim)
+    if not text:
+        near = kb.search(ids=chosen, k=1)
+        there = near.mask[:, 0]
+        cosines = (pictures * _unit(near.embeddings[:, 0], shared_dim)).sum(1)[there]
+    else:
+        named = [i for i, caption in enumerate(items.captions[0]) if caption.strip()]
+        cosines = (
+            pictures[named] * _unit(kb.encoder.embed_text([items.captions[0][i] for i in named]), shared_dim)
+        ).sum(1)
+    if not len(cosines):
+        raise BowerbirdError(
+            f"{kb.path}: no item has a {'caption' if text else 'neighbour'} to take a threshold of relevance from"
+        )
+    return float(np.quantile(cosines, quantile))
+
+
+def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -> Neighbors:
+    """`hits`, which hold queries (ids below -1) and their neighbours, without the neighbours below the threshold for
+    every query; the others move up.
+
+    Raises: BowerbirdError where there is no query to be like.
+    """
+    asked = hits.ids < ABSENT
+    if not asked.any(1).all():
+        raise BowerbirdError(
+            "relevance compares neighbours with a text or picture, and there is none here; leave `relevant` out"
+        )
+    limit = threshold(kb, quantile, shared_dim, text=any(hits.queries))
+    unit = _unit(hits.embeddings, shared_dim)
+    near = np.where(asked[:, None], unit @ unit.swapaxes(1, 2), -np.inf).max(2) >= limit
+    kept = hits.mask & (near | asked)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    there = np.take_along_axis(kept, order, 1)
+
+    def moved(array: np.ndarray, absent: float) -> np.ndarray:
+        return np.where(there, np.take_along_axis(array, order, 1), absent).astype(array.dtype)
+
+    embeddings = np.take_along_axis(hits.embeddings, order[..., None], 1) * there[..., None]
+    return replace(
+        hits,
+        ids=moved(hits.ids, ABSENT),
+        scores=moved(hits.scores, -np.inf),
+        embeddings=embeddings.astype(hits.embeddings.dtype),
+        captions=tuple(
+            tuple(row[c] if ok else "" for c, ok in zip(o, t, strict=True))
+            for row, o, t in zip(hits.captions, order, there, strict=True)
+        ),
+        metadata=tuple(
+            tuple(row[c] if ok else {} for c, ok in zip(o, t, strict=True))
+            for row, o, t in zip(hits.metadata, order, there, strict=True)
+        ),
+        weights=None if hits.weights is None else moved(hits.weights, 0.0),
+    )

@@ -1,0 +1,1 @@
+"""One training loop, recipes, and what recipes train."""

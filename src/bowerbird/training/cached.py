@@ -1,0 +1,46 @@
+"""Trainings that are done once: a model by recipe and data, from the cache or trained into it.
+
+The key is everything that shapes the weights: the recipe, the pictures with their labels, and the frozen networks it
+builds on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from bowerbird.core import cache, files
+from bowerbird.data.pictures import Pictures
+from bowerbird.training.loop import train
+from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints
+
+Progress = Callable[[str, int, int], None]
+"""Called with (name of the training, steps done, steps in all)."""
+
+
+def key(recipe: Recipe, pictures: Pictures) -> str:
+    """16 hex digits that change with any setting, picture, caption, label or frozen network."""
+    labels = json.dumps(pictures.metadata, sort_keys=True, default=str)
+    parts = [recipe.fingerprint(), pictures.fingerprint(), labels, *frozen_fingerprints(recipe)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def trained(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progress: Progress | None = None) -> Path:
+    """The directory of the trained model; a training that was cut goes on from its checkpoint."""
+    run = cache.directory("trainings") / f"{recipe.name}-{key(recipe, pictures)}"
+    if (run / "model").is_dir():
+        return run / "model"
+    run.mkdir(exist_ok=True)
+    files.write_json(run / FILE, recipe.model_dump(mode="json"))
+    for report in train(
+        build_objective(recipe, pictures, run, device=device, banks=cache.directory("banks")),
+        recipe.train,
+        run,
+        device=device,
+    ):
+        if progress is not None:
+            progress(recipe.name, report.step, recipe.train.steps)
+    (run / "checkpoint.safetensors").unlink(missing_ok=True)  # a finished run needs it no more, and it is large
+    return run / "model"

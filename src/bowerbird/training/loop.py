@@ -1,0 +1,217 @@
+"""The one training loop: a generator that yields after every optimiser step; whoever calls it owns progress and
+stopping.
+
+Everything a step draws comes from (seed, step, rank), so a run that was cut and started again with the same command
+goes on exactly where its last checkpoint was. Knows nothing of what it trains: an `Objective` draws a batch, scores
+it, exports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers.training_utils import EMAModel
+    from torch import Tensor
+
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class TrainConfig(BaseModel):
+    """How long and how; one for every recipe. `batch_size` is per process, as in accelerate. `compile`: minutes at the
+    start, for long runs on a GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    warmup_steps: int = 200
+    cooldown_fraction: float = 0.0
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    precision: Literal["bf16", "no"] = "bf16"
+    compile: bool = False
+    save_every: int = 500
+    sheet_every: int = 500
+    keep_steps: tuple[int, ...] = ()
+    seed: int = 0
+
+
+class Objective(Protocol):
+    """What the loop needs of a system: draw, score (it is an `nn.Module` called with the batch), show, write."""
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]: ...
+    def sheet(self, path: Path) -> None: ...
+    def export(self, out: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished step: its number (from 1), the loss of this process's batch and the learning rate used."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, constant, then linear to zero over the last `cooldown_fraction` of the steps; `step` counts from
+    0."""
+    cooldown = max(1, round(config.steps * config.cooldown_fraction)) if config.cooldown_fraction else 0
+    factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if cooldown and step >= config.steps - cooldown:
+        factor = min(factor, (config.steps - step) / cooldown)
+    return config.learning_rate * factor
+
+
+def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str = "auto") -> Iterator[StepReport]:
+    """Train `objective` (an `nn.Module` that satisfies `Objective`) and write `out/model` from the averaged weights.
+
+    The checkpoint is `out/checkpoint.safetensors`, sample sheets to `out/sheets`; `keep_steps` exports averaged
+    weights on the way to `out/model-<step>`. Starting again with the same `out` resumes. Under `torchrun` every
+    process draws its own batches.
+    """
+    import torch
+    from accelerate import Accelerator
+    from diffusers.training_utils import EMAModel
+
+    out = Path(out)
+    accelerator = Accelerator(cpu=device == "cpu")
+    objective.train()
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    ema = EMAModel(
+        parameters, decay=config.ema_decay, foreach=True
+    )  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
+    if config.compile:
+        for network in objective.children():
+            network.compile()
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    ema.to(accelerator.device)
+    saved = out / CHECKPOINT
+    done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
+    for step, batch in ahead(
+        lambda step: objective.batch(step, config.batch_size, accelerator.process_index), done, config.steps
+    ):
+        rate = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(batch)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(parameters)
+        finished = step + 1
+        value = float(loss.detach())  # the one place in a step where a GPU is waited for
+        if not math.isfinite(value):
+            raise BowerbirdError(
+                f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out"
+            )
+        if accelerator.is_main_process:
+            _keep(objective, parameters, optimizer, ema, config, out, finished)
+        yield StepReport(finished, value, rate)
+    if accelerator.is_main_process:
+        with averaged(ema, parameters):
+            objective.eval()
+            with files.atomic_directory(out / "model") as target:
+                objective.export(target)
+
+
+def ahead(draw: Callable[[int], dict[str, Any]], first: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, its batch) from `first` to before `end`; the next batch is drawn while a step computes. A batch depends
+    on its number alone."""
+    with ThreadPoolExecutor(1, "batches") as drawing:
+        drawn = drawing.submit(draw, first) if first < end else None
+        for step in range(first, end):
+            assert drawn is not None
+            batch = drawn.result()
+            drawn = drawing.submit(draw, step + 1) if step + 1 < end else None
+            yield step, batch
+
+
+def _keep(
+    objective: Any, parameters: list[Tensor], optimizer: Any, ema: EMAModel, config: TrainConfig, out: Path, step: int
+) -> None:
+    """Checkpoint, sheet and side export, where `step` asks for one."""
+    last = step == config.steps
+    if step % config.save_every == 0 or last:
+        save_checkpoint(out / CHECKPOINT, objective, optimizer, ema, step)
+    if step % config.sheet_every == 0 or last or step in config.keep_steps:
+        with averaged(ema, parameters):
+            objective.eval()
+            (out / "sheets").mkdir(parents=True, exist_ok=True)
+            objective.sheet(out / "sheets" / f"{step:06d}.png")
+            if step in config.keep_steps:
+                with files.atomic_directory(out / f"model-{step}") as target:
+                    objective.export(target)
+            objective.train()
+
+
+class averaged:
+    """A block in which `parameters` hold the averaged weights; the trained ones come back at its end."""
+
+    def __init__(self, ema: EMAModel, parameters: list[Tensor]) -> None:
+        self.ema, self.parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *error: object) -> None:
+        self.ema.restore(self.parameters)
+
+
+def save_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel, step: int) -> None:
+    """Weights, averaged weights, optimiser state and progress in one safetensors file, which replaces the old one at
+    once."""
+    names = [name for name, p in objective.named_parameters() if p.requires_grad]
+    tensors = {f"model.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
+    tensors |= {f"ema.{n}": p for n, p in zip(names, ema.shadow_params, strict=True)}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{names[index]}.{key}": value for key, value in state.items()}
+    files.save_tensors(path, tensors, {"step": str(step), "ema_step": str(ema.optimization_step)})
+
+
+def load_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel) -> int:
+    """Put a checkpoint's state into place and return how many steps it holds.
+
+    Raises: BowerbirdError when it was made by another recipe, or is damaged.
+    """
+    tensors = files.load_tensors(path)
+    progress = files.read_tensor_metadata(path)
+    named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    shapes = {f"model.{name}": p.shape for name, p in named.items()}
+    if {k: t.shape for k, t in tensors.items() if k.startswith("model.")} != shapes:
+        raise BowerbirdError(
+            f"{path}: this checkpoint is of another recipe; give another --out, or remove it to start anew"
+        )
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, (name, parameter) in enumerate(named.items()):
+        parameter.data.copy_(tensors[f"model.{name}"])
+        ema.shadow_params[index].copy_(tensors[f"ema.{name}"])
+        prefix = f"optimizer.{name}."
+        entry = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if entry:
+            state[index] = entry
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    ema.optimization_step = int(progress["ema_step"])
+    return int(progress["step"])

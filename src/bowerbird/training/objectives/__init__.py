@@ -1,0 +1,1 @@
+"""What trains beside the systems: autoencoder, tokenizer, encoder, judge, copy descriptor."""

@@ -1,0 +1,99 @@
+"""The independent evaluator: a network that names the entity and the drawing style of a picture, for measuring only.
+
+It shares no weights with any model that paints and is never a condition. It is trained on all public pictures, the
+rare entities and every style included, because it has to recognise them; it is blurred, noised and shifted in training
+so that a painted picture is not judged by its texture. Its penultimate features serve the Fréchet distance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bowerbird.core import files, seeds, tensors
+from bowerbird.data import augment
+from bowerbird.data.pictures import Pictures
+from bowerbird.models.classifier import ClassifierModel
+
+if TYPE_CHECKING:
+    pass
+
+
+class ClassifierConfig(BaseModel):
+    """Sizes, labels, the share of pictures held out, the share blurred or noised, how far they are moved; stored in
+    `recipe.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["classifier"] = "classifier"
+    channels: tuple[int, ...] = (32, 64, 128, 192)
+    entity_key: str = "hexcode"
+    style_key: str = "style"
+    held_out: float = 0.0
+    degraded: float = 0.5
+    jitter: float = 1.0
+
+
+class ClassifierObjective(nn.Module):
+    """Cross-entropy on entity and style; a `held_out` share of the pictures is never drawn (none of the others is
+    touched)."""
+
+    def __init__(self, config: ClassifierConfig, pictures: Pictures, seed: int) -> None:
+        super().__init__()
+        self.config, self.pictures, self.seed = config, pictures, seed
+        entity, style = pictures.column(config.entity_key), pictures.column(config.style_key)
+        self.entities, self.styles = sorted(set(entity)), sorted(set(style))
+        self.entity_labels = torch.tensor([self.entities.index(e) for e in entity])
+        self.style_labels = torch.tensor([self.styles.index(s) for s in style])
+        shuffled = seeds.numpy_generator(seed, "held out").permutation(len(pictures))
+        self.rows = np.sort(shuffled[int(len(pictures) * config.held_out) :])
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            self.model = ClassifierModel(config.channels, len(self.entities), len(self.styles))
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+        """`size` pictures, moved and tinted; a share of them blurred or noised."""
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        generator = seeds.torch_generator(self.seed, "jitter", step, rank)
+        rows = torch.from_numpy(rng.choice(self.rows, size=size))
+        x = augment.jitter(tensors.to_float(self.pictures.pixels[rows]), generator, self.config.jitter)
+        quarter = int(size * self.config.degraded / 2)
+        if quarter:
+            x[:quarter] = F.interpolate(F.avg_pool2d(x[:quarter], 2), scale_factor=2, mode="bilinear")
+        x[quarter : 2 * quarter] += 0.15 * torch.randn(x[quarter : 2 * quarter].shape, generator=generator)
+        return {"pixels": x, "entity": self.entity_labels[rows], "style": self.style_labels[rows]}
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Entity cross-entropy + 0.3 style cross-entropy, both lightly smoothed."""
+        _, entity, style = self.model(batch["pixels"])
+        return F.cross_entropy(entity.float(), batch["entity"], label_smoothing=0.05) + 0.3 * F.cross_entropy(
+            style.float(), batch["style"], label_smoothing=0.05
+        )
+
+    def export(self, out: Path) -> None:
+        """Write weights and labels for `load_evaluator`."""
+        files.save_tensors(out / "model.safetensors", self.model.state_dict())
+        files.write_json(
+            out / "config.json",
+            {
+                "type": "bowerbird-evaluator",
+                "channels": self.config.channels,
+                "entities": self.entities,
+                "styles": self.styles,
+                "size": self.pictures.size,
+            },
+        )
+
+    def sheet(self, path: Path) -> None:
+        """The augmented pictures of one batch: what the evaluator learns from."""
+        from bowerbird.core.contact_sheet import grid
+
+        pixels = self.batch(0, 64)["pixels"]
+        assert isinstance(pixels, Tensor)
+        painted = tensors.to_pil(pixels)
+        grid([painted[i : i + 16] for i in range(0, 64, 16)]).save(path)

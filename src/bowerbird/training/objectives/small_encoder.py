@@ -1,0 +1,152 @@
+"""How the `small` encoder is trained: one embedding that says what a picture shows, what it looks like and how it is
+drawn.
+
+Meaning: picture-picture and picture-text InfoNCE (as in CLIP, arXiv 2103.00020) on pairs of pictures of one entity in
+two drawing styles. Look: principal components, computed once. Hand: a linear map of it must name the drawing style,
+where the data has such a column; statistics of features over all positions can say little else. That last map is
+thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bowerbird.core import seeds, tensors
+from bowerbird.data import augment
+from bowerbird.data.pictures import Pictures
+from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
+
+HAND_SCALE = 8.0
+"""What a unit vector is multiplied by before the style head, so that its softmax can become sure."""
+
+
+class ContrastiveConfig(BaseModel):
+    """Everything that shapes the encoder and its objective; stored in `recipe.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["small-encoder"] = "small-encoder"
+    encoder: SmallEncoderConfig = SmallEncoderConfig()
+    entity_key: str = "hexcode"
+    style_key: str | None = "style"
+    strong_fraction: float = 0.4
+    plain_fraction: float = 0.5
+
+
+def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of two `(n, d)` batches of unit vectors whose rows pair up; cosine similarity times `scale`."""
+    logits = a @ b.T * scale
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class ContrastiveObjective(nn.Module):
+    """The encoder with its losses over one set of pictures: `batch(step, ...)` draws, `forward(batch)` scores."""
+
+    def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int) -> None:
+        super().__init__()
+        self.config, self.pictures, self.seed = config, pictures, seed
+        named = pictures.column(config.style_key) if config.style_key else [None] * len(pictures)
+        self.styles = sorted({style for style in named if style})
+        self.style = torch.tensor([self.styles.index(style) if style else -1 for style in named])
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            self.encoder = SmallEncoderModel(config.encoder)
+            self.style_head = nn.Linear(config.encoder.hand_dim, max(1, len(self.styles)))
+        self.encoder.fit_look(tensors.to_float(pictures.pixels))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
+        self.groups = pictures.groups(config.entity_key)
+
+    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+        """`size` entities, two pictures each (different where there are two), with a text and augmented alike within
+        the pair."""
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        chosen = rng.choice(len(self.groups), size=min(size, len(self.groups)), replace=False)
+        pairs = [rng.choice(g, size=2, replace=len(g) < 2) for g in (self.groups[i] for i in chosen)]
+        strong = int(len(pairs) * self.config.strong_fraction)
+        rows = torch.from_numpy(np.array(pairs))
+        x = tensors.to_float(self.pictures.pixels[rows.T.reshape(-1)]).view(
+            2, len(pairs), 3, self.pictures.size, self.pictures.size
+        )
+        parts = [x[:, strong:]]
+        for i in range(strong):  # one strong change a pair, the same for both pictures, so that the pair still matches
+            parts.append(augment.random_view(rng)(x[:, i])[:, None])
+        x = torch.cat(parts, dim=1).flatten(0, 1)
+        generator = seeds.torch_generator(self.seed, "jitter", step, rank)
+        order = [*range(strong, len(pairs)), *range(strong)]
+        texts = [self._text(int(pairs[i][0]), rng) for i in order[: len(pairs) - strong]]
+        # how a picture is drawn is in its finest lines, which every resampling blurs: the hand learns from pictures as
+        # they are
+        plain = rows[: int(len(pairs) * self.config.plain_fraction), 0]
+        sharp = tensors.to_float(self.pictures.pixels[plain])
+        sharp = torch.where(torch.from_numpy(rng.random(len(plain)) < 0.5)[:, None, None, None], sharp.flip(3), sharp)
+        return {"pixels": augment.jitter(x, generator), "texts": texts, "plain": sharp, "style": self.style[plain]}
+
+    def _text(self, row: int, rng: np.random.Generator) -> str:
+        """A caption as a person might type it: the name, the name and some tags, or tags alone, at times inside a
+        phrase."""
+        name, tags = self.pictures.captions[row], self.pictures.tags(row)
+        some = [t for t in tags if rng.random() < 0.5]
+        text = (
+            name
+            if rng.random() < 0.5 or not tags
+            else " ".join([name, *some] if rng.random() < 0.6 else (some or tags))
+        )
+        return str(rng.choice(["{}", "{}", "a picture of {}", "a {}", "an emoji of {}", "the {} icon"])).format(text)
+
+    def forward(self, batch: dict[str, object]) -> Tensor:
+        """The summed loss of one batch."""
+        pixels, texts, plain, style = (batch[key] for key in ("pixels", "texts", "plain", "style"))
+        assert isinstance(pixels, Tensor)
+        assert isinstance(plain, Tensor)
+        assert isinstance(style, Tensor)
+        assert isinstance(texts, list)
+        meaning, _, _ = self.encoder.picture_parts(pixels)
+        first, second = meaning.chunk(2)
+        words = self.encoder.text_meaning(texts)
+        scale = self.log_scale.clamp(max=math.log(50.0)).exp()
+        n = len(texts)
+        loss = (
+            info_nce(first, second, scale[0])
+            + 0.5 * info_nce(first[:n], words, scale[1])
+            + 0.5 * info_nce(second[:n], words, scale[1])
+        )
+        _, _, hand = self.encoder.picture_parts(plain)
+        # summed over the pictures that have a style: zero, yet part of the graph, where none has (torchrun wants every
+        # gradient)
+        styled = F.cross_entropy(self.style_head(hand * HAND_SCALE).float(), style, ignore_index=-1, reduction="sum")
+        return loss + styled / (style >= 0).sum().clamp(min=1)
+
+    def export(self, out: Path) -> None:
+        """Write the encoder as a directory that `bowerbird.encoders.load` opens."""
+        from bowerbird.encoders.small import save_small
+
+        save_small(self.encoder, out)
+
+    def sheet(self, path: Path) -> None:
+        """Pictures, what the look part of their embeddings gives back, and the nearest other picture by the whole
+        embedding."""
+        from bowerbird.core.contact_sheet import grid
+
+        pixels = tensors.to_float(self.pictures.pixels).to(self.log_scale.device)
+        rows = list(range(0, len(pixels), max(1, len(pixels) // 16)))[:16]
+        with torch.no_grad():
+            vectors = F.normalize(
+                torch.cat([self.encoder.encode_pixels(part) for part in torch.split(pixels, 256)]), dim=1
+            )
+            _, look, _ = self.encoder.picture_parts(pixels[rows])
+            size = self.encoder.config.look_size
+            low = look @ torch.linalg.pinv(self.encoder.look_basis) + self.encoder.look_mean
+        similarity = vectors[rows] @ vectors.T
+        similarity[range(len(rows)), rows] = -1
+        back = F.interpolate(low.view(-1, 3, size, size), size=self.pictures.size)
+        grid([tensors.to_pil(pixels[rows]), tensors.to_pil(back), tensors.to_pil(pixels[similarity.argmax(1)])]).save(
+            path
+        )
