@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from bowerbird.cli import bulk, claims, demo, edit, evaluate, export, generate, imports, kb, models, search, train
+from bowerbird.cli import (
+    bulk,
+    claims,
+    datasets,
+    demo,
+    edit,
+    evaluate,
+    export,
+    generate,
+    imports,
+    kb,
+    models,
+    search,
+    train,
+)
 from bowerbird.core.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -34,6 +48,7 @@ app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check")(evaluate.check)
 app.command("claims")(claims.claims)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(imports.app, name="import")
 app.command("export")(export.export)
 app.command("models")(models.models)

@@ -1,0 +1,1 @@
+"""Data sets that anyone can make: from published packages, pinned and checked by hash."""
