@@ -1,5 +1,5 @@
-"""Time and memory of painting against batch, k, steps and resolution, one at a time around a usual point; every row is
-a process of its own.
+"""Time and memory of generating against batch, k, steps and resolution, one at a time around a usual point;
+every row is a process of its own.
 
 python benchmarks/growth.py                     # the bundled tiny-rdm
 python benchmarks/growth.py --model rdm-imagenet --dtype bfloat16
@@ -20,7 +20,8 @@ VALUES = {"batch": (1, 2, 4, 8, 16, 32, 64), "k": (1, 4, 16, 64, 256), "steps": 
 
 
 def cell(model: str, dtype: str, batch: int, k: int, steps: int, scale: int) -> dict[str, float]:
-    """Seconds to paint once (after a first time), and what the process held when the model was loaded, and at most."""
+    """Seconds to generate once (after a first time), and what the process held when the model was loaded, and
+    at most."""
     import numpy as np
     import torch
 

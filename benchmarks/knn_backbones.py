@@ -1,6 +1,6 @@
 """KNN-Diffusion's two backbones side by side, in one process: quality, steps, seconds a picture.
 
-Both paint the 100 rare things from their names and the four drawings that words find, at guidance 3. Quality: the
+Both generate the 100 rare things from their names and the four drawings that words find, at guidance 3. Quality: the
 share that an independent judge names, and the Fréchet distance of its features to those of the real drawings (500 of
 them; `real halves` is what two halves of them have). A sheet shows the first entities, a row a setting.
 
@@ -58,10 +58,10 @@ def main() -> None:
                 queries_as_neighbors(texts, [[f"(text) {n}"] for n in bench.names]),
                 bench.embedded(bench.found(bench.names, 4)),
             )
-            painted = [bench.paint(hits, seed, model=models[name]) for seed in SEEDS]
-            named = per_entity([bench.named(images) == truth for images in painted])
+            generated = [bench.generate(hits, seed, model=models[name]) for seed in SEEDS]
+            named = per_entity([bench.named(images) == truth for images in generated])
             far = over_seeds(
-                [frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real) for images in painted]
+                [frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real) for images in generated]
             )
             took = seconds(models[name], bench, steps)
             print(
@@ -69,19 +69,19 @@ def main() -> None:
                 f" {far}",
                 flush=True,
             )
-            rows.append((f"{name}, {steps} steps, {took:.2f} s", list(painted[0][:SHOWN]), bench.names[:SHOWN]))
+            rows.append((f"{name}, {steps} steps, {took:.2f} s", list(generated[0][:SHOWN]), bench.names[:SHOWN]))
             if len(rows) == 1:
                 firsts = [min(bench.rows_of(entity).values()) for entity in bench.entities[:SHOWN]]
                 rows.insert(
                     0, ("one of the real drawings", tensors.to_pil(bench.drawings.pixels[firsts]), bench.names[:SHOWN])
                 )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    contact_sheet.labelled(rows).save(arguments.out / "backbones.png")
+    contact_sheet.labeled(rows).save(arguments.out / "backbones.png")
     print(f"{arguments.out / 'backbones.png'} shows them")
 
 
 def seconds(model: str, bench: Bench, steps: int) -> float:
-    """Seconds a picture in batches of four, as `generate` paints them, bfloat16."""
+    """Seconds a picture in batches of four, as `generate` generates them, bfloat16."""
     pipe = open_pipeline(model, "cpu")
     pipe.set_progress_bar_config(disable=True)
     hits = bench.embedded(bench.found(bench.names[:4], 4))

@@ -1,4 +1,4 @@
-"""Does retrieval help, are entities never trained on painted faithfully, does the database set the style?
+"""Does retrieval help, are entities never trained on generated faithfully, does the database set the style?
 
 An independent evaluator (recipe `evaluator`, never a condition) judges every picture. Three seeds, 95% intervals.
 
@@ -28,7 +28,7 @@ from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_seeds
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.systems.queries import Request, stack
 from bowerbird.training.recipe import load_autoencoder
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
@@ -61,9 +61,9 @@ class Bench:
         path = self.out / "kb" / name
         return KnowledgeBase.open(path) if path.exists() else KnowledgeBase.build(path, self.source, where=where)[0]
 
-    def paint(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
-        settings = generate.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
-        return tensors.stack(generate.paint(pipe, hits, settings, batch=32))
+    def generate(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
+        settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
+        return tensors.stack(generation.generate(pipe, hits, settings, batch=32))
 
     def judge(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Index of the entity among the rare ones, and the style, of each picture."""
@@ -80,7 +80,7 @@ class Bench:
 
 
 def real_pictures(bench: Bench, held_out: Path | None) -> None:
-    """The evaluator's own figures: on the pictures it learnt, on the same through the autoencoder, on pictures held
+    """The evaluator's own figures: on the pictures it learned, on the same through the autoencoder, on pictures held
     out."""
     truth = np.array([bench.entities.index(h) for h in bench.rare.column("hexcode")])
     styles = np.array(bench.rare.column("style"))
@@ -115,13 +115,13 @@ def real_pictures(bench: Bench, held_out: Path | None) -> None:
         order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
         # type: ignore[union-attr]
         unseen: Pictures = everything.select(order[: int(len(everything) * recipe.system.held_out)].tolist())
-        twin = Evaluator(held_out / "model")
+        second = Evaluator(held_out / "model")
         rows = [i for i, m in enumerate(unseen.metadata) if m["split"] == "rare" and m["style"] != "openmoji"]
-        _, entity_logits, _ = twin(unseen.pixels[rows])
-        best = entity_logits[:, torch.tensor([twin.entities.index(e) for e in bench.entities])].argmax(1).numpy()
+        _, entity_logits, _ = second(unseen.pixels[rows])
+        best = entity_logits[:, torch.tensor([second.entities.index(e) for e in bench.entities])].argmax(1).numpy()
         truth = np.array([bench.entities.index(unseen.metadata[i]["hexcode"]) for i in rows])
         bench.note(
-            "evaluator twin: held-out rare pictures",
+            "second evaluator: held-out rare pictures",
             float((best == truth).mean()),
             f"({len(rows)} pictures of one style each, not in its training)",
         )
@@ -144,7 +144,7 @@ def unseen_styles(bench: Bench) -> float | None:
 
 
 def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) -> None:
-    """(a) Fréchet distance to the training pictures, with and without neighbours, after equal training."""
+    """(a) Fréchet distance to the training pictures, with and without neighbors, after equal training."""
     kb = bench.kb("train", NEVER_TRAINED_ON)
     real, _, _ = bench.evaluator(bench.train.pixels)
     rng = np.random.default_rng(0)
@@ -153,11 +153,11 @@ def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) ->
         "FD of real halves (floor)",
         frechet_distance(real[half[: len(half) // 2]].numpy(), real[half[len(half) // 2 :]].numpy()),
     )
-    values: dict[str, list[float]] = {"with neighbours": [], "without": []}
+    values: dict[str, list[float]] = {"with neighbors": [], "without": []}
     for seed in bench.seeds:
         hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1))
-        for name, pipe in (("with neighbours", rdm), ("without", plain)):
-            pixels = bench.paint(pipe, hits, seed, 1.0 if pipe is rdm else 0.0)
+        for name, pipe in (("with neighbors", rdm), ("without", plain)):
+            pixels = bench.generate(pipe, hits, seed, 1.0 if pipe is rdm else 0.0)
             features, _, _ = bench.evaluator(pixels)
             values[name].append(frechet_distance(features.numpy(), real.numpy()))
             if seed == 0:
@@ -169,7 +169,7 @@ def distances(bench: Bench, rdm: RDMPipeline, plain: RDMPipeline, count: int) ->
         bench.note(f"(a) FD {name}", over_seeds(each))
     bench.note(
         "(a) FD ratio",
-        over_seeds([a / b for a, b in zip(values["with neighbours"], values["without"], strict=True)]),
+        over_seeds([a / b for a, b in zip(values["with neighbors"], values["without"], strict=True)]),
         "goal: 0.7 or less",
     )
 
@@ -181,7 +181,7 @@ def rare_entities(bench: Bench, pipe: RDMPipeline, weights: list[float], repeats
     truth = np.repeat(np.arange(len(bench.entities)), repeats)
     best, best_weight = -1.0, weights[0]
     for weight in [0.0, *weights]:
-        hits = [bench.judge(pixels := bench.paint(pipe, pools, seed, weight))[0] == truth for seed in bench.seeds]
+        hits = [bench.judge(pixels := bench.generate(pipe, pools, seed, weight))[0] == truth for seed in bench.seeds]
         estimate = over_groups(np.stack(hits, 1).reshape(len(bench.entities), -1))
         name = "null" if weight == 0 else f"guidance {weight:g}"
         bench.note(
@@ -201,12 +201,12 @@ def rare_entities(bench: Bench, pipe: RDMPipeline, weights: list[float], repeats
         rows.append(
             (
                 bench.names[bench.entities[i]],
-                [*tensors.to_pil(bench.paint(pipe, pools.rows([i * repeats] * 4), 0, best_weight)), *near],
+                [*tensors.to_pil(bench.generate(pipe, pools.rows([i * repeats] * 4), 0, best_weight)), *near],
                 [],
             )
         )
-    contact_sheet.labelled(
-        rows, title=f"rare entities at guidance {best_weight:g}: painted | neighbours", divide=4
+    contact_sheet.labeled(
+        rows, title=f"rare entities at guidance {best_weight:g}: generated | neighbors", divide=4
     ).save(bench.out / "b-sheet.png")
     return best_weight
 
@@ -220,7 +220,7 @@ def by_name(bench: Bench, pipe: RDMPipeline, weight: float, repeats: int) -> Non
     )
     bench.note("(b) share of retrieved that are the entity", float(right.mean()))
     truth = np.repeat(np.arange(len(bench.entities)), repeats)
-    outcomes = [bench.judge(bench.paint(pipe, hits, seed, weight))[0] == truth for seed in bench.seeds]
+    outcomes = [bench.judge(bench.generate(pipe, hits, seed, weight))[0] == truth for seed in bench.seeds]
     bench.note(
         f"(b) rare by name, guidance {weight:g}: top-1 of 100",
         over_groups(np.stack(outcomes, 1).reshape(len(bench.entities), -1)),
@@ -237,7 +237,7 @@ def style_exchange(bench: Bench, pipe: RDMPipeline, weight: float, k: int, repea
         hits = pipe.retrieve(Request(prompts=tuple(bench.names[e] for e in bench.entities), k=k), kb, repeats)
         judged = []
         for seed in bench.seeds:
-            pixels = bench.paint(pipe, hits, seed, weight)
+            pixels = bench.generate(pipe, hits, seed, weight)
             judged.append(bench.judge(pixels))
             if seed == 0:
                 rows.append((style, tensors.to_pil(pixels[:: 8 * repeats]), []))
@@ -245,7 +245,7 @@ def style_exchange(bench: Bench, pipe: RDMPipeline, weight: float, k: int, repea
         identity = np.stack([e == truth for e, _ in judged], 1).reshape(len(bench.entities), -1)
         bench.note(f"(c) database of {style} only: style (k={k})", over_groups(styles), "goal: 0.60")
         bench.note(f"(c) database of {style} only: identity (k={k})", over_groups(identity), "goal: half of (b)")
-    contact_sheet.labelled(rows, title="the same names and seeds, five databases").save(bench.out / f"c-sheet-k{k}.png")
+    contact_sheet.labeled(rows, title="the same names and seeds, five databases").save(bench.out / f"c-sheet-k{k}.png")
 
 
 def load(model: str) -> RDMPipeline:

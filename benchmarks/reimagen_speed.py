@@ -1,8 +1,8 @@
 """Seconds a picture of `tiny-reimagen`, beside what a plain implementation of the paper would take, in one process.
 
-Ours encodes the neighbours once a picture and runs the two passes of guidance as one batch. The peer encodes them at
+Ours encodes the neighbors once a picture and runs the two passes of guidance as one batch. The peer encodes them at
 every step and runs the passes one after the other. The ceiling is diffusers' `UNet2DConditionModel` on the same grids
-and widths, with as many passes: networks that look at no neighbour's pixels.
+and widths, with as many passes: networks that look at no neighbor's pixels.
 
     python benchmarks/reimagen_speed.py
 """
@@ -34,7 +34,7 @@ def seconds(call: Callable[[], object], times: int) -> float:
 
 
 class Plain(ReImagenPipeline):
-    """The same network, its neighbours encoded at every step and the predictions of a step made one by one."""
+    """The same network, its neighbors encoded at every step and the predictions of a step made one by one."""
 
     def condition(self, stage: int, *rest: object) -> Conditioning:  # type: ignore[override]
         self.again = lambda: ReImagenPipeline.condition(self, stage, *rest)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ class Plain(ReImagenPipeline):
 
 
 def ceiling(pipe: ReImagenPipeline, steps: int) -> Callable[[], object]:
-    """Two passes a step, in one batch, of diffusers U-Nets with each stage's grid and widths and no neighbours."""
+    """Two passes a step, in one batch, of diffusers U-Nets with each stage's grid and widths and no neighbors."""
     nets = []
     for network in pipe.stages:
         config = network.config
@@ -114,7 +114,7 @@ def main() -> None:
     pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
     hits = queries.by_hand(["a thing"], pictures, ["a thing", "a thing"])
 
-    def paint(by: ReImagenPipeline) -> Callable[[], object]:
+    def generate(by: ReImagenPipeline) -> Callable[[], object]:
         return lambda: by(
             neighbors=hits,
             num_inference_steps=arguments.steps,
@@ -123,11 +123,11 @@ def main() -> None:
         )
 
     ours, theirs, bound = (
-        seconds(call, arguments.times) for call in (paint(pipe), paint(plain), ceiling(pipe, arguments.steps))
+        seconds(call, arguments.times) for call in (generate(pipe), generate(plain), ceiling(pipe, arguments.steps))
     )
     print(f"{pipe.sizes[-1]} px, {arguments.steps} steps a stage, k = 2, float32, {torch.get_num_threads()} threads")
     print(f"ours {ours:.2f} s   plain {theirs:.2f} s   ratio {ours / theirs:.2f}")
-    print(f"ours {ours:.2f} s   diffusers U-Nets without neighbours {bound:.2f} s   ratio {ours / bound:.2f}")
+    print(f"ours {ours:.2f} s   diffusers U-Nets without neighbors {bound:.2f} s   ratio {ours / bound:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ and not.
 | emoji, trained on | the four styles the descriptor was trained on | the same things in openmoji |
 
 For emoji also with others *of the collection* as the honest ones, as `bowerbird check` does: emoji are full of near
-copies (one cyclist twice, a heart in eight colours), which are no false alarms, so that row is a floor. Pictures held
+copies (one cyclist twice, a heart in eight colors), which are no false alarms, so that row is a floor. Pictures held
 twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x 16 as
-the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four neighbours
+the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four neighbors
 by `small`.
 
     python benchmarks/replication.py --out runs/replication
@@ -60,7 +60,7 @@ def measure(
     does it."""
     start = time.perf_counter()
     rows = np.sort(seeds.numpy_generator(0, "replication benchmark").choice(len(references), baseline, replace=False))
-    rows = rows[~detect.twins(references, rows)]
+    rows = rows[~detect.near_duplicates(references, rows)]
     copies = detect.plant(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
     asked = [*copies.pictures, *(p for s in sets.values() for p in s)]
@@ -81,11 +81,11 @@ def measure(
 
 
 def honest_neighbors(extractor: Any, pictures: Pictures, count: int) -> dict[str, float]:
-    """Whole similarity of pictures to the nearest of their four neighbours, twins left out: quantiles."""
+    """Whole similarity of pictures to the nearest of their four neighbors, near-duplicates left out: quantiles."""
     training = tensors.to_pil(pictures.pixels)
     vectors = encoders.load("small").embed_images(training)
     rows = np.sort(seeds.numpy_generator(0, "honest").choice(len(training), count, replace=False))
-    rows = rows[~detect.twins(training, rows)]
+    rows = rows[~detect.near_duplicates(training, rows)]
     table = vectors[rows] @ vectors.T
     table[np.arange(len(rows)), rows] = -np.inf
     near = np.argsort(-table, axis=1)[:, :4]
@@ -131,10 +131,10 @@ def main() -> None:
                     )
             (arguments.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     for collection, pictures in (("emoji trained on", trained), ("emoji never seen", unseen)):
-        found = report[f"honest neighbours, {collection}"] = honest_neighbors(
+        found = report[f"honest neighbors, {collection}"] = honest_neighbors(
             features.load(detect.DESCRIPTOR), pictures, 300
         )
-        print("honest neighbours,", collection, found)
+        print("honest neighbors,", collection, found)
     (arguments.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -33,13 +33,13 @@ def generate(path: Path, items: int) -> None:
     block by block."""
     rng = np.random.default_rng(0)
     groups = rng.normal(size=(200, DIM)).astype(np.float32)
-    centres = groups[rng.integers(200, size=max(1, items // 100))] + 0.9 * rng.normal(
+    centers = groups[rng.integers(200, size=max(1, items // 100))] + 0.9 * rng.normal(
         size=(max(1, items // 100), DIM)
     ).astype(np.float32)
     made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(items + QUERIES, DIM))
     for start in range(0, len(made), 50_000):
         rows = slice(start, min(start + 50_000, len(made)))
-        block = centres[rng.integers(len(centres), size=rows.stop - rows.start)] + 0.8 * rng.normal(
+        block = centers[rng.integers(len(centers), size=rows.stop - rows.start)] + 0.8 * rng.normal(
             size=(rows.stop - rows.start, DIM)
         ).astype(np.float32)
         made[rows] = block / np.linalg.norm(block, axis=1, keepdims=True)
@@ -109,7 +109,7 @@ def faiss_hnsw(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[
 
 
 def lancedb_pq(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """LanceDB alone: its product quantisation, refined from the stored vectors."""
+    """LanceDB alone: its product quantization, refined from the stored vectors."""
     os.environ["LANCEDB_LOG"] = "error"
     import lancedb
     import pyarrow as pa

@@ -80,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--whole", action="store_true", help="paint whole pictures, too")
+    parser.add_argument("--whole", action="store_true", help="generate whole pictures, too")
     parser.add_argument("--quantized", action="store_true", help="also int8 weights of the linear layers, by torchao")
     arguments = parser.parse_args()
     torch.manual_seed(0)

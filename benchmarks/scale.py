@@ -85,7 +85,7 @@ def step(name: str, out: Path, items: int, memory: int) -> dict[str, float]:
     if name == "build":
         shutil.rmtree(path, ignore_errors=True)
         told = lambda line: print(line, file=sys.stderr)  # noqa: E731
-        kb, _ = KnowledgeBase.build(path, folder_of(out, items), encoder=encoder, memory=memory, told=told)
+        kb, _ = KnowledgeBase.build(path, folder_of(out, items), encoder=encoder, memory=memory, on_message=told)
         timed("build s", start)
         facts["disk MB"] = kb.info()["bytes"] / 1e6
     elif name == "open":

@@ -1,6 +1,6 @@
 """How good pictures are against how many steps they take, by solver, guidance interval and model.
 
-Every setting paints the same pictures: the same neighbours (of real pictures, themselves left out) from the same
+Every setting generates the same pictures: the same neighbors (of real pictures, themselves left out) from the same
 noise. So differences between settings are not differences between draws, and how far a picture is from the same one
 after 100 steps (PSNR, median) is error of sampling alone. Frechet distances are on the features of an evaluator that
 is never a condition, to all real pictures ("all") and to those of things no model of ours was trained on ("rare").
@@ -8,7 +8,7 @@ They are biased upwards at so few pictures, by as much as the floor says (as man
 shares of the reference are given with and without the floor; of rare pictures there are too few to tell theirs.
 Seconds are per picture at 100 a batch under bfloat16 autocast.
 
-What has been painted is kept, and the same command goes on.
+What has been generated is kept, and the same command goes on.
 
     bowerbird train evaluator --data ../shared/data/emoji.parquet --out runs/evaluator
     python benchmarks/steps.py --out runs/steps
@@ -32,7 +32,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.frechet import frechet_distance
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 
 K = 4
 REFERENCE = "tiny-rdm ddim 100 w3"
@@ -81,21 +81,21 @@ class Bench:
         orders = [np.random.default_rng(seed).permutation(len(there)) for seed in range(5)]
         return float(np.mean([frechet_distance(there[order[:count]], there[order[count:]]) for order in orders]))
 
-    def painted(self, setting: str, seed: int) -> dict[str, np.ndarray]:
+    def generated(self, setting: str, seed: int) -> dict[str, np.ndarray]:
         """Features `(n, d)` and pixels of the pictures of a seed, and seconds a picture; from earlier where the same
-        weights painted them."""
+        weights generated them."""
         model, settings = parse(setting)
         if model not in self.pipes:
             self.pipes[model] = RDMPipeline.from_pretrained(model)
         name = f"{setting.replace('/', '_').replace(' ', '_')}-{self.pipes[model].fingerprint()}-{self.n}-{seed}.npz"
-        kept = self.out / "painted" / name
+        kept = self.out / "generated" / name
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             rows = self.rows(seed)
             hits = neighbors_of(self.kb, self.pictures.select(rows.tolist()))
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                images = generate.paint(
+                images = generation.generate(
                     self.pipes[model],
                     hits,
                     settings,
@@ -119,12 +119,12 @@ def neighbors_of(kb: KnowledgeBase, pictures: Pictures) -> Neighbors:
     return Neighbors(pick(found.ids), pick(found.scores), pick(found.embeddings), (("",) * K,) * len(kept))
 
 
-def parse(setting: str) -> tuple[str, generate.Settings]:
+def parse(setting: str) -> tuple[str, generation.Settings]:
     """`MODEL SAMPLER STEPS wSCALE [LOW-HIGH]`, the last being where guidance acts."""
     model, sampler, steps, scale, *interval = setting.split()
     low, high = map(float, interval[0].split("-")) if interval else (0.0, 1.0)
     between = (low, high) if interval else None
-    return model, generate.Settings(
+    return model, generation.Settings(
         steps=int(steps), guidance_scale=float(scale[1:]), sampler=sampler, guidance_interval=between
     )
 
@@ -159,7 +159,7 @@ def main() -> None:
     reference: dict[str, list[np.ndarray]] = {}
     compared = np.empty(0)
     for setting in [REFERENCE, *(each for each in arguments.settings if each != REFERENCE)]:
-        seen = [bench.painted(setting, seed) for seed in range(bench.seeds)]
+        seen = [bench.generated(setting, seed) for seed in range(bench.seeds)]
         seconds, pixels = (
             min(float(each["seconds"]) for each in seen),
             np.concatenate([each["pixels"] for each in seen]),

@@ -35,21 +35,21 @@ from bowerbird.training.recipe import Recipe, build_objective, read_pictures
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Pictures, or their latents, with the embeddings of their nearest neighbours: what a person would hand a
+    """Pictures, or their latents, with the embeddings of their nearest neighbors: what a person would hand a
     DataLoader."""
 
     def __init__(self, objective: RDMObjective, pictures: Any, cached: bool) -> None:
-        self.bank, self.pictures, self.cached = objective.bank, pictures, cached
+        self.cache, self.pictures, self.cached = objective.cache, pictures, cached
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        near = self.bank.tables[0][i][:4].clamp(min=0)
+        near = self.cache.tables[0][i][:4].clamp(min=0)
         picture = (
-            self.bank.latents[0, i].float() if self.cached else tensors.to_float(self.pictures.pixels[i : i + 1])[0]
+            self.cache.latents[0, i].float() if self.cached else tensors.to_float(self.pictures.pixels[i : i + 1])[0]
         )
-        return {"picture": picture, "embeddings": self.bank.embeddings[0, near].float()}
+        return {"picture": picture, "embeddings": self.cache.embeddings[0, near].float()}
 
 
 def plain(
@@ -128,7 +128,7 @@ def ceiling(device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
-    parser.add_argument("--banks", type=Path, default=Path("runs/banks"))
+    parser.add_argument("--caches", type=Path, default=Path("runs/caches"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=4)
@@ -139,10 +139,10 @@ def main() -> None:
     recipe = recipes.recipe("tiny-rdm")
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": arguments.batch})})
     pictures, device = read_pictures(recipe, arguments.data), arguments.device
-    arguments.banks.mkdir(parents=True, exist_ok=True)
+    arguments.caches.mkdir(parents=True, exist_ok=True)
 
     def objective() -> RDMObjective:
-        made: RDMObjective = build_objective(recipe, pictures, arguments.banks, device=device, banks=arguments.banks)
+        made: RDMObjective = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
         return made.to(device)
 
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Retrieve, look, change the set by hand, paint: python examples/edit_neighbors.py"""
+"""Retrieve, look, change the set by hand, generate: python examples/edit_neighbors.py"""
 
 from pathlib import Path
 
@@ -16,4 +16,4 @@ mostly_last = hits.weighted([0.2, 0.2, 0.2, 3.0])
 
 rows = [pipe(neighbors=n, num_images_per_prompt=4, seed=1).images for n in (hits, first_only, mostly_last)]
 grid(rows, size=128).save("edit_neighbors.png")
-print("edit_neighbors.png: all four neighbours, the first alone, mostly the last")
+print("edit_neighbors.png: all four neighbors, the first alone, mostly the last")

@@ -14,7 +14,7 @@ from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation.claims.edit_pairs import find
 from bowerbird.evaluation.claims.edits import hits_of
 from bowerbird.evaluation.claims.lab import Lab, Settings
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 
 
 def main(data: str, out: str) -> None:
@@ -24,8 +24,8 @@ def main(data: str, out: str) -> None:
     asked = tensors.to_pil(drawings.pixels[pairs.target])
     hits = hits_of(Lab(Settings(), [], drawings), pairs)
     pipe = KNNDiffusionPipeline.from_pretrained("tiny-knn")
-    made = generate.paint(pipe, hits, generate.Settings(), sources=sources)
-    weak = generate.paint(pipe, hits, generate.Settings(strength=0.6, show_source=False), sources=sources)
+    made = generation.generate(pipe, hits, generation.Settings(), sources=sources)
+    weak = generation.generate(pipe, hits, generation.Settings(strength=0.6, show_source=False), sources=sources)
     words = ["source", "edit", "difference", "image-to-image, 0.6", "the real one"]
     rows = [
         (
@@ -35,7 +35,7 @@ def main(data: str, out: str) -> None:
         )
         for i, (s, t) in enumerate(zip(pairs.source, pairs.target, strict=True))
     ]
-    contact_sheet.labelled(rows).save(out)
+    contact_sheet.labeled(rows).save(out)
 
 
 if __name__ == "__main__":

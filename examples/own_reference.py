@@ -1,4 +1,4 @@
-"""Paint a picture of your own into other forms: one reference, the prompt's words against the reference's look.
+"""Generate a picture of your own into other forms: one reference, the prompt's words against the reference's look.
 
     python examples/own_reference.py fox.png "my fox" "my fox, flat style"
 

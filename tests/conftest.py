@@ -148,5 +148,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--make-golden",
         action="store_true",
-        help="write the values of tests/golden anew (a deliberate change of what is made)",
+        help="write the values of tests/golden again (a deliberate change of what is made)",
     )

@@ -48,7 +48,7 @@ def short() -> Recipe:
 
 @pytest.fixture
 def lab(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(benches.Bench.paint, "__kwdefaults__", {"model": str(random_reimagen), "sources": None})
+    monkeypatch.setattr(benches.Bench.generate, "__kwdefaults__", {"model": str(random_reimagen), "sources": None})
     monkeypatch.setattr(benches, "evaluator", short)
     monkeypatch.setattr(benches, "style_evaluator", short)
     monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)

@@ -139,7 +139,7 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
         "2",
         "-n",
         "1",
-        "--guidance-eta",
+        "--text-ratio",
         "0.3",
         "--on-copy",
         "off",
@@ -152,7 +152,7 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
     assert (tmp_path / "o" / "000.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
 
 
-def test_edit_writes_what_changed_and_paints_it_again(
+def test_edit_writes_what_changed_and_generates_it_again(
     tmp_path: Path, tiny_knn: Path, random_rdm: Path, kb_path: Path
 ) -> None:
     Image.new("RGB", (50, 40), "red").save(tmp_path / "own.png")
@@ -160,7 +160,7 @@ def test_edit_writes_what_changed_and_paints_it_again(
     for arguments, says in (
         (base, "one of them"),
         ((*base, "--prompt", "star", "--reference", "own.png"), "one of them"),
-        ((*base, "--prompt", "star", "--image-to-image"), "--strength"),
+        ((*base, "--prompt", "star", "--img2img"), "--strength"),
         ((*base, "--prompt", "star", "--strength", "1.5"), "strength"),
         (
             ("edit", random_rdm, "--kb", kb_path, "--image", "own.png", "--prompt", "star", "--out", "o"),
@@ -194,13 +194,13 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     removed = json.loads(bowerbird("kb", "remove", "kb", "--ids", item, "--json", cwd=tmp_path).stdout)
     assert (removed["removed"], removed["items"]) == (1, 35)
     again = json.loads(bowerbird("kb", "add", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
-    assert (again["added"], again["present"]) == (1, 35)
+    assert (again["added"], again["already_present"]) == (1, 35)
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 200
 
 
-def test_generate_and_paint_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
+def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
     made = json.loads(
         bowerbird(
             "generate",

@@ -32,7 +32,7 @@ Patch = pytest.MonkeyPatch
 SHARED = Path(__file__).resolve().parents[1].parent / "shared/data"
 INFO = {
     "name": "Shapes",
-    "author": {"name": "A. Painter", "url": "https://example.org/shapes"},
+    "author": {"name": "A. Model", "url": "https://example.org/shapes"},
     "license": {"title": "CC BY 4.0", "spdx": "CC-BY-4.0", "url": "https://example.org/license"},
     "category": "UI Multicolor",
 }
@@ -126,7 +126,7 @@ def test_rows_are_those_of_the_list(table: Table, registry: str, tmp_path: Path)
     assert report["packages"] == dict.fromkeys(table, "1.0.0")
     assert {"noto", "marketeq", "emojibase-data@1.0.0"} <= seen
     picture = dog.pop("image")
-    credit = "Shapes by A. Painter (https://example.org/shapes), CC BY 4.0 (https://example.org/license)"
+    credit = "Shapes by A. Model (https://example.org/shapes), CC BY 4.0 (https://example.org/license)"
     assert dog == {
         "id": "noto/1f436", "style": "noto", "hexcode": "1f436", "name": "dog face", "tags": ["dog", "pet"],
         "group": "animals-nature", "subgroup": "animal-mammal", "split": "rare",

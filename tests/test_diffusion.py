@@ -109,7 +109,7 @@ def test_guidance_acts_in_its_interval_and_costs_one_pass_outside(pipe: RDMPipel
         latents(pipe, hits, guidance_interval=(0.9, 0.5))
 
 
-def test_neighbours_are_a_set_and_weights_are_multiplicities(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
+def test_neighbors_are_a_set_and_weights_are_multiplicities(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=3)
     base = latents(pipe, hits)
     torch.testing.assert_close(latents(pipe, hits.select([2, 0, 1])), base, atol=1e-5, rtol=1e-4)
@@ -122,7 +122,7 @@ def test_neighbours_are_a_set_and_weights_are_multiplicities(pipe: RDMPipeline, 
     assert (latents(pipe, hits.select([0])) - base).abs().max() > 1e-4  # and they do matter
 
 
-def test_no_neighbour_is_the_null(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
+def test_no_neighbor_is_the_null(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=3)
     nothing = hits.weighted([0, 0, 0])
     torch.testing.assert_close(
@@ -244,7 +244,7 @@ def test_half_precision_model_refuses_weights_it_cannot_hold(random_rdm: Path, k
         half(neighbors=hits, weights=[2, 1], num_inference_steps=1)
 
 
-def test_pictures_of_neighbours_come_back(kb: KnowledgeBase) -> None:
+def test_pictures_of_neighbors_come_back(kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=2)
     assert all(isinstance(image, Image.Image) for image in hits.images()[0])
     alone = dataclasses.replace(hits, load_images=None)

@@ -137,7 +137,7 @@ def test_what_truncation_rules_out_altogether_stays_as_it_is() -> None:
 
 def test_guidance_in_log_space() -> None:
     """Weight 1 is the conditional distribution, 0 the unconditional; another is log p(-) + w (log p(y) - log p(-)),
-    renormalised."""
+    renormalized."""
     given, none = torch.randn(1, 7, 3).log_softmax(-1), torch.randn(1, 7, 3).log_softmax(-1)
     condition = Conditioning(
         Tokens(torch.ones(1, 1, 2), torch.ones(1, 1)), Tokens(torch.zeros(1, 1, 2), torch.ones(1, 1))

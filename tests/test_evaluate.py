@@ -19,7 +19,7 @@ from bowerbird.evaluation.claims import frame
 from bowerbird.evaluation.copies import guard
 from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
 from bowerbird.evaluation.metrics.intervals import Estimate
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_evaluating_twice_gives_the_same_bytes(
     drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path
 ) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
-    settings = evaluate.Settings(n=24, baseline=20, plants=2, paint=generate.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=24, baseline=20, plants=2, generate=generation.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
     for name in ("one", "two"):
         found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
@@ -64,11 +64,11 @@ def test_evaluating_twice_gives_the_same_bytes(
     for file in files:
         assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes(), file.name
     report = json.loads((tmp_path / "one" / "report.json").read_text())
-    assert report["settings"]["paint"]["seed"] == 5
+    assert report["settings"]["generate"]["seed"] == 5
     distance = report["distribution"]["frechet distance"]
     assert distance["low"] < distance["mean"] < distance["high"]
     other = evaluate.evaluate(
-        pipe, kb, pictures, features.load("gradients"), replace(settings, paint=generate.Settings(steps=2, seed=6))
+        pipe, kb, pictures, features.load("gradients"), replace(settings, generate=generation.Settings(steps=2, seed=6))
     )
     assert other.report["distribution"]["frechet distance"] != distance
 
@@ -83,7 +83,7 @@ def test_near_copies_are_dropped_or_drawn_again(
     def forger(
         pipe: object, hits: object, settings: object, *, picture_seeds: list[int] | None = None, progress: object = None
     ) -> list[Image.Image]:
-        """Copies the first neighbour that counts, for even seeds; paints noise for others."""
+        """Copies the first neighbor that counts, for even seeds; generates noise for others."""
         made = []
         for row, weights in enumerate(
             getattr(hits, "weights", None) if getattr(hits, "weights", None) is not None else np.ones((len(hits), 3))
@@ -96,20 +96,20 @@ def test_near_copies_are_dropped_or_drawn_again(
             made.append(image if number % 2 == 0 and image is not None else noise)
         return made
 
-    monkeypatch.setattr(generate, "paint", forger)
-    settings = generate.Settings(seed=0)
-    kept = guard.paint(pipe, found, settings, threshold=0.9)
+    monkeypatch.setattr(generation, "generate", forger)
+    settings = generation.Settings(seed=0)
+    kept = guard.generate(pipe, found, settings, threshold=0.9)
     assert kept.near_copies() == [0, 1]
     assert kept.copies[0] is not None
     assert (kept.copies[0]["score"], kept.copies[0]["neighbor"]) == (1.0, int(found.ids[0, 0]))
-    again = guard.paint(pipe, found, settings, policy="resample", threshold=0.9)
+    again = guard.generate(pipe, found, settings, policy="resample", threshold=0.9)
     assert again.seeds == [guard.NEXT_SEED, 1 + 2 * guard.NEXT_SEED]  # the second was a copy once more
-    dropped = guard.paint(pipe, found, settings, policy="drop", threshold=0.9)
+    dropped = guard.generate(pipe, found, settings, policy="drop", threshold=0.9)
     assert dropped.hits.weights is not None
     assert dropped.hits.weights[0].tolist() == [0, 0, 1]
-    assert guard.paint(pipe, found, settings, policy="off").copies == [None, None]
+    assert guard.generate(pipe, found, settings, policy="off").copies == [None, None]
     with pytest.raises(BowerbirdError, match="resample"):
-        guard.paint(pipe, found, settings, policy="panic")
+        guard.generate(pipe, found, settings, policy="panic")
 
 
 def test_plots_take_names_as_they_are(tmp_path: Path) -> None:

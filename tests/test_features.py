@@ -56,8 +56,8 @@ def test_inception_has_the_published_size_and_reads_what_was_saved(tmp_path: Pat
 
 
 def test_inception_preprocessing_is_float_bicubic_without_rounding() -> None:
-    grey = Image.new("RGB", (50, 40), (128, 0, 255))
-    made = prepare(grey)
+    gray = Image.new("RGB", (50, 40), (128, 0, 255))
+    made = prepare(gray)
     assert made.shape == (3, 299, 299)
     assert [float(made[c].mean()) for c in range(3)] == pytest.approx([0.0, -1.0, 127 / 128])
     ramp = prepare(Image.linear_gradient("L").convert("RGB"))
@@ -172,10 +172,10 @@ def test_planted_copies_are_found() -> None:
 def test_pictures_held_twice_are_left_out_of_the_baseline() -> None:
     training = [scene(i) for i in range(40)]
     training += [training[3], ImageOps.mirror(training[5])]
-    alike = detect.twins(training, np.arange(len(training)))
+    alike = detect.near_duplicates(training, np.arange(len(training)))
     assert np.flatnonzero(alike).tolist() == [3, 5, 40, 41]
     found = detect.check(GradientEncoder(), [scene(99)], training, baseline=42, plants=1)
-    assert found.twins == 4
+    assert found.near_duplicates == 4
     assert not set(found.baseline_rows) & {3, 5, 40, 41}
 
 
@@ -214,7 +214,7 @@ def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) 
     assert found.neighbors is not None
     assert found.neighbors.whole[1] == -1
     report = found.report()
-    assert set(report["whole"]) == {"generated to training", "training to training", "generated to used neighbours"}
+    assert set(report["whole"]) == {"generated to training", "training to training", "generated to used neighbors"}
     over = report["whole"]["training to training"]["over"]
     assert over["99% quantile of the baseline"] <= 0.04
 

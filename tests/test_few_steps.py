@@ -27,7 +27,7 @@ def objective(folder: Path, out: Path, **changes: Any) -> FewStepObjective:
 def test_a_student_with_as_many_segments_as_the_teacher_has_steps_learns_the_guided_teacher(
     drawn_folder: Path, tmp_path: Path
 ) -> None:
-    """Every jump is then one step of the teacher: without guidance the student is right before it has learnt anything,
+    """Every jump is then one step of the teacher: without guidance the student is right before it has learned anything,
     with guidance it is not."""
     for segment in range(4):
         same = objective(drawn_folder, tmp_path, segments=4, teacher_steps=4, guidance_scale=1.0)
@@ -44,12 +44,12 @@ def test_a_student_with_as_many_segments_as_the_teacher_has_steps_learns_the_gui
     )
 
 
-def test_a_student_that_says_its_target_paints_as_the_teacher(drawn_folder: Path, tmp_path: Path) -> None:
+def test_a_student_that_says_its_target_generates_as_the_teacher(drawn_folder: Path, tmp_path: Path) -> None:
     """From the same noise, two steps of DDIM over the targets are ten guided steps of the teacher's solver."""
     made = objective(drawn_folder, tmp_path)
     pipe = RDMPipeline.from_pretrained("tiny-rdm")
     pipe.set_progress_bar_config(disable=True)
-    hits = made.bank.neighbors(torch.tensor([0, 1, 2]))
+    hits = made.cache.neighbors(torch.tensor([0, 1, 2]))
     options: dict[str, Any] = {"guidance_scale": 3.0, "guidance_interval": (0.2, 0.8)}
     wanted = pipe(
         neighbors=hits,
@@ -99,7 +99,7 @@ def test_low_rank_changes_start_at_nothing_and_merge_to_the_same(drawn_folder: P
         assert torch.allclose(base(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-5)
 
 
-def test_what_is_written_paints_in_its_own_steps_without_guidance(drawn_folder: Path, tmp_path: Path) -> None:
+def test_what_is_written_generates_in_its_own_steps_without_guidance(drawn_folder: Path, tmp_path: Path) -> None:
     made = objective(drawn_folder, tmp_path)
     made.export(tmp_path / "model")
     pipe = RDMPipeline.from_pretrained(tmp_path / "model")
@@ -108,7 +108,7 @@ def test_what_is_written_paints_in_its_own_steps_without_guidance(drawn_folder: 
     seen: list[int] = []
     pipe.unet.register_forward_hook(lambda *rest: seen.append(len(rest[2].sample)))
     pipe.set_progress_bar_config(disable=True)
-    pipe(neighbors=made.bank.neighbors(torch.tensor([0, 1])))
+    pipe(neighbors=made.cache.neighbors(torch.tensor([0, 1])))
     assert seen == [1, 1]
     assert recipes.recipe("tiny-rdm-fast").system.segments == 2  # type: ignore[union-attr]
 

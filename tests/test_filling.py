@@ -44,7 +44,7 @@ def test_patches_lie_in_their_pictures_and_are_cut_the_same_again(tmp_path: Path
     corners = tuple(facts[f"patch_{name}"] for name in ("x_tl", "y_tl", "x_br", "y_br"))
     assert np.array_equal(np.asarray(whole.crop(corners)), np.asarray(patch))
     assert 0.5 * min(whole.size) - 1 <= corners[2] - corners[0] == corners[3] - corners[1] <= min(whole.size)
-    assert kb.add(drawn_folder, patches=3).present == 108
+    assert kb.add(drawn_folder, patches=3).already_present == 108
 
 
 def test_near_duplicates_are_left_out_and_named(tmp_path: Path, drawn_folder: Path) -> None:
@@ -53,19 +53,19 @@ def test_near_duplicates_are_left_out_and_named(tmp_path: Path, drawn_folder: Pa
     strange.mkdir()
     files = sorted(drawn_folder.rglob("*.png"))
     for number, file in enumerate(files[:5]):
-        (strange / f"twin{number}.jpg").write_bytes(resaved(file.read_bytes()))
+        (strange / f"near-duplicate{number}.jpg").write_bytes(resaved(file.read_bytes()))
     own = Image.effect_noise((64, 64), 90).convert("RGB")
     own.save(strange / "own.png")
     own.resize((90, 90)).save(strange / "own-larger.png")
     report = kb.add(strange, dedup=0.99)
     assert {name for name, _, _ in report.duplicates} == {
-        *(f"twin{n}.jpg" for n in range(5)),
+        *(f"near-duplicate{n}.jpg" for n in range(5)),
         "own.png",
     }  # own-larger.png comes first
     assert report.added == 1
     by_name = {name: like for name, like, _ in report.duplicates}
     assert by_name["own.png"] == "own-larger.png"
-    assert all(Path(by_name[f"twin{n}.jpg"]).name == files[n].name for n in range(5))
+    assert all(Path(by_name[f"near-duplicate{n}.jpg"]).name == files[n].name for n in range(5))
     with pytest.raises(BowerbirdError, match=r"0\.99"):
         kb.add(strange, dedup=7)
 
@@ -75,10 +75,10 @@ def test_a_persons_own_filter(tmp_path: Path) -> None:
         return f"{image.width} pixels of an odd thing" if item.metadata["number"] % 2 else None
 
     kb, report = KnowledgeBase.build(
-        tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), keep=keep
+        tmp_path / "kb", source(tmp_path / "a.parquet", range(10)), encoder=PlainEncoder(), filter_fn=keep
     )
     assert len(kb) == 5
-    assert report.refused == [f"{n}.png: 8 pixels of an odd thing" for n in (1, 3, 5, 7, 9)]
+    assert report.filtered == [f"{n}.png: 8 pixels of an odd thing" for n in (1, 3, 5, 7, 9)]
 
 
 def odd_ones(image: Image.Image, item: SourceItem) -> str | None:
@@ -91,7 +91,7 @@ def test_copies_of_what_is_left_out_are_not_there_already(tmp_path: Path) -> Non
         (tmp_path / "a" / f"broken{n}.png").write_text("no picture")
         (tmp_path / "a" / f"good{n}.png").write_bytes(picture(1))
     kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
-    assert (len(kb), report.added, report.present, len(report.unreadable)) == (1, 1, 3, 4)
+    assert (len(kb), report.added, report.already_present, len(report.unreadable)) == (1, 1, 3, 4)
 
 
 def test_an_interrupted_build_goes_on_only_with_the_same_filter(
@@ -108,12 +108,12 @@ def test_an_interrupted_build_goes_on_only_with_the_same_filter(
         )
         with pytest.raises(KeyboardInterrupt):
             KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder())
-    kb, report = KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder(), keep=odd_ones)
-    assert report.present == 0
+    kb, report = KnowledgeBase.build(tmp_path / "kb", data, encoder=PlainEncoder(), filter_fn=odd_ones)
+    assert report.already_present == 0
     assert all(m["number"] % 2 == 0 for m in kb.get(kb.ids().tolist()).metadata[0])
 
 
-def test_a_source_that_changed_is_embedded_anew(tmp_path: Path) -> None:
+def test_a_source_that_changed_is_embedded_again(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
     for n in range(1, 8):
@@ -157,7 +157,9 @@ def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> Non
     pq.write_table(pa.table({"url": listed, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
     with pytest.raises(BowerbirdError, match="--fetch-urls"):
         KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
-    kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch=True)
+    kb, report = KnowledgeBase.build(
+        tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch_urls=True
+    )
     assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
     assert len(report.unreadable) == 4
     assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
@@ -258,13 +260,13 @@ def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
     weighed alike."""
     rows = {
         "image": [{"bytes": picture(n), "path": f"{n}"} for n in range(4)],
-        "caption": ["red fox", "blue cat", "fox and dog", "grey owl"],
+        "caption": ["red fox", "blue cat", "fox and dog", "gray owl"],
     }
     pq.write_table(pa.table({**rows, "tags": [["den"], ["fox", "fox"], ["pet"], ["night"]]}), tmp_path / "a.parquet")
 
     def scores(name: str, weights: tuple[int, int], text: str = "fox") -> dict[str, float]:
         kb, _ = KnowledgeBase.build(
-            tmp_path / name, tmp_path / "a.parquet", encoder=PlainEncoder(), word_weights=weights
+            tmp_path / name, tmp_path / "a.parquet", encoder=PlainEncoder(), bm25_weights=weights
         )
         hits = kb.search(text=text, mode="bm25", k=4)
         return {c: round(float(s), 5) for c, s in zip(hits.captions[0], hits.scores[0], strict=True) if c}
@@ -272,7 +274,7 @@ def test_words_of_captions_and_tags_are_weighed(tmp_path: Path) -> None:
     assert next(iter(scores("even", (1, 1)))) == "blue cat"
     assert next(iter(scores("captions", (5, 1)))) != "blue cat"
     assert "blue cat" not in scores("untagged", (1, 0))
-    captions = [f"{c} {c} {c}" for c in ("red fox", "blue cat", "fox and dog", "grey owl")]
+    captions = [f"{c} {c} {c}" for c in ("red fox", "blue cat", "fox and dog", "gray owl")]
     by_hand = bm25.best_rows(bm25.build(captions, ["den", "fox fox", "pet", "night"]), "fox", 4)[1]
     weighed = bm25.best_rows(bm25.build(rows["caption"], ["den", "fox fox", "pet", "night"], (3, 1)), "fox", 4)[1]
     # the whole caption as a word of its own is counted thrice there and once here, which only lengthens the item

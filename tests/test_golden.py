@@ -195,10 +195,10 @@ def test_picture_made_again_from_a_record_of_before(file: str) -> None:
 def again(path: Path) -> Image.Image:
     from bowerbird import systems
     from bowerbird.core import provenance
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
 
     record = provenance.read_png(path)
-    return generate.repaint(systems.open_pipeline(record["model"]["name"]), record)[0]
+    return generation.regenerate(systems.open_pipeline(record["model"]["name"]), record)[0]
 
 
 # -- making them new ---------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def write(make: Callable[[str], Path], kb: Any, drawn_folder: Path, models: dict
     FILE.write_text(json.dumps({"machine": machine(), "searches": searches, "steps": steps}, indent=1) + "\n")
 
 
-@pytest.mark.skipif("not config.getoption('--make-golden')", reason="writes the expected values anew")
+@pytest.mark.skipif("not config.getoption('--make-golden')", reason="writes the expected values again")
 def test_make(kb: Any, drawn_folder: Path, tmp_path: Path, tiny_tokens: Path, random_reimagen: Path) -> None:
     write(
         lambda name: tmp_path / name,

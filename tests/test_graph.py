@@ -1,4 +1,4 @@
-"""The neighbour graph against brute force, its leak guard, and p_D."""
+"""The neighbor graph against brute force, its leak guard, and p_D."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_proposal_is_the_count_distribution_and_top_m_cuts_it() -> None:
         proposal(counts, 0.0)
 
 
-def test_bulk_neighbours_of_a_source_leave_the_item_out(kb_path: Path, drawn_folder: Path, tmp_path: Path) -> None:
+def test_bulk_neighbors_of_a_source_leave_the_item_out(kb_path: Path, drawn_folder: Path, tmp_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
     assert write_neighbors(kb, "drawn", tmp_path / "n.parquet", 5, exclude_key="thing") == 216
     table = pq.read_table(tmp_path / "n.parquet").to_pylist()

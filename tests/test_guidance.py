@@ -1,4 +1,4 @@
-"""The balance of text and neighbours, exactly: on the closed-form denoiser of a set whose items have two labels."""
+"""The balance of text and neighbors, exactly: on the closed-form denoiser of a set whose items have two labels."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_interleaved_takes_one_form_a_step_and_picture() -> None:
 
 @pytest.mark.parametrize("kind", ["interleaved", "weighted"])
 @pytest.mark.parametrize("eta", [0.0, 0.5])
-def test_a_picture_without_neighbours_is_guided_by_its_text(kind: str, eta: float) -> None:
+def test_a_picture_without_neighbors_is_guided_by_its_text(kind: str, eta: float) -> None:
     rows = torch.tensor([False, True, False])
     nobody = CONDITION.without("neighbors", rows=rows)
     predict, present = IdealDenoiser(), (~rows).tolist()

@@ -134,7 +134,7 @@ def test_research_pipeline_with_parts_missing_or_damaged_is_refused(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_exported_model_paints_the_same_in_plain_diffusers(tmp_path: Path, kb_path: Path) -> None:
+def test_exported_model_generates_the_same_in_plain_diffusers(tmp_path: Path, kb_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     ours = RDMPipeline.from_pretrained("tiny-rdm")
@@ -147,15 +147,17 @@ def test_exported_model_paints_the_same_in_plain_diffusers(tmp_path: Path, kb_pa
     e = e / e.norm(dim=-1, keepdim=True) * e.shape[-1] ** 0.5
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0}
-    painted = theirs(prompt_embeds=e, negative_prompt_embeds=torch.zeros_like(e), latents=latents, **options).images[0]
+    generated = theirs(prompt_embeds=e, negative_prompt_embeds=torch.zeros_like(e), latents=latents, **options).images[
+        0
+    ]
     wanted = ours(neighbors=hits, generator=torch.Generator().manual_seed(5), **options).images[0]
-    assert max(high for _, high in ImageChops.difference(painted, wanted).getextrema()) <= 1
+    assert max(high for _, high in ImageChops.difference(generated, wanted).getextrema()) <= 1
     assert "e.norm" in (tmp_path / "plain" / "README.md").read_text()
 
 
 def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
-    """A released checkpoint, from its file to a picture that its own record paints again, in half precision and guided
-    over a part of the steps."""
+    """A released checkpoint, from its file to a picture that its own record generates again, in half precision
+    and guided over a part of the steps."""
     torch.manual_seed(0)
     unet, stage = published.UNet(32, (1, 2), (2,), 384, 3), published.FirstStage(32, (1, 2, 4), 3, codes=64)
     torch.save(published.checkpoint(unet, stage, optimizer=False), tmp_path / "model.ckpt")
@@ -167,7 +169,7 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
     bowerbird(*asked, "--out", "rdm", cwd=tmp_path)
     refused(*asked, "--out", "rdm", says="is there already", cwd=tmp_path)
     refused(*asked, says="give --out DIR, or --dry-run", cwd=tmp_path)
-    paint = [
+    generate = [
         "generate",
         "rdm",
         "--kb",
@@ -182,13 +184,13 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
         "bfloat16",
         "--guidance-interval",
     ]
-    bowerbird(*paint, "0,0.7", "--out", "a", cwd=tmp_path)
+    bowerbird(*generate, "0,0.7", "--out", "a", cwd=tmp_path)
     bowerbird("generate", "--from", "a/000.png", "--out", "b", cwd=tmp_path)
     first, second = (Image.open(tmp_path / name / "000.png") for name in "ab")
     assert first.size == (64, 64)
     assert first.tobytes() == second.tobytes()
     record = json.loads(first.text["bowerbird"])  # type: ignore[attr-defined]
     assert (record["dtype"], record["guidance_interval"]) == ("bfloat16", [0.0, 0.7])
-    refused(*paint, "0.7,0", "--out", "c", says="two shares of the noise", cwd=tmp_path)
-    refused(*paint[:-3], "--dtype", "int3", "--out", "c", says="choose float32", cwd=tmp_path)
+    refused(*generate, "0.7,0", "--out", "c", says="two shares of the noise", cwd=tmp_path)
+    refused(*generate[:-3], "--dtype", "int3", "--out", "c", says="choose float32", cwd=tmp_path)
     refused("export", "tiny-knn", "--out", "d", says="RDM alone", cwd=tmp_path)

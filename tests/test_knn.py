@@ -19,7 +19,7 @@ from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models.unet import widened
-from bowerbird.systems import generate, relevance
+from bowerbird.systems import generation, relevance
 from bowerbird.systems.knn import ecc, edit_source
 from bowerbird.systems.knn.batches import noised
 from bowerbird.systems.knn.edit_data import EditSettings, manipulated, region
@@ -51,7 +51,7 @@ def discrete_pipe(tiny_tokens: Path) -> KNNDiscretePipeline:
     return loaded
 
 
-def painted(pipe: Any, **asked: Any) -> torch.Tensor:
+def generated(pipe: Any, **asked: Any) -> torch.Tensor:
     return pipe(num_inference_steps=3, output_type="latent", **asked).images
 
 
@@ -104,7 +104,7 @@ def test_a_widened_network_says_the_same_until_it_is_trained(random_rdm: Path) -
     torch.testing.assert_close(found, said, atol=1e-5, rtol=1e-5)
 
 
-def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_as_neighbour(
+def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_as_neighbor(
     drawn_folder: Path, tmp_path: Path
 ) -> None:
     recipe = recipes.recipe("tiny-knn", tiny=True)
@@ -121,12 +121,12 @@ def test_training_sees_no_text_drops_each_part_alone_and_never_shows_the_target_
     assert shares[1] > 0.06
     assert shares[2] > 0.09
     assert 0.3 < shares[3] < 0.5  # edits
-    bank = objective.bank
-    for table in bank.tables:
+    cache = objective.cache
+    for table in cache.tables:
         assert not (table == torch.arange(len(table))[:, None]).any()
     first, again = objective.batch(3, 8), objective.batch(3, 8)
     assert all(torch.equal(value, again[key]) for key, value in first.items())
-    renamed = dataclasses.replace(read_pictures(recipe, drawn_folder), captions=("",) * len(objective.bank.ids))
+    renamed = dataclasses.replace(read_pictures(recipe, drawn_folder), captions=("",) * len(objective.cache.ids))
     silent = build_objective(recipe, renamed, tmp_path / "silent").batch(3, 8)
     assert all(torch.equal(value, silent[key]) for key, value in first.items())
 
@@ -155,7 +155,7 @@ def test_regions_lie_on_the_drawing() -> None:
     assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks)
 
 
-def test_a_whole_edit_takes_the_neighbour_most_like_the_picture_and_some_change_nothing() -> None:
+def test_a_whole_edit_takes_the_neighbor_most_like_the_picture_and_some_change_nothing() -> None:
     target = np.full((64, 64, 3), 255, np.uint8)
     target[20:40, 20:40] = (200, 40, 40)
     like, unlike = target.copy(), np.full_like(target, 90)
@@ -181,8 +181,8 @@ def test_edits_differ_from_the_picture_in_a_region_only(drawn_folder: Path, tmp_
         }
     )
     objective = build_objective(whole, read_pictures(whole, drawn_folder), tmp_path)
-    edits, bank = objective.edits, objective.bank
-    clean = bank.latents[edits.view, torch.arange(len(edits.view))[:, None]].float()
+    edits, cache = objective.edits, objective.cache
+    clean = cache.latents[edits.view, torch.arange(len(edits.view))[:, None]].float()
     apart = (edits.latents.float() - clean).abs().amax(2)
     changed = (apart > 0.25).float().mean((2, 3))
     assert changed.mean() < 0.35  # a region of 20 to 30% of each side, seen through the encoder's field
@@ -192,7 +192,7 @@ def test_edits_differ_from_the_picture_in_a_region_only(drawn_folder: Path, tmp_
 # -- the pipelines -----------------------------------------------------------------------------------------------------
 
 
-def test_the_query_comes_first_and_then_k_neighbours(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+def test_the_query_comes_first_and_then_k_neighbors(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(Request(prompts=("star", "moon"), k=3), kb)
     assert hits.ids.shape == (2, 4)
     assert (hits.ids[:, 0] < ABSENT).all()
@@ -206,18 +206,18 @@ def test_the_query_comes_first_and_then_k_neighbours(pipe: KNNDiffusionPipeline,
     assert out.neighbors.k == 1
 
 
-def test_query_and_neighbours_both_matter_and_k_is_free(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+def test_query_and_neighbors_both_matter_and_k_is_free(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(Request(prompts=("star",), k=3), kb)
     other = pipe.retrieve(Request(prompts=("moon",), k=3), kb)
-    base = painted(pipe, neighbors=hits)
+    base = generated(pipe, neighbors=hits)
     swapped = dataclasses.replace(hits, embeddings=np.concatenate([other.embeddings[:, :1], hits.embeddings[:, 1:]], 1))
-    assert (painted(pipe, neighbors=swapped) - base).abs().max() > 1e-3
-    assert (painted(pipe, neighbors=hits.select([0])) - base).abs().max() > 1e-3
-    assert (painted(pipe, neighbors=hits.select([1, 2, 3])) - base).abs().max() > 1e-3
+    assert (generated(pipe, neighbors=swapped) - base).abs().max() > 1e-3
+    assert (generated(pipe, neighbors=hits.select([0])) - base).abs().max() > 1e-3
+    assert (generated(pipe, neighbors=hits.select([1, 2, 3])) - base).abs().max() > 1e-3
     turned = hits.select([3, 0, 2, 1])  # a set: the query is known by its mark, not by its place
-    torch.testing.assert_close(painted(pipe, neighbors=turned), base, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(generated(pipe, neighbors=turned), base, atol=1e-4, rtol=1e-3)
     for k in (1, 9):
-        assert painted(pipe, prompt="star", knowledge_base=kb, k=k).shape == base.shape
+        assert generated(pipe, prompt="star", knowledge_base=kb, k=k).shape == base.shape
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -225,8 +225,8 @@ def test_a_picture_depends_on_its_seed_alone(
     kind: str, pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase
 ) -> None:
     chosen = pipe if kind == "continuous" else discrete_pipe
-    both = painted(chosen, prompt=["star", "moon"], knowledge_base=kb, seed=7)
-    alone = painted(chosen, prompt="moon", knowledge_base=kb, seed=8)
+    both = generated(chosen, prompt=["star", "moon"], knowledge_base=kb, seed=7)
+    alone = generated(chosen, prompt="moon", knowledge_base=kb, seed=8)
     torch.testing.assert_close(both[1:].float(), alone.float(), atol=1e-4, rtol=1e-3)
 
 
@@ -235,21 +235,21 @@ def test_searching_again_follows_the_picture_and_needs_a_database(
 ) -> None:
     for chosen in (pipe, discrete_pipe):
         once, again, last = (
-            chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=every)
+            chosen(prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieval_interval=every)
             for every in (0, 2, 4)
         )
-        assert (once.neighbors.ids == last.neighbors.ids).all()  # after the last step nothing is painted any more
+        assert (once.neighbors.ids == last.neighbors.ids).all()  # after the last step nothing is generated any more
         styled = chosen(
-            prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieve_every=1, where="style = 'ink'"
+            prompt="star", knowledge_base=kb, k=3, num_inference_steps=4, retrieval_interval=1, where="style = 'ink'"
         )
         assert all(row["style"] == "ink" for row in styled.neighbors.metadata[0][1:])
         with pytest.raises(BowerbirdError, match="number of steps"):
-            chosen(prompt="star", knowledge_base=kb, num_inference_steps=1, retrieve_every=-1)
+            chosen(prompt="star", knowledge_base=kb, num_inference_steps=1, retrieval_interval=-1)
         assert (once.neighbors.ids[:, 0] == again.neighbors.ids[:, 0]).all()
-        assert (once.neighbors.ids != again.neighbors.ids).any()  # an untrained network paints no star
+        assert (once.neighbors.ids != again.neighbors.ids).any()  # an untrained network generates no star
         assert again.neighbors.ids.shape == once.neighbors.ids.shape
         with pytest.raises(BowerbirdError, match="knowledge_base"):
-            chosen(neighbors=once.neighbors, num_inference_steps=2, retrieve_every=1)
+            chosen(neighbors=once.neighbors, num_inference_steps=2, retrieval_interval=1)
 
 
 def test_relevance_is_a_quantile_of_the_database_s_own_similarities(
@@ -271,7 +271,7 @@ def test_relevance_is_a_quantile_of_the_database_s_own_similarities(
         assert not (np.diff(found.mask[0].astype(int)) > 0).any()  # what is absent stands last
     with pytest.raises(BowerbirdError, match="quantile"):
         relevance.keep(kb, hits, 1.5, dim)
-    assert pipe(prompt="star", knowledge_base=kb, relevant=1.0, num_inference_steps=1).neighbors.mask.sum() <= 2
+    assert pipe(prompt="star", knowledge_base=kb, min_relevance=1.0, num_inference_steps=1).neighbors.mask.sum() <= 2
 
 
 def test_edit_guidance_at_its_corners() -> None:
@@ -280,28 +280,38 @@ def test_edit_guidance_at_its_corners() -> None:
 
     asked, own = (Conditioning(Tokens(torch.full((1, 1, 3), value), torch.ones(1, 1))) for value in (4.0, 1.0))
     x, t = torch.zeros(1, 2), torch.tensor(1)
-    for scale, fidelity, expected in (
+    for scale, preservation, expected in (
         (1, 0, 12.0),
         (0, 0, 3.0),
         (3, 0, 30.0),
         (1, 1, 12.0 + 100 - 3),
         (3, 0.5, 30 + 0.5 * (100 - 3)),
     ):
-        found = guidance.edited(predict, asked, own, scale, fidelity, lambda x, t: x + 100)(x, t, 0)
+        found = guidance.edited(predict, asked, own, scale, preservation, lambda x, t: x + 100)(x, t, 0)
         assert float(found[0, 0]) == pytest.approx(expected)
 
 
 def test_a_network_s_faults_cancel_at_full_fidelity(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
-    """Asked for what the picture is already, an edit returns it, however badly the network paints."""
+    """Asked for what the picture is already, an edit returns it, however badly the network generates."""
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
     started = edit_source.encoded(pipe.vae, source, 1, 64, pipe.device)
     hits = edit_source.own_query(encoders.load("small"), [source], 1)
     made = pipe(
-        neighbors=hits, source=source, guidance_scale=1.0, fidelity=1.0, num_inference_steps=20, output_type="latent"
+        neighbors=hits,
+        source=source,
+        guidance_scale=1.0,
+        preservation=1.0,
+        num_inference_steps=20,
+        output_type="latent",
     ).images
     loose = pipe(
-        neighbors=hits, source=source, guidance_scale=1.0, fidelity=0.0, num_inference_steps=20, output_type="latent"
+        neighbors=hits,
+        source=source,
+        guidance_scale=1.0,
+        preservation=0.0,
+        num_inference_steps=20,
+        output_type="latent",
     ).images
     assert (made - started.latents).abs().max() < 0.05
     assert (loose - started.latents).abs().max() > 0.5
@@ -331,7 +341,7 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(
                 strength=strength,
                 num_inference_steps=10,
                 guidance_scale=1.0,
-                fidelity=0.0,
+                preservation=0.0,
                 output_type="latent",
                 callback_on_step_end=count,
             ).images
@@ -350,11 +360,11 @@ def test_the_source_of_an_edit_matters_and_several_go_to_their_prompts(
     sources = [picture for picture in kb.get(kb.ids()[:2].tolist()).images()[0] if picture is not None]
     hits = pipe.retrieve(Request(prompts=("star", "star"), k=2), kb)
     generators = seeds.picture_generators(0, 1) * 2
-    first, second = painted(
+    first, second = generated(
         pipe, neighbors=hits, source=sources, generator=[generators[0], seeds.picture_generators(0, 1)[0]]
     )
     assert (first - second).abs().max() > 1e-3
-    alone = painted(pipe, neighbors=hits.rows([1]), source=sources[1], seed=0)
+    alone = generated(pipe, neighbors=hits.rows([1]), source=sources[1], seed=0)
     torch.testing.assert_close(alone[0], second, atol=1e-4, rtol=1e-3)
     for wrong in (sources, []):
         with pytest.raises(BowerbirdError, match="pictures to edit"):
@@ -365,19 +375,19 @@ def test_the_source_of_an_edit_matters_and_several_go_to_their_prompts(
         pipe(neighbors=hits.rows([0]), source=sources[0], show_source=False)
 
 
-def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
-    base = painted(pipe, prompt="star", knowledge_base=kb, k=2)
-    one, two = (painted(pipe, prompt="star", knowledge_base=kb, k=2, weights=w) for w in ([2, 0], [1, 2, 0]))
+def test_weights_are_one_a_neighbor_or_one_more_for_the_query(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+    base = generated(pipe, prompt="star", knowledge_base=kb, k=2)
+    one, two = (generated(pipe, prompt="star", knowledge_base=kb, k=2, weights=w) for w in ([2, 0], [1, 2, 0]))
     torch.testing.assert_close(one, two)
     assert (one - base).abs().max() > 1e-4
     with pytest.raises(BowerbirdError, match="weights"):
-        painted(pipe, prompt="star", knowledge_base=kb, k=2, weights=[1])
+        generated(pipe, prompt="star", knowledge_base=kb, k=2, weights=[1])
     half = KNNDiffusionPipeline(
         pipe.unet.to(torch.bfloat16), pipe.vae, pipe.scheduler, shared_dim=pipe.config.shared_dim
     )
     try:
         with pytest.raises(BowerbirdError, match="float32"):
-            painted(half, prompt="star", knowledge_base=kb, k=2, weights=[2, 1])
+            generated(half, prompt="star", knowledge_base=kb, k=2, weights=[2, 1])
     finally:
         pipe.unet.to(torch.float32)
 
@@ -385,45 +395,45 @@ def test_weights_are_one_a_neighbour_or_one_more_for_the_query(pipe: KNNDiffusio
 def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     latents = torch.zeros(1, 4, 16, 16)
     source = edit_source.Source([], torch.full((1, 3, 64, 64), -0.5), latents)
-    painted = torch.full((1, 3, 64, 64), 0.9)
+    generated = torch.full((1, 3, 64, 64), 0.9)
     faint, plain = latents + 0.15, latents.clone()
     plain[:, :, 4, 4] = 2.0
-    assert torch.equal(edit_source.pasted(painted, source, faint, 0.4), source.pixels)
-    assert torch.equal(edit_source.pasted(painted, source, faint, 0.0), painted)
-    found = edit_source.pasted(painted, source, plain, 0.4)
+    assert torch.equal(edit_source.pasted(generated, source, faint, 0.4), source.pixels)
+    assert torch.equal(edit_source.pasted(generated, source, faint, 0.0), generated)
+    found = edit_source.pasted(generated, source, plain, 0.4)
     assert float(found[0, 0, 18, 18]) == pytest.approx(0.9)
     assert torch.equal(found[..., 40:, 40:], source.pixels[..., 40:, 40:])
-    assert torch.equal(edit_source.pasted(painted, source, latents + 1.0, 0.4), painted)
+    assert torch.equal(edit_source.pasted(generated, source, latents + 1.0, 0.4), generated)
 
 
-def test_an_edit_is_painted_again_from_its_png(
+def test_an_edit_is_generated_again_from_its_png(
     pipe: KNNDiffusionPipeline, kb: KnowledgeBase, random_rdm: Path, tmp_path: Path
 ) -> None:
     source = load_pictures("drawn", size=50).pixels[3].permute(1, 2, 0).numpy()
     sources = [Image.fromarray(source)] * 2
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
-    settings = generate.Settings(steps=3, strength=0.7, fidelity=0.4)
-    images = generate.paint(pipe, hits, settings, sources=sources)
-    made = generate.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
-    paths = generate.write(images, made, hits, tmp_path, sources=sources)
+    settings = generation.Settings(steps=3, strength=0.7, preservation=0.4)
+    images = generation.generate(pipe, hits, settings, sources=sources)
+    made = generation.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
+    paths = generation.write(images, made, hits, tmp_path, sources=sources)
     record = provenance.read_png(paths[1])
-    again, _ = generate.repaint(pipe, record)
+    again, _ = generation.regenerate(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert '"source"' not in (tmp_path / "generation.jsonl").read_text()
     record["edit"]["strength"] = 0.2
-    assert not np.array_equal(np.asarray(generate.repaint(pipe, record)[0]), np.asarray(images[1]))
+    assert not np.array_equal(np.asarray(generation.regenerate(pipe, record)[0]), np.asarray(images[1]))
     for damage in ({"source": "no picture"}, {"strength": None}, {"show_source": []}, None):
         hostile = {**record, "edit": None if damage is None else {**record["edit"], **damage}}
         if damage == {"show_source": []}:
             hostile["edit"]["strength"] = 1.0  # image-to-image from noise alone
         with pytest.raises(BowerbirdError):
-            generate.repaint(pipe, hostile)
+            generation.regenerate(pipe, hostile)
     del record["edit"]["strength"]
     with pytest.raises(BowerbirdError, match="damaged"):
-        generate.repaint(pipe, record)
+        generation.regenerate(pipe, record)
     rdm = RDMPipeline.from_pretrained(random_rdm)
     with pytest.raises(BowerbirdError, match="does not edit"):
-        generate.paint(rdm, hits, settings, sources=sources)
+        generation.generate(rdm, hits, settings, sources=sources)
 
 
 def test_difference_is_white_where_pictures_agree() -> None:

@@ -47,7 +47,7 @@ def test_stored_embeddings_are_the_encoders_raw_output(kb: KnowledgeBase) -> Non
     hits = kb.get(kb.ids()[:5].tolist())
     expected = encoders.load("small").embed_images([i for i in hits.images()[0] if i is not None])
     np.testing.assert_allclose(hits.embeddings[0], expected, rtol=1e-4, atol=1e-4)
-    assert abs(np.linalg.norm(expected, axis=1) - 1).max() > 1e-3  # raw, not normalised
+    assert abs(np.linalg.norm(expected, axis=1) - 1).max() > 1e-3  # raw, not normalized
 
 
 def test_dense_search_equals_brute_force(kb_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_where_limits_every_mode(kb_path: Path) -> None:
 
 def test_add_is_idempotent_and_reports_the_unreadable(kb: KnowledgeBase, drawn_folder: Path, tmp_path: Path) -> None:
     report = kb.add(drawn_folder)
-    assert (report.added, report.present, kb.version) == (0, 36, 1)
+    assert (report.added, report.already_present, kb.version) == (0, 36, 1)
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "text.png").write_text("this is text")
-    Image.new("L", (10, 30), 128).save(mixed / "grey.tif")
+    Image.new("L", (10, 30), 128).save(mixed / "gray.tif")
     report = kb.add(mixed)
     assert (report.added, len(kb), kb.version) == (1, 37, 2)
     assert [line.split(":")[0] for line in report.unreadable] == ["text.png"]
@@ -246,11 +246,11 @@ def test_a_blend_adds_and_takes_away(kb_path: Path) -> None:
     first = kb.ids()[:3]
     pictures = kb.get(first.tolist())
     a, b = (dense.prepare(pictures.embeddings[0, i : i + 1], True) for i in (0, 1))
-    hits = kb.search(blend=[(pictures.embeddings[0, 0], 1.0), (pictures.embeddings[0, 1], -0.5)], k=5)
+    hits = kb.search(query_mix=[(pictures.embeddings[0, 0], 1.0), (pictures.embeddings[0, 1], -0.5)], k=5)
     assert (hits.ids == kb.search(embeddings=a - 0.5 * b, k=5).ids).all()
-    assert kb.search(blend=[("red apple", 1.0), (pictures.images()[0][0], 2.0)], k=1).ids[0, 0] == first[0]
+    assert kb.search(query_mix=[("red apple", 1.0), (pictures.images()[0][0], 2.0)], k=1).ids[0, 0] == first[0]
     with pytest.raises(BowerbirdError, match="cancel"):
-        kb.search(blend=[("red apple", 1.0), ("red apple", -1.0)], k=1)
+        kb.search(query_mix=[("red apple", 1.0), ("red apple", -1.0)], k=1)
 
 
 def test_diversity_starts_with_the_best_and_goes_elsewhere(kb_path: Path) -> None:
@@ -270,9 +270,9 @@ def test_diversity_starts_with_the_best_and_goes_elsewhere(kb_path: Path) -> Non
 def test_balance_moves_from_words_to_looks(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
     words = kb.search(text="blue", k=5, mode="bm25")
-    assert set(kb.search(text="blue", k=5, balance=0.0).ids[0].tolist()) <= set(
+    assert set(kb.search(text="blue", k=5, alpha=0.0).ids[0].tolist()) <= set(
         kb.search(text="blue", k=50, mode="bm25").ids[0].tolist()
     )
-    assert kb.search(text="blue", k=5, balance=1.0).ids.tolist() != words.ids.tolist()
+    assert kb.search(text="blue", k=5, alpha=1.0).ids.tolist() != words.ids.tolist()
     with pytest.raises(BowerbirdError, match="0 to 1"):
-        kb.search(text="blue", k=5, balance=1.5)
+        kb.search(text="blue", k=5, alpha=1.5)

@@ -138,7 +138,7 @@ def test_halves_give_the_spread_of_the_mean() -> None:
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`:UserWarning")
 def test_distances_equal_an_independent_library() -> None:
-    """FID and KID as torchmetrics computes them from the same features; precision and recall by faiss's neighbours."""
+    """FID and KID as torchmetrics computes them from the same features; precision and recall by faiss's neighbors."""
     import faiss
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance

@@ -78,7 +78,7 @@ def test_it_answers_as_a_directory_does(both: tuple[KnowledgeBase, KnowledgeBase
     assert there.search(text=caption(12), mode="bm25", k=3).ids[0, 0] == identity(12)
     assert there.search(text="zebra", mode="bm25", k=3).mask.sum() == 0
     assert there.search(text=caption(12), k=3).ids[0, 0] == here.search(text=caption(12), k=3).ids[0, 0] == identity(12)
-    assert there.search(text="red", k=4, where="number > 20", balance=0.5, diversity=0.3).mask.all()
+    assert there.search(text="red", k=4, where="number > 20", alpha=0.5, diversity=0.3).mask.all()
     assert there.proposal(3) == here.proposal(3)
 
 
@@ -121,7 +121,7 @@ def test_changes_are_seen_and_removed_items_never_come_back(
 ) -> None:
     there, _ = both
     version = there.version
-    assert there.add(source(tmp_path / "b.parquet", range(25, 40))).present == 5
+    assert there.add(source(tmp_path / "b.parquet", range(25, 40))).already_present == 5
     assert there.search(text=caption(39), mode="bm25", k=1).ids[0, 0] == identity(39)
     assert there.remove(where="number >= 30") == 10
     assert there.remove(ids=[identity(0), 17]) == 1
@@ -239,4 +239,4 @@ def test_an_interrupted_build_is_ended_by_the_same_and_no_other(
     with pytest.raises(BowerbirdError, match="another build"):
         KnowledgeBase.build(place, source(tmp_path / "b.parquet", range(5)), encoder=PlainEncoder())
     kb, report = KnowledgeBase.build(place, data, encoder=PlainEncoder())
-    assert (len(kb), report.present) == (20, 20)
+    assert (len(kb), report.already_present) == (20, 20)

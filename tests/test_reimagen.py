@@ -21,14 +21,14 @@ from bowerbird.evaluation import evaluate, features
 from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
-from bowerbird.systems import generate, queries
+from bowerbird.systems import generation, queries
 from bowerbird.systems.reimagen.batches import low_resolution
 from bowerbird.systems.reimagen.objective import ReImagenObjective
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
 
 
-def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomized(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Every weight drawn, so that nothing is zero at the start and everything can matter."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
@@ -45,7 +45,7 @@ def small_network(**options: object) -> NeighborUNet:
         "itself": (False, True),
     }
     # type: ignore[arg-type, return-value]
-    return randomised(NeighborUNet(**(sizes | {"head_channels": 8, "text_dim": 16, "time_dim": 16} | options)))
+    return randomized(NeighborUNet(**(sizes | {"head_channels": 8, "text_dim": 16, "time_dim": 16} | options)))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def words(n: int, length: int = 3, seed: int = 5) -> Tokens:
 
 
 @torch.no_grad()
-def test_neighbours_are_a_set_with_multiplicities_and_a_mask() -> None:
+def test_neighbors_are_a_set_with_multiplicities_and_a_mask() -> None:
     network = small_network()
     x, t, text = noise(2, 3, 16, 16), torch.tensor([700, 20]), words(2)
     near, captions = noise(2, 3, 3, 16, 16, seed=1), words(6)
@@ -99,7 +99,7 @@ def test_nothing_is_the_same_null_for_any_k() -> None:
 
 
 @torch.no_grad()
-def test_a_neighbours_caption_and_its_place_matter() -> None:
+def test_a_neighbors_caption_and_its_place_matter() -> None:
     network = small_network()
     x, t, text, near = noise(1, 3, 16, 16), torch.tensor([300]), words(1), noise(1, 1, 3, 16, 16, seed=1)
     base = network(x, t, text, network.encode_neighbors(near, words(1), torch.ones(1, 1)))
@@ -130,7 +130,7 @@ def test_paper_sizes_have_the_published_parameter_counts_and_run(name: str, mill
 
 @torch.no_grad()
 def test_text_tower_knows_order_and_pads_without_trace() -> None:
-    tower = randomised(SmallTextTower(buckets=64, dim=16, heads=2))
+    tower = randomized(SmallTextTower(buckets=64, dim=16, heads=2))
     alone = tower(["red fox"])
     together = tower(["red fox", "a fox that is red and far from home", ""])
     assert torch.equal(together.keys[:1], alone.keys)  # to the last bit
@@ -245,18 +245,18 @@ def kb(kb_path: Path) -> KnowledgeBase:
     return KnowledgeBase.open(kb_path)
 
 
-def painted(pipe: ReImagenPipeline, **options: object) -> torch.Tensor:
+def generated(pipe: ReImagenPipeline, **options: object) -> torch.Tensor:
     images = pipe(**({"num_inference_steps": 3, "output_type": "pt"} | options)).images  # type: ignore[arg-type]
     assert isinstance(images, torch.Tensor)
     return images
 
 
 def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
-    whole = painted(pipe, prompt="red apple", knowledge_base=kb, seed=4)
+    whole = generated(pipe, prompt="red apple", knowledge_base=kb, seed=4)
     assert whole.shape == (1, 3, 32, 32)
     small = pipe(prompt="red apple", knowledge_base=kb, seed=4, size=16, num_inference_steps=3).images
     assert small[0].size == (16, 16)
-    larger = painted(pipe, prompt="red apple", knowledge_base=kb, low_resolution=small, seed=4)
+    larger = generated(pipe, prompt="red apple", knowledge_base=kb, low_resolution=small, seed=4)
     assert larger.shape == (1, 3, 32, 32)
     for wrong, says in (
         ({"size": 64}, "16, 32 px"),
@@ -275,8 +275,8 @@ def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb
 
 def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish", "yellow duck"), k=2), kb)
-    together = painted(pipe, neighbors=hits, generator=seeds.picture_generators(5, 3))
-    alone = [painted(pipe, neighbors=hits.rows([i]), generator=seeds.picture_generators(5 + i, 1)) for i in range(3)]
+    together = generated(pipe, neighbors=hits, generator=seeds.picture_generators(5, 3))
+    alone = [generated(pipe, neighbors=hits.rows([i]), generator=seeds.picture_generators(5 + i, 1)) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-3)
     assert (together[0] - together[1]).abs().max() > 0.05
 
@@ -284,19 +284,19 @@ def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb
 def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=2), kb)
     own = queries.by_hand(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
-    torch.testing.assert_close(painted(pipe, neighbors=own), painted(pipe, neighbors=hits), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(generated(pipe, neighbors=own), generated(pipe, neighbors=hits), atol=1e-4, rtol=1e-4)
     swapped = queries.by_hand(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
-    assert (painted(pipe, neighbors=swapped) - painted(pipe, neighbors=hits)).abs().max() > 0.01
-    nothing = painted(pipe, prompt="red apple", k=0)
-    torch.testing.assert_close(painted(pipe, neighbors=queries.by_hand(["red apple"], [], [])), nothing)
+    assert (generated(pipe, neighbors=swapped) - generated(pipe, neighbors=hits)).abs().max() > 0.01
+    nothing = generated(pipe, prompt="red apple", k=0)
+    torch.testing.assert_close(generated(pipe, neighbors=queries.by_hand(["red apple"], [], [])), nothing)
     for balance in (
         None,
         Guidance("joint", 3.0),
         Guidance("weighted", 3.0, 2.0, 0.3),
     ):  # left out is the same as none, whatever the guidance
-        left_out = painted(pipe, neighbors=own, weights=[0, 0], guidance=balance)
+        left_out = generated(pipe, neighbors=own, weights=[0, 0], guidance=balance)
         torch.testing.assert_close(
-            left_out, painted(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
+            left_out, generated(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
         )
     with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
         queries.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
@@ -304,21 +304,21 @@ def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipelin
 
 def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:
     hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish"), k=2), kb)
-    settings = generate.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
-    images = generate.paint(pipe, hits, settings)
-    records = generate.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
-    paths = generate.write(images, records, hits, tmp_path)
+    settings = generation.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
+    images = generation.generate(pipe, hits, settings)
+    records = generation.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
+    paths = generation.write(images, records, hits, tmp_path)
     record = provenance.read_png(paths[1])
     assert [len(stage) for stage in record["text_steps"]] == [4, 4]
     assert set("".join(record["text_steps"])) <= {"t", "n"}
-    again, _ = generate.repaint(pipe, record)
+    again, _ = generation.regenerate(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
 
 
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, paint=generate.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, generate=generation.Settings(steps=2, seed=5))
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
     assert found.report["distribution"]["n generated"] == 6
@@ -328,8 +328,8 @@ def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBa
     from bowerbird import RDMPipeline
 
     rdm = RDMPipeline.from_pretrained(random_rdm)
-    with pytest.raises(BowerbirdError, match="neighbours alone"):
-        generate.paint(rdm, kb.search(text="apple", k=2), generate.Settings(steps=2, guidance=Guidance()))
+    with pytest.raises(BowerbirdError, match="neighbors alone"):
+        generation.generate(rdm, kb.search(text="apple", k=2), generation.Settings(steps=2, guidance=Guidance()))
 
 
 def test_pictures_of_another_size_are_refused(drawn_folder: Path) -> None:

@@ -125,9 +125,9 @@ def test_cut_run_ends_with_the_same_weights(drawn_folder: Path, tmp_path: Path) 
 def test_killed_while_saving_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.safetensors"
     code = (
-        "import torch; from bowerbird import checkpoint\n"
+        "import torch; from bowerbird.core import files\n"
         "for i in range(10_000):\n"
-        f"    checkpoint.save_tensors({str(file)!r}, {{'x': torch.full((500_000,), float(i))}}, {{'step': str(i)}})\n"
+        f"    files.save_tensors({str(file)!r}, {{'x': torch.full((500_000,), float(i))}}, {{'step': str(i)}})\n"
         "    print(i, flush=True)\n"
     )
     for delay in (0.0, 0.007, 0.013, 0.021, 0.037):
@@ -150,23 +150,23 @@ def test_learning_rate_warms_up_and_cools_down() -> None:
     assert rates[99] == pytest.approx(0.05)
 
 
-def test_without_neighbours_every_draw_is_the_null(drawn_folder: Path, tmp_path: Path) -> None:
+def test_without_neighbors_every_draw_is_the_null(drawn_folder: Path, tmp_path: Path) -> None:
     recipe = recipes.recipe("tiny-rdm-no-neighbors", tiny=True)
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
     batch = objective.batch(0, 50)
     assert batch["null"].all()
-    with_neighbours = build_objective(
+    with_neighbors = build_objective(
         recipes.recipe("tiny-rdm", tiny=True), read_pictures(recipe, drawn_folder), tmp_path
     )
-    share = float(torch.cat([with_neighbours.batch(i, 200)["null"] for i in range(10)]).float().mean())
+    share = float(torch.cat([with_neighbors.batch(i, 200)["null"] for i in range(10)]).float().mean())
     assert 0.07 < share < 0.13
 
 
-def test_bank_never_holds_the_item_among_its_neighbours(drawn_folder: Path, tmp_path: Path) -> None:
+def test_bank_never_holds_the_item_among_its_neighbors(drawn_folder: Path, tmp_path: Path) -> None:
     recipe = recipes.recipe("tiny-rdm", tiny=True)
-    bank = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path).bank
-    own = torch.arange(len(bank.ids))[:, None]
-    assert not any((table == own).any() for table in bank.tables)
+    cache = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path).cache
+    own = torch.arange(len(cache.ids))[:, None]
+    assert not any((table == own).any() for table in cache.tables)
 
 
 def test_settings_are_strict() -> None:
@@ -189,9 +189,9 @@ def test_recipe_json_round_trip_refuses_unknown_keys(tmp_path: Path) -> None:
         recipe = recipes.recipe(name)
         files.write_json(tmp_path / "recipe.json", recipe.model_dump(mode="json"))
         assert load_recipe(tmp_path / "recipe.json") == recipe
-    values = {**recipe.model_dump(mode="json"), "colour": 1}
+    values = {**recipe.model_dump(mode="json"), "color": 1}
     files.write_json(tmp_path / "recipe.json", values)
-    with pytest.raises(BowerbirdError, match="colour"):
+    with pytest.raises(BowerbirdError, match="color"):
         load_recipe(tmp_path / "recipe.json")
 
 

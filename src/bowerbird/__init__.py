@@ -1,4 +1,4 @@
-"""bowerbird: collect pictures, search them, and paint new ones grounded in what was found.
+"""bowerbird: collect pictures, search them, and generate new ones grounded in what was found.
 
     import bowerbird as bb
     kb = bb.KnowledgeBase.open("kb")

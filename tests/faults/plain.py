@@ -19,7 +19,7 @@ FULL = os.environ.get("BOWERBIRD_FAULTS") == "full"
 
 
 class PlainEncoder:
-    """The colours of a picture in 2 x 2 places, 12 numbers; a text's bytes summed the same way."""
+    """The colors of a picture in 2 x 2 places, 12 numbers; a text's bytes summed the same way."""
 
     name, dim, fingerprint, shared_dim = "plain", 12, "0123456789abcdef", 12
 
@@ -41,10 +41,10 @@ class PlainEncoder:
 
 
 def picture(number: int) -> bytes:
-    """A PNG of four colours that nobody else has."""
-    colours = np.random.default_rng(number).integers(0, 256, (2, 2, 3), np.uint8)
+    """A PNG of four colors that nobody else has."""
+    colors = np.random.default_rng(number).integers(0, 256, (2, 2, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(colours).resize((8, 8), Image.Resampling.NEAREST).save(buffer, "PNG")
+    Image.fromarray(colors).resize((8, 8), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -71,7 +71,7 @@ def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) ->
                 shutil.copytree(made, path)
                 (path / name).write_bytes(damaged)
                 verdict = verify(path)
-                told = " ".join(verdict.lost + verdict.stale)
+                told = " ".join(verdict.corrupt + verdict.outdated)
                 assert not verdict.good, f"{name} at {offset}: not noticed"
                 assert name.split("/")[0] in told, f"{name} at {offset}: {told}"
                 assert Path(name).name in told or name.startswith("index/"), f"{name} at {offset}: {told}"
@@ -81,7 +81,7 @@ def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) ->
                     found = expected
                 assert found == expected, f"{name} at {offset}: wrong answers"
                 if name.startswith("index/"):
-                    # opening made the index anew already; from the damaged state, repair does
+                    # opening made the index again already; from the damaged state, repair does
                     assert verify(path, repair=True).good
                     assert answers(path) == expected
                 tried += 1
@@ -115,15 +115,15 @@ def test_vectors_that_are_cut_while_open_are_no_answer(tmp_path: Path) -> None:
         rows.read(np.asarray([4]))
 
 
-def test_repair_makes_the_index_anew(made: Path, tmp_path: Path) -> None:
+def test_repair_makes_the_index_again(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "kb"
     shutil.copytree(made, path)
     expected = answers(path)
     (path / "index" / "vectors.npy").write_bytes(b"nothing")
     verdict = verify(path, repair=True)
     assert verdict.good
-    assert verdict.mended == verdict.stale != []
-    assert verify(path).stale == []
+    assert verdict.repaired == verdict.outdated != []
+    assert verify(path).outdated == []
     assert answers(path) == expected
 
 
@@ -133,6 +133,6 @@ def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(made, path)
         (path / name).unlink()
-        assert any(Path(name).name in line or "no knowledge base" in line for line in verify(path).lost), name
+        assert any(Path(name).name in line or "no knowledge base" in line for line in verify(path).corrupt), name
         with pytest.raises(BowerbirdError):
             answers(path)

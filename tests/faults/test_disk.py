@@ -55,7 +55,7 @@ for step in range(steps):
         assert str(error).startswith(str(path)), error
     del os.environ["FAIL_UNDER"]
     now = ids(path)
-    change(path)  # the disk mended, it can be made
+    change(path)  # the disk repaired, it can be made
     assert now in (before, ids(path)), "half of a change"
     assert verify(path, repair=True).good
 print(refused)
@@ -79,8 +79,8 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("verb", ["add", "remove", "update", "compact"])
 def test_a_failing_disk(failing_disk: Path, tmp_path: Path, verb: str, code: int, count: Callable[[str], None]) -> None:
-    """Writes fail after any number of bytes; the change is there as a whole or not at all, and the disk mended, it can
-    be made."""
+    """Writes fail after any number of bytes; the change is there as a whole or not at all, and the disk
+    repaired, it can be made."""
     KnowledgeBase.build(tmp_path / "made", source(tmp_path / "a.parquet", range(40)), encoder=PlainEncoder())
     data = source(tmp_path / "more.parquet", range(100, 130))
     packages = str(Path(KnowledgeBase.open.__code__.co_filename).parents[2])

@@ -63,7 +63,7 @@ def work(path: str, log: str, seed: int) -> None:
             say("done", "update", ids)
         else:
             say("begin", "compact", [])
-            kb.compact(forget=choice > 0.97)
+            kb.compact(drop_history=choice > 0.97)
             say("done", "compact", [])
 
 

@@ -22,7 +22,7 @@ SECONDS = 2.0
 
 
 def whole(rng: np.random.Generator, suffix: str) -> bytes:
-    """A small picture of that format, now and then animated, grey, transparent or with a profile's worth of
+    """A small picture of that format, now and then animated, gray, transparent or with a profile's worth of
     metadata."""
     mode = str(rng.choice(["RGB", "RGB", "L"] + (["RGBA", "P"] if suffix in ("png", "gif", "webp", "tif") else [])))
     height, width = (int(n) for n in rng.integers(1, 90, 2))

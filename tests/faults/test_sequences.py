@@ -90,7 +90,7 @@ def test_sequences(tmp_path: Path, steps: list[tuple[str, object]]) -> None:
             assert kb.update(ids=[identity(n) for n in what], metadata={"mark": number}) == len(set(what) & set(model))
             model |= {n: number for n in what if n in model}
         elif verb == "compact":
-            kb.compact(forget=what)
+            kb.compact(drop_history=what)
             versions = {} if what else versions
         else:
             kb = KnowledgeBase.open(kb.path, encoder=PlainEncoder())

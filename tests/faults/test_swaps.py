@@ -33,7 +33,7 @@ def open_again(kb: KnowledgeBase) -> KnowledgeBase:
 def test_a_reader_goes_on_with_its_own_index(
     kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch, flat_up_to: int
 ) -> None:
-    """Another process removes items and makes the index anew between two searches of this one."""
+    """Another process removes items and makes the index again between two searches of this one."""
     monkeypatch.setattr(planner, "FLAT_UP_TO", flat_up_to)
     kb.compact()
     reader = open_again(kb)
@@ -76,7 +76,7 @@ def test_a_kill_while_versions_are_forgotten_is_no_damage(kb: KnowledgeBase, mon
 
     monkeypatch.setattr(directory, "record_files", killed)
     with pytest.raises(KeyboardInterrupt):
-        kb.compact(forget=True)
+        kb.compact(drop_history=True)
     monkeypatch.setattr(directory, "record_files", original)
     assert len(open_again(kb).ids()) == 35
     assert open_again(kb).remove(where="number < 6") == 1  # the next writer ends it
@@ -146,7 +146,7 @@ def test_names_and_texts_from_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
         "é": 7,
     }
     assert len(kb.ids("a_b = 1")) == 3
-    assert KnowledgeBase.open(kb.path, encoder=PlainEncoder()).add(tmp_path).present == 3
+    assert KnowledgeBase.open(kb.path, encoder=PlainEncoder()).add(tmp_path).already_present == 3
     kb.update(ids=kb.ids()[:1].tolist(), caption="\ud800")
     assert verify(kb.path).good
 

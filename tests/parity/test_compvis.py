@@ -17,7 +17,7 @@ import torch
 
 from bowerbird import BowerbirdError, Neighbors, RDMPipeline
 from bowerbird.core.torch_file import Stored
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.systems.rdm.interop import compvis, compvis_state, compvis_unet, compvis_vae, dotless
 from tests.parity import published
 
@@ -347,10 +347,10 @@ def test_averages_that_training_never_touched_are_not_taken(tmp_path: Path) -> N
     assert "never updated" in plan.report()["not in the file"]["weights"]
 
 
-def test_painting_by_default_is_the_published_sampling(tmp_path: Path) -> None:
+def test_generating_by_default_is_the_published_sampling(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_256(), optimizer=False), size=32)
-    usual = generate.usual(pipe)
-    assert (usual.steps, usual.guidance_scale, generate.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
+    usual = generation.usual(pipe)
+    assert (usual.steps, usual.guidance_scale, generation.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
     pipe.set_sampler("dpmsolver++")
     pipe.set_sampler("ddim")
     pipe.scheduler.set_timesteps(100)

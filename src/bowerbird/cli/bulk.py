@@ -23,9 +23,9 @@ from bowerbird.cli.filling import (
 
 def neighbors(
     kb: KbArgument,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbours are wanted.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbors are wanted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
-    k: Annotated[int, typer.Option("-k", help="Neighbours an item.", min=1)] = 20,
+    k: Annotated[int, typer.Option("-k", help="Neighbors an item.", min=1)] = 20,
     mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
     max_similarity: Annotated[
         float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")
@@ -36,7 +36,7 @@ def neighbors(
     counts: Annotated[
         Path | None,
         typer.Option(
-            "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbour: RDM's p_D."
+            "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbor: RDM's p_D."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -67,7 +67,7 @@ def neighbors(
     if as_json:
         print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
     else:
-        say(f"{out}: the {k} neighbours of {count} items")
+        say(f"{out}: the {k} neighbors of {count} items")
 
 
 def embed(
@@ -110,7 +110,7 @@ def embed(
             out,
             encoders.load(encoder, device=pick_device(device)),
             Choice(caption_column, where, patches, fetch),
-            keep=own_filter(keep),
+            filter_fn=own_filter(keep),
             processes=workers,
             size=part,
             ray_address=ray,

@@ -125,10 +125,10 @@ def _lab(
                 f"{beside}: photographs without a label or caption are among these; claims train an evaluator on it"
             )
         # a column called label is read as the caption
-        labelled = tuple(
+        labeled = tuple(
             {**row, "label": caption} for row, caption in zip(pictures.metadata, pictures.captions, strict=True)
         )
-        pictures = replace(pictures, metadata=labelled)
+        pictures = replace(pictures, metadata=labeled)
         domains.append(
             lab.Domain(
                 beside.stem.split("-")[0],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 ACROSS = 5
-"""Pictures painted a line."""
+"""Pictures generated a line."""
 RARE = ("amphora", "lollipop", "bagel", "carpentry saw", "playground slide", "ladybird")
 """Things that no bundled model was trained on: in an emoji font, and the last in the drawn collection."""
 
@@ -32,7 +32,7 @@ EDITS = (("grinning face", "face with sunglasses"), ("cat", "lion"), ("red apple
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the sheet: what was asked, the pictures painted with a word under each, the neighbours they came
+    """One line of the sheet: what was asked, the pictures generated with a word under each, the neighbors they came
     from."""
 
     label: str
@@ -50,16 +50,16 @@ def demo(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Collect, search and paint: one sheet shows it all.
+    """Collect, search and generate: one sheet shows it all.
 
-    Makes a collection on the spot, in about a minute; every picture stands beside its neighbours.
+    Makes a collection on the spot, in about a minute; every picture stands beside its neighbors.
 
     Example: bowerbird demo --out demo
     """
     start = time.perf_counter()
     from bowerbird.cli.generate import load_pipeline
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
 
     main, swaps = (KnowledgeBase.open(kb), []) if kb is not None else _collections(out)
     say(f"1. a knowledge base of {len(main)} pictures: {main.path}")
@@ -67,13 +67,13 @@ def demo(
     found = main.search(text=words[0], k=min(4, len(main)))
     say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
     pipe = load_pipeline("tiny-rdm", device)
-    settings = generate.Settings(seed=seed, guidance_scale=4.0)
-    rows = _paint(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
+    settings = generation.Settings(seed=seed, guidance_scale=4.0)
+    rows = _generate(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
     rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
     rows += _text_and_edit(load_pipeline("tiny-knn", device), main, words, seed)
     count = sum(len(row.images) for row in rows)
     say(
-        f"3. painted {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves;"
+        f"3. generated {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves;"
         " and edited one"
     )
     sheet = out / "sheet.png"
@@ -91,10 +91,10 @@ def demo(
             }
         )
         return
-    say(f"4. {sheet} shows each picture beside its neighbours ({seconds:.0f} s in all)")
+    say(f"4. {sheet} shows each picture beside its neighbors ({seconds:.0f} s in all)")
     say("\nNow with pictures of your own:\n  bowerbird kb build my-kb FOLDER_OF_PICTURES")
     say('  bowerbird search my-kb --text "…" --sheet found.png')
-    say('  bowerbird generate tiny-rdm --kb my-kb --prompt "…" --out painted')
+    say('  bowerbird generate tiny-rdm --kb my-kb --prompt "…" --out generated')
 
 
 def _collections(out: Path) -> tuple[KnowledgeBase, list[tuple[str, KnowledgeBase]]]:
@@ -134,19 +134,19 @@ def _subjects(kb: KnowledgeBase) -> list[str]:
     return subjects
 
 
-def _paint(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
+def _generate(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
     """From words (three prompts), from a picture, unconditionally."""
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
 
-    assert isinstance(settings, generate.Settings)
+    assert isinstance(settings, generation.Settings)
     k = min(2, len(kb))  # the demo's names fit two pictures each, one in either style
     asked = [(f'words: "{word}"', pipe.retrieve(Request(prompts=(word,), k=k), kb, ACROSS)) for word in words]
     picture = kb.search(text=words[-1], k=1).images()[0][0]
     assert picture is not None
     asked.append(
         (
-            "a picture (the first beside the line's neighbours)",
+            "a picture (the first beside the line's neighbors)",
             pipe.retrieve(Request(images=(picture,), k=k, image_mode="neighbors"), kb, ACROSS),
         )
     )
@@ -158,40 +158,40 @@ def _paint(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object
         )
         for i in range(2)
     ]
-    return [Row(label, generate.paint(pipe, hits, settings), hits) for label, hits in asked]
+    return [Row(label, generation.generate(pipe, hits, settings), hits) for label, hits in asked]
 
 
 def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
     """The same prompt and seeds from databases of different style."""
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
 
-    assert isinstance(settings, generate.Settings)
+    assert isinstance(settings, generation.Settings)
     rows = []
     for style, kb in swaps:
         hits = pipe.retrieve(Request(prompts=(word,), k=1), kb, ACROSS)
-        rows.append(Row(f'"{word}" from the database "{style}"', generate.paint(pipe, hits, settings), hits))
+        rows.append(Row(f'"{word}" from the database "{style}"', generation.generate(pipe, hits, settings), hits))
     return rows
 
 
 def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
-    """Re-Imagen on a thing it was not trained on: no neighbour to four of them, then all neighbours to all text."""
+    """Re-Imagen on a thing it was not trained on: no neighbor to four of them, then all neighbors to all text."""
     from dataclasses import replace
 
     from bowerbird.diffusion.guidance import Guidance
-    from bowerbird.systems import generate, queries
+    from bowerbird.systems import generation, queries
     from bowerbird.systems.queries import Request
 
     word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)
-    settings = generate.Settings(seed=seed)
+    settings = generation.Settings(seed=seed)
     by_k = [queries.without_neighbors([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
-    first = [generate.paint(pipe, each, settings)[0] for each in by_k]
+    first = [generation.generate(pipe, each, settings)[0] for each in by_k]
     styled = replace(hits.select([0]), queries=(f"{word}, flat style",))
     etas = [i / (ACROSS - 1) for i in range(ACROSS)]
     second = [
-        generate.paint(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0]
+        generation.generate(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0]
         for eta in etas
     ]
     return [
@@ -202,7 +202,7 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
             tuple(f"{k}" for k in range(most + 1)),
         ),
         Row(
-            f'Re-Imagen, "{word}, flat style": from neighbour to text',
+            f'Re-Imagen, "{word}, flat style": from neighbor to text',
             second,
             styled,
             tuple(f"eta {eta:g}" for eta in etas),
@@ -221,20 +221,20 @@ def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: in
     from dataclasses import replace
 
     from bowerbird.core.contact_sheet import difference
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
 
     word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)  # the text's own embedding first
-    settings = generate.Settings(seed=seed)
-    first = [generate.paint(pipe, hits.select(list(range(1 + k))), settings)[0] for k in range(most + 1)]
+    settings = generation.Settings(seed=seed)
+    first = [generation.generate(pipe, hits.select(list(range(1 + k))), settings)[0] for k in range(most + 1)]
     was, becomes = next(((a, b) for a, b in EDITS if _knows(kb, a) and _knows(kb, b)), (words[0], words[-1]))
     source = kb.search(text=was, k=1, mode="bm25").images()[0][0]
     assert source is not None
     asked = pipe.retrieve(Request(prompts=(becomes,), k=min(2, len(kb)), search_mode="bm25"), kb)
     strengths = (0.6, 0.8, 1.0)
-    second = [generate.paint(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
+    second = [generation.generate(pipe, asked, replace(settings, strength=s), sources=[source])[0] for s in strengths]
     notes = ("source", *(f"strength {s:g}" for s in strengths), "difference")
     label = f'KNN-Diffusion, "{word}": the text, with 0 to {most} of what it finds'
     return [
@@ -249,9 +249,9 @@ def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: in
 
 
 def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
-    """The contact sheet: what the search found, then every painted row, with what comes from the database right of the
-    line."""
-    from bowerbird.core.contact_sheet import labelled
+    """The contact sheet: what the search found, then every generated row, with what comes from the database
+    right of the line."""
+    from bowerbird.core.contact_sheet import labeled
     from bowerbird.core.files import atomic_path
 
     lines = [(f'search: "{word}"', [None] * ACROSS + found.images()[0], [""] * ACROSS + list(found.captions[0]))]
@@ -260,8 +260,8 @@ def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
         notes = [*row.notes, *[""] * (ACROSS - len(row.notes))]
         lines.append((row.label, [*row.images, *[None] * empty, *near.images()[0]], notes + list(near.captions[0])))
     with atomic_path(path) as temporary:
-        labelled(
+        labeled(
             lines,
-            title="bowerbird: painted (left of the line) from pictures of the database (right of it)",
+            title="bowerbird: generated (left of the line) from pictures of the database (right of it)",
             divide=ACROSS,
         ).save(temporary, "PNG")

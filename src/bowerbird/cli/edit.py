@@ -24,7 +24,7 @@ def edit(
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", help="Neighbours of the prompt or reference; 0 for none, default the model's.", min=0),
+        typer.Option("-k", help="Neighbors of the prompt or reference; 0 for none, default the model's.", min=0),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="How many edits of each picture.", min=1)] = 4,
     strength: Annotated[
@@ -33,16 +33,18 @@ def edit(
     guidance_scale: Annotated[
         float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")
     ] = 3.0,
-    fidelity: Annotated[
+    preservation: Annotated[
         float | None,
-        typer.Option("--fidelity", help="How far what is not asked for is drawn to the source, 0 to 1; default 0.25."),
+        typer.Option(
+            "--preservation", help="How far what is not asked for is drawn to the source, 0 to 1; default 0.25."
+        ),
     ] = None,
-    least_change: Annotated[
+    change_threshold: Annotated[
         float | None,
-        typer.Option("--least-change", help="Smaller changes are undone; 0 keeps all, default 0.6.", min=0.0),
+        typer.Option("--change-threshold", help="Smaller changes are undone; 0 keeps all, default 0.6.", min=0.0),
     ] = None,
-    image_to_image: Annotated[
-        bool, typer.Option("--image-to-image", help="Only start from the picture; give a --strength below 1.")
+    img2img: Annotated[
+        bool, typer.Option("--img2img", help="Only start from the picture; give a --strength below 1.")
     ] = False,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
     sampler: Annotated[
@@ -64,14 +66,12 @@ def edit(
     """
     if (prompt is None) == (reference is None):
         raise BowerbirdError("edit: say what the picture is to show with --prompt T or --reference F, one of them")
-    if image_to_image and strength >= 1:
-        raise BowerbirdError(
-            "edit: --image-to-image keeps nothing of the picture at --strength 1; give less, for example 0.6"
-        )
+    if img2img and strength >= 1:
+        raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
     from bowerbird.cli.generate import load_pipeline
     from bowerbird.core import images
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
     from bowerbird.systems.knn.retrieval import asked as request_of
 
@@ -84,19 +84,23 @@ def edit(
             f"model {model!r} is a {type(pipe).__name__}, which does not edit; use tiny-knn, or train one: bowerbird"
             " train tiny-knn"
         )
-    if not pipe.edits and not image_to_image:
+    if not pipe.edits and not img2img:
         raise BowerbirdError(
-            f"model {model!r} was not trained to edit; use tiny-knn, or --image-to-image with a --strength below 1"
+            f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
         )
     request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    how: dict[str, Any] = {"strength": strength, "show_source": not image_to_image}
-    how |= {key: value for key, value in (("fidelity", fidelity), ("least_change", least_change)) if value is not None}
-    settings = generate.Settings(steps, guidance_scale, sampler, seed=seed, **how)
+    how: dict[str, Any] = {"strength": strength, "show_source": not img2img}
+    how |= {
+        key: value
+        for key, value in (("preservation", preservation), ("change_threshold", change_threshold))
+        if value is not None
+    }
+    settings = generation.Settings(steps, guidance_scale, sampler, seed=seed, **how)
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:
         task = bar.add_task("editing", total=len(sources))
-        made = generate.paint(
+        made = generation.generate(
             pipe, hits, settings, sources=sources, progress=lambda done: bar.update(task, completed=done)
         )
     said: dict[str, Any] = {
@@ -109,8 +113,8 @@ def edit(
         "search_mode": search_mode,
         "where": where,
     }
-    written = generate.records(pipe, model, opened, hits, made, settings, said, sources=sources)
-    paths = generate.write(made, written, hits, out, sources=sources)
+    written = generation.records(pipe, model, opened, hits, made, settings, said, sources=sources)
+    paths = generation.write(made, written, hits, out, sources=sources)
     if as_json:
         print_json(
             {
@@ -123,5 +127,5 @@ def edit(
     else:
         say(
             f"{len(paths)} edit{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its"
-            " source, their difference and the neighbours"
+            " source, their difference and the neighbors"
         )

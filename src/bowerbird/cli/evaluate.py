@@ -26,13 +26,13 @@ def evaluate(
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
     n: Annotated[int, typer.Option("--n", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
-    k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.", min=1)] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Neighbors a picture; default the model's.", min=1)] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Sampling steps; default the model's, mostly 20.")
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3."),
+        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbors; default the model's, mostly 3."),
     ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
@@ -80,14 +80,14 @@ def evaluate(
     from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
-    from bowerbird.systems import generate
+    from bowerbird.systems import generation
 
     whole = load_pictures(data)
     pictures = whole if where is None else load_pictures(data, where=where)
     if len(pictures) < 10:
         raise BowerbirdError(f"{data}: {len(pictures)} pictures are too few to measure against; 10 is the least")
     pipe = load_pipeline(model, device)
-    usual = generate.usual(pipe)
+    usual = generation.usual(pipe)
     settings = evaluation.Settings(
         n=n,
         query=query,
@@ -95,10 +95,10 @@ def evaluate(
         repeats=repeats,
         templates=tuple(template or ["{name}"]),
         entity_key=entity_key,
-        paint=generate.Settings(
+        generate=generation.Settings(
             steps=usual.steps if steps is None else steps,
             guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
-            sampler=generate.sampler_of(pipe, generate.Settings(sampler=sampler)),
+            sampler=generation.sampler_of(pipe, generation.Settings(sampler=sampler)),
             seed=seed,
         ),
     )
@@ -162,7 +162,9 @@ def check(
     against: Annotated[
         list[str],
         typer.Option(
-            "--against", metavar="KB|SOURCE", help="What the model learnt or retrieved from; several times for several."
+            "--against",
+            metavar="KB|SOURCE",
+            help="What the model learned or retrieved from; several times for several.",
         ),
     ],
     out: Annotated[
@@ -184,7 +186,7 @@ def check(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Look for copies: of training pictures, and of the neighbours each picture was given.
+    """Look for copies: of training pictures, and of the neighbors each picture was given.
 
     Example: bowerbird check foxes/ --against my-kb --out copies
     """
@@ -230,7 +232,7 @@ def check(
             "fingerprint": extractor.fingerprint,
             "preprocessing": extractor.preprocessing,
         },
-        "neighbours known": near is not None,
+        "neighbors known": near is not None,
     }
     report = reports.write_check(found, [str(p) for p in paths], generated, training, folder, facts)
     if as_json:
@@ -280,7 +282,7 @@ def _training(against: list[str], size: int) -> tuple[list[Image.Image], dict[in
 
 
 def _used_neighbors(paths: list[Path], by_id: dict[int, Image.Image]) -> list[list[Image.Image]] | None:
-    """The neighbours each picture names, as far as the databases given hold them; None when no picture names any that
+    """The neighbors each picture names, as far as the databases given hold them; None when no picture names any that
     is held."""
     from bowerbird.core import provenance
 

@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Write an RDM as a pipeline that diffusers opens without bowerbird.
 
-    It takes the neighbours' embeddings in place of a prompt; the README.md it writes shows how.
+    It takes the neighbors' embeddings in place of a prompt; the README.md it writes shows how.
 
     Example: bowerbird export tiny-rdm --out tiny-rdm-diffusers
     """

@@ -119,7 +119,7 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
     if report is not None:
         reasons = [
             {"left out": kind, "reason": line}
-            for kind, lines in (("unreadable", done.unreadable), ("filter", done.refused))
+            for kind, lines in (("unreadable", done.unreadable), ("filter", done.filtered))
             for line in lines
         ]
         with atomic_path(report) as temporary:
@@ -133,23 +133,23 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
                 "version": version,
                 "items": items,
                 "added": done.added,
-                "present": done.present,
+                "already_present": done.already_present,
                 "unreadable": done.unreadable,
-                "refused": done.refused,
+                "filtered": done.filtered,
                 "duplicates": left,
             }
         )
         return
-    for line in [*done.unreadable[:SHOWN], *done.refused[:SHOWN]]:
+    for line in [*done.unreadable[:SHOWN], *done.filtered[:SHOWN]]:
         say(f"left out: {line}")
-    more = max(0, len(done.unreadable) - SHOWN) + max(0, len(done.refused) - SHOWN)
+    more = max(0, len(done.unreadable) - SHOWN) + max(0, len(done.filtered) - SHOWN)
     if more:
         say(f"left out: and {more} more; --report FILE.jsonl writes them all")
     counts = (
-        (done.present, "were there already"),
+        (done.already_present, "were there already"),
         (len(done.duplicates), "near-duplicates left out"),
         (len(done.unreadable), "could not be read"),
-        (len(done.refused), "refused by the filter"),
+        (len(done.filtered), "refused by the filter"),
     )
     say(
         f"{kb}: added {done.added}"

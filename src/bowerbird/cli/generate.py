@@ -1,4 +1,4 @@
-"""`bowerbird generate`: paint pictures grounded in a knowledge base."""
+"""`bowerbird generate`: generate pictures grounded in a knowledge base."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def generate(
         Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")
     ] = None,
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What to paint.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="What to generate.")] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", help="Paint from this picture; several are used together.")
+        list[Path] | None, typer.Option("--image", help="Generate from this picture; several are used together.")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="A class; with --class-key, drawn from the items of that class.")
     ] = None,
     unconditional: Annotated[
-        bool, typer.Option("--unconditional", help="Paint from what the model met often in training (p_D).")
+        bool, typer.Option("--unconditional", help="Generate from what the model met often in training (p_D).")
     ] = False,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="F.png", help="Paint the picture in this PNG again.")
+        Path | None, typer.Option("--from", metavar="F.png", help="Generate the picture in this PNG again.")
     ] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Neighbours a picture; default the model's.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Neighbors a picture; default the model's.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 4,
     steps: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def generate(
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbours; default the model's, mostly 3."),
+        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbors; default the model's, mostly 3."),
     ] = None,
     guidance_interval: Annotated[
         str | None,
@@ -60,7 +60,7 @@ def generate(
     ] = None,
     eta: Annotated[float, typer.Option("--eta", help="Fresh noise in ddim, 0 to 1.")] = 0.0,
     size: Annotated[int | None, typer.Option("--size", help="Edge in pixels; default the model's.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbour, e.g. 2,1,1,0.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="One number a neighbor, e.g. 2,1,1,0.")] = None,
     text_mode: Annotated[
         str | None, typer.Option("--text-mode", help="neighbors, text, or text+neighbors; default the model's.")
     ] = None,
@@ -77,26 +77,26 @@ def generate(
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", help="A picture of your own as neighbour, in place of a knowledge base."),
+        typer.Option("--reference", help="A picture of your own as neighbor, in place of a knowledge base."),
     ] = None,
     caption: Annotated[
         list[str] | None, typer.Option("--caption", help="What a --reference shows, one each, in order.")
     ] = None,
     guidance: Annotated[
-        str | None, typer.Option("--guidance", help="Balance of text and neighbours: interleaved, weighted or joint.")
+        str | None, typer.Option("--guidance", help="Balance of text and neighbors: interleaved, weighted or joint.")
     ] = None,
-    guidance_eta: Annotated[
-        str | None, typer.Option("--guidance-eta", help="Share of text: 0 is all neighbours, 1 all text; default 0.25.")
+    text_ratio: Annotated[
+        str | None, typer.Option("--text-ratio", help="Share of text: 0 is all neighbors, 1 all text; default 0.25.")
     ] = None,
     text_scale: Annotated[
         str | None,
         typer.Option("--text-scale", help="Guidance of the text, one or one a stage; default 1 + (W - 1) / 4."),
     ] = None,
     neighbor_scale: Annotated[
-        str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbours, one or one a stage; default W.")
+        str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbors, one or one a stage; default W.")
     ] = None,
     on_copy: Annotated[
-        str, typer.Option("--on-copy", help="Near copy of a neighbour: warn, drop the neighbour, resample, or off.")
+        str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
     proposal: Annotated[
         str, typer.Option("--proposal", help="Counts for --unconditional: model, or database.")
@@ -108,9 +108,9 @@ def generate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Paint pictures grounded in a knowledge base.
+    """Generate pictures grounded in a knowledge base.
 
-    From a prompt, pictures, a class, or nothing; each is written with its neighbours and how it was made.
+    From a prompt, pictures, a class, or nothing; each is written with its neighbors and how it was made.
 
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """
@@ -140,7 +140,7 @@ def generate(
     own = [images.read(p) for p in reference or []]
     pictures = tuple(images.read(p) for p in image) if image else None
     from bowerbird.evaluation.copies import guard
-    from bowerbird.systems import generate as generation
+    from bowerbird.systems import generation
     from bowerbird.systems.knn.retrieval import weighted
     from bowerbird.systems.queries import Request
 
@@ -157,10 +157,10 @@ def generate(
     scale = usual.guidance_scale if guidance_scale is None else guidance_scale
     if k == 0 and opened is not None:
         if generation.balances_text(pipe):
-            raise BowerbirdError("generate: -k 0 paints from the text alone, and looks nothing up; leave --kb out")
+            raise BowerbirdError("generate: -k 0 generates from the text alone, and looks nothing up; leave --kb out")
         if "shared_dim" in pipe.config:
             k, text_mode, image_mode = 1, text_mode or "text", image_mode or "image"
-    balance = _balance(pipe, model, guidance, guidance_eta, text_scale, neighbor_scale, scale)
+    balance = _balance(pipe, model, guidance, text_ratio, text_scale, neighbor_scale, scale)
     mode = search_mode or str(getattr(pipe.config, "search_mode", "hybrid"))
     look = image_mode or ("neighbors" if generation.balances_text(pipe) else None)
     if opened is None:
@@ -195,8 +195,10 @@ def generate(
         guidance_interval=None if between is None else (between[0], between[1]),
     )
     with progress_bar(as_json) as bar:
-        task = bar.add_task("painting", total=n)
-        made = guard.paint(pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done))
+        task = bar.add_task("generating", total=n)
+        made = guard.generate(
+            pipe, hits, settings, policy=on_copy, progress=lambda done: bar.update(task, completed=done)
+        )
     asked: dict[str, Any] = {
         "prompt": prompt,
         "images": [str(p) for p in image or []],
@@ -225,7 +227,7 @@ def generate(
     paths = generation.write(made.images, written, made.hits, out)
     for i in made.near_copies():
         say(
-            f"{paths[i].name} is a near copy of neighbour {(made.copies[i] or {})['neighbor']}; --on-copy drop or"
+            f"{paths[i].name} is a near copy of neighbor {(made.copies[i] or {})['neighbor']}; --on-copy drop or"
             " resample avoids that"
         )
     _finish(paths, out, as_json)
@@ -240,21 +242,21 @@ def _balance(
     neighbor_scale: str | None,
     guidance_scale: float,
 ) -> Guidance | tuple[Guidance, ...] | None:
-    """How to balance text and neighbours, for all stages or for each. Raises: BowerbirdError when it is asked of a
+    """How to balance text and neighbors, for all stages or for each. Raises: BowerbirdError when it is asked of a
     model that reads no text."""
     from bowerbird.diffusion.guidance import Guidance, by_scale
-    from bowerbird.systems.generate import balances_text
+    from bowerbird.systems.generation import balances_text
 
-    given = {"--guidance-eta": eta, "--text-scale": text_scale, "--neighbor-scale": neighbor_scale}
+    given = {"--text-ratio": eta, "--text-scale": text_scale, "--neighbor-scale": neighbor_scale}
     if not balances_text(pipe):
         if kind is not None or any(value is not None for value in given.values()):
             raise BowerbirdError(
-                f"model {model!r} paints from neighbours alone: --guidance, {', '.join(given)} are for models like"
+                f"model {model!r} generates from neighbors alone: --guidance, {', '.join(given)} are for models like"
                 " tiny-reimagen"
             )
         return None
     usual = by_scale(guidance_scale)
-    defaults = {"--guidance-eta": usual.eta, "--text-scale": usual.text_scale, "--neighbor-scale": usual.neighbor_scale}
+    defaults = {"--text-ratio": usual.eta, "--text-scale": usual.text_scale, "--neighbor-scale": usual.neighbor_scale}
     values = {name: [defaults[name]] if text is None else _numbers(text, name) for name, text in given.items()}
     stages = max(len(each) for each in values.values())
     wrong = [name for name, each in values.items() if len(each) not in (1, stages)]
@@ -270,18 +272,18 @@ def _balance(
 def _by_hand(
     pipe: Pipeline, model: str, prompt: str | None, pictures: list[Image.Image], captions: list[str], n: int
 ) -> Neighbors:
-    """A person's own pictures, or none, as neighbours. Raises: BowerbirdError for a model that paints from
+    """A person's own pictures, or none, as neighbors. Raises: BowerbirdError for a model that generates from
     embeddings."""
     from bowerbird.systems import queries
-    from bowerbird.systems.generate import balances_text
+    from bowerbird.systems.generation import balances_text
 
     if not balances_text(pipe):
         raise BowerbirdError(
-            f"model {model!r} paints from embeddings: give --image F or --text-mode text with --kb KB; --reference and"
-            " -k 0 are for tiny-reimagen"
+            f"model {model!r} generates from embeddings: give --image F or --text-mode text with --kb KB; --reference"
+            " and -k 0 are for tiny-reimagen"
         )
     if prompt is None:
-        raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to paint")
+        raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to generate")
     return queries.by_hand([prompt], pictures, captions).repeat(n)
 
 
@@ -298,8 +300,8 @@ def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:
         and not Path(model).is_dir()
         and not (model.count("/") == 1 and not model.startswith((".", "/")))
     ):
-        painters = ", ".join(n for n in DESCRIPTIONS if n.endswith(("rdm", "fast", "knn", "reimagen")))
-        raise BowerbirdError(f"model {model!r}: not bundled ({painters}), no such directory, and no hub id")
+        models = ", ".join(n for n in DESCRIPTIONS if n.endswith(("rdm", "fast", "knn", "reimagen")))
+        raise BowerbirdError(f"model {model!r}: not bundled ({models}), no such directory, and no hub id")
     if Path(model).is_dir() and bundled(model) is None and not (Path(model) / "model_index.json").is_file():
         raise BowerbirdError(
             f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)"
@@ -330,11 +332,11 @@ def _numbers(text: str, option: str) -> list[float]:
 
 def _again(source: Path, model: str | None, out: Path, device: str, as_json: bool) -> None:
     from bowerbird.core import provenance
-    from bowerbird.systems import generate as generation
+    from bowerbird.systems import generation
 
     record = provenance.read_png(source)
     name = model or str(record.get("model", {}).get("name"))
-    image, hits = generation.repaint(load_pipeline(name, device, str(record.get("dtype", "float32"))), record)
+    image, hits = generation.regenerate(load_pipeline(name, device, str(record.get("dtype", "float32"))), record)
     edited = generation.source_of(record)
     _finish(generation.write([image], [record], hits, out, sources=None if edited is None else [edited]), out, as_json)
 
@@ -352,5 +354,5 @@ def _finish(paths: list[Path], out: Path, as_json: bool) -> None:
     else:
         say(
             f"{len(paths)} picture{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its"
-            " neighbours"
+            " neighbors"
         )

@@ -105,7 +105,7 @@ def compvis(
         int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")
     ] = None,
     k: Annotated[
-        int | None, typer.Option("-k", help="Neighbours a picture; default 4, 20 for the 768 px model.", min=1)
+        int | None, typer.Option("-k", help="Neighbors a picture; default 4, 20 for the 768 px model.", min=1)
     ] = None,
     embeddings: Annotated[
         str | None,
@@ -113,7 +113,7 @@ def compvis(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", help="Encoder of the neighbours; default by their width, CLIP ViT-B/32 or ViT-L/14."),
+        typer.Option("--encoder", help="Encoder of the neighbors; default by their width, CLIP ViT-B/32 or ViT-L/14."),
     ] = None,
     head_channels: Annotated[int, typer.Option("--head-channels", help="Channels of an attention head.", min=1)] = 32,
     heads: Annotated[
@@ -166,13 +166,13 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     print(f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}")
     form = "at length 1" if conventions["normalize_embeddings"] else "raw"
     encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
-    print(f"neighbours k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
+    print(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
     print("not in the file: " + "; ".join(f"{what}: {said}" for what, said in report["not in the file"].items()))
     print(f"matched    {report['matched']} tensors")
     print(f"missing    {len(report['missing'])}" + "".join(f"\n           {name}" for name in report["missing"][:20]))
     print("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
     if "out" in report:
-        say(f"{report['out']}: paint with it: bowerbird generate {report['out']} --kb KB --image F --out DIR")
+        say(f"{report['out']}: generate with it: bowerbird generate {report['out']} --kb KB --image F --out DIR")
 
 
 @app.command("diffusers")
@@ -227,7 +227,7 @@ def _build(
             caption_column=caption_column,
             device=pick_device(device),
             memory=parse_memory(memory),
-            told=say,
+            on_message=say,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_report(report, made.version, len(made), kb, None, as_json)

@@ -46,7 +46,7 @@ def build(
     report: ReportOption = None,
     keep: FilterOption = None,
     fetch: FetchOption = False,
-    word_weights: Annotated[
+    bm25_weights: Annotated[
         str,
         typer.Option("--word-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
     ] = "1,1",
@@ -75,13 +75,13 @@ def build(
             where=where,
             patches=patches,
             dedup=dedup,
-            keep=own_filter(keep),
-            fetch=fetch,
-            word_weights=two_weights(word_weights),
+            filter_fn=own_filter(keep),
+            fetch_urls=fetch,
+            bm25_weights=two_weights(bm25_weights),
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
-            told=say,
+            on_message=say,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_report(done, made.version, len(made), kb, report, as_json)
@@ -112,7 +112,7 @@ def add(
     from bowerbird.knowledge.search.planner import parse_memory
 
     report = report_file(report)
-    opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), told=say)
+    opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), on_message=say)
     with progress_bar(as_json) as bar:
         task = bar.add_task("embedding", total=None)
         done = opened.add(
@@ -121,12 +121,12 @@ def add(
             where=where,
             patches=patches,
             dedup=dedup,
-            keep=own_filter(keep),
-            fetch=fetch,
+            filter_fn=own_filter(keep),
+            fetch_urls=fetch,
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    if not done.added and done.unreadable and not done.present:
+    if not done.added and done.unreadable and not done.already_present:
         raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({done.unreadable[0]})")
     print_report(done, opened.version, len(opened), kb, report, as_json)
 
@@ -190,24 +190,24 @@ def update(
 @app.command()
 def compact(
     kb: KbArgument,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Also drop every version but the newest, and the space they take.")
+    drop_history: Annotated[
+        bool, typer.Option("--drop-history", help="Also drop every version but the newest, and the space they take.")
     ] = False,
     memory: MemoryOption = "2G",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the rows as few files and the index anew, after many changes.
+    """Write the rows as few files and the index again, after many changes.
 
-    Example: bowerbird kb compact my-kb --forget
+    Example: bowerbird kb compact my-kb --drop-history
     """
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
-    opened = KnowledgeBase.open(kb, memory=parse_memory(memory), told=say)
+    opened = KnowledgeBase.open(kb, memory=parse_memory(memory), on_message=say)
     before = opened.info()["bytes"]
-    opened.compact(forget=forget)
+    opened.compact(drop_history=drop_history)
     after = opened.info()["bytes"]
     if as_json:
         print_json(
@@ -257,7 +257,7 @@ def export(
 @app.command()
 def verify(
     kb: KbArgument,
-    repair: Annotated[bool, typer.Option("--repair", help="Make anew what is derived from the rows.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again what is derived from the rows.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -282,14 +282,14 @@ def verify(
     if as_json:
         print_json({"path": str(kb), **verdict.facts()})
     else:
-        for line in verdict.mended:
-            say(f"mended: {line}")
+        for line in verdict.repaired:
+            say(f"repaired: {line}")
     if verdict.good:
         if not as_json:
             say(f"{kb}: {verdict.items} items and {verdict.pictures} pictures are as they were added")
         return
-    wrong = verdict.lost or [line for line in verdict.stale if line not in verdict.mended]
-    remedy = "restore it from a copy" if verdict.lost else f"run bowerbird kb verify {kb} --repair"
+    wrong = verdict.corrupt or [line for line in verdict.outdated if line not in verdict.repaired]
+    remedy = "restore it from a copy" if verdict.corrupt else f"run bowerbird kb verify {kb} --repair"
     raise BowerbirdError(
         "; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy])
     )

@@ -29,7 +29,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 app = typer.Typer(
     name="bowerbird",
     help=(
-        "Collect pictures, search them, and paint new ones grounded in what was found.\n\nStart with: bowerbird demo"
+        "Collect pictures, search them, and generate new ones grounded in what was found.\n\nStart with: bowerbird demo"
         " --out demo"
     ),
     no_args_is_help=True,

@@ -32,7 +32,7 @@ def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOpt
 
 
 def doctor(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
-    """Say what works on this machine, and how to mend the rest.
+    """Say what works on this machine, and how to repair the rest.
 
     Example: bowerbird doctor
     """

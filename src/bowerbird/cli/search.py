@@ -49,8 +49,8 @@ def search(
     diversity: Annotated[
         float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
     ] = 0.0,
-    balance: Annotated[
-        float | None, typer.Option("--balance", help="hybrid by scores, this share dense; default by ranks.")
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="hybrid by scores, this share dense; default by ranks.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
@@ -73,22 +73,24 @@ def search(
             kb,
             queries,
             mode,
-            {"k": k, "where": where, "diversity": diversity, "exact": exact, "balance": balance},
+            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha},
             device,
         )
         return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
-    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" and not image else pick_device(device), told=say)
+    opened = KnowledgeBase.open(
+        kb, device="cpu" if mode == "bm25" and not image else pick_device(device), on_message=say
+    )
     single = text[0] if text and len(text) == 1 and not image and not without and weights is None else None
     options: dict[str, Any] = {"k": k, "where": where, "diversity": diversity, "exact": exact}
     if single is not None:
-        hits = opened.search(text=single, mode=mode, balance=balance, **options)
+        hits = opened.search(text=single, mode=mode, alpha=alpha, **options)
         query: dict[str, Any] = {"text": single}
     else:
-        if balance is not None or mode == "bm25":
+        if alpha is not None or mode == "bm25":
             raise BowerbirdError(
-                "search: a sum of texts and pictures goes by embeddings alone; leave out --balance and --mode bm25"
+                "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
             )
         parts: list[str | Path] = [*(text or []), *(image or []), *(without or [])]
         counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(without or [])
@@ -100,14 +102,14 @@ def search(
         }
         query = {"images": query["images"]} if image and not text and not without and weights is None else query
         hits = opened.search(
-            blend=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
+            query_mix=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
         )
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
-        from bowerbird.core.contact_sheet import labelled
+        from bowerbird.core.contact_sheet import labeled
 
         label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in without or [])])
-        labelled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
+        labeled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
     if as_json:
         print_json(
             {
@@ -137,7 +139,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], device: s
         raise BowerbirdError(f"{queries}: cannot be read as text ({error}); give a file with a query a line") from error
     if not texts:
         raise BowerbirdError(f"{queries}: no query in it; write one a line")
-    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" else pick_device(device), told=say)
+    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" else pick_device(device), on_message=say)
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
         for row, text in enumerate(hits.queries):

@@ -28,7 +28,7 @@ def grid(rows: Sequence[Sequence[Image.Image | None]], *, size: int | None = Non
 
 
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Where two pictures differ, dark on white, at the size of `after`: the largest difference of the three colours."""
+    """Where two pictures differ, dark on white, at the size of `after`: the largest difference of the three colors."""
     from PIL import ImageChops, ImageOps
 
     from bowerbird.core.images import square
@@ -37,7 +37,7 @@ def difference(before: Image.Image, after: Image.Image) -> Image.Image:
     return ImageOps.invert(ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])).convert("RGB")
 
 
-def labelled(
+def labeled(
     rows: Sequence[tuple[str, Sequence[Image.Image | None], Sequence[str]]],
     *,
     title: str = "",
@@ -46,7 +46,7 @@ def labelled(
 ) -> Image.Image:
     """Rows of (label, pictures, a word under each) with the label on the left.
 
-    `divide`: a thin line before that column, between pictures that were painted and the neighbours they came from.
+    `divide`: a thin line before that column, between pictures that were generated and the neighbors they came from.
     """
     from PIL import Image, ImageDraw, ImageFont
 

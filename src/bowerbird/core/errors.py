@@ -1,6 +1,7 @@
 """The one exception that means "what you gave does not work, and here is what would".
 
-Anything raised as a `BowerbirdError` is the caller's to mend: the shells print it as one line and leave with exit code
+Anything raised as a `BowerbirdError` is the caller's to repair: the shells print it as one line and leave with
+exit code
 2. Everything else is a fault of ours and keeps its traceback.
 """
 

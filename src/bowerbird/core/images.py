@@ -1,7 +1,7 @@
 """Reading pictures that strangers made: any format Pillow knows, to RGB, or a clear refusal by name.
 
 Handles what collections really hold: EXIF rotation, palettes, CMYK, 16-bit, transparency, animation (first frame),
-wrong extensions. Decoding has a size cap, and a truncated file is an error here, not a grey picture later.
+wrong extensions. Decoding has a size cap, and a truncated file is an error here, not a gray picture later.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def on_background(image: Image.Image, background: str = "white") -> Image.Image:
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGBA; 16-bit and float greys are scaled by their own range, as Pillow would clip them to
+    """Any Pillow mode to RGBA; 16-bit and float grays are scaled by their own range, as Pillow would clip them to
     white."""
     import numpy as np
     from PIL import Image
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" and grey.max(initial=0) > 255 else max(1.0, float(grey.max(initial=0)))
-        image = Image.fromarray((np.nan_to_num(grey).clip(0, top) * (255.0 / top)).astype(np.uint8))
+        gray = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode != "F" and gray.max(initial=0) > 255 else max(1.0, float(gray.max(initial=0)))
+        image = Image.fromarray((np.nan_to_num(gray).clip(0, top) * (255.0 / top)).astype(np.uint8))
     return image.convert("RGBA")
 
 

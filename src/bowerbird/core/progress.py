@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int | None], None]
-Told = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
-def quietly(_: str) -> None:
+def ignore_message(_: str) -> None:
     """Tell nobody."""

@@ -292,7 +292,7 @@ def read_torch_file(path: str | Path) -> Any:
         ) from error
     raise BowerbirdError(
         f"{path}: no checkpoint of torch 1.6 or later and no safetensors, or it was cut off; "
-        "an older one that you trust is written anew by torch.load and torch.save"
+        "an older one that you trust is written again by torch.load and torch.save"
     )
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ABSENT = -1
-"""The id of a neighbour that is not there; absent ones stand last in their row."""
+"""The id of a neighbor that is not there; absent ones stand last in their row."""
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen network that places pictures and texts in one space. Outputs are raw: normalising is the database's
+    """A frozen network that places pictures and texts in one space. Outputs are raw: normalizing is the database's
     choice.
 
     The first `shared_dim` numbers of an embedding are those that texts and pictures share; beyond them a text's are 0.
@@ -78,28 +78,28 @@ class Neighbors:
 
     @property
     def mask(self) -> np.ndarray:
-        """Boolean `(Q, K)`: True where there is a neighbour."""
+        """Boolean `(Q, K)`: True where there is a neighbor."""
         return self.ids != ABSENT
 
     def images(self) -> list[list[Image.Image | None]]:
-        """The neighbours' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
+        """The neighbors' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
         behind them."""
         if self.load_images is None:
-            raise BowerbirdError("these neighbours were made without a database, so their pictures are not at hand")
+            raise BowerbirdError("these neighbors were made without a database, so their pictures are not at hand")
         return self.load_images(self.ids)
 
     def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
-        """The same neighbours with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
+        """The same neighbors with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
         twice, 0 leaves it out."""
         array = np.asarray(weights, dtype=np.float32)
         if array.shape[-1:] != (self.k,) or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
             raise BowerbirdError(
-                f"weights: expected {self.k} numbers of 0 or more, one a neighbour; got {array.tolist()}"
+                f"weights: expected {self.k} numbers of 0 or more, one a neighbor; got {array.tolist()}"
             )
         return replace(self, weights=np.ascontiguousarray(np.broadcast_to(array, self.ids.shape)))
 
     def select(self, columns: Sequence[int]) -> Neighbors:
-        """Only the neighbours at `columns`, in that order: how a person edits the set by hand."""
+        """Only the neighbors at `columns`, in that order: how a person edits the set by hand."""
         cols = list(columns)
         if any(not 0 <= c < self.k for c in cols):
             raise BowerbirdError(f"select: columns {cols} are not all within 0..{self.k - 1}")

@@ -1,7 +1,7 @@
-"""Ways to change a picture tensor: shifts, turns, mirrors and colours, each a pure function of explicit parameters.
+"""Ways to change a picture tensor: shifts, turns, mirrors and colors, each a pure function of explicit parameters.
 
 All take float `(B, 3, H, W)` in [-1, 1] with a white background (1.0), which also fills what a shift or turn uncovers.
-`View` is one such change with its numbers fixed, so that a target and its neighbours can be changed *together*.
+`View` is one such change with its numbers fixed, so that a target and its neighbors can be changed *together*.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def affine(x: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def hue(x: Tensor, angle: Tensor) -> Tensor:
-    """Turn the colours of `x` by `angle` (B,) radians about the grey axis (YIQ rotation); lightness stays."""
+    """Turn the colors of `x` by `angle` (B,) radians about the gray axis (YIQ rotation); lightness stays."""
     to_yiq = x.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     turn = torch.stack(

@@ -1,4 +1,4 @@
-"""A collection that code draws: thirty things in several colours and two styles, for machines that have no pictures at
+"""A collection that code draws: thirty things in several colors and two styles, for machines that have no pictures at
 hand.
 
 Every shape is drawn by a `Pen` of a style: `flat` fills without outlines and adds a soft light; `ink` fills and
@@ -397,7 +397,7 @@ THINGS: dict[str, tuple[Callable[[Pen, str], None], tuple[str, ...]]] = {
 
 
 def read_drawn(styles: tuple[str, ...] = STYLES) -> Iterator[SourceItem]:
-    """Every thing in every one of its colours and in each of `styles`; captions such as "a red apple"."""
+    """Every thing in every one of its colors and in each of `styles`; captions such as "a red apple"."""
     from PIL import Image
 
     from bowerbird.core.images import encode_png

@@ -1,4 +1,4 @@
-"""The machine's colour emoji font as a source: one picture a character, its Unicode name as caption.
+"""The machine's color emoji font as a source: one picture a character, its Unicode name as caption.
 
 Reads the PNG strikes (CBDT) of fonts such as Noto Color Emoji with fontTools; nothing is drawn by a system library.
 """
@@ -28,7 +28,7 @@ PATTERNS = ("*NotoColorEmoji*.ttf", "*Noto*Color*Emoji*.ttf", "*ColorEmoji*.ttf"
 
 
 def find_emoji_font() -> Path | None:
-    """The first colour emoji font with PNG strikes in the usual places, or None."""
+    """The first color emoji font with PNG strikes in the usual places, or None."""
     for place in PLACES:
         folder = Path(place).expanduser()
         if folder.is_dir():
@@ -49,7 +49,7 @@ def read_emoji_font(path: Path | None = None) -> Iterator[SourceItem]:
     path = path or find_emoji_font()
     if path is None:
         raise BowerbirdError(
-            "emoji-font: this machine has no colour emoji font; install one (Debian: apt install"
+            "emoji-font: this machine has no color emoji font; install one (Debian: apt install"
             " fonts-noto-color-emoji) or give a folder"
         )
     strikes, characters = _open(path)

@@ -1,8 +1,8 @@
-"""From neighbours to what a network attends to.
+"""From neighbors to what a network attends to.
 
-RDM's condition is the set of the neighbours' embeddings as cross-attention tokens, without positions: a set, whatever
+RDM's condition is the set of the neighbors' embeddings as cross-attention tokens, without positions: a set, whatever
 its order. The null is the zero vector in every slot; it passes through the network's trained projection like any
-token, so what it means is learnt (10% dropout in training). Source: RDM, arXiv 2204.11824, section 3.2.
+token, so what it means is learned (10% dropout in training). Source: RDM, arXiv 2204.11824, section 3.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def neighbor_tokens(
 
     `normalize`: scale each embedding to `length`, for models trained so: sqrt(d) when None, which is unit variance, as
     ours; 1 as the released 768 px model. False leaves raw embeddings, as the released 256 px models want them. A row
-    without any neighbour becomes the null.
+    without any neighbor becomes the null.
     """
     reach = math.sqrt(embeddings.shape[-1]) if length is None else length
     keys = F.normalize(embeddings.float(), dim=-1) * reach if normalize else embeddings.float()
@@ -35,7 +35,7 @@ def neighbor_tokens(
 
 
 def query_tokens(embeddings: Tensor, weights: Tensor, queries: Tensor, shared_dim: int) -> Conditioning:
-    """KNN-Diffusion's condition: the embedding of what is asked for, and those of its neighbours, as one set of tokens.
+    """KNN-Diffusion's condition: the embedding of what is asked for, and those of its neighbors, as one set of tokens.
 
     Embeddings `(B, K, d)` with weights `(B, K)`; the boolean `queries` `(B, K)` says which of them are queries. Of a
     query only the first `shared_dim` numbers count, those that texts and pictures share: then a text can stand where

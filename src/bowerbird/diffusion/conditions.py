@@ -43,8 +43,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Neighbours as a network's own features: one map `(B, K, F F, C)` a stage, and `weights` `(B, K)`, 0 for a
-    neighbour that is not there."""
+    """Neighbors as a network's own features: one map `(B, K, F F, C)` a stage, and `weights` `(B, K)`, 0 for a
+    neighbor that is not there."""
 
     maps: tuple[Tensor, ...]
     weights: Tensor

@@ -131,7 +131,7 @@ def normalized(log_probabilities: Tensor) -> Tensor:
 
 
 def truncated(log_probabilities: Tensor, share: float) -> Tensor:
-    """Only the likeliest symbols that together have probability `share`, renormalised; 1 = all. Source: arXiv
+    """Only the likeliest symbols that together have probability `share`, renormalized; 1 = all. Source: arXiv
     2111.14822, section 4.2."""
     if share >= 1:
         return log_probabilities

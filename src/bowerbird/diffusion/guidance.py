@@ -5,9 +5,9 @@ predictions under some conditions dropped, whose coefficients add up to 1; those
 computed, the others in one batch.
 
 Source: arXiv 2207.12598 (classifier-free), Re-Imagen, arXiv 2209.14491, section 3.3 (the balance of text and
-neighbours):
+neighbors):
     text-enhanced       e_p = w_p e(c_p, c_n) - (w_p - 1) e(-, c_n)
-    neighbour-enhanced  e_n = w_n e(c_p, c_n) - (w_n - 1) e(c_p, -)
+    neighbor-enhanced  e_n = w_n e(c_p, c_n) - (w_n - 1) e(c_p, -)
     joint               w e(c_p, c_n) - (w - 1) e(-, -)
     weighted            eta e_p + (1 - eta) e_n
     interleaved         at each step e_p with probability eta, else e_n
@@ -36,7 +36,7 @@ KINDS = ("interleaved", "weighted", "joint")
 
 @dataclass(frozen=True)
 class Guidance:
-    """How two conditions are balanced: the form, the weights of text (w_p) and neighbours (w_n), and eta, the share of
+    """How two conditions are balanced: the form, the weights of text (w_p) and neighbors (w_n), and eta, the share of
     text.
 
     `joint` has one weight, `text_scale`, and no eta. Raises: BowerbirdError for an unknown kind, or eta outside 0..1.
@@ -53,14 +53,14 @@ class Guidance:
         if not (math.isfinite(self.text_scale) and math.isfinite(self.neighbor_scale)):
             raise BowerbirdError(
                 f"guidance scales are finite numbers; got {self.text_scale} for the text and {self.neighbor_scale} for"
-                " the neighbours"
+                " the neighbors"
             )
         if not 0 <= self.eta <= 1:
             raise BowerbirdError(f"eta is the share of text in guidance, from 0 to 1; got {self.eta}")
 
 
 def by_scale(guidance_scale: float) -> Guidance:
-    """The balance when only one number is given: it guides the neighbours, a quarter of its excess over 1 the text, at
+    """The balance when only one number is given: it guides the neighbors, a quarter of its excess over 1 the text, at
     eta 1/4.
 
     Text is enhanced less because a small text tower says little of words it never met, and what it says of them should
@@ -132,35 +132,35 @@ def edited(
     asked: Conditioning,
     own: Conditioning,
     guidance_scale: float,
-    fidelity: float,
+    preservation: float,
     unchanged: Callable[[Tensor, Tensor], Tensor],
 ) -> Guided:
-    """Guidance of an edit: away from the picture's `own` embedding in the query's place, and `fidelity` of the way to
-    the picture as it is.
+    """Guidance of an edit: away from the picture's `own` embedding in the query's place, and `preservation` of
+    the way to the picture as it is.
 
     e(y) + (w - 1) (e(y) - e(y_I)) + c (e_I - e(y_I)), where e_I, given by `unchanged(sample, timestep)`, is the
     prediction that speaks of the picture itself. What the network gets wrong of a picture it gets wrong under both
     queries, and that cancels; with c = 0 and w = 1 it is e(y).
     """
-    if guidance_scale == 1 and fidelity == 0:
+    if guidance_scale == 1 and preservation == 0:
         return lambda x, t, step: predict(x, t, asked)
     both = Conditioning.cat([asked, own])
 
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
         wanted, there = predict(torch.cat([x, x]), t, both).chunk(2)
         found = combine(there, wanted, guidance_scale)
-        return found + fidelity * (unchanged(x, t) - there) if fidelity else found
+        return found + preservation * (unchanged(x, t) - there) if preservation else found
 
     return guided
 
 
 def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:
-    """Away from the same neighbours without the text."""
+    """Away from the same neighbors without the text."""
     return classifier_free(predict, conditioning, text_scale, "text")
 
 
 def neighbor_enhanced(predict: Predict, conditioning: Conditioning, neighbor_scale: float) -> Guided:
-    """Away from the same text without the neighbours."""
+    """Away from the same text without the neighbors."""
     return classifier_free(predict, conditioning, neighbor_scale, "neighbors")
 
 
@@ -210,7 +210,7 @@ def draw_text_steps(
     """Which steps of `interleaved` enhance the text, R < eta for R uniform in [0, 1): boolean `(B, steps)`, row i from
     seed i alone.
 
-    All of them in a row whose picture has no neighbour `present`: there is nothing else to enhance.
+    All of them in a row whose picture has no neighbor `present`: there is nothing else to enhance.
     """
     rows = [
         seeds.numpy_generator(seed, "interleave", stage).random(steps) < (eta if there else 1.0)
@@ -230,7 +230,7 @@ def balanced(
 ) -> Guided:
     """The form that `settings` name; `picture_seeds` and `stage` decide the draws of `interleaved`.
 
-    A picture without a neighbour `present` is guided by its text alone, whatever the balance: absent and K = 0 are the
+    A picture without a neighbor `present` is guided by its text alone, whatever the balance: absent and K = 0 are the
     same.
     """
     if settings.kind == "joint":

@@ -29,7 +29,7 @@ TYPE = "bowerbird-copy-descriptor"
 SIZE = 64
 BATCH = 64
 POWER = 3.0
-"""Of generalised-mean pooling, as in SSCD: between the mean (1) and the strongest place (infinity)."""
+"""Of generalized-mean pooling, as in SSCD: between the mean (1) and the strongest place (infinity)."""
 
 
 class CopyModel(nn.Module):

@@ -1,6 +1,6 @@
 """`gradients`: a copy descriptor without weights, histograms of edge directions over a grid.
 
-It sees shape and drawing, hardly colour or light, which is what a copy keeps when it is tinted. It stands in for SSCD
+It sees shape and drawing, hardly color or light, which is what a copy keeps when it is tinted. It stands in for SSCD
 where no weights are at hand, and is weaker: mirrors, crops and pasted parts are found because `views.py` compares
 several views, not because the descriptor ignores them. Source: Dalal and Triggs, "Histograms of oriented gradients",
 CVPR 2005.
@@ -66,7 +66,7 @@ def directions(x: torch.Tensor) -> torch.Tensor:
     centers = torch.arange(BINS).view(1, BINS, 1, 1)
     apart = (bins[:, None] - centers).abs()
     share = (1 - torch.minimum(apart, BINS - apart)).clamp(min=0) * magnitude[:, None]
-    # each pixel also counts in the neighbouring cells, the more the nearer (a triangle two cells wide), so a small
+    # each pixel also counts in the neighboring cells, the more the nearer (a triangle two cells wide), so a small
     # move changes little
     ramp = 1 - (torch.arange(2 * CELL) - CELL + 0.5).abs() / CELL
     kernel = (ramp[:, None] * ramp[None, :]).expand(BINS, 1, -1, -1)

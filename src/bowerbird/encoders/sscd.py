@@ -61,7 +61,7 @@ class SSCDFeatures:
 
 def prepare(picture: Image.Image, *, square: bool) -> np.ndarray:
     """An RGB picture -> float32 `(3, 320, 320)`, or `(3, h, w)` with a short edge of 288, in ImageNet's
-    normalisation."""
+    normalization."""
     from PIL import Image
 
     factor = 288 / min(picture.size)

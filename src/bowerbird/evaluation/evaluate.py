@@ -1,7 +1,7 @@
 """One evaluation of one model: how like real pictures, how faithful to what was asked, how much copied. No shell, no
 printing.
 
-`evaluate` paints, measures and returns plain values; `write` puts them on disk. The same arguments give the same
+`evaluate` generates, measures and returns plain values; `write` puts them on disk. The same arguments give the same
 bytes.
 """
 
@@ -26,7 +26,7 @@ from bowerbird.evaluation.metrics import diversity, frechet, kernel
 from bowerbird.evaluation.metrics.faithfulness import faithfulness
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_halves
 from bowerbird.evaluation.metrics.manifold import manifold
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Settings:
     manifold_k: int = 5
     baseline: int = 300
     plants: int = detect.PLANTED
-    paint: generate.Settings = field(default_factory=generate.Settings)
+    generate: generation.Settings = field(default_factory=generation.Settings)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def evaluate(
         )
     tell = progress or (lambda what, done, total: None)
     hits = _ask(pipe, kb, pictures, settings)
-    images = generate.paint(pipe, hits, settings.paint, progress=lambda done: tell("painting", done, len(hits)))
+    images = generation.generate(
+        pipe, hits, settings.generate, progress=lambda done: tell("generating", done, len(hits))
+    )
     real = tensors.to_pil(pictures.pixels)
     made, there = features.extract(extractor, images, cached=False), features.extract(extractor, real)
     report: dict[str, Any] = {
@@ -119,14 +121,14 @@ def evaluate(
         "settings": asdict(settings),
     }
     report["data"]["share of it that the knowledge base holds"] = float(np.isin(pictures.ids, kb.ids()).mean())
-    report["distribution"] = distribution(made, there, manifold_k=settings.manifold_k, seed=settings.paint.seed)
+    report["distribution"] = distribution(made, there, manifold_k=settings.manifold_k, seed=settings.generate.seed)
     report["retrieval"] = _retrieval(kb, settings.k)
     if settings.query == "caption":
         report["text alignment"] = _alignment(kb, images, [pictures.captions[i] for i in _rows(pictures, settings)])
     goodness = -_distance_to_nearest(made, there)
     entities: list[tuple[str, float]] = []
     if judges is not None:
-        report["distribution"] |= _inception_style(judges[0], images, pictures, settings.paint.seed)
+        report["distribution"] |= _inception_style(judges[0], images, pictures, settings.generate.seed)
         report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, tell)
     copies, training = _copies(kb, images, hits, descriptor, settings, tell)
     facts = {
@@ -199,14 +201,14 @@ def _some(features: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     """The rows that are asked for: all in random order, again in another order when `n` is more."""
-    rng = seeds.numpy_generator(settings.paint.seed, "rows")
+    rng = seeds.numpy_generator(settings.generate.seed, "rows")
     return np.concatenate([rng.permutation(len(pictures)) for _ in range(-(-settings.n // len(pictures)))])[
         : settings.n
     ]
 
 
 def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
-    """The neighbours of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
+    """The neighbors of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
         covered = any(
@@ -214,7 +216,7 @@ def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settin
         )  # p_D of the training, where it says anything of this database
         counts = None if covered else kb.proposal(settings.k)
         return pipe.retrieve(
-            Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.paint.seed, proposal=counts
+            Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.generate.seed, proposal=counts
         )
     rows = _rows(pictures, settings)
     if settings.query == "image":
@@ -266,7 +268,7 @@ def _faithfulness(
     settings: Settings,
     tell: Progress,
 ) -> tuple[dict[str, Any], list[tuple[str, float]]]:
-    """EntityDraw on the entities of `pictures`; the style of the picture against the style of its nearest neighbour."""
+    """EntityDraw on the entities of `pictures`; the style of the picture against the style of its nearest neighbor."""
     key = entity_draw.entity_key(pictures, settings.entity_key)
     if key is None:
         return {}, []
@@ -283,7 +285,9 @@ def _faithfulness(
     hits = pipe.retrieve(
         Request(prompts=bench.prompts, k=settings.k, search_mode=_search_mode(pipe)), kb, settings.repeats
     )
-    images = generate.paint(pipe, hits, settings.paint, progress=lambda done: tell("EntityDraw", done, len(hits)))
+    images = generation.generate(
+        pipe, hits, settings.generate, progress=lambda done: tell("EntityDraw", done, len(hits))
+    )
     logits = (
         judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
     )
@@ -302,14 +306,14 @@ def _faithfulness(
     }
     shown = [str(row[0].get(key, "")) for row in hits.metadata[:: settings.repeats]]
     if any(shown):
-        found["first neighbour shows the entity"] = float(
+        found["first neighbor shows the entity"] = float(
             np.mean([s == bench.entities[t] for s, t in zip(shown, bench.truth, strict=True)])
         )
     wanted = [str(row[0].get(settings.style_key, "")) for row in hits.metadata] if settings.style_key else []
     if any(w in style_judge.styles for w in wanted):
         named = np.array([style_judge.styles[i] for i in style_judge(style_judge.prepare(images))[2].argmax(1)])
         same = (named == np.array(wanted)).reshape(len(bench.entities), -1)
-        found["style of the nearest neighbour kept"] = asdict(over_groups(same))
+        found["style of the nearest neighbor kept"] = asdict(over_groups(same))
     per_entity = (logits.argmax(2) == bench.truth[:, None]).reshape(len(bench.entities), -1).mean(1)
     return found, [(name, float(value)) for name, value in zip(bench.names, per_entity, strict=True)]
 
@@ -322,7 +326,7 @@ def _copies(
     settings: Settings,
     tell: Progress,
 ) -> tuple[detect.Replication, list[Image.Image]]:
-    """The replication check of at most 200 generations against the items of the database and the neighbours used, at
+    """The replication check of at most 200 generations against the items of the database and the neighbors used, at
     128 px or what is wanted."""
     shown = min(len(images), CHECKED)
     chosen = descriptor or features.load(detect.DESCRIPTOR)
@@ -336,7 +340,7 @@ def _copies(
         neighbors=near,
         baseline=settings.baseline,
         plants=settings.plants,
-        seed=settings.paint.seed,
+        seed=settings.generate.seed,
         progress=tell,
     )
     return found, items

@@ -1,7 +1,7 @@
 """`KnowledgeBase`: pictures that can be searched, changed, and trusted after a crash; here is what one asks of it.
 
 Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus/`). Knows encoders by their
-protocol only, and nothing of what is painted from its answers.
+protocol only, and nothing of what is generated from its answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.core.progress import Progress, Told, quietly
+from bowerbird.core.progress import OnMessage, Progress, ignore_message
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data.item import OWN_COLUMNS, clean, named
 from bowerbird.knowledge.ingest.add import fill
@@ -56,7 +56,7 @@ class KnowledgeBase:
         encoder: Encoder | None = None,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
-        told: Told = quietly,
+        on_message: OnMessage = ignore_message,
     ) -> KnowledgeBase:
         """The knowledge base at `path`, a directory or a `milvus://` address, at its newest version or an earlier one.
 
@@ -65,7 +65,7 @@ class KnowledgeBase:
         `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the
         version is gone, MismatchError when `encoder` is not the one it was made with.
         """
-        made = cls(open_store(path, memory, told), encoder, device)
+        made = cls(open_store(path, memory, on_message), encoder, device)
         return made if version is None else made.at_version(version)
 
     def at_version(self, version: int) -> KnowledgeBase:
@@ -85,31 +85,31 @@ class KnowledgeBase:
         where: str | None = None,
         patches: int = 0,
         dedup: float | None = None,
-        keep: Filter | None = None,
-        fetch: bool = False,
-        word_weights: Sequence[int] = (1, 1),
+        filter_fn: Filter | None = None,
+        fetch_urls: bool = False,
+        bm25_weights: Sequence[int] = (1, 1),
         workers: int = 0,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
         progress: Progress | None = None,
-        told: Told = quietly,
+        on_message: OnMessage = ignore_message,
     ) -> tuple[KnowledgeBase, AddReport]:
         """Make a knowledge base at `path` from one source or several; it appears whole or not at all.
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
-        (their raw form is what is stored); `word_weights`: how often a word of a caption, and of the tags, counts in
+        (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
         BM25. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         from bowerbird import encoders
 
         if (
-            len(word_weights) != 2
-            or not all(isinstance(w, int) and 0 <= w <= 100 for w in word_weights)
-            or not any(word_weights)
+            len(bm25_weights) != 2
+            or not all(isinstance(w, int) and 0 <= w <= 100 for w in bm25_weights)
+            or not any(bm25_weights)
         ):
             raise BowerbirdError(
-                f"word weights {word_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
+                f"word weights {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
         loaded = encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
         several = [source] if isinstance(source, (str, Path)) else list(source)
@@ -121,10 +121,10 @@ class KnowledgeBase:
             "where": where,
             "patches": patches,
             "dedup": dedup,
-            "filter": name_of(keep),
-            "words": list(word_weights),
+            "filter": name_of(filter_fn),
+            "words": list(bm25_weights),
         }
-        with making(path, facts, word_weights, tag, memory, told) as store:
+        with making(path, facts, bm25_weights, tag, memory, on_message) as store:
             kb = cls(store, loaded, device)
             report = kb.add(
                 several,
@@ -132,19 +132,19 @@ class KnowledgeBase:
                 where=where,
                 patches=patches,
                 dedup=dedup,
-                keep=keep,
-                fetch=fetch,
+                filter_fn=filter_fn,
+                fetch_urls=fetch_urls,
                 workers=workers,
                 progress=progress,
             )
             if len(kb) == 0:
                 reason = (
-                    f"the first reason: {(report.unreadable + report.refused)[0]}"
-                    if report.unreadable or report.refused
+                    f"the first reason: {(report.unreadable + report.filtered)[0]}"
+                    if report.unreadable or report.filtered
                     else "no row was left"
                 )
                 raise BowerbirdError(f"{source}: no picture could be read, so nothing was made ({reason})")
-        return cls.open(path, encoder=loaded, device=device, memory=memory, told=told), report
+        return cls.open(path, encoder=loaded, device=device, memory=memory, on_message=on_message), report
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -229,17 +229,18 @@ class KnowledgeBase:
         where: str | None = None,
         patches: int = 0,
         dedup: float | None = None,
-        keep: Filter | None = None,
-        fetch: bool = False,
+        filter_fn: Filter | None = None,
+        fetch_urls: bool = False,
         workers: int = 0,
         progress: Progress | None = None,
     ) -> AddReport:
         """Add every picture of `source`; one that is there already (same bytes, same caption) is not added twice.
 
-        `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this like
-        (cosine) an item that is there or came before. `keep(picture, item)` gives a reason to leave one out, or None.
-        `fetch` allows the addresses of a source to be asked. `workers`: processes that embed, 0 for this one alone;
-        the result is the same. `progress` is called with (pictures done, pictures in all or None).
+        `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this
+        like (cosine) an item that is there or came before. `filter_fn(picture, item)` gives a reason to leave one
+        out, or None. `fetch_urls` allows the addresses of a source to be asked. `workers`: processes that embed,
+        0 for this one alone; the result is the same. `progress` is called with (pictures done, pictures in all or
+        None).
 
         Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or
         until the next `filling.COMMIT_EVERY` items are in; run again after an interruption, what is in is not embedded
@@ -255,9 +256,16 @@ class KnowledgeBase:
                 f"{self.path}: near-duplicates are found by cosine, and this knowledge base compares by inner products;"
                 " leave out dedup"
             )
-        choice = Choice(caption_column, where, patches, fetch)
+        choice = Choice(caption_column, where, patches, fetch_urls)
         return fill(
-            self.store, self.encoder, several, choice, dedup=dedup, keep=keep, processes=workers, progress=progress
+            self.store,
+            self.encoder,
+            several,
+            choice,
+            dedup=dedup,
+            filter_fn=filter_fn,
+            processes=workers,
+            progress=progress,
         )
 
     def remove(self, *, ids: Sequence[int] | None = None, where: str | None = None) -> int:
@@ -306,10 +314,10 @@ class KnowledgeBase:
         """Give back what is held open: a Milvus Lite file is one process's at a time."""
         self.store.close()
 
-    def compact(self, *, forget: bool = False) -> None:
-        """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the
-        space they take."""
-        self.store.compact(forget=forget)
+    def compact(self, *, drop_history: bool = False) -> None:
+        """Write the rows as few files and the index again; with `drop_history`, drop every version but the
+        newest and the space they take."""
+        self.store.compact(drop_history=drop_history)
 
     def _chosen(self, verb: str, ids: Sequence[int] | None, where: str | None) -> np.ndarray:
         if (ids is None) == (where is None):
@@ -337,36 +345,36 @@ class KnowledgeBase:
         images: Sequence[Image.Image] | None = None,
         embeddings: np.ndarray | None = None,
         ids: Sequence[int] | None = None,
-        blend: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None = None,
+        query_mix: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None = None,
         k: int = 4,
         mode: str = "hybrid",
         where: str | None = None,
         include_self: bool = False,
         exact: bool = False,
-        balance: float | None = None,
+        alpha: float | None = None,
         diversity: float = 0.0,
     ) -> Neighbors:
-        """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one blend of
+        """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights.
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
-        rank, or with `balance` scores, that share of them the dense ones), the dense one led by the pictures whose
+        rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose
         words match. `exact` compares with every item, whatever the index. `diversity` from 0 to 1 prefers results
         unlike those before (maximal marginal relevance). Queries by id leave the item itself out unless
         `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
-        if [text is None, images is None, embeddings is None, ids is None, blend is None].count(False) != 1:
-            raise BowerbirdError("search: give one of text, images, embeddings, ids, blend")
+        if [text is None, images is None, embeddings is None, ids is None, query_mix is None].count(False) != 1:
+            raise BowerbirdError("search: give one of text, images, embeddings, ids, query_mix")
         if mode not in MODES:
             raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
         if not 1 <= k <= len(self):
             raise BowerbirdError(
-                f"k = {k} neighbours are asked for and {self.path} holds {len(self)} items; choose k from 1 to"
+                f"k = {k} neighbors are asked for and {self.path} holds {len(self)} items; choose k from 1 to"
                 f" {len(self)}"
             )
-        if not 0 <= diversity <= 1 or not 0 <= (balance or 0.0) <= 1:
-            raise BowerbirdError(f"diversity and balance are shares from 0 to 1, got {diversity} and {balance}")
+        if not 0 <= diversity <= 1 or not 0 <= (alpha or 0.0) <= 1:
+            raise BowerbirdError(f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}")
         texts = [
             clean(one) for one in ([text] if isinstance(text, str) else text or [])
         ]  # a command line may hand over what is no character
@@ -386,11 +394,11 @@ class KnowledgeBase:
                 normalize=self.normalize,
                 allowed=allowed,
                 exact=exact,
-                balance=balance,
+                alpha=alpha,
             )
         else:
             own = self._rows_of(ids) if ids is not None else None
-            vectors = self._vectors(images, embeddings, own, blend)
+            vectors = self._vectors(images, embeddings, own, query_mix)
             alone = own is None or include_self
             found = snapshot.dense(
                 dense.prepare(vectors, self.normalize),
@@ -407,13 +415,13 @@ class KnowledgeBase:
         images: Sequence[Image.Image] | None,
         embeddings: np.ndarray | None,
         own: np.ndarray | None,
-        blend: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None,
+        query_mix: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None,
     ) -> np.ndarray:
         """The vectors of a query that is no text, raw `(Q, d)`."""
         if own is not None:
             return self._searched.embeddings(own)
-        if blend is not None:
-            return query.blended(self.encoder, blend)
+        if query_mix is not None:
+            return query.mix_queries(self.encoder, query_mix)
         vectors: np.ndarray = (
             self.encoder.embed_images(list(images)) if images is not None else np.asarray(embeddings, np.float32)
         )
@@ -425,7 +433,7 @@ class KnowledgeBase:
         return vectors
 
     def get(self, ids: Sequence[int], scores: Sequence[float] | None = None) -> Neighbors:
-        """The items with these ids as one row of neighbours (Q = 1), in the order given; scores are 1 when None."""
+        """The items with these ids as one row of neighbors (Q = 1), in the order given; scores are 1 when None."""
         rows = self._rows_of(ids)
         values = np.ones(len(ids), np.float32) if scores is None else np.asarray(scores, np.float32)
         return self._neighbors(rows[None], values[None])
@@ -466,7 +474,7 @@ class KnowledgeBase:
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
     def proposal(self, k: int = 4) -> dict[int, int]:
-        """How often each item is among the k neighbours of the others: p_D's counts with the database as its own
+        """How often each item is among the k neighbors of the others: p_D's counts with the database as its own
         training set."""
         snapshot = self._searched
         rows = snapshot.rows_of(self.ids())

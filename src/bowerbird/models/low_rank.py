@@ -27,7 +27,7 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 class LowRank(nn.Module):
-    """The parametrisation weight -> weight + up @ down, with `up` zero at the start, so that nothing changes until it
+    """The parametrization weight -> weight + up @ down, with `up` zero at the start, so that nothing changes until it
     is trained."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:

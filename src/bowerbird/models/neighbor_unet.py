@@ -1,14 +1,14 @@
-"""Re-Imagen's U-Net: neighbours enter as pictures, through the same down-stack as the noisy one.
+"""Re-Imagen's U-Net: neighbors enter as pictures, through the same down-stack as the noisy one.
 
-Each neighbour, clean and at t = 0, walks down with its own caption, and its features are kept at every attention
-stage. The noisy picture walks down, attends at each stage to its text and to the K F F places of its neighbours'
-features there, and walks up. Neighbours are a set: their features say where in the picture they are, not which
-neighbour they are of, so their order cannot matter.
+Each neighbor, clean and at t = 0, walks down with its own caption, and its features are kept at every attention
+stage. The noisy picture walks down, attends at each stage to its text and to the K F F places of its neighbors'
+features there, and walks up. Neighbors are a set: their features say where in the picture they are, not which
+neighbor they are of, so their order cannot matter.
 Source: arXiv 2209.14491, section 3.
 
 Differs from the paper: the null of each condition is a trained token that is always attended to, so that "nothing" is
 the same set for any K; with `up_attention` the up-stack attends too, since identity is fine detail and detail is
-painted on the way up.
+generated on the way up.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _places_on(side: int, channels: int, device: torch.device, dtype: torch.dtyp
 
 
 class AttentionStage(nn.Module):
-    """Attention to the picture itself, to the text and to the neighbours, then a feed-forward layer; each added to
+    """Attention to the picture itself, to the text and to the neighbors, then a feed-forward layer; each added to
     what came in."""
 
     def __init__(self, channels: int, head_channels: int, text_dim: int, *, itself: bool = True) -> None:
@@ -75,7 +75,7 @@ class AttentionStage(nn.Module):
     def forward(
         self, x: Tensor, text: Tokens | None, features: Tensor | None, weights: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`(B, C, F, F)`, square, with the neighbours' `features` `(B, K, F F, C)` -> the same shape, and its own
+        """`(B, C, F, F)`, square, with the neighbors' `features` `(B, K, F F, C)` -> the same shape, and its own
         features `(B, F F, C)`."""
         b, c, h, w = x.shape
         tokens = x.flatten(2).transpose(1, 2)
@@ -121,12 +121,12 @@ class Level(nn.Module):
 
 
 class NeighborUNet(ModelMixin, ConfigMixin):
-    """Predicts from a noisy picture, text tokens and neighbours' features; `encode_neighbors` makes the features, once
+    """Predicts from a noisy picture, text tokens and neighbors' features; `encode_neighbors` makes the features, once
     a picture.
 
     `patch_size`: the picture is folded so that a place holds so many pixels a side. `low_size`: edge of the picture
     that a super-resolution stage enlarges, which is put beside the noisy one (0: a first stage). `layers_per_block`,
-    `attention` and `itself` (whether a level attends to the neighbours and the text, and to the picture itself) have
+    `attention` and `itself` (whether a level attends to the neighbors and the text, and to the picture itself) have
     one entry a level. `prediction_type`: what it was trained to give: `v_prediction`, `epsilon`, or `sample`, the
     clean picture.
     """
@@ -229,10 +229,10 @@ class NeighborUNet(ModelMixin, ConfigMixin):
     def encode_neighbors(
         self, pixels: Tensor, text: Tokens, weights: Tensor, image: Tensor | None = None
     ) -> FeatureMaps:
-        """Neighbours `(B, K, C, H, W)` with the tokens of their captions `(B K, L, D)` -> what the noisy picture
+        """Neighbors `(B, K, C, H, W)` with the tokens of their captions `(B K, L, D)` -> what the noisy picture
         attends to.
 
-        They are clean, at t = 0, and have no neighbours themselves. `image`: their low-resolution forms, for networks
+        They are clean, at t = 0, and have no neighbors themselves. `image`: their low-resolution forms, for networks
         that take one.
         """
         b, k = pixels.shape[:2]

@@ -1,6 +1,6 @@
 """The networks behind the bundled `small` encoder: a picture tower and a text tower that takes any word.
 
-A picture's embedding has three parts, because RDM paints from it and a purely contrastive one forgets colour, layout
+A picture's embedding has three parts, because RDM generates from it and a purely contrastive one forgets color, layout
 and line: *meaning* (a convolutional trunk; what text is matched with), *look* (principal components of the picture at
 24 px: linear, so it says as much of pictures unlike the training's) and *hand* (statistics of the trunk's features
 over all positions: how it is drawn, wherever things are). Text has the meaning alone; its zeros elsewhere stand for
@@ -78,15 +78,15 @@ class SmallEncoderConfig:
         return self.meaning_dim + self.look_dim + self.hand_dim
 
 
-def _centre_and_spread(h: Tensor) -> list[Tensor]:
+def _center_and_spread(h: Tensor) -> list[Tensor]:
     """Mean and standard deviation over the places of `(n, c, h, w)`, each `(n, c)`."""
     if torch.is_grad_enabled():
-        spread, centre = torch.std_mean(h, dim=(2, 3))
-        return [centre, spread]
+        spread, center = torch.std_mean(h, dim=(2, 3))
+        return [center, spread]
     # the same in two passes: torch's own takes a sixth of the network's time on a CPU
     flat = h.flatten(2)
-    centre = flat.mean(2)
-    return [centre, ((flat - centre[..., None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()]
+    center = flat.mean(2)
+    return [center, ((flat - center[..., None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()]
 
 
 class SmallEncoderModel(nn.Module):
@@ -132,7 +132,7 @@ class SmallEncoderModel(nn.Module):
         """Set the look's principal components from pictures `x` `(n, 3, S, S)`.
 
         Each is divided by the root of its deviation, half way to whitening, so that the faint ones (edges) count
-        beside the strong ones (colour); then all by one number, so that the mean length is 1.
+        beside the strong ones (color); then all by one number, so that the mean length is 1.
         """
         low = self._low(x).double()
         mean = low.mean(0)
@@ -153,7 +153,7 @@ class SmallEncoderModel(nn.Module):
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
-            statistics += _centre_and_spread(h.float())
+            statistics += _center_and_spread(h.float())
         meaning = self.meaning(self.layout(h).flatten(1))
         hand = self.hand(torch.cat(statistics, 1))
         look = (self._low(x) - self.look_mean) @ self.look_basis
@@ -165,7 +165,7 @@ class SmallEncoderModel(nn.Module):
         return torch.cat([meaning, self.config.look_weight * look, self.config.hand_weight * hand], 1)
 
     def text_meaning(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> `(n, meaning_dim)` of length 1; each piece is weighted by a learnt importance, so common pieces
+        """n texts -> `(n, meaning_dim)` of length 1; each piece is weighted by a learned importance, so common pieces
         can fade."""
         bags = [pieces(text, self.config.buckets) for text in texts]
         device = self.piece_weight.weight.device

@@ -1,7 +1,7 @@
 """Text as tokens for cross-attention: the bundled small tower, and T5 or CLIP through transformers.
 
 The small tower takes any word: a word is the sum of its hashed letter n-grams, so an unseen one still lands near words
-it shares pieces with; one layer of attention then lets words know their neighbours and their order. It learns together
+it shares pieces with; one layer of attention then lets words know their neighbors and their order. It learns together
 with the network it serves.
 """
 
@@ -53,8 +53,8 @@ class SmallTextTower(ModelMixin, ConfigMixin):
     def forward(self, texts: Sequence[str]) -> Tokens:
         """n texts of up to `max_words` words (the rest is cut) -> `Tokens`."""
         split = [words_of(text)[: self.config.max_words] for text in texts]
-        # painting pads to the full length: kernels are chosen by shape, and a picture's last bit must not depend on
-        # what it is painted with
+        # generating pads to the full length: kernels are chosen by shape, and a picture's last bit must not depend on
+        # what it is generated with
         longest = max((len(words) for words in split), default=0) if self.training else self.config.max_words
         device = self.start.device
         keys = self.start.expand(len(texts), 1, -1)

@@ -1,4 +1,4 @@
-"""The U-Net of RDM: diffusers' `UNet2DConditionModel`, cross-attending to neighbour tokens in every attention block."""
+"""The U-Net of RDM: diffusers' `UNet2DConditionModel`, cross-attending to neighbor tokens in every attention block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UNetConfig(BaseModel):
 
 
 def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
-    """A new U-Net for neighbours of `embed_dim` numbers.
+    """A new U-Net for neighbors of `embed_dim` numbers.
 
     Embeddings enter through a trained linear map (`encoder_hid_proj`), whose bias is what the zero null becomes.
     """

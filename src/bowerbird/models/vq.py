@@ -58,7 +58,7 @@ def to_tokens(model: Any, x: Tensor) -> Tensor:
     return found.view(len(x), -1)
 
 
-def to_bank_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
+def to_cache_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
     """`to_tokens` in the form a latent bank keeps: int16 on the CPU."""
     return to_tokens(model.to(device), x).short().cpu()
 
@@ -68,7 +68,7 @@ def to_pictures(model: Any, tokens: Tensor) -> Tensor:
     """Symbols `(n, N)` -> pictures `(n, 3, S, S)` in [-1, 1]."""
     side, tokens = round(tokens.shape[1] ** 0.5), tokens.to(model.device)
     shape = (len(tokens), side, side, model.config.vq_embed_dim or model.config.latent_channels)
-    painted: Tensor = model.decode(
+    generated: Tensor = model.decode(
         model.quantize.get_codebook_entry(tokens.reshape(-1), shape), force_not_quantize=True
     ).sample
-    return painted.float().clamp(-1, 1)
+    return generated.float().clamp(-1, 1)

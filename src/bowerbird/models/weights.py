@@ -10,12 +10,12 @@ DESCRIPTIONS = {
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
     "tiny-copies": "descriptor of near copies for `check`, 128 numbers a picture, 64 px",
     "tiny-knn": (
-        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbours'; over"
+        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbors'; over"
         " tiny-rdm"
     ),
-    "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbours' pictures with captions",
+    "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",
     "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; over tiny-rdm",
-    "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbours' embeddings of `small`",
+    "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbors' embeddings of `small`",
 }
 
 

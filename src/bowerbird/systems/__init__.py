@@ -26,7 +26,7 @@ FILES = {
 def open_pipeline(model: str) -> Pipeline:
     """The pipeline that MODEL (bundled name, directory in diffusers layout, hub id) says it is.
 
-    Raises: BowerbirdError when it is of a kind bowerbird does not paint with; OSError when it cannot be read.
+    Raises: BowerbirdError when it is of a kind bowerbird does not generate with; OSError when it cannot be read.
     """
     from diffusers import DiffusionPipeline
 
@@ -34,6 +34,6 @@ def open_pipeline(model: str) -> Pipeline:
 
     kind = DiffusionPipeline.load_config(str(bundled(model) or model)).get("_class_name")
     if kind not in FILES:
-        raise BowerbirdError(f"model {model!r} is a {kind}; bowerbird paints with {', '.join(FILES)}")
+        raise BowerbirdError(f"model {model!r} is a {kind}; bowerbird generates with {', '.join(FILES)}")
     pipe: Pipeline = getattr(importlib.import_module(f"bowerbird.systems.{FILES[kind]}"), kind).from_pretrained(model)
     return pipe

@@ -110,7 +110,7 @@ def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
 
 
 def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
-    """How much each neighbour counts, 0 where absent, float32 `(Q, K)`.
+    """How much each neighbor counts, 0 where absent, float32 `(Q, K)`.
 
     Raises: BowerbirdError for weights other than 0 and 1 where a network in `dtype` would round them away.
     """

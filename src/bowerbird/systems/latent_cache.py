@@ -1,8 +1,8 @@
-"""What a latent diffusion on neighbours' embeddings learns from: latents and embeddings of the data under several
+"""What a latent diffusion on neighbors' embeddings learns from: latents and embeddings of the data under several
 views, and who is near whom.
 
-The autoencoder and the encoder are frozen, so all of it is computed once (`build_bank`); `draw` picks the items and
-neighbours of a batch.
+The autoencoder and the encoder are frozen, so all of it is computed once (`build_cache`); `draw` picks the items and
+neighbors of a batch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts
 
 
-class NeighborMix(BaseModel):
-    """A share of the training draws whose neighbours all have the target's value of the metadata key `within` (None:
+class NeighborStrategy(BaseModel):
+    """A share of the training draws whose neighbors all have the target's value of the metadata key `within` (None:
     any)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,15 +34,15 @@ class NeighborMix(BaseModel):
     within: str | None = None
 
 
-class BankSettings(Protocol):
-    """The settings of a system that shape its bank and its draws."""
+class CacheSettings(Protocol):
+    """The settings of a system that shape its cache and its draws."""
 
     @property
     def k_stored(self) -> int: ...
     @property
     def pool(self) -> int: ...
     @property
-    def mix(self) -> tuple[NeighborMix, ...]: ...
+    def mix(self) -> tuple[NeighborStrategy, ...]: ...
     @property
     def max_similarity(self) -> float | None: ...
     @property
@@ -57,11 +57,11 @@ class BankSettings(Protocol):
 
 
 @dataclass(frozen=True)
-class LatentBank:
+class LatentCache:
     """Frozen inputs of a training: latents `(V, n, C, h, w)` of X (tokens, int16 `(V, n, N)`, for a discrete model)
     and embeddings `(V, m, d)` of D under V views (view 0 unchanged), float16; one table `(n, k_stored)` of rows of D a
     mix; `ids` (m,) of D. X and D are the same n = m pictures unless `database_share` parts them. `nearest` `(n,
-    k_stored)`: the guarded neighbours that p_D counts."""
+    k_stored)`: the guarded neighbors that p_D counts."""
 
     latents: Tensor
     embeddings: Tensor
@@ -70,7 +70,7 @@ class LatentBank:
     ids: np.ndarray
 
     def counts(self, k: int) -> np.ndarray:
-        """How often each row of D is among the k neighbours of X: the numerator of p_D, `(m,)`."""
+        """How often each row of D is among the k neighbors of X: the numerator of p_D, `(m,)`."""
         return neighbor_counts(self.nearest.numpy(), len(self.ids), k)
 
     def examples(self, k: int, count: int = 8) -> list[tuple[int, Tensor]]:
@@ -81,7 +81,7 @@ class LatentBank:
         return [(item, row[row != ABSENT][:k]) for item, row in zip(items, nearest, strict=True)]
 
     def neighbors(self, rows: Tensor) -> Neighbors:
-        """The rows of D at `rows` `(k,)`, unchanged, as the neighbours of one query."""
+        """The rows of D at `rows` `(k,)`, unchanged, as the neighbors of one query."""
         shape = (1, len(rows))
         embeddings = self.embeddings[0, rows].float().numpy()[None]
         return Neighbors(
@@ -93,7 +93,7 @@ class LatentBank:
         )
 
 
-def views_of(config: BankSettings, size: int, seed: int) -> list[augment.View]:
+def views_of(config: CacheSettings, size: int, seed: int) -> list[augment.View]:
     """The views of a run on pictures of edge `size`: unchanged, mirrored, then random exact ones."""
     rng = seeds.numpy_generator(seed, "views")
     return [augment.IDENTITY, augment.View(symmetry=4), *(augment.exact_view(rng, size) for _ in range(config.views))][
@@ -101,7 +101,7 @@ def views_of(config: BankSettings, size: int, seed: int) -> list[augment.View]:
     ]
 
 
-def part_rows(config: BankSettings, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def part_rows(config: CacheSettings, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of X and of D among n pictures: the same, or disjoint with `database_share` of them in D."""
     if not config.database_share:
         return np.arange(n), np.arange(n)
@@ -123,17 +123,17 @@ def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
 
 
 @torch.no_grad()
-def build_bank(
-    config: BankSettings,
+def build_cache(
+    config: CacheSettings,
     pictures: Pictures,
     ids: Sequence[int],
     encode: Callable[[Tensor], Tensor],
     encoder: Encoder,
     seed: int,
-) -> LatentBank:
-    """Encode X and embed D under every view, and find the neighbours of the unchanged X in the unchanged D, guarded.
+) -> LatentCache:
+    """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
-    `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model paints in, on the CPU.
+    `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on the CPU.
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed)
 
@@ -165,11 +165,11 @@ def build_bank(
     for part in config.mix:
         within = _columns(pictures, part.within, x_rows, d_rows) if part.within else None
         if within is not None and not any(within[0]):
-            raise BowerbirdError(f"the recipe mixes neighbours within {part.within!r}, but the data has no such column")
+            raise BowerbirdError(f"the recipe mixes neighbors within {part.within!r}, but the data has no such column")
         table, _ = knn_graph(queries, database, config.k_stored, within=within, **guard)
         tables.append(torch.from_numpy(table))
     nearest, _ = knn_graph(queries, database, config.k_stored, **guard)
-    return LatentBank(
+    return LatentCache(
         torch.stack(latents), torch.stack(embeddings), tuple(tables), torch.from_numpy(nearest), item_ids[d_rows]
     )
 
@@ -180,40 +180,45 @@ def _columns(pictures: Pictures, key: str, x_rows: np.ndarray, d_rows: np.ndarra
 
 
 @dataclass(frozen=True)
-class Draw:
+class BatchSample:
     """A batch of n items of X: `rows` `(n,)`, the `view` of each `(n,)`, and `neighbors` `(n, k)`, rows of D or -1."""
 
     rows: Tensor
     view: Tensor
     neighbors: Tensor
 
-    def clean(self, bank: LatentBank) -> Tensor:
+    def clean(self, cache: LatentCache) -> Tensor:
         """The items' latents, float `(n, C, h, w)`."""
-        return bank.latents[self.view, self.rows].float()
+        return cache.latents[self.view, self.rows].float()
 
-    def embeddings(self, bank: LatentBank) -> Tensor:
-        """The neighbours' embeddings, float `(n, k, d)`, under the items' views; any item's where there is no
-        neighbour."""
-        return bank.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
+    def embeddings(self, cache: LatentCache) -> Tensor:
+        """The neighbors' embeddings, float `(n, k, d)`, under the items' views; any item's where there is no
+        neighbor."""
+        return cache.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
 
 
 def draw(
-    settings: BankSettings, bank: LatentBank, rng: np.random.Generator, rows: np.ndarray, k: int, unchanged: np.ndarray
-) -> Draw:
-    """Views and k neighbours for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
+    settings: CacheSettings,
+    cache: LatentCache,
+    rng: np.random.Generator,
+    rows: np.ndarray,
+    k: int,
+    unchanged: np.ndarray,
+) -> BatchSample:
+    """Views and k neighbors for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
 
     Half of the sets are the k nearest, half are drawn from the `pool` nearest; each from one table of the mix.
     """
     size = len(rows)
-    view = np.where(rng.random(size) < settings.view_probability, rng.integers(len(bank.latents), size=size), 0)
+    view = np.where(rng.random(size) < settings.view_probability, rng.integers(len(cache.latents), size=size), 0)
     view[unchanged] = 0
     shares = np.array([part.share for part in settings.mix])
     table = rng.choice(len(shares), size=size, p=shares / shares.sum())
     chosen = np.full((size, k), ABSENT, np.int64)
     for i in range(size):
-        row = bank.tables[table[i]][rows[i]].numpy()
+        row = cache.tables[table[i]][rows[i]].numpy()
         row = row[row != ABSENT][: max(k, settings.pool)]
         if rng.random() < 0.5:
             row = rng.permutation(row)
         chosen[i, : min(k, len(row))] = row[:k]
-    return Draw(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))
+    return BatchSample(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))

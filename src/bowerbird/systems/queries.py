@@ -1,4 +1,4 @@
-"""From what a person asks to the neighbours a picture is grounded in: RDM's five ways of asking, one function each.
+"""From what a person asks to the neighbors a picture is grounded in: RDM's five ways of asking, one function each.
 
 All return `Neighbors`; none knows a network. They speak to a database through `types.Retriever` only.
 Source: RDM, arXiv 2204.11824, section 3.3 and the released sampling script.
@@ -31,7 +31,7 @@ class Request:
     """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`;
     and how to retrieve.
 
-    Modes of None are the model's own: neighbours for a text in RDM, the text's embedding and neighbours in
+    Modes of None are the model's own: neighbors for a text in RDM, the text's embedding and neighbors in
     KNN-Diffusion.
     """
 
@@ -61,11 +61,11 @@ class Request:
                 f" {' and '.join(asked) or 'none of them'}"
             )
         if self.k < 1:
-            raise BowerbirdError(f"k is the number of neighbours, 1 or more; got {self.k}")
+            raise BowerbirdError(f"k is the number of neighbors, 1 or more; got {self.k}")
 
 
 def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
-    """The neighbours for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from
+    """The neighbors for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from
     `seed + i`."""
     if request.prompts is not None:
         hits = by_text(
@@ -87,7 +87,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
 
 
 def queries_as_neighbors(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
-    """Embeddings `(Q, K, d)` of queries themselves in the form of neighbours: no id, score 1."""
+    """Embeddings `(Q, K, d)` of queries themselves in the form of neighbors: no id, score 1."""
     shape = embeddings.shape[:2]
     # ids below -1: present (only -1 is absent), yet no item of any database
     return Neighbors(
@@ -126,10 +126,10 @@ def by_text(
     search_mode: str = "hybrid",
     where: str | None = None,
 ) -> Neighbors:
-    """One set a prompt: its k neighbours, its own embedding alone, or that and its k - 1 neighbours."""
+    """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors."""
     _choice("text_mode", text_mode, TEXT_MODES)
     if any(not p.strip() for p in prompts):
-        raise BowerbirdError("the prompt is empty; say what to paint, or ask for an unconditional picture")
+        raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
     if text_mode == "neighbors":
         return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
     alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
@@ -186,10 +186,10 @@ def class_prompt(name: str) -> str:
 
 
 def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: float, count: int, seed: int) -> Neighbors:
-    """`count` sets for unconditional pictures: x ~ p_D over the database's items, then the k neighbours of x (x among
+    """`count` sets for unconditional pictures: x ~ p_D over the database's items, then the k neighbors of x (x among
     them).
 
-    `counts`: how often each id was a training neighbour. Raises: BowerbirdError when they cover no item of this
+    `counts`: how often each id was a training neighbor. Raises: BowerbirdError when they cover no item of this
     database.
     """
     from bowerbird.knowledge.neighbors.graph import proposal
@@ -225,10 +225,10 @@ def stack(parts: Sequence[Neighbors]) -> Neighbors:
 
 
 def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
-    """A person's own pictures as the neighbours of each prompt, with what each of them shows; "" where that is not to
+    """A person's own pictures as the neighbors of each prompt, with what each of them shows; "" where that is not to
     be said.
 
-    They have no embeddings, so they serve models that paint from pictures. Raises: BowerbirdError when captions and
+    They have no embeddings, so they serve models that generate from pictures. Raises: BowerbirdError when captions and
     pictures do not pair up.
     """
     if len(pictures) != len(captions):
@@ -255,9 +255,9 @@ def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: S
 
 
 def without_neighbors(prompts: Sequence[str]) -> Neighbors:
-    """No neighbours (K = 0) for each prompt: what paints from the text alone."""
+    """No neighbors (K = 0) for each prompt: what generates from the text alone."""
     if any(not p.strip() for p in prompts):
-        raise BowerbirdError("the prompt is empty and there are no neighbours; say what to paint")
+        raise BowerbirdError("the prompt is empty and there are no neighbors; say what to generate")
     empty = np.zeros((len(prompts), 0))
     rows: tuple[tuple[str, ...], ...] = ((),) * len(prompts)
     nobody: tuple[tuple[dict[str, Any], ...], ...] = ((),) * len(prompts)

@@ -1,4 +1,4 @@
-"""Which neighbours are too far from what was asked for, by the measure of the database itself.
+"""Which neighbors are too far from what was asked for, by the measure of the database itself.
 
 A fixed threshold means nothing across encoders: a text and its picture lie at cosine 0.2 to 0.35 in CLIP, two drawings
 of one thing at 0.8 in ours. So the threshold is a quantile of similarities that the database has: of items to their
@@ -53,13 +53,13 @@ def threshold(kb: KnowledgeBase, quantile: float, shared_dim: int, *, text: bool
         ).sum(1)
     if not len(cosines):
         raise BowerbirdError(
-            f"{kb.path}: no item has a {'caption' if text else 'neighbour'} to take a threshold of relevance from"
+            f"{kb.path}: no item has a {'caption' if text else 'neighbor'} to take a threshold of relevance from"
         )
     return float(np.quantile(cosines, quantile))
 
 
 def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -> Neighbors:
-    """`hits`, which hold queries (ids below -1) and their neighbours, without the neighbours below the threshold for
+    """`hits`, which hold queries (ids below -1) and their neighbors, without the neighbors below the threshold for
     every query; the others move up.
 
     Raises: BowerbirdError where there is no query to be like.
@@ -67,7 +67,7 @@ def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -
     asked = hits.ids < ABSENT
     if not asked.any(1).all():
         raise BowerbirdError(
-            "relevance compares neighbours with a text or picture, and there is none here; leave `relevant` out"
+            "relevance compares neighbors with a text or picture, and there is none here; leave `min_relevance` out"
         )
     limit = threshold(kb, quantile, shared_dim, text=any(hits.queries))
     unit = _unit(hits.embeddings, shared_dim)

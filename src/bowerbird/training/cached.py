@@ -35,7 +35,7 @@ def trained(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progress
     run.mkdir(exist_ok=True)
     files.write_json(run / FILE, recipe.model_dump(mode="json"))
     for report in train(
-        build_objective(recipe, pictures, run, device=device, banks=cache.directory("banks")),
+        build_objective(recipe, pictures, run, device=device, caches=cache.directory("latents")),
         recipe.train,
         run,
         device=device,

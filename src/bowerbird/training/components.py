@@ -1,4 +1,4 @@
-"""Frozen networks that a training stands on, by name, and the banks made with them, kept beside the run.
+"""Frozen networks that a training stands on, by name, and the caches made with them, kept beside the run.
 
 Knows files and systems; knows no recipe.
 """
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.weights import bundled
-from bowerbird.systems.knn.edit_data import EditBank, EditSettings, build_edits
-from bowerbird.systems.latent_cache import BankSettings, LatentBank, build_bank
+from bowerbird.systems.knn.edit_data import EditCache, EditSettings, build_edits
+from bowerbird.systems.latent_cache import CacheSettings, LatentCache, build_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def load_base(name: str) -> Any:
 def load_network(name: str, autoencoder: Any, encoder: Encoder) -> Any:
     """The U-Net of the RDM called `name`, which training goes on from.
 
-    Raises: BowerbirdError when it is not there, is no RDM, or paints through another autoencoder or from another
+    Raises: BowerbirdError when it is not there, is no RDM, or generates through another autoencoder or from another
     encoder.
     """
     from bowerbird.systems import open_pipeline
@@ -66,7 +66,7 @@ def load_network(name: str, autoencoder: Any, encoder: Encoder) -> Any:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The frozen tokeniser called `name`, a directory in diffusers layout. Raises: BowerbirdError when it is
+    """The frozen tokenizer called `name`, a directory in diffusers layout. Raises: BowerbirdError when it is
     not there."""
     import torch
     from diffusers import VQModel
@@ -103,8 +103,8 @@ def load_autoencoder(name: str) -> Any:
     return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
 
 
-def bank_key(settings: BankSettings, pictures: Pictures, network: Any, encoder: Encoder, seed: int) -> str:
-    """A hash of everything a bank is made from: data, settings, and the frozen `network` that encodes the pictures."""
+def cache_key(settings: CacheSettings, pictures: Pictures, network: Any, encoder: Encoder, seed: int) -> str:
+    """A hash of everything a cache is made from: data, settings, and the frozen `network` that encodes the pictures."""
     said = settings.model_dump_json(
         include={"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"}
     )
@@ -113,53 +113,53 @@ def bank_key(settings: BankSettings, pictures: Pictures, network: Any, encoder: 
     ).hexdigest()
 
 
-def cached_bank(
-    settings: BankSettings,
+def load_or_build_cache(
+    settings: CacheSettings,
     pictures: Pictures,
     encode: Callable[[Tensor], Tensor],
     encoder: Encoder,
     seed: int,
     path: Path,
     key: str,
-) -> LatentBank:
-    """The bank from `path` when it was made under the same `key`; else made and written there."""
+) -> LatentCache:
+    """The cache from `path` when it was made under the same `key`; else made and written there."""
     import torch
 
     t = _read(path, key)
     if t is not None:
         tables = tuple(t[f"table{i}"] for i in range(len(settings.mix)))
-        return LatentBank(t["latents"], t["embeddings"], tables, t["nearest"], t["ids"].numpy())
-    bank = build_bank(settings, pictures, pictures.ids, encode, encoder, seed)
+        return LatentCache(t["latents"], t["embeddings"], tables, t["nearest"], t["ids"].numpy())
+    cache = build_cache(settings, pictures, pictures.ids, encode, encoder, seed)
     stored = {
-        "latents": bank.latents,
-        "embeddings": bank.embeddings,
-        "ids": torch.from_numpy(bank.ids),
-        "nearest": bank.nearest,
+        "latents": cache.latents,
+        "embeddings": cache.embeddings,
+        "ids": torch.from_numpy(cache.ids),
+        "nearest": cache.nearest,
     }
-    files.save_tensors(path, stored | {f"table{i}": t for i, t in enumerate(bank.tables)}, {"key": key})
-    return bank
+    files.save_tensors(path, stored | {f"table{i}": t for i, t in enumerate(cache.tables)}, {"key": key})
+    return cache
 
 
 def cached_edits(
     settings: EditSettings,
-    draws: BankSettings,
-    bank: LatentBank,
+    draws: CacheSettings,
+    cache: LatentCache,
     pictures: Pictures,
     autoencoder: Any,
     encoder: Encoder,
     seed: int,
     path: Path,
-    bank_key: str,
+    cache_key: str,
     device: str,
-) -> EditBank:
-    """The edits from `path` when they were made with the same settings from the bank of `bank_key`; else made and
+) -> EditCache:
+    """The edits from `path` when they were made with the same settings from the cache of `cache_key`; else made and
     written there."""
     said = settings.model_dump_json(exclude={"share"})  # how often they are drawn does not change them
-    key = hashlib.sha256(f"{bank_key} {said} {draws.view_probability}".encode()).hexdigest()
+    key = hashlib.sha256(f"{cache_key} {said} {draws.view_probability}".encode()).hexdigest()
     t = _read(path, key)
     if t is not None:
-        return EditBank(t["latents"], t["regions"], t["view"])
-    edits = build_edits(settings, draws, bank, pictures, autoencoder, encoder, seed, device)
+        return EditCache(t["latents"], t["regions"], t["view"])
+    edits = build_edits(settings, draws, cache, pictures, autoencoder, encoder, seed, device)
     files.save_tensors(path, {"latents": edits.latents, "regions": edits.regions, "view": edits.view}, {"key": key})
     return edits
 

@@ -1,4 +1,4 @@
-"""The one training loop: a generator that yields after every optimiser step; whoever calls it owns progress and
+"""The one training loop: a generator that yields after every optimizer step; whoever calls it owns progress and
 stopping.
 
 Everything a step draws comes from (seed, step, rank), so a run that was cut and started again with the same command
@@ -181,7 +181,7 @@ class averaged:
 
 
 def save_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel, step: int) -> None:
-    """Weights, averaged weights, optimiser state and progress in one safetensors file, which replaces the old one at
+    """Weights, averaged weights, optimizer state and progress in one safetensors file, which replaces the old one at
     once."""
     names = [name for name, p in objective.named_parameters() if p.requires_grad]
     tensors = {f"model.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
@@ -202,7 +202,7 @@ def load_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema:
     shapes = {f"model.{name}": p.shape for name, p in named.items()}
     if {k: t.shape for k, t in tensors.items() if k.startswith("model.")} != shapes:
         raise BowerbirdError(
-            f"{path}: this checkpoint is of another recipe; give another --out, or remove it to start anew"
+            f"{path}: this checkpoint is of another recipe; give another --out, or remove it to start again"
         )
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(named.items()):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
-from bowerbird.models.vq import to_bank_tokens
+from bowerbird.models.vq import to_cache_tokens
 from bowerbird.systems.knn.discrete_objective import KNNDiscreteConfig, KNNDiscreteObjective
 from bowerbird.systems.knn.objective import KNNConfig, KNNObjective
 from bowerbird.systems.latent_cache import encode_latents
@@ -34,9 +34,9 @@ from bowerbird.training.objectives.small_encoder import ContrastiveConfig, Contr
 from bowerbird.training.objectives.vq import VQConfig, VQObjective
 
 FILE = "recipe.json"
-Painters = RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig | ReImagenConfig
+Models = RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig | ReImagenConfig
 Readers = ContrastiveConfig | AutoencoderConfig | VQConfig | ClassifierConfig | CopyConfig
-System = Annotated[Painters | Readers, Field(discriminator="kind")]
+System = Annotated[Models | Readers, Field(discriminator="kind")]
 
 
 class Recipe(BaseModel):
@@ -100,11 +100,11 @@ def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
 
 
 def build_objective(
-    recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu", banks: Path | None = None
+    recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu", caches: Path | None = None
 ) -> Any:
     """The trainable for `recipe`: an `nn.Module` that satisfies `train.Objective`.
 
-    A latent bank is kept in `out`, or in the folder `banks`, where trainings that differ in other things share it.
+    A latent cache is kept in `out`, or in the folder `caches`, where trainings that differ in other things share it.
     """
     system, seed = recipe.system, recipe.train.seed
     if isinstance(system, ContrastiveConfig):
@@ -119,7 +119,7 @@ def build_objective(
         return CopyObjective(system, pictures, seed)
     if isinstance(system, ReImagenConfig):
         return _reimagen(system, pictures, seed, device)
-    return _on_bank(system, pictures, seed, out, banks, device)
+    return _on_bank(system, pictures, seed, out, caches, device)
 
 
 def _on_bank(
@@ -127,10 +127,10 @@ def _on_bank(
     pictures: Pictures,
     seed: int,
     out: Path,
-    banks: Path | None,
+    caches: Path | None,
     device: str,
 ) -> Any:
-    """A system that learns from a latent bank, with the frozen networks that made it."""
+    """A system that learns from a latent cache, with the frozen networks that made it."""
     from bowerbird import encoders
 
     encoder = encoders.load(system.encoder)
@@ -140,32 +140,32 @@ def _on_bank(
         if isinstance(system, KNNDiscreteConfig)
         else components.load_autoencoder(system.autoencoder)
     )
-    key = components.bank_key(settings, pictures, network, encoder, seed)
-    path = out / "bank.safetensors" if banks is None else banks / f"{key[:16]}.safetensors"
+    key = components.cache_key(settings, pictures, network, encoder, seed)
+    path = out / "cache.safetensors" if caches is None else caches / f"{key[:16]}.safetensors"
     network = network.to(device)
     encode = partial(
-        to_bank_tokens if isinstance(system, KNNDiscreteConfig) else encode_latents, network, device=device
+        to_cache_tokens if isinstance(system, KNNDiscreteConfig) else encode_latents, network, device=device
     )
-    bank = components.cached_bank(settings, pictures, encode, encoder, seed, path, key)
+    cache = components.load_or_build_cache(settings, pictures, encode, encoder, seed, path, key)
     if isinstance(system, KNNDiscreteConfig):
-        return KNNDiscreteObjective(system, bank, network, encoder, seed)
+        return KNNDiscreteObjective(system, cache, network, encoder, seed)
     if isinstance(system, RDMConfig):
-        return RDMObjective(system, bank, network, encoder, seed)
+        return RDMObjective(system, cache, network, encoder, seed)
     if isinstance(system, FewStepConfig):
         return FewStepObjective(
-            system, bank, components.load_network(system.base, network, encoder).to(device), network, encoder, seed
+            system, cache, components.load_network(system.base, network, encoder).to(device), network, encoder, seed
         )
     file, edits = path.with_name(path.stem + "-edits.safetensors"), None
     if system.edits is not None:
         edits = components.cached_edits(
-            system.edits, system.draws, bank, pictures, network, encoder, seed, file, key, device
+            system.edits, system.draws, cache, pictures, network, encoder, seed, file, key, device
         )
     base = None if system.base is None else components.load_network(system.base, network, encoder)
-    return KNNObjective(system, bank, edits, network, encoder, seed, base=base)
+    return KNNObjective(system, cache, edits, network, encoder, seed, base=base)
 
 
 def _tokenizer(system: KNNDiscreteConfig, pictures: Pictures, seed: int, out: Path) -> Any:
-    """The tokeniser that the recipe names; without one, the bundled autoencoder with a codebook fitted to the
+    """The tokenizer that the recipe names; without one, the bundled autoencoder with a codebook fitted to the
     pictures, as it is before training."""
     if system.tokenizer is not None:
         return components.load_tokenizer(system.tokenizer)
@@ -192,7 +192,7 @@ def _reimagen(system: ReImagenConfig, pictures: Pictures, seed: int, device: str
             or system.schedule_type != pipe.scheduler.config.prediction_type
         ):
             raise BowerbirdError(
-                f"base {system.base!r} paints {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in"
+                f"base {system.base!r} generates {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in"
                 f" {len(pipe.stages)} stages; this stage enlarges {system.unet.low_size} px by {system.schedule_type},"
                 " and a cascade has up to 3 stages; set system.unet.low_size or another system.base"
             )

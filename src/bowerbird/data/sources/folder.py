@@ -40,8 +40,8 @@ KINDS = (
 )
 
 
-def read(source: str | Path, *, caption_column: str | None = None, fetch: bool = False) -> Iterator[SourceItem]:
-    """All items of `source`, by what lies there: see `KINDS`; `drawn` are pictures that code draws. `fetch` allows
+def read(source: str | Path, *, caption_column: str | None = None, fetch_urls: bool = False) -> Iterator[SourceItem]:
+    """All items of `source`, by what lies there: see `KINDS`; `drawn` are pictures that code draws. `fetch_urls` allows
     addresses to be asked.
 
     Raises: BowerbirdError when there is nothing at `source`, or nothing in it that could be a picture.
@@ -58,9 +58,9 @@ def read(source: str | Path, *, caption_column: str | None = None, fetch: bool =
     elif str(source).startswith("hf:"):
         yield from huggingface.read_hub(str(source)[3:], caption_column)
     elif path.is_dir():
-        yield from _read_directory(path, caption_column, fetch)
+        yield from _read_directory(path, caption_column, fetch_urls)
     elif path.suffix.lower() in (".parquet", ".pq") and path.is_file():
-        yield from _read_parquet(path, caption_column, fetch)
+        yield from _read_parquet(path, caption_column, fetch_urls)
     elif path.is_file() and archive.is_archive(path):
         yield from archive.read_archive(path, caption_column)
     elif path.is_file() and path.suffix.lower() == ".npz":
@@ -73,7 +73,7 @@ def read(source: str | Path, *, caption_column: str | None = None, fetch: bool =
         raise BowerbirdError(f"{path}: no such file or folder; give {KINDS}")
 
 
-def _read_directory(path: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
+def _read_directory(path: Path, caption_column: str | None, fetch_urls: bool) -> Iterator[SourceItem]:
     """A folder, by what is in it."""
     if (path / "embed.json").is_file() and not files.read_json(path / "embed.json", "list of parts").get("done"):
         raise BowerbirdError(f"{path}: its embedding did not end; the same bowerbird kb embed ends it")
@@ -86,12 +86,12 @@ def _read_directory(path: Path, caption_column: str | None, fetch: bool) -> Iter
     else:
         shards = sorted(p for p in path.iterdir() if p.is_file() and archive.is_archive(p))
         if not shards or any(p.suffix.lower() in (*SUFFIXES, ".parquet") for p in path.rglob("*")):
-            yield from _read_folder(path, caption_column, fetch)
+            yield from _read_folder(path, caption_column, fetch_urls)
         for shard in shards:
             yield from archive.read_archive(shard, caption_column)
 
 
-def _read_folder(folder: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
+def _read_folder(folder: Path, caption_column: str | None, fetch_urls: bool) -> Iterator[SourceItem]:
     """Pictures below `folder` in name order, captions from `metadata.jsonl`/`.csv`, a same-name `.txt`, or the class
     sub-folder."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -102,7 +102,7 @@ def _read_folder(folder: Path, caption_column: str | None, fetch: bool) -> Itera
                 f"{folder}: no pictures in this folder; it should hold {', '.join(sorted(SUFFIXES))} or .parquet files"
             )
         for shard in shards:
-            yield from _read_parquet(shard, caption_column, fetch)
+            yield from _read_parquet(shard, caption_column, fetch_urls)
         return
     described = _folder_metadata(folder)
     for path in paths:
@@ -158,7 +158,7 @@ def _folder_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(row["file_name"]): row for row in rows}
 
 
-def _read_parquet(path: Path, caption_column: str | None, fetch: bool) -> Iterator[SourceItem]:
+def _read_parquet(path: Path, caption_column: str | None, fetch_urls: bool) -> Iterator[SourceItem]:
     """Rows of a parquet file with an `image` struct {bytes, path} or a path column; other columns become metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -167,4 +167,6 @@ def _read_parquet(path: Path, caption_column: str | None, fetch: bool) -> Iterat
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-    yield from table.read_batches(file.schema_arrow, file.iter_batches(batch_size=256), path, caption_column, fetch)
+    yield from table.read_batches(
+        file.schema_arrow, file.iter_batches(batch_size=256), path, caption_column, fetch_urls
+    )

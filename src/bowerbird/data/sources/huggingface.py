@@ -22,7 +22,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_saved(folder: Path, caption_column: str | None = None) -> Iterator[SourceItem]:
-    """The items of a saved data set, of every split in turn, which is told in the metadata `split`."""
+    """The items of a saved data set, of every split in turn, which is named in the metadata `split`."""
     import pyarrow as pa
 
     if (folder / "dataset_dict.json").is_file():

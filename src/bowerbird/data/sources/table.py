@@ -22,15 +22,19 @@ ENCODER_KEY = b"bowerbird.encoder"
 
 
 def read_batches(
-    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, caption_column: str | None, fetch: bool = False
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    path: Path,
+    caption_column: str | None,
+    fetch_urls: bool = False,
 ) -> Iterator[SourceItem]:
     """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the
     table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. With `fetch`, pictures may be had from the addresses in
-    a column `url`.
+    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
+    addresses in a column `url`.
     """
-    image_column = _image_column(schema, path, fetch)
+    image_column = _image_column(schema, path, fetch_urls)
     fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
     names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
     if caption_column is not None and caption_column not in names:
@@ -77,14 +81,14 @@ def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
 
 
-def _image_column(schema: pa.Schema, path: Path, fetch: bool) -> str:
+def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> str:
     """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths,
     else, if allowed, of addresses."""
     for name in ("image", "img", "jpg", "png", "webp", "image_path", "file_name", "path"):
         if name in schema.names:
             return name
     if URL in schema.names:
-        if fetch:
+        if fetch_urls:
             return URL
         raise BowerbirdError(
             f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so:"

@@ -21,14 +21,14 @@ JOINT = (1.0, 2.0, 4.0, 8.0)
 
 
 def measure(lab: Lab) -> Finding:
-    """Prompts that name another style than the one neighbour's: is it the entity, is it the style, for every
+    """Prompts that name another style than the one neighbor's: is it the entity, is it the style, for every
     balance."""
     bench = Bench(lab)
     drawn = [bench.rows_of(entity) for entity in bench.entities]
     used = np.array(bench.some([i for i, have in enumerate(drawn) if len(have) > 1], ENTITIES))
     wanted = [TRAINED_STYLES[n % len(TRAINED_STYLES)] for n in range(len(used))]
     others = [sorted(set(drawn[i]) - {style}) for i, style in zip(used, wanted, strict=True)]
-    own = [styles[n % len(styles)] for n, styles in enumerate(others)]  # the neighbour's style: never the prompt's
+    own = [styles[n % len(styles)] for n, styles in enumerate(others)]  # the neighbor's style: never the prompt's
     prompts = [f"{bench.names[i]}, {style} style" for i, style in zip(used, wanted, strict=True)]
     hits = bench.given(prompts, np.array([[drawn[i][style]] for i, style in zip(used, own, strict=True)]))
     forms = [(kind, eta, Guidance(kind, SCALE, SCALE, eta)) for kind in ("interleaved", "weighted") for eta in ETAS]
@@ -38,7 +38,7 @@ def measure(lab: Lab) -> Finding:
     kept: dict[tuple[str, float], list[np.ndarray]] = {}
     for kind, value, guidance in forms:
         for seed in lab.settings.seeds:
-            images = bench.paint(hits, seed, guidance)
+            images = bench.generate(hits, seed, guidance)
             seen = bench.styled(images)
             entity.setdefault((kind, value), []).append(bench.named(images) == used)
             style.setdefault((kind, value), []).append(seen == np.array(wanted))
@@ -56,7 +56,7 @@ def measure(lab: Lab) -> Finding:
         effects.append(Effect(f"{kind}: entity named, eta 0 − eta 1", between(entity, (kind, 0.0), (kind, 1.0))))
         effects.append(
             Effect(
-                f"{kind}: style of the neighbour, eta 0 − eta 1", between(kept, (kind, 0.0), (kind, 1.0)), needed=False
+                f"{kind}: style of the neighbor, eta 0 − eta 1", between(kept, (kind, 0.0), (kind, 1.0)), needed=False
             )
         )
         effects.append(
@@ -80,7 +80,7 @@ def measure(lab: Lab) -> Finding:
         f"{kind} {value:g}": {
             "entity": asdict(per_entity(entity[kind, value])),
             "style": asdict(per_entity(style[kind, value])),
-            "neighbour's style": asdict(per_entity(kept[kind, value])),
+            "neighbor's style": asdict(per_entity(kept[kind, value])),
             "both": asdict(per_entity(both[kind, value])),
         }
         for kind, value in entity
@@ -97,7 +97,7 @@ def measure(lab: Lab) -> Finding:
         )
     )
     notes = (
-        f"{len(used)} rare entities drawn at random, one neighbour in another style than the prompt names, k = 1,"
+        f"{len(used)} rare entities drawn at random, one neighbor in another style than the prompt names, k = 1,"
         f" weights {SCALE:g}; joint at weights {', '.join(f'{w:g}' for w in JOINT)}. Not behind some joint point in"
         f" entity and in style (point estimates): {', '.join(ahead) or 'none'}. {bench.judges()}"
     )

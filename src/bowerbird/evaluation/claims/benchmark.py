@@ -1,8 +1,8 @@
-"""Where claims about single things are measured: those no model was trained on, found by their words, painted, and
+"""Where claims about single things are measured: those no model was trained on, found by their words, generated, and
 named by an independent judge.
 
 The things are the rare entities of the drawings, or as many known ones beside them. Pictures are cached by weights,
-neighbours, prompts and settings, so that a second run measures without painting.
+neighbors, prompts and settings, so that a second run measures without generating.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bowerbird.evaluation.claims.lab import Lab, open_pipeline
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.knowledge.search import bm25
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.systems.queries import without_neighbors
 from bowerbird.training.cached import trained
 from bowerbird.training.recipes.judge import evaluator, style_evaluator
@@ -45,7 +45,7 @@ SCALE = 3.0
 @dataclass
 class Bench:
     """The rare entities of a lab's drawings (with `known`: as many that models were trained on), the judges, and the
-    painting."""
+    generating."""
 
     lab: Lab
     known: bool = False
@@ -155,7 +155,7 @@ class Bench:
         return self.given(prompts, ids)
 
     def given(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
-        """The drawings at `rows` `(n, k)` as the neighbours of each prompt; k = 0: none."""
+        """The drawings at `rows` `(n, k)` as the neighbors of each prompt; k = 0: none."""
         drawings, ids = self.drawings, np.asarray(rows, np.int64)
         if ids.shape[1] == 0:
             return without_neighbors(prompts)
@@ -180,13 +180,13 @@ class Bench:
         )
 
     def embedded(self, hits: Neighbors) -> Neighbors:
-        """The same neighbours with their embeddings, for models that paint from those."""
+        """The same neighbors with their embeddings, for models that generate from those."""
         there = hits.mask[..., None]
         return replace(
             hits, embeddings=np.where(there, self.embeddings[np.where(hits.mask, hits.ids, 0)], 0).astype(np.float32)
         )
 
-    def paint(
+    def generate(
         self,
         hits: Neighbors,
         seed: int,
@@ -196,12 +196,12 @@ class Bench:
         sources: Sequence[Image.Image] | None = None,
         **edit: Any,
     ) -> list[Image.Image]:
-        """One picture for each row of `hits`; from the cache where the same was painted before. `sources`: what to
+        """One picture for each row of `hits`; from the cache where the same was generated before. `sources`: what to
         edit, with `edit` settings."""
         if model not in self._pipes:
             self._pipes[model] = open_pipeline(model, self.lab.device)
         pipe = self._pipes[model]
-        guidance = by_scale(SCALE) if guidance is None and generate.balances_text(pipe) else guidance
+        guidance = by_scale(SCALE) if guidance is None and generation.balances_text(pipe) else guidance
         steps = self.lab.settings.sampling_steps
         told = (
             f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device}"
@@ -219,10 +219,10 @@ class Bench:
         if file.is_file():
             return tensors.to_pil(files.load_tensors(file)["pixels"])
         how = {"guidance_scale": SCALE, **edit}
-        settings = generate.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
+        settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
         tell = self.lab.progress or (lambda what, done, total: None)
-        images = generate.paint(
-            pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("painting", done, len(hits))
+        images = generation.generate(
+            pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("generating", done, len(hits))
         )
         files.save_tensors(file, {"pixels": tensors.stack(images)})
         return images

@@ -1,4 +1,4 @@
-"""RDM, claim 2: larger and better-matched databases paint better pictures, without training again."""
+"""RDM, claim 2: larger and better-matched databases generate better pictures, without training again."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ CLAIM = Claim(
     says="Larger databases, and databases nearer to the data, give better pictures.",
     source="RDM, arXiv 2204.11824, section 4.1",
     varies="the database at inference: all of D, random parts of it, another domain's D",
-    measures="Fréchet distance of pictures painted from the neighbours of pictures of X, to held-out pictures",
+    measures="Fréchet distance of pictures generated from the neighbors of pictures of X, to held-out pictures",
     measure=measure,
 )

@@ -37,7 +37,7 @@ def measure(lab: Lab) -> Finding:
     named: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in lab.settings.seeds:
         for name in NAMES:
-            images = bench.paint(hits[name], seed)
+            images = bench.generate(hits[name], seed)
             distance[name].append(frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real))
             named[name].append(float((bench.named(images) == truth).mean()))
 
@@ -68,7 +68,7 @@ def measure(lab: Lab) -> Finding:
     notes = (
         f"{len(rows)} prompts on rare entities, k = 1. In domain: drawings in the other trained styles, never the"
         f" drawing asked for; another domain: {UNSEEN_STYLE} alone, a style never trained on; none: k = 0. The distance"
-        " is to drawings in the trained styles, so a picture in its neighbour's own style is far from them however"
+        " is to drawings in the trained styles, so a picture in its neighbor's own style is far from them however"
         f" right the thing is. {bench.judges()}"
     )
     return Finding(effects, values, notes, plot)
@@ -78,7 +78,7 @@ CLAIM = Claim(
     name="domain",
     says="A database of the target's domain serves better than one of another domain, and either better than none.",
     source="Re-Imagen, arXiv 2209.14491, table 1 (COCO: 5.25 in domain, 6.88 from LAION, 7.27 without retrieval)",
-    varies="the database behind the neighbours",
+    varies="the database behind the neighbors",
     measures="Fréchet distance to real drawings in the features of an evaluator trained on all drawings",
     measure=measure,
 )

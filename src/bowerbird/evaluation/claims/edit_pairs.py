@@ -16,7 +16,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 
 APART, GROW = 0.2, 5
-"""A place differs where any colour does by more than a fifth, or within two pixels of such a place."""
+"""A place differs where any color does by more than a fifth, or within two pixels of such a place."""
 LEAST, MOST = 0.03, 0.4
 """Share of the picture that an edit asks to change."""
 EACH_GROUP = 8

@@ -32,7 +32,7 @@ CONTROL = "edit, asked for something else"
 
 def measure(lab: Lab) -> Finding:
     """Is it what was asked for, and how near to the source elsewhere: edits, against image-to-image with the same
-    network, prompt and neighbours."""
+    network, prompt and neighbors."""
     bench = Bench(lab)
     pairs = find(lab.drawings, PAIRS)
     before, asked = lab.drawings.pixels[pairs.source], lab.drawings.pixels[pairs.target]
@@ -40,11 +40,12 @@ def measure(lab: Lab) -> Finding:
     other = hits.rows(np.roll(np.arange(len(hits)), 1))
     arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {
         "edit": (hits, {}),
-        "edit, all of it": (hits, {"least_change": 0.0}),
+        "edit, all of it": (hits, {"change_threshold": 0.0}),
         CONTROL: (other, {}),
     }
     plain = {
-        f"image-to-image, {s:g}": (hits, {"strength": s, "show_source": False, "least_change": 0.0}) for s in STRENGTHS
+        f"image-to-image, {s:g}": (hits, {"strength": s, "show_source": False, "change_threshold": 0.0})
+        for s in STRENGTHS
     }
     pasted = {
         f"image-to-image, {s:g}, small changes undone": (hits, {"strength": s, "show_source": False}) for s in STRENGTHS
@@ -54,7 +55,7 @@ def measure(lab: Lab) -> Finding:
     kept: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     for seed in lab.settings.seeds:
         for name, (given, edit) in arms.items():
-            images = tensors.stack(bench.paint(given, seed, model=MODEL, sources=sources, **edit))
+            images = tensors.stack(bench.generate(given, seed, model=MODEL, sources=sources, **edit))
             done[name].append(_success(bench, lab, pairs, images))
             kept[name].append(_psnr(before, images, ~pairs.changed))
     success, psnr = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))

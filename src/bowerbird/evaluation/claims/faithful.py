@@ -1,4 +1,4 @@
-"""Re-Imagen, claim 9: it paints rare things faithfully with retrieval, and not without."""
+"""Re-Imagen, claim 9: it generates rare things faithfully with retrieval, and not without."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def measure(lab: Lab) -> Finding:
             prompts = [template.replace("{name}", name) for name in bench.names]
             each = EACH if template == TEMPLATES[0] else 1
             hits = bench.found(prompts, K)
-            named = bench.named(bench.paint(hits.repeat(each), seed)).reshape(len(truth), each) == truth[:, None]
+            named = bench.named(bench.generate(hits.repeat(each), seed)).reshape(len(truth), each) == truth[:, None]
             said["with"].append(named.mean(1))
             if each == EACH:
                 said["best"].append(named.any(1))
-            said["without"].append(bench.named(bench.paint(bench.found(prompts, 0), seed)) == truth)
-            said["rdm"].append(bench.named(bench.paint(bench.embedded(hits), seed, model=RDM)) == truth)
-            swapped = bench.named(bench.paint(_of_others(bench, prompts, turned), seed))
+            said["without"].append(bench.named(bench.generate(bench.found(prompts, 0), seed)) == truth)
+            said["rdm"].append(bench.named(bench.generate(bench.embedded(hits), seed, model=RDM)) == truth)
+            swapped = bench.named(bench.generate(_of_others(bench, prompts, turned), seed))
             said["swapped"].append(swapped == truth)
             said["swapped in"].append(swapped == turned)
         for name, values in said.items():
@@ -85,9 +85,9 @@ def _of_others(bench: Bench, prompts: list[str], other: np.ndarray) -> Neighbors
 
 CLAIM = Claim(
     name="faithful",
-    says="With retrieval the model paints rare entities faithfully; the same network without it does not.",
+    says="With retrieval the model generates rare entities faithfully; the same network without it does not.",
     source="Re-Imagen, arXiv 2209.14491, section 5.3 (EntityDrawBench)",
-    varies="neighbours: two found by name, none, another entity's; and RDM with the same two",
+    varies="neighbors: two found by name, none, another entity's; and RDM with the same two",
     measures="share of pictures that an independent evaluator names as the entity of the prompt, among the rare ones",
     measure=measure,
 )

@@ -1,4 +1,4 @@
-"""Re-Imagen, claim 11: more neighbours at inference make rare things more faithful."""
+"""Re-Imagen, claim 11: more neighbors at inference make rare things more faithful."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def measure(lab: Lab) -> Finding:
             [seeds.numpy_generator(seed, "drawings", bench.entities[i]).permutation(rows[i])[: max(KS)] for i in used]
         )
         for k in KS:
-            right[k].append(bench.named(bench.paint(bench.given(names, drawn[:, :k]), seed)) == used)
+            right[k].append(bench.named(bench.generate(bench.given(names, drawn[:, :k]), seed)) == used)
     found = {k: per_entity(values) for k, values in right.items()}
     gain = [b.astype(float) - a for a, b in zip(right[min(KS)], right[max(KS)], strict=True)]
     effects = [Effect(f"top-1, k = {max(KS)} − k = {min(KS)}", per_entity(gain))]
     lines = {"top-1 of the judge": [(float(k), e.mean, e.low, e.high) for k, e in found.items()]}
     plot = partial(
-        plots.curves, lines=lines, title="Rare entities named, by neighbours", x="k at inference", y="share of pictures"
+        plots.curves, lines=lines, title="Rare entities named, by neighbors", x="k at inference", y="share of pictures"
     )
     notes = (
         f"{len(used)} rare entities with {max(KS)} drawings or more, asked for by name; trained with k of 1 and 2."
@@ -51,7 +51,7 @@ def measure(lab: Lab) -> Finding:
 
 CLAIM = Claim(
     name="how-many",
-    says="Faithfulness to rare entities rises with the number of neighbours from 1 to 4.",
+    says="Faithfulness to rare entities rises with the number of neighbors from 1 to 4.",
     source="Re-Imagen, arXiv 2209.14491, section 5.4",
     varies="k at inference",
     measures="share of pictures that an independent evaluator names as the entity of the prompt, among the rare ones",

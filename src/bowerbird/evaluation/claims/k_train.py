@@ -1,4 +1,4 @@
-"""RDM, claim 4: training with more neighbours trades precision for recall."""
+"""RDM, claim 4: training with more neighbors trades precision for recall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ K = (1, 4, 16)
 
 
 def measure(lab: Lab) -> Finding:
-    """Precision and recall of networks trained and used with 1, 4 and 16 neighbours."""
+    """Precision and recall of networks trained and used with 1, 4 and 16 neighbors."""
     effects: list[Effect] = []
     values: dict[str, Any] = {}
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -41,7 +41,7 @@ def measure(lab: Lab) -> Finding:
                 f"{domain.name}, {name}, k = {k}": {"by seed": seen, **asdict(over_seeds(seen))}
                 for k, seen in rows.items()
             }
-    title = "Neighbours in training and sampling"
+    title = "Neighbors in training and sampling"
     return Finding(
         effects, values, plot=partial(plots.curves, lines=lines, title=title, x="k", y="share of pictures", log=True)
     )
@@ -56,7 +56,7 @@ def _shape(domain: Domain, k: int, seed: int) -> tuple[float, float]:
 
 CLAIM = Claim(
     name="k-train",
-    says="More neighbours in training trade precision for recall.",
+    says="More neighbors in training trade precision for recall.",
     source="RDM, arXiv 2204.11824, section 4.1 and appendix",
     varies="k in training, and the same k at sampling",
     measures="precision and recall (k = 3 balls) of unconditional samples (x̃ ~ p_D) against held-out pictures",

@@ -1,8 +1,8 @@
 """Where claims are measured: domains of pictures, trainings by recipe, databases in memory, samples with their
 features.
 
-Trainings come from the cache (`trained.py`), and so do features of samples: what was painted once with the same
-weights, neighbours and settings is not painted again.
+Trainings come from the cache (`trained.py`), and so do features of samples: what was generated once with the same
+weights, neighbors and settings is not generated again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.knowledge.neighbors import graph
 from bowerbird.models.unet import UNetConfig
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.systems.latent_cache import part_rows
 from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.training.cached import trained
@@ -111,7 +111,7 @@ class Domain:
     label_key: str
     device: str = "cpu"
     progress: Progress | None = None
-    _banks: dict[int, Any] = field(default_factory=dict)
+    _latents: dict[int, Any] = field(default_factory=dict)
 
     @cached_property
     def _parts(self) -> tuple[list[int], list[int]]:
@@ -181,9 +181,9 @@ class Domain:
 
     def database(self, seed: int) -> Database:
         """D of the trainings with `seed`, with the counts its training graph gives."""
-        bank = self._bank(seed)
-        vectors = bank.embeddings[0].float().numpy()
-        return Database(_unit(vectors), bank.counts)
+        latents = self._latent_cache(seed)
+        vectors = latents.embeddings[0].float().numpy()
+        return Database(_unit(vectors), latents.counts)
 
     def mixed(self, other: Domain, seed: int) -> Database:
         """D with `other`'s D in it, and p_D counted over both from 2,000 pictures of X: a general database."""
@@ -211,19 +211,19 @@ class Domain:
 
         return encoders.load(_rdm(self.recipe(0)).encoder)
 
-    def _bank(self, seed: int) -> Any:
-        if seed not in self._banks:
+    def _latent_cache(self, seed: int) -> Any:
+        if seed not in self._latents:
             from bowerbird.training.recipe import build_objective
 
             recipe = self.recipe(seed)
-            bank = build_objective(
-                recipe, self.pictures, cache.directory("banks"), device=self.device, banks=cache.directory("banks")
-            ).bank
-            self._banks = {seed: bank}  # one at a time: they are large
-        return self._banks[seed]
+            latents = build_objective(
+                recipe, self.pictures, cache.directory("latents"), device=self.device, caches=cache.directory("latents")
+            ).cache
+            self._latents = {seed: latents}  # one at a time: they are large
+        return self._latents[seed]
 
     def features(self, model: Path, hits: Neighbors, *, seed: int, guidance_scale: float | None = None) -> np.ndarray:
-        """Features of one picture painted from each row of `hits`, float32 `(n, 256)`; from the cache where there."""
+        """Features of one picture generated from each row of `hits`, float32 `(n, 256)`; from the cache where there."""
         weight = self.settings.guidance_scale if guidance_scale is None else guidance_scale
         digest = hashlib.sha256(
             f"{_hash_of(model)} {self.evaluator.fingerprint} {self.settings.sampling_steps} {weight} {seed}"
@@ -236,10 +236,10 @@ class Domain:
         import torch
 
         pipe = open_pipeline(model, self.device)
-        paint = generate.Settings(
+        settings = generation.Settings(
             steps=self.settings.sampling_steps, guidance_scale=weight, seed=1_000_000 * (seed + 1)
         )
-        images = generate.paint(pipe, hits, paint, batch=32)
+        images = generation.generate(pipe, hits, settings, batch=32)
         made = self.evaluator(tensors.stack(images))[0]
         files.save_tensors(file, {"features": made.to(torch.float32)})
         return made.numpy()

@@ -1,4 +1,4 @@
-"""KNN-Diffusion, claim 7: it paints new things once they are in the database, without training."""
+"""KNN-Diffusion, claim 7: it generates new things once they are in the database, without training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure(lab: Lab) -> Finding:
     for seed in lab.settings.seeds:
         for model in MODELS:
             for stage in STAGES:
-                images = bench.paint(found[stage][model], seed, model=model)
+                images = bench.generate(found[stage][model], seed, model=model)
                 right.setdefault((model, stage), []).append(bench.named(images) == truth)
                 among_all.setdefault((model, stage), []).append(
                     bench.judge(bench.judge.prepare(images))[1].argmax(1).numpy() == codes
@@ -84,7 +84,7 @@ def measure(lab: Lab) -> Finding:
     notes = (
         f"{len(truth)} entities that no model was trained on, asked for by name, hybrid search, k = {K}, in a knowledge"
         f" base of {len(others)} other drawings; adding their {len(rare)} drawings took {seconds:.0f} s, and no weight"
-        f" changed. Of the neighbours found then, {own.mean():.0%} are of the thing itself. With them removed again,"
+        f" changed. Of the neighbors found then, {own.mean():.0%} are of the thing itself. With them removed again,"
         f" every search finds {'the same items as' if back else 'OTHER items than'} before. The judge chooses among the"
         f" rare entities; among all {len(bench.judge.entities)} it is stricter, as the values show. {bench.judges()}"
     )

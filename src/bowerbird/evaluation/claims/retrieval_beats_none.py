@@ -1,4 +1,4 @@
-"""RDM, claim 1: at equal size and steps, the network that sees neighbours paints nearer to the data than the one that
+"""RDM, claim 1: at equal size and steps, the network that sees neighbors generates nearer to the data than the one that
 sees none."""
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
 
 NOTE = (
-    "With retrieval, half of the training pictures are mirrored together with their neighbours; without, none is, since"
-    " a network that is told nothing would paint mirrored pictures too, which the data does not hold. This favours the"
-    " network without retrieval, if either."
+    "With retrieval, half of the training pictures are mirrored together with their neighbors; without, none is, since"
+    " a network that is told nothing would generate mirrored pictures too, which the data does not hold. This favors"
+    " the network without retrieval, if either."
 )
 
 
 def measure(lab: Lab) -> Finding:
-    """Fréchet distance to held-out pictures, unconditionally: neighbours of x ~ p_D against the null."""
+    """Fréchet distance to held-out pictures, unconditionally: neighbors of x ~ p_D against the null."""
     effects, values, rows = [], {}, []
     for domain in lab.domains:
         with_neighbors = lab.each_seed(partial(_distance, domain, True))
@@ -65,7 +65,7 @@ CLAIM = Claim(
     says="A retrieval-augmented diffusion model beats the same model without retrieval, at equal size and training.",
     source="RDM, arXiv 2204.11824, sections 1 and 4.2",
     varies=(
-        "neighbours of the training picture against the trained null; network, pictures, steps and seeds alike (mirror"
+        "neighbors of the training picture against the trained null; network, pictures, steps and seeds alike (mirror"
         " images: see below)"
     ),
     measures="Fréchet distance of unconditional samples (x̃ ~ p_D) to held-out pictures, on our evaluator's features",

@@ -18,7 +18,7 @@ from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
 from bowerbird.evaluation.claims.lab import Database, Lab, open_pipeline
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import over_groups
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 from bowerbird.training.cached import trained
 from bowerbird.training.recipes.judge import style_evaluator
 
@@ -52,10 +52,10 @@ def measure(lab: Lab) -> Finding:
     seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
     for seed in lab.settings.seeds:
         for style in styles:
-            paint = generate.Settings(
+            settings = generation.Settings(
                 steps=lab.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1)
             )
-            seen[style].append(_said(judge, generate.paint(pipe, hits[style], paint, batch=32)))
+            seen[style].append(_said(judge, generation.generate(pipe, hits[style], settings, batch=32)))
     # share of an entity's pictures (seeds) from the database of `style` that are taken for `other`: (entities,)
     share = {
         style: {other: np.mean([said == judge.styles.index(other) for said in seen[style]], axis=0) for other in styles}
@@ -118,7 +118,7 @@ def _of_style(drawings: Pictures, style: str, entities: list[str]) -> Neighbors:
 
 CLAIM = Claim(
     name="style",
-    says="Exchanging the database at inference changes the style of what is painted.",
+    says="Exchanging the database at inference changes the style of what is generated.",
     source="RDM, arXiv 2204.11824, section 4.3; 2207.13038",
     varies="the drawing style of the database; entities, seeds and network (the bundled tiny-rdm) alike",
     measures="share of pictures that an independent style evaluator assigns to the database's style",

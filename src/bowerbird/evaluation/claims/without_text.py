@@ -1,4 +1,4 @@
-"""KNN-Diffusion, claim 6: trained on pictures alone it paints from texts, and it is the neighbours that let it."""
+"""KNN-Diffusion, claim 6: trained on pictures alone it generates from texts, and it is the neighbors that let it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ LABELS = {
     "dense": "a text and what its embedding finds",
     "neighbors": "what the text finds, alone",
     "alone": "the text alone",
-    "short": "from nothing, with neighbours",
+    "short": "from nothing, with neighbors",
     "short, alone": "from nothing, without",
 }
 
 
 def measure(lab: Lab) -> Finding:
-    """Top-1 of the judge for pictures of rare things asked for by name, by a drawing, and without neighbours; the same
+    """Top-1 of the judge for pictures of rare things asked for by name, by a drawing, and without neighbors; the same
     for known things beside it."""
     with shelf.knowledge_base(lab.drawings) as kb:
         bench = Bench(lab)
@@ -62,9 +62,9 @@ def measure(lab: Lab) -> Finding:
             f"top-1, a text − a picture, both with what the text finds{margin}",
             apart(rare, "text", "image, words", MARGIN),
         ),
-        Effect("top-1, a text: with neighbours − the same network without", apart(rare, "text", "alone")),
+        Effect("top-1, a text: with neighbors − the same network without", apart(rare, "text", "alone")),
         Effect(
-            "top-1, a text: trained from nothing with neighbours − without, as long",
+            "top-1, a text: trained from nothing with neighbors − without, as long",
             apart(rare, "short", "short, alone"),
         ),
         Effect("top-1, a text: with what its embedding finds − without", apart(rare, "dense", "alone"), needed=False),
@@ -75,7 +75,7 @@ def measure(lab: Lab) -> Finding:
             needed=False,
         ),
         Effect(
-            "known things, a text: with neighbours − the same network without",
+            "known things, a text: with neighbors − the same network without",
             apart(common, "text", "alone"),
             needed=False,
         ),
@@ -94,7 +94,7 @@ def measure(lab: Lab) -> Finding:
         f" ones, in a knowledge base of all {len(lab.drawings)} drawings; k = {K}. A text finds by hybrid search, which"
         " reads the captions; what its embedding finds reads none. A picture finds by its embedding, and never itself."
         " Of queries the network reads the numbers that texts and pictures share. The bundled network saw no text, but"
-        " a quarter of its neighbour sets were of one thing by its label; the two trained here from nothing"
+        " a quarter of its neighbor sets were of one thing by its label; the two trained here from nothing"
         f" ({lab.settings.train_steps} steps, one training a seed) saw no label at all. {bench.judges()}"
     )
     return Finding(effects, values, notes, plot)
@@ -129,7 +129,7 @@ def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> 
             )
         for name, (hits, model) in arms.items():
             right.setdefault(name, []).append(
-                bench.named(bench.paint(replace(hits, queries=names), seed, model=model)) == truth
+                bench.named(bench.generate(replace(hits, queries=names), seed, model=model)) == truth
             )
     return right
 
@@ -143,7 +143,7 @@ def _by_picture(
 
 
 def _short(lab: Lab, seed: int, *, neighbors: bool) -> str:
-    """A small network trained from nothing, with or without neighbours, for as long; its directory."""
+    """A small network trained from nothing, with or without neighbors, for as long; its directory."""
     draws = ConditionDraws(views=2, view_probability=1.0)
     if not neighbors:
         draws = draws.model_copy(update={"neighbor_dropout": 1.0, "query_dropout": 0.0})
@@ -165,11 +165,11 @@ def _short(lab: Lab, seed: int, *, neighbors: bool) -> str:
 CLAIM = Claim(
     name="without-text",
     says=(
-        "A model trained without any text paints what a text asks for, because the pictures it retrieves bridge the"
+        "A model trained without any text generates what a text asks for, because the pictures it retrieves bridge the"
         " gap."
     ),
     source="KNN-Diffusion, arXiv 2204.02849, sections 3.2 and 4.1",
-    varies="the query: a text or a picture; neighbours: found by the query or none; the same in training",
+    varies="the query: a text or a picture; neighbors: found by the query or none; the same in training",
     measures=(
         "share of pictures that an independent evaluator names as the thing asked for, among the rare ones (known ones)"
     ),

@@ -1,10 +1,10 @@
-"""The replication check: does a generated picture copy a training picture, or a neighbour it was given?
+"""The replication check: does a generated picture copy a training picture, or a neighbor it was given?
 
-For each generation the nearest training picture and the nearest used neighbour, seen whole and by windows (`views.py`)
+For each generation the nearest training picture and the nearest used neighbor, seen whole and by windows (`views.py`)
 and then laid over the likeliest (`registration.py`), against the same for training pictures among themselves, each
 without itself. A generation is suspicious only where it is nearer than those are. Copies planted on purpose
 (`planted.py`) say what the check can see in this collection with this descriptor, and what it cannot.
-Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbours and planted
+Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbors and planted
 copies as well.
 """
 
@@ -31,8 +31,8 @@ DESCRIPTOR = "tiny-copies"
 """What is used where none is named."""
 
 COPY_THRESHOLD = 0.975
-"""Of `DESCRIPTOR`, whole: above it a picture made from a neighbour counts as its near copy. One in a hundred emoji is
-as near to one of its four neighbours (`benchmarks/replication.py`)."""
+"""Of `DESCRIPTOR`, whole: above it a picture made from a neighbor counts as its near copy. One in a hundred emoji is
+as near to one of its four neighbors (`benchmarks/replication.py`)."""
 
 KINDS = ("whole", "split", "aligned")
 """What is measured of a pair: cosines of the wholes, of the best windows, and the evidence in nats that one lies over
@@ -165,17 +165,17 @@ def described(extractor: FeatureExtractor, pictures: Sequence[Image.Image]) -> n
 
 @dataclass(frozen=True)
 class Replication:
-    """Similarities of the generations to training pictures and to used neighbours (None without records), and of the
+    """Similarities of the generations to training pictures and to used neighbors (None without records), and of the
     baseline.
 
-    `baseline` leaves out training pictures that the training set holds twice (`twins` of them); `recall`: of planted
-    copies, by kind.
+    `baseline` leaves out training pictures that the training set holds twice (`near_duplicates` of them);
+    `recall`: of planted copies, by kind.
     """
 
     training: Nearest
     baseline: Nearest
     baseline_rows: np.ndarray
-    twins: int
+    near_duplicates: int
     neighbors: Nearest | None
     thresholds: dict[str, dict[str, float]]
     recall: dict[str, dict[str, float]]
@@ -185,7 +185,7 @@ class Replication:
         """Summaries of each kind and side, as plain values."""
         sides = {"generated to training": self.training, "training to training": self.baseline}
         if self.neighbors is not None:
-            sides["generated to used neighbours"] = self.neighbors.known()
+            sides["generated to used neighbors"] = self.neighbors.known()
         found = {
             kind: {
                 name: asdict(summarize(getattr(side, kind), self.thresholds[kind]))
@@ -194,7 +194,10 @@ class Replication:
             }
             for kind in KINDS
         }
-        counts = {"pictures": len(self.baseline_rows), "left out, as the training set holds them twice": self.twins}
+        counts = {
+            "pictures": len(self.baseline_rows),
+            "left out, as the training set holds them twice": self.near_duplicates,
+        }
         return {
             "thresholds": self.thresholds,
             "baseline": counts,
@@ -231,7 +234,7 @@ def check(
     drawn = np.sort(
         seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False)
     )
-    twice = twins(training, drawn)
+    twice = near_duplicates(training, drawn)
     rows = drawn[~twice] if (~twice).sum() >= 10 else drawn  # a set made of pairs is compared as it is
     copies = plant(training, plants, seed)
     # one walk over the training pictures serves all sides: describing them is most of the work
@@ -256,7 +259,7 @@ def check(
     return Replication(to_training, among, rows, int(twice.sum()), used, thresholds, recall, level)
 
 
-def twins(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
+def near_duplicates(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
     """For each of `rows` whether `pictures` holds it twice, as it is or mirrored: pictures under two names, and left
     and right arrows."""
     from bowerbird.core.images import square
@@ -316,7 +319,7 @@ def planted_recall(found: Nearest, sources: np.ndarray, baseline: Nearest) -> tu
 def to_neighbors(
     extractor: FeatureExtractor, generated: Sequence[Image.Image], neighbors: Sequence[Sequence[Image.Image]]
 ) -> Nearest:
-    """Each generation against its own neighbours only; one without neighbours has similarity -1 at -1."""
+    """Each generation against its own neighbors only; one without neighbors has similarity -1 at -1."""
     found = []
     for picture, near in zip(generated, neighbors, strict=True):
         found.append(nearest(extractor, [picture], list(near)))

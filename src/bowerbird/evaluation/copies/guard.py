@@ -1,4 +1,4 @@
-"""Painting with an eye on the neighbours: is a picture a near copy of one it was given, and what to do about it."""
+"""Generating with an eye on the neighbors: is a picture a near copy of one it was given, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import FeatureExtractor, Neighbors
 from bowerbird.evaluation import features
 from bowerbird.evaluation.copies import detect
-from bowerbird.systems import generate
+from bowerbird.systems import generation
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,8 +26,8 @@ NEXT_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
-class Painted:
-    """Pictures with the neighbours (weight 0: dropped) and seeds they were really made from; `copies[i]`: what the
+class Generated:
+    """Pictures with the neighbors (weight 0: dropped) and seeds they were really made from; `copies[i]`: what the
     check said, None where nothing could be compared."""
 
     images: list[Image.Image]
@@ -36,31 +36,31 @@ class Painted:
     copies: list[dict[str, Any] | None]
 
     def near_copies(self) -> list[int]:
-        """The pictures that still are near copies of a neighbour."""
+        """The pictures that still are near copies of a neighbor."""
         return [i for i, c in enumerate(self.copies) if c is not None and c["score"] > c["threshold"]]
 
 
-def paint(
+def generate(
     pipe: Pipeline,
     hits: Neighbors,
-    settings: generate.Settings,
+    settings: generation.Settings,
     *,
     policy: str = "warn",
     threshold: float = detect.COPY_THRESHOLD,
     progress: Callable[[int], None] | None = None,
-) -> Painted:
-    """One picture for each row of `hits`, compared with its neighbours.
+) -> Generated:
+    """One picture for each row of `hits`, compared with its neighbors.
 
-    `policy` for near copies: `warn` keeps them, `drop` leaves out the neighbour that was copied and paints again,
-    `resample` paints again from another seed (both up to three times), `off` compares nothing. Raises: BowerbirdError
-    for another policy.
+    `policy` for near copies: `warn` keeps them, `drop` leaves out the neighbor that was copied and generates
+    again, `resample` generates again from another seed (both up to three times), `off` compares nothing. Raises:
+    BowerbirdError for another policy.
     """
     if policy not in POLICIES:
         raise BowerbirdError(f"policy {policy!r} for near copies is not known; choose one of {', '.join(POLICIES)}")
     numbers = [settings.seed + i for i in range(len(hits))]
-    images = generate.paint(pipe, hits, settings, progress=progress)
+    images = generation.generate(pipe, hits, settings, progress=progress)
     if policy == "off" or hits.load_images is None:
-        return Painted(images, hits, numbers, [None] * len(images))
+        return Generated(images, hits, numbers, [None] * len(images))
     near = hits.images()
     weights = np.array(hits.mask, np.float32) if hits.weights is None else np.array(hits.weights, np.float32)
     extractor = features.load(detect.DESCRIPTOR)
@@ -85,17 +85,17 @@ def paint(
         hits = replace(hits, weights=weights.copy())
         for i, image in zip(
             again,
-            generate.paint(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]),
+            generation.generate(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]),
             strict=True,
         ):
             images[i], said[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
-    return Painted(images, hits, numbers, said)
+    return Generated(images, hits, numbers, said)
 
 
 def _compare(
     extractor: FeatureExtractor, image: Image.Image, near: list[Image.Image | None], ids: np.ndarray, threshold: float
 ) -> dict[str, Any] | None:
-    """The most similar of the neighbours retrieved, left out or not, as it goes into the picture's record."""
+    """The most similar of the neighbors retrieved, left out or not, as it goes into the picture's record."""
     there = [c for c, picture in enumerate(near) if picture is not None]
     if not there:
         return None

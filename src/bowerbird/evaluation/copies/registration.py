@@ -77,7 +77,7 @@ def _blur(m: Tensor) -> Tensor:
 
 
 def _edges(x: Tensor) -> Tensor:
-    """Float `(n, 3, h, h)` -> `(n, h, h)`: how strong an edge is, in any colour and direction, less its
+    """Float `(n, 3, h, h)` -> `(n, h, h)`: how strong an edge is, in any color and direction, less its
     surroundings."""
     dx, dy = F.pad(x[..., 1:] - x[..., :-1], (0, 1)), F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
     strength = (dx**2 + dy**2).amax(1, keepdim=True)

@@ -1,6 +1,6 @@
 """Copies planted on purpose: a check that has never found one proves nothing, so it is tried on these first.
 
-Each kind is what people do to a picture they take: keep it, mirror it, cut from it, change its colours, lay a part of
+Each kind is what people do to a picture they take: keep it, mirror it, cut from it, change its colors, lay a part of
 it or all of it into something else.
 """
 

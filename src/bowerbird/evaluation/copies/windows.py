@@ -53,10 +53,10 @@ def information(window: Image.Image) -> float:
     """
     from PIL import Image
 
-    grey = np.asarray(window.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32)
+    gray = np.asarray(window.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32)
     edges = np.zeros((32, 32), bool)
-    edges[:, 1:] |= np.abs(np.diff(grey, axis=1)) > 10
-    edges[1:] |= np.abs(np.diff(grey, axis=0)) > 10
+    edges[:, 1:] |= np.abs(np.diff(gray, axis=1)) > 10
+    edges[1:] |= np.abs(np.diff(gray, axis=0)) > 10
     return min(1.0, float(edges.reshape(8, 4, 8, 4).any((1, 3)).mean()) / 0.6)
 
 

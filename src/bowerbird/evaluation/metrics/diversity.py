@@ -57,16 +57,16 @@ class Hubness:
 
 
 def hubness(counts: np.ndarray) -> Hubness:
-    """From neighbour counts `(n,)` (`knowledge.graph.neighbor_counts`). High skewness: few hubs are retrieved for
+    """From neighbor counts `(n,)` (`knowledge.graph.neighbor_counts`). High skewness: few hubs are retrieved for
     everything.
 
     Source: Radovanović et al., JMLR 11 (2010), the skewness of N_k.
     """
     counts = np.asarray(counts, np.float64)
-    centred = counts - counts.mean()
+    centered = counts - counts.mean()
     spread = counts.std()
     return Hubness(
-        float((centred**3).mean() / spread**3) if spread else 0.0, int(counts.max()), float((counts == 0).mean())
+        float((centered**3).mean() / spread**3) if spread else 0.0, int(counts.max()), float((counts == 0).mean())
     )
 
 

@@ -43,7 +43,7 @@ def kernel_distance(
 def gaussian_mmd(a: np.ndarray, b: np.ndarray, *, sigma: float = 10.0, scale: float = 1000.0) -> float:
     """CMMD: squared MMD under exp(-|x - y|^2 / (2 sigma^2)), means over all pairs (self included), times `scale`.
 
-    Made for unit-length CLIP embeddings; on other features sigma needs choosing anew. Source: Jayasumana et al., arXiv
+    Made for unit-length CLIP embeddings; on other features sigma needs choosing again. Source: Jayasumana et al., arXiv
     2401.09603.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -1,5 +1,5 @@
 """Fidelity and diversity told apart: what share of the pictures lies where the other side's pictures are, by nearest
-neighbours."""
+neighbors."""
 
 from __future__ import annotations
 

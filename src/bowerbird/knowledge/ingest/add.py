@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird.core.progress import Progress, Told
+from bowerbird.core.progress import OnMessage, Progress
 from bowerbird.data.item import SourceItem, content_id
 from bowerbird.data.sources import folder
 from bowerbird.knowledge.ingest import prepare, workers
-from bowerbird.knowledge.ingest.dedup import Twins
+from bowerbird.knowledge.ingest.dedup import NearDuplicates
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Prepared
 from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.search.protocol import Searchable
@@ -36,7 +36,7 @@ def fill(
     choice: Choice,
     *,
     dedup: float | None,
-    keep: Filter | None,
+    filter_fn: Filter | None,
     processes: int,
     progress: Progress | None,
 ) -> AddReport:
@@ -44,21 +44,23 @@ def fill(
     report = AddReport()
     total = _total(several)
     if total is not None and total > TOLD_FROM:
-        store.told(planner.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).told())
+        store.on_message(
+            planner.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).describe()
+        )
     with store.writing():
         known = Known(store.all_ids())
-        twins = Twins(dedup, _nearest(store)) if dedup is not None else None
+        duplicates = NearDuplicates(dedup, _nearest(store)) if dedup is not None else None
         since = 0
         for prepared in _prepared(
-            encoder, several, choice, keep, processes, known, report, progress, total, store.told
+            encoder, several, choice, filter_fn, processes, known, report, progress, total, store.on_message
         ):
-            since += _append(store, prepared, known, twins, report)
+            since += _append(store, prepared, known, duplicates, report)
             if since >= COMMIT_EVERY:
                 store.commit()
                 since = 0
-                if twins is not None:
+                if duplicates is not None:
                     store.renew()
-                    twins.settle(_nearest(store))
+                    duplicates.settle(_nearest(store))
         if since:
             store.commit()
         if report.added:
@@ -76,13 +78,13 @@ def _prepared(
     encoder: Encoder,
     several: Sequence[str | Path],
     choice: Choice,
-    keep: Filter | None,
+    filter_fn: Filter | None,
     processes: int,
     known: Known,
     report: AddReport,
     progress: Progress | None,
     total: int | None,
-    told: Told,
+    on_message: OnMessage,
 ) -> Iterator[Prepared]:
     """What is new in the sources, decoded and embedded, chunk by chunk."""
     sent: list[int] = []  # how many of the source are read by each chunk
@@ -92,36 +94,38 @@ def _prepared(
         for one in several:
             for items, read in prepare.chunks(one, choice):
                 there = known.has([content_id(item) for item in items])
-                report.present += sum(there)
+                report.already_present += sum(there)
                 done += read
                 sent.append(done)
                 yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
     start, told_already = time.perf_counter(), False
-    for prepared in workers.in_order(work(), encoder, keep, processes):
+    for prepared in workers.in_order(work(), encoder, filter_fn, processes):
         done = sent.pop(0)
         if total is not None and total > TOLD_FROM and not told_already and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)
             disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
-            told(
+            on_message(
                 f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of"
                 f" disk, going by the first {done}"
             )
             told_already = True
         report.unreadable += prepared.unreadable
-        report.refused += prepared.refused
+        report.filtered += prepared.filtered
         yield prepared
         if progress is not None:
             progress(done, total)
 
 
-def _append(store: AnyStore, prepared: Prepared, known: Known, twins: Twins | None, report: AddReport) -> int:
+def _append(
+    store: AnyStore, prepared: Prepared, known: Known, duplicates: NearDuplicates | None, report: AddReport
+) -> int:
     """Store what is prepared, without what came twice and without near-duplicates; returns how many."""
     numbers = [content_id(item) for item in prepared.items]
     chosen = known.new(numbers)  # asked here once more: the source may be read far ahead of what is stored
-    report.present += len(numbers) - len(chosen)
-    if twins is not None and chosen:
-        kept, found = twins.sift([prepared.items[i].name for i in chosen], prepared.embeddings[chosen])
+    report.already_present += len(numbers) - len(chosen)
+    if duplicates is not None and chosen:
+        kept, found = duplicates.sift([prepared.items[i].name for i in chosen], prepared.embeddings[chosen])
         report.duplicates += found
         chosen = [chosen[i] for i in kept]
     fields, places = [], []

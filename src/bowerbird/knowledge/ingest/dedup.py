@@ -14,7 +14,7 @@ DEFAULT = 0.99
 strangers."""
 
 
-class Twins:
+class NearDuplicates:
     """Which of the items that come are near-duplicates of one that is there: `before` asks the knowledge base, the
     rest was seen here.
 
@@ -42,7 +42,7 @@ class Twins:
         if self.before is not None and len(unit):
             like, best = self.before(unit)
         keep: list[int] = []
-        twins = []
+        duplicates = []
         if self._vectors:
             found = unit @ np.concatenate(self._vectors).T
             nearest = found.argmax(1)
@@ -55,10 +55,10 @@ class Twins:
                 nearest_kept = keep[int(among[i, keep].argmax())]
                 best[i], like[i] = among[i, nearest_kept], names[nearest_kept]
             if best[i] >= self.similarity:
-                twins.append((name, like[i], float(best[i])))
+                duplicates.append((name, like[i], float(best[i])))
             else:
                 keep.append(i)
         if keep:
             self._vectors.append(unit[keep])
             self._names += [names[i] for i in keep]
-        return keep, twins
+        return keep, duplicates

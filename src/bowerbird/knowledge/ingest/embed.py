@@ -48,7 +48,7 @@ def embed(
     encoder: Encoder,
     choice: Choice | None = None,
     *,
-    keep: Filter | None = None,
+    filter_fn: Filter | None = None,
     processes: int = 0,
     size: int = PART,
     ray_address: str | None = None,
@@ -66,7 +66,7 @@ def embed(
     facts = {
         "sources": places,
         "choice": asdict(choice),
-        "filter": prepare.name_of(keep),
+        "filter": prepare.name_of(filter_fn),
         "size": size,
         "encoder": made_by,
     }
@@ -81,9 +81,9 @@ def embed(
     if ray_address is not None:
         from bowerbird.knowledge.ingest.ray import on_ray
 
-        on_ray(places, out, encoder, choice, keep, size, ray_address)
+        on_ray(places, out, encoder, choice, filter_fn, size, ray_address)
     else:
-        _here(places, out, encoder, choice, keep, size, processes, progress)
+        _here(places, out, encoder, choice, filter_fn, size, processes, progress)
     for path in sorted(out.glob("part-*.parquet")):
         found = pq.ParquetFile(path)
         report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
@@ -97,7 +97,7 @@ def _here(
     out: Path,
     encoder: Encoder,
     choice: Choice,
-    keep: Filter | None,
+    filter_fn: Filter | None,
     size: int,
     processes: int,
     progress: Progress | None,
@@ -115,7 +115,7 @@ def _here(
                     sent.append((path, mark, done))
                     yield items
 
-    for prepared in workers.in_order(work(), encoder, keep, processes):
+    for prepared in workers.in_order(work(), encoder, filter_fn, processes):
         path, mark, done = sent.pop(0)
         write(path, prepared, encoder, mark)
         if progress is not None:

@@ -66,7 +66,7 @@ def write(path: Path, prepared: Prepared, encoder: Encoder, mark: str) -> None:
     said = {
         ENCODER_KEY: encoder.fingerprint.encode(),
         MADE_OF: mark.encode(),
-        LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.refused]).encode(),
+        LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.filtered]).encode(),
     }
     with files.atomic_path(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata(said), temporary)

@@ -39,12 +39,12 @@ Filter = Callable[["Image.Image", SourceItem], "str | None"]
 None."""
 
 
-def name_of(keep: Filter | None) -> str | None:
+def name_of(filter_fn: Filter | None) -> str | None:
     """What an interrupted build remembers of a person's filter."""
     return (
         None
-        if keep is None
-        else f"{getattr(keep, '__module__', '')}:{getattr(keep, '__qualname__', type(keep).__name__)}"
+        if filter_fn is None
+        else f"{getattr(filter_fn, '__module__', '')}:{getattr(filter_fn, '__qualname__', type(filter_fn).__name__)}"
     )
 
 
@@ -55,7 +55,7 @@ class Choice:
     caption_column: str | None = None
     where: str | None = None
     patches: int = 0
-    fetch: bool = False
+    fetch_urls: bool = False
 
 
 @dataclass
@@ -63,13 +63,13 @@ class AddReport:
     """What `add` did: items added, items that were there already, pictures that could not be read, near-duplicates,
     and what a filter refused.
 
-    `duplicates`: (name, the name it is like, cosine). The lists of `unreadable` and `refused` give names with reasons.
+    `duplicates`: (name, the name it is like, cosine). The lists of `unreadable` and `filtered` give names with reasons.
     """
 
     added: int = 0
-    present: int = 0
+    already_present: int = 0
     unreadable: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    filtered: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str, float]] = field(default_factory=list)
 
 
@@ -80,15 +80,15 @@ class Prepared:
     items: list[SourceItem]
     embeddings: np.ndarray
     unreadable: list[str]
-    refused: list[str]
+    filtered: list[str]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an item is left out: it cannot be read, or a person's filter `refused` it."""
+    """Why an item is left out: it cannot be read, or a person's filter `filtered` it out."""
 
     text: str
-    refused: bool = False
+    filtered: bool = False
 
 
 def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tuple[list[SourceItem], int]]:
@@ -99,7 +99,9 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
     row so far has.
     """
     columns: dict[str, None] = {}
-    items: Iterable[SourceItem] = folder.read(source, caption_column=choice.caption_column, fetch=choice.fetch)
+    items: Iterable[SourceItem] = folder.read(
+        source, caption_column=choice.caption_column, fetch_urls=choice.fetch_urls
+    )
     iterator = iter(items)
     size = max(1, size // max(1, choice.patches))  # patches are held as files until they are stored
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -122,12 +124,12 @@ Looked = list[tuple[SourceItem, "Image.Image | Reason | None"]]
 """Items with their pictures, None where the embedding is enough, or the reason why one is left out."""
 
 
-def prepare(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None = None) -> Prepared:
+def prepare(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None = None) -> Prepared:
     """Decode, filter and embed `items`, `PIECE` at a time; an embedding that a source brings is taken as it is.
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
-    return joined([embedded(decoded(piece, encoder, keep), encoder) for piece in pieces(items)], encoder)
+    return joined([embedded(decoded(piece, encoder, filter_fn), encoder) for piece in pieces(items)], encoder)
 
 
 def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
@@ -138,20 +140,20 @@ def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
 def joined(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     """Several portions as one."""
     embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
-    lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "refused"))
+    lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "filtered"))
     items, unreadable, refused = lists
     return Prepared(items, np.concatenate(embeddings), unreadable, refused)
 
 
-def decoded(items: Sequence[SourceItem], encoder: Encoder, keep: Filter | None) -> Looked:
-    """The pictures of `items`, on all cores, as large as the encoder has use for; `keep` is asked of whole ones, one
-    at a time."""
+def decoded(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None) -> Looked:
+    """The pictures of `items`, on all cores, as large as the encoder has use for; `filter_fn` is asked of whole
+    ones, one at a time."""
     items = [_without_a_strangers(item, encoder) for item in items]
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
     turn = threading.Lock()
 
     def look(group: Sequence[SourceItem]) -> Looked:
-        return [(item, _looked_at(item, encoder, keep, turn)) for item in group]
+        return [(item, _looked_at(item, encoder, filter_fn, turn)) for item in group]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [pair for pairs in pool.map(look, groups) for pair in pairs]
@@ -168,40 +170,40 @@ def embedded(looked: Looked, encoder: Encoder) -> Prepared:
     embeddings = [
         next(made) if picture is not None else np.asarray(item.embedding, np.float32) for item, picture in kept
     ]
-    left = [(picture.text, picture.refused) for _, picture in looked if isinstance(picture, Reason)]
+    left = [(picture.text, picture.filtered) for _, picture in looked if isinstance(picture, Reason)]
     return Prepared(
         [item for item, _ in kept],
         np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
-        [text for text, refused in left if not refused],
-        [text for text, refused in left if refused],
+        [text for text, filtered in left if not filtered],
+        [text for text, filtered in left if filtered],
     )
 
 
 def _looked_at(
-    item: SourceItem, encoder: Encoder, keep: Filter | None, turn: threading.Lock
+    item: SourceItem, encoder: Encoder, filter_fn: Filter | None, turn: threading.Lock
 ) -> Image.Image | Reason | None:
     size = getattr(encoder, "picture_size", None)
     enough = None if size is None else ENOUGH * int(size)
     try:
         if item.embedding is not None:
             _check_embedding(item, encoder)
-            if keep is None:
+            if filter_fn is None:
                 return None
             if not item.data:
-                return Reason(f"{item.name}: has no picture for the filter to look at", refused=True)
-        picture = images.decode(item.data, item.name, at_least=None if keep is not None else enough)
+                return Reason(f"{item.name}: has no picture for the filter to look at", filtered=True)
+        picture = images.decode(item.data, item.name, at_least=None if filter_fn is not None else enough)
     except PictureError as error:
         return Reason(str(error))
-    if keep is not None:
+    if filter_fn is not None:
         try:
             with turn:
-                reason = keep(picture, item)
+                reason = filter_fn(picture, item)
         except Exception as error:  # a person's own code
             raise BowerbirdError(
-                f"{item.name}: the filter {name_of(keep)} failed on it ({type(error).__name__}: {error})"
+                f"{item.name}: the filter {name_of(filter_fn)} failed on it ({type(error).__name__}: {error})"
             ) from error
         if reason is not None:
-            return Reason(f"{item.name}: {reason}", refused=True)
+            return Reason(f"{item.name}: {reason}", filtered=True)
         picture = images.reduced(picture, enough)
     return None if item.embedding is not None else picture
 

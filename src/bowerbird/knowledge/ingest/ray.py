@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 
 def on_ray(
-    several: Sequence[str], out: Path, encoder: Encoder, choice: Choice, keep: Filter | None, size: int, address: str
+    several: Sequence[str],
+    out: Path,
+    encoder: Encoder,
+    choice: Choice,
+    filter_fn: Filter | None,
+    size: int,
+    address: str,
 ) -> None:
     """Make the missing parts of all sources in `out`. Raises: BowerbirdError when Ray is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
@@ -47,7 +53,7 @@ def on_ray(
             name=encoder.name,
             fingerprint=encoder.fingerprint,
             choice=choice,
-            keep=keep,
+            filter_fn=filter_fn,
             size=size,
         )
         ray.data.from_items(work, override_num_blocks=len(work)).map(task, num_cpus=1).take_all()
@@ -57,7 +63,7 @@ def on_ray(
 
 
 def _one_source(
-    row: dict[str, Any], *, out: str, name: str, fingerprint: str, choice: Choice, keep: Filter | None, size: int
+    row: dict[str, Any], *, out: str, name: str, fingerprint: str, choice: Choice, filter_fn: Filter | None, size: int
 ) -> dict[str, Any]:
     """The missing parts of one source, made where this runs."""
     from bowerbird import encoders
@@ -71,6 +77,6 @@ def _one_source(
     made = 0
     for path, items, mark, _ in parts.missing(str(row["source"]), int(row["number"]), Path(out), choice, size):
         if items is not None:
-            parts.write(path, prepare.prepare(items, encoder, keep), encoder, mark)
+            parts.write(path, prepare.prepare(items, encoder, filter_fn), encoder, mark)
             made += 1
     return {"number": row["number"], "parts": made}

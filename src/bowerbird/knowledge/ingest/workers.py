@@ -29,29 +29,29 @@ _trouble = ""  # why it has none
 
 
 def in_order(
-    work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None, workers: int
+    work: Iterable[list[SourceItem]], encoder: Encoder, filter_fn: Filter | None, workers: int
 ) -> Iterator[Prepared]:
     """`ingest.prepare` of each piece of `work`, in its order; with `workers` 0 in this process.
 
     Worker processes load the encoder by its name. Raises: MismatchError when that gives them another encoder.
     """
     if not workers:
-        yield from _one_ahead(work, encoder, keep)
+        yield from _one_ahead(work, encoder, filter_fn)
         return
     under_way: deque[Future[Prepared]] = deque()
     try:
-        pickle.dumps(keep)
+        pickle.dumps(filter_fn)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise BowerbirdError(
-            f"the filter {prepare.name_of(keep)} cannot be handed to worker processes; give a function of a module, or"
-            " no workers"
+            f"the filter {prepare.name_of(filter_fn)} cannot be handed to worker processes; give a function of a"
+            " module, or no workers"
         ) from error
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint)
     )
     try:
         for items in work:
-            under_way.append(pool.submit(_prepare, items, keep))
+            under_way.append(pool.submit(_prepare, items, filter_fn))
             if len(under_way) > 2 * workers:  # a bounded number of pictures waits in memory
                 yield under_way.popleft().result()
         while under_way:
@@ -65,14 +65,14 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, keep: Filter | None) -> Iterator[Prepared]:
+def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, filter_fn: Filter | None) -> Iterator[Prepared]:
     """In this process: while some pictures are embedded and stored the next are read and decoded."""
 
     def portions() -> Iterator[tuple[prepare.Looked, bool]]:
         for items in work:
             pieces = prepare.pieces(items) or [[]]
             for number, piece in enumerate(pieces, 1):
-                yield prepare.decoded(piece, encoder, keep), number == len(pieces)
+                yield prepare.decoded(piece, encoder, filter_fn), number == len(pieces)
 
     coming, parts = portions(), []
     with ThreadPoolExecutor(1) as ahead:
@@ -101,7 +101,7 @@ def _start(name: str, fingerprint: str) -> None:
         _trouble = f"{error}; worker processes load an encoder by its name"
 
 
-def _prepare(items: list[SourceItem], keep: Filter | None) -> Prepared:
+def _prepare(items: list[SourceItem], filter_fn: Filter | None) -> Prepared:
     if _encoder is None or _trouble:
         raise MismatchError(_trouble)
-    return prepare.prepare(items, _encoder, keep)
+    return prepare.prepare(items, _encoder, filter_fn)

@@ -1,4 +1,4 @@
-"""The neighbours of a whole training set as one parquet file, and how often each item is one: what a training
+"""The neighbors of a whole training set as one parquet file, and how often each item is one: what a training
 elsewhere reads instead of searching.
 
 Streamed: neither the source nor the knowledge base is ever in memory as a whole. Source of p_D: RDM, arXiv 2204.11824,
@@ -37,7 +37,7 @@ GRAPH = pa.schema([("id", pa.int64()), ("neighbors", pa.list_(pa.int64())), ("sc
 
 @dataclass
 class Guard:
-    """What may not be a neighbour: the item itself always; what is more alike than `max_similarity`; what shares its
+    """What may not be a neighbor: the item itself always; what is more alike than `max_similarity`; what shares its
     value of a metadata column.
 
     `seen`: whether anybody had a value in that column.
@@ -64,8 +64,8 @@ def write_neighbors(
     many.
 
     `mode`: `dense` by the pictures' embeddings, `bm25` or `hybrid` by their captions. The guard: an item's own id is
-    never among its neighbours, nor one whose embedding is more similar than `max_similarity` (the same picture in
-    other form), nor one with the same value of the metadata column `exclude_key`; k neighbours are found wherever k
+    never among its neighbors, nor one whose embedding is more similar than `max_similarity` (the same picture in
+    other form), nor one with the same value of the metadata column `exclude_key`; k neighbors are found wherever k
     are allowed. `counts`: a second parquet file, `id` and `count` of every item of the knowledge base, the numerator
     of p_D.
     Raises: BowerbirdError when nothing of `source` can be read, or captions are missing.
@@ -92,7 +92,7 @@ def write_neighbors(
             if progress is not None:
                 progress(done, total)
         if not written:
-            raise BowerbirdError(f"{source}: no readable picture, so no neighbours were written")
+            raise BowerbirdError(f"{source}: no readable picture, so no neighbors were written")
         if exclude_key is not None and not guard.seen:
             raise BowerbirdError(
                 f"--exclude-key {exclude_key!r}: no item of {kb.path} or {source} has such a column, so it would"
@@ -111,7 +111,7 @@ def write_neighbors(
 def _neighbors(
     kb: KnowledgeBase, items: list[SourceItem], embeddings: np.ndarray, k: int, mode: str, guard: Guard
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids and scores `(n, k)` of some items' neighbours; -1 pads where fewer are allowed."""
+    """The ids and scores `(n, k)` of some items' neighbors; -1 pads where fewer are allowed."""
     if mode != "dense" and any(not item.caption.strip() for item in items):
         name = next(item.name for item in items if not item.caption.strip())
         raise BowerbirdError(f"{name}: has no caption to search by; use --mode dense")

@@ -1,4 +1,4 @@
-"""Bulk nearest neighbours with a leak guard: the graph RDM trains on, and the proposal p_D that comes out of it.
+"""Bulk nearest neighbors with a leak guard: the graph RDM trains on, and the proposal p_D that comes out of it.
 
 Exact, by blocks of matrix products; knows vectors and keys, no pictures.
 """
@@ -28,9 +28,9 @@ def knn_graph(
     """Rows of `database` nearest to each query: positions int64 `(n, k)` (-1 pads, last) and inner products float32
     `(n, k)`.
 
-    Vectors are taken as they are (normalise first for cosine). The guard: an item is never its own neighbour (same
+    Vectors are taken as they are (normalize first for cosine). The guard: an item is never its own neighbor (same
     id), nor is one whose similarity exceeds `max_similarity` (near-duplicates; None for no limit). `within` and
-    `exclude` hold a metadata value for each query and each database row: only equal values may be neighbours, or no
+    `exclude` hold a metadata value for each query and each database row: only equal values may be neighbors, or no
     equal ones.
     Source: RDM, arXiv 2204.11824, section 3.1 (D disjoint from X).
     """
@@ -64,7 +64,7 @@ def knn_graph(
 
 
 def neighbor_counts(positions: np.ndarray, size: int, k: int) -> np.ndarray:
-    """How often each of `size` database rows is among the first k neighbours: int64 `(size,)`, the numerator of p_D."""
+    """How often each of `size` database rows is among the first k neighbors: int64 `(size,)`, the numerator of p_D."""
     first = positions[:, :k]
     return np.bincount(first[first != ABSENT], minlength=size)
 
@@ -72,14 +72,14 @@ def neighbor_counts(positions: np.ndarray, size: int, k: int) -> np.ndarray:
 def proposal(counts: np.ndarray, top_m: float = 1.0) -> np.ndarray:
     """p_D over the database rows, float64 `(n,)` summing to 1, kept to the most frequent fraction `top_m` in (0, 1].
 
-    Source: RDM, section 3.3: p_D(x) = |{x' in X : x in the k neighbours of x'}| / (k |X|).
-    Raises: BowerbirdError when no row was ever a neighbour, or `top_m` is out of range.
+    Source: RDM, section 3.3: p_D(x) = |{x' in X : x in the k neighbors of x'}| / (k |X|).
+    Raises: BowerbirdError when no row was ever a neighbor, or `top_m` is out of range.
     """
     if not 0 < top_m <= 1:
         raise BowerbirdError(f"top_m is the fraction of the database kept, above 0 and up to 1; got {top_m}")
     if counts.sum() == 0:
         raise BowerbirdError(
-            "p_D needs neighbour counts and there are none for this database; count them with kb.proposal(k=...)"
+            "p_D needs neighbor counts and there are none for this database; count them with kb.proposal(k=...)"
         )
     keep = np.argsort(-counts, kind="stable")[: max(1, int(np.ceil(top_m * len(counts))))]
     weights = np.zeros(len(counts))

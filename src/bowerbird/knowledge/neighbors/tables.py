@@ -1,4 +1,4 @@
-"""Every item's neighbours at once, as trainings want them: by words, by embeddings or by both, with the leak guard.
+"""Every item's neighbors at once, as trainings want them: by words, by embeddings or by both, with the leak guard.
 
 Words find the same thing drawn by someone else, embeddings find what looks alike. Source: Re-Imagen, arXiv 2209.14491,
 section 4 (BM25 and CLIP).
@@ -58,7 +58,7 @@ def neighbor_table(
     exclude: Sequence[str] | None = None,
     max_similarity: float | None = None,
 ) -> np.ndarray:
-    """The guarded neighbours of every item among all: positions int64 `(n, k)`, best first, -1 pads.
+    """The guarded neighbors of every item among all: positions int64 `(n, k)`, best first, -1 pads.
 
     `embeddings` `(n, d)`, unit length, for `dense`, `hybrid` and `max_similarity`, which bars the same picture in
     other form.
@@ -68,7 +68,7 @@ def neighbor_table(
         raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
     if embeddings is None and (mode != "bm25" or max_similarity is not None):
         raise BowerbirdError(
-            f"neighbours by {mode} with max_similarity {max_similarity} need embeddings; give an encoder, or bm25"
+            f"neighbors by {mode} with max_similarity {max_similarity} need embeddings; give an encoder, or bm25"
             " without a limit"
         )
     forbidden = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import files, seeds
-from bowerbird.core.progress import Told
+from bowerbird.core.progress import OnMessage
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import dense
 from bowerbird.knowledge.search.planner import Plan
@@ -29,7 +29,7 @@ PROBES = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 DEPTHS = (40, 60, 80, 100, 160, 240, 400, 800)
 
 
-def build(vectors: dense.Vectors, plan: Plan, folder: Path, told: Told) -> faiss.Index:
+def build(vectors: dense.Vectors, plan: Plan, folder: Path, on_message: OnMessage) -> faiss.Index:
     """The filled index of `plan` over `vectors`, by row number; what is done is kept in `folder` from time to time,
     and gone on with."""
     import faiss
@@ -38,7 +38,7 @@ def build(vectors: dense.Vectors, plan: Plan, folder: Path, told: Told) -> faiss
     if kept.is_file():
         index = dense.load(kept)
     else:
-        told(f"training {plan.lists} lists on {plan.sample:,} vectors" if plan.lists else "turning the vectors")
+        on_message(f"training {plan.lists} lists on {plan.sample:,} vectors" if plan.lists else "turning the vectors")
         spec = f"IVF{plan.lists},RaBitQfs" if plan.lists else "RaBitQfs"
         index = faiss.index_factory(plan.dim, spec, faiss.METRIC_INNER_PRODUCT)
         index.train(_gathered(vectors, _sample(plan)))
@@ -48,7 +48,7 @@ def build(vectors: dense.Vectors, plan: Plan, folder: Path, told: Told) -> faiss
         index.add(vectors.scaled(slice(start, stop)))
         vectors.release()
         if stop < plan.items and stop - saved >= max(plan.shard, plan.items // SAVES):
-            told(f"indexed {stop:,} of {plan.items:,}")
+            on_message(f"indexed {stop:,} of {plan.items:,}")
             # FAISS can merge shards too, but of this kind of index 1.15 corrupts memory when it does
             with files.atomic_path(kept) as temporary:
                 dense.save(index, temporary)
@@ -73,7 +73,7 @@ def _sample(plan: Plan) -> np.ndarray:
     return np.sort(order[min(ASKED, plan.items - size) :][:size])
 
 
-def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, told: Told) -> dict[str, Any]:
+def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, on_message: OnMessage) -> dict[str, Any]:
     """The fewest probes and the least depth whose recall at 20 reaches `WANTED`, or the most there are; with the
     recall measured."""
     rows = np.sort(seeds.numpy_generator(0, "index").permutation(plan.items)[:ASKED])
@@ -91,9 +91,9 @@ def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, told: Told) ->
             if hit > best["recall@20"] + 1e-9:
                 best = {"probes": probes, "depth": depth, "recall@20": round(float(hit), 4)}
             if best["recall@20"] >= WANTED:
-                told(f"recall@20 {best['recall@20']:.3f} with {probes} probes, {depth} items ranked exactly")
+                on_message(f"recall@20 {best['recall@20']:.3f} with {probes} probes, {depth} items ranked exactly")
                 return best
-    told(f"recall@20 {best['recall@20']:.3f}, {WANTED} was wanted")
+    on_message(f"recall@20 {best['recall@20']:.3f}, {WANTED} was wanted")
     return best
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.lock import lock
-from bowerbird.core.progress import Told, quietly
+from bowerbird.core.progress import OnMessage, ignore_message
 from bowerbird.knowledge.search import planner, segment
 from bowerbird.knowledge.search.protocol import IndexedRows
 from bowerbird.knowledge.search.segment import Segment
@@ -24,7 +24,7 @@ from bowerbird.knowledge.search.snapshot import Snapshot
 LAYOUT = 4
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8
-"""The main segment is made anew when more than an eighth of the items came or went since, and more than
+"""The main segment is made again when more than an eighth of the items came or went since, and more than
 `TAIL_AT_LEAST`."""
 
 
@@ -36,19 +36,21 @@ def open_snapshot(
     *,
     memory: int,
     renew: bool = False,
-    told: Told = quietly,
+    on_message: OnMessage = ignore_message,
 ) -> Snapshot:
     """The searchable form of `rows`, of the knowledge base at `path`; `tag`: `Store.tag`.
 
     A main segment is made when there is none, and with `renew` when it lags far behind. The rows are opened only where
     it is not of this version.
     """
-    main = segment.load(path / segment.FOLDER, tag) or make(path, rows(), tag, dim, memory=memory, told=told)
+    main = segment.load(path / segment.FOLDER, tag) or make(
+        path, rows(), tag, dim, memory=memory, on_message=on_message
+    )
     if main.facts["token"] == tag["token"]:
         return Snapshot(main, np.ones(len(main), bool), segment.nothing(main, dim))
     live, tail = against(main, rows())
     if renew and len(tail) + int((~live).sum()) > max(TAIL_AT_LEAST, len(rows()) // TAIL_SHARE):
-        main = make(path, rows(), tag, dim, memory=memory, told=told, anew=True)
+        main = make(path, rows(), tag, dim, memory=memory, on_message=on_message, rebuild=True)
         live, tail = against(main, rows())
     return Snapshot(main, live, segment.in_memory(rows().of(tail.tolist()), dim, tag, main))
 
@@ -72,8 +74,8 @@ def make(
     dim: int,
     *,
     memory: int,
-    told: Told = quietly,
-    anew: bool = False,
+    on_message: OnMessage = ignore_message,
+    rebuild: bool = False,
 ) -> Segment:
     """The main segment of `rows`, written to `index/`, or to a temporary folder where nothing can be written.
 
@@ -82,10 +84,10 @@ def make(
     """
     chosen = planner.choose(len(rows), dim, memory)
     if chosen.kind != "flat":
-        told(chosen.told())
+        on_message(chosen.describe())
     try:
         with lock(path / ".index.lock", f"{path}: another process is making the index"):
-            found = None if anew else segment.load(path / segment.FOLDER, tag)
+            found = None if rebuild else segment.load(path / segment.FOLDER, tag)
             if found is None:
                 for left in path.glob(
                     f".{segment.FOLDER}.*.old"
@@ -94,13 +96,15 @@ def make(
                 with files.resumable_directory(
                     path / segment.FOLDER, {**tag, "plan": chosen.facts(), "shard": chosen.shard, "small": chosen.small}
                 ) as folder:
-                    segment.write(folder, rows, chosen, tag, dim, told)
+                    segment.write(folder, rows, chosen, tag, dim, on_message)
                 found = segment.load(path / segment.FOLDER, tag)
     except OSError as error:  # a read-only place, or a full one
-        told(f"{path}: the index cannot be written here ({error}); it is made in a temporary folder, for this process")
+        on_message(
+            f"{path}: the index cannot be written here ({error}); it is made in a temporary folder, for this process"
+        )
         place = Path(tempfile.mkdtemp(prefix="bowerbird-index-"))
         weakref.finalize(rows, shutil.rmtree, place, ignore_errors=True)  # the segment lives no longer than its rows
-        segment.write(place, rows, chosen, tag, dim, told)
+        segment.write(place, rows, chosen, tag, dim, on_message)
         found = segment.load(place, tag)
     if found is None:
         raise BowerbirdError(

@@ -43,7 +43,7 @@ class Plan:
     disk: int = 0
     small: bool = False
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """One line for a person."""
         lists = f", {self.lists} lists from {self.sample:,} samples" if self.lists else ""
         return (

@@ -35,12 +35,12 @@ def by_text(
     normalize: bool,
     allowed: Any,
     exact: bool,
-    balance: float | None = None,
+    alpha: float | None = None,
 ) -> Found:
     """`(rows, scores)`, each `(Q, k)`, of texts: `dense`, `bm25`, or `hybrid`, which fuses both rankings, the dense
     one led by the words.
 
-    `balance`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones.
+    `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones.
     """
     if mode == "bm25" or encoder is None:
         return by_words(snapshot, texts, k, allowed)
@@ -50,11 +50,11 @@ def by_text(
     depth = min(len(snapshot), max(50, 2 * k))
     words = by_words(snapshot, texts, depth, allowed)
     looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
-    if balance is None:
+    if alpha is None:
         fused = [fusion.reciprocal_rank_fusion([words[0][q], looks[0][q]], k) for q in range(len(texts))]
     else:
         pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
-        fused = [fusion.weighted_fusion(pair, (1 - balance, balance), k) for pair in pairs]
+        fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
     return np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])
 
 
@@ -74,7 +74,7 @@ def _feedback(snapshot: Searchable, vectors: np.ndarray, rows: np.ndarray, score
     return moved
 
 
-def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarray, float]]) -> np.ndarray:
+def mix_queries(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarray, float]]) -> np.ndarray:
     """One query out of several with weights, negative ones to keep away from: the sum of their unit vectors, `(1, d)`.
 
     Raises: BowerbirdError when they cancel, or there are none.
@@ -83,7 +83,7 @@ def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarr
     for what, weight in parts:
         if isinstance(what, str):
             if not what.strip():
-                raise BowerbirdError("search: a text of the blend is empty; say what to look for")
+                raise BowerbirdError("search: a text of the query_mix is empty; say what to look for")
             vector = encoder.embed_text([clean(what)])
         else:
             vector = (
@@ -93,11 +93,11 @@ def blended(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.ndarr
             )
         if vector.shape[1] != encoder.dim:
             raise MismatchError(
-                f"a query of {vector.shape[1]} numbers in a blend; encoder {encoder.name!r} has {encoder.dim}"
+                f"a query of {vector.shape[1]} numbers in a query_mix; encoder {encoder.name!r} has {encoder.dim}"
             )
         total += weight * dense.prepare(vector, True)
     if np.linalg.norm(total) < 1e-6:
-        raise BowerbirdError("the queries of this blend cancel each other; give other weights")
+        raise BowerbirdError("the queries of this query_mix cancel each other; give other weights")
     return total
 
 

@@ -2,7 +2,7 @@
 metadata, as files.
 
 A cache: it lies in `index/` with a manifest that names the version and fingerprint it was made from and the hash of
-every file. What does not match is left aside and made anew from the rows. Made in one pass over the rows, within the
+every file. What does not match is left aside and made again from the rows. Made in one pass over the rows, within the
 memory that the plan allows.
 """
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import Told, quietly
+from bowerbird.core.progress import OnMessage, ignore_message
 from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
 from bowerbird.knowledge.search import ann, bm25, dense
 from bowerbird.knowledge.search.planner import Plan
@@ -126,20 +126,20 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
     return made
 
 
-def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim: int, told: Told) -> None:
+def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim: int, on_message: OnMessage) -> None:
     """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable_directory`)
     is gone on with."""
-    told = quietly if plan.kind == "flat" else told  # it takes a second
+    on_message = ignore_message if plan.kind == "flat" else on_message  # it takes a second
     done = folder / "rows.json"
     if not done.is_file():
-        told(f"reading {plan.items:,} rows")
+        on_message(f"reading {plan.items:,} rows")
         _write_rows(folder, rows, plan.items, dim, bool(tag["normalize"]))
         files.write_json(done, tag)
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
-    facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, told)}
+    facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
-        told("indexing words")
+        on_message("indexing words")
         columns = [name for name in ("caption", "tags") if name in table.column_names]
         chosen = table.select(columns)
         words, facts["mean_words"] = bm25.build_and_count(
@@ -157,18 +157,18 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     )
 
 
-def _write_dense(folder: Path, plan: Plan, told: Told) -> dict[str, Any]:
+def _write_dense(folder: Path, plan: Plan, on_message: OnMessage) -> dict[str, Any]:
     """The dense index where the plan has one, and what was measured of it. Nothing of it stays in memory."""
     if plan.kind == "flat":
         return {}
     vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
     if plan.small:
-        told("shrinking the vectors")
+        on_message("shrinking the vectors")
         np.save(folder / STEPS, dense.shrink(vectors, folder / SMALL))
         vectors = dense.Vectors(vectors.raw, vectors.lengths, dense.load_small(folder / SMALL), np.load(folder / STEPS))
-    index = ann.build(vectors, plan, folder, told)
+    index = ann.build(vectors, plan, folder, on_message)
     dense.save(index, folder / DENSE)
-    return ann.tuned(index, vectors, plan, told)
+    return ann.tuned(index, vectors, plan, on_message)
 
 
 def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize: bool) -> None:
@@ -196,7 +196,7 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
 
 
 def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
-    """The segment in `folder`, of whatever version, when it was made with the encoder and normalisation of `tag` and
+    """The segment in `folder`, of whatever version, when it was made with the encoder and normalization of `tag` and
     is unharmed, else None.
 
     Everything is opened here: should another process put a newer segment in its place, this one goes on with its own

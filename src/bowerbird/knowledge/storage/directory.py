@@ -19,7 +19,7 @@ import numpy as np
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.lock import writer_lock
-from bowerbird.core.progress import Told, quietly
+from bowerbird.core.progress import OnMessage, ignore_message
 from bowerbird.knowledge.search import build
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
@@ -36,17 +36,17 @@ MANIFEST, FILES = "kb.json", "files.json"
 class Store:
     """The directory at `path`, fixed at the version of `manifest`; a change moves it to a new one.
 
-    `memory`: bytes that making an index may take. `told` hears what takes long.
+    `memory`: bytes that making an index may take. `on_message` hears what takes long.
     """
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, told: Told = quietly
+        self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message
     ) -> None:
-        self.path, self.manifest, self.memory, self.told = path, manifest, memory, told
+        self.path, self.manifest, self.memory, self.on_message = path, manifest, memory, on_message
         self._token = 0  # of the change that is being made
 
     @classmethod
-    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> Store:
+    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message) -> Store:
         """The directory at its newest version. Raises: BowerbirdError when no knowledge base is there, or its manifest
         is damaged."""
         if not (path / MANIFEST).is_file():
@@ -59,7 +59,7 @@ class Store:
                 f"{path}: format {manifest.get('format')!r} of another bowerbird; this one reads format {FORMAT}; build"
                 " it again"
             )
-        return cls(path, manifest, memory, told)
+        return cls(path, manifest, memory, on_message)
 
     @classmethod
     def create(
@@ -68,7 +68,7 @@ class Store:
         encoder: dict[str, Any],
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
-        told: Told = quietly,
+        on_message: OnMessage = ignore_message,
     ) -> Store:
         """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
 
@@ -92,7 +92,7 @@ class Store:
                 "words": list(words),
             }
             files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
-        return cls(path, read_manifest(path), memory, told)
+        return cls(path, read_manifest(path), memory, on_message)
 
     def at_version(self, version: int) -> Store:
         """As it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
@@ -101,7 +101,7 @@ class Store:
             raise BowerbirdError(
                 f"{self.path}: version {version} is not kept; there are {self.versions[0]} to {self.versions[-1]}"
             )
-        return Store(self.path, {**self.manifest, **found}, self.memory, self.told)
+        return Store(self.path, {**self.manifest, **found}, self.memory, self.on_message)
 
     @property
     def versions(self) -> list[int]:
@@ -169,7 +169,13 @@ class Store:
 
     def _opened(self, *, renew: bool) -> Snapshot:
         return build.open_snapshot(
-            self.path, lambda: self.rows, self.tag(), self.dim, memory=self.memory, renew=renew, told=self.told
+            self.path,
+            lambda: self.rows,
+            self.tag(),
+            self.dim,
+            memory=self.memory,
+            renew=renew,
+            on_message=self.on_message,
         )
 
     def tag(self) -> dict[str, Any]:
@@ -287,20 +293,22 @@ class Store:
         try:
             self.__dict__["snapshot"] = self._opened(renew=True)
         except (BowerbirdError, OSError, RuntimeError) as error:
-            self.told(f"{self.path}: the index was not renewed ({str(error)[:160]})")
+            self.on_message(f"{self.path}: the index was not renewed ({str(error)[:160]})")
 
-    def compact(self, *, forget: bool) -> None:
-        """Write the rows as few files and the index anew; with `forget`, drop every version but the newest and the
-        space they take."""
+    def compact(self, *, drop_history: bool) -> None:
+        """Write the rows as few files and the index again; with `drop_history`, drop every version but the
+        newest and the space they take."""
         with self.writing():
             self.rows.compact()
             self.commit()
-            if forget:
+            if drop_history:
                 # while this is said, files that are gone are no damage: a kill between deleting them and the new list
                 # of files does no harm
                 self._write_manifest({**self.manifest, "history": self.manifest["history"][-1:], "forgetting": True})
                 self._finish_forgetting()
-            build.make(self.path, self.rows, self.tag(), self.dim, memory=self.memory, told=self.told, anew=True)
+            build.make(
+                self.path, self.rows, self.tag(), self.dim, memory=self.memory, on_message=self.on_message, rebuild=True
+            )
             self.__dict__.pop("snapshot", None)
 
     def _finish_forgetting(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import Told
+from bowerbird.core.progress import OnMessage
 from bowerbird.knowledge.storage.directory import MANIFEST, Store, holds_something
 from bowerbird.knowledge.storage.milvus.client import is_address
 
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     AnyStore = Store | MilvusStore
 
 
-def open_store(place: str | Path, memory: int, told: Told) -> AnyStore:
+def open_store(place: str | Path, memory: int, on_message: OnMessage) -> AnyStore:
     """The store at `place`. Raises: BowerbirdError when there is none."""
     if not is_address(place):
-        return Store.open(Path(place), memory, told)
+        return Store.open(Path(place), memory, on_message)
     from bowerbird.knowledge.storage.milvus.store import MilvusStore
 
-    return MilvusStore.open(str(place), memory, told)
+    return MilvusStore.open(str(place), memory, on_message)
 
 
 @contextmanager
 def making(
-    place: str | Path, encoder: dict[str, Any], words: Sequence[int], tag: dict[str, Any], memory: int, told: Told
+    place: str | Path,
+    encoder: dict[str, Any],
+    words: Sequence[int],
+    tag: dict[str, Any],
+    memory: int,
+    on_message: OnMessage,
 ) -> Iterator[AnyStore]:
     """An empty store to be filled in the block; a directory appears when it ends well, and is gone on with by the next
     block of the same `tag`.
@@ -40,7 +45,7 @@ def making(
     if is_address(place):
         from bowerbird.knowledge.storage.milvus.store import MilvusStore
 
-        there = MilvusStore.create(str(place), encoder, words, memory, told, tag)
+        there = MilvusStore.create(str(place), encoder, words, memory, on_message, tag)
         try:
             yield there
         except BowerbirdError:
@@ -58,4 +63,4 @@ def making(
         )
         raise BowerbirdError(f"{path}: {what}")
     with files.resumable_directory(path, tag, worth=holds_something) as target:
-        yield Store.create(target, encoder, words, memory, told)
+        yield Store.create(target, encoder, words, memory, on_message)

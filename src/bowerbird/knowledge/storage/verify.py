@@ -1,7 +1,7 @@
 """Does a knowledge base still hold what was put into it? Every file against its hash, every row against its check, the
 index against the rows.
 
-What is derived from the rows can be mended; a damaged file of the rows is named, and only a copy brings it back.
+What is derived from the rows can be repaired; a damaged file of the rows is named, and only a copy brings it back.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from bowerbird.knowledge.storage.lance import HINT
 
 @dataclass
 class Verdict:
-    """What is `lost` (files and rows that differ from what was written), what is `stale` (derived, can be made again),
-    what was `mended`."""
+    """What is `corrupt` (files and rows that differ from what was written), what is `outdated` (derived, can be
+    made again), what was `repaired`."""
 
     items: int = 0
     pictures: int = 0
-    lost: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         """Nothing is lost, and nothing stale is left."""
-        return not self.lost and len(self.mended) == len(self.stale)
+        return not self.corrupt and len(self.repaired) == len(self.outdated)
 
     def facts(self) -> dict[str, Any]:
         """What `kb verify --json` prints."""
@@ -46,14 +46,14 @@ class Verdict:
             "good": self.good,
             "items": self.items,
             "pictures": self.pictures,
-            "lost": self.lost,
-            "stale": self.stale,
-            "mended": self.mended,
+            "corrupt": self.corrupt,
+            "outdated": self.outdated,
+            "repaired": self.repaired,
         }
 
 
 def verify(path: str | Path, *, repair: bool = False, progress: Progress | None = None) -> Verdict:
-    """Read everything of the knowledge base at `path` and compare; with `repair`, make anew what is derived.
+    """Read everything of the knowledge base at `path` and compare; with `repair`, make again what is derived.
 
     Raises: BowerbirdError when there is none at all.
     """
@@ -63,7 +63,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress | None 
     before = _version(path)
     verdict = _read_everything(path, repair, progress)
     for _ in range(3):  # a writer may have been here meanwhile, and forgotten what was being read
-        if not verdict.lost or before == (before := _version(path)):
+        if not verdict.corrupt or before == (before := _version(path)):
             break
         verdict = _read_everything(path, repair, progress)
     return verdict
@@ -83,24 +83,24 @@ def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Ver
         store = Store.open(path)
         files.read_sealed(path / MANIFEST, "knowledge base", exactly=True)
         recorded = files.read_sealed(path / FILES, "list of files", exactly=True)
-        verdict.lost += checksums.changed(path, recorded, thorough=True)
-        verdict.lost += _rows(store, verdict, progress)
+        verdict.corrupt += checksums.changed(path, recorded, thorough=True)
+        verdict.corrupt += _rows(store, verdict, progress)
     except BowerbirdError as error:
-        verdict.lost.append(str(error))
+        verdict.corrupt.append(str(error))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        verdict.lost.append(f"{path / MANIFEST}: damaged ({type(error).__name__}: {error})")
-    if verdict.lost:
+        verdict.corrupt.append(f"{path / MANIFEST}: damaged ({type(error).__name__}: {error})")
+    if verdict.corrupt:
         return verdict
     derived = {"index": _index(store), "hint": _hint(path)}
-    verdict.stale = [line for line in derived.values() if line]
-    if repair and verdict.stale:
+    verdict.outdated = [line for line in derived.values() if line]
+    if repair and verdict.outdated:
         with writer_lock(path):
             if derived["hint"]:
                 (path / ROWS_FOLDER / "_versions" / HINT).unlink(missing_ok=True)
-                verdict.mended.append(derived["hint"])
+                verdict.repaired.append(derived["hint"])
             if derived["index"]:
-                build.make(path, store.rows, store.tag(), store.dim, memory=store.memory, anew=True)
-                verdict.mended.append(derived["index"])
+                build.make(path, store.rows, store.tag(), store.dim, memory=store.memory, rebuild=True)
+                verdict.repaired.append(derived["index"])
     return verdict
 
 

@@ -1,18 +1,18 @@
 """What both backbones of KNN-Diffusion are conditioned on in training: a picture's own embedding as the query, and its
-neighbours'.
+neighbors'.
 
-Trained on {embedding of the picture itself, embeddings of its k nearest pictures}; painted from {embedding of a text,
-embeddings of the k pictures it finds}. The neighbours are pictures in both, so they carry what a text's embedding
+Trained on {embedding of the picture itself, embeddings of its k nearest pictures}; generated from {embedding of a text,
+embeddings of the k pictures it finds}. The neighbors are pictures in both, so they carry what a text's embedding
 cannot.
 Source: arXiv 2204.02849, section 3.2.
 
 Differs from the paper, and why:
 - Of a query only the numbers that texts have too are read (`Encoder.shared_dim`; all of them in CLIP). Our small
-  encoder's pictures also say colour and layout, which a network would rely on and no text could give it.
+  encoder's pictures also say color and layout, which a network would rely on and no text could give it.
 - The query is noised, by up to `query_noise` times its length. In our encoder a text lies at cosine 0.6 from its
-  picture where training knew the name, and at 0.2 where it did not; the network has to tell from its neighbours how
+  picture where training knew the name, and at 0.2 where it did not; the network has to tell from its neighbors how
   far a query can be believed. With 0 it is the paper's.
-- Query and neighbours are dropped on their own too, so that either alone paints, and "without neighbours" is a trained
+- Query and neighbors are dropped on their own too, so that either alone generates, and "without neighbors" is a trained
   state.
 """
 
@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.conditioning import query_tokens
 from bowerbird.diffusion.conditions import Conditioning
-from bowerbird.systems.latent_cache import Draw, LatentBank, NeighborMix, draw
+from bowerbird.systems.latent_cache import BatchSample, LatentCache, NeighborStrategy, draw
 from bowerbird.systems.queries import queries_as_neighbors
 
 
 class ConditionDraws(BaseModel):
-    """How queries and neighbours are drawn, and of what data (the settings of a latent bank, see `latents.py` and
+    """How queries and neighbors are drawn, and of what data (the settings of a latent cache, see `latents.py` and
     `rdm.py`).
 
     X and D are the same pictures: a query is an item's own embedding. One k for a batch, from 1 to `most_k`.
@@ -49,7 +49,7 @@ class ConditionDraws(BaseModel):
     neighbor_dropout: float = 0.15
     k_stored: int = 20
     pool: int = 8
-    mix: tuple[NeighborMix, ...] = (NeighborMix(share=1.0),)
+    mix: tuple[NeighborStrategy, ...] = (NeighborStrategy(share=1.0),)
     max_similarity: float | None = 0.98
     exclude_key: str | None = None
     views: int = 16
@@ -66,37 +66,37 @@ def noised(queries: Tensor, amount: Tensor, shared_dim: int, generator: torch.Ge
 
 
 def draw_items(
-    settings: ConditionDraws, bank: LatentBank, rng: np.random.Generator, size: int
-) -> tuple[Draw, np.ndarray]:
-    """`size` items with their neighbours, and which of them are to have no condition `(size,)`; those are seen
+    settings: ConditionDraws, cache: LatentCache, rng: np.random.Generator, size: int
+) -> tuple[BatchSample, np.ndarray]:
+    """`size` items with their neighbors, and which of them are to have no condition `(size,)`; those are seen
     unchanged, as samples without one are."""
-    rows = rng.integers(bank.latents.shape[1], size=size)
+    rows = rng.integers(cache.latents.shape[1], size=size)
     k = int(rng.integers(1, settings.most_k + 1))
     null = rng.random(size) < settings.null_probability
-    return draw(settings, bank, rng, rows, k, null), null
+    return draw(settings, cache, rng, rows, k, null), null
 
 
-def own_embeddings(bank: LatentBank, drawn: Draw) -> Tensor:
+def own_embeddings(cache: LatentCache, drawn: BatchSample) -> Tensor:
     """The items' own embeddings under their views, float `(n, d)`: what a picture's query is."""
-    return bank.embeddings[drawn.view, drawn.rows].float()
+    return cache.embeddings[drawn.view, drawn.rows].float()
 
 
 def draw_condition(
     settings: ConditionDraws,
-    bank: LatentBank,
-    drawn: Draw,
+    cache: LatentCache,
+    drawn: BatchSample,
     query: Tensor,
     null: np.ndarray,
     shared_dim: int,
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """The embeddings `(n, 1 + k, d)` of `query` `(n, d)`, noised, and of the neighbours, and their weights `(n, 1 +
+    """The embeddings `(n, 1 + k, d)` of `query` `(n, d)`, noised, and of the neighbors, and their weights `(n, 1 +
     k)`: 0 where dropped or absent."""
     size = len(null)
     no_query, alone = rng.random(size) < settings.query_dropout, rng.random(size) < settings.neighbor_dropout
     amount = torch.from_numpy(rng.random(size).astype(np.float32)) * settings.query_noise
-    embeddings = torch.cat([noised(query, amount, shared_dim, generator)[:, None], drawn.embeddings(bank)], 1)
+    embeddings = torch.cat([noised(query, amount, shared_dim, generator)[:, None], drawn.embeddings(cache)], 1)
     there = (drawn.neighbors != ABSENT).numpy() & ~alone[:, None]
     weights = np.concatenate([~no_query[:, None], there], 1) & ~null[:, None]
     return embeddings, torch.from_numpy(weights).float()
@@ -109,6 +109,6 @@ def condition_of(batch: dict[str, Any], shared_dim: int) -> Conditioning:
     return query_tokens(embeddings, weights, first.expand_as(weights), shared_dim)
 
 
-def asked_by_itself(bank: LatentBank, item: int) -> Neighbors:
-    """An item's own embedding as a query without neighbours."""
-    return queries_as_neighbors(bank.embeddings[0, item].float().numpy()[None, None], [[""]])
+def asked_by_itself(cache: LatentCache, item: int) -> Neighbors:
+    """An item's own embedding as a query without neighbors."""
+    return queries_as_neighbors(cache.embeddings[0, item].float().numpy()[None, None], [[""]])

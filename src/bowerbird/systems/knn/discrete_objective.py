@@ -36,7 +36,7 @@ from bowerbird.systems.knn.batches import (
     draw_items,
     own_embeddings,
 )
-from bowerbird.systems.latent_cache import LatentBank
+from bowerbird.systems.latent_cache import LatentCache
 
 
 class TokenSizes(BaseModel):
@@ -71,19 +71,19 @@ class KNNDiscreteConfig(BaseModel):
 
 
 class KNNDiscreteObjective(nn.Module):
-    """The token transformer with its loss over a bank whose latents are tokens, int16 `(V, n, N)`."""
+    """The token transformer with its loss over a cache whose latents are tokens, int16 `(V, n, N)`."""
 
     def __init__(
-        self, config: KNNDiscreteConfig, bank: LatentBank, tokenizer: Any, encoder: Encoder, seed: int
+        self, config: KNNDiscreteConfig, cache: LatentCache, tokenizer: Any, encoder: Encoder, seed: int
     ) -> None:
         super().__init__()
-        self.config, self.bank, self.seed = config, bank, seed
+        self.config, self.cache, self.seed = config, cache, seed
         self.frozen = (
             tokenizer,
             encoder,
         )  # a tuple hides them from nn.Module: they are not trained and not checkpointed
         symbols = int(tokenizer.config.num_vq_embeddings)
-        side = round(bank.latents.shape[2] ** 0.5)
+        side = round(cache.latents.shape[2] ** 0.5)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.transformer = TokenTransformer(
@@ -92,16 +92,16 @@ class KNNDiscreteObjective(nn.Module):
         self.schedule = MaskAndReplace(symbols, config.transformer.times, config.transformer.replaced)
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """Tokens with a query and neighbours, and the same tokens at a random time."""
-        bank = self.bank
+        """Tokens with a query and neighbors, and the same tokens at a random time."""
+        cache = self.cache
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
-        drawn, null = draw_items(self.config.draws, bank, rng, size)
-        query = own_embeddings(bank, drawn)
+        drawn, null = draw_items(self.config.draws, cache, rng, size)
+        query = own_embeddings(cache, drawn)
         embeddings, weights = draw_condition(
-            self.config.draws, bank, drawn, query, null, self.frozen[1].shared_dim, rng, generator
+            self.config.draws, cache, drawn, query, null, self.frozen[1].shared_dim, rng, generator
         )
-        tokens = bank.latents[drawn.view, drawn.rows].long()
+        tokens = cache.latents[drawn.view, drawn.rows].long()
         t = torch.randint(1, self.schedule.times + 1, (size,), generator=generator)
         places = torch.from_numpy(np.argsort(rng.random(tokens.shape), 1)[:, : self.config.places])
         corrupted = discrete.corrupt(self.schedule, tokens, t, generator)
@@ -146,18 +146,18 @@ class KNNDiscreteObjective(nn.Module):
         common.save_half(self.pipeline(), self.transformer, out)
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its query and neighbours painted at weight 1, 2 and 4, and its
+        """A row for each of eight items: the item, its query and neighbors generated at weight 1, 2 and 4, and its
         query alone."""
         from bowerbird.core.contact_sheet import grid
         from bowerbird.systems.queries import join
 
-        pipe, bank, rows = self.pipeline(), self.bank, []
+        pipe, cache, rows = self.pipeline(), self.cache, []
         pipe.set_progress_bar_config(disable=True)
-        for item, at in bank.examples(3):
-            own = asked_by_itself(bank, item)
-            both = join(own, bank.neighbors(at))
+        for item, at in cache.examples(3):
+            own = asked_by_itself(cache, item)
+            both = join(own, cache.neighbors(at))
             known = tensors.to_pil(
-                to_pictures(self.frozen[0], bank.latents[0, torch.cat([torch.tensor([item]), at])].long())
+                to_pictures(self.frozen[0], cache.latents[0, torch.cat([torch.tensor([item]), at])].long())
             )
             made = [
                 pipe(

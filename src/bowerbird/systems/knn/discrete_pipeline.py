@@ -34,7 +34,7 @@ SAMPLER = "posterior"
 
 
 class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
-    """Paints in tokens from a query's embedding and those of the pictures it retrieves."""
+    """Generates in tokens from a query's embedding and those of the pictures it retrieves."""
 
     model_cpu_offload_seq = "transformer->vae"
     _callback_tensor_inputs = ("latents",)
@@ -66,8 +66,8 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         weights: Sequence[float] | None = None,
         search_mode: str = "hybrid",
         where: str | None = None,
-        relevant: float | None = None,
-        retrieve_every: int = 0,
+        min_relevance: float | None = None,
+        retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
         guidance_scale: float = 3.0,
@@ -79,21 +79,21 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> KNNOutput:
-        """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
+        """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
         At most as many steps as the model has times. `truncation`: at each step only the likeliest symbols that
         together have so much probability. `output_type` latent gives the tokens `(B, N)`, and so does the callback's
         `latents`. The other options are as in `KNNDiffusionPipeline`.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
-        painted.
+        generated.
         """
         common.check_output_type(output_type)
         config = self.transformer.config
         trained = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         if size not in (None, trained) or eta or num_inference_steps < 1 or not 0 < truncation <= 1:
             raise BowerbirdError(
-                f"this model paints tokens: size {trained} (got {size}), no eta (got {eta}), num_inference_steps of 1"
-                f" or more (got {num_inference_steps}), truncation above 0 and at most 1 (got {truncation})"
+                f"this model generates tokens: size {trained} (got {size}), no eta (got {eta}), num_inference_steps of"
+                f" 1 or more (got {num_inference_steps}), truncation above 0 and at most 1 (got {truncation})"
             )
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
@@ -101,7 +101,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
             request = retrieval.asked(
                 prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
             )
-            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else retrieval.weighted(hits, weights)
         predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
         generators = common.generators_for(generator, seed, len(hits))
@@ -110,9 +110,11 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         for i, (t, s) in enumerate(self.progress_bar(steps)):
             at, to = (torch.full((len(hits),), time, device=self._execution_device) for time in (t, s))
             said = discrete.truncated(discrete.normalized(predict(tokens, torch.tensor(t), i)), truncation)
-            if retrieval.is_due(retrieve_every, i, len(steps)):
+            if retrieval.is_due(retrieval_interval, i, len(steps)):
                 seen = tensors.to_pil(to_pictures(self.vae, said.argmax(-1)))
-                hits = retrieval.again(self.config, knowledge_base, hits, seen, where=where, relevant=relevant)
+                hits = retrieval.again(
+                    self.config, knowledge_base, hits, seen, where=where, min_relevance=min_relevance
+                )
                 predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
             tokens = discrete.sample(discrete.posterior(self._schedule, said, tokens, to, at), generators)
             if callback_on_step_end is not None:
@@ -122,7 +124,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         return KNNOutput(images=images, neighbors=hits)
 
     def condition(self, hits: Neighbors) -> Conditioning:
-        """Queries and neighbours -> tokens on the network's device."""
+        """Queries and neighbors -> tokens on the network's device."""
         return retrieval.condition(
             self.config, self.transformer.config.embed_dim, hits, self._execution_device, self.transformer.dtype
         )
@@ -139,7 +141,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         return MaskAndReplace(config.symbols, config.times, config.replaced)
 
     def fingerprint(self) -> str:
-        """A hash of the weights that paint: transformer and tokeniser."""
+        """A hash of the weights that generate: transformer and tokenizer."""
         return common.fingerprint([self.transformer, self.vae])
 
     def set_sampler(self, name: str) -> None:
@@ -147,7 +149,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         `posterior`."""
         if name != SAMPLER:
             raise BowerbirdError(
-                f"sampler {name!r} is of models that add noise; this one paints tokens, its sampler is {SAMPLER!r}"
+                f"sampler {name!r} is of models that add noise; this one generates tokens, its sampler is {SAMPLER!r}"
             )
 
     @classmethod

@@ -1,6 +1,6 @@
 """Lay one picture onto another by turning, scaling and shearing it, where their contents allow it.
 
-Source: enhanced correlation coefficient maximisation (Evangelidis and Psarakis, 2008), as OpenCV computes it.
+Source: enhanced correlation coefficient maximization (Evangelidis and Psarakis, 2008), as OpenCV computes it.
 """
 
 from __future__ import annotations

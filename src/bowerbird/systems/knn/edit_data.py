@@ -1,13 +1,13 @@
-"""What mask-free local editing learns from: pictures a part of which was replaced by an aligned neighbour.
+"""What mask-free local editing learns from: pictures a part of which was replaced by an aligned neighbor.
 
-I_manip = I (1 - M) + nn M: the region M of picture I taken from its neighbour, which ECC laid onto I. The network is
-shown I_manip and the embedding of what stood in M, and paints I: it learns which part a condition speaks of, and to
+I_manip = I (1 - M) + nn M: the region M of picture I taken from its neighbor, which ECC laid onto I. The network is
+shown I_manip and the embedding of what stood in M, and generates I: it learns which part a condition speaks of, and to
 leave the rest.
 Source: KNN-Diffusion, arXiv 2204.02849, section 3.3.
 
 Differs from the paper: M has soft edges. A picture that a person brings has no seams, so in a share of the draws M is
-everything: then the neighbour is the one of several that is most like the picture already, as an edit changes a part.
-In another share nothing was replaced: what is right already stays. A neighbour that ECC cannot lay onto the picture is
+everything: then the neighbor is the one of several that is most like the picture already, as an edit changes a part.
+In another share nothing was replaced: what is right already stays. A neighbor that ECC cannot lay onto the picture is
 taken as it lies.
 """
 
@@ -26,15 +26,15 @@ from bowerbird.core import seeds, tensors
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.systems.knn import ecc
-from bowerbird.systems.latent_cache import BankSettings, LatentBank, encode_latents, views_of
+from bowerbird.systems.latent_cache import CacheSettings, LatentCache, encode_latents, views_of
 
 CANDIDATES = 5
-"""Neighbours that one is chosen from."""
+"""Neighbors that one is chosen from."""
 
 
 class EditSettings(BaseModel):
     """`each`: edits prepared of every picture; `share`: of the draws that are edits; `whole`: of the edits, those
-    whose region is everything; `same`: those in which nothing was replaced; `near`: the neighbour is one of so many
+    whose region is everything; `same`: those in which nothing was replaced; `near`: the neighbor is one of so many
     nearest; `sides`: of a region, as shares of the picture; `soft`: width of its edge in pixels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +48,7 @@ class EditSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class EditBank:
+class EditCache:
     """E edits of each of the n pictures: latents of I_manip `(n, E, C, h, w)` float16, embeddings of the region `(n,
     E, d)` float16, and the view `(n, E)` under which both were made."""
 
@@ -77,7 +77,7 @@ def region(rng: np.random.Generator, drawn: Any, settings: EditSettings) -> np.n
 def manipulated(
     rng: np.random.Generator, target: np.ndarray, near: np.ndarray, settings: EditSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """I_manip and the mask of a picture, uint8 `(S, S, 3)` and float `(S, S)`, from its nearest neighbours `(m, S, S,
+    """I_manip and the mask of a picture, uint8 `(S, S, 3)` and float `(S, S)`, from its nearest neighbors `(m, S, S,
     3)`."""
     everything = np.ones(target.shape[:2], np.float32)
     luck = rng.random()
@@ -96,15 +96,15 @@ def manipulated(
 @torch.no_grad()
 def build_edits(
     settings: EditSettings,
-    bank_settings: BankSettings,
-    bank: LatentBank,
+    bank_settings: CacheSettings,
+    cache: LatentCache,
     pictures: Pictures,
     autoencoder: Any,
     encoder: Encoder,
     seed: int,
     device: str = "cpu",
-) -> EditBank:
-    """Prepare the edits of every picture: draw a view, a neighbour and a region, lay the neighbour onto the picture,
+) -> EditCache:
+    """Prepare the edits of every picture: draw a view, a neighbor and a region, lay the neighbor onto the picture,
     encode and embed."""
     views = views_of(bank_settings, pictures.size, seed)
     latents, regions, chosen = [], [], []
@@ -113,7 +113,7 @@ def build_edits(
         shown, inner, view = [], [], []
         for row in range(len(pictures)):
             view.append(int(rng.integers(len(views))) if rng.random() < bank_settings.view_probability else 0)
-            table = bank.tables[int(rng.integers(len(bank.tables)))][row].numpy()
+            table = cache.tables[int(rng.integers(len(cache.tables)))][row].numpy()
             near = table[table != ABSENT][: settings.near]
             near = rng.permutation(near)[:CANDIDATES]
             pixels = (
@@ -132,4 +132,4 @@ def build_edits(
             ).half()
         )
         chosen.append(torch.tensor(view))
-    return EditBank(torch.stack(latents, 1), torch.stack(regions, 1), torch.stack(chosen, 1))
+    return EditCache(torch.stack(latents, 1), torch.stack(regions, 1), torch.stack(chosen, 1))

@@ -1,6 +1,6 @@
 """A picture to edit: its pixels and latents, and where an edit changed it enough to count.
 
-Nobody draws a mask. The network repaints everything, faintly wrong where it means to keep; what differs little from
+Nobody draws a mask. The network regenerates everything, faintly wrong where it means to keep; what differs little from
 the source in latent space is taken for such a fault, and the source's own pixels stand there.
 """
 
@@ -25,9 +25,9 @@ from bowerbird.systems.queries import queries_as_neighbors
 if TYPE_CHECKING:
     from PIL import Image
 
-FIDELITY = 0.25
-"""How far what is not asked for is drawn to the source; chosen as LEAST_CHANGE is."""
-LEAST_CHANGE = 0.6
+PRESERVATION = 0.25
+"""How far what is not asked for is drawn to the source; chosen as CHANGE_THRESHOLD is."""
+CHANGE_THRESHOLD = 0.6
 """What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
 
 
@@ -48,7 +48,7 @@ def encoded(
     """Pictures of any size and mode for `count` rows. Raises: BowerbirdError when they do not go evenly on them."""
     pictures = list(source) if isinstance(source, Sequence) else [source]
     if not pictures or count % len(pictures):
-        raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to paint; give one, or one a prompt")
+        raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to generate; give one, or one a prompt")
     pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures])).to(device)
     latents = encode_latents(vae, pixels, device.type).float().to(device)
     times = count // len(pictures)
@@ -57,7 +57,7 @@ def encoded(
 
 
 def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:
-    """Each picture's own embedding as a query without neighbours, padded to `columns` as what it is compared with."""
+    """Each picture's own embedding as a query without neighbors, padded to `columns` as what it is compared with."""
     embeddings = encoder.embed_images([on_background(picture) for picture in pictures])
     alone = queries_as_neighbors(embeddings[:, None], [["(source)"]] * len(pictures))
     absent = ((0, 0), (0, columns - 1))

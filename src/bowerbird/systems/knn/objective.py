@@ -5,8 +5,8 @@ What it is conditioned on, and how that differs from the paper, is in `knn_draws
 network reads the latents of a picture to change beside the noise, zeros where there is none. The pipeline is in
 `knn_pipeline.py`.
 
-Differs from the paper: training can go on from an RDM's network (`base`), which reads neighbours already, with only
-the tensors named by `trained` changing; views, mixes of neighbours and the leak guard are RDM's (`rdm.py`,
+Differs from the paper: training can go on from an RDM's network (`base`), which reads neighbors already, with only
+the tensors named by `trained` changing; views, mixes of neighbors and the leak guard are RDM's (`rdm.py`,
 `latents.py`).
 """
 
@@ -35,14 +35,14 @@ from bowerbird.systems.knn.batches import (
     draw_items,
     own_embeddings,
 )
-from bowerbird.systems.knn.edit_data import EditBank, EditSettings
+from bowerbird.systems.knn.edit_data import EditCache, EditSettings
 from bowerbird.systems.knn.network import apply
-from bowerbird.systems.latent_cache import LatentBank
+from bowerbird.systems.latent_cache import LatentCache
 
 
 class KNNConfig(BaseModel):
-    """Everything that shapes KNN-Diffusion and its training data; stored in `recipe.json`. `k` is how many neighbours
-    it is painted from unless asked otherwise; `edits` None: a network that does not edit. With a `base`, its sizes
+    """Everything that shapes KNN-Diffusion and its training data; stored in `recipe.json`. `k` is how many neighbors
+    it is generated from unless asked otherwise; `edits` None: a network that does not edit. With a `base`, its sizes
     hold, not those in `unet`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,13 +58,13 @@ class KNNConfig(BaseModel):
 
 
 class KNNObjective(nn.Module):
-    """The U-Net with KNN-Diffusion's loss over a `LatentBank`, and an `EditBank` where it learns to edit."""
+    """The U-Net with KNN-Diffusion's loss over a `LatentCache`, and an `EditCache` where it learns to edit."""
 
     def __init__(
         self,
         config: KNNConfig,
-        bank: LatentBank,
-        edits: EditBank | None,
+        cache: LatentCache,
+        edits: EditCache | None,
         autoencoder: Any,
         encoder: Encoder,
         seed: int,
@@ -72,7 +72,7 @@ class KNNObjective(nn.Module):
         base: Any = None,
     ) -> None:
         super().__init__()
-        self.config, self.bank, self.edits, self.seed = config, bank, edits, seed
+        self.config, self.cache, self.edits, self.seed = config, cache, edits, seed
         self.frozen = (
             autoencoder,
             encoder,
@@ -92,14 +92,14 @@ class KNNObjective(nn.Module):
         self.noise_scheduler = schedulers.scheduler("ddim")
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """Latents with a query, neighbours (one k for the batch, from 1 to `most_k`) and, in a share of the rows, a
+        """Latents with a query, neighbors (one k for the batch, from 1 to `most_k`) and, in a share of the rows, a
         picture to edit."""
-        bank, edits = self.bank, self.edits
+        cache, edits = self.cache, self.edits
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
         share = self.config.edits.share if self.config.edits is not None else 0.0
-        drawn, null = draw_items(self.config.draws, bank, rng, size)
-        query = own_embeddings(bank, drawn)
+        drawn, null = draw_items(self.config.draws, cache, rng, size)
+        query = own_embeddings(cache, drawn)
         image: Tensor | None = None
         if edits is not None:
             edit = torch.from_numpy(rng.random(size) < share)
@@ -108,11 +108,11 @@ class KNNObjective(nn.Module):
             image = edits.latents[drawn.rows, number].float() * edit[:, None, None, None]
             # half of the edits are asked for by what stood in the region, half by the picture they lead to
             inner = edit & torch.from_numpy(rng.random(size) < 0.5)
-            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), own_embeddings(bank, drawn))
+            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), own_embeddings(cache, drawn))
         embeddings, weights = draw_condition(
-            self.config.draws, bank, drawn, query, null, self.frozen[1].shared_dim, rng, generator
+            self.config.draws, cache, drawn, query, null, self.frozen[1].shared_dim, rng, generator
         )
-        clean = drawn.clean(bank)
+        clean = drawn.clean(cache)
         return {
             "clean": clean,
             "embeddings": embeddings,
@@ -123,7 +123,7 @@ class KNNObjective(nn.Module):
         }
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """E || target - network(z_t, t, {f(x), f(neighbours)}) ||^2; z_t with I_manip beside it where the network
+        """E || target - network(z_t, t, {f(x), f(neighbors)}) ||^2; z_t with I_manip beside it where the network
         edits."""
         condition = condition_of(batch, self.frozen[1].shared_dim)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
@@ -155,18 +155,18 @@ class KNNObjective(nn.Module):
         common.save_half(self.pipeline(), self.unet, out)
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item and three neighbours; painted from both, the neighbours, its own
+        """A row for each of eight items: the item and three neighbors; generated from both, the neighbors, its own
         query; then an edit and its result."""
         from bowerbird.core.contact_sheet import grid
         from bowerbird.systems.queries import join
 
-        pipe, bank, rows = self.pipeline(), self.bank, []
+        pipe, cache, rows = self.pipeline(), self.cache, []
         pipe.set_progress_bar_config(disable=True)
-        for item, at in bank.examples(3):
-            own, near = asked_by_itself(bank, item), bank.neighbors(at)
+        for item, at in cache.examples(3):
+            own, near = asked_by_itself(cache, item), cache.neighbors(at)
             both = join(own, near)
             asked: list[tuple[Any, dict[str, Any]]] = [(both, {}), (near, {}), (own, {})]
-            shown = [bank.latents[0, item], *bank.latents[0, at]]
+            shown = [cache.latents[0, item], *cache.latents[0, at]]
             if self.edits is not None:
                 number = int(self.edits.view[item].eq(0).int().argmax())
                 shown.append(self.edits.latents[item, number])

@@ -1,4 +1,4 @@
-"""KNN-Diffusion as a diffusers pipeline: a text or a picture, what it finds in a knowledge base, and pictures painted
+"""KNN-Diffusion as a diffusers pipeline: a text or a picture, what it finds in a knowledge base, and pictures generated
 or edited from both."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
 from bowerbird.systems.knn import edit_source, network, retrieval
-from bowerbird.systems.knn.edit_source import FIDELITY, LEAST_CHANGE
+from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ class KNNOutput(BaseOutput):
 
 
 class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
-    """Paints from a query's embedding and those of the pictures it retrieves; edits a picture where the network was
+    """Generates from a query's embedding and those of the pictures it retrieves; edits a picture where the network was
     trained to.
 
     `shared_dim`: how many of an embedding's numbers texts and pictures share.
@@ -80,15 +80,15 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         weights: Sequence[float] | None = None,
         search_mode: str = "hybrid",
         where: str | None = None,
-        relevant: float | None = None,
-        retrieve_every: int = 0,
+        min_relevance: float | None = None,
+        retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
         guidance_scale: float = 3.0,
-        fidelity: float = FIDELITY,
+        preservation: float = PRESERVATION,
         strength: float = 1.0,
         show_source: bool = True,
-        least_change: float = LEAST_CHANGE,
+        change_threshold: float = CHANGE_THRESHOLD,
         eta: float = 0.0,
         size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -96,19 +96,20 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> KNNOutput:
-        """Paint `num_images_per_prompt` pictures for each prompt, or for the one image set.
+        """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
-        `image`: what to paint, asked for by pictures. `source`: a picture to edit, for all or one a picture (diffusers
-        calls that one `image`); what the prompt says is changed in it, the rest kept. `strength`: 1 starts from noise
-        alone, less keeps more of the source (the share of the steps that are taken). `fidelity`: how far, from 0 to 1,
-        what is not asked for is drawn to the source. `show_source` False: plain image-to-image, the source is only
-        where sampling starts, which any network can, at a strength below 1. `least_change`: where the latents differ
-        by less, the source's own pixels stay (`knn_sources.py`); 0 takes all of the edit. `weights`: one a neighbour,
-        or one more with the query's first. The other options are as in `RDMPipeline`. For research: `relevant`, a
-        quantile of the database's own similarities below which neighbours are left out; `retrieve_every` n steps,
-        search again with the picture as it is predicted (one decoding and embedding each time).
+        `image`: what to generate, asked for by pictures. `source`: a picture to edit, for all or one a picture
+        (diffusers calls that one `image`); what the prompt says is changed in it, the rest kept. `strength`: 1
+        starts from noise alone, less keeps more of the source (the share of the steps that are taken).
+        `preservation`: how far, from 0 to 1, what is not asked for is drawn to the source. `show_source` False:
+        plain image-to-image, the source is only where sampling starts, which any network can, at a strength below
+        1. `change_threshold`: where the latents differ by less, the source's own pixels stay (`knn_sources.py`);
+        0 takes all of the edit. `weights`: one a neighbor, or one more with the query's first. The other options
+        are as in `RDMPipeline`. For research: `min_relevance`, a quantile of the database's own similarities
+        below which neighbors are left out; `retrieval_interval` n steps, search again with the picture as it is
+        predicted (one decoding and embedding each time).
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
-        painted.
+        generated.
         """
         common.check_output_type(output_type)
         if neighbors is not None:
@@ -117,7 +118,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
             request = retrieval.asked(
                 prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
             )
-            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, relevant=relevant)
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else retrieval.weighted(hits, weights)
         if source is not None and show_source and not self.edits:
             raise BowerbirdError(
@@ -129,8 +130,8 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
                 "image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6"
             )
         edge = size or common.trained_size(self.unet, self.vae)
-        if not 0 <= fidelity <= 1:
-            raise BowerbirdError(f"fidelity is from 0 to 1; got {fidelity}")
+        if not 0 <= preservation <= 1:
+            raise BowerbirdError(f"preservation is from 0 to 1; got {preservation}")
         started = (
             None if source is None else edit_source.encoded(self.vae, source, len(hits), edge, self._execution_device)
         )
@@ -150,7 +151,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
                 condition,
                 own,
                 guidance_scale,
-                fidelity,
+                preservation,
                 lambda x, t: schedulers.from_clean(self.scheduler, shown, x, t),
             )
 
@@ -166,7 +167,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
             timesteps, latents = common.partway(self.scheduler, timesteps, latents, started.latents, strength)
         for i, t in enumerate(self.progress_bar(timesteps)):
             predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
-            if retrieval.is_due(retrieve_every, i, len(timesteps)):
+            if retrieval.is_due(retrieval_interval, i, len(timesteps)):
                 clean = schedulers.to_clean(self.scheduler, predicted, latents, t)
                 hits = retrieval.again(
                     self.config,
@@ -174,7 +175,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
                     hits,
                     tensors.to_pil(self.decode_latents(clean)),
                     where=where,
-                    relevant=relevant,
+                    min_relevance=min_relevance,
                 )
                 predict = guided(hits)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
@@ -182,9 +183,10 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
                 latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
         images = latents
         if output_type != "latent":
-            painted = self.decode_latents(latents)
+            generated = self.decode_latents(latents)
             images = common.as_output(
-                painted if started is None else edit_source.pasted(painted, started, latents, least_change), output_type
+                generated if started is None else edit_source.pasted(generated, started, latents, change_threshold),
+                output_type,
             )
         self.maybe_free_model_hooks()
         return KNNOutput(images=images, neighbors=hits)
@@ -195,7 +197,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         return int(self.unet.config.in_channels) > int(self.vae.config.latent_channels)
 
     def condition(self, hits: Neighbors, image: Tensor | None = None) -> Conditioning:
-        """Queries and neighbours -> tokens on the network's device, with the latents of a picture to edit."""
+        """Queries and neighbors -> tokens on the network's device, with the latents of a picture to edit."""
         width = int(self.unet.config.encoder_hid_dim)
         tokens = retrieval.condition(self.config, width, hits, self._execution_device, self.unet.dtype)
         return tokens if image is None else replace(tokens, image=image)
@@ -220,7 +222,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         return self._loaded_encoder
 
     def fingerprint(self) -> str:
-        """A hash of the weights that paint: U-Net and autoencoder."""
+        """A hash of the weights that generate: U-Net and autoencoder."""
         return common.fingerprint([self.unet, self.vae])
 
     def set_sampler(self, name: str) -> None:
@@ -258,7 +260,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
 
 
 def _bundled_base(dtype: torch.dtype) -> tuple[Any, Any]:
-    """The network that `tiny-knn` was trained from, and the autoencoder both paint through."""
+    """The network that `tiny-knn` was trained from, and the autoencoder both generate through."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     unet = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=dtype)

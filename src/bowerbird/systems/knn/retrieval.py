@@ -1,8 +1,8 @@
-"""From a text or pictures to KNN-Diffusion's condition: the query's own embedding first, then those of its neighbours,
+"""From a text or pictures to KNN-Diffusion's condition: the query's own embedding first, then those of its neighbors,
 as tokens.
 
 One search before sampling. Two research modes are off by default: searching again with what the picture is becoming
-(`again`), and leaving out neighbours less like the query than a database's own pairs are (`relevance.py`).
+(`again`), and leaving out neighbors less like the query than a database's own pairs are (`relevance.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def asked(
 ) -> Request:
     """The request that a pipeline's arguments make; k = 0: the query alone. Raises: BowerbirdError for a negative k."""
     if k < 0:
-        raise BowerbirdError(f"k is the number of neighbours, 0 or more; got {k}")
+        raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {k}")
     text_mode, image_mode = ("text", "image") if k == 0 else (None, None)
     return Request(
         prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
@@ -58,16 +58,16 @@ def retrieve(
     *,
     seed: int = 0,
     proposal: dict[int, int] | None = None,
-    relevant: float | None = None,
+    min_relevance: float | None = None,
 ) -> Neighbors:
-    """The embedding of each prompt (or of the pictures together), and after it its `request.k` neighbours, `count`
+    """The embedding of each prompt (or of the pictures together), and after it its `request.k` neighbors, `count`
     rows each.
 
-    `config`: a pipeline's, with `shared_dim` and its encoder. `relevant`: a quantile, see `relevance.keep`.
+    `config`: a pipeline's, with `shared_dim` and its encoder. `min_relevance`: a quantile, see `relevance.keep`.
     Raises: MismatchError for a foreign database.
     """
     if kb is None:
-        raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+        raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
     if request.class_name is not None and request.class_key is None:
         request = replace(request, prompts=(class_prompt(request.class_name),), class_name=None)
     text_mode, image_mode = request.text_mode or "text+neighbors", request.image_mode or "image+neighbors"
@@ -78,14 +78,14 @@ def retrieve(
         more = len(request.images)
     request = replace(request, k=request.k + more, text_mode=text_mode, image_mode=image_mode)
     hits = retrieve_neighbors(common.check_encoder(kb, config), request, count, seed=seed, counts=proposal or {})
-    return hits if relevant is None else relevance.keep(kb, hits, relevant, config.shared_dim)
+    return hits if min_relevance is None else relevance.keep(kb, hits, min_relevance, config.shared_dim)
 
 
 def is_due(every: int, step: int, steps: int) -> bool:
     """Whether to search again after step `step`, from 0, of `steps`: never after the last. Raises: BowerbirdError for
     a negative `every`."""
     if every < 0:
-        raise BowerbirdError(f"retrieve_every is a number of steps, 0 for never; got {every}")
+        raise BowerbirdError(f"retrieval_interval is a number of steps, 0 for never; got {every}")
     return every > 0 and (step + 1) % every == 0 and step + 1 < steps
 
 
@@ -96,12 +96,12 @@ def again(
     pictures: Sequence[Image.Image],
     *,
     where: str | None = None,
-    relevant: float | None = None,
+    min_relevance: float | None = None,
 ) -> Neighbors:
-    """`hits` with their neighbours replaced by those nearest to `pictures`, one a row; queries, which stand first,
+    """`hits` with their neighbors replaced by those nearest to `pictures`, one a row; queries, which stand first,
     stay."""
     if kb is None:
-        raise BowerbirdError("retrieve_every searches the knowledge base while it paints; pass knowledge_base=")
+        raise BowerbirdError("retrieval_interval searches the knowledge base while it generates; pass knowledge_base=")
     queries = count_queries(hits)
     if hits.k == queries:
         return hits
@@ -112,31 +112,31 @@ def again(
     if not queries:
         return found
     joined = join(hits.select(range(queries)), found)
-    return joined if relevant is None else relevance.keep(kb, joined, relevant, config.shared_dim)
+    return joined if min_relevance is None else relevance.keep(kb, joined, min_relevance, config.shared_dim)
 
 
 def count_queries(hits: Neighbors) -> int:
-    """How many columns are queries, not neighbours. Raises: BowerbirdError when they do not stand first in
+    """How many columns are queries, not neighbors. Raises: BowerbirdError when they do not stand first in
     every row."""
     asked = hits.ids < ABSENT
     count = int(asked.sum(1).max(initial=0))
     if not asked[:, :count].all():
-        raise BowerbirdError("the query stands before its neighbours in every row; select columns in that order")
+        raise BowerbirdError("the query stands before its neighbors in every row; select columns in that order")
     return count
 
 
 def weighted(hits: Neighbors, weights: Sequence[float]) -> Neighbors:
-    """`hits` with one weight a neighbour (the query counts once), or one a column, the query's first."""
+    """`hits` with one weight a neighbor (the query counts once), or one a column, the query's first."""
     queries = count_queries(hits)
     return hits.weighted([1.0] * queries + list(weights) if len(weights) == hits.k - queries else weights)
 
 
 def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torch.dtype) -> Conditioning:
-    """Queries and neighbours -> tokens of `width` numbers. Raises: MismatchError when the embeddings have another
+    """Queries and neighbors -> tokens of `width` numbers. Raises: MismatchError when the embeddings have another
     width."""
     if hits.embeddings.shape[-1] != width - 1:
         raise MismatchError(
-            f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the"
+            f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the"
             f" encoder {config.encoder_name!r}"
         )
     weights = common.weights_of(hits, dtype)
@@ -162,11 +162,11 @@ class Retrieving:
         *,
         seed: int = 0,
         proposal: dict[int, int] | None = None,
-        relevant: float | None = None,
+        min_relevance: float | None = None,
     ) -> Neighbors:
-        """The embedding of each prompt, or of the pictures together, and after it its neighbours. Raises:
+        """The embedding of each prompt, or of the pictures together, and after it its neighbors. Raises:
         MismatchError for a foreign database."""
-        return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, relevant=relevant)
+        return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, min_relevance=min_relevance)
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""

@@ -8,7 +8,7 @@ noisy picture at the segment's beginning, the guided teacher's solver leads to t
     x*  = the x with ddim(x, z_t, t -> b) = z_b
     loss = |v_student(z_t) - v*|^2     v* is the velocity that says x*
 
-and the student paints with DDIM in `segments` steps of one pass each. Source: progressive distillation, arXiv
+and the student generates with DDIM in `segments` steps of one pass each. Source: progressive distillation, arXiv
 2202.00512, section 3 (targets), and of guided models, arXiv 2210.03142.
 Differs from the papers: many teacher steps become one at once, not two by two; the student is trained at the times
 that it visits only; one weight of guidance; only low-rank changes to the teacher's weights are trained. `draws` says
@@ -35,7 +35,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import low_rank
 from bowerbird.models.unet import with_short_attention
 from bowerbird.systems import common
-from bowerbird.systems.latent_cache import LatentBank
+from bowerbird.systems.latent_cache import LatentCache
 from bowerbird.systems.rdm.objective import RDMConfig, draw_batch, pipeline_of, show
 
 CHANGED = (
@@ -50,7 +50,7 @@ CHANGED = (
     "linear_2",
     "net.0.proj",
 )
-"""The layers whose weights change: convolutions, and what reads the time. Attention stays: what neighbours mean does
+"""The layers whose weights change: convolutions, and what reads the time. Attention stays: what neighbors mean does
 not change with steps."""
 
 
@@ -71,20 +71,20 @@ class FewStepConfig(BaseModel):
 
     @property
     def encoder(self) -> str:
-        """The encoder of the neighbours."""
+        """The encoder of the neighbors."""
         return self.draws.encoder
 
     @property
     def autoencoder(self) -> str:
-        """The autoencoder painted through."""
+        """The autoencoder generated through."""
         return self.draws.autoencoder
 
 
 class FewStepObjective(nn.Module):
-    """A student that starts as its teacher, with the loss of distillation over a `LatentBank`."""
+    """A student that starts as its teacher, with the loss of distillation over a `LatentCache`."""
 
     def __init__(
-        self, config: FewStepConfig, bank: LatentBank, teacher: Any, autoencoder: Any, encoder: Encoder, seed: int
+        self, config: FewStepConfig, cache: LatentCache, teacher: Any, autoencoder: Any, encoder: Encoder, seed: int
     ) -> None:
         super().__init__()
         total, segments, steps = schedulers.TIMESTEPS, config.segments, config.teacher_steps
@@ -93,7 +93,7 @@ class FewStepObjective(nn.Module):
                 f"system.segments divides {total} and system.teacher_steps, which is at most {total}; got {segments}"
                 f" and {steps}"
             )
-        self.config, self.bank, self.seed = config, bank, seed
+        self.config, self.cache, self.seed = config, cache, seed
         self.frozen = (autoencoder, encoder, teacher.eval().requires_grad_(False))  # a tuple hides them from nn.Module
         self.unet = with_short_attention(type(teacher).from_config(teacher.config))
         self.unet.load_state_dict(teacher.state_dict())
@@ -111,7 +111,7 @@ class FewStepObjective(nn.Module):
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
         """RDM's batch; the segments take turns, one for a whole batch."""
-        drawn = draw_batch(self.config.draws, self.bank, self.noise_scheduler, self.seed, step, size, rank)
+        drawn = draw_batch(self.config.draws, self.cache, self.noise_scheduler, self.seed, step, size, rank)
         return {**drawn, "segment": step % self.config.segments}
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
@@ -163,13 +163,13 @@ class FewStepObjective(nn.Module):
         return sample
 
     def pipeline(self) -> Any:
-        """The current weights as an `RDMPipeline` that paints in `segments` steps without guidance."""
+        """The current weights as an `RDMPipeline` that generates in `segments` steps without guidance."""
         autoencoder, encoder, _ = self.frozen
         return pipeline_of(
             self.unet,
             autoencoder,
             encoder,
-            self.bank,
+            self.cache,
             self.config.draws.k,
             schedulers.scheduler("ddim"),
             num_inference_steps=self.config.segments,
@@ -188,10 +188,10 @@ class FewStepObjective(nn.Module):
         pipe.save_pretrained(out)
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbours, and pictures painted in 1, 2, `segments` and
+        """A row for each of eight items: the item, its four neighbors, and pictures generated in 1, 2, `segments` and
         twice as many steps."""
         segments = self.config.segments
         asked = [
             {"guidance_scale": 1.0, "num_inference_steps": steps} for steps in sorted({1, 2, segments, 2 * segments})
         ]
-        show(self.pipeline(), self.bank, asked, path)
+        show(self.pipeline(), self.cache, asked, path)

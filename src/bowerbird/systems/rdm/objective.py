@@ -1,17 +1,17 @@
 """RDM, retrieval-augmented diffusion (arXiv 2204.11824): its configuration and its training objective.
 
-p(x) = p_theta(x | {phi(y) : y in the k neighbours of x in D}). Only the U-Net trains; the autoencoder and the encoder
-phi are frozen, so latents and embeddings are computed once, for several views of the data (`LatentBank`). The pipeline
+p(x) = p_theta(x | {phi(y) : y in the k neighbors of x in D}). Only the U-Net trains; the autoencoder and the encoder
+phi are frozen, so latents and embeddings are computed once, for several views of the data (`LatentCache`). The pipeline
 is in `rdm_pipeline.py`.
 
 Differs from the paper, and why:
 - D is the training set itself under a leak guard (never the item, never a near-duplicate): our collections are small.
   With `database_share` above 0, that share of the pictures is D and the rest X, disjoint as in the paper.
-- A share of the neighbour sets is kept within one metadata value (one drawing style; one entity in other styles). A
+- A share of the neighbor sets is kept within one metadata value (one drawing style; one entity in other styles). A
   database of one style at inference, or a pool of one class, is then like something seen in training; the paper gets
   this from size.
-- Target and neighbours are changed together (mirror, quarter turn, shift, hue) in most draws, so that the network
-  learns to paint what embeddings say rather than which training picture they mean. No change resamples: a blurred
+- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in most draws, so that the network
+  learns to generate what embeddings say rather than which training picture they mean. No change resamples: a blurred
   target teaches blur. Draws with the null condition are never changed so.
 - v-prediction, and a *trained* null.
 """
@@ -33,7 +33,7 @@ from bowerbird.diffusion import conditioning, schedulers
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
 from bowerbird.systems import common
-from bowerbird.systems.latent_cache import LatentBank, NeighborMix, draw
+from bowerbird.systems.latent_cache import LatentCache, NeighborStrategy, draw
 
 
 class RDMConfig(BaseModel):
@@ -51,7 +51,7 @@ class RDMConfig(BaseModel):
     pool: int = 8
     null_probability: float = 0.1
     neighbors: bool = True
-    mix: tuple[NeighborMix, ...] = (NeighborMix(share=1.0),)
+    mix: tuple[NeighborStrategy, ...] = (NeighborStrategy(share=1.0),)
     max_similarity: float | None = 0.98
     exclude_key: str | None = None
     views: int = 16
@@ -60,11 +60,12 @@ class RDMConfig(BaseModel):
 
 
 class RDMObjective(nn.Module):
-    """The U-Net with RDM's loss over a `LatentBank`; `config.neighbors=False` is the same network without retrieval."""
+    """The U-Net with RDM's loss over a `LatentCache`; `config.neighbors=False` is the same network without
+    retrieval."""
 
-    def __init__(self, config: RDMConfig, bank: LatentBank, autoencoder: Any, encoder: Encoder, seed: int) -> None:
+    def __init__(self, config: RDMConfig, cache: LatentCache, autoencoder: Any, encoder: Encoder, seed: int) -> None:
         super().__init__()
-        self.config, self.bank, self.seed = config, bank, seed
+        self.config, self.cache, self.seed = config, cache, seed
         self.frozen = (
             autoencoder,
             encoder,
@@ -76,7 +77,7 @@ class RDMObjective(nn.Module):
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
         """See `draw_batch`."""
-        return draw_batch(self.config, self.bank, self.noise_scheduler, self.seed, step, size, rank)
+        return draw_batch(self.config, self.cache, self.noise_scheduler, self.seed, step, size, rank)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
@@ -96,36 +97,36 @@ class RDMObjective(nn.Module):
     def pipeline(self) -> Any:
         """The current weights as an `RDMPipeline`."""
         scheduler = schedulers.scheduler("dpmsolver++", config=self.noise_scheduler.config)
-        return pipeline_of(self.unet, *self.frozen, self.bank, self.config.k, scheduler)
+        return pipeline_of(self.unet, *self.frozen, self.cache, self.config.k, scheduler)
 
     def export(self, out: Path) -> None:
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
         common.save_half(self.pipeline(), self.unet, out)
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbours where X is D, three pictures painted from them
+        """A row for each of eight items: the item, its four neighbors where X is D, three pictures generated from them
         at weight 1, 2 and 4."""
         asked = [{"guidance_scale": w, "num_inference_steps": 12} for w in (1.0, 2.0, 4.0)]
         show(
-            self.pipeline(), self.bank, asked, path, neighbors=not self.config.database_share
-        )  # the bank holds no latents of a D that is not X
+            self.pipeline(), self.cache, asked, path, neighbors=not self.config.database_share
+        )  # the cache holds no latents of a D that is not X
 
 
 def draw_batch(
-    config: RDMConfig, bank: LatentBank, noise_scheduler: Any, seed: int, step: int, size: int, rank: int
+    config: RDMConfig, cache: LatentCache, noise_scheduler: Any, seed: int, step: int, size: int, rank: int
 ) -> dict[str, object]:
-    """Latents with neighbours: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and
+    """Latents with neighbors: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and
     a dropout draw for each item."""
     rng = seeds.numpy_generator(seed, "batch", step, rank)
-    rows = rng.integers(bank.latents.shape[1], size=size)
+    rows = rng.integers(cache.latents.shape[1], size=size)
     k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
     null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
-    drawn = draw(config, bank, rng, rows, k, null)
+    drawn = draw(config, cache, rng, rows, k, null)
     generator = seeds.torch_generator(seed, "noise", step, rank)
-    clean = drawn.clean(bank)
+    clean = drawn.clean(cache)
     return {
         "clean": clean,
-        "embeddings": drawn.embeddings(bank),
+        "embeddings": drawn.embeddings(cache),
         "weights": (drawn.neighbors != ABSENT).float(),
         "null": torch.from_numpy(null),
         "eps": torch.randn(clean.shape, generator=generator),
@@ -134,9 +135,9 @@ def draw_batch(
 
 
 def pipeline_of(
-    unet: Any, autoencoder: Any, encoder: Encoder, bank: LatentBank, k: int, scheduler: Any, **usual: Any
+    unet: Any, autoencoder: Any, encoder: Encoder, cache: LatentCache, k: int, scheduler: Any, **usual: Any
 ) -> Any:
-    """An `RDMPipeline` of these parts with the p_D counts of the bank; `usual`: how it paints unless asked
+    """An `RDMPipeline` of these parts with the p_D counts of the cache; `usual`: how it generates unless asked
     otherwise."""
     from bowerbird.systems.rdm.pipeline import RDMPipeline
 
@@ -150,21 +151,21 @@ def pipeline_of(
         encoder_fingerprint=encoder.fingerprint,
         **usual,
     )
-    pipe.proposal_counts = dict(zip(bank.ids.tolist(), bank.counts(k).tolist(), strict=True))
+    pipe.proposal_counts = dict(zip(cache.ids.tolist(), cache.counts(k).tolist(), strict=True))
     return pipe
 
 
-def show(pipe: Any, bank: LatentBank, asked: Sequence[dict[str, Any]], path: Path, *, neighbors: bool = True) -> None:
-    """A row for each of eight items: the item, its four nearest where `neighbors`, and one picture painted from them
+def show(pipe: Any, cache: LatentCache, asked: Sequence[dict[str, Any]], path: Path, *, neighbors: bool = True) -> None:
+    """A row for each of eight items: the item, its four nearest where `neighbors`, and one picture generated from them
     for each way that is `asked`."""
     from bowerbird.core.contact_sheet import grid
 
     pipe.set_progress_bar_config(disable=True)
     rows = []
-    for item, at in bank.examples(4):
+    for item, at in cache.examples(4):
         known = at if neighbors else at[:0]
-        shown = torch.cat([bank.latents[0, [item]], bank.latents[0, known]]).float()
-        hits = bank.neighbors(at)
-        painted = [pipe(neighbors=hits, generator=seeds.picture_generators(0, 1), **each).images[0] for each in asked]
-        rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *painted])
+        shown = torch.cat([cache.latents[0, [item]], cache.latents[0, known]]).float()
+        hits = cache.neighbors(at)
+        generated = [pipe(neighbors=hits, generator=seeds.picture_generators(0, 1), **each).images[0] for each in asked]
+        rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *generated])
     grid(rows).save(path)

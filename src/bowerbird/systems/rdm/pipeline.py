@@ -1,4 +1,4 @@
-"""RDM as a diffusers pipeline: from a request and a knowledge base to pictures and the neighbours they came from."""
+"""RDM as a diffusers pipeline: from a request and a knowledge base to pictures and the neighbors they came from."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class RDMOutput(BaseOutput):
 
 
 class RDMPipeline(DiffusionPipeline):
-    """Paints from the embeddings of retrieved pictures.
+    """Generates from the embeddings of retrieved pictures.
 
     `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
-    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero vectors
-    that no training showed them. `num_inference_steps`, `guidance_scale` and `sampler` are how it paints unless asked
-    otherwise. `proposal_counts` maps an item's id to how often it was a neighbour in training: p_D, kept in
-    `proposal.safetensors`.
+    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero
+    vectors that no training showed them. `num_inference_steps`, `guidance_scale` and `sampler` are how it
+    generates unless asked otherwise. `proposal_counts` maps an item's id to how often it was a neighbor in
+    training: p_D, kept in `proposal.safetensors`.
     """
 
     model_cpu_offload_seq = "unet->vae"
@@ -114,17 +114,17 @@ class RDMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> RDMOutput:
-        """Paint `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
+        """Generate `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
 
-        `neighbors=` wins over every way of retrieving. `weights` (one a neighbour) scale the references.
-        `guidance_scale`: 1 = off, 0 = without neighbours. It and `num_inference_steps` are the model's usual ones (in
+        `neighbors=` wins over every way of retrieving. `weights` (one a neighbor) scale the references.
+        `guidance_scale`: 1 = off, 0 = without neighbors. It and `num_inference_steps` are the model's usual ones (in
         its config) when None. `guidance_interval`: from and to which share of the noise (0 the clean end, 1 the start)
         guidance acts; None is everywhere, and outside a step is one pass instead of two. `generator`: one, or one a
         picture; without any, picture i is drawn from `seed + i`. `size`: edge in pixels when not the trained one
         (quality falls away from it). `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`: pil,
         pt (float in [-1, 1]), np (float in [0, 1]), latent.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
-        painted.
+        generated.
         """
         common.check_output_type(output_type)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -150,7 +150,7 @@ class RDMPipeline(DiffusionPipeline):
         condition = self.condition(hits)
         interval = common.timestep_interval(
             self.scheduler, guidance_interval if scale else None
-        )  # weight 0 is without neighbours, everywhere
+        )  # weight 0 is without neighbors, everywhere
         predict = guidance.limited(
             guidance.classifier_free(self._predict, condition, scale), self._predict, condition, interval
         )
@@ -177,10 +177,10 @@ class RDMPipeline(DiffusionPipeline):
         seed: int = 0,
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
-        """The neighbours for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a
+        """The neighbors for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a
         foreign database."""
         if kb is None:
-            raise BowerbirdError("the model paints from a knowledge base; pass knowledge_base=, or neighbors=")
+            raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
         counts = self.proposal_counts if proposal is None else proposal
         return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
 
@@ -189,12 +189,12 @@ class RDMPipeline(DiffusionPipeline):
         return common.check_encoder(kb, self.config)
 
     def condition(self, hits: Neighbors) -> Conditioning:
-        """Neighbours -> tokens on the network's device. Raises: MismatchError when the embeddings have another
+        """Neighbors -> tokens on the network's device. Raises: MismatchError when the embeddings have another
         width."""
         width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
         if hits.embeddings.shape[-1] != width:
             raise MismatchError(
-                f"the neighbours' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
+                f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
                 f" encoder {self.config.encoder_name!r}"
             )
         weights = common.weights_of(hits, self.unet.dtype)
@@ -215,7 +215,7 @@ class RDMPipeline(DiffusionPipeline):
         ).sample.float()
 
     def fingerprint(self) -> str:
-        """A hash of the weights that paint: U-Net and autoencoder."""
+        """A hash of the weights that generate: U-Net and autoencoder."""
         return common.fingerprint([self.unet, self.vae])
 
     def set_sampler(self, name: str) -> None:

@@ -1,7 +1,7 @@
-"""What Re-Imagen learns from: a picture, a text that a person might ask for it with, and neighbours, drawn from (seed,
+"""What Re-Imagen learns from: a picture, a text that a person might ask for it with, and neighbors, drawn from (seed,
 step, rank) alone.
 
-Knows pictures, words and their neighbours; no network.
+Knows pictures, words and their neighbors; no network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
 
 
 class ReImagenDraws:
-    """Draws over one set of pictures; `tables`: the neighbours of each by the search, and by the search among other
+    """Draws over one set of pictures; `tables`: the neighbors of each by the search, and by the search among other
     things."""
 
     def __init__(self, config: ReImagenConfig, pictures: Pictures, seed: int, encoder: Any = None) -> None:
@@ -57,7 +57,7 @@ class ReImagenDraws:
         self.tables = self._tables(encoder)
 
     def _tables(self, encoder: Any) -> tuple[Tensor, Tensor]:
-        """Neighbours of every picture, by the search and by the search among other things: `(n, k_stored)` each."""
+        """Neighbors of every picture, by the search and by the search among other things: `(n, k_stored)` each."""
         config, pictures = self.config, self.pictures
         tags = [" ".join(pictures.tags(row)) for row in range(len(pictures))]
         embeddings = None
@@ -83,7 +83,7 @@ class ReImagenDraws:
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
     def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """Pictures with texts and neighbours: one k for the batch (1..`config.k`); kind, view, names and dropouts
+        """Pictures with texts and neighbors: one k for the batch (1..`config.k`); kind, view, names and dropouts
         drawn for each."""
         config = self.config
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)

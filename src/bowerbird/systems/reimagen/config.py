@@ -52,7 +52,7 @@ class TowerSizes(BaseModel):
 
 
 class NeighborDraw(BaseModel):
-    """A share of the training draws whose neighbours are of one kind, and how often the text then names the target's
+    """A share of the training draws whose neighbors are of one kind, and how often the text then names the target's
     style.
 
     `retrieved`: what the search finds, mostly the same thing drawn by others; `itself`: first the target under a small

@@ -8,10 +8,10 @@ below, noised to a drawn level. The pipeline is in `reimagen_pipeline.py`.
 Differs from the paper, and why:
 - D is the training set under a leak guard, as our collections are small: never the picture itself, at times never its
   entity.
-- What neighbours mean has to be learnt from 6,000 pictures instead of 50 million, so draws are of three kinds
+- What neighbors mean has to be learned from 6,000 pictures instead of 50 million, so draws are of three kinds
   (`reimagen_config.NeighborDraw`).
-- Target and neighbours are changed together (mirror, quarter turn, shift, hue) in half the draws, and then the thing
-  goes by an invented name: a name that was never met must mean what its neighbours show.
+- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in half the draws, and then the thing
+  goes by an invented name: a name that was never met must mean what its neighbors show.
 - v-prediction in the first stage; the stage above predicts the clean picture, as a small network that predicts
   velocities has to carry the noise through all its layers to take it away, and leaves grain. k is 1 or 2 in training.
 """
@@ -60,7 +60,7 @@ class ReImagenObjective(nn.Module):
         super().__init__()
         if pictures.size != config.unet.sample_size:
             raise BowerbirdError(
-                f"the pictures are {pictures.size} px and this stage paints {config.unet.sample_size}; set"
+                f"the pictures are {pictures.size} px and this stage generates {config.unet.sample_size}; set"
                 f" size={config.unet.sample_size}"
             )
         width = text_dim(text[0]) if text is not None else config.tower.dim
@@ -152,7 +152,7 @@ class ReImagenObjective(nn.Module):
             module.float()
 
     def sheet(self, path: Path) -> None:
-        """A row for each of eight pictures: it, two neighbours, then painted from text and neighbours, from neighbours
+        """A row for each of eight pictures: it, two neighbors, then generated from text and neighbors, from neighbors
         alone, from text alone."""
         from bowerbird.core.contact_sheet import grid
         from bowerbird.systems.queries import by_hand
@@ -160,7 +160,7 @@ class ReImagenObjective(nn.Module):
         pipe, pictures, rows = self.pipeline(), self.pictures, []
         pipe.set_progress_bar_config(disable=True)
 
-        def paint(item: int, prompt: str, near: list[int]) -> Any:
+        def generate(item: int, prompt: str, near: list[int]) -> Any:
             if not prompt and not near:
                 return None
             hits = by_hand(
@@ -185,5 +185,5 @@ class ReImagenObjective(nn.Module):
                 else pictures.captions[item]
             )
             shown: list[Any] = [*tensors.to_pil(pictures.pixels[[item, *near]]), *[None] * (2 - len(near))]
-            rows.append([*shown, paint(item, text, near), paint(item, "", near), paint(item, text, [])])
+            rows.append([*shown, generate(item, text, near), generate(item, "", near), generate(item, text, [])])
         grid(rows).save(path)

@@ -1,4 +1,4 @@
-"""Re-Imagen as a diffusers pipeline: a prompt and neighbours, as pictures with captions, through a cascade of
+"""Re-Imagen as a diffusers pipeline: a prompt and neighbors, as pictures with captions, through a cascade of
 stages."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ReImagenOutput(BaseOutput):
 
 
 class ReImagenPipeline(DiffusionPipeline):
-    """Paints a prompt, grounded in the pictures and captions of its neighbours.
+    """Generates a prompt, grounded in the pictures and captions of its neighbors.
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
     """
@@ -91,7 +91,7 @@ class ReImagenPipeline(DiffusionPipeline):
 
     @property
     def sizes(self) -> list[int]:
-        """Edge in pixels that each stage paints."""
+        """Edge in pixels that each stage generates."""
         return [int(network.config.sample_size) for network in self.stages]
 
     @torch.no_grad()
@@ -118,16 +118,16 @@ class ReImagenPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> ReImagenOutput:
-        """Paint `num_images_per_prompt` pictures for each prompt.
+        """Generate `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the
-        prompts itself. k = 0 paints from the text alone. `num_inference_steps`: one for all stages, or one a stage.
+        prompts itself. k = 0 generates from the text alone. `num_inference_steps`: one for all stages, or one a stage.
         `guidance`: one for the first stage (those above it are then not guided), or one a stage; None is
-        `guidance.by_scale(guidance_scale)`: interleaved, mostly neighbours. `size`: the edge at which to stop, one of
+        `guidance.by_scale(guidance_scale)`: interleaved, mostly neighbors. `size`: the edge at which to stop, one of
         `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin from instead of
         the first stage; the stages above its size run. `level`: the noise added to what is enlarged. `eta`: DDIM's
         share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
-        Raises: BowerbirdError before anything is painted.
+        Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
@@ -189,15 +189,16 @@ class ReImagenPipeline(DiffusionPipeline):
         seed: int = 0,
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
-        """The neighbours for `request`: pictures with captions of any database, whatever encoder it was made with."""
+        """The neighbors for `request`: pictures with captions of any database, whatever encoder it was made with."""
         if kb is None:
             raise BowerbirdError(
-                "the model paints from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text alone"
+                "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text"
+                " alone"
             )
         if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):
             raise BowerbirdError(
-                "this model paints from the database's pictures: text_mode and image_mode are neighbors; give a picture"
-                " of your own by hand"
+                "this model generates from the database's pictures: text_mode and image_mode are neighbors; give a"
+                " picture of your own by hand"
             )
         request = replaced(request, text_mode="neighbors", image_mode="neighbors")
         return queries.retrieve(kb, request, count, seed=seed, counts=proposal or {})
@@ -238,7 +239,7 @@ class ReImagenPipeline(DiffusionPipeline):
         if prompts is not None:
             if len(prompts) not in (1, len(given)):
                 raise BowerbirdError(
-                    f"{len(prompts)} prompts for {len(given)} sets of neighbours; give one, or one a set"
+                    f"{len(prompts)} prompts for {len(given)} sets of neighbors; give one, or one a set"
                 )
             given = replaced(given, queries=prompts if len(prompts) == len(given) else prompts * len(given))
         return given.repeat(count)
@@ -252,7 +253,7 @@ class ReImagenPipeline(DiffusionPipeline):
         level: int,
         generators: Sequence[torch.Generator],
     ) -> Conditioning:
-        """What stage number `stage` attends to: text tokens, the neighbours' features (made here, once), the picture
+        """What stage number `stage` attends to: text tokens, the neighbors' features (made here, once), the picture
         of the stage below."""
         network, edge = self.stages[stage - 1], self.sizes[stage - 1]
         place = (self._execution_device, network.dtype)
@@ -283,7 +284,7 @@ class ReImagenPipeline(DiffusionPipeline):
         return Conditioning(features, text=words, image=image, level=levels)
 
     def _reference_pixels(self, hits: Neighbors, edge: int) -> Tensor:
-        """The neighbours' pictures `(Q, K, 3, edge, edge)` in [-1, 1], white where there is none.
+        """The neighbors' pictures `(Q, K, 3, edge, edge)` in [-1, 1], white where there is none.
 
         By way of the largest stage's size, so that a picture kept at that size (`generation.records`) gives the same
         pixels again.
@@ -300,8 +301,8 @@ class ReImagenPipeline(DiffusionPipeline):
         ]
         if lost:
             raise BowerbirdError(
-                f"neighbour {lost[0]} has no picture, and this model paints from pictures; search a knowledge base, or"
-                " give references by hand"
+                f"neighbor {lost[0]} has no picture, and this model generates from pictures; search a knowledge base,"
+                " or give references by hand"
             )
         rows = [
             [white if picture is None else images.square(images.square(picture, largest), edge) for picture in row]
@@ -318,7 +319,7 @@ class ReImagenPipeline(DiffusionPipeline):
     # -- stages --------------------------------------------------------------------------------------------------------
 
     def _stages_to_run(self, size: int | None, low_resolution: Sequence[Image.Image] | None, count: int) -> list[int]:
-        """Numbers, from 1, of the stages between where painting begins and the edge asked for."""
+        """Numbers, from 1, of the stages between where generating begins and the edge asked for."""
         sizes = self.sizes
         if size is not None and size not in sizes:
             raise BowerbirdError(f"this model has stages for {', '.join(map(str, sizes))} px; {size} is none of them")
@@ -375,7 +376,7 @@ class ReImagenPipeline(DiffusionPipeline):
     # -- loading and saving --------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """A hash of the weights that paint: the text tower and every stage."""
+        """A hash of the weights that generate: the text tower and every stage."""
         return common.fingerprint([self.text_encoder, *self.stages])
 
     def set_sampler(self, name: str) -> None:

@@ -1,9 +1,9 @@
-"""The 4x autoencoder in whose latent space the models paint: 64 px pictures <-> 4 x 16 x 16 latents.
+"""The 4x autoencoder in whose latent space the models generate: 64 px pictures <-> 4 x 16 x 16 latents.
 
 A diffusers `AutoencoderKL` trained with L1 on pixels and on their gradients (crisp edges are what drawings are made
 of) and a small KL term that keeps the latents smooth. There is no adversarial loss: at this size it costs more than it
 gives.
-Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularisation).
+Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization).
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ class AutoencoderObjective(nn.Module):
         assert isinstance(noise, int)
         posterior = self.autoencoder.encode(x).latent_dist
         eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(noise)).to(x.device)
-        painted = self.autoencoder.decode(posterior.mean + posterior.std * eps).sample.float()
+        generated = self.autoencoder.decode(posterior.mean + posterior.std * eps).sample.float()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return (
-            F.l1_loss(painted, x) + self.config.gradient_weight * gradient_l1(painted, x) + self.config.kl_weight * kl
+            F.l1_loss(generated, x)
+            + self.config.gradient_weight * gradient_l1(generated, x)
+            + self.config.kl_weight * kl
         )
 
     @torch.no_grad()
@@ -107,5 +109,5 @@ class AutoencoderObjective(nn.Module):
         rows = list(range(0, len(self.pictures), max(1, len(self.pictures) // 16)))[:16]
         x = tensors.to_float(self.pictures.pixels[rows]).to(next(self.autoencoder.parameters()).device)
         with torch.no_grad():
-            painted = self.autoencoder.decode(self.autoencoder.encode(x).latent_dist.mean).sample
-        grid([tensors.to_pil(x), tensors.to_pil(painted)]).save(path)
+            generated = self.autoencoder.decode(self.autoencoder.encode(x).latent_dist.mean).sample
+        grid([tensors.to_pil(x), tensors.to_pil(generated)]).save(path)

@@ -102,7 +102,7 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 
 
 def scenes(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n pictures `(n, 3, h, h)` without white: coloured noise with the 1/f spectrum of photographs, and three of `x`
+    """n pictures `(n, 3, h, h)` without white: colored noise with the 1/f spectrum of photographs, and three of `x`
     laid on it in any hue."""
     size = x.shape[-1]
     frequency = torch.sqrt(torch.fft.fftfreq(size)[:, None] ** 2 + torch.fft.rfftfreq(size)[None] ** 2).clamp(
@@ -112,8 +112,8 @@ def scenes(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     spectrum = torch.fft.rfft2(torch.randn(n, 3, size, size, generator=generator)) / frequency[None, None] ** steepness
     noise = torch.fft.irfft2(spectrum, s=(size, size))
     noise = noise / noise.std((1, 2, 3), keepdim=True)
-    grey = _uniform(n, 0, 1, generator)[:, None, None, None]
-    noise = grey * noise.mean(1, keepdim=True) + (1 - grey) * noise
+    gray = _uniform(n, 0, 1, generator)[:, None, None, None]
+    noise = gray * noise.mean(1, keepdim=True) + (1 - gray) * noise
     made = torch.sigmoid(
         noise * _uniform(n, 0.3, 1.5, generator)[:, None, None, None] + torch.randn(n, 3, 1, 1, generator=generator)
     )
@@ -160,7 +160,7 @@ def two_windows(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def changed(x: Tensor, hosts: Tensor, generator: torch.Generator) -> Tensor:
-    """Copies as people make them: other colours, light and contrast, grey, blurred, noisy, slightly turned, or lying
+    """Copies as people make them: other colors, light and contrast, gray, blurred, noisy, slightly turned, or lying
     in one of `hosts`."""
     n = len(x)
 

@@ -1,8 +1,8 @@
 """The independent evaluator: a network that names the entity and the drawing style of a picture, for measuring only.
 
-It shares no weights with any model that paints and is never a condition. It is trained on all public pictures, the
-rare entities and every style included, because it has to recognise them; it is blurred, noised and shifted in training
-so that a painted picture is not judged by its texture. Its penultimate features serve the Fréchet distance.
+It shares no weights with any model that generates and is never a condition. It is trained on all public pictures, the
+rare entities and every style included, because it has to recognize them; it is blurred, noised and shifted in training
+so that a generated picture is not judged by its texture. Its penultimate features serve the Fréchet distance.
 """
 
 from __future__ import annotations
@@ -95,5 +95,5 @@ class ClassifierObjective(nn.Module):
 
         pixels = self.batch(0, 64)["pixels"]
         assert isinstance(pixels, Tensor)
-        painted = tensors.to_pil(pixels)
-        grid([painted[i : i + 16] for i in range(0, 64, 16)]).save(path)
+        generated = tensors.to_pil(pixels)
+        grid([generated[i : i + 16] for i in range(0, 64, 16)]).save(path)

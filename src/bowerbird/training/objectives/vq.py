@@ -1,9 +1,9 @@
-"""The tokeniser of the discrete models: 64 px pictures <-> 16 x 16 symbols of a codebook, diffusers' `VQModel`.
+"""The tokenizer of the discrete models: 64 px pictures <-> 16 x 16 symbols of a codebook, diffusers' `VQModel`.
 
 Trained like the continuous autoencoder (`autoencoder.py`), with the codebook's two losses in place of the KL term.
 Source: VQ-VAE, arXiv 1711.00937, equation 3.
 
-Differs from the usual: it starts from the bundled autoencoder's weights, with the codebook at the k-means centres of
+Differs from the usual: it starts from the bundled autoencoder's weights, with the codebook at the k-means centers of
 its latents, so that training only adapts both to each other and no symbol starts unused.
 """
 
@@ -39,7 +39,7 @@ class VQConfig(BaseModel):
 
 
 class VQObjective(nn.Module):
-    """The tokeniser with its loss over one set of pictures."""
+    """The tokenizer with its loss over one set of pictures."""
 
     def __init__(self, config: VQConfig, pictures: Pictures, base: Any, seed: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class VQObjective(nn.Module):
 
     @torch.no_grad()
     def _fit_codebook(self) -> None:
-        """The codebook at the centres of the latents of up to 512 pictures."""
+        """The codebook at the centers of the latents of up to 512 pictures."""
         import faiss
 
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "codebook").permutation(len(self.pictures))[:512])
@@ -81,8 +81,8 @@ class VQObjective(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """L1 + gradient L1 + the codebook's losses of one batch."""
         x = batch["pixels"]
-        painted = self.model(x)
-        sample, codebook = painted.sample.float(), painted.commit_loss.float().mean()
+        generated = self.model(x)
+        sample, codebook = generated.sample.float(), generated.commit_loss.float().mean()
         return (
             F.l1_loss(sample, x)
             + self.config.gradient_weight * gradient_l1(sample, x)
@@ -90,7 +90,7 @@ class VQObjective(nn.Module):
         )
 
     def export(self, out: Path) -> None:
-        """Write the tokeniser in diffusers layout."""
+        """Write the tokenizer in diffusers layout."""
         self.model.half().save_pretrained(out)
         self.model.float()
 

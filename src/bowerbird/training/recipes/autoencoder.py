@@ -37,7 +37,7 @@ def tiny_autoencoder(*, tiny: bool = False) -> Recipe:
 
 
 def tiny_vq(*, tiny: bool = False) -> Recipe:
-    """The tokeniser of the discrete models: 64 px pictures to 16 x 16 of 512 symbols, from `tiny-autoencoder`.
+    """The tokenizer of the discrete models: 64 px pictures to 16 x 16 of 512 symbols, from `tiny-autoencoder`.
 
     Command: bowerbird train tiny-vq --data ../shared/data/emoji.parquet --out runs/tiny-vq
     """

@@ -8,13 +8,17 @@ from bowerbird.systems.knn.batches import ConditionDraws
 from bowerbird.systems.knn.discrete_objective import KNNDiscreteConfig, TokenSizes
 from bowerbird.systems.knn.edit_data import EditSettings
 from bowerbird.systems.knn.objective import KNNConfig
-from bowerbird.systems.latent_cache import NeighborMix
+from bowerbird.systems.latent_cache import NeighborStrategy
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 # A text finds one thing in every style there is, a picture finds its own style first; a share of each.
-MIX = (NeighborMix(share=0.15), NeighborMix(share=0.6, within="style"), NeighborMix(share=0.25, within="hexcode"))
+MIX = (
+    NeighborStrategy(share=0.15),
+    NeighborStrategy(share=0.6, within="style"),
+    NeighborStrategy(share=0.25, within="hexcode"),
+)
 OWN = ("attn2", "conv_in", "conv_out", "encoder_hid_proj", "down_blocks.0", "up_blocks.2")
 """The tensors that change: what reads the condition, and the blocks at full resolution, which copy what an edit leaves.
 """

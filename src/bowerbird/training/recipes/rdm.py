@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from bowerbird.models.unet import UNetConfig
-from bowerbird.systems.latent_cache import NeighborMix
+from bowerbird.systems.latent_cache import NeighborStrategy
 from bowerbird.systems.rdm.distillation import FewStepConfig
 from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
-# A network paints its training distribution: of the single neighbours it learns from, about 80% are in the target's
+# A network generates its training distribution: of the single neighbors it learns from, about 80% are in the target's
 # own style under this mix (all of the second part, a third of the first, none of the last), so a database of one style
-# is painted in that style.
-MIX = (NeighborMix(share=0.15), NeighborMix(share=0.75, within="style"), NeighborMix(share=0.10, within="hexcode"))
+# is generated in that style.
+MIX = (
+    NeighborStrategy(share=0.15),
+    NeighborStrategy(share=0.75, within="style"),
+    NeighborStrategy(share=0.10, within="hexcode"),
+)
 
 
 def tiny_rdm(*, tiny: bool = False) -> Recipe:
-    """RDM (arXiv 2204.11824) on the latents of `tiny-autoencoder`, neighbours of `small`, k from 1 to 4.
+    """RDM (arXiv 2204.11824) on the latents of `tiny-autoencoder`, neighbors of `small`, k from 1 to 4.
 
     Command: bowerbird train tiny-rdm --data ../shared/data/emoji.parquet --out runs/tiny-rdm
     Differs from the paper: see `systems/rdm.py`.
@@ -41,7 +45,7 @@ def tiny_rdm(*, tiny: bool = False) -> Recipe:
 
 
 def tiny_rdm_no_neighbors(*, tiny: bool = False) -> Recipe:
-    """The same network, data and steps with the null in place of every neighbour: what retrieval is measured against.
+    """The same network, data and steps with the null in place of every neighbor: what retrieval is measured against.
 
     Command: bowerbird train tiny-rdm-no-neighbors --data ../shared/data/emoji.parquet --out runs/tiny-rdm-no-neighbors
     Compare it with `runs/tiny-rdm/model-2000`, which has seen as many pictures.

@@ -21,7 +21,7 @@ PAPER_SAMPLING = (
 
 
 def tiny_reimagen_32(*, tiny: bool = False) -> Recipe:
-    """The first stage: 32 px pictures from a text and neighbours' pictures, with its text tower.
+    """The first stage: 32 px pictures from a text and neighbors' pictures, with its text tower.
 
     Command: bowerbird train tiny-reimagen-32 --data ../shared/data/emoji.parquet --out runs/tiny-reimagen-32
     """
@@ -43,7 +43,7 @@ def tiny_reimagen_32(*, tiny: bool = False) -> Recipe:
 
 def tiny_reimagen(*, tiny: bool = False) -> Recipe:
     """The whole cascade: adds to the first stage (`system.base`) the one from 32 to 64 px, which sees the same text
-    and neighbours.
+    and neighbors.
 
     Command: bowerbird train tiny-reimagen --set system.base=runs/tiny-reimagen-32/model --data
     ../shared/data/emoji.parquet --out runs/tiny-reimagen

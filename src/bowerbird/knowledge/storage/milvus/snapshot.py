@@ -163,7 +163,7 @@ class MilvusSnapshot:
 
 
 def stored_words(caption: str, tags: str, weights: Sequence[int]) -> str:
-    """The words of an item as Milvus's standard analyser takes them: ours already, each of letters and digits alone."""
+    """The words of an item as Milvus's standard analyzer takes them: ours already, each of letters and digits alone."""
     return " ".join(_plain(token) for token in next(iter(bm25.tokens_of([caption], [tags], weights, _short))))
 
 
@@ -179,5 +179,5 @@ def _short(whole: str) -> str:
 
 
 def _plain(token: str) -> str:
-    """A token without anything that an analyser would part it at."""
+    """A token without anything that an analyzer would part it at."""
     return token if token.isalnum() else "x" + token.encode("utf-8").hex()

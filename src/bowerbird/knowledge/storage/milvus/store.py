@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import Told, quietly
+from bowerbird.core.progress import OnMessage, ignore_message
 from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import hash_of, renamed
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
@@ -50,9 +50,15 @@ class MilvusStore:
         client: MilvusClient,
         manifest: dict[str, Any],
         memory: int = DEFAULT_MEMORY,
-        told: Told = quietly,
+        on_message: OnMessage = ignore_message,
     ) -> None:
-        self.place, self.client, self.manifest, self.memory, self.told = place, client, manifest, memory, told
+        self.place, self.client, self.manifest, self.memory, self.on_message = (
+            place,
+            client,
+            manifest,
+            memory,
+            on_message,
+        )
         self.address = address_of(place)
 
     @property
@@ -65,16 +71,16 @@ class MilvusStore:
         return f"{self.address.collection}{PICTURES}"
 
     @classmethod
-    def open(cls, place: str, memory: int = DEFAULT_MEMORY, told: Told = quietly) -> MilvusStore:
+    def open(cls, place: str, memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message) -> MilvusStore:
         """The collection as it is. Raises: BowerbirdError when nothing answers, it is no knowledge base, or its build
         did not end."""
-        made = cls._opened(place, memory, told)
+        made = cls._opened(place, memory, on_message)
         if made.manifest.get("making"):
             raise BowerbirdError(f"{place}: its build goes on, or was interrupted; the same kb build ends it")
         return made
 
     @classmethod
-    def _opened(cls, place: str, memory: int, told: Told) -> MilvusStore:
+    def _opened(cls, place: str, memory: int, on_message: OnMessage) -> MilvusStore:
         address = address_of(place)
         client = connect(place, address, make=False)
         with said(place):
@@ -85,7 +91,7 @@ class MilvusStore:
             manifest = read_manifest(place, client, address)
             for name in (address.collection, f"{address.collection}{PICTURES}"):
                 client.load_collection(name)
-        return cls(place, client, manifest, memory, told)
+        return cls(place, client, manifest, memory, on_message)
 
     @classmethod
     def create(
@@ -94,7 +100,7 @@ class MilvusStore:
         encoder: dict[str, Any],
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
-        told: Told = quietly,
+        on_message: OnMessage = ignore_message,
         tag: dict[str, Any] | None = None,
     ) -> MilvusStore:
         """Empty collections at `place`, or those of a build of the same `tag` that did not end. Raises: BowerbirdError
@@ -122,9 +128,9 @@ class MilvusStore:
                         f"{place}: another build was interrupted here; end it with what it was begun with, or give"
                         " another collection"
                     )
-                return cls._opened(place, memory, told)
+                return cls._opened(place, memory, on_message)
             _create(place, client, address, int(encoder["dim"]), facts)
-        return cls(place, client, facts, memory, told)
+        return cls(place, client, facts, memory, on_message)
 
     def ready(self) -> None:
         """The build has ended."""
@@ -404,7 +410,7 @@ class MilvusStore:
     def _renewed(self) -> None:
         self.__dict__.pop("snapshot", None)
 
-    def compact(self, *, forget: bool) -> None:
+    def compact(self, *, drop_history: bool) -> None:
         """Ask the server to; there are no versions to forget."""
         with said(self.place):
             self.client.flush(self.address.collection)

@@ -2,7 +2,7 @@
 same in diffusers layout.
 
 `plan` reads the description of a file and decides everything; `write` copies the tensors one by one, so that a file of
-6 GB with optimiser state needs little memory. Averaged weights (EMA) are preferred; their names lost all dots when
+6 GB with optimizer state needs little memory. Averaged weights (EMA) are preferred; their names lost all dots when
 they were saved, and get them back here.
 
 What no tensor tells is taken from the published configurations and can be said otherwise: attention heads of 32
@@ -236,7 +236,7 @@ def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored],
 
 
 def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, choices: Choices) -> dict[str, Any]:
-    """The conventions that a checkpoint does not hold and that paint wrongly when they are mixed up."""
+    """The conventions that a checkpoint does not hold and that generate wrongly when they are mixed up."""
     encoders = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
     unit = choices.embeddings == "unit" if choices.embeddings is not None else not vae.codes
     return {

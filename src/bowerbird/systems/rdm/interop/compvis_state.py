@@ -25,10 +25,10 @@ IGNORED = {
 }
 REFUSED = {
     "cond_stage_model.": (
-        "a text encoder of its own: it is conditioned on text, as Stable Diffusion is, not on neighbours"
+        "a text encoder of its own: it is conditioned on text, as Stable Diffusion is, not on neighbors"
     ),
-    "retrieval_encoder.": "a network between neighbours and U-Net, which no published RDM has",
-    "nn_encoder.": "an encoder of neighbours, which no published RDM has",
+    "retrieval_encoder.": "a network between neighbors and U-Net, which no published RDM has",
+    "nn_encoder.": "an encoder of neighbors, which no published RDM has",
 }
 KL_SCALE = 0.22765929
 """The latents' scale of the 768 px model, which its configuration holds and its tensors do not."""

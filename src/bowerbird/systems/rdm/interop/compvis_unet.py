@@ -75,9 +75,9 @@ def layout(tensors: Mapping[str, Stored]) -> UNetLayout:
     if "input_blocks.0.0.weight" not in tensors or "out.2.weight" not in tensors:
         raise BowerbirdError("no U-Net of latent diffusion (input_blocks.0.0, out.2) is in it")
     foreign = {
-        "label_emb.weight": "is conditioned on class labels, not on neighbours",
+        "label_emb.weight": "is conditioned on class labels, not on neighbors",
         "id_predictor.1.weight": "predicts codebook entries",
-        "middle_block.1.qkv.weight": "does not attend to neighbours (it is an unconditional model)",
+        "middle_block.1.qkv.weight": "does not attend to neighbors (it is an unconditional model)",
     }
     for name, reason in foreign.items():
         if name in tensors or any(key.startswith(name.rsplit(".", 1)[0] + ".") for key in tensors):

@@ -1,6 +1,6 @@
 """The RDM pipeline of diffusers' research examples (`fusing/rdm` on the hub) in our layout.
 
-It keeps CLIP inside the pipeline and conditions on L2-normalised embeddings of the text and of retrieved pictures,
+It keeps CLIP inside the pipeline and conditions on L2-normalized embeddings of the text and of retrieved pictures,
 with zeros as the null; ours keeps the encoder with the knowledge base. So its CLIP, tokenizer and picture settings
 become one folder, `encoder/`, that knowledge bases are built with. diffusers and transformers read the parts:
 safetensors, or pickles of tensors and nothing else.

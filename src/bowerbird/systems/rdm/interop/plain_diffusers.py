@@ -1,7 +1,7 @@
 """An RDM of ours as a directory that diffusers opens in one call, without bowerbird.
 
 diffusers' `StableDiffusionPipeline` runs the same loop when it is given embeddings in place of a prompt: the
-neighbours' as `prompt_embeds` `(1, k, d)`, zeros as `negative_prompt_embeds`. It knows no shift of the latents, so
+neighbors' as `prompt_embeds` `(1, k, d)`, zeros as `negative_prompt_embeds`. It knows no shift of the latents, so
 that goes into the autoencoder's first 1 x 1 convolution, which is exact.
 """
 
@@ -23,7 +23,7 @@ def export(pipe: RDMPipeline, out: str | Path) -> None:
 
     if not isinstance(pipe.vae, AutoencoderKL | VQModel):
         raise BowerbirdError(
-            f"it paints through a {type(pipe.vae).__name__}, which diffusers does not have; only models with an"
+            f"it generates through a {type(pipe.vae).__name__}, which diffusers does not have; only models with an"
             " autoencoder can be exported"
         )
     # a copy, as that pipeline changes the one it is given: it wants this offset, which our trailing times do not look
@@ -70,9 +70,9 @@ def _card(pipe: RDMPipeline) -> str:
     )
     settings = f"guidance_scale={config.guidance_scale:g}, num_inference_steps={config.num_inference_steps}"
     call = f"pipe(prompt_embeds=e, negative_prompt_embeds=torch.zeros_like(e), {settings}"
-    painted = f"images = {call}).images"
+    generated = f"images = {call}).images"
     if type(pipe.vae).__name__ == "VQModel":  # whose decoder that pipeline calls with an argument it does not take
-        painted = (
+        generated = (
             f'latents = {call}, output_type="latent").images\nimages = pipe.vae.decode(latents /'
             " pipe.vae.config.scaling_factor).sample"
         )
@@ -80,7 +80,7 @@ def _card(pipe: RDMPipeline) -> str:
 library_name: diffusers
 ---
 
-Exported by `bowerbird export`: a retrieval-augmented diffusion model for plain diffusers. It paints from neighbours'
+Exported by `bowerbird export`: a retrieval-augmented diffusion model for plain diffusers. It generates from neighbors'
 embeddings `e` `(1, k, d)` of
 the encoder {config.encoder_name!r}, given in place of a prompt; searching them, provenance and k that varies within a
 batch are bowerbird's.
@@ -90,6 +90,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained("this directory", text_encoder=None, tokenizer=None)
 e = {scaled}
-{painted}
+{generated}
 ```
 """

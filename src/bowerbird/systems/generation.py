@@ -1,7 +1,7 @@
 """From a request to files: pictures with their provenance, a line each in `generation.jsonl`, and a sheet with the
-neighbours.
+neighbors.
 
-One function for every shell; the record it writes into a PNG is enough to paint the picture again (`repaint`).
+One function for every shell; the record it writes into a PNG is enough to generate the picture again (`regenerate`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bowerbird.core.files import atomic_path
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import Guidance, draw_text_steps
-from bowerbird.systems.knn.edit_source import FIDELITY, LEAST_CHANGE
+from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,9 +33,15 @@ if TYPE_CHECKING:
     from bowerbird.systems import Pipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
 
-EDIT_SETTINGS = ("strength", "fidelity", "show_source", "least_change")
+EDIT_SETTINGS = {
+    "strength": "strength",
+    "fidelity": "preservation",
+    "show_source": "show_source",
+    "least_change": "change_threshold",
+}
+"""The settings of an edit: as records call them, as `Settings` does."""
 MOST_NEIGHBORS = 1000
-"""More than any picture is painted from; a record that says more is not believed."""
+"""More than any picture is generated from; a record that says more is not believed."""
 BATCH = {"cpu": 4, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply
 matrices are chosen by shape, and another shape may round a picture's last bit another way. So `--from` gives the same
@@ -44,10 +50,11 @@ pixels, whatever it was one of."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a generation is neither request nor neighbours; a model's own are `usual(pipe)`. `guidance` balances
-    text and neighbours in models that read both; None there is `guidance.by_scale(guidance_scale)`. Models of several
-    stages take `steps` and `guidance` for all, or one a stage. `sampler` None is the model's usual one.
-    `guidance_interval`: see `RDMPipeline`. `strength`, `fidelity`, `show_source` and `least_change` are of edits."""
+    """What of a generation is neither request nor neighbors; a model's own are `usual(pipe)`. `guidance`
+    balances text and neighbors in models that read both; None there is `guidance.by_scale(guidance_scale)`.
+    Models of several stages take `steps` and `guidance` for all, or one a stage. `sampler` None is the model's
+    usual one. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
+    `change_threshold` are of edits."""
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
@@ -57,14 +64,14 @@ class Settings:
     seed: int = 0
     guidance: Guidance | tuple[Guidance, ...] | None = None
     strength: float = 1.0
-    fidelity: float = FIDELITY
+    preservation: float = PRESERVATION
     show_source: bool = True
-    least_change: float = LEAST_CHANGE
+    change_threshold: float = CHANGE_THRESHOLD
     guidance_interval: tuple[float, float] | None = None
 
 
 def usual(pipe: Pipeline) -> Settings:
-    """The settings a model is painted with unless asked otherwise: its own where it names some, else ours."""
+    """The settings a model is generated with unless asked otherwise: its own where it names some, else ours."""
     own = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
     return Settings(**{name: pipe.config[key] for name, key in own.items() if key in pipe.config})
 
@@ -76,7 +83,7 @@ def sampler_of(pipe: Pipeline, settings: Settings) -> str:
     )
 
 
-def paint(
+def generate(
     pipe: Pipeline,
     hits: Neighbors,
     settings: Settings,
@@ -87,7 +94,7 @@ def paint(
     progress: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:
     """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None),
-    the same to the last bit whichever others are painted with it. Another `batch` is faster for many, and moves last
+    the same to the last bit whichever others are generated with it. Another `batch` is faster for many, and moves last
     bits. `sources`: a picture to edit for each row.
     """
     import torch
@@ -99,7 +106,7 @@ def paint(
     )
     if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
         raise BowerbirdError(
-            "this model paints from neighbours alone, in one stage: it takes guidance_scale and one number of steps"
+            "this model generates from neighbors alone, in one stage: it takes guidance_scale and one number of steps"
         )
     if settings.guidance_interval is not None:
         if "guidance_interval" not in inspect.signature(type(pipe).__call__).parameters:
@@ -115,7 +122,10 @@ def paint(
     for start in range(0, len(hits), batch):
         rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
         if sources is not None:
-            balance |= {"source": [sources[i] for i in rows], **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
+            balance |= {
+                "source": [sources[i] for i in rows],
+                **{name: getattr(settings, name) for name in EDIT_SETTINGS.values()},
+            }
         out = pipe(
             neighbors=hits.rows(rows),
             guidance_scale=settings.guidance_scale,
@@ -131,7 +141,7 @@ def paint(
 
 
 def balances_text(pipe: Pipeline) -> TypeGuard[ReImagenPipeline]:
-    """Whether the model reads a text beside its neighbours, as pictures."""
+    """Whether the model reads a text beside its neighbors, as pictures."""
     return "text_encoder" in pipe.components
 
 
@@ -148,7 +158,7 @@ def records(
     picture_seeds: Sequence[int] | None = None,
     copies: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """What is written into each picture: the request, every setting, the model, the database, the neighbours, and
+    """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
     whether it copies one."""
     import torch
 
@@ -186,7 +196,7 @@ def records(
                     for c in present
                 ],
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
-                # what the picture was painted from, itself: it can be painted again when the database has moved on
+                # what the picture was generated from, itself: it can be generated again when the database has moved on
                 **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
                 **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
                 **(
@@ -206,17 +216,17 @@ def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, 
 
     edge = settings.size or common.trained_size(pipe.unet, pipe.vae)
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
-    return {"source": coded, **{key: getattr(settings, key) for key in EDIT_SETTINGS}}
+    return {"source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
 
 
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
-    """The neighbours' embeddings, float32."""
+    """The neighbors' embeddings, float32."""
     return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
 
 
 def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]:
-    """The neighbours' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
-    neighbours were."""
+    """The neighbors' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
+    neighbors were."""
     from bowerbird.core.images import encode_png, square
 
     near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
@@ -225,8 +235,8 @@ def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]
 
 
 def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
-    """How text and neighbours were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
-    for neighbours."""
+    """How text and neighbors were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
+    for neighbors."""
     stages = range(len([size for size in pipe.sizes if settings.size is None or size <= settings.size]))
     balance = pipe.guidance_of_stages(settings.guidance, settings.guidance_scale)
     steps = [settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps for stage in stages]
@@ -252,9 +262,9 @@ def write(
     *,
     sources: Sequence[Image.Image] | None = None,
 ) -> list[Path]:
-    """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbours;
+    """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbors;
     an edit between its source and where the two differ."""
-    from bowerbird.core.contact_sheet import difference, labelled
+    from bowerbird.core.contact_sheet import difference, labeled
 
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{i:03d}.png" for i in range(len(images))]
@@ -279,18 +289,18 @@ def write(
             )
         rows.append((title, cells, words))
     with atomic_path(out / "sheet.png") as temporary:
-        labelled(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
+        labeled(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
     return paths
 
 
 def _without_bytes(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as a person reads it: what only repainting needs is left out."""
+    """A record as a person reads it: what only regenerating needs is left out."""
     plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
     return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})
 
 
 def neighbors_of(record: dict[str, Any]) -> Neighbors:
-    """The neighbours a record names, with the embeddings or pictures it carries. Raises: BowerbirdError when it is
+    """The neighbors a record names, with the embeddings or pictures it carries. Raises: BowerbirdError when it is
     damaged."""
     with _of_a_stranger():
         rows = record["neighbors"]
@@ -318,14 +328,14 @@ def _of_a_stranger() -> Iterator[None]:
 def _with_pictures(
     record: dict[str, Any], ids: np.ndarray, scores: np.ndarray, weights: np.ndarray, captions: tuple[str, ...]
 ) -> Neighbors:
-    """Neighbours with their pictures, padded to the K they were painted with: the same shapes give the same
+    """Neighbors with their pictures, padded to the K they were generated with: the same shapes give the same
     last bits."""
     from bowerbird.core.images import decode
 
     pictures = [decode(base64.b64decode(data), "the picture's bowerbird record") for data in record["pictures"]]
     count, k = ids.shape[1], int(record["k"])
     if len(pictures) != count or not count <= k <= MOST_NEIGHBORS:
-        raise ValueError(f"{len(pictures)} pictures for {count} of {k} neighbours")
+        raise ValueError(f"{len(pictures)} pictures for {count} of {k} neighbors")
     at = {int(number): column for column, number in enumerate(ids[0])}
     gap = ((0, 0), (0, k - count))
     ids, scores, weights = (
@@ -362,9 +372,11 @@ def settings_of(record: dict[str, Any]) -> Settings:
         if not math.isfinite(scale):
             raise ValueError("guidance_scale is no number")
         interval = record.get("guidance_interval")
-        edit = record.get("edit", {key: getattr(Settings(), key) for key in EDIT_SETTINGS})
-        strength, fidelity, least_change = (float(edit[key]) for key in ("strength", "fidelity", "least_change"))
-        if not all(map(math.isfinite, (strength, fidelity, least_change))):
+        edit = record.get("edit", {key: getattr(Settings(), name) for key, name in EDIT_SETTINGS.items()})
+        strength, preservation, change_threshold = (
+            float(edit[key]) for key in ("strength", "fidelity", "least_change")
+        )
+        if not all(map(math.isfinite, (strength, preservation, change_threshold))):
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
             tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps),
@@ -375,9 +387,9 @@ def settings_of(record: dict[str, Any]) -> Settings:
             int(record["seed"]),
             balance,
             strength,
-            fidelity,
+            preservation,
             bool(edit["show_source"]),
-            least_change,
+            change_threshold,
             None if interval is None else (float(interval[0]), float(interval[1])),
         )
 
@@ -395,10 +407,10 @@ def source_of(record: dict[str, Any]) -> Image.Image | None:
         )
 
 
-def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
-    """Paint the picture of `record` again.
+def regenerate(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
+    """Generate the picture of `record` again.
 
-    Raises: MismatchError when the model is not the one that painted it; BowerbirdError when the record is damaged.
+    Raises: MismatchError when the model is not the one that generated it; BowerbirdError when the record is damaged.
     """
     with _of_a_stranger():
         name, wanted = record["model"]["name"], record["model"]["fingerprint"]
@@ -406,12 +418,13 @@ def repaint(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighb
     dtype, own = str(record.get("dtype", "float32")), str(pipe.dtype).removeprefix("torch.")
     if dtype != own:
         raise MismatchError(
-            f"the picture was painted in {dtype}, this model computes in {own}; pipe.to(torch.{dtype}) paints it again"
+            f"the picture was generated in {dtype}, this model computes in {own}; pipe.to(torch.{dtype}) generates it"
+            " again"
         )
     there = pipe.fingerprint()
     if wanted != there:
         raise MismatchError(
-            f"the picture was painted by model {name!r} ({wanted}), this one is {there}; give that model"
+            f"the picture was generated by model {name!r} ({wanted}), this one is {there}; give that model"
         )
     hits, settings, source = neighbors_of(record), settings_of(record), source_of(record)
-    return paint(pipe, hits, settings, sources=None if source is None else [source])[0], hits
+    return generate(pipe, hits, settings, sources=None if source is None else [source])[0], hits
