@@ -85,10 +85,10 @@ def searched(kb: Any, mode: str) -> Any:
 
 def picture(kb: Any, model: str, random_models: dict[str, str]) -> Image.Image:
     """One picture of each pipeline, in few steps."""
-    from bowerbird import systems
+    from bowerbird.systems import loading
 
     name, _, kind = model.partition(" ")
-    pipe = systems.open_pipeline(random_models.get(name, name))
+    pipe = loading.open_pipeline(random_models.get(name, name))
     pipe.set_progress_bar_config(disable=True)
     options: dict[str, Any] = {"num_inference_steps": 2 if name == "tiny-rdm-fast" else 3, "seed": 5}
     if kind == "edit":
@@ -193,12 +193,11 @@ def test_picture_made_again_from_a_record_of_before(file: str) -> None:
 
 
 def again(path: Path) -> Image.Image:
-    from bowerbird import systems
     from bowerbird.core import provenance
-    from bowerbird.systems import generation
+    from bowerbird.systems import generation, loading
 
     record = provenance.read_png(path)
-    return generation.regenerate(systems.open_pipeline(record["model"]["name"]), record)[0]
+    return generation.regenerate(loading.open_pipeline(record["model"]["name"]), record)[0]
 
 
 # -- making them new ---------------------------------------------------------------------------------------------------

@@ -59,9 +59,9 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
         assert sum(pipe.proposal_counts.values()) > 0
         assert pipe.config.encoder_fingerprint == encoders.load("small").fingerprint
     elif name.startswith("tiny-knn"):
-        from bowerbird import systems
+        from bowerbird.systems import loading
 
-        assert systems.open_pipeline(str(model)).config.shared_dim == encoders.load("small").shared_dim
+        assert loading.open_pipeline(str(model)).config.shared_dim == encoders.load("small").shared_dim
     elif name == "tiny-vq":
         from diffusers import VQModel
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
 
 
 ACROSS = 5

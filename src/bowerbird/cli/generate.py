@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bowerbird.core.types import Neighbors
     from bowerbird.diffusion.guidance import Guidance
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
 
 
 def generate(
@@ -307,7 +307,7 @@ def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:
             f"model {model!r}: the directory has no model_index.json; give one that bowerbird train wrote (…/model)"
         )
     quiet_libraries()
-    from bowerbird.systems import open_pipeline
+    from bowerbird.systems.loading import open_pipeline
 
     try:
         pipe = open_pipeline(model).to(pick_device(device))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bowerbird.core.types import FeatureExtractor
     from bowerbird.evaluation.judge import Evaluator
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
 
 CHECKED = 200
 """Pictures of an evaluation that the replication check looks at, the first ones."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
 
 EDIT_SETTINGS = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def load_base(name: str) -> Any:
     """The pipeline a further stage is added to, frozen. Raises: BowerbirdError when it is not there."""
-    from bowerbird.systems import open_pipeline
+    from bowerbird.systems.loading import open_pipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
 
     if bundled(name) is None and not (Path(name) / "model_index.json").is_file():
@@ -46,7 +46,7 @@ def load_network(name: str, autoencoder: Any, encoder: Encoder) -> Any:
     Raises: BowerbirdError when it is not there, is no RDM, or generates through another autoencoder or from another
     encoder.
     """
-    from bowerbird.systems import open_pipeline
+    from bowerbird.systems.loading import open_pipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
 
     if bundled(name) is None and not (Path(name) / "model_index.json").is_file():

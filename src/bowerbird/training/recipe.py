@@ -214,7 +214,7 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     if not isinstance(system, RDMConfig | FewStepConfig | KNNConfig | KNNDiscreteConfig):
         return []
     from bowerbird import encoders
-    from bowerbird.systems import open_pipeline
+    from bowerbird.systems.loading import open_pipeline
 
     if isinstance(system, KNNDiscreteConfig):
         network = (

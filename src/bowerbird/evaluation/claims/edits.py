@@ -197,9 +197,9 @@ def _psnr(before: torch.Tensor, after: torch.Tensor, where: np.ndarray) -> np.nd
 
 def _autoencoder(lab: Lab, pairs: EditPairs) -> float:
     """What the sources keep of themselves when they are only encoded and decoded, in decibels outside the change."""
-    from bowerbird import systems
+    from bowerbird.systems import loading
 
-    pipe = systems.open_pipeline(MODEL)
+    pipe = loading.open_pipeline(MODEL)
     pixels = lab.drawings.pixels[pairs.source]
     with torch.no_grad():
         parts = [

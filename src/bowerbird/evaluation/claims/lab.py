@@ -32,7 +32,7 @@ from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.judge import evaluator as evaluator_recipe
 
 if TYPE_CHECKING:
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
 
 Progress = Callable[[str, int, int], None]
 
@@ -249,9 +249,9 @@ def open_pipeline(model: str | Path, device: str) -> Pipeline:
     """The pipeline called or in `model` with its networks in bfloat16, twice as fast; latents stay float32."""
     import torch
 
-    from bowerbird import systems
+    from bowerbird.systems import loading
 
-    pipe = systems.open_pipeline(str(model)).to(device)
+    pipe = loading.open_pipeline(str(model)).to(device)
     for network in getattr(pipe, "stages", None) or [pipe.components.get("unet") or pipe.components["transformer"]]:
         network.to(torch.bfloat16)
     return pipe

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from bowerbird import systems
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims import shelf
@@ -19,6 +18,7 @@ from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
 from bowerbird.evaluation.claims.lab import Lab
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.systems import loading
 from bowerbird.systems.queries import Request
 
 MODELS = ("tiny-knn", "tiny-rdm")
@@ -94,7 +94,7 @@ def measure(lab: Lab) -> Finding:
 def _asked(kb: KnowledgeBase, bench: Bench) -> dict[str, Neighbors]:
     """What each model retrieves for the names."""
     request = Request(prompts=tuple(bench.names), k=K)
-    return {model: systems.open_pipeline(model).retrieve(request, kb) for model in MODELS}
+    return {model: loading.open_pipeline(model).retrieve(request, kb) for model in MODELS}
 
 
 CLAIM = Claim(

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from bowerbird import systems
 from bowerbird.core import tensors
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
@@ -18,7 +17,7 @@ from bowerbird.evaluation.claims.lab import Lab
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig
-from bowerbird.systems import queries
+from bowerbird.systems import loading, queries
 from bowerbird.systems.knn.batches import ConditionDraws
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
@@ -103,7 +102,7 @@ def measure(lab: Lab) -> Finding:
 def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> dict[str, list[np.ndarray]]:
     """Which entities the judge names, by arm, one array a seed."""
     truth = np.arange(len(bench.entities))
-    pipe = systems.open_pipeline(MODEL)
+    pipe = loading.open_pipeline(MODEL)
     names = tuple(bench.names)
     text, dense = (pipe.retrieve(Request(prompts=names, k=K, search_mode=mode), kb) for mode in ("hybrid", "dense"))
     neighbors, alone = text.select(range(1, K + 1)), text.select([0])
@@ -135,7 +134,7 @@ def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> 
 
 
 def _by_picture(
-    pipe: systems.Pipeline, kb: KnowledgeBase, bench: Bench, entity: str, style: str, row: int
+    pipe: loading.Pipeline, kb: KnowledgeBase, bench: Bench, entity: str, style: str, row: int
 ) -> Neighbors:
     """A drawing as the query, and what it finds besides itself."""
     picture = tensors.to_pil(bench.drawings.pixels[[row]])[0]

@@ -17,7 +17,7 @@ from bowerbird.systems import generation
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.systems import Pipeline
+    from bowerbird.systems.loading import Pipeline
 
 POLICIES = ("warn", "drop", "resample", "off")
 ATTEMPTS = 3

@@ -1,0 +1,71 @@
+"""Which systems there are: one line each, read without importing any network.
+
+A system is a folder: its `__init__` says in a `Registration` what it holds, and its name in `SYSTEMS` is
+the one line that makes it known to the library, the command line and the server. A system of somebody else's package
+joins by an entry point in the group `bowerbird.systems` that names its `Registration`, or for one run by
+`register`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from bowerbird.core.errors import BowerbirdError
+
+SYSTEMS = ("rdm", "knn", "reimagen")
+"""Folders of `bowerbird.systems`, in the order they are listed."""
+ENTRY_POINTS = "bowerbird.systems"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a system's folder holds; every value is `module:name`, imported when it is first used.
+
+    `pipelines`: by the class name that stands in `model_index.json`, a `systems.base.RetrievalPipeline`.
+    `objectives`: by the `kind` of a recipe's `system`, the pair (its pydantic configuration, its `build` function:
+    see `training.recipe.Build`).
+    """
+
+    pipelines: Mapping[str, str] = field(default_factory=dict)
+    objectives: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+_JOINED: list[Registration] = []
+
+
+def register(registration: Registration) -> None:
+    """Make a system known to this process."""
+    _JOINED.append(registration)
+
+
+def registrations() -> list[Registration]:
+    """Ours, those of installed packages, and those that joined in this process; a later one wins over an earlier."""
+    return [*_installed(), *_JOINED]
+
+
+@cache
+def _installed() -> tuple[Registration, ...]:
+    from importlib.metadata import entry_points
+
+    ours = [importlib.import_module(f"bowerbird.systems.{name}").REGISTRATION for name in SYSTEMS]
+    return (*ours, *(point.load() for point in entry_points(group=ENTRY_POINTS)))
+
+
+def load(place: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def pipeline_class(name: str) -> Any:
+    """The pipeline class that a model's `model_index.json` calls `name`. Raises: BowerbirdError when there is none."""
+    known = {key: place for each in registrations() for key, place in each.pipelines.items()}
+    if name not in known:
+        raise BowerbirdError(
+            f"a model of class {name!r} is none that bowerbird generates with; it knows {', '.join(sorted(known))}"
+        )
+    return load(known[name])
