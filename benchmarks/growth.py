@@ -34,7 +34,10 @@ def cell(model: str, dtype: str, batch: int, k: int, steps: int, scale: int) -> 
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(batch, k, width)).astype(np.float32)
     hits = Neighbors(
-        np.tile(np.arange(k), (batch, 1)), np.ones((batch, k), np.float32), embeddings, (("",) * k,) * batch
+        ids=np.tile(np.arange(k), (batch, 1)),
+        scores=np.ones((batch, k), np.float32),
+        embeddings=embeddings,
+        captions=(("",) * k,) * batch,
     )
     size = trained_size(pipe.unet, pipe.vae) * scale
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024

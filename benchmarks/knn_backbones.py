@@ -18,12 +18,12 @@ import numpy as np
 
 from bowerbird import encoders
 from bowerbird.core import contact_sheet, seeds, tensors
+from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation.claims.benchmark import Bench, per_entity
 from bowerbird.evaluation.claims.lab import Lab, Settings, open_pipeline
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
-from bowerbird.systems.queries import join, queries_as_neighbors
 
 SEEDS = (0, 1, 2)
 STEPS = {"continuous": (5, 10, 20, 50), "discrete": (5, 10, 20, 50, 100)}
@@ -54,8 +54,8 @@ def main() -> None:
                 )
                 print("backbone    steps   seconds a picture   named            Fréchet distance")
             texts = encoders.load("small").embed_text(bench.names)[:, None]
-            hits = join(
-                queries_as_neighbors(texts, [[f"(text) {n}"] for n in bench.names]),
+            hits = Neighbors.concat(
+                Neighbors.from_embeddings(texts, [[f"(text) {n}"] for n in bench.names]),
                 bench.embedded(bench.found(bench.names, 4)),
             )
             generated = [bench.generate(hits, seed, model=models[name]) for seed in SEEDS]

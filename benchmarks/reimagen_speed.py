@@ -19,9 +19,9 @@ from PIL import Image
 
 from bowerbird import Guidance, ReImagenPipeline
 from bowerbird.core import seeds
+from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.diffusion.guidance import Predict
-from bowerbird.systems import queries
 from bowerbird.systems.reimagen import pipeline
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     for each in (pipe, plain):
         each.set_progress_bar_config(disable=True)
     pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-    hits = queries.by_hand(["a thing"], pictures, ["a thing", "a thing"])
+    hits = Neighbors.from_images(["a thing"], pictures, ["a thing", "a thing"])
 
     def generate(by: ReImagenPipeline) -> Callable[[], object]:
         return lambda: by(

@@ -188,7 +188,12 @@ def whole(
     import numpy as np
 
     pipe = pipe.to(device)
-    hits = Neighbors(np.zeros((n, 4), np.int64), np.ones((n, 4), np.float32), embeddings.numpy(), (("",) * 4,) * n)
+    hits = Neighbors(
+        ids=np.zeros((n, 4), np.int64),
+        scores=np.ones((n, 4), np.float32),
+        embeddings=embeddings.numpy(),
+        captions=(("",) * 4,) * n,
+    )
     started = time.perf_counter()
     interval = None if arguments.interval is None else tuple(arguments.interval)
     pipe(neighbors=hits, num_inference_steps=arguments.steps, guidance_scale=2.0, guidance_interval=interval)

@@ -116,7 +116,12 @@ def neighbors_of(kb: KnowledgeBase, pictures: Pictures) -> Neighbors:
     own = np.array(pictures.ids)[:, None]
     kept = np.stack([np.flatnonzero(row != item)[:K] for row, item in zip(found.ids, own, strict=True)])
     pick = lambda array: np.take_along_axis(array, kept.reshape(*kept.shape, *[1] * (array.ndim - 2)), 1)  # noqa: E731
-    return Neighbors(pick(found.ids), pick(found.scores), pick(found.embeddings), (("",) * K,) * len(kept))
+    return Neighbors(
+        ids=pick(found.ids),
+        scores=pick(found.scores),
+        embeddings=pick(found.embeddings),
+        captions=(("",) * K,) * len(kept),
+    )
 
 
 def parse(setting: str) -> tuple[str, generation.Settings]:

@@ -15,7 +15,7 @@ from bowerbird.core import contact_sheet, images
 
 path, caption, prompt = sys.argv[1:4]
 picture = images.read(path)
-reference = bb.references.by_hand([prompt], [picture], [caption])
+reference = bb.Neighbors.from_images([prompt], [picture], [caption])
 pipe = bb.ReImagenPipeline.from_pretrained("tiny-reimagen")
 row = [
     pipe(

@@ -448,7 +448,10 @@ def test_what_does_not_belong_is_refused(
     pipe: KNNDiffusionPipeline, discrete_pipe: KNNDiscretePipeline, kb: KnowledgeBase, random_rdm: Path
 ) -> None:
     narrow = Neighbors(
-        np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.ones((1, 1, 7), np.float32), (("",),)
+        ids=np.zeros((1, 1), np.int64),
+        scores=np.ones((1, 1), np.float32),
+        embeddings=np.ones((1, 1, 7), np.float32),
+        captions=(("",),),
     )
     for chosen in (pipe, discrete_pipe):
         with pytest.raises(MismatchError, match="7 numbers"):

@@ -14,7 +14,7 @@ from PIL import Image
 from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline
 from bowerbird.core import provenance, seeds
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import ABSENT
+from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.diffusion.conditions import FeatureMaps, Tokens
 from bowerbird.evaluation import evaluate, features
@@ -283,12 +283,12 @@ def test_picture_depends_on_its_seed_not_on_its_batch(pipe: ReImagenPipeline, kb
 
 def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=2), kb)
-    own = queries.by_hand(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
+    own = Neighbors.from_images(["red apple"], [p for p in hits.images()[0] if p is not None], list(hits.captions[0]))
     torch.testing.assert_close(generated(pipe, neighbors=own), generated(pipe, neighbors=hits), atol=1e-4, rtol=1e-4)
-    swapped = queries.by_hand(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
+    swapped = Neighbors.from_images(["red apple"], [Image.new("RGB", (40, 40), "blue")] * 2, ["", ""])
     assert (generated(pipe, neighbors=swapped) - generated(pipe, neighbors=hits)).abs().max() > 0.01
     nothing = generated(pipe, prompt="red apple", k=0)
-    torch.testing.assert_close(generated(pipe, neighbors=queries.by_hand(["red apple"], [], [])), nothing)
+    torch.testing.assert_close(generated(pipe, neighbors=Neighbors.from_images(["red apple"], [], [])), nothing)
     for balance in (
         None,
         Guidance("joint", 3.0),
@@ -299,7 +299,7 @@ def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipelin
             left_out, generated(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
         )
     with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
-        queries.by_hand(["x"], [Image.new("RGB", (8, 8))], [])
+        Neighbors.from_images(["x"], [Image.new("RGB", (8, 8))], [])
 
 
 def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:

@@ -77,7 +77,12 @@ def test_sampling_agrees(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(unet, stage, optimizer=False), size=32)
     rng = np.random.default_rng(0)
     embeddings = 3 * rng.normal(size=(2, 4, 64)).astype(np.float32)
-    hits = Neighbors(np.arange(8).reshape(2, 4), np.ones((2, 4), np.float32), embeddings, (("",) * 4,) * 2)
+    hits = Neighbors(
+        ids=np.arange(8).reshape(2, 4),
+        scores=np.ones((2, 4), np.float32),
+        embeddings=embeddings,
+        captions=(("",) * 4,) * 2,
+    )
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     noise = torch.stack([torch.randn(3, 8, 8, generator=g) for g in seeds])
     one_by_one = lambda x, t, null, asked: torch.cat([unet(x, t, null), unet(x, t, asked)])  # noqa: E731
@@ -94,7 +99,10 @@ def test_sampling_agrees(tmp_path: Path) -> None:
 def test_embeddings_at_length_one_for_the_kl_model(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_768(), optimizer=False), size=128)
     hits = Neighbors(
-        np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), np.full((1, 1, 48), 5, np.float32), (("",),)
+        ids=np.zeros((1, 1), np.int64),
+        scores=np.ones((1, 1), np.float32),
+        embeddings=np.full((1, 1, 48), 5, np.float32),
+        captions=(("",),),
     )
     keys = pipe.condition(hits).neighbors.keys  # type: ignore[union-attr]
     assert keys.norm().item() == pytest.approx(1)

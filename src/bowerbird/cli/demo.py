@@ -179,14 +179,14 @@ def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> 
     from dataclasses import replace
 
     from bowerbird.diffusion.guidance import Guidance
-    from bowerbird.systems import generation, queries
+    from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
 
     word = next((w for w in RARE if _knows(kb, w)), words[-1])
     most = min(ACROSS - 1, len(kb))
     hits = pipe.retrieve(Request(prompts=(word,), k=most, search_mode="bm25"), kb)
     settings = generation.Settings(seed=seed)
-    by_k = [queries.without_neighbors([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
+    by_k = [Neighbors.empty([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
     first = [generation.generate(pipe, each, settings)[0] for each in by_k]
     styled = replace(hits.select([0]), queries=(f"{word}, flat style",))
     etas = [i / (ACROSS - 1) for i in range(ACROSS)]

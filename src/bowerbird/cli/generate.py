@@ -274,7 +274,6 @@ def _by_hand(
 ) -> Neighbors:
     """A person's own pictures, or none, as neighbors. Raises: BowerbirdError for a model that generates from
     embeddings."""
-    from bowerbird.systems import queries
     from bowerbird.systems.generation import balances_text
 
     if not balances_text(pipe):
@@ -284,7 +283,7 @@ def _by_hand(
         )
     if prompt is None:
         raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to generate")
-    return queries.by_hand([prompt], pictures, captions).repeat(n)
+    return Neighbors.from_images([prompt], pictures, captions).repeat(n)
 
 
 def load_pipeline(model: str, device: str, dtype: str = "float32") -> Pipeline:

@@ -37,13 +37,16 @@ class Encoder(Protocol):
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Neighbors:
     """Q queries with their K nearest items, best first: the only thing that travels from retrieval to models.
 
-    `ids` int64 `(Q, K)`, -1 where there is none (always last); `scores` float32 `(Q, K)`, larger is closer;
-    `embeddings` raw float32 `(Q, K, d)`, zero where absent; `weights` float32 `(Q, K)`, how much each counts (1 as
-    retrieved); `queries`: the text each row was asked with, "" where it was none, empty when that is not known.
+    `ids` int64 `(Q, K)`, -1 where there is none (always last), below -1 for what is of no knowledge base (a query
+    itself, a picture of one's own); `scores` float32 `(Q, K)`, larger is closer; `embeddings` raw float32 `(Q, K, d)`,
+    zero where absent, d = 0 where they are not known; `captions` and `metadata`, Q rows of K; `weights` float32
+    `(Q, K)`, how much each counts (None: as retrieved, 1 each); `queries`: the text of each row, "" where it was none,
+    empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None where pictures are not at
+    hand. Raises: BowerbirdError when the shapes do not agree.
     """
 
     ids: np.ndarray
@@ -80,6 +83,12 @@ class Neighbors:
     def mask(self) -> np.ndarray:
         """Boolean `(Q, K)`: True where there is a neighbor."""
         return self.ids != ABSENT
+
+    @property
+    def effective_weights(self) -> np.ndarray:
+        """How much each counts, float32 `(Q, K)`: 0 where absent, 1 where nothing else was asked for."""
+        present = self.mask.astype(np.float32)
+        return present if self.weights is None else present * self.weights
 
     def images(self) -> list[list[Image.Image | None]]:
         """The neighbors' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
@@ -131,6 +140,104 @@ class Neighbors:
             weights=None if self.weights is None else self.weights[index],
             queries=tuple(self.queries[i] for i in index) if self.queries else (),
         )
+
+    # -- making them ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_embeddings(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
+        """Embeddings `(Q, K, d)` that belong to no knowledge base, such as a query's own, with score and weight 1."""
+        shape = embeddings.shape[:2]
+        return Neighbors(
+            ids=np.full(shape, -2, np.int64),  # below -1: present, yet no item of any knowledge base
+            scores=np.ones(shape, np.float32),
+            embeddings=np.asarray(embeddings, np.float32),
+            captions=tuple(map(tuple, captions)),
+            metadata=tuple(({},) * shape[1] for _ in range(shape[0])),
+        )
+
+    @staticmethod
+    def from_images(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
+        """A person's own pictures as the neighbors of each prompt, with what each of them shows ("" leaves that open).
+
+        They have no embeddings, so they serve models that read neighbors' pictures.
+        Raises: BowerbirdError when captions and pictures do not pair up.
+        """
+        from bowerbird.core.images import on_background
+
+        if len(pictures) != len(captions):
+            raise BowerbirdError(
+                f"{len(pictures)} pictures with {len(captions)} captions; give one caption for each picture, empty"
+                " where it is not to be said what the picture shows"
+            )
+        if not pictures:
+            return Neighbors.empty(prompts)
+        plain = [on_background(picture) for picture in pictures]
+
+        def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
+            return [[None if i == ABSENT else plain[-2 - i] for i in row] for row in ids.tolist()]
+
+        shape = (len(prompts), len(pictures))
+        return Neighbors(
+            ids=np.broadcast_to(-2 - np.arange(len(pictures), dtype=np.int64), shape),
+            scores=np.ones(shape, np.float32),
+            embeddings=np.zeros((*shape, 0), np.float32),
+            captions=tuple(tuple(captions) for _ in prompts),
+            metadata=tuple(({},) * len(pictures) for _ in prompts),
+            queries=tuple(prompts),
+            load_images=load,
+        )
+
+    @staticmethod
+    def empty(prompts: Sequence[str]) -> Neighbors:
+        """No neighbors (K = 0) for each prompt, for models that can generate from a text alone.
+
+        Raises: BowerbirdError for an empty prompt.
+        """
+        if any(not prompt.strip() for prompt in prompts):
+            raise BowerbirdError("the prompt is empty and there are no neighbors; say what to generate")
+        count = len(prompts)
+        return Neighbors(
+            ids=np.zeros((count, 0), np.int64),
+            scores=np.zeros((count, 0), np.float32),
+            embeddings=np.zeros((count, 0, 0), np.float32),
+            captions=((),) * count,
+            metadata=((),) * count,
+            queries=tuple(prompts),
+            load_images=lambda ids: [[None] * row.size for row in ids],
+        )
+
+    @staticmethod
+    def concat(first: Neighbors, second: Neighbors) -> Neighbors:
+        """Both sets of each query, `first` before `second`, along K; texts and pictures are those of `second`."""
+        return Neighbors(
+            ids=np.concatenate([first.ids, second.ids], 1),
+            scores=np.concatenate([first.scores, second.scores], 1),
+            embeddings=np.concatenate([first.embeddings, second.embeddings], 1),
+            captions=tuple(a + b for a, b in zip(first.captions, second.captions, strict=True)),
+            metadata=tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
+            weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
+            queries=second.queries,
+            load_images=second.load_images,
+        )
+
+    @staticmethod
+    def stack(parts: Sequence[Neighbors]) -> Neighbors:
+        """Several results of one knowledge base and one K as one batch, along Q."""
+        weighted = all(part.weights is not None for part in parts)
+        return Neighbors(
+            ids=np.concatenate([part.ids for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            embeddings=np.concatenate([part.embeddings for part in parts]),
+            captions=tuple(row for part in parts for row in part.captions),
+            metadata=tuple(row for part in parts for row in part.metadata),
+            weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
+            queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
+            load_images=parts[0].load_images,
+        )
+
+
+def _given_weights(part: Neighbors) -> np.ndarray:
+    return part.mask.astype(np.float32) if part.weights is None else part.weights
 
 
 @runtime_checkable

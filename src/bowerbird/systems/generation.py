@@ -312,7 +312,14 @@ def neighbors_of(record: dict[str, Any]) -> Neighbors:
         if "pictures" in record:
             return _with_pictures(record, ids, scores, weights, captions)
         flat = np.frombuffer(base64.b64decode(record["embeddings"]), "<f4").astype(np.float32)
-        return Neighbors(ids, scores, flat.reshape(1, len(rows), -1), (captions,), (({},) * len(rows),), weights)
+        return Neighbors(
+            ids=ids,
+            scores=scores,
+            embeddings=flat.reshape(1, len(rows), -1),
+            captions=(captions,),
+            metadata=(({},) * len(rows),),
+            weights=weights,
+        )
 
 
 @contextmanager
@@ -342,14 +349,14 @@ def _with_pictures(
         np.pad(array, gap, constant_values=value) for array, value in ((ids, ABSENT), (scores, -np.inf), (weights, 0.0))
     )
     return Neighbors(
-        ids,
-        scores,
-        np.zeros((1, k, 0), np.float32),
-        (captions + ("",) * (k - count),),
-        (({},) * k,),
-        weights,
-        (str(record["query"]),),
-        lambda asked: [
+        ids=ids,
+        scores=scores,
+        embeddings=np.zeros((1, k, 0), np.float32),
+        captions=(captions + ("",) * (k - count),),
+        metadata=(({},) * k,),
+        weights=weights,
+        queries=(str(record["query"]),),
+        load_images=lambda asked: [
             [None if number not in at else pictures[at[number]] for number in row] for row in asked.tolist()
         ],
     )

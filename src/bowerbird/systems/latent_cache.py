@@ -85,11 +85,11 @@ class LatentCache:
         shape = (1, len(rows))
         embeddings = self.embeddings[0, rows].float().numpy()[None]
         return Neighbors(
-            self.ids[rows.numpy()][None],
-            np.ones(shape, np.float32),
-            embeddings,
-            (("",) * len(rows),),
-            (({},) * len(rows),),
+            ids=self.ids[rows.numpy()][None],
+            scores=np.ones(shape, np.float32),
+            embeddings=embeddings,
+            captions=(("",) * len(rows),),
+            metadata=(({},) * len(rows),),
         )
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.images import on_background
 from bowerbird.core.types import ABSENT, Neighbors
 
 if TYPE_CHECKING:
@@ -86,37 +85,6 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
     return by_proposal(kb, counts, request.k, top_m=request.top_m, count=count, seed=seed)
 
 
-def queries_as_neighbors(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
-    """Embeddings `(Q, K, d)` of queries themselves in the form of neighbors: no id, score 1."""
-    shape = embeddings.shape[:2]
-    # ids below -1: present (only -1 is absent), yet no item of any database
-    return Neighbors(
-        np.full(shape, -2, np.int64),
-        np.ones(shape, np.float32),
-        np.asarray(embeddings, np.float32),
-        tuple(map(tuple, captions)),
-        tuple(({},) * shape[1] for _ in range(shape[0])),
-    )
-
-
-def join(first: Neighbors, second: Neighbors) -> Neighbors:
-    """Both sets of each query, `first` before `second`."""
-
-    def weights(part: Neighbors) -> np.ndarray:
-        return part.mask.astype(np.float32) if part.weights is None else part.weights
-
-    return Neighbors(
-        np.concatenate([first.ids, second.ids], 1),
-        np.concatenate([first.scores, second.scores], 1),
-        np.concatenate([first.embeddings, second.embeddings], 1),
-        tuple(a + b for a, b in zip(first.captions, second.captions, strict=True)),
-        tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
-        np.concatenate([weights(first), weights(second)], 1),
-        second.queries,
-        second.load_images,
-    )
-
-
 def by_text(
     kb: KnowledgeBase,
     prompts: Sequence[str],
@@ -132,10 +100,10 @@ def by_text(
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
     if text_mode == "neighbors":
         return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
-    alone = queries_as_neighbors(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
+    alone = Neighbors.from_embeddings(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
     if text_mode == "text" or k == 1:
         return alone
-    return join(alone, kb.search(text=list(prompts), k=k - 1, mode=search_mode, where=where))
+    return Neighbors.concat(alone, kb.search(text=list(prompts), k=k - 1, mode=search_mode, where=where))
 
 
 def by_images(
@@ -152,7 +120,7 @@ def by_images(
     if not images:
         raise BowerbirdError("no picture was given; pass one or several")
     embeddings = kb.encoder.embed_images(list(images))
-    alone = queries_as_neighbors(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]])
+    alone = Neighbors.from_embeddings(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]])
     rest = k if image_mode == "neighbors" else k - len(images)
     if image_mode == "image" or rest <= 0:
         return alone
@@ -162,7 +130,7 @@ def by_images(
     retrieved = kb.get(
         [int(found.ids[q, c]) for q, c in unique[:rest]], scores=[float(found.scores[q, c]) for q, c in unique[:rest]]
     )
-    return retrieved if image_mode == "neighbors" else join(alone, retrieved)
+    return retrieved if image_mode == "neighbors" else Neighbors.concat(alone, retrieved)
 
 
 def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, count: int, seed: int) -> Neighbors:
@@ -177,7 +145,7 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
             " another class"
         )
     draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
-    return replace(stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
+    return replace(Neighbors.stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
 
 
 def class_prompt(name: str) -> str:
@@ -204,77 +172,6 @@ def by_proposal(kb: KnowledgeBase, counts: dict[int, int], k: int, *, top_m: flo
     p = proposal(known, top_m)
     drawn = [int(ids[seeds.numpy_generator(seed + i, "proposal").choice(len(ids), p=p)]) for i in range(count)]
     return kb.search(ids=drawn, k=k, include_self=True)
-
-
-def stack(parts: Sequence[Neighbors]) -> Neighbors:
-    """Several results of one database and one K as one batch."""
-    return Neighbors(
-        np.concatenate([p.ids for p in parts]),
-        np.concatenate([p.scores for p in parts]),
-        np.concatenate([p.embeddings for p in parts]),
-        tuple(row for p in parts for row in p.captions),
-        tuple(row for p in parts for row in p.metadata),
-        (
-            None
-            if any(p.weights is None for p in parts)
-            else np.concatenate([p.weights for p in parts if p.weights is not None])
-        ),
-        tuple(query for p in parts for query in p.queries) if all(p.queries for p in parts) else (),
-        parts[0].load_images,
-    )
-
-
-def by_hand(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
-    """A person's own pictures as the neighbors of each prompt, with what each of them shows; "" where that is not to
-    be said.
-
-    They have no embeddings, so they serve models that generate from pictures. Raises: BowerbirdError when captions and
-    pictures do not pair up.
-    """
-    if len(pictures) != len(captions):
-        raise BowerbirdError(
-            f"{len(pictures)} reference pictures with {len(captions)} captions; say of each what it shows (an empty"
-            " caption where that is not to be said)"
-        )
-    if not pictures:
-        return without_neighbors(prompts)
-    plain = [on_background(picture) for picture in pictures]
-
-    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
-        return [[None if i == ABSENT else plain[-2 - i] for i in row] for row in ids.tolist()]
-
-    shape = (len(prompts), len(pictures))
-    ids = np.broadcast_to(
-        -2 - np.arange(len(pictures), dtype=np.int64), shape
-    )  # below -1: present, yet no item of any database
-    rows = tuple(tuple(captions) for _ in prompts)
-    metadata: tuple[tuple[dict[str, Any], ...], ...] = tuple(({},) * len(pictures) for _ in prompts)
-    return Neighbors(
-        ids, np.ones(shape, np.float32), np.zeros((*shape, 0), np.float32), rows, metadata, None, tuple(prompts), load
-    )
-
-
-def without_neighbors(prompts: Sequence[str]) -> Neighbors:
-    """No neighbors (K = 0) for each prompt: what generates from the text alone."""
-    if any(not p.strip() for p in prompts):
-        raise BowerbirdError("the prompt is empty and there are no neighbors; say what to generate")
-    empty = np.zeros((len(prompts), 0))
-    rows: tuple[tuple[str, ...], ...] = ((),) * len(prompts)
-    nobody: tuple[tuple[dict[str, Any], ...], ...] = ((),) * len(prompts)
-    return Neighbors(
-        empty.astype(np.int64),
-        empty.astype(np.float32),
-        np.zeros((len(prompts), 0, 0), np.float32),
-        rows,
-        nobody,
-        None,
-        tuple(prompts),
-        _nothing,
-    )
-
-
-def _nothing(ids: np.ndarray) -> list[list[Image.Image | None]]:
-    return [[None] * row.size for row in ids]
 
 
 def _choice(what: str, given: str, allowed: Sequence[Any]) -> None:

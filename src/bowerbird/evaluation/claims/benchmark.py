@@ -26,7 +26,6 @@ from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.knowledge.search import bm25
 from bowerbird.systems import generation
-from bowerbird.systems.queries import without_neighbors
 from bowerbird.training.cached import trained
 from bowerbird.training.recipes.judge import evaluator, style_evaluator
 
@@ -158,7 +157,7 @@ class Bench:
         """The drawings at `rows` `(n, k)` as the neighbors of each prompt; k = 0: none."""
         drawings, ids = self.drawings, np.asarray(rows, np.int64)
         if ids.shape[1] == 0:
-            return without_neighbors(prompts)
+            return Neighbors.empty(prompts)
 
         def load(asked: np.ndarray) -> list[list[Image.Image | None]]:
             return [
@@ -169,14 +168,14 @@ class Bench:
         captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
         metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
         return Neighbors(
-            ids,
-            (ids != ABSENT).astype(np.float32),
-            np.zeros((*ids.shape, 0), np.float32),
-            captions,
-            metadata,
-            None,
-            tuple(prompts),
-            load,
+            ids=ids,
+            scores=(ids != ABSENT).astype(np.float32),
+            embeddings=np.zeros((*ids.shape, 0), np.float32),
+            captions=captions,
+            metadata=metadata,
+            weights=None,
+            queries=tuple(prompts),
+            load_images=load,
         )
 
     def embedded(self, hits: Neighbors) -> Neighbors:

@@ -20,7 +20,6 @@ from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
 from bowerbird.evaluation.claims.lab import Lab
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.search import bm25
-from bowerbird.systems.queries import join, queries_as_neighbors
 
 MODEL = "tiny-knn"
 K = 4
@@ -174,9 +173,17 @@ def hits_of(lab: Lab, pairs: EditPairs) -> Neighbors:
     )
     captions = tuple(tuple(drawings.captions[i] if i != ABSENT else "" for i in row) for row in ids.tolist())
     near = Neighbors(
-        ids, there.astype(np.float32), vectors, captions, tuple(({},) * K for _ in names), None, tuple(names)
+        ids=ids,
+        scores=there.astype(np.float32),
+        embeddings=vectors,
+        captions=captions,
+        metadata=tuple(({},) * K for _ in names),
+        weights=None,
+        queries=tuple(names),
     )
-    return join(queries_as_neighbors(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names]), near)
+    return Neighbors.concat(
+        Neighbors.from_embeddings(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names]), near
+    )
 
 
 def _success(bench: Bench, lab: Lab, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:

@@ -74,10 +74,10 @@ class Database:
         """The items at `positions` `(n, k)`, all of them there."""
         captions = tuple(("",) * positions.shape[1] for _ in range(len(positions)))
         return Neighbors(
-            positions,
-            np.ones(positions.shape, np.float32) if scores is None else scores,
-            self.embeddings[positions],
-            captions,
+            ids=positions,
+            scores=np.ones(positions.shape, np.float32) if scores is None else scores,
+            embeddings=self.embeddings[positions],
+            captions=captions,
         )
 
     def drawn(self, n: int, k: int, *, seed: int, top_m: float | None = 1.0) -> Neighbors:

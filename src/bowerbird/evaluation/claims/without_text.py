@@ -17,7 +17,7 @@ from bowerbird.evaluation.claims.lab import Lab
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig
-from bowerbird.systems import loading, queries
+from bowerbird.systems import loading
 from bowerbird.systems.knn.batches import ConditionDraws
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
@@ -110,13 +110,13 @@ def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> 
     for seed in lab.settings.seeds:
         drawn = [sorted(bench.rows_of(entity).items()) for entity in bench.entities]
         shown = [rows[seed % len(rows)] for rows in drawn]
-        image = queries.stack(
+        image = Neighbors.stack(
             [_by_picture(pipe, kb, bench, entity, *one) for entity, one in zip(bench.entities, shown, strict=True)]
         )
         arms: dict[str, tuple[Neighbors, str]] = {
             "text": (text, MODEL),
             "image": (image, MODEL),
-            "image, words": (queries.join(image.select([0]), neighbors), MODEL),
+            "image, words": (Neighbors.concat(image.select([0]), neighbors), MODEL),
             "dense": (dense, MODEL),
             "neighbors": (neighbors, MODEL),
             "alone": (alone, MODEL),

@@ -30,7 +30,6 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.conditioning import query_tokens
 from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.systems.latent_cache import BatchSample, LatentCache, NeighborStrategy, draw
-from bowerbird.systems.queries import queries_as_neighbors
 
 
 class ConditionDraws(BaseModel):
@@ -111,4 +110,4 @@ def condition_of(batch: dict[str, Any], shared_dim: int) -> Conditioning:
 
 def asked_by_itself(cache: LatentCache, item: int) -> Neighbors:
     """An item's own embedding as a query without neighbors."""
-    return queries_as_neighbors(cache.embeddings[0, item].float().numpy()[None, None], [[""]])
+    return Neighbors.from_embeddings(cache.embeddings[0, item].float().numpy()[None, None], [[""]])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
-from bowerbird.core.types import Encoder
+from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import discrete
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
@@ -149,13 +149,12 @@ class KNNDiscreteObjective(nn.Module):
         """A row for each of eight items: the item, its query and neighbors generated at weight 1, 2 and 4, and its
         query alone."""
         from bowerbird.core.contact_sheet import grid
-        from bowerbird.systems.queries import join
 
         pipe, cache, rows = self.pipeline(), self.cache, []
         pipe.set_progress_bar_config(disable=True)
         for item, at in cache.examples(3):
             own = asked_by_itself(cache, item)
-            both = join(own, cache.neighbors(at))
+            both = Neighbors.concat(own, cache.neighbors(at))
             known = tensors.to_pil(
                 to_pictures(self.frozen[0], cache.latents[0, torch.cat([torch.tensor([item]), at])].long())
             )

@@ -20,7 +20,6 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import on_background, square
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.systems.latent_cache import encode_latents
-from bowerbird.systems.queries import queries_as_neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,14 +58,14 @@ def encoded(
 def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:
     """Each picture's own embedding as a query without neighbors, padded to `columns` as what it is compared with."""
     embeddings = encoder.embed_images([on_background(picture) for picture in pictures])
-    alone = queries_as_neighbors(embeddings[:, None], [["(source)"]] * len(pictures))
+    alone = Neighbors.from_embeddings(embeddings[:, None], [["(source)"]] * len(pictures))
     absent = ((0, 0), (0, columns - 1))
     return Neighbors(
-        np.pad(alone.ids, absent, constant_values=ABSENT),
-        np.pad(alone.scores, absent),
-        np.pad(alone.embeddings, (*absent, (0, 0))),
-        tuple((*row, *[""] * (columns - 1)) for row in alone.captions),
-        tuple((*row, *[{}] * (columns - 1)) for row in alone.metadata),
+        ids=np.pad(alone.ids, absent, constant_values=ABSENT),
+        scores=np.pad(alone.scores, absent),
+        embeddings=np.pad(alone.embeddings, (*absent, (0, 0))),
+        captions=tuple((*row, *[""] * (columns - 1)) for row in alone.captions),
+        metadata=tuple((*row, *[{}] * (columns - 1)) for row in alone.metadata),
     )
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import Encoder
+from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.models.unet import UNetConfig, build_unet, widened, with_short_attention
 from bowerbird.systems import common
@@ -158,13 +158,12 @@ class KNNObjective(nn.Module):
         """A row for each of eight items: the item and three neighbors; generated from both, the neighbors, its own
         query; then an edit and its result."""
         from bowerbird.core.contact_sheet import grid
-        from bowerbird.systems.queries import join
 
         pipe, cache, rows = self.pipeline(), self.cache, []
         pipe.set_progress_bar_config(disable=True)
         for item, at in cache.examples(3):
             own, near = asked_by_itself(cache, item), cache.neighbors(at)
-            both = join(own, near)
+            both = Neighbors.concat(own, near)
             asked: list[tuple[Any, dict[str, Any]]] = [(both, {}), (near, {}), (own, {})]
             shown = [cache.latents[0, item], *cache.latents[0, at]]
             if self.edits is not None:

@@ -18,7 +18,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.systems import common, relevance
-from bowerbird.systems.queries import Request, class_prompt, join
+from bowerbird.systems.queries import Request, class_prompt
 from bowerbird.systems.queries import retrieve as retrieve_neighbors
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def again(
     found = replace(found, queries=hits.queries, weights=None if hits.weights is None else hits.weights[:, queries:])
     if not queries:
         return found
-    joined = join(hits.select(range(queries)), found)
+    joined = Neighbors.concat(hits.select(range(queries)), found)
     return joined if min_relevance is None else relevance.keep(kb, joined, min_relevance, config.shared_dim)
 
 

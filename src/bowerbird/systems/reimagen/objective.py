@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import ABSENT
+from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Tokens
@@ -155,7 +155,6 @@ class ReImagenObjective(nn.Module):
         """A row for each of eight pictures: it, two neighbors, then generated from text and neighbors, from neighbors
         alone, from text alone."""
         from bowerbird.core.contact_sheet import grid
-        from bowerbird.systems.queries import by_hand
 
         pipe, pictures, rows = self.pipeline(), self.pictures, []
         pipe.set_progress_bar_config(disable=True)
@@ -163,7 +162,7 @@ class ReImagenObjective(nn.Module):
         def generate(item: int, prompt: str, near: list[int]) -> Any:
             if not prompt and not near:
                 return None
-            hits = by_hand(
+            hits = Neighbors.from_images(
                 [prompt], tensors.to_pil(pictures.pixels[near]) if near else [], [pictures.captions[r] for r in near]
             )
             options: dict[str, Any] = {}

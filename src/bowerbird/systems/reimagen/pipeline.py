@@ -230,7 +230,7 @@ class ReImagenPipeline(DiffusionPipeline):
                 raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
             wanted = int(self.config.k) if k is None else k
             if wanted == 0:
-                return queries.without_neighbors(prompts).repeat(count)
+                return Neighbors.empty(prompts).repeat(count)
             return self.retrieve(
                 Request(prompts=prompts, k=wanted, search_mode=mode or str(self.config.search_mode), where=where),
                 kb,
