@@ -61,10 +61,10 @@ def test_the_four_predictions_differ() -> None:
     assert all((a - b).abs().max() > 0.05 for i, a in enumerate(found) for b in found[:i])
 
 
-@pytest.mark.parametrize("kind", guidance.KINDS)
+@pytest.mark.parametrize("kind", list(guidance.FORMS))
 def test_weights_of_one_are_the_conditional_prediction(kind: str) -> None:
     predict = IdealDenoiser()
-    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 1.0, 1.0, 0.5), [0, 1, 2], [True] * 3, 8)
+    guided = guidance.build_guidance(predict, CONDITION, Guidance(kind, 1.0, 1.0, 0.5), [0, 1, 2], [True] * 3, 8)
     torch.testing.assert_close(guided(X, T, 3), single())
     assert predict.calls == [3]  # and cost one pass
 
@@ -93,7 +93,7 @@ def test_at_its_ends_eta_gives_the_single_forms_in_two_passes(kind: str, eta: fl
     expected = (
         guidance.text_enhanced(predict, CONDITION, 3.0) if eta else guidance.neighbor_enhanced(predict, CONDITION, 2.0)
     )
-    guided = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [7, 8, 9], [True] * 3, 6)
+    guided = guidance.build_guidance(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [7, 8, 9], [True] * 3, 6)
     for step in range(6):
         predict.calls.clear()
         torch.testing.assert_close(guided(X, T, step), expected(X, T, step))
@@ -102,8 +102,8 @@ def test_at_its_ends_eta_gives_the_single_forms_in_two_passes(kind: str, eta: fl
 
 def test_interleaved_takes_one_form_a_step_and_picture() -> None:
     predict, settings, picture_seeds = IdealDenoiser(), Guidance("interleaved", 3.0, 2.0, 0.4), [11, 12, 13]
-    drawn = guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=1)
-    guided = guidance.balanced(predict, CONDITION, settings, picture_seeds, [True] * 3, 200)
+    drawn = guidance.sample_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=1)
+    guided = guidance.build_guidance(predict, CONDITION, settings, picture_seeds, [True] * 3, 200)
     text, near = (
         guidance.text_enhanced(predict, CONDITION, 3.0)(X, T, 0),
         guidance.neighbor_enhanced(predict, CONDITION, 2.0)(X, T, 0),
@@ -113,9 +113,9 @@ def test_interleaved_takes_one_form_a_step_and_picture() -> None:
     assert (drawn.float().mean(1) - 0.4).abs().max() < 0.12
     assert not torch.equal(drawn[0], drawn[1])
     assert torch.equal(
-        drawn[1:2], guidance.draw_text_steps([12], [True], 200, 0.4, stage=1)
+        drawn[1:2], guidance.sample_text_steps([12], [True], 200, 0.4, stage=1)
     )  # a picture's draws are its own
-    assert not torch.equal(drawn, guidance.draw_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=2))
+    assert not torch.equal(drawn, guidance.sample_text_steps(picture_seeds, [True] * 3, 200, 0.4, stage=2))
 
 
 @pytest.mark.parametrize("kind", ["interleaved", "weighted"])
@@ -124,9 +124,9 @@ def test_a_picture_without_neighbors_is_guided_by_its_text(kind: str, eta: float
     rows = torch.tensor([False, True, False])
     nobody = CONDITION.without("neighbors", rows=rows)
     predict, present = IdealDenoiser(), (~rows).tolist()
-    guided = guidance.balanced(predict, nobody, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], present, 5)
+    guided = guidance.build_guidance(predict, nobody, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], present, 5)
     alone = guidance.text_enhanced(predict, nobody, 3.0)(X, T, 0)
-    as_ever = guidance.balanced(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], [True] * 3, 5)
+    as_ever = guidance.build_guidance(predict, CONDITION, Guidance(kind, 3.0, 2.0, eta), [1, 2, 3], [True] * 3, 5)
     for step in range(5):
         torch.testing.assert_close(guided(X, T, step)[1], alone[1])
         torch.testing.assert_close(guided(X, T, step)[[0, 2]], as_ever(X, T, step)[[0, 2]])

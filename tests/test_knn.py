@@ -287,7 +287,7 @@ def test_edit_guidance_at_its_corners() -> None:
         (1, 1, 12.0 + 100 - 3),
         (3, 0.5, 30 + 0.5 * (100 - 3)),
     ):
-        found = guidance.edited(predict, asked, own, scale, preservation, lambda x, t: x + 100)(x, t, 0)
+        found = guidance.edit_guidance(predict, asked, own, scale, preservation, lambda x, t: x + 100)(x, t, 0)
         assert float(found[0, 0]) == pytest.approx(expected)
 
 
@@ -414,7 +414,9 @@ def test_an_edit_is_generated_again_from_its_png(
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
     settings = generation.Settings(steps=3, strength=0.7, preservation=0.4)
     images = generation.generate(pipe, hits, settings, sources=sources)
-    made = generation.records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
+    made = generation.generation_records(
+        pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources
+    )
     paths = generation.write(images, made, hits, tmp_path, sources=sources)
     record = provenance.read_png(paths[1])
     again, _ = generation.regenerate(pipe, record)

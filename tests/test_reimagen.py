@@ -306,7 +306,7 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
     hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish"), k=2), kb)
     settings = generation.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
     images = generation.generate(pipe, hits, settings)
-    records = generation.records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
+    records = generation.generation_records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
     paths = generation.write(images, records, hits, tmp_path)
     record = provenance.read_png(paths[1])
     assert [len(stage) for stage in record["text_steps"]] == [4, 4]

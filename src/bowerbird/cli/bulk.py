@@ -62,7 +62,7 @@ def neighbors(
             max_similarity=max_similarity,
             exclude_key=exclude_key,
             counts=counts,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
@@ -114,7 +114,7 @@ def embed(
             processes=workers,
             size=part,
             ray_address=ray,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     if as_json:
         print_json(

@@ -13,7 +13,10 @@ import typer
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as ProgressBar
+
+    from bowerbird.core.progress import Progress
+    from bowerbird.systems.base import System
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0)]
@@ -51,7 +54,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+def progress_bar(quiet: bool = False) -> Iterator[ProgressBar]:
     """A rich progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,3 +63,35 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         yield bar
+
+
+def numbers(text: str | None, option: str) -> list[float]:
+    """The numbers in a text such as "2,1"; none where there is no text. Raises: BowerbirdError for anything else."""
+    if text is None:
+        return []
+    try:
+        found = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not found:
+        raise BowerbirdError(f"{option} {text!r}: write numbers with commas between, e.g. 2,1")
+    return found
+
+
+def open_model(model: str, device: str, dtype: str = "float32") -> System:
+    """`load_pipeline` for the command line: on the device asked for, and without notices of other libraries."""
+    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.systems.loading import load_pipeline
+
+    quiet_libraries()
+    return load_pipeline(model, pick_device(device), dtype)
+
+
+def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
+    """A progress callback that moves a task of `bar`."""
+    task = bar.add_task(description, total=total)
+
+    def report(done: int, total: int | None = None, stage: str = "") -> None:
+        bar.update(task, completed=done, total=total)
+
+    return report

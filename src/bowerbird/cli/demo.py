@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.loading import Pipeline
+    from bowerbird.systems.base import System
 
 
 ACROSS = 5
@@ -57,7 +57,7 @@ def demo(
     Example: bowerbird demo --out demo
     """
     start = time.perf_counter()
-    from bowerbird.cli.generate import load_pipeline
+    from bowerbird.cli.common import open_model
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import generation
 
@@ -66,11 +66,11 @@ def demo(
     words = _subjects(main)
     found = main.search(text=words[0], k=min(4, len(main)))
     say(f'2. searched it for "{words[0]}": {", ".join(c for c in found.captions[0][:3] if c)} …')
-    pipe = load_pipeline("tiny-rdm", device)
+    pipe = open_model("tiny-rdm", device)
     settings = generation.Settings(seed=seed, guidance_scale=4.0)
     rows = _generate(pipe, main, words, settings) + _swap(pipe, swaps, words[0], settings)
-    rows += _balance(load_pipeline("tiny-reimagen", device), main, words, seed)
-    rows += _text_and_edit(load_pipeline("tiny-knn", device), main, words, seed)
+    rows += _balance(open_model("tiny-reimagen", device), main, words, seed)
+    rows += _text_and_edit(open_model("tiny-knn", device), main, words, seed)
     count = sum(len(row.images) for row in rows)
     say(
         f"3. generated {count} pictures: from words, a picture, nothing, exchanged databases, from pictures themselves;"
@@ -134,7 +134,7 @@ def _subjects(kb: KnowledgeBase) -> list[str]:
     return subjects
 
 
-def _generate(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
+def _generate(pipe: System, kb: KnowledgeBase, words: list[str], settings: object) -> list[Row]:
     """From words (three prompts), from a picture, unconditionally."""
     from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
@@ -161,7 +161,7 @@ def _generate(pipe: Pipeline, kb: KnowledgeBase, words: list[str], settings: obj
     return [Row(label, generation.generate(pipe, hits, settings), hits) for label, hits in asked]
 
 
-def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
+def _swap(pipe: System, swaps: list[tuple[str, KnowledgeBase]], word: str, settings: object) -> list[Row]:
     """The same prompt and seeds from databases of different style."""
     from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
@@ -174,7 +174,7 @@ def _swap(pipe: Pipeline, swaps: list[tuple[str, KnowledgeBase]], word: str, set
     return rows
 
 
-def _balance(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
+def _balance(pipe: System, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
     """Re-Imagen on a thing it was not trained on: no neighbor to four of them, then all neighbors to all text."""
     from dataclasses import replace
 
@@ -216,7 +216,7 @@ def _knows(kb: KnowledgeBase, word: str) -> bool:
     return bool(found.mask.any()) and word in found.captions[0][0]
 
 
-def _text_and_edit(pipe: Pipeline, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
+def _text_and_edit(pipe: System, kb: KnowledgeBase, words: list[str], seed: int) -> list[Row]:
     """KNN-Diffusion: a text without and with what it finds; then a picture edited by a text, from little to much."""
     from dataclasses import replace
 

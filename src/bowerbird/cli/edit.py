@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, progress_bar, say
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, open_model, progress_bar, tracker
+from bowerbird.cli.generate import print_result, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -24,9 +25,14 @@ def edit(
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", help="Neighbors of the prompt or reference; 0 for none, default the model's.", min=0),
+        typer.Option(
+            "-k",
+            "--num-neighbors",
+            help="Neighbors of the prompt or reference; 0 for none, default the model's.",
+            min=0,
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="How many edits of each picture.", min=1)] = 4,
+    n: Annotated[int, typer.Option("-n", "--num-images", help="How many edits of each picture.", min=1)] = 4,
     strength: Annotated[
         float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")
     ] = 1.0,
@@ -54,6 +60,9 @@ def edit(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
+    on_copy: Annotated[
+        str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
+    ] = "warn",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -68,64 +77,64 @@ def edit(
         raise BowerbirdError("edit: say what the picture is to show with --prompt T or --reference F, one of them")
     if img2img and strength >= 1:
         raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
-    from bowerbird.cli.generate import load_pipeline
     from bowerbird.core import images
+    from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import generation
-    from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
-    from bowerbird.systems.knn.retrieval import asked as request_of
+    from bowerbird.systems.queries import make_request
 
+    guard.check_policy(on_copy)
     opened = KnowledgeBase.open(kb)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
-    pipe = load_pipeline(model, device)
-    if not isinstance(pipe, KNNDiffusionPipeline):
+    pipe = open_model(model, device)
+    can = pipe.capabilities
+    if not can.starts_from_image:
         raise BowerbirdError(
             f"model {model!r} is a {type(pipe).__name__}, which does not edit; use tiny-knn, or train one: bowerbird"
             " train tiny-knn"
         )
-    if not pipe.edits and not img2img:
+    if not can.edits and not img2img:
         raise BowerbirdError(
             f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
         )
-    request = request_of(prompt, wanted, int(pipe.config.k) if k is None else k, search_mode=search_mode, where=where)
+    request = pipe.resolve(make_request(prompt, wanted, k=k, search_mode=search_mode, where=where))
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    how: dict[str, Any] = {"strength": strength, "show_source": not img2img}
-    how |= {
-        key: value
-        for key, value in (("preservation", preservation), ("change_threshold", change_threshold))
-        if value is not None
-    }
-    settings = generation.Settings(steps, guidance_scale, sampler, seed=seed, **how)
+    how: dict[str, Any] = {"preservation": preservation, "change_threshold": change_threshold}
+    how = {key: value for key, value in how.items() if value is not None}
+    settings = generation.Settings(
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        seed=seed,
+        strength=strength,
+        show_source=not img2img,
+        **how,
+    )
     sources = [picture for picture in pictures for _ in range(n)]
     with progress_bar(as_json) as bar:
-        task = bar.add_task("editing", total=len(sources))
-        made = generation.generate(
-            pipe, hits, settings, sources=sources, progress=lambda done: bar.update(task, completed=done)
-        )
-    said: dict[str, Any] = {
+        report = tracker(bar, "editing", len(sources))
+        made = generation.generate(pipe, hits, settings, sources=sources, progress=report)
+    kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
+    record: dict[str, Any] = {
         "prompt": prompt,
         "reference": None if reference is None else str(reference),
         "edited": [str(path) for path in image],
     }
-    said = {key: value for key, value in said.items() if value} | {
-        "k": request.k if k != 0 else 0,
-        "search_mode": search_mode,
-        "where": where,
-    }
-    written = generation.records(pipe, model, opened, hits, made, settings, said, sources=sources)
-    paths = generation.write(made, written, hits, out, sources=sources)
-    if as_json:
-        print_json(
-            {
-                "out": str(out),
-                "images": [str(p) for p in paths],
-                "sheet": str(out / "sheet.png"),
-                "records": str(out / "generation.jsonl"),
-            }
-        )
-    else:
-        say(
-            f"{len(paths)} edit{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside its"
-            " source, their difference and the neighbors"
-        )
+    record = {key: value for key, value in record.items() if value}
+    record |= {"k": request.k, "search_mode": request.search_mode, "where": where}
+    records = generation.generation_records(
+        pipe,
+        model,
+        opened,
+        kept.hits,
+        kept.images,
+        settings,
+        record,
+        sources=sources,
+        picture_seeds=kept.seeds,
+        copies=kept.copies,
+    )
+    paths = generation.write(kept.images, records, kept.hits, out, sources=sources)
+    warn_of_copies(kept, paths)
+    print_result(paths, out, as_json, "edit")

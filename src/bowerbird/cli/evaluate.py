@@ -75,7 +75,7 @@ def evaluate(
         raise BowerbirdError(
             "--evaluator none leaves no features to measure with; give --features, for example encoder:small"
         )
-    from bowerbird.cli.generate import load_pipeline
+    from bowerbird.cli.common import open_model
     from bowerbird.data.pictures import load_pictures
     from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
@@ -86,8 +86,8 @@ def evaluate(
     pictures = whole if where is None else load_pictures(data, where=where)
     if len(pictures) < 10:
         raise BowerbirdError(f"{data}: {len(pictures)} pictures are too few to measure against; 10 is the least")
-    pipe = load_pipeline(model, device)
-    usual = generation.usual(pipe)
+    pipe = open_model(model, device)
+    usual = generation.default_settings(pipe)
     settings = evaluation.Settings(
         n=n,
         query=query,
@@ -98,7 +98,7 @@ def evaluate(
         generate=generation.Settings(
             steps=usual.steps if steps is None else steps,
             guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
-            sampler=generation.sampler_of(pipe, generation.Settings(sampler=sampler)),
+            sampler=sampler or pipe.defaults.sampler,
             seed=seed,
         ),
     )

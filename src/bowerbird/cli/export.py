@@ -26,11 +26,11 @@ def export(
     """
     if out.exists():
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
-    from bowerbird.cli.generate import load_pipeline
+    from bowerbird.cli.common import open_model
     from bowerbird.systems.rdm.interop import plain_diffusers
     from bowerbird.systems.rdm.pipeline import RDMPipeline
 
-    pipe = load_pipeline(model, "cpu")
+    pipe = open_model(model, "cpu")
     if not isinstance(pipe, RDMPipeline):
         raise BowerbirdError(
             f"model {model!r} is a {type(pipe).__name__}; diffusers can run RDM alone, the others need what bowerbird"

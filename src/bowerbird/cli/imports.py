@@ -146,7 +146,9 @@ def compvis(
     if not dry_run and out is not None:
         with progress_bar(as_json) as bar:
             task = bar.add_task("tensors", total=report["matched"])
-            released.write(plan, out, progress=lambda done, total: bar.update(task, completed=done, total=total))
+            released.write(
+                plan, out, progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total)
+            )
         report["out"] = str(out)
     _print_plan(report, as_json)
 
@@ -228,6 +230,6 @@ def _build(
             device=pick_device(device),
             memory=parse_memory(memory),
             on_message=say,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     print_report(report, made.version, len(made), kb, None, as_json)

@@ -82,7 +82,7 @@ def build(
             device=pick_device(device),
             memory=parse_memory(memory),
             on_message=say,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     print_report(done, made.version, len(made), kb, report, as_json)
 
@@ -124,7 +124,7 @@ def add(
             filter_fn=own_filter(keep),
             fetch_urls=fetch,
             workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     if not done.added and done.unreadable and not done.already_present:
         raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({done.unreadable[0]})")
@@ -246,7 +246,7 @@ def export(
             out,
             form=form,
             where=where,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
         )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "format": form, "items": count})
@@ -277,7 +277,7 @@ def verify(
     with progress_bar(as_json) as bar:
         task = bar.add_task("rows", total=None)
         verdict = verified(
-            kb, repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            kb, repair=repair, progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total)
         )
     if as_json:
         print_json({"path": str(kb), **verdict.facts()})

@@ -31,42 +31,69 @@ Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """A network seen from here: (sample, timestep, conditioning) -> prediction of the sample's shape."""
 Guided = Callable[[Tensor, Tensor, int], Tensor]
 """A prediction under guidance: (sample, timestep, number of the sampling step from 0) -> prediction."""
-KINDS = ("interleaved", "weighted", "joint")
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How two conditions are balanced: the form, the weights of text (w_p) and neighbors (w_n), and eta, the share of
-    text.
+    """How two conditions are balanced: the form, the weights of text (w_p) and neighbors (w_n), and the share of
+    text, `text_ratio`, the paper's eta.
 
-    `joint` has one weight, `text_scale`, and no eta. Raises: BowerbirdError for an unknown kind, or eta outside 0..1.
+    `joint` has one weight, `text_scale`, and no ratio. Raises: BowerbirdError for an unknown kind, or a ratio outside
+    0..1.
     """
 
     kind: str = "interleaved"
     text_scale: float = 3.0
     neighbor_scale: float = 3.0
-    eta: float = 0.5
+    text_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BowerbirdError(f"guidance {self.kind!r} is not known; choose one of {', '.join(KINDS)}")
+        if self.kind not in FORMS:
+            raise BowerbirdError(f"guidance {self.kind!r} is not known; choose one of {', '.join(FORMS)}")
         if not (math.isfinite(self.text_scale) and math.isfinite(self.neighbor_scale)):
             raise BowerbirdError(
                 f"guidance scales are finite numbers; got {self.text_scale} for the text and {self.neighbor_scale} for"
                 " the neighbors"
             )
-        if not 0 <= self.eta <= 1:
-            raise BowerbirdError(f"eta is the share of text in guidance, from 0 to 1; got {self.eta}")
+        if not 0 <= self.text_ratio <= 1:
+            raise BowerbirdError(f"text_ratio is the share of text in guidance, from 0 to 1; got {self.text_ratio}")
+
+    @staticmethod
+    def from_scale(guidance_scale: float) -> Guidance:
+        """The balance when only one number is given: it guides the neighbors, a quarter of its excess over 1 the text,
+        a quarter of the steps enhance the text.
+
+        Text is enhanced less because a small text tower says little of words it never met, and what it says of them
+        should not be amplified.
+        """
+        return Guidance("interleaved", min(guidance_scale, 1 + (guidance_scale - 1) / 4), guidance_scale, 0.25)
 
 
-def by_scale(guidance_scale: float) -> Guidance:
-    """The balance when only one number is given: it guides the neighbors, a quarter of its excess over 1 the text, at
-    eta 1/4.
+def by_stage(
+    guidance_scale: float,
+    kind: str = "interleaved",
+    *,
+    text_ratio: Sequence[float] = (),
+    text_scale: Sequence[float] = (),
+    neighbor_scale: Sequence[float] = (),
+) -> Guidance | tuple[Guidance, ...]:
+    """A balance for all stages, or one a stage: each sequence holds one number, one a stage, or nothing for what
+    `Guidance.from_scale(guidance_scale)` says.
 
-    Text is enhanced less because a small text tower says little of words it never met, and what it says of them should
-    not be amplified.
+    Raises: BowerbirdError when two sequences speak of different numbers of stages.
     """
-    return Guidance("interleaved", min(guidance_scale, 1 + (guidance_scale - 1) / 4), guidance_scale, 0.25)
+    usual = Guidance.from_scale(guidance_scale)
+    given = {"text_scale": text_scale, "neighbor_scale": neighbor_scale, "text_ratio": text_ratio}
+    values = {name: list(each) or [getattr(usual, name)] for name, each in given.items()}
+    stages = max(len(each) for each in values.values())
+    wrong = [name for name, each in values.items() if len(each) not in (1, stages)]
+    if wrong:
+        raise BowerbirdError(
+            f"{wrong[0]}: {len(values[wrong[0]])} numbers where another option has {stages}; give one, or one a stage"
+        )
+    texts, nears, ratios = (each * stages if len(each) == 1 else each for each in values.values())
+    found = tuple(Guidance(kind, *numbers) for numbers in zip(texts, nears, ratios, strict=True))
+    return found if stages > 1 else found[0]
 
 
 def combine(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
@@ -113,7 +140,7 @@ def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale
     return guided
 
 
-def limited(
+def within_interval(
     guided: Guided, predict: Predict, conditioning: Conditioning, interval: tuple[float, float] | None
 ) -> Guided:
     """`guided` where the timestep lies in `interval`, both ends counted, and one pass without guidance elsewhere; None
@@ -127,9 +154,9 @@ def limited(
     return lambda x, t, step: guided(x, t, step) if low <= float(t) <= high else predict(x, t, conditioning)
 
 
-def edited(
+def edit_guidance(
     predict: Predict,
-    asked: Conditioning,
+    wanted: Conditioning,
     own: Conditioning,
     guidance_scale: float,
     preservation: float,
@@ -143,12 +170,12 @@ def edited(
     queries, and that cancels; with c = 0 and w = 1 it is e(y).
     """
     if guidance_scale == 1 and preservation == 0:
-        return lambda x, t, step: predict(x, t, asked)
-    both = Conditioning.cat([asked, own])
+        return lambda x, t, step: predict(x, t, wanted)
+    both = Conditioning.cat([wanted, own])
 
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
-        wanted, there = predict(torch.cat([x, x]), t, both).chunk(2)
-        found = combine(there, wanted, guidance_scale)
+        asked_for, there = predict(torch.cat([x, x]), t, both).chunk(2)
+        found = combine(there, asked_for, guidance_scale)
         return found + preservation * (unchanged(x, t) - there) if preservation else found
 
     return guided
@@ -197,14 +224,16 @@ def interleaved(
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
         rows = text_steps[:, step].to(x.device)
         whole = torch.zeros_like(rows)
-        asked = both.without("text", rows=torch.cat([rows, whole])).without("neighbors", rows=torch.cat([~rows, whole]))
-        without, full = predict(torch.cat([x, x]), t, asked).chunk(2)
+        dropped = both.without("text", rows=torch.cat([rows, whole])).without(
+            "neighbors", rows=torch.cat([~rows, whole])
+        )
+        without, full = predict(torch.cat([x, x]), t, dropped).chunk(2)
         return without + _rowwise(torch.where(rows, text_scale, neighbor_scale), x) * (full - without)
 
     return guided
 
 
-def draw_text_steps(
+def sample_text_steps(
     picture_seeds: Sequence[int], present: Sequence[bool], steps: int, eta: float, stage: int
 ) -> Tensor:
     """Which steps of `interleaved` enhance the text, R < eta for R uniform in [0, 1): boolean `(B, steps)`, row i from
@@ -219,7 +248,7 @@ def draw_text_steps(
     return torch.from_numpy(np.stack(rows))
 
 
-def balanced(
+def build_guidance(
     predict: Predict,
     conditioning: Conditioning,
     settings: Guidance,
@@ -233,12 +262,43 @@ def balanced(
     A picture without a neighbor `present` is guided by its text alone, whatever the balance: absent and K = 0 are the
     same.
     """
-    if settings.kind == "joint":
-        return joint(predict, conditioning, settings.text_scale)
-    if not any(present):
+    return FORMS[settings.kind](predict, conditioning, settings, Schedule(picture_seeds, present, steps, stage))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a form may depend on beside the predictions: each picture's seed, whether it has a neighbor `present`, how
+    many steps there are, and the number of the stage, from 1."""
+
+    picture_seeds: Sequence[int]
+    present: Sequence[bool]
+    steps: int
+    stage: int = 1
+
+
+Form = Callable[[Predict, Conditioning, Guidance, Schedule], Guided]
+"""A way to balance text and neighbors: from the network and its conditions to the guided prediction."""
+
+
+def _joint(predict: Predict, conditioning: Conditioning, settings: Guidance, schedule: Schedule) -> Guided:
+    return joint(predict, conditioning, settings.text_scale)
+
+
+def _weighted(predict: Predict, conditioning: Conditioning, settings: Guidance, schedule: Schedule) -> Guided:
+    ratio = settings.text_ratio
+    if not any(schedule.present):
         return text_enhanced(predict, conditioning, settings.text_scale)
-    if settings.kind == "weighted":
-        eta = settings.eta if all(present) else torch.tensor([settings.eta if there else 1.0 for there in present])
-        return weighted(predict, conditioning, settings.text_scale, settings.neighbor_scale, eta)
-    drawn = draw_text_steps(picture_seeds, present, steps, settings.eta, stage)
-    return interleaved(predict, conditioning, settings.text_scale, settings.neighbor_scale, drawn)
+    eta = ratio if all(schedule.present) else torch.tensor([ratio if there else 1.0 for there in schedule.present])
+    return weighted(predict, conditioning, settings.text_scale, settings.neighbor_scale, eta)
+
+
+def _interleaved(predict: Predict, conditioning: Conditioning, settings: Guidance, schedule: Schedule) -> Guided:
+    if not any(schedule.present):
+        return text_enhanced(predict, conditioning, settings.text_scale)
+    drawn = (schedule.picture_seeds, schedule.present, schedule.steps)
+    text_steps = sample_text_steps(*drawn, settings.text_ratio, schedule.stage)
+    return interleaved(predict, conditioning, settings.text_scale, settings.neighbor_scale, text_steps)
+
+
+FORMS: dict[str, Form] = {"interleaved": _interleaved, "weighted": _weighted, "joint": _joint}
+"""The forms by name. Another one joins by an entry of its own: `FORMS["mine"] = form`."""

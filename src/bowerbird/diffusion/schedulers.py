@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -17,27 +18,35 @@ if TYPE_CHECKING:
 
 TIMESTEPS = 1000
 BETAS = {"num_train_timesteps": TIMESTEPS, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
-SAMPLERS = ("dpmsolver++", "ddim", "unipc")
+REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Samplers by name: the class in diffusers, and what it is made with beside the schedule. A line here is a sampler."""
+SAMPLERS = tuple(REGISTRY)
+ENTRY_POINTS = "bowerbird.samplers"
 
 
 def scheduler(name: str = "ddim", *, prediction_type: str = "v_prediction", config: Any = None) -> Any:
     """The diffusers scheduler called `name`: over our schedule, or over the `config` of another scheduler when given.
 
-    Raises: BowerbirdError for an unknown name.
+    `name`: one of `SAMPLERS`, an entry point in the group `bowerbird.samplers`, or `module:Class`, a class with
+    diffusers' scheduler interface. Raises: BowerbirdError for an unknown name.
     """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
-    classes: dict[str, Any] = {
-        "ddim": DDIMScheduler,
-        "dpmsolver++": DPMSolverMultistepScheduler,
-        "unipc": UniPCMultistepScheduler,
-    }
-    if name not in classes:
-        raise BowerbirdError(f"sampler {name!r} is not known; choose one of {', '.join(SAMPLERS)}")
-    extra: dict[str, Any] = {"ddim": {"clip_sample": False, "set_alpha_to_one": True}}.get(name, {})
-    extra["timestep_spacing"] = "trailing"
     base = dict(config) if config is not None else {**BETAS, "prediction_type": prediction_type}
-    return classes[name].from_config(base, **extra)
+    extra: dict[str, Any] = {}
+    if name in REGISTRY:
+        import diffusers
+
+        known, extra = REGISTRY[name]
+        made = getattr(diffusers, known)
+    else:
+        made = plugins.load_object(name) if plugins.is_path(name) else plugins.entry_point(ENTRY_POINTS, name)
+        if made is None:
+            others = (*SAMPLERS, *plugins.entry_point_names(ENTRY_POINTS))
+            raise BowerbirdError(f"sampler {name!r} is not known; choose one of {', '.join(others)}, or module:Class")
+    return made.from_config(base, **extra, timestep_spacing="trailing")
 
 
 def from_clean(noise_scheduler: Any, clean: Tensor, sample: Tensor, timestep: Any) -> Tensor:

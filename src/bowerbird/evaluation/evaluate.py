@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bowerbird.core.types import FeatureExtractor
     from bowerbird.evaluation.judge import Evaluator
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.loading import Pipeline
+    from bowerbird.systems.base import System
 
 CHECKED = 200
 """Pictures of an evaluation that the replication check looks at, the first ones."""
@@ -74,7 +74,7 @@ class Evaluation:
 
 
 def evaluate(
-    pipe: Pipeline,
+    pipe: System,
     kb: KnowledgeBase,
     pictures: Pictures,
     extractor: FeatureExtractor,
@@ -98,7 +98,7 @@ def evaluate(
     tell = progress or (lambda what, done, total: None)
     hits = _ask(pipe, kb, pictures, settings)
     images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done: tell("generating", done, len(hits))
+        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("generating", done, len(hits))
     )
     real = tensors.to_pil(pictures.pixels)
     made, there = features.extract(extractor, images, cached=False), features.extract(extractor, real)
@@ -207,7 +207,7 @@ def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     ]
 
 
-def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
+def _ask(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
     """The neighbors of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
@@ -225,12 +225,7 @@ def _ask(pipe: Pipeline, kb: KnowledgeBase, pictures: Pictures, settings: Settin
     empty = sum(not c.strip() for c in captions)
     if empty:
         raise BowerbirdError(f"{empty} of the pictures asked for have no caption; evaluate with --query image")
-    return pipe.retrieve(Request(prompts=captions, k=settings.k, search_mode=_search_mode(pipe)), kb, 1)
-
-
-def _search_mode(pipe: Pipeline) -> str:
-    """How the model is meant to be asked in words."""
-    return str(getattr(pipe.config, "search_mode", "hybrid"))
+    return pipe.retrieve(Request(prompts=captions, k=settings.k, search_mode=pipe.defaults.search_mode), kb, 1)
 
 
 def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]) -> dict[str, Any]:
@@ -261,7 +256,7 @@ def _distance_to_nearest(made: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _faithfulness(
-    pipe: Pipeline,
+    pipe: System,
     kb: KnowledgeBase,
     pictures: Pictures,
     judges: tuple[Evaluator, Evaluator],
@@ -283,10 +278,10 @@ def _faithfulness(
         )
     columns = np.array([judge.entities.index(e) for e in bench.entities])
     hits = pipe.retrieve(
-        Request(prompts=bench.prompts, k=settings.k, search_mode=_search_mode(pipe)), kb, settings.repeats
+        Request(prompts=bench.prompts, k=settings.k, search_mode=pipe.defaults.search_mode), kb, settings.repeats
     )
     images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done: tell("EntityDraw", done, len(hits))
+        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("EntityDraw", done, len(hits))
     )
     logits = (
         judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))

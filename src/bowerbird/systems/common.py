@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,11 @@ def timestep_interval(scheduler: Any, shares: tuple[float, float] | None) -> tup
     return low * total, high * total
 
 
+def step_scheduler(scheduler: Any, options: dict[str, Any]) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """A diffusers scheduler's step as a transition: (prediction, sample, timestep) -> the next sample."""
+    return lambda predicted, sample, t: scheduler.step(predicted, t, sample, **options).prev_sample
+
+
 def save_half(pipe: Any, network: torch.nn.Module, out: Path) -> None:
     """Write `pipe` in diffusers layout with its `network`, which is training on, in half precision."""
     network.half()
@@ -114,7 +119,7 @@ def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
 
     Raises: BowerbirdError for weights other than 0 and 1 where a network in `dtype` would round them away.
     """
-    weights: np.ndarray = hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)
+    weights = hits.effective_weights
     if dtype != torch.float32 and not np.isin(weights, (0.0, 1.0)).all():
         raise BowerbirdError(
             f"weights other than 0 and 1 need a float32 model (this one is {dtype}); call pipe.to(torch.float32), or"
@@ -128,18 +133,29 @@ def trained_size(unet: Any, vae: Any) -> int:
     return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def latent_side(unet: Any, vae: Any, size: int | None) -> int:
-    """Edge of the latents for pictures of `size` pixels (None: the size the model was trained at). Raises:
-    BowerbirdError when it does not fit."""
-    if size is None:
-        return int(unet.config.sample_size)
+def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """Rows and columns of the latents for pictures of `height` x `width` pixels (None: as the model was trained).
+
+    Raises: BowerbirdError when they do not fit the network.
+    """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
-    if size < step or size % step:
-        raise BowerbirdError(
-            f"size is a multiple of {step} pixels for this model (trained at {trained_size(unet, vae)}); got {size}"
-        )
-    return size // factor
+    trained = trained_size(unet, vae)
+    edges = {"height": trained if height is None else height, "width": trained if width is None else width}
+    for name, edge in edges.items():
+        if edge < step or edge % step:
+            raise BowerbirdError(
+                f"{name} is a multiple of {step} pixels for this model (trained at {trained}); got {edge}"
+            )
+    return edges["height"] // factor, edges["width"] // factor
+
+
+def one_edge(height: int | None, width: int | None) -> int | None:
+    """The edge of a square picture, None where neither is given. Raises: BowerbirdError when they differ."""
+    edges = {edge for edge in (height, width) if edge is not None}
+    if len(edges) > 1:
+        raise BowerbirdError(f"these pictures are square: give one height and width; got {height} x {width}")
+    return edges.pop() if edges else None
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
@@ -167,9 +183,10 @@ def check_output_type(output_type: str) -> None:
 
 
 def as_output(sample: Tensor, output_type: str) -> Any:
-    """Pictures `(n, 3, H, W)` in [-1, 1] as PIL, as an array in [0, 1], or as they are."""
+    """Pictures `(n, 3, H, W)` in [-1, 1] as diffusers gives them: PIL, `pt` `(n, 3, H, W)` or `np` `(n, H, W, 3)` in
+    [0, 1]."""
+    from diffusers.image_processor import VaeImageProcessor
+
     if output_type == "pil":
-        return tensors.to_pil(sample)
-    if output_type == "np":
-        return ((sample + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-    return sample
+        return tensors.to_pil(sample)  # our own rounding, which every recorded picture was made with
+    return VaeImageProcessor().postprocess(sample, output_type)

@@ -7,31 +7,30 @@ One function for every shell; the record it writes into a PNG is enough to gener
 from __future__ import annotations
 
 import base64
-import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.files import atomic_path
+from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
-from bowerbird.diffusion.guidance import Guidance, draw_text_steps
+from bowerbird.diffusion.guidance import Guidance, sample_text_steps
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.loading import Pipeline
-    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
+    from bowerbird.systems.base import Capabilities, System
 
 EDIT_SETTINGS = {
     "strength": "strength",
@@ -50,17 +49,20 @@ pixels, whatever it was one of."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a generation is neither request nor neighbors; a model's own are `usual(pipe)`. `guidance`
-    balances text and neighbors in models that read both; None there is `guidance.by_scale(guidance_scale)`.
-    Models of several stages take `steps` and `guidance` for all, or one a stage. `sampler` None is the model's
-    usual one. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
-    `change_threshold` are of edits."""
+    """What of a generation is neither request nor neighbors; a model's own are `default_settings(pipe)`.
+
+    Systems of several stages take `steps` and `guidance` for all, or one a stage. `guidance` balances text and
+    neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
+    None are the model's own. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
+    `change_threshold` are of edits, see `KNNDiffusionPipeline`.
+    """
 
     steps: int | tuple[int, ...] = 20
     guidance_scale: float = 3.0
     sampler: str | None = None
     eta: float = 0.0
-    size: int | None = None
+    height: int | None = None
+    width: int | None = None
     seed: int = 0
     guidance: Guidance | tuple[Guidance, ...] | None = None
     strength: float = 1.0
@@ -70,83 +72,76 @@ class Settings:
     guidance_interval: tuple[float, float] | None = None
 
 
-def usual(pipe: Pipeline) -> Settings:
-    """The settings a model is generated with unless asked otherwise: its own where it names some, else ours."""
-    own = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale"}
-    return Settings(**{name: pipe.config[key] for name, key in own.items() if key in pipe.config})
-
-
-def sampler_of(pipe: Pipeline, settings: Settings) -> str:
-    """The sampler by name: the one asked for, or the model's usual one."""
-    return settings.sampler or (
-        "posterior" if "transformer" in pipe.components else str(pipe.config.get("sampler", "dpmsolver++"))
-    )
+def default_settings(pipe: System) -> Settings:
+    """The settings a model generates with unless asked otherwise."""
+    own = pipe.defaults
+    return Settings(steps=own.num_inference_steps, guidance_scale=own.guidance_scale)
 
 
 def generate(
-    pipe: Pipeline,
+    pipe: System,
     hits: Neighbors,
     settings: Settings,
     *,
     sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     batch: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Image.Image]:
     """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None),
-    the same to the last bit whichever others are generated with it. Another `batch` is faster for many, and moves last
-    bits. `sources`: a picture to edit for each row.
+    the same to the last bit whichever others are generated with it.
+
+    Another `batch` is faster for many, and moves last bits. `sources`: a picture to edit for each row. The pipeline is
+    left as it was. Raises: BowerbirdError for settings that the system does not have.
     """
     import torch
 
-    pipe.set_sampler(sampler_of(pipe, settings))
-    pipe.set_progress_bar_config(disable=True)
-    balance: dict[str, Any] = {"num_inference_steps": settings.steps} | (
-        {} if settings.guidance is None else {"guidance": settings.guidance}
-    )
-    if (settings.guidance is not None or isinstance(settings.steps, tuple)) and not balances_text(pipe):
-        raise BowerbirdError(
-            "this model generates from neighbors alone, in one stage: it takes guidance_scale and one number of steps"
-        )
-    if settings.guidance_interval is not None:
-        if "guidance_interval" not in inspect.signature(type(pipe).__call__).parameters:
-            raise BowerbirdError(
-                "guidance over a part of the steps only is RDM's; leave guidance_interval out for this model"
-            )
-        balance["guidance_interval"] = settings.guidance_interval
-    if sources is not None and "show_source" not in inspect.signature(type(pipe).__call__).parameters:
-        raise BowerbirdError("this model does not edit pictures; use one like tiny-knn")
+    options = _options(pipe, settings, edits=sources is not None)
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
-    for start in range(0, len(hits), batch):
-        rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
-        if sources is not None:
-            balance |= {
-                "source": [sources[i] for i in rows],
-                **{name: getattr(settings, name) for name in EDIT_SETTINGS.values()},
-            }
-        out = pipe(
-            neighbors=hits.rows(rows),
-            guidance_scale=settings.guidance_scale,
-            eta=settings.eta,
-            size=settings.size,
-            generator=[torch.Generator().manual_seed(numbers[i]) for i in rows],
-            **balance,
-        )
-        made += out.images[: len(hits) - start]
-        if progress is not None:
-            progress(len(made))
+    with pipe.sampling_with(settings.sampler or pipe.defaults.sampler):
+        for start in range(0, len(hits), batch):
+            rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
+            if sources is not None:
+                options["source"] = [sources[i] for i in rows]
+            generators = [torch.Generator().manual_seed(numbers[i]) for i in rows]
+            out = pipe(neighbors=hits.rows(rows), generator=generators, **options)
+            made += out.images[: len(hits) - start]
+            if progress is not None:
+                progress(len(made), len(hits))
     return made
 
 
-def balances_text(pipe: Pipeline) -> TypeGuard[ReImagenPipeline]:
-    """Whether the model reads a text beside its neighbors, as pictures."""
-    return "text_encoder" in pipe.components
+def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]:
+    """The arguments of the pipeline's call that `settings` make. Raises: BowerbirdError for what it cannot do."""
+    can, name = pipe.capabilities, type(pipe).__name__
+    options: dict[str, Any] = {
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "eta": settings.eta,
+        "height": settings.height,
+        "width": settings.width,
+    }
+    if settings.guidance is not None:
+        if not can.reads_text:
+            raise BowerbirdError(f"{name} reads no text to balance with its neighbors: it takes guidance_scale")
+        options["guidance"] = settings.guidance
+    if isinstance(settings.steps, tuple) and can.stages == 1:
+        raise BowerbirdError(f"{name} generates in one stage: it takes one number of steps")
+    if settings.guidance_interval is not None:
+        if not can.guidance_interval:
+            raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
+        options["guidance_interval"] = settings.guidance_interval
+    if edits:
+        if not can.starts_from_image:
+            raise BowerbirdError(f"{name} does not edit pictures; use a model like tiny-knn")
+        options |= {key: getattr(settings, key) for key in EDIT_SETTINGS.values()}
+    return options
 
 
-def records(
-    pipe: Pipeline,
+def generation_records(
+    pipe: System,
     model: str,
     kb: KnowledgeBase | None,
     hits: Neighbors,
@@ -162,7 +157,7 @@ def records(
     whether it copies one."""
     import torch
 
-    fingerprint = pipe.fingerprint()
+    fingerprint, can = pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     made = []
     for i, image in enumerate(images):
@@ -174,7 +169,7 @@ def records(
                 "request": request,
                 "seed": numbers[i],
                 "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
-                "sampler": sampler_of(pipe, settings),
+                "sampler": settings.sampler or pipe.defaults.sampler,
                 "guidance_scale": settings.guidance_scale,
                 "eta": settings.eta,
                 **(
@@ -197,24 +192,20 @@ def records(
                 ],
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on
-                **(_pictures(pipe, hits, i) if balances_text(pipe) else _embeddings(hits, i, present)),
+                **(_pictures(can, hits, i) if can.needs_images else _embeddings(hits, i, present)),
                 **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
-                **(
-                    _balance(pipe, settings, numbers[i], bool((weights[present] > 0).any()))
-                    if balances_text(pipe)
-                    else {}
-                ),
+                **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if can.reads_text else {}),
             }
         )
     return made
 
 
-def _edit(pipe: Pipeline, source: Image.Image, settings: Settings) -> dict[str, Any]:
+def _edit(pipe: System, source: Image.Image, settings: Settings) -> dict[str, Any]:
     """The picture that was edited, as PNG at the size it was edited at, and how."""
     from bowerbird.core.images import encode_png, on_background, square
     from bowerbird.systems import common
 
-    edge = settings.size or common.trained_size(pipe.unet, pipe.vae)
+    edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
     return {"source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
 
@@ -224,34 +215,30 @@ def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
     return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
 
 
-def _pictures(pipe: ReImagenPipeline, hits: Neighbors, i: int) -> dict[str, Any]:
+def _pictures(can: Capabilities, hits: Neighbors, i: int) -> dict[str, Any]:
     """The neighbors' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
     neighbors were."""
     from bowerbird.core.images import encode_png, square
 
     near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
-    coded = [base64.b64encode(encode_png(square(picture, max(pipe.sizes)))).decode() for picture in near]
+    coded = [base64.b64encode(encode_png(square(picture, max(can.sizes)))).decode() for picture in near]
     return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
 
 
-def _balance(pipe: ReImagenPipeline, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
     """How text and neighbors were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
     for neighbors."""
-    stages = range(len([size for size in pipe.sizes if settings.size is None or size <= settings.size]))
-    balance = pipe.guidance_of_stages(settings.guidance, settings.guidance_scale)
-    steps = [settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps for stage in stages]
-    drawn = [
-        (
-            "".join(
-                "t" if text else "n"
-                for text in draw_text_steps([seed], [present], steps[stage], balance[stage].eta, stage + 1)[0].tolist()
-            )
-            if balance[stage].kind == "interleaved"
-            else None
-        )
-        for stage in stages
-    ]
-    return {"guidance": [asdict(each) for each in balance], "text_steps": drawn}
+    edge, drawn = settings.height or settings.width, []
+    stages = range(len([size for size in pipe.capabilities.sizes if edge is None or size <= edge]))
+    balance = pipe.balance(settings.guidance, settings.guidance_scale)
+    for stage in stages:
+        steps = settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps
+        own = balance[stage]
+        texts = sample_text_steps([seed], [present], steps, own.text_ratio, stage + 1)[0].tolist()
+        drawn.append("".join("t" if text else "n" for text in texts) if own.kind == "interleaved" else None)
+    # a record says eta, as the paper does
+    kept = [{"eta" if key == "text_ratio" else key: value for key, value in asdict(each).items()} for each in balance]
+    return {"guidance": kept, "text_steps": drawn}
 
 
 def write(
@@ -386,18 +373,19 @@ def settings_of(record: dict[str, Any]) -> Settings:
         if not all(map(math.isfinite, (strength, preservation, change_threshold))):
             raise ValueError("strength and image_guidance_scale are numbers")
         return Settings(
-            tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps),
-            scale,
-            str(record["sampler"]),
-            float(record["eta"]),
-            int(record["size"][0]),
-            int(record["seed"]),
-            balance,
-            strength,
-            preservation,
-            bool(edit["show_source"]),
-            change_threshold,
-            None if interval is None else (float(interval[0]), float(interval[1])),
+            steps=tuple(int(each) for each in steps) if isinstance(steps, list) else int(steps),
+            guidance_scale=scale,
+            sampler=str(record["sampler"]),
+            eta=float(record["eta"]),
+            height=int(record["size"][1]),
+            width=int(record["size"][0]),
+            seed=int(record["seed"]),
+            guidance=balance,
+            strength=strength,
+            preservation=preservation,
+            show_source=bool(edit["show_source"]),
+            change_threshold=change_threshold,
+            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
         )
 
 
@@ -414,8 +402,8 @@ def source_of(record: dict[str, Any]) -> Image.Image | None:
         )
 
 
-def regenerate(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Neighbors]:
-    """Generate the picture of `record` again.
+def regenerate(pipe: System, record: dict[str, Any], *, sampler: str | None = None) -> tuple[Image.Image, Neighbors]:
+    """Generate the picture of `record` again; `sampler` in place of the one it names.
 
     Raises: MismatchError when the model is not the one that generated it; BowerbirdError when the record is damaged.
     """
@@ -434,4 +422,11 @@ def regenerate(pipe: Pipeline, record: dict[str, Any]) -> tuple[Image.Image, Nei
             f"the picture was generated by model {name!r} ({wanted}), this one is {there}; give that model"
         )
     hits, settings, source = neighbors_of(record), settings_of(record), source_of(record)
+    if sampler is not None:
+        settings = replace(settings, sampler=sampler)
+    elif settings.sampler not in pipe.capabilities.samplers:  # a name in a stranger's file loads no code
+        raise BowerbirdError(
+            f"the record names the sampler {settings.sampler!r}, which is not one of {type(pipe).__name__}'s; pass"
+            " sampler= to use it all the same"
+        )
     return generate(pipe, hits, settings, sources=None if source is None else [source])[0], hits

@@ -30,18 +30,17 @@ class Request:
     """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`;
     and how to retrieve.
 
-    Modes of None are the model's own: neighbors for a text in RDM, the text's embedding and neighbors in
-    KNN-Diffusion.
+    What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes.
     """
 
     prompts: tuple[str, ...] | None = None
     images: tuple[Image.Image, ...] | None = None
     class_name: str | None = None
     unconditional: bool = False
-    k: int = 4
+    k: int | None = None
     text_mode: str | None = None
     image_mode: str | None = None
-    search_mode: str = "hybrid"
+    search_mode: str | None = None
     where: str | None = None
     class_key: str | None = None
     top_m: float = 1.0
@@ -50,39 +49,49 @@ class Request:
         given = {
             "prompt": self.prompts is not None,
             "image": self.images is not None,
-            "class": self.class_name is not None,
+            "class_name": self.class_name is not None,
             "unconditional": self.unconditional,
         }
-        asked = [name for name, there in given.items() if there]
-        if len(asked) != 1:
+        named = [name for name, there in given.items() if there]
+        if len(named) != 1:
             raise BowerbirdError(
-                "ask for one of prompt, image, class, unconditional, or give neighbors; got"
-                f" {' and '.join(asked) or 'none of them'}"
+                "ask for one of prompt, image, class_name, unconditional, or give neighbors; got"
+                f" {' and '.join(named) or 'none of them'}"
             )
-        if self.k < 1:
-            raise BowerbirdError(f"k is the number of neighbors, 1 or more; got {self.k}")
+        if self.k is not None and self.k < 0:
+            raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {self.k}")
+
+
+def make_request(
+    prompt: str | Sequence[str] | None = None, image: Image.Image | Sequence[Image.Image] | None = None, **how: Any
+) -> Request:
+    """The request that a pipeline's arguments make: one prompt or several, one picture or several used together.
+
+    `how`: the other fields of `Request`. Raises: BowerbirdError when not exactly one thing is asked for.
+    """
+    return Request(
+        prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
+        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+        **how,
+    )
 
 
 def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
-    """The neighbors for `request`, `count` rows for each prompt or for the one thing asked; row i's draws come from
-    `seed + i`."""
+    """The neighbors for a resolved `request`, `count` rows for each prompt or for the one thing asked for; row i draws
+    from `seed + i`. `counts`: p_D by item id."""
+    k = request.k or 0
+    if k < 1:
+        raise BowerbirdError(f"k is the number of neighbors, 1 or more for this model; got {k}")
     if request.prompts is not None:
-        hits = by_text(
-            kb,
-            request.prompts,
-            request.k,
-            text_mode=request.text_mode or "neighbors",
-            search_mode=request.search_mode,
-            where=request.where,
-        )
+        text_mode, search_mode = request.text_mode or "neighbors", request.search_mode or "hybrid"
+        hits = by_text(kb, request.prompts, k, text_mode=text_mode, search_mode=search_mode, where=request.where)
         return hits.repeat(count)
     if request.images is not None:
-        return by_images(
-            kb, request.images, request.k, image_mode=request.image_mode or "image+neighbors", where=request.where
-        ).repeat(count)
+        image_mode = request.image_mode or "image+neighbors"
+        return by_images(kb, request.images, k, image_mode=image_mode, where=request.where).repeat(count)
     if request.class_name is not None:
-        return by_class(kb, request.class_name, request.k, class_key=request.class_key, count=count, seed=seed)
-    return by_proposal(kb, counts, request.k, top_m=request.top_m, count=count, seed=seed)
+        return by_class(kb, request.class_name, k, class_key=request.class_key, count=count, seed=seed)
+    return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
 
 
 def by_text(

@@ -20,7 +20,7 @@ from bowerbird.core import cache, files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
-from bowerbird.diffusion.guidance import Guidance, by_scale
+from bowerbird.diffusion.guidance import Guidance
 from bowerbird.evaluation.claims.lab import Lab, open_pipeline
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
@@ -200,7 +200,7 @@ class Bench:
         if model not in self._pipes:
             self._pipes[model] = open_pipeline(model, self.lab.device)
         pipe = self._pipes[model]
-        guidance = by_scale(SCALE) if guidance is None and generation.balances_text(pipe) else guidance
+        guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
         steps = self.lab.settings.sampling_steps
         told = (
             f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device}"
@@ -221,7 +221,12 @@ class Bench:
         settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
         tell = self.lab.progress or (lambda what, done, total: None)
         images = generation.generate(
-            pipe, hits, settings, sources=sources, batch=32, progress=lambda done: tell("generating", done, len(hits))
+            pipe,
+            hits,
+            settings,
+            sources=sources,
+            batch=32,
+            progress=lambda done, total=None, stage="": tell("generating", done, len(hits)),
         )
         files.save_tensors(file, {"pixels": tensors.stack(images)})
         return images

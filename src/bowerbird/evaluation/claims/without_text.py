@@ -18,6 +18,7 @@ from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig
 from bowerbird.systems import loading
+from bowerbird.systems.base import System
 from bowerbird.systems.knn.batches import ConditionDraws
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
@@ -133,9 +134,7 @@ def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> 
     return right
 
 
-def _by_picture(
-    pipe: loading.Pipeline, kb: KnowledgeBase, bench: Bench, entity: str, style: str, row: int
-) -> Neighbors:
+def _by_picture(pipe: System, kb: KnowledgeBase, bench: Bench, entity: str, style: str, row: int) -> Neighbors:
     """A drawing as the query, and what it finds besides itself."""
     picture = tensors.to_pil(bench.drawings.pixels[[row]])[0]
     return pipe.retrieve(Request(images=(picture,), k=K, where=f"NOT (hexcode = '{entity}' AND style = '{style}')"), kb)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from bowerbird.systems import generation
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.systems.loading import Pipeline
+    from bowerbird.core.progress import Progress
+    from bowerbird.systems.base import System
 
 POLICIES = ("warn", "drop", "resample", "off")
 ATTEMPTS = 3
@@ -26,9 +27,9 @@ NEXT_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Pictures with the neighbors (weight 0: dropped) and seeds they were really made from; `copies[i]`: what the
-    check said, None where nothing could be compared."""
+class Guarded:
+    """Pictures with the neighbors (weight 0: dropped) and seeds they were really made from; `copies[i]`: what the check
+    found, None where nothing could be compared."""
 
     images: list[Image.Image]
     hits: Neighbors
@@ -40,56 +41,78 @@ class Generated:
         return [i for i, c in enumerate(self.copies) if c is not None and c["score"] > c["threshold"]]
 
 
+def check_policy(policy: str) -> None:
+    """Raises: BowerbirdError when `policy` is none of `POLICIES`."""
+    if policy not in POLICIES:
+        raise BowerbirdError(f"policy {policy!r} for near copies is not known; choose one of {', '.join(POLICIES)}")
+
+
 def generate(
-    pipe: Pipeline,
+    pipe: System,
     hits: Neighbors,
     settings: generation.Settings,
     *,
+    sources: Sequence[Image.Image] | None = None,
     policy: str = "warn",
     threshold: float = detect.COPY_THRESHOLD,
-    progress: Callable[[int], None] | None = None,
-) -> Generated:
-    """One picture for each row of `hits`, compared with its neighbors.
+    progress: Progress | None = None,
+) -> Guarded:
+    """`generation.generate` with an eye on near copies; see `guard`."""
+    check_policy(policy)
+    images = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
+    return guard(pipe, images, hits, settings, sources=sources, policy=policy, threshold=threshold)
 
-    `policy` for near copies: `warn` keeps them, `drop` leaves out the neighbor that was copied and generates
-    again, `resample` generates again from another seed (both up to three times), `off` compares nothing. Raises:
-    BowerbirdError for another policy.
+
+def guard(
+    pipe: System,
+    images: Sequence[Image.Image],
+    hits: Neighbors,
+    settings: generation.Settings,
+    *,
+    sources: Sequence[Image.Image] | None = None,
+    policy: str = "warn",
+    threshold: float = detect.COPY_THRESHOLD,
+) -> Guarded:
+    """Compare pictures that were generated with these `settings` with the neighbors of their rows, edits too.
+
+    `policy` for near copies: `warn` keeps them, `drop` leaves out the neighbor that was copied and generates again,
+    `resample` generates again from another seed (both up to three times), `off` compares nothing.
+    Raises: BowerbirdError for another policy.
     """
-    if policy not in POLICIES:
-        raise BowerbirdError(f"policy {policy!r} for near copies is not known; choose one of {', '.join(POLICIES)}")
-    numbers = [settings.seed + i for i in range(len(hits))]
-    images = generation.generate(pipe, hits, settings, progress=progress)
+    check_policy(policy)
+    images, numbers = list(images), [settings.seed + i for i in range(len(hits))]
     if policy == "off" or hits.load_images is None:
-        return Generated(images, hits, numbers, [None] * len(images))
+        return Guarded(images, hits, numbers, [None] * len(images))
     near = hits.images()
-    weights = np.array(hits.mask, np.float32) if hits.weights is None else np.array(hits.weights, np.float32)
+    weights = hits.effective_weights
     extractor = features.load(detect.DESCRIPTOR)
-    said = [_compare(extractor, images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
+    found = [_compare(extractor, images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
     for _ in range(ATTEMPTS if policy in ("drop", "resample") else 0):
         again = []
-        for i, found in enumerate(said):
-            if found is None or found["score"] <= threshold:
+        for i, copy in enumerate(found):
+            if copy is None or copy["score"] <= threshold:
                 continue
-            column = int(np.flatnonzero(hits.ids[i] == found["neighbor"])[0])
+            column = int(np.flatnonzero(hits.ids[i] == copy["neighbor"])[0])
             if policy == "resample":
                 numbers[i] += NEXT_SEED
-            elif (
-                weights[i, column] > 0 and (weights[i] > 0).sum() > 1
-            ):  # one that was left out and is copied still: the warning stands
+            elif weights[i, column] > 0 and (weights[i] > 0).sum() > 1:
                 weights[i, column] = 0
-            else:
+            else:  # one that was left out and is copied still: the warning stands
                 continue
             again.append(i)
         if not again:
             break
         hits = replace(hits, weights=weights.copy())
-        for i, image in zip(
-            again,
-            generation.generate(pipe, hits.rows(again), settings, picture_seeds=[numbers[i] for i in again]),
-            strict=True,
-        ):
-            images[i], said[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
-    return Generated(images, hits, numbers, said)
+        made = generation.generate(
+            pipe,
+            hits.rows(again),
+            settings,
+            sources=None if sources is None else [sources[i] for i in again],
+            picture_seeds=[numbers[i] for i in again],
+        )
+        for i, image in zip(again, made, strict=True):
+            images[i], found[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
+    return Guarded(images, hits, numbers, found)
 
 
 def _compare(

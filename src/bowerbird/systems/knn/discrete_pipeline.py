@@ -3,11 +3,10 @@ to pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from bowerbird.core import tensors
@@ -18,14 +17,12 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
 from bowerbird.models import token_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
 from bowerbird.models.vq import to_pictures
-from bowerbird.models.weights import bundled
 from bowerbird.systems import common
+from bowerbird.systems.base import Callback, Capabilities, Denoising, SystemOutput
 from bowerbird.systems.knn import retrieval
-from bowerbird.systems.knn.pipeline import KNNOutput
+from bowerbird.systems.queries import make_request
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
@@ -33,11 +30,12 @@ if TYPE_CHECKING:
 SAMPLER = "posterior"
 
 
-class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
+class KNNDiscretePipeline(retrieval.KNNSystem):
     """Generates in tokens from a query's embedding and those of the pictures it retrieves."""
 
     model_cpu_offload_seq = "transformer->vae"
-    _callback_tensor_inputs = ("latents",)
+    generating = ("transformer", "vae")
+    sampler_state = ()
 
     def __init__(
         self,
@@ -54,6 +52,17 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
             k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint
         )
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """A query's embedding beside its neighbors'; tokens are drawn from their exact posterior."""
+        edge = self.transformer.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return Capabilities((int(edge),), reads_query=True, without_neighbors=True, samplers=(SAMPLER,))
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The transformer."""
+        return [self.transformer]
+
     @torch.no_grad()
     def __call__(
         self,
@@ -64,7 +73,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         knowledge_base: KnowledgeBase | None = None,
         k: int | None = None,
         weights: Sequence[float] | None = None,
-        search_mode: str = "hybrid",
+        search_mode: str | None = None,
         where: str | None = None,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
@@ -73,12 +82,13 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         guidance_scale: float = 3.0,
         truncation: float = 0.9,
         eta: float = 0.0,
-        size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> KNNOutput:
+        callback_on_step_end: Callback | None = None,
+    ) -> SystemOutput:
         """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
         At most as many steps as the model has times. `truncation`: at each step only the likeliest symbols that
@@ -89,7 +99,7 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         """
         common.check_output_type(output_type)
         config = self.transformer.config
-        trained = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        trained, size = self.capabilities.sizes[0], common.one_edge(height, width)
         if size not in (None, trained) or eta or num_inference_steps < 1 or not 0 < truncation <= 1:
             raise BowerbirdError(
                 f"this model generates tokens: size {trained} (got {size}), no eta (got {eta}), num_inference_steps of"
@@ -98,38 +108,41 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            request = retrieval.asked(
-                prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
-            )
+            request = make_request(prompt, image, k=k, search_mode=search_mode, where=where)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
-        hits = hits if weights is None else retrieval.weighted(hits, weights)
-        predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
+        hits = hits if weights is None else self.weigh(hits, weights)
+        predict = guidance.classifier_free(self.predict, self.condition(hits), guidance_scale)
         generators = common.generators_for(generator, seed, len(hits))
         tokens = torch.full((len(hits), config.sample_size**2), config.symbols, device=self._execution_device)
         steps = discrete.times(self._schedule, num_inference_steps)
-        for i, (t, s) in enumerate(self.progress_bar(steps)):
-            at, to = (torch.full((len(hits),), time, device=self._execution_device) for time in (t, s))
-            said = discrete.truncated(discrete.normalized(predict(tokens, torch.tensor(t), i)), truncation)
+
+        def transition(said: Tensor, at: Tensor, times: tuple[int, int]) -> Tensor:
+            start, end = (torch.full((len(hits),), time, device=self._execution_device) for time in times)
+            return discrete.sample(discrete.posterior(self._schedule, said, at, end, start), generators)
+
+        run = Denoising(self, tokens, steps, transition, callback_on_step_end)
+        for i, (t, _) in run:
+            said = discrete.truncated(discrete.normalized(predict(run.sample, torch.tensor(t), i)), truncation)
             if retrieval.is_due(retrieval_interval, i, len(steps)):
                 seen = tensors.to_pil(to_pictures(self.vae, said.argmax(-1)))
-                hits = retrieval.again(
+                hits = retrieval.search_again(
                     self.config, knowledge_base, hits, seen, where=where, min_relevance=min_relevance
                 )
-                predict = guidance.classifier_free(self._predict, self.condition(hits), guidance_scale)
-            tokens = discrete.sample(discrete.posterior(self._schedule, said, tokens, to, at), generators)
-            if callback_on_step_end is not None:
-                tokens = callback_on_step_end(self, i, t, {"latents": tokens}).get("latents", tokens)
-        images = tokens if output_type == "latent" else common.as_output(to_pictures(self.vae, tokens), output_type)
+                predict = guidance.classifier_free(self.predict, self.condition(hits), guidance_scale)
+            run.advance(said)
+        images = run.sample
+        if output_type != "latent":
+            images = common.as_output(to_pictures(self.vae, run.sample), output_type)
         self.maybe_free_model_hooks()
-        return KNNOutput(images=images, neighbors=hits)
+        return SystemOutput(images=images, neighbors=hits)
 
-    def condition(self, hits: Neighbors) -> Conditioning:
+    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
         """Queries and neighbors -> tokens on the network's device."""
         return retrieval.condition(
             self.config, self.transformer.config.embed_dim, hits, self._execution_device, self.transformer.dtype
         )
 
-    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network: log-probabilities of what each token is, float32."""
         assert isinstance(condition.neighbors, Tokens)
         logits = self.transformer(sample, timestep.to(sample.device), condition.neighbors)
@@ -140,10 +153,6 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
         config = self.transformer.config
         return MaskAndReplace(config.symbols, config.times, config.replaced)
 
-    def fingerprint(self) -> str:
-        """A hash of the weights that generate: transformer and tokenizer."""
-        return common.fingerprint([self.transformer, self.vae])
-
     def set_sampler(self, name: str) -> None:
         """Nothing to choose: tokens are drawn from the exact posterior. Raises: BowerbirdError for another name than
         `posterior`."""
@@ -151,11 +160,3 @@ class KNNDiscretePipeline(retrieval.Retrieving, DiffusionPipeline):
             raise BowerbirdError(
                 f"sampler {name!r} is of models that add noise; this one generates tokens, its sampler is {SAMPLER!r}"
             )
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiscretePipeline:
-        """A bundled name, a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
-        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
-        pipe: KNNDiscretePipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
-        return pipe

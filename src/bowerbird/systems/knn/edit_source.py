@@ -41,7 +41,7 @@ class Source:
 
 
 @torch.no_grad()
-def encoded(
+def encode_source(
     vae: Any, source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
 ) -> Source:
     """Pictures of any size and mode for `count` rows. Raises: BowerbirdError when they do not go evenly on them."""
@@ -82,7 +82,7 @@ def change(latents: Tensor, before: Tensor, least: float) -> Tensor:
     return ((near - least / 2) / (least / 2)).clamp(0, 1)
 
 
-def pasted(images: Tensor, source: Source, latents: Tensor, least: float) -> Tensor:
+def paste_unchanged(images: Tensor, source: Source, latents: Tensor, least: float) -> Tensor:
     """Edited pictures `(B, 3, S, S)` with the source's pixels where the change does not count; `least` 0: all of the
     edit."""
     if least <= 0:

@@ -3,14 +3,12 @@ or edited from both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird.core import seeds, tensors
@@ -21,8 +19,10 @@ from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
+from bowerbird.systems.base import Callback, Capabilities, Denoising, SystemOutput
 from bowerbird.systems.knn import edit_source, network, retrieval
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
+from bowerbird.systems.queries import make_request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,16 +30,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 
-@dataclass
-class KNNOutput(BaseOutput):
-    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture, the query
-    first."""
-
-    images: Any
-    neighbors: Neighbors
-
-
-class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
+class KNNDiffusionPipeline(retrieval.KNNSystem):
     """Generates from a query's embedding and those of the pictures it retrieves; edits a picture where the network was
     trained to.
 
@@ -47,7 +38,6 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet->vae"
-    _callback_tensor_inputs = ("latents",)
 
     def __init__(
         self,
@@ -60,12 +50,23 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         encoder_fingerprint: str = "",
     ) -> None:
         super().__init__()
-        self.scheduler: Any
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(
             k=k, shared_dim=shared_dim, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint
         )
         self._loaded_encoder: Encoder | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A query's embedding beside its neighbors'; edits where the network was trained to."""
+        return Capabilities(
+            (common.trained_size(self.unet, self.vae),),
+            reads_query=True,
+            without_neighbors=True,
+            edits=self.edits,
+            starts_from_image=True,
+            any_size=True,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -78,7 +79,7 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         knowledge_base: KnowledgeBase | None = None,
         k: int | None = None,
         weights: Sequence[float] | None = None,
-        search_mode: str = "hybrid",
+        search_mode: str | None = None,
         where: str | None = None,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
@@ -90,12 +91,13 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         show_source: bool = True,
         change_threshold: float = CHANGE_THRESHOLD,
         eta: float = 0.0,
-        size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> KNNOutput:
+        callback_on_step_end: Callback | None = None,
+    ) -> SystemOutput:
         """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
         `image`: what to generate, asked for by pictures. `source`: a picture to edit, for all or one a picture
@@ -115,11 +117,9 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            request = retrieval.asked(
-                prompt, image, self.config.k if k is None else k, search_mode=search_mode, where=where
-            )
+            request = make_request(prompt, image, k=k, search_mode=search_mode, where=where)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
-        hits = hits if weights is None else retrieval.weighted(hits, weights)
+        hits = hits if weights is None else self.weigh(hits, weights)
         if source is not None and show_source and not self.edits:
             raise BowerbirdError(
                 "this model was trained without editing; use tiny-knn, train one with system.edits, or pass"
@@ -129,12 +129,12 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
             raise BowerbirdError(
                 "image-to-image keeps nothing of the source at strength 1; give less, for example strength=0.6"
             )
-        edge = size or common.trained_size(self.unet, self.vae)
         if not 0 <= preservation <= 1:
             raise BowerbirdError(f"preservation is from 0 to 1; got {preservation}")
-        started = (
-            None if source is None else edit_source.encoded(self.vae, source, len(hits), edge, self._execution_device)
-        )
+        started = None
+        if source is not None:
+            edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
+            started = edit_source.encode_source(self.vae, source, len(hits), edge, self._execution_device)
         shown = started.latents if started is not None and show_source else None
         own = (
             None
@@ -145,9 +145,9 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         def guided(found: Neighbors) -> guidance.Guided:
             condition = self.condition(found, shown)
             if own is None or shown is None:
-                return guidance.classifier_free(self._predict, condition, guidance_scale)
-            return guidance.edited(
-                self._predict,
+                return guidance.classifier_free(self.predict, condition, guidance_scale)
+            return guidance.edit_guidance(
+                self.predict,
                 condition,
                 own,
                 guidance_scale,
@@ -157,52 +157,46 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
 
         predict = guided(hits)
         generators = common.generators_for(generator, seed, len(hits))
-        timesteps, extra = common.schedule(self.scheduler, num_inference_steps, eta, generators, self._execution_device)
-        side = common.latent_side(self.unet, self.vae, size)
-        latents = (
-            seeds.noise((self.vae.config.latent_channels, side, side), generators).to(self._execution_device)
-            * self.scheduler.init_noise_sigma
+        timesteps, options = common.schedule(
+            self.scheduler, num_inference_steps, eta, generators, self._execution_device
         )
+        shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
+        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
         if started is not None:
             timesteps, latents = common.partway(self.scheduler, timesteps, latents, started.latents, strength)
-        for i, t in enumerate(self.progress_bar(timesteps)):
-            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
+        transition = common.step_scheduler(self.scheduler, options)
+        run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
+        for i, t in run:
+            predicted = predict(self.scheduler.scale_model_input(run.sample, t), t, i)
             if retrieval.is_due(retrieval_interval, i, len(timesteps)):
-                clean = schedulers.to_clean(self.scheduler, predicted, latents, t)
-                hits = retrieval.again(
-                    self.config,
-                    knowledge_base,
-                    hits,
-                    tensors.to_pil(self.decode_latents(clean)),
-                    where=where,
-                    min_relevance=min_relevance,
+                clean = schedulers.to_clean(self.scheduler, predicted, run.sample, t)
+                pictures = tensors.to_pil(self.decode_latents(clean))
+                hits = retrieval.search_again(
+                    self.config, knowledge_base, hits, pictures, where=where, min_relevance=min_relevance
                 )
                 predict = guided(hits)
-            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
-            if callback_on_step_end is not None:
-                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
-        images = latents
+            run.advance(predicted)
+        images = run.sample
         if output_type != "latent":
-            generated = self.decode_latents(latents)
-            images = common.as_output(
-                generated if started is None else edit_source.pasted(generated, started, latents, change_threshold),
-                output_type,
-            )
+            images = self.decode_latents(run.sample)
+            if started is not None:
+                images = edit_source.paste_unchanged(images, started, run.sample, change_threshold)
+            images = common.as_output(images, output_type)
         self.maybe_free_model_hooks()
-        return KNNOutput(images=images, neighbors=hits)
+        return SystemOutput(images=images, neighbors=hits)
 
     @property
     def edits(self) -> bool:
         """Whether the network reads a picture to edit."""
         return int(self.unet.config.in_channels) > int(self.vae.config.latent_channels)
 
-    def condition(self, hits: Neighbors, image: Tensor | None = None) -> Conditioning:
+    def condition(self, hits: Neighbors, image: Tensor | None = None, *args: Any, **kwargs: Any) -> Conditioning:
         """Queries and neighbors -> tokens on the network's device, with the latents of a picture to edit."""
         width = int(self.unet.config.encoder_hid_dim)
         tokens = retrieval.condition(self.config, width, hits, self._execution_device, self.unet.dtype)
         return tokens if image is None else replace(tokens, image=image)
 
-    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
         small steps."""
         return network.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
@@ -220,14 +214,6 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
                 )
             self._loaded_encoder = found
         return self._loaded_encoder
-
-    def fingerprint(self) -> str:
-        """A hash of the weights that generate: U-Net and autoencoder."""
-        return common.fingerprint([self.unet, self.vae])
-
-    def set_sampler(self, name: str) -> None:
-        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
-        self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
@@ -247,16 +233,13 @@ class KNNDiffusionPipeline(retrieval.Retrieving, DiffusionPipeline):
         save_over(self.unet, base, directory / "unet", known)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> KNNDiffusionPipeline:
-        """A bundled name (`tiny-knn`), a directory, or a hub id; weights are float32 unless `dtype` says otherwise."""
-        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        path = bundled(str(pretrained_model_name_or_path)) or Path(pretrained_model_name_or_path)
-        if (path / "unet" / OWN).is_file():  # as `save_over` wrote it
-            base, shared = _bundled_base(torch.float32)
-            kwargs.setdefault("unet", load_over(path / "unet", base, dtype, common.fingerprint([base, shared])))
-            kwargs.setdefault("vae", shared if dtype == torch.float32 else shared.to(dtype))
-        pipe: KNNDiffusionPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
-        return pipe
+    def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
+        """The bundled autoencoder and the base network, where only what differs from it is kept (`save_over`)."""
+        if not (place / "unet" / OWN).is_file():
+            return {}
+        base, shared = _bundled_base(torch.float32)
+        unet = load_over(place / "unet", base, dtype, common.fingerprint([base, shared]))
+        return {"unet": unet, "vae": shared if dtype == torch.float32 else shared.to(dtype)}
 
 
 def _bundled_base(dtype: torch.dtype) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 as tokens.
 
 One search before sampling. Two research modes are off by default: searching again with what the picture is becoming
-(`again`), and leaving out neighbors less like the query than a database's own pairs are (`relevance.py`).
+(`search_again`), and leaving out neighbors less like the query than a database's own pairs are (`relevance.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.systems import common, relevance
+from bowerbird.systems.base import System
 from bowerbird.systems.queries import Request, class_prompt
 from bowerbird.systems.queries import retrieve as retrieve_neighbors
 
@@ -25,29 +26,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-
-
-def asked(
-    prompt: str | Sequence[str] | None,
-    image: Image.Image | Sequence[Image.Image] | None,
-    k: int,
-    *,
-    search_mode: str,
-    where: str | None,
-) -> Request:
-    """The request that a pipeline's arguments make; k = 0: the query alone. Raises: BowerbirdError for a negative k."""
-    if k < 0:
-        raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {k}")
-    text_mode, image_mode = ("text", "image") if k == 0 else (None, None)
-    return Request(
-        prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
-        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
-        k=max(k, 1),
-        search_mode=search_mode,
-        where=where,
-        text_mode=text_mode,
-        image_mode=image_mode,
-    )
 
 
 def retrieve(
@@ -68,6 +46,8 @@ def retrieve(
     """
     if kb is None:
         raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
+    if not request.k:  # the query alone
+        request = replace(request, k=1, text_mode="text", image_mode="image")
     if request.class_name is not None and request.class_key is None:
         request = replace(request, prompts=(class_prompt(request.class_name),), class_name=None)
     text_mode, image_mode = request.text_mode or "text+neighbors", request.image_mode or "image+neighbors"
@@ -76,7 +56,7 @@ def retrieve(
         more = 1
     elif request.images is not None and image_mode == "image+neighbors":
         more = len(request.images)
-    request = replace(request, k=request.k + more, text_mode=text_mode, image_mode=image_mode)
+    request = replace(request, k=(request.k or 0) + more, text_mode=text_mode, image_mode=image_mode)
     hits = retrieve_neighbors(common.check_encoder(kb, config), request, count, seed=seed, counts=proposal or {})
     return hits if min_relevance is None else relevance.keep(kb, hits, min_relevance, config.shared_dim)
 
@@ -89,7 +69,7 @@ def is_due(every: int, step: int, steps: int) -> bool:
     return every > 0 and (step + 1) % every == 0 and step + 1 < steps
 
 
-def again(
+def search_again(
     config: Any,
     kb: KnowledgeBase | None,
     hits: Neighbors,
@@ -118,17 +98,11 @@ def again(
 def count_queries(hits: Neighbors) -> int:
     """How many columns are queries, not neighbors. Raises: BowerbirdError when they do not stand first in
     every row."""
-    asked = hits.ids < ABSENT
-    count = int(asked.sum(1).max(initial=0))
-    if not asked[:, :count].all():
+    queries = hits.ids < ABSENT
+    count = int(queries.sum(1).max(initial=0))
+    if not queries[:, :count].all():
         raise BowerbirdError("the query stands before its neighbors in every row; select columns in that order")
     return count
-
-
-def weighted(hits: Neighbors, weights: Sequence[float]) -> Neighbors:
-    """`hits` with one weight a neighbor (the query counts once), or one a column, the query's first."""
-    queries = count_queries(hits)
-    return hits.weighted([1.0] * queries + list(weights) if len(weights) == hits.k - queries else weights)
 
 
 def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torch.dtype) -> Conditioning:
@@ -149,10 +123,8 @@ def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torc
     return Conditioning(tokens.neighbors.to(device, dtype), null.to(device, dtype))
 
 
-class Retrieving:
-    """What both pipelines do alike with a knowledge base; `config` is a pipeline's."""
-
-    config: Any
+class KNNSystem(System):
+    """What both of KNN-Diffusion's pipelines do alike: the query's embedding first, then its neighbors'."""
 
     def retrieve(
         self,
@@ -164,15 +136,15 @@ class Retrieving:
         proposal: dict[int, int] | None = None,
         min_relevance: float | None = None,
     ) -> Neighbors:
-        """The embedding of each prompt, or of the pictures together, and after it its neighbors. Raises:
-        MismatchError for a foreign database."""
+        """The embedding of each prompt, or of the pictures together, and after it its neighbors; k = 0: it alone.
+
+        `min_relevance`: leave out neighbors below this quantile of the knowledge base's own similarities.
+        Raises: MismatchError for a foreign knowledge base.
+        """
+        request = self.resolve(request)
         return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, min_relevance=min_relevance)
 
-    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        return common.check_encoder(kb, self.config)
-
-    @property
-    def proposal_counts(self) -> dict[int, int]:
-        """None: what it met in training is not kept, so a draw from p_D needs a database's own counts."""
-        return {}
+    def weigh(self, hits: Neighbors, weights: Sequence[float]) -> Neighbors:
+        """`hits` with one weight a neighbor (the query counts once), or one a column, the query's first."""
+        queries = count_queries(hits)
+        return hits.weighted([1.0] * queries + list(weights) if len(weights) == hits.k - queries else weights)

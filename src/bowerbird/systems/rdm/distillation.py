@@ -153,7 +153,7 @@ class FewStepObjective(nn.Module):
         """Where `count` guided steps of the teacher lead from its step number `first`."""
         teacher = self.frozen[2].to(sample.device)  # accelerate moves what is trained, a process to its own
         predict = partial(self._velocity, teacher)
-        guided = guidance.limited(
+        guided = guidance.within_interval(
             guidance.classifier_free(predict, asked, self.config.guidance_scale), predict, asked, self.interval
         )
         solver = self._solver()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird.core import seeds
@@ -19,9 +16,11 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import low_rank
+from bowerbird.models.weights import FOLDER as BUNDLED
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, queries
-from bowerbird.systems.queries import Request
+from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
+from bowerbird.systems.queries import Request, make_request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,26 +30,18 @@ if TYPE_CHECKING:
 COUNTS_FILE = "proposal.safetensors"
 
 
-@dataclass
-class RDMOutput(BaseOutput):
-    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture."""
-
-    images: Any
-    neighbors: Neighbors
-
-
-class RDMPipeline(DiffusionPipeline):
+class RDMPipeline(System):
     """Generates from the embeddings of retrieved pictures.
 
     `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
-    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero
-    vectors that no training showed them. `num_inference_steps`, `guidance_scale` and `sampler` are how it
-    generates unless asked otherwise. `proposal_counts` maps an item's id to how often it was a neighbor in
-    training: p_D, kept in `proposal.safetensors`.
+    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero vectors
+    that no training showed them (a note for readers, nothing depends on it). `num_inference_steps`, `guidance_scale`
+    and `sampler` are how it generates unless asked otherwise. `proposal_counts` maps an item's id to how often it was
+    a neighbor in training: p_D, kept in `proposal.safetensors`.
     """
 
     model_cpu_offload_seq = "unet->vae"
-    _callback_tensor_inputs = ("latents",)
+    sampler_state = ("scheduler", "_as_made", "_chosen")
 
     def __init__(
         self,
@@ -68,7 +59,6 @@ class RDMPipeline(DiffusionPipeline):
         sampler: str = "dpmsolver++",
     ) -> None:
         super().__init__()
-        self.scheduler: Any
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
         self.register_to_config(
             k=k,
@@ -81,8 +71,22 @@ class RDMPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             sampler=sampler,
         )
-        self.proposal_counts: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
         self._as_made = self._chosen = scheduler
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Any number of neighbors, as embeddings; guidance can be kept to a part of the steps."""
+        return Capabilities((common.trained_size(self.unet, self.vae),), guidance_interval=True, any_size=True)
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """How often each item was a neighbor in training, by id."""
+        return self._counts
+
+    @proposal_counts.setter
+    def proposal_counts(self, counts: dict[int, int]) -> None:
+        self._counts = counts
 
     @torch.no_grad()
     def __call__(
@@ -98,7 +102,7 @@ class RDMPipeline(DiffusionPipeline):
         weights: Sequence[float] | None = None,
         text_mode: str = "neighbors",
         image_mode: str = "image+neighbors",
-        search_mode: str = "hybrid",
+        search_mode: str | None = None,
         where: str | None = None,
         class_key: str | None = None,
         top_m: float = 1.0,
@@ -108,21 +112,22 @@ class RDMPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         eta: float = 0.0,
-        size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> RDMOutput:
+        callback_on_step_end: Callback | None = None,
+    ) -> SystemOutput:
         """Generate `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
 
         `neighbors=` wins over every way of retrieving. `weights` (one a neighbor) scale the references.
         `guidance_scale`: 1 = off, 0 = without neighbors. It and `num_inference_steps` are the model's usual ones (in
         its config) when None. `guidance_interval`: from and to which share of the noise (0 the clean end, 1 the start)
         guidance acts; None is everywhere, and outside a step is one pass instead of two. `generator`: one, or one a
-        picture; without any, picture i is drawn from `seed + i`. `size`: edge in pixels when not the trained one
-        (quality falls away from it). `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`: pil,
-        pt (float in [-1, 1]), np (float in [0, 1]), latent.
+        picture; without any, picture i is drawn from `seed + i`. `height`, `width`: in pixels when not the trained ones
+        (quality falls away from them). `eta`: DDIM's share of fresh noise; other samplers refuse it. `output_type`:
+        pil, pt `(n, 3, H, W)` or np `(n, H, W, 3)` in [0, 1], latent.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
@@ -132,12 +137,12 @@ class RDMPipeline(DiffusionPipeline):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            request = Request(
-                prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
-                images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+            request = make_request(
+                prompt,
+                image,
                 class_name=class_name,
                 unconditional=unconditional,
-                k=self.config.k if k is None else k,
+                k=k,
                 text_mode=text_mode,
                 image_mode=image_mode,
                 search_mode=search_mode,
@@ -150,23 +155,22 @@ class RDMPipeline(DiffusionPipeline):
         condition = self.condition(hits)
         interval = common.timestep_interval(
             self.scheduler, guidance_interval if scale else None
-        )  # weight 0 is without neighbors, everywhere
-        predict = guidance.limited(
-            guidance.classifier_free(self._predict, condition, scale), self._predict, condition, interval
-        )
+        )  # weight 0 never guides
+        guided = guidance.classifier_free(self.predict, condition, scale)
+        predict = guidance.within_interval(guided, self.predict, condition, interval)
         generators = common.generators_for(generator, seed, len(hits))
-        timesteps, extra = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
-        side = common.latent_side(self.unet, self.vae, size)
-        shape = (self.unet.config.in_channels, side, side)
+        timesteps, options = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
+        shape = (self.unet.config.in_channels, *common.latent_shape(self.unet, self.vae, height, width))
         latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
-        for i, t in enumerate(self.progress_bar(timesteps)):
-            predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
-            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
-            if callback_on_step_end is not None:
-                latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
-        images = self._output(latents, output_type)
+        transition = common.step_scheduler(self.scheduler, options)
+        run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
+        for i, t in run:
+            run.advance(predict(self.scheduler.scale_model_input(run.sample, t), t, i))
+        images = run.sample
+        if output_type != "latent":
+            images = common.as_output(self.decode_latents(run.sample), output_type)
         self.maybe_free_model_hooks()
-        return RDMOutput(images=images, neighbors=hits)
+        return SystemOutput(images=images, neighbors=hits)
 
     def retrieve(
         self,
@@ -182,13 +186,10 @@ class RDMPipeline(DiffusionPipeline):
         if kb is None:
             raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
         counts = self.proposal_counts if proposal is None else proposal
+        request = self.resolve(request)
         return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
 
-    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        return common.check_encoder(kb, self.config)
-
-    def condition(self, hits: Neighbors) -> Conditioning:
+    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
         """Neighbors -> tokens on the network's device. Raises: MismatchError when the embeddings have another
         width."""
         width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
@@ -204,7 +205,7 @@ class RDMPipeline(DiffusionPipeline):
         null = tokens.neighbors_null
         return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))
 
-    def _predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
         small steps."""
         tokens = condition.neighbors
@@ -213,10 +214,6 @@ class RDMPipeline(DiffusionPipeline):
         return self.unet(
             sample.to(self.unet.dtype), timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask
         ).sample.float()
-
-    def fingerprint(self) -> str:
-        """A hash of the weights that generate: U-Net and autoencoder."""
-        return common.fingerprint([self.unet, self.vae])
 
     def set_sampler(self, name: str) -> None:
         """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
@@ -231,11 +228,6 @@ class RDMPipeline(DiffusionPipeline):
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
         return common.decode_latents(self.vae, latents)
 
-    def _output(self, latents: Tensor, output_type: str) -> Any:
-        if output_type == "latent":
-            return latents
-        return common.as_output(self.decode_latents(latents), output_type)
-
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """diffusers' layout, plus `proposal.safetensors` where there are counts."""
         super().save_pretrained(save_directory, **kwargs)
@@ -247,28 +239,23 @@ class RDMPipeline(DiffusionPipeline):
             save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RDMPipeline:
-        """A bundled name (`tiny-rdm`), a directory, or a hub id; weights are float32 unless `dtype` (or the older
-        `torch_dtype`) says otherwise."""
-        from diffusers import AutoencoderKL
+    def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
+        """Of a bundled model: the bundled autoencoder, and the base network where only what was changed is kept."""
+        if place.parent != BUNDLED:
+            return {}
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
-        path = bundled(str(pretrained_model_name_or_path))
-        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        counts = path
-        if path is not None:  # the bundled pipeline shares the bundled autoencoder instead of carrying a second copy
-            kwargs.setdefault("vae", AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype))
-            if (path / low_rank.FOLDER).is_dir():  # of another bundled network only what was changed is kept
-                from diffusers import UNet2DConditionModel
+        shared: dict[str, Any] = {"vae": AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype)}
+        if (place / low_rank.FOLDER).is_dir() and "unet" not in given:
+            base = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)
+            factors = place / low_rank.FOLDER
+            shared["unet"] = low_rank.merged(base, factors, common.fingerprint([base])).to(dtype)
+        return shared
 
-                whole = bundled("tiny-rdm")
-                base = UNet2DConditionModel.from_pretrained(whole, subfolder="unet", dtype=torch.float32)
-                kwargs.setdefault(
-                    "unet", low_rank.merged(base, path / low_rank.FOLDER, common.fingerprint([base])).to(dtype)
-                )
-                counts = whole
-        pipe: RDMPipeline = super().from_pretrained(str(path or pretrained_model_name_or_path), dtype=dtype, **kwargs)
-        file = (counts or Path(pretrained_model_name_or_path)) / COUNTS_FILE
+    def after_loading(self, place: Path) -> None:
+        """p_D's counts; a bundled model that is a change of another has that one's."""
+        changed = place.parent == BUNDLED and (place / low_rank.FOLDER).is_dir()
+        file = ((bundled("tiny-rdm") if changed else None) or place) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)
-            pipe.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
-        return pipe
+            self.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))

@@ -3,16 +3,14 @@ stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird.core import images, seeds, tensors
@@ -20,11 +18,11 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
-from bowerbird.diffusion.guidance import Guidance, Predict, balanced, by_scale, draw_text_steps
+from bowerbird.diffusion.guidance import Guidance, build_guidance, sample_text_steps
 from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
 from bowerbird.models.text_tower import text_tokens
-from bowerbird.models.weights import bundled
 from bowerbird.systems import common, queries
+from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
 from bowerbird.systems.queries import Request
 from bowerbird.systems.reimagen.batches import enlarge
 from bowerbird.systems.reimagen.batches import low_resolution as low_resolution_of
@@ -41,17 +39,14 @@ LEVEL = 50
 
 
 @dataclass
-class ReImagenOutput(BaseOutput):
-    """`images`: PIL pictures, or an array / tensor as `output_type` says; `neighbors`: one row a picture;
-    `text_steps`: for each stage that ran, by its number, which sampling steps of each picture were text-enhanced
-    (interleaved guidance only)."""
+class ReImagenOutput(SystemOutput):
+    """`images` and `neighbors` as in every system; `text_steps`: for each stage that ran, by its number, which sampling
+    steps of each picture were text-enhanced (interleaved guidance only)."""
 
-    images: Any
-    neighbors: Neighbors
     text_steps: dict[int, list[list[bool]]]
 
 
-class ReImagenPipeline(DiffusionPipeline):
+class ReImagenPipeline(System):
     """Generates a prompt, grounded in the pictures and captions of its neighbors.
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
@@ -59,7 +54,7 @@ class ReImagenPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
     _optional_components = ["tokenizer", "super_resolution", "super_resolution_2"]  # noqa: RUF012 (diffusers' own form)
-    _callback_tensor_inputs = ("latents",)
+    generating = ("text_encoder", *STAGES)
 
     def __init__(
         self,
@@ -73,7 +68,6 @@ class ReImagenPipeline(DiffusionPipeline):
         search_mode: str = "bm25",
     ) -> None:
         super().__init__()
-        self.scheduler: Any
         self.register_modules(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -90,9 +84,19 @@ class ReImagenPipeline(DiffusionPipeline):
         return [network for name in STAGES if (network := getattr(self, name)) is not None]
 
     @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The stages' networks."""
+        return self.stages
+
+    @property
     def sizes(self) -> list[int]:
         """Edge in pixels that each stage generates."""
         return [int(network.config.sample_size) for network in self.stages]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A text beside the neighbors' pictures and captions, in a cascade of sizes; from the text alone too."""
+        return Capabilities(tuple(self.sizes), reads_text=True, needs_images=True, without_neighbors=True)
 
     @torch.no_grad()
     def __call__(
@@ -112,21 +116,23 @@ class ReImagenPipeline(DiffusionPipeline):
         guidance_scale: float = 3.0,
         level: int = LEVEL,
         eta: float = 0.0,
-        size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end: Callback | None = None,
     ) -> ReImagenOutput:
         """Generate `num_images_per_prompt` pictures for each prompt.
 
-        `neighbors=` wins over retrieval (`references.by_hand` makes them of a person's own pictures); it may carry the
-        prompts itself. k = 0 generates from the text alone. `num_inference_steps`: one for all stages, or one a stage.
-        `guidance`: one for the first stage (those above it are then not guided), or one a stage; None is
-        `guidance.by_scale(guidance_scale)`: interleaved, mostly neighbors. `size`: the edge at which to stop, one of
-        `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin from instead of
-        the first stage; the stages above its size run. `level`: the noise added to what is enlarged. `eta`: DDIM's
-        share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
+        `neighbors=` wins over retrieval (`Neighbors.from_images` makes them of a person's own pictures); it may
+        carry the prompts itself. k = 0 generates from the text alone. `num_inference_steps`: one for all stages,
+        or one a stage. `guidance`: one for the first stage (those above it are then not guided), or one a stage;
+        None is `Guidance.from_scale(guidance_scale)`: interleaved, mostly neighbors. `size`: the edge at which to
+        stop, one of `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin
+        from instead of the first stage; the stages above its size run. `level`: the noise added to what is
+        enlarged. `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0,
+        1]).
         Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
@@ -134,8 +140,8 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
-        run = self._stages_to_run(size, low_resolution, len(hits))
-        balances = self.guidance_of_stages(guidance, guidance_scale)
+        run = self._stages_to_run(common.one_edge(height, width), low_resolution, len(hits))
+        balances = self.balance(guidance, guidance_scale)
         settings = [balances[stage - 1] for stage in run]
         counts = self._each(num_inference_steps, run, "num_inference_steps")
         if min(counts) < 1:
@@ -157,23 +163,25 @@ class ReImagenPipeline(DiffusionPipeline):
         drawn: dict[int, list[list[bool]]] = {}
         with self.progress_bar(total=sum(counts)) as bar:
             for stage, balance, steps in zip(run, settings, counts, strict=True):
-                timesteps, extra = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
-                condition = self.condition(stage, text, hits, below, level, generators)
-                predict = balanced(self._predict(stage), condition, balance, numbers, present, len(timesteps), stage)
+                timesteps, options = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
+                condition = self.condition(hits, stage, text, below, level, generators)
+                predict = build_guidance(
+                    partial(self.predict, stage=stage), condition, balance, numbers, present, len(timesteps), stage
+                )
                 if balance.kind == "interleaved":
-                    drawn[stage] = draw_text_steps(numbers, present, len(timesteps), balance.eta, stage).tolist()
+                    drawn[stage] = sample_text_steps(
+                        numbers, present, len(timesteps), balance.text_ratio, stage
+                    ).tolist()
                 edge = self.sizes[stage - 1]
                 latents = (
                     seeds.noise((3, edge, edge), generators).to(self._execution_device)
                     * self.scheduler.init_noise_sigma
                 )
-                for i, t in enumerate(timesteps):
-                    predicted = predict(self.scheduler.scale_model_input(latents, t), t, i)
-                    latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
-                    if callback_on_step_end is not None:
-                        latents = callback_on_step_end(self, i, int(t), {"latents": latents}).get("latents", latents)
-                    bar.update()
-                below = latents.clamp(-1, 1)
+                transition = common.step_scheduler(self.scheduler, options)
+                denoising = Denoising(self, latents, timesteps, transition, callback_on_step_end, bar)
+                for i, t in denoising:
+                    denoising.advance(predict(self.scheduler.scale_model_input(denoising.sample, t), t, i))
+                below = denoising.sample.clamp(-1, 1)
         self.maybe_free_model_hooks()
         assert below is not None
         return ReImagenOutput(images=common.as_output(below, output_type), neighbors=hits, text_steps=drawn)
@@ -189,7 +197,11 @@ class ReImagenPipeline(DiffusionPipeline):
         seed: int = 0,
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
-        """The neighbors for `request`: pictures with captions of any database, whatever encoder it was made with."""
+        """The neighbors for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
+        none for prompts with k = 0."""
+        request = self.resolve(request)
+        if request.k == 0 and request.prompts is not None:
+            return Neighbors.empty(request.prompts).repeat(count)
         if kb is None:
             raise BowerbirdError(
                 "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text"
@@ -197,8 +209,8 @@ class ReImagenPipeline(DiffusionPipeline):
             )
         if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):
             raise BowerbirdError(
-                "this model generates from the database's pictures: text_mode and image_mode are neighbors; give a"
-                " picture of your own by hand"
+                "this model reads the neighbors' pictures: text_mode and image_mode are neighbors; give"
+                " pictures of your own with Neighbors.from_images"
             )
         request = replaced(request, text_mode="neighbors", image_mode="neighbors")
         return queries.retrieve(kb, request, count, seed=seed, counts=proposal or {})
@@ -206,11 +218,6 @@ class ReImagenPipeline(DiffusionPipeline):
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself: any will do, as its pictures are what counts."""
         return kb
-
-    @property
-    def proposal_counts(self) -> dict[int, int]:
-        """None are kept: p_D is counted over the database when unconditional pictures are asked for."""
-        return {}
 
     def _neighbors(
         self,
@@ -228,14 +235,8 @@ class ReImagenPipeline(DiffusionPipeline):
         if given is None:
             if prompts is None:
                 raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
-            wanted = int(self.config.k) if k is None else k
-            if wanted == 0:
-                return Neighbors.empty(prompts).repeat(count)
-            return self.retrieve(
-                Request(prompts=prompts, k=wanted, search_mode=mode or str(self.config.search_mode), where=where),
-                kb,
-                count,
-            )
+            request = Request(prompts=prompts, k=k, search_mode=mode, where=where)
+            return self.retrieve(request, kb, count)
         if prompts is not None:
             if len(prompts) not in (1, len(given)):
                 raise BowerbirdError(
@@ -246,20 +247,20 @@ class ReImagenPipeline(DiffusionPipeline):
 
     def condition(
         self,
-        stage: int,
-        text: Tokens,
         hits: Neighbors,
-        below: Tensor | None,
-        level: int,
-        generators: Sequence[torch.Generator],
+        stage: int = 1,
+        text: Tokens | None = None,
+        below: Tensor | None = None,
+        level: int = LEVEL,
+        generators: Sequence[torch.Generator] = (),
+        **kwargs: Any,
     ) -> Conditioning:
-        """What stage number `stage` attends to: text tokens, the neighbors' features (made here, once), the picture
-        of the stage below."""
+        """What stage number `stage` attends to: text tokens (None: those of the queries), the neighbors' features,
+        made here once, and the picture of the stage below, noised to `level`."""
+        text = self._tokens(list(hits.queries) or [""] * len(hits)) if text is None else text
         network, edge = self.stages[stage - 1], self.sizes[stage - 1]
         place = (self._execution_device, network.dtype)
-        weights = torch.from_numpy(hits.mask.astype(np.float32) * (1.0 if hits.weights is None else hits.weights)).to(
-            place[0]
-        )
+        weights = torch.from_numpy(hits.effective_weights).to(place[0])
         image = levels = None
         if network.config.low_size:
             if below is None:
@@ -342,13 +343,13 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"pictures of {edge} px are to become {size} px: no stage lies between")
         return list(range(first, last + 1))
 
-    def guidance_of_stages(self, given: Guidance | Sequence[Guidance] | None, scale: float) -> list[Guidance]:
+    def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
-        if given is None:
-            given = by_scale(scale)
-        if isinstance(given, Guidance):
-            return [given, *[replaced(given, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
-        return self._each(given, range(1, len(self.stages) + 1), "guidance")
+        if guidance is None:
+            guidance = Guidance.from_scale(guidance_scale)
+        if isinstance(guidance, Guidance):
+            return [guidance, *[replaced(guidance, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
+        return self._each(guidance, range(1, len(self.stages) + 1), "guidance")
 
     def _each(self, given: T | Sequence[T], run: Sequence[int], what: str) -> list[T]:
         """A setting for each stage that runs: the one for all, or the stage's own."""
@@ -358,36 +359,14 @@ class ReImagenPipeline(DiffusionPipeline):
             raise BowerbirdError(f"{what}: {len(given)} values for {len(self.stages)} stages; give one, or one a stage")
         return [given[stage - 1] for stage in run]
 
-    def _predict(self, stage: int) -> Predict:
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning, *, stage: int = 1) -> Tensor:
+        """One pass of stage number `stage`, float32; a clean picture predicted is turned into a velocity."""
         network = self.stages[stage - 1]
-
-        def predict(sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-            assert isinstance(condition.neighbors, FeatureMaps)
-            sample = sample.to(network.dtype)
-            predicted = network(
-                sample, timestep, condition.text, condition.neighbors, condition.image, condition.level
-            ).float()
-            if network.config.prediction_type == "sample":
-                return schedulers.from_clean(self.scheduler, predicted, sample.float(), timestep)
-            return predicted
-
-        return predict
-
-    # -- loading and saving --------------------------------------------------------------------------------------------
-
-    def fingerprint(self) -> str:
-        """A hash of the weights that generate: the text tower and every stage."""
-        return common.fingerprint([self.text_encoder, *self.stages])
-
-    def set_sampler(self, name: str) -> None:
-        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
-        self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> ReImagenPipeline:
-        """A bundled name (`tiny-reimagen`), a directory, or a hub id; weights are float32 unless `dtype` says
-        otherwise."""
-        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        path = bundled(str(pretrained_model_name_or_path)) or pretrained_model_name_or_path
-        pipe: ReImagenPipeline = super().from_pretrained(str(path), dtype=dtype, **kwargs)
-        return pipe
+        assert isinstance(condition.neighbors, FeatureMaps)
+        sample = sample.to(network.dtype)
+        predicted: Tensor = network(
+            sample, timestep, condition.text, condition.neighbors, condition.image, condition.level
+        ).float()
+        if network.config.prediction_type == "sample":
+            return schedulers.from_clean(self.scheduler, predicted, sample.float(), timestep)
+        return predicted

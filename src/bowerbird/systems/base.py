@@ -1,0 +1,263 @@
+"""What a system is to everything above it: the contract, and the tail that all pipelines share.
+
+A system generates pictures from neighbors. Its pipeline is a diffusers `DiffusionPipeline` that subclasses `System` and
+says four things: what it can do (`capabilities`), how it turns a request into neighbors (`retrieve`), how it turns
+neighbors into conditions (`condition`), and one pass of its network (`predict`). The library, the command line and the
+server ask these; nobody looks at component names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import schedulers
+from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common
+from bowerbird.systems.queries import Request
+
+if TYPE_CHECKING:
+    from bowerbird.diffusion.guidance import Guidance
+    from bowerbird.knowledge.base import KnowledgeBase
+
+Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
+"""diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": …}) -> what to go on with."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a system can do.
+
+    `reads_text`: a text conditions the network beside the neighbors, and `Guidance` balances both.
+    `needs_images`: it reads the neighbors' pictures and captions; otherwise their embeddings.
+    `reads_query`: the query's own embedding is a condition beside the neighbors'.
+    `without_neighbors`: it generates with k = 0 too.
+    `edits`: it changes a picture where a text says so; `starts_from_image`: it can at least start from one.
+    `guidance_interval`: guidance can be kept to a part of the steps.
+    `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
+    `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
+    """
+
+    sizes: tuple[int, ...]
+    reads_text: bool = False
+    needs_images: bool = False
+    reads_query: bool = False
+    without_neighbors: bool = False
+    edits: bool = False
+    starts_from_image: bool = False
+    guidance_interval: bool = False
+    any_size: bool = False
+    samplers: tuple[str, ...] = schedulers.SAMPLERS
+    max_references: int | None = None
+
+    @property
+    def stages(self) -> int:
+        """How many networks a picture passes, one after the other."""
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model generates unless asked otherwise: neighbors, steps, guidance, sampler, and how it searches."""
+
+    k: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    search_mode: str = "hybrid"
+    text_mode: str = "neighbors"
+    image_mode: str = "image+neighbors"
+
+
+@dataclass
+class SystemOutput(BaseOutput):
+    """`images`: PIL pictures, or an array or tensor as `output_type` says; `neighbors`: one row a picture."""
+
+    images: Any
+    neighbors: Neighbors
+
+
+class System(DiffusionPipeline, ABC):
+    """The pipeline of one system; calling it is diffusers' `__call__`, with `neighbors=` or a request and a knowledge
+    base.
+
+    `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
+    the attributes that `set_sampler` changes.
+    """
+
+    generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
+    sampler_state: ClassVar[tuple[str, ...]] = ("scheduler",)
+    _callback_tensor_inputs = ("latents",)
+    scheduler: Any
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this model can do."""
+
+    @abstractmethod
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+    ) -> Neighbors:
+        """The neighbors for `request`, `count` rows for each prompt or for the one thing asked for.
+
+        `proposal`: p_D's counts by item id, in place of the model's own. Row i draws from `seed + i`.
+        Raises: BowerbirdError for a request the system cannot serve, MismatchError for a foreign knowledge base.
+        """
+
+    @abstractmethod
+    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
+        """What the network reads of `hits`, with its null, on the network's device.
+
+        Raises: MismatchError when the embeddings have another dimension.
+        """
+
+    @abstractmethod
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network, float32, of the sample's shape (logits for tokens): what guidance combines."""
+
+    # -- what follows from it ----------------------------------------------------------------------------------------
+
+    @property
+    def defaults(self) -> Defaults:
+        """How this model generates unless asked otherwise: what its config says, else ours."""
+        return Defaults(
+            k=int(self.config.k),
+            num_inference_steps=int(self.config.get("num_inference_steps", 20)),
+            guidance_scale=float(self.config.get("guidance_scale", 3.0)),
+            sampler=str(self.config.get("sampler", self.capabilities.samplers[0])),
+            search_mode=str(self.config.get("search_mode", "hybrid")),
+        )
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The networks that `predict` runs, one a stage."""
+        return [self.unet]
+
+    @property
+    def proposal_counts(self) -> dict[int, int]:
+        """How often each item was a neighbor in training, by id: p_D. Empty where that is not kept."""
+        return {}
+
+    def resolve(self, request: Request) -> Request:
+        """`request` with this model's number of neighbors and search mode where it leaves them open."""
+        own = self.defaults
+        k = own.k if request.k is None else request.k
+        return replace(request, k=k, search_mode=request.search_mode or own.search_mode)
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
+        return common.check_encoder(kb, self.config)
+
+    def weigh(self, hits: Neighbors, weights: Sequence[float]) -> Neighbors:
+        """`hits` with one weight a neighbor: 2 counts twice, 0 leaves it out."""
+        return hits.weighted(weights)
+
+    def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
+        """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
+        raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""
+        networks = [getattr(self, name, None) for name in self.generating]
+        return common.fingerprint([network for network in networks if network is not None])
+
+    def set_sampler(self, name: str) -> None:
+        """Sample with `name`, one of `capabilities.samplers` or `module:Class`, from now on; the schedule stays.
+
+        Raises: BowerbirdError for a name that is not known.
+        """
+        self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
+
+    @contextmanager
+    def sampling_with(self, name: str) -> Iterator[None]:
+        """A block that samples with `name`, without a progress bar; afterwards the pipeline is as it was."""
+        before = {key: self.__dict__.get(key) for key in (*self.sampler_state, "_progress_bar_config")}
+        self.set_sampler(name)
+        self.set_progress_bar_config(disable=True)
+        try:
+            yield
+        finally:
+            self.__dict__.update({key: value for key, value in before.items() if value is not None})
+            if before["_progress_bar_config"] is None:
+                self.__dict__.pop("_progress_bar_config", None)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """A bundled name, a directory in diffusers layout, or a hub id.
+
+        Weights are float32 unless `dtype` (or the older `torch_dtype`) says otherwise; the rest is diffusers'.
+        """
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        own = bundled(str(pretrained_model_name_or_path))
+        place = own or Path(pretrained_model_name_or_path)
+        kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
+        pipe: Self = super().from_pretrained(str(own or pretrained_model_name_or_path), dtype=dtype, **kwargs)
+        pipe.after_loading(place)
+        return pipe
+
+    @classmethod
+    def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
+        """Components that the folder `place` does not hold itself, as bundled models share them; not those `given`."""
+        return {}
+
+    def after_loading(self, place: Path) -> None:
+        """Read what lies beside diffusers' files in the folder `place`."""
+
+
+class Denoising:
+    """The steps from noise to a sample: iterate for (step from 0, timestep), then `advance` with the prediction.
+
+    `sample` is where it stands. The caller computes the prediction itself, so that its own function is the last frame
+    before the network.
+    """
+
+    def __init__(
+        self,
+        pipe: System,
+        sample: Tensor,
+        timesteps: Any,
+        transition: Callable[[Tensor, Tensor, Any], Tensor],
+        callback: Callback | None = None,
+        bar: Any = None,
+    ) -> None:
+        """`transition`: (prediction, sample, timestep) -> the next sample; `bar`: a progress bar that goes on."""
+        self.pipe, self.sample, self.timesteps, self.transition = pipe, sample, timesteps, transition
+        self.callback, self.bar = callback, bar
+        self._at: tuple[int, Any] = (0, None)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        steps = self.timesteps if self.bar is not None else self.pipe.progress_bar(self.timesteps)
+        for i, t in enumerate(steps):
+            self._at = (i, t)
+            yield i, t
+            if self.bar is not None:
+                self.bar.update()
+
+    def advance(self, predicted: Tensor) -> None:
+        """Take the step, and let the caller's callback see and change the result."""
+        i, t = self._at
+        self.sample = self.transition(predicted, self.sample, t)
+        if self.callback is not None:
+            time = int(t[0] if isinstance(t, tuple) else t)
+            self.sample = self.callback(self.pipe, i, time, {"latents": self.sample}).get("latents", self.sample)
