@@ -16,7 +16,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning
-from bowerbird.systems.rdm.pipeline import RDMOutput
+from bowerbird.systems.base import SystemOutput
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def kb(kb_path: Path) -> KnowledgeBase:
 
 def latents(pipe: RDMPipeline, hits: Neighbors, **options: object) -> torch.Tensor:
     out = pipe(neighbors=hits, num_inference_steps=3, output_type="latent", **options)
-    assert isinstance(out, RDMOutput)
+    assert isinstance(out, SystemOutput)
     return out.images
 
 
@@ -183,8 +183,13 @@ def test_output_types_and_callback(pipe: RDMPipeline, kb: KnowledgeBase) -> None
     assert seen == [0, 1]
     sample = pipe(neighbors=hits, num_inference_steps=2, output_type="pt").images
     picture = pipe(neighbors=hits, num_inference_steps=2).images[0]
-    assert np.abs(np.asarray(picture) / 127.5 - 1 - sample[0].permute(1, 2, 0).numpy()).max() < 1 / 127
-    assert pipe(neighbors=hits, num_inference_steps=1, size=32).images[0].size == (32, 32)
+    assert (
+        np.abs(np.asarray(picture) / 255 - sample[0].permute(1, 2, 0).numpy()).max() < 1 / 254
+    )  # [0, 1], as diffusers
+    other = pipe(neighbors=hits, num_inference_steps=1, height=32, width=64, output_type="np").images
+    assert other.shape == (1, 32, 64, 3)
+    assert 0 <= other.min() <= other.max() <= 1
+    assert pipe(neighbors=hits, num_inference_steps=1, height=32, width=32).images[0].size == (32, 32)
 
 
 def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
@@ -202,7 +207,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"neighbors": hits, "weights": [1.0, -1.0]}, "0 or more"),
         ({"neighbors": hits, "num_inference_steps": 0}, "num_inference_steps"),
         ({"neighbors": hits, "output_type": "jpeg"}, "output_type"),
-        ({"neighbors": hits, "size": 50}, "multiple of 16"),
+        ({"neighbors": hits, "height": 50, "width": 50}, "multiple of 16"),
         ({"neighbors": hits, "generator": [torch.Generator()] * 3}, "3 generators for 1"),
         ({"prompt": "a", "text_mode": "no", "knowledge_base": kb}, "text_mode"),
     ]

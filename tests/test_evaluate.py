@@ -81,7 +81,13 @@ def test_near_copies_are_dropped_or_drawn_again(
     near = found.images()
 
     def forger(
-        pipe: object, hits: object, settings: object, *, picture_seeds: list[int] | None = None, progress: object = None
+        pipe: object,
+        hits: object,
+        settings: object,
+        *,
+        sources: object = None,
+        picture_seeds: list[int] | None = None,
+        progress: object = None,
     ) -> list[Image.Image]:
         """Copies the first neighbor that counts, for even seeds; generates noise for others."""
         made = []

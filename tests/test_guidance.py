@@ -142,7 +142,7 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(BowerbirdError, match=r"joint"):
         Guidance("sideways")
     with pytest.raises(BowerbirdError, match=r"0 to 1"):
-        Guidance(eta=1.5)
+        Guidance(text_ratio=1.5)
     with pytest.raises(BowerbirdError, match="finite"):
         Guidance(text_scale=float("nan"))
     with pytest.raises(ValueError, match="style"):

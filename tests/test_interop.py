@@ -192,5 +192,5 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
     record = json.loads(first.text["bowerbird"])  # type: ignore[attr-defined]
     assert (record["dtype"], record["guidance_interval"]) == ("bfloat16", [0.0, 0.7])
     refused(*generate, "0.7,0", "--out", "c", says="two shares of the noise", cwd=tmp_path)
-    refused(*generate[:-3], "--dtype", "int3", "--out", "c", says="choose float32", cwd=tmp_path)
+    refused(*generate[:-3], "--dtype", "int3", "--out", "c", says="choose one of float32", cwd=tmp_path)
     refused("export", "tiny-knn", "--out", "d", says="RDM alone", cwd=tmp_path)

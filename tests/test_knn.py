@@ -295,7 +295,7 @@ def test_a_network_s_faults_cancel_at_full_fidelity(pipe: KNNDiffusionPipeline, 
     """Asked for what the picture is already, an edit returns it, however badly the network generates."""
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
-    started = edit_source.encoded(pipe.vae, source, 1, 64, pipe.device)
+    started = edit_source.encode_source(pipe.vae, source, 1, 64, pipe.device)
     hits = edit_source.own_query(encoders.load("small"), [source], 1)
     made = pipe(
         neighbors=hits,
@@ -322,7 +322,7 @@ def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(
 ) -> None:
     source = kb.get(kb.ids()[:1].tolist()).images()[0][0]
     assert source is not None
-    known = edit_source.encoded(pipe.vae, source, 1, 64, pipe.device).latents
+    known = edit_source.encode_source(pipe.vae, source, 1, 64, pipe.device).latents
     seen: list[int] = []
 
     def count(_: Any, i: int, t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -398,12 +398,12 @@ def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     generated = torch.full((1, 3, 64, 64), 0.9)
     faint, plain = latents + 0.15, latents.clone()
     plain[:, :, 4, 4] = 2.0
-    assert torch.equal(edit_source.pasted(generated, source, faint, 0.4), source.pixels)
-    assert torch.equal(edit_source.pasted(generated, source, faint, 0.0), generated)
-    found = edit_source.pasted(generated, source, plain, 0.4)
+    assert torch.equal(edit_source.paste_unchanged(generated, source, faint, 0.4), source.pixels)
+    assert torch.equal(edit_source.paste_unchanged(generated, source, faint, 0.0), generated)
+    found = edit_source.paste_unchanged(generated, source, plain, 0.4)
     assert float(found[0, 0, 18, 18]) == pytest.approx(0.9)
     assert torch.equal(found[..., 40:, 40:], source.pixels[..., 40:, 40:])
-    assert torch.equal(edit_source.pasted(generated, source, latents + 1.0, 0.4), generated)
+    assert torch.equal(edit_source.paste_unchanged(generated, source, latents + 1.0, 0.4), generated)
 
 
 def test_an_edit_is_generated_again_from_its_png(
@@ -464,7 +464,7 @@ def test_what_does_not_belong_is_refused(
             chosen(prompt="star", knowledge_base=kb, k=-1)
         with pytest.raises(BowerbirdError, match="p_D"):
             chosen.retrieve(Request(unconditional=True), kb)
-    for wrong in ({"size": 32}, {"eta": 0.5}, {"truncation": 0.0}, {"num_inference_steps": 0}):
+    for wrong in ({"height": 32, "width": 32}, {"eta": 0.5}, {"truncation": 0.0}, {"num_inference_steps": 0}):
         with pytest.raises(BowerbirdError, match="tokens"):
             discrete_pipe(prompt="star", knowledge_base=kb, **wrong)
     with pytest.raises(BowerbirdError, match="posterior"):

@@ -254,15 +254,15 @@ def generated(pipe: ReImagenPipeline, **options: object) -> torch.Tensor:
 def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     whole = generated(pipe, prompt="red apple", knowledge_base=kb, seed=4)
     assert whole.shape == (1, 3, 32, 32)
-    small = pipe(prompt="red apple", knowledge_base=kb, seed=4, size=16, num_inference_steps=3).images
+    small = pipe(prompt="red apple", knowledge_base=kb, seed=4, height=16, width=16, num_inference_steps=3).images
     assert small[0].size == (16, 16)
     larger = generated(pipe, prompt="red apple", knowledge_base=kb, low_resolution=small, seed=4)
     assert larger.shape == (1, 3, 32, 32)
     for wrong, says in (
-        ({"size": 64}, "16, 32 px"),
+        ({"height": 64, "width": 64}, "16, 32 px"),
         ({"low_resolution": [Image.new("RGB", (24, 24))]}, "enlarges 16 px"),
         ({"low_resolution": small * 2}, "expected 1"),
-        ({"low_resolution": small, "size": 16}, "no stage lies between"),
+        ({"low_resolution": small, "height": 16, "width": 16}, "no stage lies between"),
         ({"guidance": [Guidance()] * 3}, "2 stages"),
         ({"k": 100_000}, "100000"),
         ({"level": 5000}, "level"),
@@ -298,7 +298,7 @@ def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipelin
         torch.testing.assert_close(
             left_out, generated(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
         )
-    with pytest.raises(BowerbirdError, match="1 reference pictures with 0 captions"):
+    with pytest.raises(BowerbirdError, match="1 pictures with 0 captions"):
         Neighbors.from_images(["x"], [Image.new("RGB", (8, 8))], [])
 
 
@@ -328,7 +328,7 @@ def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBa
     from bowerbird import RDMPipeline
 
     rdm = RDMPipeline.from_pretrained(random_rdm)
-    with pytest.raises(BowerbirdError, match="neighbors alone"):
+    with pytest.raises(BowerbirdError, match="reads no text"):
         generation.generate(rdm, kb.search(text="apple", k=2), generation.Settings(steps=2, guidance=Guidance()))
 
 

@@ -358,7 +358,7 @@ def test_averages_that_training_never_touched_are_not_taken(tmp_path: Path) -> N
 def test_generating_by_default_is_the_published_sampling(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_256(), optimizer=False), size=32)
     usual = generation.default_settings(pipe)
-    assert (usual.steps, usual.guidance_scale, generation.sampler_of(pipe, usual)) == (100, 2.0, "ddim")
+    assert (usual.steps, usual.guidance_scale, pipe.defaults.sampler) == (100, 2.0, "ddim")
     pipe.set_sampler("dpmsolver++")
     pipe.set_sampler("ddim")
     pipe.scheduler.set_timesteps(100)

@@ -178,6 +178,7 @@ def _balance(pipe: System, kb: KnowledgeBase, words: list[str], seed: int) -> li
     """Re-Imagen on a thing it was not trained on: no neighbor to four of them, then all neighbors to all text."""
     from dataclasses import replace
 
+    from bowerbird.core.types import Neighbors
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.systems import generation
     from bowerbird.systems.queries import Request

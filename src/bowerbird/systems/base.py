@@ -198,9 +198,12 @@ class System(DiffusionPipeline, ABC):
         try:
             yield
         finally:
-            self.__dict__.update({key: value for key, value in before.items() if value is not None})
-            if before["_progress_bar_config"] is None:
-                self.__dict__.pop("_progress_bar_config", None)
+            bar = before.pop("_progress_bar_config")
+            for key, value in before.items():  # set, not put back: diffusers keeps a scheduler's class in its config
+                setattr(self, key, value)
+            self.__dict__.pop("_progress_bar_config", None)
+            if bar is not None:
+                self._progress_bar_config = bar
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:

@@ -1,0 +1,146 @@
+"""The contract of systems: one joins by a file and a registration, and a prompt reaches the network in few calls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.systems import base, generation, loading, registry
+
+AVERAGE = '''\
+"""A system of its own: denoises towards the average of its neighbors' pictures."""
+import torch
+from bowerbird.core import images, seeds, tensors
+from bowerbird.diffusion import schedulers
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps
+from bowerbird.systems import base, common, queries, registry
+
+class AveragePipeline(base.System):
+    generating = ()
+    capabilities = base.Capabilities(sizes=(32,), needs_images=True)
+
+    def __init__(self, scheduler, k: int = 2):
+        super().__init__()
+        self.register_modules(scheduler=scheduler)
+        self.register_to_config(k=k)
+
+    def retrieve(self, request, kb, count=1, *, seed=0, proposal=None):
+        return queries.retrieve(kb, self.resolve(request), count, seed=seed, counts=proposal or {})
+
+    def condition(self, hits):
+        rows = [tensors.to_float(tensors.stack([images.square(p, 32) for p in row])).mean(0) for row in hits.images()]
+        return Conditioning(FeatureMaps((torch.stack(rows),), torch.from_numpy(hits.effective_weights)))
+
+    def predict(self, sample, timestep, condition):
+        return schedulers.from_clean(self.scheduler, condition.neighbors.maps[0], sample, timestep)
+
+    def __call__(self, *, neighbors, num_inference_steps=10, generator=None, eta=0.0, output_type="pil", **ignored):
+        condition, generators = self.condition(neighbors), common.generators_for(generator, 0, len(neighbors))
+        timesteps, options = common.schedule(self.scheduler, num_inference_steps, eta, generators, "cpu")
+        step = common.step_scheduler(self.scheduler, options)
+        run = base.Denoising(self, seeds.noise((3, 32, 32), generators), timesteps, step)
+        for _, t in run:
+            run.advance(self.predict(run.sample, t, condition))
+        return base.SystemOutput(images=common.as_output(run.sample.clamp(-1, 1), output_type), neighbors=neighbors)
+
+REGISTRATION = registry.Registration(pipelines={"AveragePipeline": "average:AveragePipeline"})
+'''
+
+
+@pytest.fixture
+def average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of a system that bowerbird does not know, on disk; the system joins for this test."""
+    (tmp_path / "average.py").write_text(AVERAGE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_JOINED", [])
+    import average as system  # type: ignore[import-not-found]
+
+    from bowerbird.diffusion import schedulers
+
+    registry.register(system.REGISTRATION)
+    system.AveragePipeline(schedulers.scheduler("ddim")).save_pretrained(tmp_path / "model")
+    yield tmp_path / "model"
+    sys.modules.pop("average")
+
+
+def test_a_system_is_one_file_and_one_registration(average: Path, kb_path: Path, tmp_path: Path) -> None:
+    """Opened by its folder, generated with from the command line, guarded, recorded, and made again from its PNG."""
+    from PIL import Image
+
+    from bowerbird.cli.main import app
+
+    out = tmp_path / "out"
+    call = ["generate", str(average), "--kb", str(kb_path), "--prompt", "red apple", "-n", "2", "--out", str(out)]
+    app([*call, "--sampler", "ddim", "--json"], standalone_mode=False)
+    app(["generate", "--from", str(out / "001.png"), "--out", str(tmp_path / "again")], standalone_mode=False)
+    made = [np.asarray(Image.open(path)) for path in (out / "001.png", tmp_path / "again" / "000.png")]
+    np.testing.assert_array_equal(*made)
+    near = loading.load_pipeline(average).retrieve(base.Request(prompts=("red apple",)), KnowledgeBase.open(kb_path))
+    mean = np.mean([np.asarray(p.resize((32, 32)), float) for p in near.images()[0] if p is not None], 0)
+    assert np.abs(made[0] - mean).mean() < 4  # the last step leaves no noise
+
+
+def test_a_model_of_no_known_class_is_refused_in_one_line(average: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_JOINED", [])
+    with pytest.raises(base.BowerbirdError, match="AveragePipeline"):
+        loading.load_pipeline(average)
+
+
+def test_a_prompt_reaches_the_network_in_five_calls(
+    random_rdm: Path, kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the verb to the network's forward pass; what lies between is one function each, none calls upward."""
+    from diffusers import UNet2DConditionModel
+
+    from bowerbird.cli.main import app
+
+    ours: list[list[str]] = []
+
+    def watch(module: object, arguments: object) -> None:
+        frame, names = sys._getframe(1), []
+        while frame is not None:
+            path = frame.f_code.co_filename
+            if "/bowerbird/" in path and "cli/main.py" not in path:
+                names.append(f"{Path(path).parent.name}/{Path(path).name}:{frame.f_code.co_name}")
+            frame = frame.f_back  # type: ignore[assignment]
+        ours.append(names)
+
+    opened = UNet2DConditionModel.from_pretrained
+
+    def from_pretrained(*arguments: object, **options: object) -> object:
+        network = opened(*arguments, **options)
+        network.register_forward_pre_hook(watch)
+        return network
+
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", from_pretrained)
+    call = ["generate", str(random_rdm), "--kb", str(kb_path), "--prompt", "red apple", "-n", "1", "--steps", "1"]
+    app([*call, "--out", str(tmp_path / "out"), "--json"], standalone_mode=False)
+    assert ours
+    assert max(map(len, ours)) <= 5, ours[0]
+
+
+def test_generating_leaves_the_pipeline_as_it_was(random_rdm: Path, kb_path: Path) -> None:
+    pipe = RDMPipeline.from_pretrained(random_rdm)
+    pipe.set_sampler("unipc")
+    before, config = dict(vars(pipe)), dict(pipe.config)
+    before.pop("_internal_dict")
+    hits = KnowledgeBase.open(kb_path).search(text="red apple", k=2)
+    generation.generate(pipe, hits, generation.Settings(steps=1, sampler="dpmsolver++"))
+    after = dict(vars(pipe))
+    after.pop("_internal_dict")
+    assert after == before
+    assert dict(pipe.config) == config
+    pipe.set_sampler("ddim")
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+
+
+@pytest.mark.parametrize("name", [*loading.bundled_pipelines()])
+def test_bundled_models_say_what_they_can_do(name: str) -> None:
+    can = loading.load_pipeline(name).capabilities
+    assert can.sizes[-1] == 64
+    assert can.reads_text == can.needs_images == ("reimagen" in name)
+    assert can.edits == (name == "tiny-knn")
