@@ -1,6 +1,6 @@
 """Make docs/retrieval.png, the picture of the README: one model, one seed, a row a prompt, two collections.
 
-python docs/make_readme_picture.py --data drawings.parquet      # bowerbird datasets drawings --out drawings.parquet
+python docs/make_readme_picture.py --data drawings.parquet      # bowerbird datasets drawings
 """
 
 from __future__ import annotations
