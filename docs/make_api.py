@@ -121,6 +121,8 @@ def _definition(node: Definition, name: str, level: int) -> list[str]:
     kind = "class " if isinstance(node, ast.ClassDef) else ""
     parts = [f"{'#' * level} `{kind}{name}`", "", "```python", _signature(node), "```", "", *_docstring(node), ""]
     if isinstance(node, ast.ClassDef):
+        bases = [ast.unparse(b) for b in node.bases]
+        parts += [f"Bases: {', '.join(f'`{b}`' for b in bases)}.", ""] if bases else []
         fields = [f for f in _documented(node.body) if f[2] and not f[0].startswith("_")]
         parts += [f"- `{field}`: {_escape(doc)}" for field, _, doc in fields] + ([""] if fields else [])
         for method in node.body:
@@ -139,13 +141,9 @@ def _signature(node: Definition) -> str:
     start = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
     if start is not None:
         return _wrapped(f"class {node.name}", _parameters(start.args), "")
-    bases = f"({', '.join(ast.unparse(b) for b in node.bases)})" if node.bases else ""
     fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and not ast.unparse(n.target).startswith("_")]
     return "\n".join(
-        [
-            f"class {node.name}{bases}:" if fields else f"class {node.name}{bases}",
-            *(f"    {ast.unparse(n)}" for n in fields),
-        ]
+        [f"class {node.name}:" if fields else f"class {node.name}", *(f"    {ast.unparse(n)}" for n in fields)]
     )
 
 
