@@ -19,7 +19,7 @@ CONTRACTS = (
         ("systems.loading", "systems.generation"),
     ),
     ("Storage", "where a knowledge base keeps its rows", ("knowledge.storage.protocol", "knowledge.storage.open")),
-    ("Sources", "where pictures come from", ("data.sources", "data.item")),
+    ("Sources", "where pictures come from", ("data.sources.base", "data.sources.registry", "data.item")),
     ("Encoders", "frozen networks that embed pictures and texts", ("core.types:Encoder", "encoders")),
     ("Training", "the one loop, recipes, and what an objective is", ("training.loop", "training.recipe")),
     ("Diffusion", "guidance, schedules, conditions: mathematics without a network", ("diffusion",)),
