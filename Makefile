@@ -31,13 +31,15 @@ check: setup-dev  ## format, lint, types, floors, documentation
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make_cli.py --check
+	$(BIN)/python docs/make_api.py --check
 
 format: setup-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup-dev  ## docs/cli.md from --help
+docs: setup-dev  ## docs/cli.md from --help, docs/api.md from signatures and docstrings
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_api.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

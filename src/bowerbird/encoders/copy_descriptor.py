@@ -1,7 +1,8 @@
 """`tiny-copies`: the bundled descriptor of near copies. Two views of one picture lie near each other in it, whatever
 was done to them.
 
-Trained by `systems/copy_detection.py`. It looks at 64 px; SSCD (`sscd.py`) sees more, where its weights are at hand.
+Trained by `training/objectives/copy_descriptor.py`. It looks at 64 px; SSCD (`sscd.py`) sees more, where its
+weights are at hand.
 """
 
 from __future__ import annotations
