@@ -57,7 +57,7 @@ def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.nda
     with tempfile.TemporaryDirectory() as folder:
         index = ann.build(held, chosen, Path(folder), lambda line: print(line, file=sys.stderr))
     if chosen.small:
-        steps = dense.shrink(held, Path(tempfile.gettempdir()) / "small.npy")
+        steps = dense.quantize(held, Path(tempfile.gettempdir()) / "small.npy")
         held = dense.Vectors(
             held.raw,
             held.lengths,
@@ -65,7 +65,7 @@ def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.nda
             steps,
             dense.RowFile(path),
         )
-    facts = ann.tuned(index, held, chosen, lambda line: print(line, file=sys.stderr))
+    facts = ann.tune(index, held, chosen, lambda line: print(line, file=sys.stderr))
     return (
         lambda q: dense.approximate(index, held, q, K, probes=facts["probes"], depth=facts["depth"])[0],
         f"{chosen.told()}; {facts}",

@@ -15,7 +15,7 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.data.sources.folder import read
+from bowerbird.data.sources import read
 from bowerbird.knowledge.export import export
 from tests.faults.plain import PlainEncoder, caption, picture, source
 

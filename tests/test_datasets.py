@@ -115,7 +115,7 @@ def test_rows_are_those_of_the_list(table: Table, registry: str, tmp_path: Path)
     seen: set[str] = set()
     report = drawings.build(
         out, entries=ENTRIES, table=table, styles=("noto", "marketeq"), registry=registry,
-        progress=lambda what, done, total: seen.add(what),
+        progress=lambda done, total=None, stage="": seen.add(stage),
     )  # fmt: skip
     rows = pq.read_table(out)
     assert rows.schema.equals(drawings.schema())
@@ -186,13 +186,13 @@ def test_where_packages_come_from(table: Table, registry: str, tmp_path: Path, m
     assert (missing.filename, missing.path) == ("a-b-2.0.0.tgz", "@a/b/-/b-2.0.0.tgz")
     with pytest.raises(BowerbirdError, match=r"answered 404 .*`npm pack @a/b@2.0.0`"):
         npm.fetch(missing, tmp_path)
-    with pytest.raises(BowerbirdError, match=r"127.0.0.1:9/.* cannot be reached .*--packages"):
+    with pytest.raises(BowerbirdError, match=r"127.0.0.1:9/.* cannot be reached .*`packages`"):
         npm.fetch(missing, tmp_path, registry="http://127.0.0.1:9")
     with pytest.raises(BowerbirdError, match="no address of a registry"):
         npm.fetch(missing, tmp_path, registry="file:///etc")
     monkeypatch.delenv("NPM_CONFIG_REGISTRY")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BowerbirdError, match="npm is not on this machine; give --registry"):
+    with pytest.raises(BowerbirdError, match="npm is not on this machine; give `registry`"):
         npm.fetch(missing, tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -237,7 +237,7 @@ def test_gradients_take_over_the_transform_they_link_to() -> None:
 
 
 def test_the_list_and_the_packages_are_whole() -> None:
-    entries, table = drawings.listed(), drawings.pinned()
+    entries, table = drawings.read_list(), drawings.pinned_packages()
     assert len({entry.id for entry in entries}) == len(entries) == 21630
     assert {entry.style for entry in entries} == set(drawings.STYLES)
     assert {drawings.package_of(style) for style in drawings.STYLES} | {drawings.NAMES} == set(table)
@@ -248,7 +248,7 @@ def test_the_list_and_the_packages_are_whole() -> None:
 def test_the_list_is_that_of_the_files() -> None:
     tables = [pq.read_table(SHARED / name, columns=["id", "split"]) for name in ("emoji.parquet", "icons.parquet")]
     expected = [(row["id"], row["split"]) for table in tables for row in table.to_pylist()]
-    assert [(entry.id, entry.split) for entry in drawings.listed()] == expected
+    assert [(entry.id, entry.split) for entry in drawings.read_list()] == expected
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the files it reproduces are not beside this checkout")
@@ -264,7 +264,7 @@ def test_styles() -> None:
     assert drawings.parse_styles("meteocons, noto") == ("noto", "meteocons")
     assert drawings.parse_styles("icons,twemoji") == ("twemoji", *drawings.ICONS)
     for wrong in ("nonesuch", ",", "notoo,noto"):
-        with pytest.raises(BowerbirdError, match="--styles"):
+        with pytest.raises(BowerbirdError, match="`styles`"):
             drawings.parse_styles(wrong)
 
 
@@ -275,10 +275,10 @@ def test_the_command(table: Table, registry: str, tmp_path: Path, monkeypatch: P
     bundled.mkdir()
     with gzip.open(bundled / "drawings.csv.gz", "wt", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows((entry.id, entry.split) for entry in ENTRIES)
-    entries = drawings.listed(bundled / "drawings.csv.gz")
+    entries = drawings.read_list(bundled / "drawings.csv.gz")
     assert entries == ENTRIES
-    monkeypatch.setattr(drawings, "listed", lambda: entries)
-    monkeypatch.setattr(drawings, "pinned", lambda: table)
+    monkeypatch.setattr(drawings, "read_list", lambda: entries)
+    monkeypatch.setattr(drawings, "pinned_packages", lambda: table)
     command = ["datasets", "drawings", "--out", str(tmp_path / "d.parquet"), "--registry", registry]
     done = CliRunner().invoke(app, [*command, "--styles", "noto,marketeq"])
     assert done.exit_code == 0, done.output

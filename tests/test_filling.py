@@ -25,7 +25,7 @@ from bowerbird.knowledge.ingest import embed
 from bowerbird.knowledge.ingest.prepare import Choice
 from bowerbird.knowledge.neighbors.export import write_neighbors
 from bowerbird.knowledge.search import bm25
-from bowerbird.knowledge.storage.directory import Store
+from bowerbird.knowledge.storage.directory import DirectoryStore
 from tests.faults.plain import PlainEncoder, caption, picture, source
 
 
@@ -100,9 +100,9 @@ def test_an_interrupted_build_goes_on_only_with_the_same_filter(
     data = source(tmp_path / "a.parquet", range(1100))
     monkeypatch.setattr("bowerbird.knowledge.ingest.add.COMMIT_EVERY", 500)
     with monkeypatch.context() as patch:
-        commit, times = Store.commit, []
+        commit, times = DirectoryStore.commit, []
         patch.setattr(
-            Store,
+            DirectoryStore,
             "commit",
             lambda self: (commit(self), times.append(1), len(times) < 2 or (_ for _ in ()).throw(KeyboardInterrupt))[0],
         )
@@ -155,7 +155,7 @@ def shop() -> Iterator[str]:
 def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> None:
     listed = [f"{shop}/picture1", f"{shop}/nothing", f"{shop}/away", "file:///etc/hostname", None, f"{shop}/picture2"]
     pq.write_table(pa.table({"url": listed, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
-    with pytest.raises(BowerbirdError, match="--fetch-urls"):
+    with pytest.raises(BowerbirdError, match="`fetch_urls`"):
         KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
     kb, report = KnowledgeBase.build(
         tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch_urls=True
@@ -163,7 +163,7 @@ def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> Non
     assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
     assert len(report.unreadable) == 4
     assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
-    assert next(urls.fetched(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
+    assert next(urls.fetch(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
 
 
 def test_workers_and_parts_give_the_same_bits(tmp_path: Path, drawn_folder: Path) -> None:
@@ -307,7 +307,7 @@ def test_commands(tmp_path: Path) -> None:
         "0.9999",
         "--report",
         "left.jsonl",
-        "--word-weights",
+        "--bm25-weights",
         "2,1",
         "--workers",
         "1",

@@ -234,6 +234,29 @@ def test_bm25_scores_follow_the_formula() -> None:
     assert scores[:2] == pytest.approx(sorted(expected, reverse=True), rel=1e-5)
 
 
+def test_bm25_is_that_of_bm25s_to_the_last_bit(tmp_path: Path) -> None:
+    bm25s = pytest.importorskip("bm25s")
+    rng = np.random.default_rng(0)
+    captions = [" ".join(f"w{n}" for n in rng.geometric(0.05, rng.integers(0, 12))) for _ in range(300)]
+    ours, vocabulary = bm25.build(captions, captions[::-1], (2, 1)), {}
+    tokens = [
+        [vocabulary.setdefault(word, len(vocabulary)) for word in words]
+        for words in bm25.tokens_of(captions, captions[::-1], (2, 1), lambda _: bm25.EVERY)
+    ]
+    theirs = bm25s.BM25(method="lucene", k1=bm25.K1, b=bm25.B)
+    theirs.index((tokens, vocabulary), show_progress=False)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    bm25.save(ours, tmp_path / "ours")
+    theirs.save(str(tmp_path / "theirs"), show_progress=False)
+    for name in (bm25.DATA, bm25.INDICES, bm25.INDPTR):
+        assert np.array_equal(np.load(tmp_path / "ours" / name), np.load(tmp_path / "theirs" / name))
+    read = bm25s.BM25.load(str(tmp_path / "ours"))  # what we write stays readable elsewhere
+    again = bm25.load(tmp_path / "ours")
+    assert read.vocab_dict == again.vocabulary == vocabulary
+    assert again.documents == 300
+
+
 def test_info_has_the_promised_keys(kb: KnowledgeBase) -> None:
     facts = kb.info()
     assert set(facts) >= {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}

@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.data import sources
 from bowerbird.data.drawn import read_drawn
 from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import SourceItem, content_id
-from bowerbird.data.sources import folder
 
 PICTURE = next(iter(read_drawn())).data
 
 
 def test_folder_with_sidecars_and_classes(drawn_folder: Path) -> None:
-    items = list(folder.read(drawn_folder))
+    items = list(sources.read(drawn_folder))
     assert len(items) == 36
     assert {i.metadata["class"] for i in items} == {"flat", "ink"}
     assert all(i.caption.startswith("a") for i in items)
@@ -35,7 +35,7 @@ def test_folder_with_metadata_file(tmp_path: Path, kind: str) -> None:
         )
     else:
         (tmp_path / "metadata.csv").write_text("file_name,text,year\na.png,an apple,1999\n")
-    (item,) = folder.read(tmp_path)
+    (item,) = sources.read(tmp_path)
     assert item.caption == "an apple"
     assert str(item.metadata["year"]) == "1999"
 
@@ -43,7 +43,7 @@ def test_folder_with_metadata_file(tmp_path: Path, kind: str) -> None:
 def test_class_folder_names_become_captions(tmp_path: Path) -> None:
     (tmp_path / "red_fox").mkdir()
     (tmp_path / "red_fox" / "1.png").write_bytes(PICTURE)
-    (item,) = folder.read(tmp_path)
+    (item,) = sources.read(tmp_path)
     assert (item.caption, item.metadata["class"]) == ("red fox", "red_fox")
 
 
@@ -58,10 +58,10 @@ def test_parquet_struct_bytes_and_paths(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "d.parquet")
-    first, second = folder.read(tmp_path / "d.parquet")
+    first, second = sources.read(tmp_path / "d.parquet")
     assert (first.caption, first.metadata) == ("one", {"tags": ["t"], "source_id": "a"})
     assert second.data == PICTURE
-    named = list(folder.read(tmp_path / "d.parquet", caption_column="id"))
+    named = list(sources.read(tmp_path / "d.parquet", caption_column="id"))
     assert named[0].caption == "a"
 
 
@@ -71,7 +71,7 @@ def test_parquet_paths_do_not_leave_their_folder(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"image": ["../secret.png", str(tmp_path / "secret.png")]}), tmp_path / "inside" / "d.parquet"
     )
-    assert [item.data for item in folder.read(tmp_path / "inside" / "d.parquet")] == [b"", b""]
+    assert [item.data for item in sources.read(tmp_path / "inside" / "d.parquet")] == [b"", b""]
 
 
 def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_wrong_sources_say_what_is_wrong(tmp_path: Path) -> None:
     }
     for name, message in cases.items():
         with pytest.raises(BowerbirdError, match=message) as caught:
-            list(folder.read(tmp_path / name))
+            list(sources.read(tmp_path / name))
         assert name in str(caught.value)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bowerbird import KnowledgeBase
-from bowerbird.core import checksums
+from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.storage.verify import verify
@@ -56,7 +56,7 @@ def test_every_file(made: Path, tmp_path: Path, count: Callable[[str], None]) ->
     expected = answers(made)
     assert verify(made).good
     rng = np.random.default_rng(0)
-    names = [n for n in checksums.listed(made) if not n.endswith(".lock")]
+    names = [n for n in checksums.list_files(made) if not n.endswith(".lock")]
     tried = 0
     for name in names:
         content = (made / name).read_bytes()
@@ -106,13 +106,30 @@ def test_an_encoder_may_be_renamed_and_no_more(made: Path, tmp_path: Path) -> No
                 KnowledgeBase.open(path)
 
 
-def test_vectors_that_are_cut_while_open_are_no_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["", "preadv"])
+def test_vectors_that_are_cut_while_open_are_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    if missing:  # as on Windows
+        monkeypatch.delattr(os, missing)
     np.save(tmp_path / "v.npy", np.arange(60, dtype=np.float32).reshape(5, 12))
     rows = dense.RowFile(tmp_path / "v.npy")
     assert rows.read(np.asarray([4, 1]))[:, 0].tolist() == [48.0, 12.0]
     os.truncate(tmp_path / "v.npy", (tmp_path / "v.npy").stat().st_size - 20)
     with pytest.raises(BowerbirdError, match="shorter"):
         rows.read(np.asarray([4]))
+
+
+def test_files_are_durable_where_a_directory_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = os.open
+    monkeypatch.delattr(os, "O_DIRECTORY")  # as on Windows
+    monkeypatch.setattr(os, "open", lambda path, flags, *more: opened.append((path, flags)) or original(path, flags))
+    with files.atomic_path(tmp_path / "a" / "f") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a" / "f").read_text() == "x"
+    assert [flags & os.O_RDWR for path, flags in opened if "tmp" in Path(path).suffix] == [os.O_RDWR]
+    assert not [path for path, _ in opened if Path(path).is_dir()]
 
 
 def test_repair_makes_the_index_again(made: Path, tmp_path: Path) -> None:
@@ -128,7 +145,7 @@ def test_repair_makes_the_index_again(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
-    for name in ("kb.json", "files.json", next(n for n in checksums.listed(made) if n.endswith(".lance"))):
+    for name in ("kb.json", "files.json", next(n for n in checksums.list_files(made) if n.endswith(".lance"))):
         path = tmp_path / "kb"
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(made, path)

@@ -70,9 +70,7 @@ def work(path: str, log: str, seed: int) -> None:
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["faiss", "bm25s", "pyarrow.parquet", "bowerbird.knowledge.base", "tests.faults.plain"]
-    )
+    context.set_forkserver_preload(["faiss", "pyarrow.parquet", "bowerbird.knowledge.base", "tests.faults.plain"])
     return context
 
 

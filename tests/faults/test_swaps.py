@@ -131,7 +131,7 @@ def test_names_and_texts_from_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     asked for."""
     odd = {"a.b": 1, "": 2, "_rowid": 3, "added": 4, "with space": "\ud800", "`tick`": 5, "check": 6, "é": 7}
     items = [SourceItem(picture(n), f"n{n}\udc00", f"caption {n} \ud83d", dict(odd)) for n in range(3)]
-    monkeypatch.setattr("bowerbird.data.sources.folder.read", lambda *_, **__: iter(items))
+    monkeypatch.setattr("bowerbird.data.sources.registry.read", lambda *_, **__: iter(items))
     kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path, encoder=PlainEncoder())
     assert report.added == 3
     metadata = kb.get(kb.ids().tolist()).metadata[0][0]

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
+    EncoderOption,
     FetchOption,
     FilterOption,
     KbArgument,
+    OpenEncoderOption,
     PatchesOption,
     SourceArgument,
     WhereOption,
     WorkersOption,
-    own_filter,
+    load_filter,
 )
 
 
@@ -25,7 +27,8 @@ def neighbors(
     kb: KbArgument,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbors are wanted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
-    k: Annotated[int, typer.Option("-k", help="Neighbors an item.", min=1)] = 20,
+    encoder: OpenEncoderOption = None,
+    k: Annotated[int, typer.Option("-k", "--num-neighbors", help="Neighbors an item.", min=1)] = 20,
     mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
     max_similarity: Annotated[
         float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")
@@ -39,7 +42,6 @@ def neighbors(
             "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbor: RDM's p_D."
         ),
     ] = None,
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -50,9 +52,8 @@ def neighbors(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.neighbors.export import write_neighbors
 
-    opened = KnowledgeBase.open(kb, device=pick_device(device))
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("searching", total=None)
+    opened = KnowledgeBase.open(kb, encoder=encoder, device=pick_device(device))
+    with show_progress("searching", as_json) as progress:
         count = write_neighbors(
             opened,
             source,
@@ -62,7 +63,7 @@ def neighbors(
             max_similarity=max_similarity,
             exclude_key=exclude_key,
             counts=counts,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
@@ -75,9 +76,7 @@ def embed(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the parquet parts; the same command resumes.")
     ],
-    encoder: Annotated[
-        str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")
-    ] = "small",
+    encoder: EncoderOption = "small",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -91,7 +90,6 @@ def embed(
             "--ray", metavar="ADDRESS", help="A Ray cluster in place of workers; local for one on this machine."
         ),
     ] = None,
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -100,21 +98,20 @@ def embed(
     Example: bowerbird kb embed shards/*.tar --out embedded --workers 8
     """
     from bowerbird import encoders
-    from bowerbird.knowledge.ingest.embed import embed as embedded
+    from bowerbird.knowledge.ingest.embed import embed as write_parts
     from bowerbird.knowledge.ingest.prepare import Choice
 
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("embedding", total=None)
-        report = embedded(
+    with show_progress("embedding", as_json) as progress:
+        report = write_parts(
             source,
             out,
             encoders.load(encoder, device=pick_device(device)),
             Choice(caption_column, where, patches, fetch),
-            filter_fn=own_filter(keep),
+            filter_fn=load_filter(keep),
             processes=workers,
             size=part,
             ray_address=ray,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if as_json:
         print_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
 
     from bowerbird.core.progress import Progress
     from bowerbird.systems.base import System
@@ -51,6 +53,66 @@ def print_json(document: Any) -> None:
 def say(text: str) -> None:
     """A line for a person, on stderr, so that stdout stays the result's."""
     print(text, file=sys.stderr)
+
+
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "alpha",
+        "bm25_weights",
+        "caption",
+        "caption_column",
+        "dedup",
+        "diversity",
+        "encoder",
+        "exclude_key",
+        "fetch_urls",
+        "ids",
+        "max_similarity",
+        "memory",
+        "mode",
+        "packages",
+        "patches",
+        "registry",
+        "styles",
+        "where",
+        "workers",
+    )
+} | {"filter_fn": "--filter", "form": "--format", "k": "-k", "metadata": "--set"}
+"""The flag of a parameter of the library, for errors: those name parameters, as a Python user has no flags."""
+
+
+def with_flags(message: str) -> str:
+    """An error of the library in the words of the command line: `` `where` `` becomes --where, and `` `mode=dense` ``
+    --mode dense. A name that is no parameter of a command stays as it is."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = FLAGS.get(found[1]), found[2]
+        return found[0] if name is None else name if value is None else f"{name} {value}"
+
+    return re.sub(r"`([a-z_0-9]+)(?:=([^`]*))?`", flag, message)
+
+
+def bar_progress(bar: ProgressBar, description: str) -> Progress:
+    """A `Progress` that moves `bar`: a line for each stage, the one without a name called `description`."""
+    tasks: dict[str, TaskID] = {}
+
+    def progress(done: int, total: int | None = None, stage: str = "") -> None:
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage or description, total=total)
+        bar.update(tasks[stage], completed=done, total=total)
+
+    return progress
+
+
+@contextmanager
+def show_progress(description: str, quiet: bool = False) -> Iterator[Progress]:
+    """A `Progress` for one piece of work, shown on stderr as `progress_bar` is."""
+    with progress_bar(quiet) as bar:
+        progress = bar_progress(bar, description)
+        if not quiet:
+            progress(0)
+        yield progress
 
 
 @contextmanager

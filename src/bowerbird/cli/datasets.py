@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import JsonOption, print_json, progress_bar, say
+from bowerbird.cli.common import JsonOption, bar_progress, print_json, progress_bar, say
 
 StylesOption = Annotated[
     str | None,
@@ -48,15 +48,15 @@ def drawings(
 
     chosen = parse_styles(styles)
     with progress_bar(as_json) as bar:
-        tasks = {}
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        told = bar.console.print if bar.console.is_terminal else say
-        report = build(out, styles=chosen, registry=registry, packages=packages, told=told, progress=progress)
+        on_message = bar.console.print if bar.console.is_terminal else say
+        report = build(
+            out,
+            styles=chosen,
+            registry=registry,
+            packages=packages,
+            on_message=on_message,
+            progress=bar_progress(bar, "drawing"),
+        )
     if as_json:
         print_json(report)
         return

@@ -3,16 +3,14 @@ left out."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bowerbird.cli.common import print_json, say
+from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 
@@ -28,8 +26,18 @@ SourceArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE…",
-        help="Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font.",
+        help=(
+            "Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font, or"
+            " your own module:Class[@PLACE]."
+        ),
     ),
+]
+EncoderOption = Annotated[
+    str, typer.Option(help="small (bundled), a directory, a hub id of CLIP or SigLIP, or your own module:Class.")
+]
+OpenEncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 MemoryOption = Annotated[
@@ -73,38 +81,28 @@ WhereOption = Annotated[
 ]
 
 
-def own_filter(text: str | None) -> Filter | None:
+def load_filter(text: str | None) -> Filter | None:
     """The function of `--filter`. Raises: BowerbirdError when there is none of that name."""
     if text is None:
         return None
-    module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(
-            0, os.getcwd()
-        )  # a person's module lies where the command is given; worker processes take this path over
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a person's own code runs here
-        raise BowerbirdError(
-            f"--filter {text!r}: no such function ({error}); give module:function, as in my_filters:is_safe"
-        ) from error
+    found = plugins.load_object(text, "--filter")
     if not callable(found):
         raise BowerbirdError(f"--filter {text!r}: is no function")
     checked: Filter = found
     return checked
 
 
-def two_weights(text: str) -> list[int]:
-    """The numbers of `--word-weights`."""
+def parse_weights(text: str) -> list[int]:
+    """The numbers of `--bm25-weights`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise BowerbirdError(
-            f"--word-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1"
+            f"--bm25-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1"
         ) from error
 
 
-def report_file(path: Path | None) -> Path | None:
+def check_report_path(path: Path | None) -> Path | None:
     """`--report`, before the work is done. Raises: BowerbirdError when no file can be written there."""
     if path is not None and (path.is_dir() or (path.parent.exists() and not path.parent.is_dir())):
         raise BowerbirdError(f"--report {path}: is no file to write; give a name such as left-out.jsonl")

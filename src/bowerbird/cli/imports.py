@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
+from bowerbird.cli.common import JsonOption, print_json, say, show_progress
 from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
 from bowerbird.core.errors import BowerbirdError
 
@@ -35,8 +35,6 @@ def clip_retrieval(
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
     caption_column: CaptionOption = None,
     memory: MemoryOption = "2G",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Make a knowledge base of a clip-retrieval folder; its embeddings are kept, not made again.
@@ -49,7 +47,7 @@ def clip_retrieval(
         raise BowerbirdError(
             f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
         )
-    _build([folder], kb, encoder, caption_column, memory, device, as_json)
+    _build([folder], kb, encoder, caption_column, memory, as_json)
 
 
 @app.command("compvis-database")
@@ -61,8 +59,6 @@ def compvis_database(
     kb: NewKb,
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
     memory: MemoryOption = "2G",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Make a knowledge base of RDM's published database parts: raw embeddings, image ids and patch corners; they hold
@@ -80,7 +76,7 @@ def compvis_database(
     wrong = [file for file in files if file.suffix.lower() != ".npz"]
     if wrong:
         raise BowerbirdError(f"{wrong[0]}: no part of an RDM database; they are called <rows>x<dim>-part_<n>.npz")
-    _build(files, kb, encoder, None, memory, device, as_json)
+    _build(files, kb, encoder, None, memory, as_json)
     say(
         f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data"
         " set it came from"
@@ -105,7 +101,8 @@ def compvis(
         int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")
     ] = None,
     k: Annotated[
-        int | None, typer.Option("-k", help="Neighbors a picture; default 4, 20 for the 768 px model.", min=1)
+        int | None,
+        typer.Option("-k", "--num-neighbors", help="Neighbors a picture; default 4, 20 for the 768 px model.", min=1),
     ] = None,
     embeddings: Annotated[
         str | None,
@@ -123,8 +120,6 @@ def compvis(
     scale_factor: Annotated[
         float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")
     ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Take over released RDM weights: U-Net, first stage and schedule, in diffusers layout.
@@ -144,11 +139,8 @@ def compvis(
     plan = released.plan(checkpoint, choices)
     report = plan.report()
     if not dry_run and out is not None:
-        with progress_bar(as_json) as bar:
-            task = bar.add_task("tensors", total=report["matched"])
-            released.write(
-                plan, out, progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total)
-            )
+        with show_progress("tensors", as_json) as progress:
+            released.write(plan, out, progress=progress)
         report["out"] = str(out)
     _print_plan(report, as_json)
 
@@ -187,8 +179,6 @@ def diffusers(
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory for the model; its encoder is in OUT/encoder.")],
     dtype: DtypeOption = "float32",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Take over the RDM pipeline of diffusers' research examples, with the CLIP inside it.
@@ -214,22 +204,18 @@ def diffusers(
         )
 
 
-def _build(
-    sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, device: str, as_json: bool
-) -> None:
+def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, as_json: bool) -> None:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("reading", total=None)
+    with show_progress("reading", as_json) as progress:
         made, report = KnowledgeBase.build(
             kb,
             sources,
             encoder=encoder,
             caption_column=caption_column,
-            device=pick_device(device),
             memory=parse_memory(memory),
             on_message=say,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     print_report(report, made.version, len(made), kb, None, as_json)

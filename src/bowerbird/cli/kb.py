@@ -8,23 +8,25 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, progress_bar, say
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
     DedupOption,
+    EncoderOption,
     FetchOption,
     FilterOption,
     KbArgument,
     MemoryOption,
+    OpenEncoderOption,
     PatchesOption,
     ReportOption,
     SourceArgument,
     WhereOption,
     WorkersOption,
-    own_filter,
+    check_report_path,
+    load_filter,
+    parse_weights,
     print_report,
-    report_file,
-    two_weights,
 )
 from bowerbird.core.errors import BowerbirdError
 
@@ -35,9 +37,7 @@ app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_
 def build(
     kb: KbArgument,
     source: SourceArgument,
-    encoder: Annotated[
-        str, typer.Option(help="small (bundled), a directory, or a hub id of CLIP or SigLIP.")
-    ] = "small",
+    encoder: EncoderOption = "small",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -48,11 +48,10 @@ def build(
     fetch: FetchOption = False,
     bm25_weights: Annotated[
         str,
-        typer.Option("--word-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
+        typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
     ] = "1,1",
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -63,9 +62,8 @@ def build(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
-    report = report_file(report)
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("embedding", total=None)
+    report = check_report_path(report)
+    with show_progress("embedding", as_json) as progress:
         made, done = KnowledgeBase.build(
             kb,
             list(source),
@@ -75,14 +73,14 @@ def build(
             where=where,
             patches=patches,
             dedup=dedup,
-            filter_fn=own_filter(keep),
+            filter_fn=load_filter(keep),
             fetch_urls=fetch,
-            bm25_weights=two_weights(bm25_weights),
+            bm25_weights=parse_weights(bm25_weights),
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
             on_message=say,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     print_report(done, made.version, len(made), kb, report, as_json)
 
@@ -91,6 +89,7 @@ def build(
 def add(
     kb: KbArgument,
     source: SourceArgument,
+    encoder: OpenEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -100,7 +99,6 @@ def add(
     fetch: FetchOption = False,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -111,20 +109,21 @@ def add(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
-    report = report_file(report)
-    opened = KnowledgeBase.open(kb, device=pick_device(device), memory=parse_memory(memory), on_message=say)
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("embedding", total=None)
+    report = check_report_path(report)
+    opened = KnowledgeBase.open(
+        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+    )
+    with show_progress("embedding", as_json) as progress:
         done = opened.add(
             list(source),
             caption_column=caption_column,
             where=where,
             patches=patches,
             dedup=dedup,
-            filter_fn=own_filter(keep),
+            filter_fn=load_filter(keep),
             fetch_urls=fetch,
             workers=workers,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if not done.added and done.unreadable and not done.already_present:
         raise BowerbirdError(f"{' '.join(source)}: no picture could be read, nothing was added ({done.unreadable[0]})")
@@ -136,8 +135,6 @@ def remove(
     kb: KbArgument,
     ids: Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")] = None,
     where: WhereOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Remove items by id or by condition.
@@ -167,8 +164,6 @@ def update(
         list[str] | None,
         typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it."),
     ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Give items another caption or other metadata; nothing is embedded again.
@@ -194,8 +189,6 @@ def compact(
         bool, typer.Option("--drop-history", help="Also drop every version but the newest, and the space they take.")
     ] = False,
     memory: MemoryOption = "2G",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write the rows as few files and the index again, after many changes.
@@ -228,8 +221,6 @@ def export(
         str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")
     ] = "imagefolder",
     where: WhereOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write the pictures, captions and metadata as files that others read.
@@ -237,16 +228,15 @@ def export(
     Example: bowerbird kb export my-kb pictures/ --where "style = 'noto'"
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.export import export as exported
+    from bowerbird.knowledge.export import export as write_export
 
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("writing", total=None)
-        count = exported(
+    with show_progress("writing", as_json) as progress:
+        count = write_export(
             KnowledgeBase.open(kb),
             out,
             form=form,
             where=where,
-            progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if as_json:
         print_json({"path": str(kb), "out": str(out), "format": form, "items": count})
@@ -258,8 +248,6 @@ def export(
 def verify(
     kb: KbArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Make again what is derived from the rows.")] = False,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Compare every file, row and picture with what was written; exit code 2 when something is wrong.
@@ -267,18 +255,15 @@ def verify(
     Example: bowerbird kb verify my-kb --repair
     """
     from bowerbird.knowledge.storage.milvus.client import is_address
-    from bowerbird.knowledge.storage.verify import verify as verified
+    from bowerbird.knowledge.storage.verify import verify as verify_directory
 
     if is_address(kb):
         raise BowerbirdError(
             f"{kb}: verify reads the files of a directory; what a Milvus server keeps is its own to verify"
         )
 
-    with progress_bar(as_json) as bar:
-        task = bar.add_task("rows", total=None)
-        verdict = verified(
-            kb, repair=repair, progress=lambda done, total=None, stage="": bar.update(task, completed=done, total=total)
-        )
+    with show_progress("rows", as_json) as progress:
+        verdict = verify_directory(kb, repair=repair, progress=progress)
     if as_json:
         print_json({"path": str(kb), **verdict.facts()})
     else:
@@ -317,7 +302,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 @app.command()
-def info(kb: KbArgument, seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
+def info(kb: KbArgument, as_json: JsonOption = False) -> None:
     """Say what a knowledge base holds.
 
     Example: bowerbird kb info my-kb --json
@@ -331,7 +316,7 @@ def info(kb: KbArgument, seed: SeedOption = 0, device: DeviceOption = "auto", as
     encoder: dict[str, Any] = facts["encoder"]
     print(f"{facts['path']}: {facts['items']:,} items, version {facts['version']}, {facts['bytes'] / 1e6:.1f} MB")
     print(
-        f"encoder   {encoder['name']} ({encoder['fingerprint']}), {encoder['dim']} numbers,"
+        f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]

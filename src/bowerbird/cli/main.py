@@ -21,6 +21,7 @@ from bowerbird.cli import (
     search,
     train,
 )
+from bowerbird.cli.common import with_flags
 from bowerbird.core.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -60,7 +61,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except BowerbirdError as error:
-        print(f"bowerbird: {error}", file=sys.stderr)
+        print(f"bowerbird: {with_flags(str(error))}", file=sys.stderr)
         code = 2
     except typer.Exit as error:
         code = error.exit_code

@@ -9,11 +9,11 @@ import shutil
 import sys
 from typing import Any
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json
+from bowerbird.cli.common import JsonOption, print_json
 from bowerbird.models.weights import DESCRIPTIONS, bundled
 
 
-def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
+def models(as_json: JsonOption = False) -> None:
     """List the models that travel with bowerbird.
 
     Example: bowerbird models
@@ -31,7 +31,7 @@ def models(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOpt
     print("any other MODEL is a directory in diffusers layout, or a hub id")
 
 
-def doctor(seed: SeedOption = 0, device: DeviceOption = "auto", as_json: JsonOption = False) -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Say what works on this machine, and how to repair the rest.
 
     Example: bowerbird doctor
@@ -58,7 +58,7 @@ def _python() -> dict[str, Any]:
 
 def _libraries() -> list[dict[str, Any]]:
     rows = []
-    for name in ("torch", "diffusers", "transformers", "lancedb", "faiss-cpu", "bm25s"):
+    for name in ("torch", "diffusers", "transformers", "lancedb", "faiss-cpu"):
         try:
             rows.append(_check(name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
@@ -67,16 +67,21 @@ def _libraries() -> list[dict[str, Any]]:
 
 
 def _torchvision() -> dict[str, Any]:
-    there = importlib.util.find_spec("torchvision") is not None
-    import torch
-
-    broken = there and torch.version.cuda is None and torch.version.hip is None
-    return _check(
-        "torchvision",
-        not broken,
-        "installed" if there else "absent, as it should be",
-        "pip uninstall torchvision (it breaks imports beside a CPU torch)",
-    )
+    """bowerbird does without torchvision; transformers imports one that is there, which fails where it is built for
+    another torch."""
+    if importlib.util.find_spec("torchvision") is None:
+        return _check("torchvision", True, "not installed, and not needed")
+    version = importlib.metadata.version("torchvision")
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:  # RuntimeError, ImportError or OSError, as its operators do not fit
+        return _check(
+            "torchvision",
+            False,
+            f"{version} does not fit torch {importlib.metadata.version('torch')} ({str(error).splitlines()[0][:80]})",
+            "install the torchvision that goes with this torch, or none: pip uninstall torchvision",
+        )
+    return _check("torchvision", True, f"{version}, fits this torch")
 
 
 def _devices() -> dict[str, Any]:

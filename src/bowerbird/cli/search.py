@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_device, print_json, say
-from bowerbird.cli.filling import KbArgument
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say
+from bowerbird.cli.filling import KbArgument, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def search(
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")
     ] = None,
-    without: Annotated[
+    negative: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="TEXT", help="Words to keep away from; may be given several times."),
+        typer.Option("--negative", metavar="TEXT", help="Words to keep away from; may be given several times."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")
@@ -44,7 +44,7 @@ def search(
         ),
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
-    k: Annotated[int, typer.Option("-k", help="How many results.")] = 8,
+    k: Annotated[int, typer.Option("-k", "--num-neighbors", help="How many results.")] = 8,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
     diversity: Annotated[
         float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
@@ -53,8 +53,8 @@ def search(
         float | None, typer.Option("--alpha", help="hybrid by scores, this share dense; default by ranks.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
+    encoder: OpenEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -65,24 +65,25 @@ def search(
     from bowerbird.knowledge.base import KnowledgeBase
 
     if queries is not None:
-        if text or image or without or weights is not None or sheet is not None:
+        if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
-                "search: --queries stands alone, without --text, --image, --without, --weights and --sheet"
+                "search: --queries stands alone, without --text, --image, --negative, --weights and --sheet"
             )
         _batch(
             kb,
             queries,
             mode,
             {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha},
+            encoder,
             device,
         )
         return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
     opened = KnowledgeBase.open(
-        kb, device="cpu" if mode == "bm25" and not image else pick_device(device), on_message=say
+        kb, encoder=encoder, device="cpu" if mode == "bm25" and not image else pick_device(device), on_message=say
     )
-    single = text[0] if text and len(text) == 1 and not image and not without and weights is None else None
+    single = text[0] if text and len(text) == 1 and not image and not negative and weights is None else None
     options: dict[str, Any] = {"k": k, "where": where, "diversity": diversity, "exact": exact}
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, **options)
@@ -92,15 +93,15 @@ def search(
             raise BowerbirdError(
                 "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
             )
-        parts: list[str | Path] = [*(text or []), *(image or []), *(without or [])]
-        counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(without or [])
+        parts: list[str | Path] = [*(text or []), *(image or []), *(negative or [])]
+        counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(negative or [])
         query = {
             "text": text or [],
             "images": [str(p) for p in image or []],
-            "without": without or [],
+            "negative": negative or [],
             "weights": counts,
         }
-        query = {"images": query["images"]} if image and not text and not without and weights is None else query
+        query = {"images": query["images"]} if image and not text and not negative and weights is None else query
         hits = opened.search(
             query_mix=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
         )
@@ -108,7 +109,7 @@ def search(
     if sheet is not None:
         from bowerbird.core.contact_sheet import labeled
 
-        label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in without or [])])
+        label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in negative or [])])
         labeled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
     if as_json:
         print_json(
@@ -127,7 +128,7 @@ def search(
         say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
 
 
-def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], device: str) -> None:
+def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
     """One JSON line a query, in their order."""
     import json
 
@@ -139,7 +140,9 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], device: s
         raise BowerbirdError(f"{queries}: cannot be read as text ({error}); give a file with a query a line") from error
     if not texts:
         raise BowerbirdError(f"{queries}: no query in it; write one a line")
-    opened = KnowledgeBase.open(kb, device="cpu" if mode == "bm25" else pick_device(device), on_message=say)
+    opened = KnowledgeBase.open(
+        kb, encoder=encoder, device="cpu" if mode == "bm25" else pick_device(device), on_message=say
+    )
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
         for row, text in enumerate(hits.queries):

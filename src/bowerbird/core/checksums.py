@@ -37,7 +37,7 @@ def facts_of(path: Path, *, durable: bool = False) -> dict[str, Any]:
     return {"bytes": stat.st_size, "changed": stat.st_mtime_ns, "sha256": sha256(path)}
 
 
-def listed(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Every file below `folder`, by its path in it."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
@@ -51,14 +51,14 @@ def record(
 ) -> dict[str, Any]:
     """Facts of every file below `folder` but those named; what is `known` already is not read again, and the rest made
     `durable` if asked."""
-    names = [n for n in (listed(folder) if only is None else only) if n not in without]
+    names = [n for n in (list_files(folder) if only is None else only) if n not in without]
     fresh = [n for n in names if n not in (known or {})]
     with ThreadPoolExecutor(WORKERS) as pool:
         found = dict(zip(fresh, pool.map(lambda n: facts_of(folder / n, durable=durable), fresh), strict=True))
     return {n: found[n] if n in found else (known or {})[n] for n in names}
 
 
-def changed(
+def find_changes(
     folder: Path,
     recorded: Mapping[str, Any],
     *,

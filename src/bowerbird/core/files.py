@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,15 @@ MAKING = "making.json"
 
 
 def fsync_path(path: Path) -> None:
-    """Make a file, or a directory's list of names, durable."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make a file, or a directory's list of names, durable.
+
+    Windows (no `os.O_DIRECTORY`) opens no directory, and keeps its list of names itself; a file must be open for
+    writing there to be flushed.
+    """
+    windows = not hasattr(os, "O_DIRECTORY")
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -106,7 +113,8 @@ def resumable_directory(
         _take_the_place(temporary, path)
         (path / MAKING).unlink()
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows removes no file that is open; it goes with the lock there
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

@@ -1,52 +1,71 @@
-"""A user's own classes by name: an entry point of an installed package, or `module:Class` given on the command line.
+"""Other people's classes and functions by name: `module:Name`, or the entry point of an installed package.
 
-A name that a file brings along (a manifest, a recipe, a picture's record) is a stranger's and never loads code:
-only a name that the person at the keyboard gave goes through `load_object`.
+Importing runs code. Hand over only what a person gave (a command line, an argument of a call), never a name that was
+read from a file of somebody else's.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 
-
-def is_path(name: str) -> bool:
-    """Whether `name` has the form `module:Class`."""
-    module, colon, attribute = name.partition(":")
-    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+_SPEC = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-def load_object(path: str) -> Any:
-    """What `module:Class` names; modules of the current directory are found too.
+def is_path(text: str) -> bool:
+    """Whether `text` is of the form `module:Name`, and no file of that name is here."""
+    return _SPEC.fullmatch(text) is not None and not Path(text).exists()
 
-    Raises: BowerbirdError when the module cannot be imported or has no such name.
+
+def load_object(path: str, what: str = "class") -> Any:
+    """What `module:Name` names; the module may lie in the current directory.
+
+    `what` says in the error what was looked for, as in "source". Raises: BowerbirdError when there is none.
     """
-    module, _, attribute = path.partition(":")
+    module, _, name = path.partition(":")
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    if here not in sys.path:  # python -m has it there already, an installed command has not
+        sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise BowerbirdError(f"{path!r}: module {module!r} cannot be imported ({error})") from error
-    except AttributeError as error:
-        raise BowerbirdError(f"{path!r}: module {module!r} has no {attribute!r}") from error
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # another person's code runs here
+        raise BowerbirdError(
+            f"{what} {path!r}: cannot be imported ({type(error).__name__}: {error}); give module:Name, of a module in"
+            " this directory or installed"
+        ) from error
 
 
-def entry_point(group: str, name: str) -> Any | None:
-    """What an installed package offers under `name` in an entry-point `group`; None where none does."""
+@cache
+def _points(group: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 
-    found = [point for point in entry_points(group=group) if point.name == name]
-    return found[0].load() if found else None
+    return {point.name: point for point in entry_points(group=group)}
 
 
 def entry_point_names(group: str) -> list[str]:
-    """The names installed packages offer in an entry-point `group`."""
-    from importlib.metadata import entry_points
+    """The names that installed packages offer in an entry-point `group`; nothing is imported."""
+    return sorted(_points(group))
 
-    return sorted(point.name for point in entry_points(group=group))
+
+def entry_point(group: str, name: str) -> Any | None:
+    """What an installed package offers under `name` in an entry-point `group`; None where none does. Raises:
+    BowerbirdError when its package cannot be imported."""
+    point = _points(group).get(name)
+    try:
+        return None if point is None else point.load()
+    except Exception as error:  # another person's code runs here
+        raise BowerbirdError(
+            f"{group} {name!r}: this entry point cannot be loaded ({type(error).__name__}: {error}); repair or"
+            " uninstall its package"
+        ) from error
+
+
+def missing_members(candidate: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that `candidate` has not: what is said to somebody whose class is no implementation yet."""
+    return [name for name in names if not hasattr(candidate, name)]

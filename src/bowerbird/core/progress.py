@@ -1,19 +1,27 @@
-"""Progress of long work, and messages about it: one form of each for the whole library."""
+"""How long work is told of: `Progress` for bars, and `OnMessage` for lines to a person."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
-OnMessage = Callable[[str], None]
-"""Hears a line for a person."""
-
 
 class Progress(Protocol):
-    """Hears how far long work is: items `done` of `total` (None where that is not known), in the `stage` named."""
+    """What long work calls now and then; any function of these three arguments is one.
+
+    `done` and `total` count the same things (pictures, rows, steps); `total` is None where nobody knows how many there
+    are. `stage` names a part of the work that counts for itself, `""` where there is one part only. It is called from
+    the thread that asked for the work, with `done` never falling within a stage, and what it raises ends the work.
+    """
 
     def __call__(self, done: int, total: int | None = None, stage: str = "") -> None: ...
 
 
-def ignore_message(_: str) -> None:
-    """Let a message go."""
+OnMessage = Callable[[str], None]
+"""Gets one line for a person, without a line break at its end: what takes long, what was left undone, and why."""
+
+
+def log_message(line: str) -> None:
+    """The `OnMessage` of whoever gives none: `logging`, logger `bowerbird`, level INFO."""
+    logging.getLogger("bowerbird").info(line)

@@ -22,10 +22,18 @@ ABSENT = -1
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen network that places pictures and texts in one space. Outputs are raw: normalizing is the database's
-    choice.
+    """A frozen network that places pictures and texts in one space: the contract of every encoder.
 
-    The first `shared_dim` numbers of an embedding are those that texts and pictures share; beyond them a text's are 0.
+    Outputs are raw, float32: normalizing is the database's choice. The embedding of a picture or text must not depend
+    on what else is in the call, or in which order: batch as you like inside, but give the same bits each time.
+
+    `name`: what `encoders.load` is given to get this encoder again; `load` sets it on a class of somebody else's.
+    `dim`: the embedding dimension d. `shared_dim`: how many of the first dimensions texts and pictures share, `dim`
+    unless some are for pictures alone; beyond them a text's are 0. `fingerprint`: a short text that changes with the
+    weights and the preprocessing, as a hash of the weights' files; a database is tied to it. An optional attribute
+    `picture_size` (pixels): larger pictures are decoded smaller, to no less than three times that.
+
+    A class of one's own works everywhere by the name `module:Class` (see `encoders.load`).
     """
 
     name: str
@@ -33,8 +41,13 @@ class Encoder(Protocol):
     shared_dim: int
     fingerprint: str
 
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
-    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts, in any script -> raw float32 `(n, dim)`; `(0, dim)` for none."""
+        ...
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """n RGB pictures, of any size -> raw float32 `(n, dim)`; `(0, dim)` for none."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`--where`: SQL conditions over metadata, checked before they run and explained when they are wrong.
+"""`where`: SQL conditions over metadata, checked before they run and explained when they are wrong.
 
 One dialect everywhere (DataFusion, as LanceDB speaks it), for the rows of a database and for a source that is not one
 yet.
@@ -15,7 +15,8 @@ from bowerbird.core.errors import BowerbirdError
 def explain(where: str, columns: Sequence[str], error: Exception) -> BowerbirdError:
     """What to tell the person whose condition LanceDB refused."""
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    return BowerbirdError(f"--where {where!r} does not work on these columns: {', '.join(columns)} ({reason})")
+    reason = reason.replace("`", "'")  # here backticks mark parameters of ours
+    return BowerbirdError(f"`where` {where!r} does not work on these columns: {', '.join(columns)} ({reason})")
 
 
 def filter_rows(metadata: Sequence[dict[str, Any]], where: str | None) -> list[int]:

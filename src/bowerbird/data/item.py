@@ -37,13 +37,13 @@ class SourceItem:
 def content_id(item: SourceItem) -> int:
     """`hash_of` an item; of one without a picture, its embedding stands for it."""
     return (
-        hash_of(item.data, item.caption) if item.embedding is None else renamed(item.data, item.embedding, item.caption)
+        hash_of(item.data, item.caption) if item.embedding is None else item_id(item.data, item.embedding, item.caption)
     )
 
 
-def storable(item: SourceItem) -> SourceItem:
+def clean_item(item: SourceItem) -> SourceItem:
     """The item with texts and metadata names as they can be stored."""
-    return replace(item, caption=clean(item.caption), name=clean(item.name), metadata=named(item.metadata))
+    return replace(item, caption=clean(item.caption), name=clean(item.name), metadata=clean_metadata(item.metadata))
 
 
 def clean(text: str) -> str:
@@ -52,7 +52,7 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def named(metadata: dict[str, Any]) -> dict[str, Any]:
+def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """Metadata under names that can be columns and conditions: letters, digits and `_`, not ours and not LanceDB's."""
     made: dict[str, Any] = {}
     for key, value in metadata.items():
@@ -69,6 +69,6 @@ def hash_of(picture: bytes, caption: str) -> int:
     return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
-def renamed(picture: bytes, embedding: np.ndarray, caption: str) -> int:
+def item_id(picture: bytes, embedding: np.ndarray, caption: str) -> int:
     """The id of an item with this caption; of one without a picture its embedding stands for it."""
     return hash_of(picture or np.ascontiguousarray(embedding, np.float32).tobytes(), caption)

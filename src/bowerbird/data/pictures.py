@@ -19,7 +19,7 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import content_id
-from bowerbird.data.sources import folder
+from bowerbird.data.sources import registry
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,7 +96,7 @@ def load_pictures(
 
     Unreadable pictures are left out. Raises: BowerbirdError when nothing is left.
     """
-    items = list(folder.read(source))
+    items = list(registry.read(source))
     keep = filter_rows([item.metadata for item in items], where)[:limit]
     arrays, captions, metadata, ids = [], [], [], []
     for i in keep:
@@ -109,7 +109,7 @@ def load_pictures(
         metadata.append(items[i].metadata)
         ids.append(content_id(items[i]))
     if not arrays:
-        raise BowerbirdError(f"{source}: no readable picture" + (f" satisfies --where {where!r}" if where else ""))
+        raise BowerbirdError(f"{source}: no readable picture" + (f" satisfies `where` {where!r}" if where else ""))
     return Pictures(
         torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(),
         tuple(captions),
@@ -122,7 +122,7 @@ def pictures_of(kb: PictureStore, *, size: int = 64, where: str | None = None, l
     """The items of a knowledge base as training data. Raises: BowerbirdError when none satisfies `where`."""
     ids = kb.ids(where)[:limit]
     if not len(ids):
-        raise BowerbirdError(f"{kb.path}: no item satisfies --where {where!r}")
+        raise BowerbirdError(f"{kb.path}: no item satisfies `where` {where!r}")
     hits = kb.get(ids.tolist())
     arrays = [np.asarray(images.square(image, size)) for image in kb.pictures(ids[None])[0] if image is not None]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Frozen encoders: `load("small")`, or CLIP / SigLIP from a directory or hub id."""
+"""Frozen encoders: `load("small")`, CLIP or SigLIP from a directory or hub id, or a class of one's own."""
 
 from bowerbird.encoders.load import load
 

@@ -52,7 +52,7 @@ class ClipEncoder:
                     max_length=self.max_length,
                     return_tensors="pt",
                 )
-                parts.append(_pooled(self.model.get_text_features(**tokens.to(self.device))))
+                parts.append(_pool(self.model.get_text_features(**tokens.to(self.device))))
         return np.concatenate(parts)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -65,17 +65,17 @@ class ClipEncoder:
         with torch.inference_mode():
             for i in range(0, len(pictures), 32):
                 pixels = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt")["pixel_values"]
-                parts.append(_pooled(self.model.get_image_features(pixel_values=pixels.to(self.device))))
+                parts.append(_pool(self.model.get_image_features(pixel_values=pixels.to(self.device))))
         return np.concatenate(parts)
 
 
-def _pooled(output: Any) -> np.ndarray:
+def _pool(output: Any) -> np.ndarray:
     """transformers 5 returns an object, 4 a tensor."""
     tensor = getattr(output, "pooler_output", output)
     return tensor.float().cpu().numpy()
 
 
-def load_clip(path: str, *, name: str, device: str = "cpu") -> ClipEncoder:
+def load_clip(path: str | Path, *, name: str, device: str = "cpu") -> ClipEncoder:
     """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only.
 
     Raises: BowerbirdError when it is not there or not complete.
@@ -96,7 +96,7 @@ def load_clip(path: str, *, name: str, device: str = "cpu") -> ClipEncoder:
             f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"
             " give CLIP or SigLIP"
         )
-    return ClipEncoder(model, tokenizer, processor, name, _fingerprint(path, model), device)
+    return ClipEncoder(model, tokenizer, processor, name, _fingerprint(str(path), model), device)
 
 
 def _fingerprint(path: str, model: Any) -> str:

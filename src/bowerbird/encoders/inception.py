@@ -219,7 +219,7 @@ class InceptionFeatures:
         """Read weights from `path`. Raises: BowerbirdError when the file is none of the three kinds."""
         self.fingerprint = file_fingerprint(path)
         self.model: Any = (
-            _scripted(Path(path)) if Path(path).suffix in (".pt", ".torchscript", ".ts") else _ported(Path(path))
+            _open_script(Path(path)) if Path(path).suffix in (".pt", ".torchscript", ".ts") else _open_port(Path(path))
         )
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -232,14 +232,14 @@ class InceptionFeatures:
         return np.concatenate(parts)
 
 
-def _scripted(path: Path) -> Any:
+def _open_script(path: Path) -> Any:
     script = load_script(path)
     return (
         script.layers if hasattr(script, "layers") else script
     )  # the part behind the archive's own resizing, where it has one
 
 
-def _ported(path: Path) -> InceptionV3:
+def _open_port(path: Path) -> InceptionV3:
     model = InceptionV3()
     state = files.load_tensors(path) if path.suffix == ".safetensors" else load_state(path)
     wanted = model.state_dict()

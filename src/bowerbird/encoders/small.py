@@ -43,15 +43,13 @@ class SmallEncoder:
         size = self.model.config.image_size
         chunks = [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
 
-        def embedded(chunk: Sequence[Image.Image]) -> torch.Tensor:
+        def embed(chunk: Sequence[Image.Image]) -> torch.Tensor:
             squares = [images.square(picture, size) for picture in chunk]
             batch = tensors.to_float(tensors.stack(squares + [squares[-1]] * (BATCH - len(squares))))
             with torch.inference_mode():
                 return self.model.encode_pixels(batch.to(self.device)).cpu()
 
-        parts = (
-            tensors.side_by_side(embedded, chunks) if self.device == "cpu" else [embedded(chunk) for chunk in chunks]
-        )
+        parts = tensors.side_by_side(embed, chunks) if self.device == "cpu" else [embed(chunk) for chunk in chunks]
         return torch.cat(parts)[: len(pictures)].numpy()
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Knowledge bases: filled from sources (`ingest`), kept in a store (`storage`), searched (`search`)."""

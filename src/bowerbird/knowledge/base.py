@@ -1,6 +1,6 @@
 """`KnowledgeBase`: pictures that can be searched, changed, and trusted after a crash; here is what one asks of it.
 
-Where it lies is a store's business: a directory (`store.py`) or a Milvus server (`milvus/`). Knows encoders by their
+Where it lies is a store's business (`storage/protocol.py`): a directory or a Milvus server. Knows encoders by their
 protocol only, and nothing of what is generated from its answers.
 """
 
@@ -11,26 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.core.progress import OnMessage, Progress, ignore_message
+from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
-from bowerbird.data.item import OWN_COLUMNS, clean, named
+from bowerbird.data.item import OWN_COLUMNS, clean, clean_metadata
 from bowerbird.knowledge.ingest.add import fill
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
-from bowerbird.knowledge.search.protocol import Searchable
-from bowerbird.knowledge.storage.open import making, open_store
+from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.knowledge.storage.open import AnyStore
+    from bowerbird.knowledge.storage.protocol import Store
 
 MODES = ("dense", "bm25", "hybrid")
 
@@ -39,7 +38,7 @@ class KnowledgeBase:
     """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update` and `compact` move it
     to a new one."""
 
-    def __init__(self, store: AnyStore, encoder: Encoder | None = None, device: str = "cpu") -> None:
+    def __init__(self, store: Store, encoder: Encoder | None = None, device: str = "cpu") -> None:
         self.store, self.device = store, device
         if encoder is not None:
             self._check(encoder)
@@ -53,19 +52,21 @@ class KnowledgeBase:
         path: str | Path,
         *,
         version: int | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | str | None = None,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
-        on_message: OnMessage = ignore_message,
+        on_message: OnMessage = log_message,
     ) -> KnowledgeBase:
         """The knowledge base at `path`, a directory or a `milvus://` address, at its newest version or an earlier one.
 
-        Its encoder is loaded by name when first needed, or given here.
+        Its encoder is loaded by its recorded name when first needed, or given here, itself or a name for
+        `encoders.load`. One that is code of somebody's own (`module:Class`) must be given: a recorded name runs no
+        code, as the knowledge base may come from anybody.
 
         `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the
         version is gone, MismatchError when `encoder` is not the one it was made with.
         """
-        made = cls(open_store(path, memory, on_message), encoder, device)
+        made = cls(open_store(path, memory, on_message), _load_encoder(encoder, device), device)
         return made if version is None else made.at_version(version)
 
     def at_version(self, version: int) -> KnowledgeBase:
@@ -92,7 +93,7 @@ class KnowledgeBase:
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
         progress: Progress | None = None,
-        on_message: OnMessage = ignore_message,
+        on_message: OnMessage = log_message,
     ) -> tuple[KnowledgeBase, AddReport]:
         """Make a knowledge base at `path` from one source or several; it appears whole or not at all.
 
@@ -101,17 +102,15 @@ class KnowledgeBase:
         BM25. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
-        from bowerbird import encoders
-
         if (
             len(bm25_weights) != 2
             or not all(isinstance(w, int) and 0 <= w <= 100 for w in bm25_weights)
             or not any(bm25_weights)
         ):
             raise BowerbirdError(
-                f"word weights {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
+                f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
-        loaded = encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
+        loaded = _load_encoder(encoder, device)
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
@@ -124,7 +123,7 @@ class KnowledgeBase:
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
         }
-        with making(path, facts, bm25_weights, tag, memory, on_message) as store:
+        with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
             kb = cls(store, loaded, device)
             report = kb.add(
                 several,
@@ -180,7 +179,7 @@ class KnowledgeBase:
 
     @property
     def dim(self) -> int:
-        """Numbers an embedding has."""
+        """The embedding dimension."""
         return self.store.dim
 
     @property
@@ -193,10 +192,11 @@ class KnowledgeBase:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights."""
+        """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights,
+        BowerbirdError when it is the name of code, which must be given to `open`."""
         from bowerbird import encoders
 
-        found = encoders.load(self.encoder_name, device=self.device)
+        found = encoders.load(self.encoder_name, device=self.device, allow_import=False)
         self._check(found)
         return found
 
@@ -204,9 +204,9 @@ class KnowledgeBase:
         facts = self.manifest["encoder"]
         if encoder.fingerprint != facts["fingerprint"] or encoder.dim != facts["dim"]:
             raise MismatchError(
-                f"{self.path}: made with encoder {facts['name']!r} ({facts['fingerprint']}, {facts['dim']} numbers),"
-                f" not with {encoder.name!r} ({encoder.fingerprint}, {encoder.dim}); open it with its own, or build it"
-                f" again: bowerbird kb build NEW SOURCE --encoder {encoder.name}"
+                f"{self.path}: made with encoder {facts['name']!r} ({facts['fingerprint']}, embedding dimension"
+                f" {facts['dim']}), not with {encoder.name!r} ({encoder.fingerprint}, {encoder.dim}); open it"
+                f" with its own, or build it again: bowerbird kb build NEW SOURCE --encoder {encoder.name}"
             )
 
     def info(self) -> dict[str, Any]:
@@ -239,12 +239,11 @@ class KnowledgeBase:
         `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this
         like (cosine) an item that is there or came before. `filter_fn(picture, item)` gives a reason to leave one
         out, or None. `fetch_urls` allows the addresses of a source to be asked. `workers`: processes that embed,
-        0 for this one alone; the result is the same. `progress` is called with (pictures done, pictures in all or
-        None).
+        0 for this one alone; the result is the same. `progress` counts pictures.
 
         Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or
-        until the next `filling.COMMIT_EVERY` items are in; run again after an interruption, what is in is not embedded
-        again.
+        until the next `ingest.add.COMMIT_EVERY` items are in; run again after an interruption, what is in is
+        not embedded again.
         """
         several = [source] if isinstance(source, (str, Path)) else list(source)
         if dedup is not None and not 0 < dedup <= 1:
@@ -272,7 +271,7 @@ class KnowledgeBase:
         """Remove items by id or by condition and return how many. Raises: BowerbirdError when neither or both are
         given."""
         with self.store.writing():
-            gone = self._chosen("remove", ids, where)
+            gone = self._select_ids("remove", ids, where)
             if len(gone):
                 self.store.delete(gone.tolist())
                 self.store.commit()
@@ -294,17 +293,19 @@ class KnowledgeBase:
         Raises: BowerbirdError when neither or both of `ids` and `where` are given, or nothing to change.
         """
         if caption is None and not metadata:
-            raise BowerbirdError("update: nothing to change; give a caption or metadata")
+            raise BowerbirdError("update: nothing to change; give `caption` or `metadata`")
         own = sorted(set(metadata or {}) & set(OWN_COLUMNS))
         if own:
             raise BowerbirdError(
                 f"update: {own[0]} is not metadata; a caption has its own option, and the rest says what the item is"
             )
         with self.store.writing():
-            chosen = self._chosen("update", ids, where)
+            chosen = self._select_ids("update", ids, where)
             if len(chosen):
                 self.store.change(
-                    chosen.tolist(), caption if caption is None else clean(caption), named(dict(metadata or {}))
+                    chosen.tolist(),
+                    caption if caption is None else clean(caption),
+                    clean_metadata(dict(metadata or {})),
                 )
                 self.store.commit()
                 self.store.renew()
@@ -319,9 +320,9 @@ class KnowledgeBase:
         newest and the space they take."""
         self.store.compact(drop_history=drop_history)
 
-    def _chosen(self, verb: str, ids: Sequence[int] | None, where: str | None) -> np.ndarray:
+    def _select_ids(self, verb: str, ids: Sequence[int] | None, where: str | None) -> np.ndarray:
         if (ids is None) == (where is None):
-            raise BowerbirdError(f"{verb}: give ids or a where-condition, one of them")
+            raise BowerbirdError(f"{verb}: give `ids` or `where`, one of them")
         return (
             self.store.ids(where)
             if where is not None
@@ -333,10 +334,6 @@ class KnowledgeBase:
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`."""
         return self.store.ids(where)
-
-    @property
-    def _searched(self) -> Searchable:
-        return self.store.snapshot
 
     def search(
         self,
@@ -380,7 +377,7 @@ class KnowledgeBase:
         ]  # a command line may hand over what is no character
         if text is not None and (not texts or any(not t.strip() for t in texts)):
             raise BowerbirdError("search: the text is empty; say what to look for")
-        snapshot = self._searched
+        snapshot = self.store.snapshot
         allowed = self.store.allowed(where) if where is not None else None
         wanted = min(len(self), 4 * k + 20) if diversity else k
         if texts:
@@ -419,7 +416,7 @@ class KnowledgeBase:
     ) -> np.ndarray:
         """The vectors of a query that is no text, raw `(Q, d)`."""
         if own is not None:
-            return self._searched.embeddings(own)
+            return self.store.snapshot.embeddings(own)
         if query_mix is not None:
             return query.mix_queries(self.encoder, query_mix)
         vectors: np.ndarray = (
@@ -427,7 +424,7 @@ class KnowledgeBase:
         )
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise MismatchError(
-                f"{self.path}: holds embeddings of {self.dim} numbers, the query has shape {vectors.shape}; embed it"
+                f"{self.path}: its embedding dimension is {self.dim}, the query has shape {vectors.shape}; embed it"
                 f" with encoder {self.encoder_name!r}"
             )
         return vectors
@@ -440,7 +437,7 @@ class KnowledgeBase:
 
     def _rows_of(self, ids: Sequence[int]) -> np.ndarray:
         wanted = _whole_numbers(ids)
-        rows = self._searched.rows_of(wanted)
+        rows = self.store.snapshot.rows_of(wanted)
         if (rows == ABSENT).any():
             raise BowerbirdError(
                 f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search {self.path}"
@@ -449,8 +446,8 @@ class KnowledgeBase:
         return rows
 
     def _neighbors(self, rows: np.ndarray, scores: np.ndarray) -> Neighbors:
-        snapshot = self._searched
-        captions, metadata = snapshot.described(rows)
+        snapshot = self.store.snapshot
+        captions, metadata = snapshot.describe(rows)
         return Neighbors(
             ids=snapshot.ids_of(rows),
             scores=scores,
@@ -462,7 +459,7 @@ class KnowledgeBase:
 
     def name(self, item: int) -> str:
         """Where the item came from: its file or row name."""
-        return self._searched.names(self._rows_of([item]))[0]
+        return self.store.snapshot.names(self._rows_of([item]))[0]
 
     def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
         """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.
@@ -476,7 +473,7 @@ class KnowledgeBase:
     def proposal(self, k: int = 4) -> dict[int, int]:
         """How often each item is among the k neighbors of the others: p_D's counts with the database as its own
         training set."""
-        snapshot = self._searched
+        snapshot = self.store.snapshot
         rows = snapshot.rows_of(self.ids())
         counts: Counter[int] = Counter(dict.fromkeys(rows.tolist(), 0))
         for start in range(0, len(rows), 512):
@@ -485,6 +482,17 @@ class KnowledgeBase:
             counts.update(query.without(found, own, k)[0].ravel().tolist())
         counts.pop(ABSENT, None)
         return dict(zip(snapshot.ids_of(rows).tolist(), (counts[row] for row in rows.tolist()), strict=True))
+
+
+@overload
+def _load_encoder(encoder: Encoder | str, device: str) -> Encoder: ...
+@overload
+def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None: ...
+def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None:
+    """An encoder that a person gave, itself or by a name."""
+    from bowerbird import encoders
+
+    return encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
 
 
 def _whole_numbers(ids: Sequence[int]) -> np.ndarray:

@@ -54,7 +54,7 @@ def export(
     `form`: `imagefolder` or `parquet`. Raises: BowerbirdError when `out` is taken, or nothing is there to write.
     """
     if form not in ("imagefolder", "parquet"):
-        raise BowerbirdError(f"--format {form!r} is not known; choose imagefolder or parquet")
+        raise BowerbirdError(f"`form` {form!r} is not known; choose imagefolder or parquet")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BowerbirdError(f"{out}: this path is taken; give a new one")
@@ -81,14 +81,14 @@ def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
         for table in batches:
             for row in table.drop_columns(["embedding", "check", "added"]).to_pylist():
-                said: dict[str, Any] = {
+                entry: dict[str, Any] = {
                     k: v for k, v in row.items() if k not in (*OWN_COLUMNS, "file_name", "text") and v is not None
                 }
-                said |= {"text": row["caption"]} | ({} if row.get("text") is None else {"text_": row["text"]})
+                entry |= {"text": row["caption"]} | ({} if row.get("text") is None else {"text_": row["text"]})
                 if row["image"]:
                     name = f"{row['id']:019d}.{suffix_of(row['image'])}"
                     (folder / name).write_bytes(row["image"])
-                    lines.write(json.dumps({"file_name": name, **said}, ensure_ascii=False, default=str) + "\n")
+                    lines.write(json.dumps({"file_name": name, **entry}, ensure_ascii=False, default=str) + "\n")
                     count += 1
     return count
 

@@ -11,13 +11,14 @@ import gzip
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
+from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.data.datasets import svg
 from bowerbird.data.datasets.npm import Package, fetch, read_members, registry_address
 
@@ -61,13 +62,13 @@ class Listed:
         return self.id.partition("/")[2]
 
 
-def listed(path: Path = HERE / "drawings.csv.gz") -> list[Listed]:
+def read_list(path: Path = HERE / "drawings.csv.gz") -> list[Listed]:
     """The bundled list of what may be drawn, in the order of the rows."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         return [Listed(*row) for row in csv.reader(file)]
 
 
-def pinned(path: Path = HERE / "packages.json") -> dict[str, Package]:
+def pinned_packages(path: Path = HERE / "packages.json") -> dict[str, Package]:
     """The packages by name, each with the version and the hash it is held to."""
     table = json.loads(path.read_text())
     return {name: Package(name, entry["version"], entry["integrity"]) for name, entry in table.items()}
@@ -88,10 +89,10 @@ def parse_styles(text: str | None) -> tuple[str, ...]:
     chosen: set[str] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         if part not in (*STYLES, "emoji", "icons"):
-            raise BowerbirdError(f"--styles {part!r} is not known; choose of emoji, icons, {', '.join(STYLES)}")
+            raise BowerbirdError(f"`styles` {part!r} is not known; choose of emoji, icons, {', '.join(STYLES)}")
         chosen.update({"emoji": tuple(EMOJI), "icons": ICONS}.get(part, (part,)))
     if not chosen:
-        raise BowerbirdError(f"--styles {text!r} names none; leave it out for all, or choose of {', '.join(STYLES)}")
+        raise BowerbirdError(f"`styles` {text!r} names none; leave it out for all, or choose of {', '.join(STYLES)}")
     return tuple(style for style in STYLES if style in chosen)
 
 
@@ -112,14 +113,14 @@ def build(
     packages: Path | None = None,
     entries: Iterable[Listed] | None = None,
     table: dict[str, Package] | None = None,
-    told: Callable[[str], None] = lambda _: None,
-    progress: Callable[[str, int, int | None], None] = lambda *_: None,
+    on_message: OnMessage = log_message,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the drawings of `styles` to the parquet file `out`, which is replaced as a whole at the end.
 
     `registry` and `packages` say where the packages come from (`npm.fetch`). `entries` and `table` stand in for the
-    bundled list and the pinned packages. `told(line)` hears of each style, `progress(what, done, total)` of bytes and
-    pictures.
+    bundled list and the pinned packages. `on_message` hears of each style; `progress` counts the
+    bytes of a package and the pictures of a style, each a stage by its name.
 
     Returns: a report with `out`, `rows`, `styles` and `splits` (rows each), `licenses`, `packages` (versions) and
     `missing`, the listed ids that a package lacks.
@@ -132,9 +133,9 @@ def build(
     svg.draw('<svg xmlns="http://www.w3.org/2000/svg"/>')  # before anything is downloaded
     registry_address(registry)
     if packages is not None and not packages.is_dir():
-        raise BowerbirdError(f"--packages {packages}: no folder; make it, and fill it with npm pack")
+        raise BowerbirdError(f"`packages` {packages}: no folder; make it, and fill it with npm pack")
     wanted: dict[str, list[Listed]] = {style: [] for style in styles}
-    for entry in listed() if entries is None else entries:
+    for entry in read_list() if entries is None else entries:
         if entry.style in wanted:
             wanted[entry.style].append(entry)
     report: dict[str, Any] = {
@@ -147,14 +148,15 @@ def build(
         "missing": [],
     }
     with tempfile.TemporaryDirectory(prefix="bowerbird-") as folder, atomic_path(out) as temporary:
-        source = _Source(Path(folder), pinned() if table is None else table, registry, packages, progress)
+        source = _Source(Path(folder), pinned_packages() if table is None else table, registry, packages, progress)
         with pq.ParquetWriter(temporary, schema(), compression="none") as writer:
             for style, own in wanted.items():
-                told(f"{style}: {len(own)} pictures of {source.table[package_of(style)]}")
+                on_message(f"{style}: {len(own)} pictures of {source.table[package_of(style)]}")
                 rows: list[dict[str, Any]] = []
                 for done, row in enumerate(_rows(style, own, source, report), 1):
                     rows.append(row)
-                    progress(style, done, len(own))
+                    if progress is not None:
+                        progress(done, len(own), style)
                     if len(rows) == ROW_GROUP:
                         writer.write_table(pa.Table.from_pylist(rows, schema()))
                         rows = []
@@ -174,7 +176,7 @@ class _Source:
         table: dict[str, Package],
         registry: str | None,
         packages: Path | None,
-        progress: Callable[[str, int, int | None], None],
+        progress: Progress | None,
     ) -> None:
         self.folder, self.table, self.registry, self.packages, self.progress = (
             folder,
@@ -192,9 +194,8 @@ class _Source:
         package = self.table[name]
         if name not in self._tarballs:
             self._tarballs[name] = fetch(
-                package, self.folder, registry=self.registry, packages=self.packages,
-                progress=lambda done, total: self.progress(str(package), done, total),
-            )  # fmt: skip
+                package, self.folder, registry=self.registry, packages=self.packages, progress=self.progress
+            )
             self.versions[name] = package.version
         found = read_members(self._tarballs[name], members)
         lacking = [member for member in members if member not in found]

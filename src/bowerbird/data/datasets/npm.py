@@ -16,12 +16,13 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import Progress
 
 MAX_TARBALL = 64 << 20
 """Bytes a tarball may have; the largest pinned one has 14 MB."""
@@ -32,8 +33,6 @@ MAX_CONTENTS = 512 << 20
 TIMEOUT = 60.0
 """Seconds the registry may say nothing."""
 CHUNK = 1 << 18
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def registry_address(given: str | None = None) -> str | None:
     """
     address = given or os.environ.get("NPM_CONFIG_REGISTRY")
     if address and not address.lower().startswith(("http://", "https://")):
-        where = "--registry" if given else "NPM_CONFIG_REGISTRY"
+        where = "`registry`" if given else "NPM_CONFIG_REGISTRY"
         raise BowerbirdError(f"{where} {address!r}: no address of a registry; it begins with https:// (or http://)")
     return address.rstrip("/") if address else None
 
@@ -81,7 +80,8 @@ def fetch(
     """The tarball of `package`, its hash checked: from the folder `packages` if it is there, else put in `folder`.
 
     A `registry` that is named, or set in $NPM_CONFIG_REGISTRY, is asked directly; otherwise `npm pack` is run, which
-    knows the address, the proxy and the certificates that npm is set up with. `progress(done, total)` counts bytes.
+    knows the address, the proxy and the certificates that npm is set up with. `progress` counts bytes, and the
+    package is the stage.
 
     Raises: BowerbirdError when it cannot be had, is too large, or is not the one that was pinned; nothing is left then.
     """
@@ -154,8 +154,8 @@ def _npm_pack(package: Package, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise BowerbirdError(
-            f"{package}: cannot be downloaded, for npm is not on this machine; give --registry with the address of an "
-            "npm registry, or --packages with a folder of tarballs"
+            f"{package}: cannot be downloaded, for npm is not on this machine; give `registry` with the address of an "
+            "npm registry, or `packages` with a folder of tarballs"
         )
     command = [npm, "pack", str(package), "--pack-destination", str(folder), "--ignore-scripts", "--loglevel", "error"]
     try:
@@ -169,7 +169,7 @@ def _npm_pack(package: Package, folder: Path) -> None:
 
 
 def _otherwise(package: Package) -> str:
-    return f"try again online, or elsewhere run `npm pack {package}` and give its folder as --packages"
+    return f"try again online, or elsewhere run `npm pack {package}` and give its folder as `packages`"
 
 
 def _copy(
@@ -190,10 +190,10 @@ def _copy(
         if out is not None:
             out.write(chunk)
         if progress is not None:
-            progress(done, total)
+            progress(done, total, str(package))
     found = "sha512-" + base64.b64encode(digest.digest()).decode()
     if found != package.integrity:
         raise BowerbirdError(
             f"{where}: is not the {package} that was pinned (its hash is {found[:19]}…, pinned is "
-            f"{package.integrity[:19]}…); nothing in it was read; remove it, or name another --registry"
+            f"{package.integrity[:19]}…); nothing in it was read; remove it, or name another `registry`"
         )

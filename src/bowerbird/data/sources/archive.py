@@ -19,10 +19,24 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import SUFFIXES
 from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.sources.base import SourceOptions
 
 MOST_BYTES = 64 * 1024**2
 """A larger member is reported and not read: no picture of the size we take needs it."""
 TAR, ZIP = (".tar", ".tar.gz", ".tgz"), (".zip",)
+
+
+class Archive:
+    """One `.tar` shard of a webdataset, or a `.zip`."""
+
+    def matches(self, place: str) -> bool:
+        return is_archive(Path(place)) and Path(place).is_file()
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return read_archive(Path(place), options.caption_column)
 
 
 def is_archive(path: Path) -> bool:

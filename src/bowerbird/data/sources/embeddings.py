@@ -2,7 +2,7 @@
 embedded again.
 
 What they were embedded with is not written in them: the knowledge base must be made with that encoder, and only its
-size can be checked.
+embedding dimension can be checked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,37 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.sources.base import SourceOptions
 
 BATCH = 4096
+
+
+class ClipRetrieval:
+    """A folder that `clip-retrieval inference` wrote."""
+
+    def matches(self, place: str) -> bool:
+        return is_clip_retrieval(Path(place))
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return read_clip_retrieval(Path(place), options.caption_column)
+
+
+class CompvisParts:
+    """Parts of RDM's published databases: a folder of them, or one."""
+
+    def matches(self, place: str) -> bool:
+        path = Path(place)
+        return any(path.glob("*-part_*.npz")) if path.is_dir() else path.suffix.lower() == ".npz" and path.is_file()
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        path = Path(place)
+        return read_compvis(list(path.glob("*-part_*.npz")) if path.is_dir() else [path])
 
 
 def part_number(path: Path) -> tuple[int, str]:
@@ -54,8 +83,8 @@ def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iter
             ) from error
         if vectors.ndim != 2 or (file is not None and file.metadata.num_rows != len(vectors)):
             raise BowerbirdError(
-                f"{part}: {vectors.shape} numbers, and {table.name} has {file.metadata.num_rows if file else 0} rows;"
-                " they belong together"
+                f"{part}: an array of shape {vectors.shape}, and {table.name} has"
+                f" {file.metadata.num_rows if file else 0} rows; they belong together"
             )
         at = 0
         batches: Iterator[list[dict[str, Any]]] = (
@@ -65,11 +94,11 @@ def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iter
             for row, vector in zip(rows, np.asarray(vectors[at : at + len(rows)], np.float32), strict=True):
                 at += 1
                 column = caption_column or next((c for c in CAPTION_COLUMNS if c in row), None)
-                said = str(row.pop(column, "") or "") if column else ""
+                caption = str(row.pop(column, "") or "") if column else ""
                 path = str(row.get("image_path") or "")
                 data = _picture(folder, path)
                 metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
-                yield SourceItem(data, path or f"{part.name}[{at - 1}]", said, metadata, vector)
+                yield SourceItem(data, path or f"{part.name}[{at - 1}]", caption, metadata, vector)
 
 
 def _picture(folder: Path, path: str) -> bytes:
@@ -103,7 +132,7 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
     `patch_coords`.
 
     They hold no pictures and no captions: what an image is of, and whose it is, can only be looked up by `img_id` in
-    the data set they were made from. Source: RDM's released databases (`systems.md`).
+    the data set they were made from. Source: the databases released with RDM (`docs/released-weights.md`).
     """
     for path in sorted(files, key=part_number):
         try:
@@ -117,7 +146,9 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
             ) from error
         beside = [array for array in (names, places, classes) if array is not None]
         if vectors.ndim != 2 or any(array.ndim == 0 or len(array) != len(vectors) for array in beside):
-            raise BowerbirdError(f"{path}: {vectors.shape} numbers for {len(names)} images; they belong together")
+            raise BowerbirdError(
+                f"{path}: embeddings of shape {vectors.shape} for {len(names)} images; they belong together"
+            )
         for row, vector in enumerate(vectors):
             name = names[row].decode("utf-8", "replace") if isinstance(names[row], bytes) else str(names[row])
             metadata: dict[str, Any] = {"img_id": name}

@@ -12,6 +12,33 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import table
+from bowerbird.data.sources.base import SourceOptions
+
+
+class HubDataset:
+    """`hf:NAME` or `hf:NAME:SPLIT`."""
+
+    def matches(self, place: str) -> bool:
+        return place.startswith("hf:")
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return read_hub(place.removeprefix("hf:"), options.caption_column)
+
+
+class SavedDataset:
+    """A folder that `save_to_disk` wrote."""
+
+    def matches(self, place: str) -> bool:
+        return is_saved(Path(place))
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return read_saved(Path(place), options.caption_column)
 
 
 def is_saved(folder: Path) -> bool:

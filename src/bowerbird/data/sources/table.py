@@ -11,14 +11,49 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
 from bowerbird.data.sources import urls
+from bowerbird.data.sources.base import SourceOptions
 from bowerbird.data.sources.urls import URL
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+SUFFIXES = (".parquet", ".pq")
 ENCODER_KEY = b"bowerbird.encoder"
 """Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
+
+
+class Parquet:
+    """A parquet file in the hub's layout: an `image` struct {bytes, path} or a path column; other columns become
+    metadata."""
+
+    def matches(self, place: str) -> bool:
+        return Path(place).suffix.lower() in SUFFIXES and Path(place).is_file()
+
+    def count(self, place: str) -> int | None:
+        import pyarrow.parquet as pq
+
+        try:
+            return int(pq.read_metadata(place).num_rows)
+        except (OSError, ValueError):
+            return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return read_parquet(Path(place), options)
+
+
+def read_parquet(path: Path, options: SourceOptions) -> Iterator[SourceItem]:
+    """The rows of a parquet file. Raises: BowerbirdError when it is none, or has no pictures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+    yield from read_batches(
+        file.schema_arrow, file.iter_batches(batch_size=256), path, options.caption_column, options.fetch_urls
+    )
 
 
 def read_batches(
@@ -44,7 +79,7 @@ def read_batches(
     for batch in batches:
         vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
         rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
-        fetched = iter(urls.fetched([row[image_column] for row in rows])) if image_column == URL else None
+        fetched = iter(urls.fetch([row[image_column] for row in rows])) if image_column == URL else None
         for row in rows:
             data, name = next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
             text = row.pop(caption, None) if caption else None
@@ -76,7 +111,7 @@ def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
         or (len(batch) and len(pc.unique(pc.list_value_length(column))) != 1)
     ):
         raise BowerbirdError(
-            f"{path}: its embeddings are not lists of as many numbers each ({column.type}, {column.null_count} empty)"
+            f"{path}: its embeddings are not lists of one length ({column.type}, {column.null_count} empty)"
         )
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
 
@@ -91,8 +126,8 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> str:
         if fetch_urls:
             return URL
         raise BowerbirdError(
-            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so:"
-            " --fetch-urls"
+            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
+            " `fetch_urls`"
         )
     raise BowerbirdError(
         f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"

@@ -26,7 +26,7 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl) if _is_web(newurl) else None
 
 
-def fetched(urls: Sequence[Any]) -> Iterator[tuple[bytes, str]]:
+def fetch(urls: Sequence[Any]) -> Iterator[tuple[bytes, str]]:
     """`(bytes, address)` of each address, in order; no bytes where it cannot be had, which is then reported like any
     unreadable picture."""
     under_way: deque[Future[tuple[bytes, str]]] = deque()

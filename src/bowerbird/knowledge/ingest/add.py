@@ -11,7 +11,7 @@ import numpy as np
 
 from bowerbird.core.progress import OnMessage, Progress
 from bowerbird.data.item import SourceItem, content_id
-from bowerbird.data.sources import folder
+from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Prepared
@@ -21,16 +21,16 @@ from bowerbird.knowledge.storage.id_set import Known
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
-    from bowerbird.knowledge.storage.open import AnyStore
+    from bowerbird.knowledge.storage.protocol import Store
 
-TOLD_FROM = 2000
+ESTIMATE_FROM = 2000
 """From so many pictures on, time, memory and disk are estimated."""
 COMMIT_EVERY = 20_000
 """A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
 
 
 def fill(
-    store: AnyStore,
+    store: Store,
     encoder: Encoder,
     several: Sequence[str | Path],
     choice: Choice,
@@ -43,7 +43,7 @@ def fill(
     """Add what the sources hold and the store does not. See `KnowledgeBase.add`."""
     report = AddReport()
     total = _total(several)
-    if total is not None and total > TOLD_FROM:
+    if total is not None and total > ESTIMATE_FROM:
         store.on_message(
             planner.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).describe()
         )
@@ -51,7 +51,7 @@ def fill(
         known = Known(store.all_ids())
         duplicates = NearDuplicates(dedup, _nearest(store)) if dedup is not None else None
         since = 0
-        for prepared in _prepared(
+        for prepared in _prepare(
             encoder, several, choice, filter_fn, processes, known, report, progress, total, store.on_message
         ):
             since += _append(store, prepared, known, duplicates, report)
@@ -70,11 +70,11 @@ def fill(
 
 def _total(several: Sequence[str | Path]) -> int | None:
     """How many pictures the sources have, where they say it."""
-    counts = [folder.count(one) for one in several]
+    counts = [registry.count(one) for one in several]
     return None if None in counts else sum(n or 0 for n in counts)
 
 
-def _prepared(
+def _prepare(
     encoder: Encoder,
     several: Sequence[str | Path],
     choice: Choice,
@@ -99,17 +99,17 @@ def _prepared(
                 sent.append(done)
                 yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
-    start, told_already = time.perf_counter(), False
+    start, estimated = time.perf_counter(), False
     for prepared in workers.in_order(work(), encoder, filter_fn, processes):
         done = sent.pop(0)
-        if total is not None and total > TOLD_FROM and not told_already and prepared.items:
+        if total is not None and total > ESTIMATE_FROM and not estimated and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)
             disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
             on_message(
                 f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of"
                 f" disk, going by the first {done}"
             )
-            told_already = True
+            estimated = True
         report.unreadable += prepared.unreadable
         report.filtered += prepared.filtered
         yield prepared
@@ -118,7 +118,7 @@ def _prepared(
 
 
 def _append(
-    store: AnyStore, prepared: Prepared, known: Known, duplicates: NearDuplicates | None, report: AddReport
+    store: Store, prepared: Prepared, known: Known, duplicates: NearDuplicates | None, report: AddReport
 ) -> int:
     """Store what is prepared, without what came twice and without near-duplicates; returns how many."""
     numbers = [content_id(item) for item in prepared.items]
@@ -151,7 +151,7 @@ def _append(
     return len(fields)
 
 
-def _nearest(store: AnyStore) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
+def _nearest(store: Store) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:
     """Of unit vectors `(n, d)`: the name of the item a search finds first, and its cosine `(n,)`; None for a store
     without items."""
     if not len(store):

@@ -19,7 +19,7 @@ from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 from bowerbird.data.item import SourceItem
-from bowerbird.data.sources import folder
+from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.parts import LEFT_OUT, PART, missing, write
 from bowerbird.knowledge.ingest.prepare import Choice, Filter
@@ -102,7 +102,7 @@ def _here(
     processes: int,
     progress: Progress | None,
 ) -> None:
-    counts = [folder.count(one) for one in several]
+    counts = [registry.count(one) for one in several]
     total = None if None in counts else sum(n or 0 for n in counts)
     sent: list[tuple[Path, str, int]] = []
 

@@ -63,10 +63,10 @@ def write(path: Path, prepared: Prepared, encoder: Encoder, mark: str) -> None:
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(
         pa.array(prepared.embeddings.reshape(-1), pa.float32()), encoder.dim
     )
-    said = {
+    facts = {
         ENCODER_KEY: encoder.fingerprint.encode(),
         MADE_OF: mark.encode(),
         LEFT_OUT: json.dumps([*prepared.unreadable, *prepared.filtered]).encode(),
     }
     with files.atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns).replace_schema_metadata(said), temporary)
+        pq.write_table(pa.table(columns).replace_schema_metadata(facts), temporary)

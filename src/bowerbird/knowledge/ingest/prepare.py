@@ -19,8 +19,8 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.types import Encoder
 from bowerbird.data.filters import filter_rows
-from bowerbird.data.item import SourceItem, storable
-from bowerbird.data.sources import folder
+from bowerbird.data.item import SourceItem, clean_item
+from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import crops
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
     row so far has.
     """
     columns: dict[str, None] = {}
-    items: Iterable[SourceItem] = folder.read(
+    items: Iterable[SourceItem] = registry.read(
         source, caption_column=choice.caption_column, fetch_urls=choice.fetch_urls
     )
     iterator = iter(items)
     size = max(1, size // max(1, choice.patches))  # patches are held as files until they are stored
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while read := [storable(item) for item in islice(iterator, size)]:
+        while read := [clean_item(item) for item in islice(iterator, size)]:
             columns |= dict.fromkeys(name for item in read for name in item.metadata)
             rows: Sequence[dict[str, Any]] = (
                 [item.metadata for item in read]
@@ -120,7 +120,7 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
             yield chosen, len(read)
 
 
-Looked = list[tuple[SourceItem, "Image.Image | Reason | None"]]
+Decoded = list[tuple[SourceItem, "Image.Image | Reason | None"]]
 """Items with their pictures, None where the embedding is enough, or the reason why one is left out."""
 
 
@@ -129,7 +129,7 @@ def prepare(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | N
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
-    return joined([embedded(decoded(piece, encoder, filter_fn), encoder) for piece in pieces(items)], encoder)
+    return join([embed(decode(piece, encoder, filter_fn), encoder) for piece in pieces(items)], encoder)
 
 
 def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
@@ -137,7 +137,7 @@ def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
     return [items[start : start + PIECE] for start in range(0, len(items), PIECE)]
 
 
-def joined(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
+def join(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     """Several portions as one."""
     embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
     lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "filtered"))
@@ -145,23 +145,23 @@ def joined(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     return Prepared(items, np.concatenate(embeddings), unreadable, refused)
 
 
-def decoded(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None) -> Looked:
+def decode(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None) -> Decoded:
     """The pictures of `items`, on all cores, as large as the encoder has use for; `filter_fn` is asked of whole
     ones, one at a time."""
-    items = [_without_a_strangers(item, encoder) for item in items]
+    items = [_drop_foreign_embedding(item, encoder) for item in items]
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
     turn = threading.Lock()
 
-    def look(group: Sequence[SourceItem]) -> Looked:
-        return [(item, _looked_at(item, encoder, filter_fn, turn)) for item in group]
+    def look(group: Sequence[SourceItem]) -> Decoded:
+        return [(item, _look_at(item, encoder, filter_fn, turn)) for item in group]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [pair for pairs in pool.map(look, groups) for pair in pairs]
 
 
-def embedded(looked: Looked, encoder: Encoder) -> Prepared:
+def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
     """What is readable and not refused, with embeddings."""
-    kept = [(item, picture) for item, picture in looked if not isinstance(picture, Reason)]
+    kept = [(item, picture) for item, picture in decoded if not isinstance(picture, Reason)]
     made = iter(
         np.asarray(encoder.embed_images([p for _, p in kept if p is not None]), np.float32)
         if any(p is not None for _, p in kept)
@@ -170,7 +170,7 @@ def embedded(looked: Looked, encoder: Encoder) -> Prepared:
     embeddings = [
         next(made) if picture is not None else np.asarray(item.embedding, np.float32) for item, picture in kept
     ]
-    left = [(picture.text, picture.filtered) for _, picture in looked if isinstance(picture, Reason)]
+    left = [(picture.text, picture.filtered) for _, picture in decoded if isinstance(picture, Reason)]
     return Prepared(
         [item for item, _ in kept],
         np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
@@ -179,7 +179,7 @@ def embedded(looked: Looked, encoder: Encoder) -> Prepared:
     )
 
 
-def _looked_at(
+def _look_at(
     item: SourceItem, encoder: Encoder, filter_fn: Filter | None, turn: threading.Lock
 ) -> Image.Image | Reason | None:
     size = getattr(encoder, "picture_size", None)
@@ -208,7 +208,7 @@ def _looked_at(
     return None if item.embedding is not None else picture
 
 
-def _without_a_strangers(item: SourceItem, encoder: Encoder) -> SourceItem:
+def _drop_foreign_embedding(item: SourceItem, encoder: Encoder) -> SourceItem:
     """The item, without an embedding that is known to be of another encoder. Raises: MismatchError when it has no
     picture to embed instead."""
     if item.embedding is None or item.fingerprint in ("", encoder.fingerprint):
@@ -227,8 +227,8 @@ def _check_embedding(item: SourceItem, encoder: Encoder) -> None:
     vector = np.asarray(item.embedding, np.float32)
     if vector.shape != (encoder.dim,):
         raise MismatchError(
-            f"{item.name}: brings an embedding of {vector.shape} numbers, encoder {encoder.name!r} has {encoder.dim};"
-            " give the encoder it is of"
+            f"{item.name}: brings an embedding of shape {vector.shape}, the dimension of encoder {encoder.name!r} is"
+            f" {encoder.dim}; give the encoder it is of"
         )
     if not np.isfinite(vector).all():
         raise PictureError(f"{item.name}: its embedding is not all finite numbers")

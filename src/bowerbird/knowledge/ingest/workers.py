@@ -68,20 +68,20 @@ def in_order(
 def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, filter_fn: Filter | None) -> Iterator[Prepared]:
     """In this process: while some pictures are embedded and stored the next are read and decoded."""
 
-    def portions() -> Iterator[tuple[prepare.Looked, bool]]:
+    def portions() -> Iterator[tuple[prepare.Decoded, bool]]:
         for items in work:
             pieces = prepare.pieces(items) or [[]]
             for number, piece in enumerate(pieces, 1):
-                yield prepare.decoded(piece, encoder, filter_fn), number == len(pieces)
+                yield prepare.decode(piece, encoder, filter_fn), number == len(pieces)
 
     coming, parts = portions(), []
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(next, coming, None)
         while (here := following.result()) is not None:
             following = ahead.submit(next, coming, None)
-            parts.append(prepare.embedded(here[0], encoder))
+            parts.append(prepare.embed(here[0], encoder))
             if here[1]:
-                yield prepare.joined(parts, encoder)
+                yield prepare.join(parts, encoder)
                 parts = []
 
 

@@ -20,7 +20,7 @@ from bowerbird.core.files import atomic_path
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT
 from bowerbird.data.item import SourceItem, content_id
-from bowerbird.data.sources import folder
+from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Choice
 from bowerbird.knowledge.neighbors.tables import MODES
@@ -72,7 +72,7 @@ def write_neighbors(
     """
     if mode not in MODES:
         raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
-    guard, total, done, written = Guard(max_similarity, exclude_key), folder.count(source), 0, 0
+    guard, total, done, written = Guard(max_similarity, exclude_key), registry.count(source), 0, 0
     times: dict[int, int] = {}
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
         for items, read in prepare.chunks(source, Choice()):
@@ -95,7 +95,7 @@ def write_neighbors(
             raise BowerbirdError(f"{source}: no readable picture, so no neighbors were written")
         if exclude_key is not None and not guard.seen:
             raise BowerbirdError(
-                f"--exclude-key {exclude_key!r}: no item of {kb.path} or {source} has such a column, so it would"
+                f"`exclude_key` {exclude_key!r}: no item of {kb.path} or {source} has such a column, so it would"
                 " exclude nothing"
             )
     if counts is not None:
@@ -114,7 +114,7 @@ def _neighbors(
     """The ids and scores `(n, k)` of some items' neighbors; -1 pads where fewer are allowed."""
     if mode != "dense" and any(not item.caption.strip() for item in items):
         name = next(item.name for item in items if not item.caption.strip())
-        raise BowerbirdError(f"{name}: has no caption to search by; use --mode dense")
+        raise BowerbirdError(f"{name}: has no caption to search by; use `mode=dense`")
     snapshot: Searchable = kb.store.snapshot
     own = np.asarray([content_id(item) for item in items], np.int64)
     ids, scores = np.full((len(items), k), ABSENT, np.int64), np.full((len(items), k), -np.inf, np.float32)

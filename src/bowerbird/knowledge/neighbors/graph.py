@@ -36,8 +36,8 @@ def knn_graph(
     """
     if queries.shape[1] != database.shape[1]:
         raise BowerbirdError(
-            f"queries have {queries.shape[1]} numbers an item, the database {database.shape[1]}: they come from"
-            " different encoders"
+            f"the embedding dimension of the queries is {queries.shape[1]}, the database's {database.shape[1]}: they"
+            " come from different encoders"
         )
     width = min(k, len(database))
     positions = np.full((len(queries), k), ABSENT, np.int64)

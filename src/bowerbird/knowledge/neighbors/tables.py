@@ -37,12 +37,12 @@ def caption_graph(
     table = np.full((len(captions), k), ABSENT, np.int64)
     answers: dict[tuple[str, str], np.ndarray] = {}
     for i, caption in enumerate(captions):
-        asked = (caption, str(groups[i]) if groups is not None else "")
-        if asked not in answers:  # many items share a caption, and then they share an answer
+        query = (caption, str(groups[i]) if groups is not None else "")
+        if query not in answers:  # many items share a caption, and then they share an answer
             allowed = None if groups is None else groups != groups[i]
-            answers[asked] = bm25.search(index, positions, caption, min(len(captions), k + 32), allowed)[0]
+            answers[query] = bm25.search(index, positions, caption, min(len(captions), k + 32), allowed)[0]
         barred = set(forbidden[i].tolist()) if forbidden is not None else set()
-        found = [p for p in answers[asked].tolist() if p != ABSENT and ids[p] != ids[i] and p not in barred][:k]
+        found = [p for p in answers[query].tolist() if p != ABSENT and ids[p] != ids[i] and p not in barred][:k]
         table[i, : len(found)] = found
     return table
 

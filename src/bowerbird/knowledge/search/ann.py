@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SAVES = 8
 """How often, at most, an index is saved while it is filled."""
-ASKED = 200
+QUERIES = 200
 """Queries that recall is measured with: items of the database, none of which the lists were trained on, each without
 itself."""
 K = 20
@@ -41,7 +41,7 @@ def build(vectors: dense.Vectors, plan: Plan, folder: Path, on_message: OnMessag
         on_message(f"training {plan.lists} lists on {plan.sample:,} vectors" if plan.lists else "turning the vectors")
         spec = f"IVF{plan.lists},RaBitQfs" if plan.lists else "RaBitQfs"
         index = faiss.index_factory(plan.dim, spec, faiss.METRIC_INNER_PRODUCT)
-        index.train(_gathered(vectors, _sample(plan)))
+        index.train(_gather(vectors, _sample(plan)))
     saved = index.ntotal
     for start in range(index.ntotal, plan.items, plan.shard):
         stop = min(start + plan.shard, plan.items)
@@ -56,7 +56,7 @@ def build(vectors: dense.Vectors, plan: Plan, folder: Path, on_message: OnMessag
     return index
 
 
-def _gathered(vectors: dense.Vectors, rows: np.ndarray) -> np.ndarray:
+def _gather(vectors: dense.Vectors, rows: np.ndarray) -> np.ndarray:
     """The vectors of many rows from all over the file; the system maps far more around each than was asked for, which
     is given back in between."""
     made = np.empty((len(rows), vectors.raw.shape[1]), np.float32)
@@ -70,13 +70,13 @@ def _sample(plan: Plan) -> np.ndarray:
     """Rows that the lists are trained on, in order; the rows that recall is measured with are not among them."""
     order = seeds.numpy_generator(0, "index").permutation(plan.items)
     size = plan.sample or min(plan.items, 10_000)
-    return np.sort(order[min(ASKED, plan.items - size) :][:size])
+    return np.sort(order[min(QUERIES, plan.items - size) :][:size])
 
 
-def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, on_message: OnMessage) -> dict[str, Any]:
+def tune(index: faiss.Index, vectors: dense.Vectors, plan: Plan, on_message: OnMessage) -> dict[str, Any]:
     """The fewest probes and the least depth whose recall at 20 reaches `WANTED`, or the most there are; with the
     recall measured."""
-    rows = np.sort(seeds.numpy_generator(0, "index").permutation(plan.items)[:ASKED])
+    rows = np.sort(seeds.numpy_generator(0, "index").permutation(plan.items)[:QUERIES])
     queries = vectors.scaled(rows)
     truth = _others(dense.exact(vectors, queries, K + 1)[0], rows)
     best: dict[str, Any] = {"probes": 0, "depth": DEPTHS[0], "recall@20": 0.0}
@@ -84,7 +84,7 @@ def tuned(index: faiss.Index, vectors: dense.Vectors, plan: Plan, on_message: On
         found = dense.candidates_of(index, queries, min(plan.items, DEPTHS[-1]), probes)
         for depth in DEPTHS:
             kept = [
-                dense.narrowed(vectors, found[q, :depth][found[q, :depth] != ABSENT], queries[q], K)
+                dense.narrow(vectors, found[q, :depth][found[q, :depth] != ABSENT], queries[q], K)
                 for q in range(len(rows))
             ]
             hit = np.mean([len(np.intersect1d(truth[q], kept[q])) / len(truth[q]) for q in range(len(rows))])

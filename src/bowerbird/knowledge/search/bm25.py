@@ -1,8 +1,13 @@
-"""Word search: BM25 over captions and tags with bm25s. A cache like the dense index."""
+"""Word search: BM25 over captions and tags. A cache like the dense index.
+
+Scores are worked out when the index is made, as in bm25s (Lù, arXiv 2407.03618), whose files and bits these are: a
+sparse matrix of items by words, word after word (CSC), and the words' numbers. Searching is a sum of a few columns.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import unicodedata
@@ -11,17 +16,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bowerbird.core.types import ABSENT
 
-if TYPE_CHECKING:
-    import bm25s
-
 K1, B = 1.5, 0.75
 HASHES, ROWS = "wholes.npy", "wholes.rows.npy"
+DATA, INDICES, INDPTR = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
+VOCABULARY, PARAMETERS = "vocab.index.json", "params.index.json"
 FUNCTION_WORDS = frozenset(
     [
         "a",
@@ -81,24 +84,28 @@ class Words:
     """A BM25 index of captions and tags, and beside it every whole caption as a number, sorted `(n,)`, with its row
     `(n,)`.
 
-    Whole captions are words too, but nearly as many as items, too many for a vocabulary in memory. `like`: the index
-    whose counts weigh these words, of one that stands beside another.
+    `vocabulary` gives a word its number w; its postings are `rows_of[starts[w] : starts[w + 1]]`, ascending, and `data`
+    at the same places its score in each, float32. Whole captions are words too, but nearly as many as items, too many
+    for a vocabulary in memory. `like`: the index whose counts weigh these words, of one that stands beside another.
     """
 
-    index: bm25s.BM25
+    documents: int
+    vocabulary: dict[str, int]
+    data: np.ndarray
+    rows_of: np.ndarray
+    starts: np.ndarray
     hashes: np.ndarray
     rows: np.ndarray
     like: Words | None = None
 
-    @property
-    def documents(self) -> int:
-        """Items."""
-        return int(self.index.scores["num_docs"])
-
     def span(self, word: str) -> slice:
         """Where the postings of a word lie; empty for one that no item has."""
-        at, starts = self.index.vocab_dict.get(word), self.index.scores["indptr"]
-        return slice(0, 0) if at is None or at + 1 >= len(starts) else slice(int(starts[at]), int(starts[at + 1]))
+        at = self.vocabulary.get(word)
+        return (
+            slice(0, 0)
+            if at is None or at + 1 >= len(self.starts)
+            else slice(int(self.starts[at]), int(self.starts[at + 1]))
+        )
 
     def same(self, text: str) -> np.ndarray:
         """The rows whose whole caption is this one, in their order."""
@@ -115,7 +122,7 @@ class Words:
         frequency = len(by.same(text)) or len(rows)
         # the common word's score is its own rarity times what a caption of this length makes of a word that is there
         # once
-        share = self.index.scores["data"][span][rows] / _rarity(by.documents, by.documents)
+        share = self.data[span][rows] / _rarity(by.documents, by.documents)
         return rows, (share * _rarity(by.documents, frequency)).astype(np.float32)
 
 
@@ -150,33 +157,52 @@ def build(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int] =
 
 def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int]) -> tuple[Words, float]:
     """`build`, and the mean number of words an item, which `build_like` needs."""
-    import bm25s
-
-    vocab: dict[str, int] = {}
-    numbers = array("Q")
+    vocabulary: dict[str, int] = {}
+    numbers, tokens, lengths = array("Q"), array("i"), array("i")
     # numbers in place of words: a million captions are then arrays, not lists of strings
-    tokens = [
-        array("i", [vocab.setdefault(word, len(vocab)) for word in each])
-        for each in tokens_of(captions, tags, weights, _counted_in(numbers))
-    ]
-    index = bm25s.BM25(method="lucene", k1=K1, b=B)
-    if not vocab:  # no item has a word; the library wants one, and nobody can ask for this one
-        vocab, tokens = {"": 0}, [array("i", [0])] * max(1, len(tokens))
-    index.index((tokens, vocab), show_progress=False)
-    return Words(index, *_sorted(numbers)), sum(map(len, tokens)) / max(1, len(tokens))
+    for each in tokens_of(captions, tags, weights, _number_wholes(numbers)):
+        tokens.extend([vocabulary.setdefault(word, len(vocabulary)) for word in each])
+        lengths.append(len(each))
+    if not vocabulary:  # no item has a word; an index has at least one, and nobody can ask for this one
+        vocabulary, lengths = {"": 0}, array("i", [1] * max(1, len(lengths)))
+        tokens = array("i", [0] * len(lengths))
+    sizes = np.frombuffer(lengths, np.int32)
+    data, rows_of, starts = _postings(np.frombuffer(tokens, np.int32), sizes, len(vocabulary))
+    vocabulary.setdefault("", len(vocabulary))  # bm25s has it as well, without postings
+    words = Words(len(sizes), vocabulary, data, rows_of, starts, *_sort(numbers))
+    return words, len(tokens) / max(1, len(sizes))
 
 
-def _counted_in(numbers: array[int]) -> Callable[[str], str]:
+def _postings(tokens: np.ndarray, sizes: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, rows and the words' starts from the words of all items one after another `(t,)` and how many each has
+    `(n,)`; to the last bit those of bm25s."""
+    items = len(sizes)
+    keys = tokens.astype(np.int64) * items + np.repeat(np.arange(items, dtype=np.int64), sizes)
+    keys.sort()
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    counts = np.diff(first, append=len(keys)).astype(np.float32)
+    words, rows = np.divmod(keys[first], items)
+    starts = np.searchsorted(words, np.arange(vocabulary + 1)).astype(np.int64)
+    rarity = np.asarray([_rarity(items, int(n)) for n in np.diff(starts)], np.float32)
+    longer = K1 * ((1 - B) + B * sizes / sizes.mean())
+    data = np.empty(len(first), np.float32)
+    for at in range(0, len(first), 1_000_000):  # in double precision, so a part at a time
+        part = slice(at, at + 1_000_000)
+        data[part] = rarity[words[part]] * (counts[part] / (longer[rows[part]] + counts[part]))
+    return data, rows.astype(np.int32), starts
+
+
+def _number_wholes(numbers: array[int]) -> Callable[[str], str]:
     """Takes a whole caption down as a number, and leaves the common word in its place."""
 
-    def counted(token: str) -> str:
+    def number(token: str) -> str:
         numbers.append(int(_number(token)))
         return EVERY
 
-    return counted
+    return number
 
 
-def _sorted(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
+def _sort(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
     hashes = np.frombuffer(numbers, np.uint64) if len(numbers) else np.zeros(0, np.uint64)
     rows = np.argsort(hashes, kind="stable").astype(np.int32)
     return hashes[rows], rows
@@ -190,10 +216,8 @@ def build_like(
 
     `mean_words`: words an item of `like`. A word that `like` does not know weighs as one that only these items have.
     """
-    import bm25s
-
     numbers = array("Q")
-    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, _counted_in(numbers))]
+    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, _number_wholes(numbers))]
     frequencies = Counter(word for counts in tokens for word in counts)
     vocab = {word: i for i, word in enumerate(frequencies)}
     rows: list[list[int]] = [[] for _ in vocab]
@@ -208,31 +232,30 @@ def build_like(
             )
             rows[vocab[word]].append(row)
             data[vocab[word]].append(rarity * count / (count + longer))
-    made = bm25s.BM25(method="lucene", k1=K1, b=B)
-    made.scores = {
-        "data": np.asarray([x for column in data for x in column], np.float32),
-        "indices": np.asarray([x for column in rows for x in column], np.int32),
-        "indptr": np.cumsum([0, *map(len, rows)]).astype(np.int64),
-        "num_docs": len(tokens),
-    }
-    made.vocab_dict = vocab
-    return Words(made, *_sorted(numbers), like)
+    return Words(
+        len(tokens),
+        vocab,
+        np.asarray([x for column in data for x in column], np.float32),
+        np.asarray([x for column in rows for x in column], np.int32),
+        np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        *_sort(numbers),
+        like,
+    )
 
 
 def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; equal
     ones by row; -1 pads."""
     rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-    asked = words(text)
-    spans = [span for word in dict.fromkeys(asked) if (span := index.span(word)).stop > span.start]
-    same = index.score_of_same(text) if asked else (np.zeros(0, np.int32), np.zeros(0, np.float32))
+    own = words(text)
+    spans = [span for word in dict.fromkeys(own) if (span := index.span(word)).stop > span.start]
+    same = index.score_of_same(text) if own else (np.zeros(0, np.int32), np.zeros(0, np.float32))
     if k < 1 or not (spans or len(same[0])):
         return rows, best
-    postings = index.index.scores
     scores = np.zeros(index.documents, np.float32)
     scores[same[0]] += same[1]
     for span in spans:  # a word has each row once, so no sum is lost
-        scores[postings["indices"][span]] += postings["data"][span]
+        scores[index.rows_of[span]] += index.data[span]
     if allowed is not None:
         scores *= allowed
     found = np.flatnonzero(scores > 0)
@@ -253,8 +276,15 @@ def search(
 
 
 def save(index: Words, path: Path) -> None:
-    """Write the index to the directory `path` (plain .npy and .json)."""
-    index.index.save(str(path), show_progress=False)
+    """Write the index to the directory `path`: plain .npy and .json, which bm25s reads too."""
+    path.mkdir(parents=True, exist_ok=True)
+    np.save(path / DATA, index.data)
+    np.save(path / INDICES, index.rows_of)
+    np.save(path / INDPTR, index.starts)
+    (path / VOCABULARY).write_text(json.dumps(index.vocabulary, ensure_ascii=False), encoding="utf-8")
+    parameters = {"k1": K1, "b": B, "delta": 0.5, "method": "lucene", "idf_method": "lucene", "dtype": "float32"}
+    parameters |= {"int_dtype": "int32", "num_docs": index.documents}
+    (path / PARAMETERS).write_text(json.dumps(parameters, indent=4), encoding="utf-8")
     np.save(path / HASHES, index.hashes)
     np.save(path / ROWS, index.rows)
 
@@ -262,8 +292,8 @@ def save(index: Words, path: Path) -> None:
 def load(path: Path) -> Words:
     """The index in the directory `path`, whose files are ours, checked by their hashes; large arrays are mapped, not
     read."""
-    import bm25s
-
-    index = bm25s.BM25.load(str(path), load_corpus=False, mmap=True, allow_pickle=False)
-    hashes, rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in (HASHES, ROWS))
-    return Words(index, hashes, rows)
+    names = (DATA, INDICES, INDPTR, HASHES, ROWS)
+    data, rows_of, starts, hashes, rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names)
+    vocabulary = json.loads((path / VOCABULARY).read_text(encoding="utf-8"))
+    documents = int(json.loads((path / PARAMETERS).read_text(encoding="utf-8"))["num_docs"])
+    return Words(documents, vocabulary, data, rows_of, starts, hashes, rows)

@@ -15,7 +15,7 @@ import numpy as np
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.lock import lock
-from bowerbird.core.progress import OnMessage, ignore_message
+from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.knowledge.search import planner, segment
 from bowerbird.knowledge.search.protocol import IndexedRows
 from bowerbird.knowledge.search.segment import Segment
@@ -36,7 +36,7 @@ def open_snapshot(
     *,
     memory: int,
     renew: bool = False,
-    on_message: OnMessage = ignore_message,
+    on_message: OnMessage = log_message,
 ) -> Snapshot:
     """The searchable form of `rows`, of the knowledge base at `path`; `tag`: `Store.tag`.
 
@@ -74,7 +74,7 @@ def make(
     dim: int,
     *,
     memory: int,
-    on_message: OnMessage = ignore_message,
+    on_message: OnMessage = log_message,
     rebuild: bool = False,
 ) -> Segment:
     """The main segment of `rows`, written to `index/`, or to a temporary folder where nothing can be written.

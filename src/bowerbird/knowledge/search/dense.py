@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sys
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +58,27 @@ class RowFile:
             if kind != np.dtype("<f4"):
                 raise ValueError(f"{path}: holds {kind}, not float32")
             self.handle = os.dup(file.fileno())
+        self._turn = threading.Lock()  # for systems that read only where a file's position is
         weakref.finalize(self, os.close, self.handle)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The rows of these numbers `(n,)`, float32 `(n, d)`."""
         made = np.empty((len(rows), self.dim), np.float32)
         for at, row in enumerate(rows.tolist()):
-            if os.preadv(self.handle, [made[at]], self.start + 4 * self.dim * row) != made[at].nbytes:
+            if self._read_into(made[at], self.start + 4 * self.dim * row) != made[at].nbytes:
                 raise BowerbirdError(f"{self.path}: shorter than when it was opened; open the knowledge base again")
         return made
+
+    def _read_into(self, row: np.ndarray, offset: int) -> int:
+        """Bytes read into `row` from `offset` on. `os.preadv` where the system has it (Linux, macOS 11, BSD), else
+        (Windows) a seek and a read, one thread at a time."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self.handle, [row.data], offset)
+        with self._turn:
+            os.lseek(self.handle, offset, os.SEEK_SET)
+            data = os.read(self.handle, row.nbytes)
+        row[: len(data) // 4] = np.frombuffer(data, "<f4", len(data) // 4)
+        return len(data)
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class Vectors:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def shrink(vectors: Vectors, path: Path) -> np.ndarray:
+def quantize(vectors: Vectors, path: Path) -> np.ndarray:
     """Write `Vectors.small` to the file `path`, block by block; returns the `steps`."""
     made = np.lib.format.open_memmap(path, mode="w+", dtype=np.int8, shape=vectors.raw.shape)
     steps = np.empty(len(vectors), np.float32)
@@ -115,11 +129,12 @@ def shrink(vectors: Vectors, path: Path) -> np.ndarray:
 
 
 def load_small(path: Path) -> np.ndarray:
-    """The file that `shrink` wrote, mapped as a whole where the system can: one call in place of a fault at every
+    """The file that `quantize` wrote, mapped as a whole where the system can: one call in place of a fault at every
     first touch."""
     found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     with contextlib.suppress(AttributeError, OSError, ValueError):
-        found._mmap.madvise(_POPULATE_READ)  # type: ignore[attr-defined]
+        if sys.platform == "linux":  # elsewhere the number may mean another advice
+            found._mmap.madvise(_POPULATE_READ)  # type: ignore[attr-defined]
     return found
 
 
@@ -144,10 +159,10 @@ def exact(
         raw = vectors.raw[start : start + block] if rows is None else vectors.raw[at]
         scores = queries @ raw.T
         scores /= vectors.lengths[at]
-        best_rows, best = _merged(best_rows, best, np.broadcast_to(at, scores.shape), scores, width)
+        best_rows, best = _merge(best_rows, best, np.broadcast_to(at, scores.shape), scores, width)
         if total > block:
             vectors.release()
-    return _padded(best_rows, best, k)
+    return _pad(best_rows, best, k)
 
 
 def approximate(
@@ -169,14 +184,14 @@ def approximate(
     candidates = candidates_of(index, queries, min(max(depth, k), len(vectors)), probes)
     for q, found in enumerate(candidates):
         found = found[found != ABSENT]
-        found = np.sort(narrowed(vectors, found if live is None else found[live[found]], queries[q], k))
+        found = np.sort(narrow(vectors, found if live is None else found[live[found]], queries[q], k))
         exactly = vectors.few(found) @ queries[q] / vectors.lengths[found]
         order = np.argsort(-exactly, kind="stable")[:k]
         rows[q, : len(order)], scores[q, : len(order)] = found[order], exactly[order]
     return rows, scores
 
 
-def narrowed(vectors: Vectors, rows: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+def narrow(vectors: Vectors, rows: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
     """The `rows` that 8 bits a number put first, twice as many as the k wanted and some; all of them where there are
     no such numbers."""
     keep = 2 * k + 4
@@ -208,10 +223,10 @@ def merge(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best of two results over different rows."""
-    return _padded(*_merged(*first, *second, k), k)
+    return _pad(*_merge(*first, *second, k), k)
 
 
-def _merged(
+def _merge(
     rows_a: np.ndarray, a: np.ndarray, rows_b: np.ndarray, b: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `width` best of two sets of columns, best first, then by row."""
@@ -227,7 +242,7 @@ def _merged(
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def _padded(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _pad(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     missing = k - rows.shape[1]
     if missing > 0:
         rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=ABSENT)

@@ -25,7 +25,7 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 @dataclass(frozen=True)
 class Plan:
-    """The index for `items` vectors of `dim` numbers: its kind, lists, training sample, items a shard, and the
+    """The index for `items` vectors of dimension `dim`: its kind, lists, training sample, items a shard, and the
     estimates.
 
     `small`: whether the vectors are also kept in 8 bits a number, in memory, to rank by before the exact ones are
@@ -47,7 +47,7 @@ class Plan:
         """One line for a person."""
         lists = f", {self.lists} lists from {self.sample:,} samples" if self.lists else ""
         return (
-            f"{self.kind} index over {self.items:,} items of {self.dim} numbers{lists}: about {self.seconds:.0f} s, "
+            f"{self.kind} index over {self.items:,} items of dimension {self.dim}{lists}: about {self.seconds:.0f} s, "
             f"{self.memory / 1e6:,.0f} MB of memory, {self.disk / 1e6:,.0f} MB of disk"
         )
 
@@ -61,7 +61,7 @@ def parse_memory(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size < 64 * _UNITS["M"]:
-        raise BowerbirdError(f"--memory {text}: give at least 64M, as in 500M or 2G")
+        raise BowerbirdError(f"`memory` {text}: give at least 64M, as in 500M or 2G")
     return size
 
 

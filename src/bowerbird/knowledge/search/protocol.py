@@ -10,24 +10,57 @@ import pyarrow as pa
 
 
 class Searchable(Protocol):
-    """Items by row number; what a row number is, and what `allowed` is, is the store's own business (`store.allowed`
-    gives it). -1 is no row."""
+    """The items of a store at one version, by row number: the contract of a store's `snapshot`.
+
+    What a row number is (any int64 from 0 on), and what `allowed` is, is the store's own business (`Store.allowed`
+    gives it); -1 (`ABSENT`) is no row. `Q` queries, `K` results each, best first; -1 and a score of -inf pad where
+    fewer are found.
+    """
 
     @property
-    def ids(self) -> np.ndarray: ...
-    def __len__(self) -> int: ...
-    def rows_of(self, ids: np.ndarray) -> np.ndarray: ...
-    def ids_of(self, rows: np.ndarray) -> np.ndarray: ...
-    def embeddings(self, rows: np.ndarray) -> np.ndarray: ...
-    def described(
-        self, rows: np.ndarray
-    ) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]: ...
-    def names(self, rows: np.ndarray) -> list[str]: ...
-    def values(self, column: str, rows: np.ndarray) -> list[list[Any]]: ...
+    def ids(self) -> np.ndarray:
+        """The ids of all items, int64 `(n,)`."""
+        ...
+
+    def __len__(self) -> int:
+        """Items."""
+        ...
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """The row of each id `(n,)`, int64; -1 for an id that is not here."""
+        ...
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """The id of each row, of any shape; -1 stays."""
+        ...
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """The raw embeddings of `rows`, of any shape, float32 `(…, d)`; zeros for -1."""
+        ...
+
+    def describe(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
+        """Captions and metadata (without empty values) of `rows` `(Q, K)`; empty ones for -1."""
+        ...
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """Where each of `rows` `(n,)` came from: its file or row name."""
+        ...
+
+    def values(self, column: str, rows: np.ndarray) -> list[list[Any]]:
+        """One metadata column of `rows` `(Q, K)`; None for -1, or where there is no value."""
+        ...
+
     def dense(
         self, queries: np.ndarray, k: int, allowed: Any = None, *, exact: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-    def words(self, text: str, k: int, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]: ...
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)` of prepared queries float32 `(Q, d)`, each `(Q, k)`, among `allowed` (all when
+        None): inner products, with unit vectors where the knowledge base normalizes. `exact`: miss none."""
+        ...
+
+    def words(self, text: str, k: int, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)`, each `(k,)`, by BM25 (`search.bm25.words` of captions and tags); only items that
+        share a word with `text`."""
+        ...
 
 
 class IndexedRows(Protocol):

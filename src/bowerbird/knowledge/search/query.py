@@ -93,7 +93,7 @@ def mix_queries(encoder: Encoder, parts: Sequence[tuple[str | Image.Image | np.n
             )
         if vector.shape[1] != encoder.dim:
             raise MismatchError(
-                f"a query of {vector.shape[1]} numbers in a query_mix; encoder {encoder.name!r} has {encoder.dim}"
+                f"a vector of dimension {vector.shape[1]} in a query_mix; encoder {encoder.name!r} has {encoder.dim}"
             )
         total += weight * dense.prepare(vector, True)
     if np.linalg.norm(total) < 1e-6:

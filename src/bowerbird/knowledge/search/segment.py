@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import OnMessage, ignore_message
+from bowerbird.core.progress import OnMessage
 from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
 from bowerbird.knowledge.search import ann, bm25, dense
 from bowerbird.knowledge.search.planner import Plan
@@ -127,9 +127,9 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
 
 
 def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim: int, on_message: OnMessage) -> None:
-    """Make the segment of `rows` in `folder`; what an interrupted making left there (`checkpoint.resumable_directory`)
+    """Make the segment of `rows` in `folder`; what an interrupted making left there (`files.resumable_directory`)
     is gone on with."""
-    on_message = ignore_message if plan.kind == "flat" else on_message  # it takes a second
+    on_message = (lambda _: None) if plan.kind == "flat" else on_message  # it takes a second
     done = folder / "rows.json"
     if not done.is_file():
         on_message(f"reading {plan.items:,} rows")
@@ -163,12 +163,12 @@ def _write_dense(folder: Path, plan: Plan, on_message: OnMessage) -> dict[str, A
         return {}
     vectors = dense.Vectors(np.load(folder / VECTORS, mmap_mode="r"), np.load(folder / LENGTHS))
     if plan.small:
-        on_message("shrinking the vectors")
-        np.save(folder / STEPS, dense.shrink(vectors, folder / SMALL))
+        on_message("quantizing the vectors to 8 bits")
+        np.save(folder / STEPS, dense.quantize(vectors, folder / SMALL))
         vectors = dense.Vectors(vectors.raw, vectors.lengths, dense.load_small(folder / SMALL), np.load(folder / STEPS))
     index = ann.build(vectors, plan, folder, on_message)
     dense.save(index, folder / DENSE)
-    return ann.tuned(index, vectors, plan, on_message)
+    return ann.tune(index, vectors, plan, on_message)
 
 
 def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize: bool) -> None:
@@ -207,7 +207,7 @@ def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
         if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout", "words")):
             return None
         try:
-            made = _opened(folder, facts)
+            made = _open(folder, facts)
         except (
             BowerbirdError,
             OSError,
@@ -231,8 +231,8 @@ def _facts(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _opened(folder: Path, facts: dict[str, Any]) -> Segment | None:
-    if checksums.changed(folder, facts["files"]):
+def _open(folder: Path, facts: dict[str, Any]) -> Segment | None:
+    if checksums.find_changes(folder, facts["files"]):
         return None
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
@@ -240,12 +240,12 @@ def _opened(folder: Path, facts: dict[str, Any]) -> Segment | None:
         np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False),
         np.load(folder / LENGTHS, allow_pickle=False),
     )
-    shrunk = SMALL in facts["files"]
+    quantized = SMALL in facts["files"]
     vectors = dense.Vectors(
         raw,
         lengths,
-        small=dense.load_small(folder / SMALL) if shrunk else None,
-        steps=np.load(folder / STEPS, allow_pickle=False) if shrunk else None,
+        small=dense.load_small(folder / SMALL) if quantized else None,
+        steps=np.load(folder / STEPS, allow_pickle=False) if quantized else None,
         file=dense.RowFile(folder / VECTORS),
     )
     index = dense.load(folder / DENSE) if DENSE in facts["files"] else None

@@ -68,7 +68,7 @@ class Snapshot:
         made[recent] = self.tail.vectors.raw[rows[recent] - len(self.main)]
         return made
 
-    def described(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
+    def describe(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
         """Captions and metadata (without empty values) of `rows` `(Q, K)`; empty ones for -1."""
         places = [[None if row == ABSENT else self._of(row) for row in line] for line in rows.tolist()]
         captions = tuple(

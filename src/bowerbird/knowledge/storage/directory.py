@@ -1,7 +1,7 @@
 """A knowledge base as a directory: manifest, rows, index, versions; many readers, one writer.
 
 `kb.json` is the manifest and is written last; `files.json` holds the hash of every file of the rows; `rows.lance`
-holds the truth; `index/` holds caches. Knows embeddings as numbers and an encoder by its fingerprint only.
+holds the truth; `index/` holds caches. Knows embeddings as arrays and an encoder by its fingerprint only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.lock import writer_lock
-from bowerbird.core.progress import OnMessage, ignore_message
+from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.knowledge.search import build
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
@@ -33,20 +33,21 @@ FORMAT = 2
 MANIFEST, FILES = "kb.json", "files.json"
 
 
-class Store:
-    """The directory at `path`, fixed at the version of `manifest`; a change moves it to a new one.
+class DirectoryStore:
+    """A `storage.protocol.Store`: the directory at `path`, fixed at the version of `manifest`; a change moves it
+    to a new one.
 
     `memory`: bytes that making an index may take. `on_message` hears what takes long.
     """
 
     def __init__(
-        self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message
+        self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message
     ) -> None:
         self.path, self.manifest, self.memory, self.on_message = path, manifest, memory, on_message
         self._token = 0  # of the change that is being made
 
     @classmethod
-    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message) -> Store:
+    def open(cls, path: Path, memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message) -> DirectoryStore:
         """The directory at its newest version. Raises: BowerbirdError when no knowledge base is there, or its manifest
         is damaged."""
         if not (path / MANIFEST).is_file():
@@ -68,8 +69,8 @@ class Store:
         encoder: dict[str, Any],
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
-        on_message: OnMessage = ignore_message,
-    ) -> Store:
+        on_message: OnMessage = log_message,
+    ) -> DirectoryStore:
         """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
 
         `encoder`: name, fingerprint, dim, normalize. `words`: how often a word of a caption and of the tags counts.
@@ -94,14 +95,14 @@ class Store:
             files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
         return cls(path, read_manifest(path), memory, on_message)
 
-    def at_version(self, version: int) -> Store:
+    def at_version(self, version: int) -> DirectoryStore:
         """As it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
         found = next((entry for entry in self.manifest["history"] if entry["version"] == version), None)
         if found is None:
             raise BowerbirdError(
                 f"{self.path}: version {version} is not kept; there are {self.versions[0]} to {self.versions[-1]}"
             )
-        return Store(self.path, {**self.manifest, **found}, self.memory, self.on_message)
+        return DirectoryStore(self.path, {**self.manifest, **found}, self.memory, self.on_message)
 
     @property
     def versions(self) -> list[int]:
@@ -110,7 +111,7 @@ class Store:
 
     @property
     def dim(self) -> int:
-        """Numbers an embedding has."""
+        """The embedding dimension."""
         return int(self.manifest["encoder"]["dim"])
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class Store:
                     "of version": main["version"],
                 },
                 "bm25": {
-                    "kind": "bm25s lucene",
+                    "kind": "bm25 (lucene)",
                     "weights": dict(zip(("caption", "tags"), self.manifest["words"], strict=True)),
                 },
                 "beside them": {"added": len(self.snapshot.tail), "removed": int((~self.snapshot.live).sum())},
@@ -148,26 +149,26 @@ class Store:
         """The truth: the table of this version. Raises: BowerbirdError when its files are not those that were
         written."""
         forgetting = bool(self.manifest.get("forgetting"))
-        wrong = checksums.changed(
+        wrong = checksums.find_changes(
             self.path, files.read_sealed(self.path / FILES, "list of files"), by_time=False, may_be_gone=forgetting
         )
         if wrong:
             if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
-                raise BowerbirdError(self._forgotten())
+                raise BowerbirdError(self._forgotten_line())
             raise BowerbirdError(
                 f"{wrong[0]}; restore it from a copy; bowerbird kb verify {self.path} names every damaged file"
             )
         return Rows(self.path, int(self.manifest["rows_version"]))
 
-    def _forgotten(self) -> str:
+    def _forgotten_line(self) -> str:
         return f"{self.path}: version {self.manifest['version']} was forgotten since it was opened; open it again"
 
     @cached_property
     def snapshot(self) -> Snapshot:
         """What is searched."""
-        return self._opened(renew=False)
+        return self._open_snapshot(renew=False)
 
-    def _opened(self, *, renew: bool) -> Snapshot:
+    def _open_snapshot(self, *, renew: bool) -> Snapshot:
         return build.open_snapshot(
             self.path,
             lambda: self.rows,
@@ -217,7 +218,7 @@ class Store:
             yield
         except (BowerbirdError, OSError, RuntimeError, ValueError) as error:
             if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
-                raise BowerbirdError(self._forgotten()) from error
+                raise BowerbirdError(self._forgotten_line()) from error
             if isinstance(error, BowerbirdError):
                 raise
             raise BowerbirdError(
@@ -291,7 +292,7 @@ class Store:
         """Take the new version's searchable form; an index that cannot be made is no loss, as what came since is
         searched without."""
         try:
-            self.__dict__["snapshot"] = self._opened(renew=True)
+            self.__dict__["snapshot"] = self._open_snapshot(renew=True)
         except (BowerbirdError, OSError, RuntimeError) as error:
             self.on_message(f"{self.path}: the index was not renewed ({str(error)[:160]})")
 
@@ -327,6 +328,31 @@ class Store:
             self.__dict__.pop(name, None)
 
 
+@contextmanager
+def create(
+    path: Path,
+    encoder: dict[str, Any],
+    words: Sequence[int],
+    tag: dict[str, Any],
+    memory: int,
+    on_message: OnMessage,
+) -> Iterator[DirectoryStore]:
+    """An empty directory to be filled in the block; it appears at `path` when that ends well, and is gone on with by
+    the next block of the same `tag`.
+
+    Raises: BowerbirdError when `path` is taken.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        what = (
+            "a knowledge base is there already; add to it: bowerbird kb add"
+            if (path / MANIFEST).is_file()
+            else "this path is taken; give a new one"
+        )
+        raise BowerbirdError(f"{path}: {what}")
+    with files.resumable_directory(path, tag, worth=has_items) as target:
+        yield DirectoryStore.create(target, encoder, words, memory, on_message)
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in the folder `path`; a person may have given the encoder another name.
 
@@ -340,13 +366,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
         or embeddings != {key: encoder.get(key) for key in embeddings}
     ):
         raise MismatchError(
-            f"{path}: made with encoder {embeddings.get('fingerprint')} ({embeddings.get('dim')} numbers), and"
-            f" {MANIFEST} now says {encoder}; restore it from a copy, or build it again: bowerbird kb build NEW SOURCE"
+            f"{path}: made with encoder {embeddings.get('fingerprint')} (embedding dimension {embeddings.get('dim')}),"
+            f" and {MANIFEST} now says {encoder}; restore it from a copy, or build it again: bowerbird kb build NEW"
+            " SOURCE"
         )
     return manifest
 
 
-def holds_something(folder: Path) -> bool:
+def has_items(folder: Path) -> bool:
     """Whether a build that ended in an error has committed items, which the same command then need not embed again."""
     try:
         return int(files.read_sealed(folder / MANIFEST, "knowledge base")["items"]) > 0
@@ -358,7 +385,7 @@ def record_files(path: Path) -> None:
     """Write the hashes of the rows' files, which never change once written; done before the manifest that relies on
     them."""
     known = files.read_sealed(path / FILES, "list of files") if (path / FILES).is_file() else {}
-    names = [f"{ROWS_FOLDER}/{name}" for name in checksums.listed(path / ROWS_FOLDER) if not name.endswith(HINT)]
+    names = [f"{ROWS_FOLDER}/{name}" for name in checksums.list_files(path / ROWS_FOLDER) if not name.endswith(HINT)]
     files.write_sealed(path / FILES, checksums.record(path, known=known, only=names, durable=True))
 
 

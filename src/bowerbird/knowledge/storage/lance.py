@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.filters import explain
-from bowerbird.data.item import OWN_COLUMNS, hash_of, renamed
+from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
 
 TABLE = "rows"
 FOLDER = "rows.lance"
@@ -51,7 +51,7 @@ class Rows:
 
     @classmethod
     def create(cls, folder: Path, dim: int) -> Rows:
-        """An empty table for embeddings of `dim` numbers."""
+        """An empty table for embeddings of dimension `dim`."""
         import lancedb
 
         schema = pa.schema(
@@ -220,12 +220,12 @@ class Rows:
             found = self.whole(ids[start : start + 200])
             items = []
             for row in found.drop_columns(["embedding"]).to_pylist():
-                said = row["caption"] if caption is None else caption
+                new_caption = row["caption"] if caption is None else caption
                 kept = {name: row[name] for name in names if row[name] is not None}
                 items.append(
                     {
                         "id": row["id"],
-                        "caption": said,
+                        "caption": new_caption,
                         "name": row["name"],
                         "image": row["image"],
                         "metadata": kept | metadata,
@@ -234,7 +234,7 @@ class Rows:
             embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
             if caption is not None:
                 items = [
-                    item | {"id": renamed(item["image"], vector, caption)}
+                    item | {"id": item_id(item["image"], vector, caption)}
                     for item, vector in zip(items, embeddings, strict=True)
                 ]
             self.delete(ids[start : start + 200])
@@ -247,7 +247,7 @@ class Rows:
             found = self.whole(ids[start : start + 200])
             vectors = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
             for number, data, vector in zip(found["id"].to_pylist(), found["image"].to_pylist(), vectors, strict=True):
-                new = renamed(data, vector, caption)
+                new = item_id(data, vector, caption)
                 if new in others or becomes.setdefault(new, number) != number:
                     raise BowerbirdError(
                         f"{self.folder}: with caption {caption!r}, item {number} would be the same as item"
@@ -278,12 +278,12 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
     names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check"))
     columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
     for row in range(len(batch)):
-        said = json.dumps(
+        text = json.dumps(
             [[name, column[row]] for name, column in columns if column[row] is not None],
             ensure_ascii=False,
             default=str,
         )
-        digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         total[row] ^= np.uint64(int.from_bytes(digest, "big"))
     return total.view(np.int64)
 

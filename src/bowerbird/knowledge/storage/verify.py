@@ -18,7 +18,7 @@ from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import Progress
 from bowerbird.knowledge.search import build, segment
-from bowerbird.knowledge.storage.directory import FILES, MANIFEST, Store
+from bowerbird.knowledge.storage.directory import FILES, MANIFEST, DirectoryStore
 from bowerbird.knowledge.storage.id_set import Known
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT
@@ -72,7 +72,7 @@ def verify(path: str | Path, *, repair: bool = False, progress: Progress | None 
 def _version(path: Path) -> int | None:
     """The version now, if it can be read."""
     try:
-        return int(Store.open(path).manifest["version"])
+        return int(DirectoryStore.open(path).manifest["version"])
     except (BowerbirdError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -80,10 +80,10 @@ def _version(path: Path) -> int | None:
 def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Verdict:
     verdict = Verdict()
     try:
-        store = Store.open(path)
+        store = DirectoryStore.open(path)
         files.read_sealed(path / MANIFEST, "knowledge base", exactly=True)
         recorded = files.read_sealed(path / FILES, "list of files", exactly=True)
-        verdict.corrupt += checksums.changed(path, recorded, thorough=True)
+        verdict.corrupt += checksums.find_changes(path, recorded, thorough=True)
         verdict.corrupt += _rows(store, verdict, progress)
     except BowerbirdError as error:
         verdict.corrupt.append(str(error))
@@ -104,7 +104,7 @@ def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Ver
     return verdict
 
 
-def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str]:
+def _rows(store: DirectoryStore, verdict: Verdict, progress: Progress | None) -> list[str]:
     """Every row against its check, and every picture against its id."""
     wrong = []
     rows = store.rows
@@ -129,14 +129,14 @@ def _rows(store: Store, verdict: Verdict, progress: Progress | None) -> list[str
     return wrong
 
 
-def _index(store: Store) -> str | None:
+def _index(store: DirectoryStore) -> str | None:
     """What is wrong with the main segment, if anything."""
     folder = store.path / segment.FOLDER
     if not folder.exists():
         return f"{folder}: not there"
     try:
         recorded = files.read_sealed(folder / segment.MANIFEST, "index", exactly=True)["files"]
-        wrong = checksums.changed(folder, recorded, thorough=True)
+        wrong = checksums.find_changes(folder, recorded, thorough=True)
     except (BowerbirdError, KeyError, TypeError, AttributeError) as error:
         return f"{folder / segment.MANIFEST}: {error}"
     if wrong:

@@ -76,7 +76,7 @@ def connect(place: str, address: Address, *, make: bool) -> MilvusClient:
         raise BowerbirdError(f"{place}: needs the Milvus client: pip install 'bowerbird[milvus]'") from error
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is said once, by us
-    with said(place):
+    with one_line_errors(place):
         if address.embedded:
             Path(address.uri).absolute().parent.mkdir(parents=True, exist_ok=True)
         return MilvusClient(uri=address.uri, token=os.environ.get(TOKEN, ""))
@@ -91,7 +91,7 @@ def release(address: Address) -> None:
 
 
 @contextmanager
-def said(place: str) -> Iterator[None]:
+def one_line_errors(place: str) -> Iterator[None]:
     """Turns what the client library raises into a BowerbirdError."""
     import grpc
     from pymilvus.exceptions import MilvusException

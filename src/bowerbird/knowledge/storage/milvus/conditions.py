@@ -1,4 +1,4 @@
-"""`--where` for Milvus: the part of SQL that Milvus has too, translated; the rest is left to the same engine as
+"""`where` for Milvus: the part of SQL that Milvus has too, translated; the rest is left to the same engine as
 everywhere."""
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def translate(where: str, columns: Iterable[str]) -> str | None:
     differs.
     """
     try:
-        tokens = _with_columns(_tokens(where), [*OWN, *columns])
-        made, at = _either(tokens, 0)
+        tokens = _name_columns(_tokens(where), [*OWN, *columns])
+        made, at = _any_of(tokens, 0)
         return made if at == len(tokens) else None
     except (Untranslatable, RecursionError):
         return None
@@ -48,7 +48,7 @@ def _tokens(where: str) -> list[tuple[str, str]]:
     return found
 
 
-def _with_columns(tokens: list[tuple[str, str]], columns: Iterable[str]) -> list[tuple[str, str]]:
+def _name_columns(tokens: list[tuple[str, str]], columns: Iterable[str]) -> list[tuple[str, str]]:
     """The tokens with columns as they are written; SQL takes `Style` for `style`, Milvus does not."""
     named: dict[str, set[str]] = {}
     for column in columns:
@@ -62,15 +62,15 @@ def _with_columns(tokens: list[tuple[str, str]], columns: Iterable[str]) -> list
     return found
 
 
-def _either(tokens: list[tuple[str, str]], at: int) -> tuple[str, int]:
-    return _joined(tokens, at, "or", _both)
+def _any_of(tokens: list[tuple[str, str]], at: int) -> tuple[str, int]:
+    return _join(tokens, at, "or", _all_of)
 
 
-def _both(tokens: list[tuple[str, str]], at: int) -> tuple[str, int]:
-    return _joined(tokens, at, "and", _one)
+def _all_of(tokens: list[tuple[str, str]], at: int) -> tuple[str, int]:
+    return _join(tokens, at, "and", _one)
 
 
-def _joined(tokens: list[tuple[str, str]], at: int, word: str, part: object) -> tuple[str, int]:
+def _join(tokens: list[tuple[str, str]], at: int, word: str, part: object) -> tuple[str, int]:
     parts = []
     while True:
         made, at = part(tokens, at)  # type: ignore[operator]
@@ -84,7 +84,7 @@ def _one(tokens: list[tuple[str, str]], at: int) -> tuple[str, int]:
     kinds = [kind for kind, _ in tokens[at : at + 3]]
     values = [value for _, value in tokens[at : at + 3]]
     if values[:1] == ["("] and kinds[:1] == ["sign"]:
-        made, at = _either(tokens, at + 1)
+        made, at = _any_of(tokens, at + 1)
         if tokens[at : at + 1] != [("sign", ")")]:
             raise Untranslatable
         return made, at + 1

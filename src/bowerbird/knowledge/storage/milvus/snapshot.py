@@ -1,4 +1,4 @@
-"""Searching a Milvus collection: what `knowledge.snapshot.Snapshot` is for a directory. A row's number is its id."""
+"""Searching a Milvus collection: what `search.snapshot.Snapshot` is for a directory. A row's number is its id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import bm25
-from bowerbird.knowledge.storage.milvus.client import said
+from bowerbird.knowledge.storage.milvus.client import one_line_errors
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -30,7 +30,7 @@ class MilvusSnapshot:
         self._records: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
-        with said(self.place):
+        with one_line_errors(self.place):
             return int(self.client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     @cached_property
@@ -45,7 +45,7 @@ class MilvusSnapshot:
     def scan(self, condition: str, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Some fields of all items, or of those that satisfy a condition of Milvus, page by page."""
         found: list[dict[str, Any]] = []
-        with said(self.place):
+        with one_line_errors(self.place):
             pages = self.client.query_iterator(
                 self.collection, batch_size=PAGE, filter=condition, output_fields=list(fields)
             )
@@ -71,7 +71,7 @@ class MilvusSnapshot:
         there = {number: self._records[number] for number in wanted if number in self._records}
         missing = sorted(wanted - there.keys())
         for start in range(0, len(missing), PAGE):
-            with said(self.place):
+            with one_line_errors(self.place):
                 found = self.client.get(self.collection, ids=missing[start : start + PAGE], output_fields=FIELDS)
             there |= {int(row["id"]): dict(row) for row in found}
             self._remember(found)
@@ -92,7 +92,7 @@ class MilvusSnapshot:
         ]
         return np.stack(flat).reshape(*rows.shape, self.dim) if flat else np.zeros((*rows.shape, self.dim), np.float32)
 
-    def described(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
+    def describe(self, rows: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[dict[str, Any], ...], ...]]:
         """Captions and metadata of `rows` `(Q, K)`; empty ones for -1."""
         there = self._of(rows)
         captions = tuple(
@@ -122,7 +122,7 @@ class MilvusSnapshot:
         the collection's index is."""
         if not len(queries):
             return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
-        with said(self.place):
+        with one_line_errors(self.place):
             found = self.client.search(
                 self.collection,
                 data=[query.tolist() for query in queries],
@@ -132,27 +132,27 @@ class MilvusSnapshot:
                 output_fields=FIELDS,
                 search_params={"metric_type": self.metric},
             )
-        return self._ranked(found, k)
+        return self._rank(found, k)
 
     def words(self, text: str, k: int, allowed: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(k,)`, by the words of `text`; only items that share one."""
-        asked = query_words(text)
-        if not asked:
+        query = query_words(text)
+        if not query:
             return np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-        with said(self.place):
+        with one_line_errors(self.place):
             found = self.client.search(
                 self.collection,
-                data=[asked],
+                data=[query],
                 anns_field="sparse",
                 limit=k,
                 filter=allowed or "",
                 output_fields=FIELDS,
                 search_params={"metric_type": "BM25"},
             )
-        rows, scores = self._ranked(found, k, abs)  # Milvus Lite counts BM25 downwards, servers upwards
+        rows, scores = self._rank(found, k, abs)  # Milvus Lite counts BM25 downwards, servers upwards
         return rows[0], scores[0]
 
-    def _ranked(self, found: Any, k: int, score: Callable[[float], float] = float) -> tuple[np.ndarray, np.ndarray]:
+    def _rank(self, found: Any, k: int, score: Callable[[float], float] = float) -> tuple[np.ndarray, np.ndarray]:
         """Hits as arrays, best first, equal ones by id."""
         rows, scores = np.full((len(found), k), ABSENT, np.int64), np.full((len(found), k), -np.inf, np.float32)
         for q, hits in enumerate(found):

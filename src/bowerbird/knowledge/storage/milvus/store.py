@@ -1,4 +1,4 @@
-"""A knowledge base as a Milvus collection: what `knowledge.store.Store` is for a directory.
+"""A knowledge base as a Milvus collection: a `storage.protocol.Store` as the directory is one.
 
 What differs: no earlier versions, no lock between processes, no hashes of files; a change is seen as it is made, not
 at the commit. Pictures lie in a second collection, in parts, as Milvus has no field for bytes.
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import OnMessage, ignore_message
+from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.data.filters import filter_rows
-from bowerbird.data.item import hash_of, renamed
+from bowerbird.data.item import hash_of, item_id
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus import conditions
-from bowerbird.knowledge.storage.milvus.client import PICTURES, Address, address_of, connect, release, said
+from bowerbird.knowledge.storage.milvus.client import PICTURES, Address, address_of, connect, one_line_errors, release
 from bowerbird.knowledge.storage.milvus.snapshot import PAGE, MilvusSnapshot, stored_words
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class MilvusStore:
         client: MilvusClient,
         manifest: dict[str, Any],
         memory: int = DEFAULT_MEMORY,
-        on_message: OnMessage = ignore_message,
+        on_message: OnMessage = log_message,
     ) -> None:
         self.place, self.client, self.manifest, self.memory, self.on_message = (
             place,
@@ -71,19 +71,19 @@ class MilvusStore:
         return f"{self.address.collection}{PICTURES}"
 
     @classmethod
-    def open(cls, place: str, memory: int = DEFAULT_MEMORY, on_message: OnMessage = ignore_message) -> MilvusStore:
+    def open(cls, place: str, memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message) -> MilvusStore:
         """The collection as it is. Raises: BowerbirdError when nothing answers, it is no knowledge base, or its build
         did not end."""
-        made = cls._opened(place, memory, on_message)
+        made = cls._open(place, memory, on_message)
         if made.manifest.get("making"):
             raise BowerbirdError(f"{place}: its build goes on, or was interrupted; the same kb build ends it")
         return made
 
     @classmethod
-    def _opened(cls, place: str, memory: int, on_message: OnMessage) -> MilvusStore:
+    def _open(cls, place: str, memory: int, on_message: OnMessage) -> MilvusStore:
         address = address_of(place)
         client = connect(place, address, make=False)
-        with said(place):
+        with one_line_errors(place):
             if not client.has_collection(address.collection):
                 raise BowerbirdError(
                     f"{place}: no knowledge base here; make one: bowerbird kb build {place} FOLDER_OF_PICTURES"
@@ -100,7 +100,7 @@ class MilvusStore:
         encoder: dict[str, Any],
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
-        on_message: OnMessage = ignore_message,
+        on_message: OnMessage = log_message,
         tag: dict[str, Any] | None = None,
     ) -> MilvusStore:
         """Empty collections at `place`, or those of a build of the same `tag` that did not end. Raises: BowerbirdError
@@ -118,7 +118,7 @@ class MilvusStore:
             "columns": {},
             "making": mark,
         }
-        with said(place):
+        with one_line_errors(place):
             if client.has_collection(address.collection):
                 there = read_manifest(place, client, address)
                 if not there.get("making"):
@@ -128,7 +128,7 @@ class MilvusStore:
                         f"{place}: another build was interrupted here; end it with what it was begun with, or give"
                         " another collection"
                     )
-                return cls._opened(place, memory, on_message)
+                return cls._open(place, memory, on_message)
             _create(place, client, address, int(encoder["dim"]), facts)
         return cls(place, client, facts, memory, on_message)
 
@@ -138,7 +138,7 @@ class MilvusStore:
 
     def drop(self) -> None:
         """Take the collections away: a build that gave nothing."""
-        with said(self.place):
+        with one_line_errors(self.place):
             self.client.drop_collection(self.address.collection)
             self.client.drop_collection(self._pictures)
 
@@ -163,7 +163,7 @@ class MilvusStore:
 
     @property
     def dim(self) -> int:
-        """Numbers an embedding has."""
+        """The embedding dimension."""
         return int(self.manifest["encoder"]["dim"])
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ class MilvusStore:
     def allowed(self, where: str) -> str:
         """A condition of Milvus for `where`: translated where that is possible, else the ids that our own
         engine finds."""
-        with said(self.place):
+        with one_line_errors(self.place):
             some = self.client.query(
                 self.address.collection, filter="id >= 0", output_fields=CONDITION_FIELDS, limit=PAGE
             )
@@ -219,9 +219,9 @@ class MilvusStore:
             # Milvus finds nothing where a column is compared with the wrong kind; a directory says so, and so does a
             # sample here
             with contextlib.suppress(BowerbirdError):
-                _satisfying(where, some, self.manifest["columns"])
+                _ids_where(where, some, self.manifest["columns"])
                 return made
-        ids = _satisfying(where, self.snapshot.scan("", CONDITION_FIELDS), self.manifest["columns"])
+        ids = _ids_where(where, self.snapshot.scan("", CONDITION_FIELDS), self.manifest["columns"])
         return f"id in [{', '.join(map(str, ids))}]"
 
     def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
@@ -229,14 +229,14 @@ class MilvusStore:
         left out."""
         wanted = sorted({int(number) for number in ids})
         captions = (
-            dict(zip(wanted, self.snapshot.described(np.asarray([wanted], np.int64))[0][0], strict=True))
+            dict(zip(wanted, self.snapshot.describe(np.asarray([wanted], np.int64))[0][0], strict=True))
             if wanted
             else {}
         )
         parts: dict[int, dict[int, str]] = {}
         for start in range(0, len(wanted), AT_ONCE):
             among = ", ".join(map(str, wanted[start : start + AT_ONCE]))
-            with said(self.place):
+            with one_line_errors(self.place):
                 for row in self.client.query(
                     self._pictures, filter=f"item in [{among}]", output_fields=["item", "part", "data"]
                 ):
@@ -257,8 +257,8 @@ class MilvusStore:
         import pyarrow as pa
 
         rows = np.asarray(ids, np.int64)
-        said_of, facts_of = self.snapshot.described(rows[None])
-        captions, metadata = said_of[0], facts_of[0]
+        described, facts_of = self.snapshot.describe(rows[None])
+        captions, metadata = described[0], facts_of[0]
         pictures, vectors = self.pictures(ids), self.snapshot.embeddings(rows)
         columns: dict[str, Any] = {
             "id": pa.array(rows),
@@ -279,9 +279,9 @@ class MilvusStore:
     def writing(self) -> Iterator[None]:
         """Take the collection as it is now. There is no lock between processes: one writer at a time is the callers'
         to see to."""
-        with said(self.place):
+        with one_line_errors(self.place):
             self.manifest = read_manifest(self.place, self.client, self.address)
-        self._renewed()
+        self._forget()
         yield
 
     def unfit(self, item: dict[str, Any]) -> str | None:
@@ -305,7 +305,7 @@ class MilvusStore:
     def _put(self, collection: str, rows: list[dict[str, Any]]) -> None:
         """Write rows, as many at once as a server takes in one message."""
         for start in range(0, len(rows), BATCH):
-            with said(self.place):
+            with one_line_errors(self.place):
                 self.client.upsert(collection, rows[start : start + BATCH])
 
     def _rows(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> list[dict[str, Any]]:
@@ -339,7 +339,7 @@ class MilvusStore:
         """Remove items; gone at once."""
         for start in range(0, len(ids), BATCH):
             among = [int(number) for number in ids[start : start + BATCH]]
-            with said(self.place):
+            with one_line_errors(self.place):
                 self.client.delete(self.address.collection, ids=among)
                 self.client.delete(self._pictures, filter=f"item in [{', '.join(map(str, among))}]")
 
@@ -350,7 +350,7 @@ class MilvusStore:
         numbers = [int(number) for number in now]
         if caption is not None:
             numbers = [
-                renamed(data, vector, caption)
+                item_id(data, vector, caption)
                 for start in range(0, len(now), AT_ONCE)
                 for data, vector in self._whole(now[start : start + AT_ONCE])
             ]
@@ -358,7 +358,7 @@ class MilvusStore:
                 raise BowerbirdError(
                     f"{self.place}: with caption {caption!r}, two items would be the same; nothing was changed"
                 )
-        captions, facts = self.snapshot.described(now[None])
+        captions, facts = self.snapshot.describe(now[None])
         names, vectors = self.snapshot.names(now), self.snapshot.embeddings(now)
         items = [
             {"id": number, "caption": was if caption is None else caption, "name": name, "metadata": kept | metadata}
@@ -390,14 +390,14 @@ class MilvusStore:
 
     def commit(self) -> None:
         """Count the change, and have the server write what it holds in memory."""
-        with said(self.place):
+        with one_line_errors(self.place):
             self.client.flush(self.address.collection)
             self.client.flush(self._pictures)
-        self._renewed()
+        self._forget()
         self._write({**self.manifest, "version": int(self.manifest["version"]) + 1})
 
     def _write(self, manifest: dict[str, Any]) -> None:
-        with said(self.place):
+        with one_line_errors(self.place):
             self.client.alter_collection_properties(
                 self.address.collection, properties={PROPERTY: json.dumps(manifest)}
             )
@@ -405,19 +405,43 @@ class MilvusStore:
 
     def renew(self) -> None:
         """Forget what was read."""
-        self._renewed()
+        self._forget()
 
-    def _renewed(self) -> None:
+    def _forget(self) -> None:
         self.__dict__.pop("snapshot", None)
 
     def compact(self, *, drop_history: bool) -> None:
         """Ask the server to; there are no versions to forget."""
-        with said(self.place):
+        with one_line_errors(self.place):
             self.client.flush(self.address.collection)
             self.client.compact(self.address.collection)
 
 
-def _satisfying(where: str, rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[int]:
+@contextmanager
+def create(
+    place: str,
+    encoder: dict[str, Any],
+    words: Sequence[int],
+    tag: dict[str, Any],
+    memory: int,
+    on_message: OnMessage,
+) -> Iterator[MilvusStore]:
+    """Empty collections to be filled in the block; others can open them when it ends well. A block of the same `tag`
+    goes on with what an interrupted one left.
+
+    Raises: BowerbirdError when `place` is taken.
+    """
+    made = MilvusStore.create(place, encoder, words, memory, on_message, tag)
+    try:
+        yield made
+    except BowerbirdError:
+        if not len(made):
+            made.drop()
+        raise
+    made.ready()
+
+
+def _ids_where(where: str, rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[int]:
     """The ids of those items that satisfy `where`, by the same engine as everywhere. Raises: BowerbirdError for a
     wrong condition."""
     nothing = dict.fromkeys(columns)
@@ -542,9 +566,9 @@ def _parts(number: int, data: bytes) -> list[dict[str, Any]]:
 def read_manifest(place: str, client: MilvusClient, address: Address) -> dict[str, Any]:
     """What the collection says of itself. Raises: BowerbirdError when it is no knowledge base of ours."""
     facts = client.describe_collection(address.collection)
-    said_of_itself = (facts.get("properties") or {}).get(PROPERTY) or facts.get("description") or ""
+    text = (facts.get("properties") or {}).get(PROPERTY) or facts.get("description") or ""
     try:
-        found = json.loads(said_of_itself)
+        found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

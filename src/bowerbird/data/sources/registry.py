@@ -1,0 +1,96 @@
+"""Every source format there is, and the two functions that the rest of bowerbird calls: `read` and `count`.
+
+A format of ours is one line of `BUILT_IN`; `base.py` says what it must do, and how one of somebody else's joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core import plugins
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.item import SourceItem
+from bowerbird.data.sources.archive import Archive
+from bowerbird.data.sources.base import Source, SourceOptions
+from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
+from bowerbird.data.sources.folder import Folder, Picture
+from bowerbird.data.sources.generated import Drawn, EmojiFont
+from bowerbird.data.sources.huggingface import HubDataset, SavedDataset
+from bowerbird.data.sources.table import Parquet
+
+BUILT_IN: tuple[Source, ...] = (
+    EmojiFont(),
+    Drawn(),
+    HubDataset(),
+    ClipRetrieval(),
+    SavedDataset(),
+    CompvisParts(),
+    Folder(),  # takes any folder, so those that know better stand before it
+    Parquet(),
+    Archive(),
+    Picture(),
+)
+"""The formats of ours; the first that matches a place reads it."""
+KINDS = (
+    "a folder of pictures, a picture, a .parquet file, .tar or .zip archives, a clip-retrieval folder, a saved HF data"
+    " set, hf:NAME, emoji-font, or module:Class"
+)
+ENTRY_POINTS = "bowerbird.sources"
+
+
+def read(place: str | Path, *, caption_column: str | None = None, fetch_urls: bool = False) -> Iterator[SourceItem]:
+    """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
+    `fetch_urls` allows addresses to be asked.
+
+    Raises: BowerbirdError when there is nothing at `place`, or nothing in it that could be a picture.
+    """
+    source, inside = find(place)
+    for item in source.read(inside, SourceOptions(caption_column, fetch_urls)):
+        if not isinstance(item, SourceItem):
+            raise BowerbirdError(
+                f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
+            )
+        yield item
+
+
+def count(place: str | Path) -> int | None:
+    """How many items the source at `place` has, where that is known without reading them, else None."""
+    try:
+        source, inside = find(place)
+    except BowerbirdError:  # `read` says it
+        return None
+    return source.count(inside)
+
+
+def find(place: str | Path) -> tuple[Source, str]:
+    """The format that reads `place`, and what it takes for its place. Raises: BowerbirdError when none does."""
+    text = str(place)
+    for source in (*_installed(), *BUILT_IN):
+        if source.matches(text):
+            return source, text
+    spec, _, inside = text.partition("@")
+    if plugins.is_path(spec) and not Path(text).exists():
+        return _instance(plugins.load_object(spec, "source"), spec), inside
+    reason = "not a source" if Path(text).exists() else "no such file or folder"
+    raise BowerbirdError(f"{text}: {reason}; give {KINDS}")
+
+
+@cache
+def _installed() -> tuple[Source, ...]:
+    """Formats of installed packages, by entry points."""
+    names = plugins.entry_point_names(ENTRY_POINTS)
+    return tuple(_instance(plugins.entry_point(ENTRY_POINTS, name), name) for name in names)
+
+
+def _instance(found: Any, name: str) -> Source:
+    """A format of somebody else's, made when it is a class. Raises: BowerbirdError when it is no format."""
+    missing = plugins.missing_members(found, ("matches", "count", "read"))
+    if missing:
+        raise BowerbirdError(
+            f"source {name!r}: has no {', '.join(missing)}; see bowerbird.data.sources.Source for what it must have"
+        )
+    source: Source = found() if isinstance(found, type) else found
+    return source
