@@ -31,7 +31,7 @@ def load_object(path: str, what: str = "class") -> Any:
     module, _, name = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:  # python -m has it there already, an installed command has not
-        sys.path.insert(0, here)
+        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # another person's code runs here
