@@ -43,8 +43,8 @@ def answers(path: Path) -> list[object]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damage")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "FLAT_UP_TO", 30)
-        patch.setattr(planner, "RABITQ_UP_TO", 40)
+        patch.setitem(planner.INDEXES, "rabitq", planner.Index(31, "RaBitQfs"))
+        patch.setitem(planner.INDEXES, "ivf-rabitq", planner.Index(41, "IVF{lists},RaBitQfs"))
         kb, _ = KnowledgeBase.build(folder / "kb", source(folder / "a.parquet", range(70)), encoder=PlainEncoder())
         kb.remove(where="number < 5")
         kb.update(where="number = 50", metadata={"note": "changed"})

@@ -24,7 +24,8 @@ KILLS = 200 if FULL else 12
 
 def small_sizes() -> None:
     """Sizes at which a few hundred items already have an index that is trained, filled in shards and renewed."""
-    planner.FLAT_UP_TO, planner.RABITQ_UP_TO = 60, 120
+    planner.INDEXES["rabitq"] = planner.Index(61, "RaBitQfs")
+    planner.INDEXES["ivf-rabitq"] = planner.Index(121, "IVF{lists},RaBitQfs")
     indexes.TAIL_AT_LEAST = 16
 
 

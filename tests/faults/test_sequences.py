@@ -39,8 +39,8 @@ COUNTER = itertools.count()
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at which a few dozen items have an approximate index and outgrow it."""
-    monkeypatch.setattr(planner, "FLAT_UP_TO", 20)
-    monkeypatch.setattr(planner, "RABITQ_UP_TO", 35)
+    monkeypatch.setitem(planner.INDEXES, "rabitq", planner.Index(21, "RaBitQfs"))
+    monkeypatch.setitem(planner.INDEXES, "ivf-rabitq", planner.Index(36, "IVF{lists},RaBitQfs"))
     monkeypatch.setattr(build, "TAIL_AT_LEAST", 8)
 
 

@@ -34,7 +34,7 @@ def test_a_reader_goes_on_with_its_own_index(
     kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch, flat_up_to: int
 ) -> None:
     """Another process removes items and makes the index again between two searches of this one."""
-    monkeypatch.setattr(planner, "FLAT_UP_TO", flat_up_to)
+    monkeypatch.setitem(planner.INDEXES, "rabitq", planner.Index(flat_up_to + 1, "RaBitQfs"))
     kb.compact()
     reader = open_again(kb)
     assert len(reader.ids()) == 40  # opened, not searched yet

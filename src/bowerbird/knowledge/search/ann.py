@@ -12,7 +12,7 @@ from bowerbird.core import files, seeds
 from bowerbird.core.progress import OnMessage
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import dense
-from bowerbird.knowledge.search.planner import Plan
+from bowerbird.knowledge.search.planner import INDEXES, Plan
 
 if TYPE_CHECKING:
     import faiss
@@ -39,7 +39,7 @@ def build(vectors: dense.Vectors, plan: Plan, folder: Path, on_message: OnMessag
         index = dense.load(kept)
     else:
         on_message(f"training {plan.lists} lists on {plan.sample:,} vectors" if plan.lists else "turning the vectors")
-        spec = f"IVF{plan.lists},RaBitQfs" if plan.lists else "RaBitQfs"
+        spec = (INDEXES[plan.kind].factory or "Flat").format(lists=plan.lists)
         index = faiss.index_factory(plan.dim, spec, faiss.METRIC_INNER_PRODUCT)
         index.train(_gather(vectors, _sample(plan)))
     saved = index.ntotal

@@ -2,8 +2,8 @@
 before it starts.
 
 `flat` compares a query with every item. `rabitq` compares one bit a number first and ranks the best again exactly;
-`ivf-rabitq` does that in the nearest lists only. All three give exact scores; the last two can miss an item, how often
-is measured when they are made.
+`ivf-rabitq` does that in the nearest lists only. All of `INDEXES` give exact scores; those that are not flat can miss
+an item, how often is measured when they are made.
 """
 
 from __future__ import annotations
@@ -16,11 +16,31 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 
 DEFAULT_MEMORY = 2 * 1024**3
-FLAT_UP_TO = 20_000
-RABITQ_UP_TO = 50_000
 SAMPLE_A_LIST = 64
 """Training vectors a list of `ivf-rabitq`: k-means gains little from more."""
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+@dataclass(frozen=True)
+class Index:
+    """A kind of dense index: chosen from `least` items on, made by FAISS's `index_factory` from `factory`, in which
+    `{lists}` stands for the number of lists; None compares with every vector. Inner product, ranked again exactly."""
+
+    least: int
+    factory: str | None
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether it searches in the nearest lists only."""
+        return self.factory is not None and "{lists}" in self.factory
+
+
+INDEXES: dict[str, Index] = {
+    "flat": Index(0, None),
+    "rabitq": Index(20_001, "RaBitQfs"),
+    "ivf-rabitq": Index(50_001, "IVF{lists},RaBitQfs"),
+}
+"""The kinds by name; the one with the largest `least` that a knowledge base reaches is taken. A line here is an index."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +92,9 @@ def choose(items: int, dim: int, memory: int = DEFAULT_MEMORY) -> Plan:
     disk = items * (row + 12)
     # half of the budget is for what streams through: batches of rows, and a block of scores
     half = memory // 2
-    if (
-        items <= FLAT_UP_TO or items * code * 1.2 > half
-    ):  # too few to gain, or codes that do not fit: then every search reads all vectors from disk
+    kind = max((name for name, index in INDEXES.items() if items >= index.least), key=lambda name: INDEXES[name].least)
+    # codes that do not fit: every search reads all vectors from disk
+    if INDEXES[kind].factory is None or items * code * 1.2 > half:
         return Plan(
             "flat",
             items,
@@ -85,10 +105,9 @@ def choose(items: int, dim: int, memory: int = DEFAULT_MEMORY) -> Plan:
             disk=disk,
         )
     lists, sample = 0, 0
-    if items > RABITQ_UP_TO:
-        lists = 2 ** (
-            round(math.log2(items) / 2) - 1
-        )  # filling costs what the lists are, and reading a list of codes next to nothing
+    if INDEXES[kind].has_lists:
+        # filling costs what the lists are, and reading a list of codes next to nothing
+        lists = 2 ** (round(math.log2(items) / 2) - 1)
         sample = min(items, lists * SAMPLE_A_LIST, max(lists, half // (2 * row)))
     # a block of vectors is there three times: as read, scaled, and turned
     shard = min(items, max(4096, min(65_536, (half - sample * row) // (3 * row))))
@@ -96,7 +115,7 @@ def choose(items: int, dim: int, memory: int = DEFAULT_MEMORY) -> Plan:
     flops = 2.0 * dim * lists * (items + 10 * sample) + 2.0 * dim * dim * items
     held = round(items * code * 1.2) + (items * (dim + 4) if small else 0)
     return Plan(
-        kind="ivf-rabitq" if lists else "rabitq",
+        kind=kind,
         items=items,
         dim=dim,
         lists=lists,
