@@ -94,7 +94,7 @@ class System(DiffusionPipeline, ABC):
     base.
 
     `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
-    the attributes that `set_sampler` changes.
+    the attributes that `set_sampler` changes, none for a system without a scheduler.
     """
 
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
@@ -185,8 +185,15 @@ class System(DiffusionPipeline, ABC):
     def set_sampler(self, name: str) -> None:
         """Sample with `name`, one of `capabilities.samplers` or `module:Class`, from now on; the schedule stays.
 
-        Raises: BowerbirdError for a name that is not known.
+        Raises: BowerbirdError for a name that is not known, or where there is no scheduler to change.
         """
+        own = self.capabilities.samplers
+        if "scheduler" not in self.sampler_state:
+            if name not in own:
+                raise BowerbirdError(
+                    f"sampler {name!r} is of models that add noise; {type(self).__name__} has {', '.join(own)}"
+                )
+            return
         self.scheduler = schedulers.scheduler(name, config=self.scheduler.config)
 
     @contextmanager

@@ -40,7 +40,7 @@ INDEXES: dict[str, Index] = {
     "rabitq": Index(20_001, "RaBitQfs"),
     "ivf-rabitq": Index(50_001, "IVF{lists},RaBitQfs"),
 }
-"""The kinds by name; the one with the largest `least` that a knowledge base reaches is taken. A line here is an index."""
+"""The kinds by name; the one with the largest `least` that is reached is taken. A line here is an index."""
 
 
 @dataclass(frozen=True)

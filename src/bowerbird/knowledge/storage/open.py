@@ -56,10 +56,10 @@ def _create_directory(place: str, new: NewStore, memory: int, on_message: OnMess
     return directory.create(Path(place), new.encoder, new.words, new.tag, memory, on_message)
 
 
-STORES: tuple[StoreKind, ...] = (
+STORES: list[StoreKind] = [
     StoreKind(is_address, _open_milvus, _create_milvus),
     StoreKind(lambda place: True, _open_directory, _create_directory),  # any other place is a path
-)
+]
 """The stores there are; the first that matches a place has it."""
 
 

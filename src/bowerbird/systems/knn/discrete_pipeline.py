@@ -152,11 +152,3 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
     def _schedule(self) -> MaskAndReplace:
         config = self.transformer.config
         return MaskAndReplace(config.symbols, config.times, config.replaced)
-
-    def set_sampler(self, name: str) -> None:
-        """Nothing to choose: tokens are drawn from the exact posterior. Raises: BowerbirdError for another name than
-        `posterior`."""
-        if name != SAMPLER:
-            raise BowerbirdError(
-                f"sampler {name!r} is of models that add noise; this one generates tokens, its sampler is {SAMPLER!r}"
-            )
