@@ -13,7 +13,7 @@ from bowerbird.core import contact_sheet, tensors
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation.claims.edit_pairs import find
 from bowerbird.evaluation.claims.edits import hits_of
-from bowerbird.evaluation.claims.lab import Lab, Settings
+from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.systems import generation
 
 
@@ -22,7 +22,7 @@ def main(data: str, out: str) -> None:
     pairs = find(drawings, 24)  # no model was trained on any of their targets
     sources = tensors.to_pil(drawings.pixels[pairs.source])
     asked = tensors.to_pil(drawings.pixels[pairs.target])
-    hits = hits_of(Lab(Settings(), [], drawings), pairs)
+    hits = hits_of(Experiment(Settings(), [], drawings), pairs)
     pipe = KNNDiffusionPipeline.from_pretrained("tiny-knn")
     made = generation.generate(pipe, hits, generation.Settings(), sources=sources)
     weak = generation.generate(pipe, hits, generation.Settings(strength=0.6, show_source=False), sources=sources)

@@ -1,4 +1,4 @@
-"""Are planted copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training
+"""Are synthetic copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training
 and not.
 
 | collection | references | honest pictures, on which false alarms are set |
@@ -7,13 +7,13 @@ and not.
 | emoji, never seen | openmoji and the rare entities | openmoji's: the same things in the four other styles |
 | emoji, trained on | the four styles the descriptor was trained on | the same things in openmoji |
 
-For emoji also with others *of the collection* as the honest ones, as `bowerbird check` does: emoji are full of near
-copies (one cyclist twice, a heart in eight colors), which are no false alarms, so that row is a floor. Pictures held
-twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x 16 as
-the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four neighbors
-by `small`.
+For emoji also with others *of the collection* as the honest ones, as `bowerbird check-copies` does: emoji are full of
+near copies (one cyclist twice, a heart in eight colors), which are no false alarms, so that row is a floor. Pictures
+held twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x
+16 as the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four
+neighbors by `small`.
 
-    python benchmarks/replication.py --out runs/replication
+    python benchmarks/copy_detection.py --out runs/copy-detection
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def drawn(pictures: Pictures, limit: int) -> list[Image.Image]:
 def measure(
     extractor: Any, references: list[Image.Image], honest: dict[str, list[Image.Image]], count: int, baseline: int
 ) -> dict[str, Any]:
-    """Recall by kind of copy against each set of honest pictures; one walk over the references, as `replication.check`
-    does it."""
+    """Recall by kind of copy against each set of honest pictures; one walk over the references, as
+    `detect.check_copies` does it."""
     start = time.perf_counter()
     rows = np.sort(seeds.numpy_generator(0, "replication benchmark").choice(len(references), baseline, replace=False))
     rows = rows[~detect.near_duplicates(references, rows)]
-    copies = detect.plant(references, count)
+    copies = detect.synthesize(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
     asked = [*copies.pictures, *(p for s in sets.values() for p in s)]
     own = np.full(len(asked), -1)
@@ -71,7 +71,7 @@ def measure(
     table: dict[str, Any] = {"references": len(references)}
     at = len(copies.pictures)
     for against, pictures in sets.items():
-        recall, rate = detect.planted_recall(
+        recall, rate = detect.recall_of_synthetic(
             found.part(slice(0, len(copies.pictures))), copies.sources, found.part(slice(at, at + len(pictures)))
         )
         at += len(pictures)
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
     parser.add_argument("--photographs", type=Path, default=Path("../shared/data/cifar10-test.parquet"))
-    parser.add_argument("--out", type=Path, default=Path("runs/replication"))
+    parser.add_argument("--out", type=Path, default=Path("runs/copy-detection"))
     parser.add_argument("--count", type=int, default=100, help="copies of each kind")
     parser.add_argument("--baseline", type=int, default=300)
     parser.add_argument("--limit", type=int, default=3000, help="references of a collection")
