@@ -13,7 +13,7 @@ held twice are left out of either. Descriptors run side by side: the bundled one
 16 as the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four
 neighbors by `small`.
 
-    python benchmarks/copy_detection.py --out runs/copy-detection
+    python benchmarks/copy_detection.py --data drawings.parquet --out runs/copy-detection
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pixels:
         return x - x.mean(1, keepdims=True)
 
 
-def drawn(pictures: Pictures, limit: int) -> list[Image.Image]:
+def sample(pictures: Pictures, limit: int) -> list[Image.Image]:
     """At most `limit` of them, at random."""
     return tensors.to_pil(pictures.pixels[seeds.numpy_generator(0, "some").permutation(len(pictures))[:limit]])
 
@@ -63,11 +63,11 @@ def measure(
     rows = rows[~detect.near_duplicates(references, rows)]
     copies = detect.synthesize(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
-    asked = [*copies.pictures, *(p for s in sets.values() for p in s)]
-    own = np.full(len(asked), -1)
+    queries = [*copies.pictures, *(p for s in sets.values() for p in s)]
+    own = np.full(len(queries), -1)
     own[: len(copies.hosts)] = copies.hosts
     own[len(copies.hosts) : len(copies.hosts) + len(rows)] = rows
-    found = detect.nearest(extractor, asked, references, own=own)
+    found = detect.nearest(extractor, queries, references, own=own)
     table: dict[str, Any] = {"references": len(references)}
     at = len(copies.pictures)
     for against, pictures in sets.items():
@@ -95,8 +95,8 @@ def honest_neighbors(extractor: Any, pictures: Pictures, count: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
-    parser.add_argument("--photographs", type=Path, default=Path("../shared/data/cifar10-test.parquet"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
+    parser.add_argument("--photographs", type=Path, help="as CIFAR-10's test pictures; left out when not given")
     parser.add_argument("--out", type=Path, default=Path("runs/copy-detection"))
     parser.add_argument("--count", type=int, default=100, help="copies of each kind")
     parser.add_argument("--baseline", type=int, default=300)
@@ -110,10 +110,18 @@ def main() -> None:
     )
     unseen = load_pictures(arguments.data, where=f"NOT ({NEVER_TRAINED_ON})")
     collections: dict[str, tuple[list[Image.Image], dict[str, list[Image.Image]]]] = {
-        "photographs": (drawn(load_pictures(arguments.photographs, size=32), arguments.limit), {}),
-        "emoji, never seen": (drawn(unseen, arguments.limit), {"drawn by others": drawn(trained, arguments.baseline)}),
-        "emoji, trained on": (drawn(trained, arguments.limit), {"drawn by others": drawn(others, arguments.baseline)}),
+        "emoji, never seen": (
+            sample(unseen, arguments.limit),
+            {"drawn by others": sample(trained, arguments.baseline)},
+        ),
+        "emoji, trained on": (
+            sample(trained, arguments.limit),
+            {"drawn by others": sample(others, arguments.baseline)},
+        ),
     }
+    if arguments.photographs is not None:
+        photographs = sample(load_pictures(arguments.photographs, size=32), arguments.limit)
+        collections = {"photographs": (photographs, {}), **collections}
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items()}}
     for name in arguments.descriptor or ["tiny-copies", "gradients", "pixels"]:
         extractor = Pixels() if name == "pixels" else features.load(name)

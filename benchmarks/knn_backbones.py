@@ -4,7 +4,7 @@ Both generate the 100 rare things from their names and the four drawings that wo
 share that an independent judge names, and the Fréchet distance of its features to those of the real drawings (500 of
 them; `real halves` is what two halves of them have). A sheet shows the first entities, a row a setting.
 
-    python benchmarks/knn_backbones.py --data ../shared/data/emoji.parquet \
+    python benchmarks/knn_backbones.py --data drawings.parquet \
         --discrete runs/tiny-knn-discrete/model --out runs/backbones
 """
 
@@ -32,7 +32,7 @@ SHOWN = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/emoji.parquet")
+    parser.add_argument("--data", default="drawings.parquet")
     parser.add_argument("--continuous", default="tiny-knn")
     parser.add_argument("--discrete", default="runs/tiny-knn-discrete/model")
     parser.add_argument("--out", type=Path, default=Path("runs/backbones"))

@@ -2,11 +2,11 @@
 
 An independent judge (recipe `judge`, never a condition) judges every picture. Three seeds, 95% intervals.
 
-    bowerbird train judge --data ../shared/data/emoji.parquet --out runs/judge
-    bowerbird train style-judge --data ../shared/data/emoji.parquet --out runs/style-judge
-    bowerbird train tiny-rdm --data ../shared/data/emoji.parquet --out runs/tiny-rdm
-    bowerbird train tiny-rdm-no-neighbors --data ../shared/data/emoji.parquet --out runs/tiny-rdm-no-neighbors
-    python benchmarks/rdm_quality.py --out runs/quality
+    bowerbird train judge --data drawings.parquet --out runs/judge
+    bowerbird train style-judge --data drawings.parquet --out runs/style-judge
+    bowerbird train tiny-rdm --data drawings.parquet --out runs/tiny-rdm
+    bowerbird train tiny-rdm-no-neighbors --data drawings.parquet --out runs/tiny-rdm-no-neighbors
+    python benchmarks/rdm_quality.py --data drawings.parquet --out runs/quality
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from bowerbird import KnowledgeBase, RDMPipeline
 from bowerbird.core import contact_sheet, tensors
+from bowerbird.core.seeds import numpy_generator
 from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation.judge import Judge
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_seeds
 from bowerbird.systems import generation
-from bowerbird.systems.queries import Request, stack
-from bowerbird.training.recipe import load_autoencoder
+from bowerbird.systems.queries import Request
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 TRAINED_STYLES = ("noto", "twemoji", "fluent", "flat")
@@ -42,14 +43,14 @@ class Benchmark:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out: Path = arguments.out
-        self.source, self.style_folder = arguments.data / "emoji.parquet", arguments.style_judge.parent
+        self.source: Path = arguments.data
         self.steps, self.seeds = arguments.steps, list(range(arguments.seeds))
-        self.judge, self.style_judge = Judge(arguments.evaluator), Judge(arguments.style_judge)
-        emoji = load_pictures(self.source)
-        self.train = emoji.select(
-            [i for i, m in enumerate(emoji.metadata) if m["split"] != "rare" and m["style"] != "openmoji"]
+        self.judge, self.style_judge = Judge(arguments.judge), Judge(arguments.style_judge)
+        self.drawings = load_pictures(self.source)
+        self.train = self.drawings.select(
+            [i for i, m in enumerate(self.drawings.metadata) if m["split"] != "rare" and m["style"] != "openmoji"]
         )
-        self.rare = emoji.select([i for i, m in enumerate(emoji.metadata) if m["split"] == "rare"])
+        self.rare = self.drawings.select([i for i, m in enumerate(self.drawings.metadata) if m["split"] == "rare"])
         self.entities = sorted(set(self.rare.column("hexcode")))
         self.names = {m["hexcode"]: c for m, c in zip(self.rare.metadata, self.rare.captions, strict=True)}
         self.columns = torch.tensor([self.judge.entities.index(e) for e in self.entities])
@@ -65,7 +66,7 @@ class Benchmark:
         settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
         return tensors.stack(generation.generate(pipe, hits, settings, batch=32))
 
-    def judge(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def verdicts(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Index of the entity among the rare ones, and the style, of each picture."""
         _, entity, _ = self.judge(pixels)
         _, _, style = self.style_judge(pixels)
@@ -79,47 +80,42 @@ class Benchmark:
         (self.out / "report.json").write_text(json.dumps(self.results, indent=2) + "\n")
 
 
-def real_pictures(benchmark: Benchmark, held_out: Path | None) -> None:
-    """The judge's own figures: on the pictures it learned, on the same through the autoencoder, on pictures held
-    out."""
-    truth = np.array([benchmark.entities.index(h) for h in benchmark.rare.column("hexcode")])
-    styles = np.array(benchmark.rare.column("style"))
+def real_pictures(benchmark: Benchmark, pipe: RDMPipeline, style_run: Path, held_out: Path) -> None:
+    """The judge's own figures: on the pictures it learned, on the same through the autoencoder of `pipe`, on pictures
+    held out from the trainings in `style_run` and `held_out`."""
+    rare = benchmark.rare
+    truth = np.array([benchmark.entities.index(h) for h in rare.column("hexcode")])
+    styles = np.array(rare.column("style"))
     main = styles != "openmoji"
-    entity, style = benchmark.judge(benchmark.rare.pixels)
+    entity, style = benchmark.verdicts(rare.pixels)
     benchmark.note(
         "judge: real rare pictures, top-1 of 100", float((entity == truth)[main].mean()), "(seen in its training)"
     )
     benchmark.note("judge: real rare pictures, style", float((style == styles).mean()), "(a tenth of them held out)")
     for name in STYLES:
         benchmark.note(f"judge: real rare pictures, style {name}", float((style == styles)[styles == name].mean()))
-    unseen = unseen_styles(benchmark)
-    if unseen is not None:
-        benchmark.note("judge: held-out pictures, style", unseen)
-    vae = load_autoencoder("tiny-autoencoder")
+    unseen = held_out_pictures(style_run, benchmark.drawings)
+    if len(unseen):
+        seen_as = [benchmark.style_judge.styles[i] for i in benchmark.style_judge(unseen.pixels)[2].argmax(1)]
+        right = float(np.mean(np.array(seen_as) == np.array(unseen.column("style"))))
+        benchmark.note("judge: held-out pictures, style", right)
     with torch.no_grad():
         parts = [
-            vae.decode(vae.encode(tensors.to_float(p)).latent_dist.mean).sample
-            for p in torch.split(benchmark.rare.pixels, 64)
+            pipe.vae.decode(pipe.vae.encode(tensors.to_float(p)).latent_dist.mean).sample
+            for p in torch.split(rare.pixels, 64)
         ]
     rebuilt = tensors.to_uint8(torch.cat(parts))
-    mse = ((tensors.to_float(rebuilt) - tensors.to_float(benchmark.rare.pixels)) / 2).square().flatten(1).mean(1)
+    mse = ((tensors.to_float(rebuilt) - tensors.to_float(rare.pixels)) / 2).square().flatten(1).mean(1)
     benchmark.note("autoencoder: unseen pictures, PSNR dB", float((-10 * mse.log10()).mean()))
-    entity, _ = benchmark.judge(rebuilt)
+    entity, _ = benchmark.verdicts(rebuilt)
     benchmark.note("judge: the same through the autoencoder", float((entity == truth)[main].mean()))
-    if held_out is not None and (held_out / "model").is_dir():
-        from bowerbird.core.seeds import numpy_generator
-        from bowerbird.training.recipe import load_recipe
-
-        recipe = load_recipe(held_out / "recipe.json")
-        everything = load_pictures(benchmark.source)
-        order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
-        # type: ignore[union-attr]
-        unseen: Pictures = everything.select(order[: int(len(everything) * recipe.system.held_out)].tolist())
+    if (held_out / "model").is_dir():
+        unseen = held_out_pictures(held_out, benchmark.drawings)
         second = Judge(held_out / "model")
         rows = [i for i, m in enumerate(unseen.metadata) if m["split"] == "rare" and m["style"] != "openmoji"]
-        _, entity_logits, _ = second(unseen.pixels[rows])
-        best = entity_logits[:, torch.tensor([second.entities.index(e) for e in benchmark.entities])].argmax(1).numpy()
-        truth = np.array([benchmark.entities.index(unseen.metadata[i]["hexcode"]) for i in rows])
+        columns = [second.entities.index(e) for e in benchmark.entities]
+        best = second(unseen.pixels[rows])[1][:, columns].argmax(1).numpy()
+        truth = np.array([benchmark.entities.index(str(unseen.metadata[i]["hexcode"])) for i in rows])
         benchmark.note(
             "second judge: held-out rare pictures",
             float((best == truth).mean()),
@@ -127,26 +123,20 @@ def real_pictures(benchmark: Benchmark, held_out: Path | None) -> None:
         )
 
 
-def unseen_styles(benchmark: Benchmark) -> float | None:
-    """The style judge's share right on the pictures its recipe held out; None when it held out none."""
-    from bowerbird.core.seeds import numpy_generator
-    from bowerbird.training.recipe import load_recipe
-
-    recipe = load_recipe(benchmark.style_folder / "recipe.json")
-    everything = load_pictures(benchmark.source)
-    order = numpy_generator(recipe.train.seed, "held out").permutation(len(everything))
-    rows = order[: int(len(everything) * recipe.system.held_out)].tolist()  # type: ignore[union-attr]
-    if not rows:
-        return None
-    _, _, style = benchmark.style_judge(everything.pixels[rows])
-    named = [benchmark.style_judge.styles[i] for i in style.argmax(1)]
-    return float(np.mean([n == everything.metadata[i]["style"] for n, i in zip(named, rows, strict=True)]))
+def held_out_pictures(run: Path, pictures: Pictures) -> Pictures:
+    """The pictures that a judge's training in the folder `run` held out; none where there was no such training."""
+    file = run / "recipe.json"
+    if not file.is_file():
+        return pictures.select([])
+    recipe = json.loads(file.read_text())
+    order = numpy_generator(recipe["train"]["seed"], "held out").permutation(len(pictures))
+    return pictures.select(order[: int(len(pictures) * recipe["system"]["held_out"])].tolist())
 
 
 def distances(benchmark: Benchmark, rdm: RDMPipeline, plain: RDMPipeline, count: int) -> None:
     """(a) Fréchet distance to the training pictures, with and without neighbors, after equal training."""
     kb = benchmark.kb("train", NEVER_TRAINED_ON)
-    real, _, _ = benchmark.evaluator(benchmark.train.pixels)
+    real, _, _ = benchmark.judge(benchmark.train.pixels)
     rng = np.random.default_rng(0)
     half = rng.permutation(len(real))
     benchmark.note(
@@ -158,7 +148,7 @@ def distances(benchmark: Benchmark, rdm: RDMPipeline, plain: RDMPipeline, count:
         hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1))
         for name, pipe in (("with neighbors", rdm), ("without", plain)):
             pixels = benchmark.generate(pipe, hits, seed, 1.0 if pipe is rdm else 0.0)
-            features, _, _ = benchmark.evaluator(pixels)
+            features, _, _ = benchmark.judge(pixels)
             values[name].append(frechet_distance(features.numpy(), real.numpy()))
             if seed == 0:
                 shown = tensors.to_pil(pixels[:64])
@@ -177,12 +167,12 @@ def distances(benchmark: Benchmark, rdm: RDMPipeline, plain: RDMPipeline, count:
 def rare_entities(benchmark: Benchmark, pipe: RDMPipeline, weights: list[float], repeats: int) -> float:
     """(b) Entities never trained on, their four pictures in the database. Returns the best guidance weight."""
     kb = benchmark.kb("rare", "split = 'rare' AND style != 'openmoji'")
-    pools = stack([kb.get(kb.ids(f"hexcode = '{e}'").tolist()) for e in benchmark.entities]).repeat(repeats)
+    pools = Neighbors.stack([kb.get(kb.ids(f"hexcode = '{e}'").tolist()) for e in benchmark.entities]).repeat(repeats)
     truth = np.repeat(np.arange(len(benchmark.entities)), repeats)
     best, best_weight = -1.0, weights[0]
     for weight in [0.0, *weights]:
         hits = [
-            benchmark.judge(pixels := benchmark.generate(pipe, pools, seed, weight))[0] == truth
+            benchmark.verdicts(pixels := benchmark.generate(pipe, pools, seed, weight))[0] == truth
             for seed in benchmark.seeds
         ]
         estimate = over_groups(np.stack(hits, 1).reshape(len(benchmark.entities), -1))
@@ -198,8 +188,8 @@ def rare_entities(benchmark: Benchmark, pipe: RDMPipeline, weights: list[float],
         contact_sheet.grid([shown[i : i + 10] for i in range(0, 50, 10)], size=96).save(
             benchmark.out / f"b-{name.replace(' ', '-')}.png"
         )
-    rows = []
-    for i in range(0, 100, 10):
+    rows: list[tuple[str, list[Image.Image | None], list[str]]] = []
+    for i in range(0, len(benchmark.entities), 10):
         near = [image for image in pools.rows([i * repeats]).images()[0] if image is not None]
         rows.append(
             (
@@ -223,7 +213,9 @@ def by_name(benchmark: Benchmark, pipe: RDMPipeline, weight: float, repeats: int
     )
     benchmark.note("(b) share of retrieved that are the entity", float(right.mean()))
     truth = np.repeat(np.arange(len(benchmark.entities)), repeats)
-    outcomes = [benchmark.judge(benchmark.generate(pipe, hits, seed, weight))[0] == truth for seed in benchmark.seeds]
+    outcomes = [
+        benchmark.verdicts(benchmark.generate(pipe, hits, seed, weight))[0] == truth for seed in benchmark.seeds
+    ]
     benchmark.note(
         f"(b) rare by name, guidance {weight:g}: top-1 of 100",
         over_groups(np.stack(outcomes, 1).reshape(len(benchmark.entities), -1)),
@@ -234,16 +226,16 @@ def by_name(benchmark: Benchmark, pipe: RDMPipeline, weight: float, repeats: int
 def style_exchange(benchmark: Benchmark, pipe: RDMPipeline, weight: float, k: int, repeats: int) -> None:
     """(c) The same prompts from a database of one style only."""
     truth = np.repeat(np.arange(len(benchmark.entities)), repeats)
-    rows = []
+    rows: list[tuple[str, list[Image.Image | None], list[str]]] = []
     for style in STYLES:
         kb = benchmark.kb(f"style-{style}", f"style = '{style}'")
         hits = pipe.retrieve(Request(prompts=tuple(benchmark.names[e] for e in benchmark.entities), k=k), kb, repeats)
         judged = []
         for seed in benchmark.seeds:
             pixels = benchmark.generate(pipe, hits, seed, weight)
-            judged.append(benchmark.judge(pixels))
+            judged.append(benchmark.verdicts(pixels))
             if seed == 0:
-                rows.append((style, tensors.to_pil(pixels[:: 8 * repeats]), []))
+                rows.append((style, [*tensors.to_pil(pixels[:: 8 * repeats])], []))
         styles = np.stack([s == style for _, s in judged], 1).reshape(len(benchmark.entities), -1)
         identity = np.stack([e == truth for e, _ in judged], 1).reshape(len(benchmark.entities), -1)
         benchmark.note(f"(c) database of {style} only: style (k={k})", over_groups(styles), "goal: 0.60")
@@ -262,13 +254,13 @@ def load(model: str) -> RDMPipeline:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"), help="bowerbird datasets drawings")
     parser.add_argument("--model", default="tiny-rdm")
     parser.add_argument("--equal", default="runs/tiny-rdm/model-2000", help="RDM after as many steps as the baseline")
     parser.add_argument("--baseline", default="runs/tiny-rdm-no-neighbors/model")
-    parser.add_argument("--evaluator", type=Path, default=Path("runs/judge/model"))
+    parser.add_argument("--judge", type=Path, default=Path("runs/judge/model"))
     parser.add_argument("--style-judge", type=Path, default=Path("runs/style-judge/model"))
-    parser.add_argument("--held-out", type=Path, default=Path("runs/judge-held-out"))
+    parser.add_argument("--held-out", type=Path, default=Path("runs/judge-held-out"), help="training with held_out")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -280,13 +272,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     start, parts = time.perf_counter(), arguments.only.split(",")
-    benchmark = Benchmark(arguments)
+    benchmark, pipe = Benchmark(arguments), load(arguments.model)
     if "real" in parts:
-        real_pictures(benchmark, arguments.held_out)
+        real_pictures(benchmark, pipe, arguments.style_judge.parent, arguments.held_out)
     if "a" in parts:
         distances(benchmark, load(arguments.equal), load(arguments.baseline), arguments.count)
     weights = [float(w) for w in arguments.weights.split(",")]
-    pipe = load(arguments.model)
     best = rare_entities(benchmark, pipe, weights, arguments.repeats) if "b" in parts else weights[-1]
     if "name" in parts:
         by_name(benchmark, pipe, best, arguments.repeats)

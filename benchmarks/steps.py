@@ -10,7 +10,7 @@ Seconds are per picture at 100 a batch under bfloat16 autocast.
 
 What has been generated is kept, and the same command goes on.
 
-    bowerbird train judge --data ../shared/data/emoji.parquet --out runs/judge
+    bowerbird train judge --data drawings.parquet --out runs/judge
     python benchmarks/steps.py --out runs/steps
 """
 
@@ -52,7 +52,7 @@ class Benchmark:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out, self.n, self.seeds = arguments.out, arguments.n, arguments.seeds
-        self.judge = Judge(arguments.evaluator)
+        self.judge = Judge(arguments.judge)
         emoji = load_pictures(arguments.data)
         self.pictures = emoji.select([i for i, m in enumerate(emoji.metadata) if m["style"] != "openmoji"])
         path = self.out / "kb"
@@ -81,7 +81,7 @@ class Benchmark:
         orders = [np.random.default_rng(seed).permutation(len(there)) for seed in range(5)]
         return float(np.mean([frechet_distance(there[order[:count]], there[order[count:]]) for order in orders]))
 
-    def generated(self, setting: str, seed: int) -> dict[str, np.ndarray]:
+    def generate(self, setting: str, seed: int) -> dict[str, np.ndarray]:
         """Features `(n, d)` and pixels of the pictures of a seed, and seconds a picture; from earlier where the same
         weights generated them."""
         model, settings = parse(setting)
@@ -142,8 +142,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
-    parser.add_argument("--evaluator", type=Path, default=Path("runs/judge/model"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
+    parser.add_argument("--judge", type=Path, default=Path("runs/judge/model"))
     parser.add_argument("--out", type=Path, default=Path("runs/steps"))
     parser.add_argument("--n", type=int, default=400, help="pictures a seed")
     parser.add_argument("--seeds", type=int, default=3)
@@ -166,7 +166,7 @@ def main() -> None:
     reference: dict[str, list[np.ndarray]] = {}
     compared = np.empty(0)
     for setting in [REFERENCE, *(each for each in arguments.settings if each != REFERENCE)]:
-        seen = [benchmark.generated(setting, seed) for seed in range(benchmark.seeds)]
+        seen = [benchmark.generate(setting, seed) for seed in range(benchmark.seeds)]
         seconds, pixels = (
             min(float(each["seconds"]) for each in seen),
             np.concatenate([each["pixels"] for each in seen]),

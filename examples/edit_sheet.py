@@ -1,7 +1,7 @@
 """A sheet of mask-free edits with known answers: source, result, where they differ, and the real drawing of what was
-asked for.
+wanted for.
 
-python examples/edit_sheet.py ../shared/data/emoji.parquet edits.png
+python examples/edit_sheet.py drawings.parquet edits.png
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(data: str, out: str) -> None:
     drawings = load_pictures(data)
     pairs = find(drawings, 24)  # no model was trained on any of their targets
     sources = tensors.to_pil(drawings.pixels[pairs.source])
-    asked = tensors.to_pil(drawings.pixels[pairs.target])
+    wanted = tensors.to_pil(drawings.pixels[pairs.target])
     hits = hits_of(Experiment(Settings(), [], drawings), pairs)
     pipe = KNNDiffusionPipeline.from_pretrained("tiny-knn")
     made = generation.generate(pipe, hits, generation.Settings(), sources=sources)
@@ -30,7 +30,7 @@ def main(data: str, out: str) -> None:
     rows = [
         (
             f"{drawings.captions[s]} to {drawings.captions[t]} ({drawings.column('style')[t]})",
-            [sources[i], made[i], contact_sheet.difference(sources[i], made[i]), weak[i], asked[i]],
+            [sources[i], made[i], contact_sheet.difference(sources[i], made[i]), weak[i], wanted[i]],
             words,
         )
         for i, (s, t) in enumerate(zip(pairs.source, pairs.target, strict=True))
