@@ -82,6 +82,7 @@ def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
     import torch
 
     from bowerbird.core import images
+    from bowerbird.encoders.small import SmallEncoder
 
     def stub(name: str, path: Path | None = None, **what: Any) -> None:
         module = types.ModuleType(name)
@@ -93,7 +94,7 @@ def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
 
     class Model:
         def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-            if isinstance(encoder, Nothing):
+            if not isinstance(encoder, SmallEncoder):
                 return torch.ones(len(pixels), encoder.dim)
             return encoder.model.encode_pixels(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
 

@@ -27,6 +27,7 @@ from bowerbird.core import contact_sheet, tensors
 from bowerbird.core.seeds import numpy_generator
 from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.evaluation.evaluate import proposal_counts
 from bowerbird.evaluation.judge import Judge
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_seeds
@@ -136,6 +137,7 @@ def held_out_pictures(run: Path, pictures: Pictures) -> Pictures:
 def distances(benchmark: Benchmark, rdm: RDMPipeline, plain: RDMPipeline, count: int) -> None:
     """(a) Fréchet distance to the training pictures, with and without neighbors, after equal training."""
     kb = benchmark.kb("train", NEVER_TRAINED_ON)
+    counts = proposal_counts(rdm, kb, 4)
     real, _, _ = benchmark.judge(benchmark.train.pixels)
     rng = np.random.default_rng(0)
     half = rng.permutation(len(real))
@@ -145,7 +147,7 @@ def distances(benchmark: Benchmark, rdm: RDMPipeline, plain: RDMPipeline, count:
     )
     values: dict[str, list[float]] = {"with neighbors": [], "without": []}
     for seed in benchmark.seeds:
-        hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1))
+        hits = rdm.retrieve(Request(unconditional=True, k=4), kb, count, seed=1_000_000 * (seed + 1), proposal=counts)
         for name, pipe in (("with neighbors", rdm), ("without", plain)):
             pixels = benchmark.generate(pipe, hits, seed, 1.0 if pipe is rdm else 0.0)
             features, _, _ = benchmark.judge(pixels)

@@ -115,7 +115,10 @@ def neighbors_of(kb: KnowledgeBase, pictures: Pictures) -> Neighbors:
     found = kb.search(images=tensors.to_pil(pictures.pixels), k=K + 1)
     own = np.array(pictures.ids)[:, None]
     kept = np.stack([np.flatnonzero(row != item)[:K] for row, item in zip(found.ids, own, strict=True)])
-    pick = lambda array: np.take_along_axis(array, kept.reshape(*kept.shape, *[1] * (array.ndim - 2)), 1)  # noqa: E731
+
+    def pick(array: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(array, kept.reshape(*kept.shape, *[1] * (array.ndim - 2)), 1)
+
     return Neighbors(
         ids=pick(found.ids),
         scores=pick(found.scores),

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bowerbird.core import tensors
 from bowerbird.diffusion import conditioning, schedulers
+from bowerbird.diffusion.conditions import Tokens
 from bowerbird.systems.rdm.objective import RDMObjective
 from bowerbird.training import recipes
 from bowerbird.training.loop import train

@@ -6,7 +6,7 @@ python examples/edit_sheet.py drawings.parquet edits.png
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 from bowerbird import KNNDiffusionPipeline
 from bowerbird.core import contact_sheet, tensors
@@ -17,8 +17,12 @@ from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.systems import generation
 
 
-def main(data: str, out: str) -> None:
-    drawings = load_pictures(data)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="as bowerbird datasets drawings makes it")
+    parser.add_argument("out", help="the sheet, a PNG file")
+    arguments = parser.parse_args()
+    drawings = load_pictures(arguments.data)
     pairs = find(drawings, 24)  # no model was trained on any of their targets
     sources = tensors.to_pil(drawings.pixels[pairs.source])
     wanted = tensors.to_pil(drawings.pixels[pairs.target])
@@ -35,8 +39,8 @@ def main(data: str, out: str) -> None:
         )
         for i, (s, t) in enumerate(zip(pairs.source, pairs.target, strict=True))
     ]
-    contact_sheet.labeled(rows).save(out)
+    contact_sheet.labeled(rows).save(arguments.out)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -225,14 +225,18 @@ def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     ]
 
 
+def proposal_counts(pipe: System, kb: KnowledgeBase, k: int) -> dict[int, int] | None:
+    """p_D for unconditional pictures: None for the counts of the model's own training, where they say anything of this
+    database, else how often each of its items is among the k nearest of the others."""
+    covered = any(pipe.proposal_counts.get(int(i)) for i in kb.ids())
+    return None if covered else kb.proposal(k)
+
+
 def _retrieve(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
     """The neighbors of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
-        covered = any(
-            pipe.proposal_counts.get(int(i)) for i in kb.ids()
-        )  # p_D of the training, where it says anything of this database
-        counts = None if covered else kb.proposal(settings.k)
+        counts = proposal_counts(pipe, kb, settings.k)
         return pipe.retrieve(
             Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.generate.seed, proposal=counts
         )

@@ -33,6 +33,7 @@ class Judge:
     name, dim = "judge", 256
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         config = files.read_json(path / "config.json", "judge")
         if config.get("type") != "bowerbird-evaluator":
             raise BowerbirdError(f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {path}")
