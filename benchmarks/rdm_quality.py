@@ -46,6 +46,7 @@ class Benchmark:
         self.out: Path = arguments.out
         self.source: Path = arguments.data
         self.steps, self.seeds = arguments.steps, list(range(arguments.seeds))
+        self.batch: int = arguments.batch
         self.judge, self.style_judge = Judge(arguments.judge), Judge(arguments.style_judge)
         self.drawings = load_pictures(self.source)
         self.train = self.drawings.select(
@@ -65,7 +66,7 @@ class Benchmark:
 
     def generate(self, pipe: RDMPipeline, hits: Neighbors, seed: int, guidance_scale: float) -> torch.Tensor:
         settings = generation.Settings(steps=self.steps, guidance_scale=guidance_scale, seed=1_000_000 * (seed + 1))
-        return tensors.stack(generation.generate(pipe, hits, settings, batch=32))
+        return tensors.stack(generation.generate(pipe, hits, settings, batch=self.batch))
 
     def verdicts(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Index of the entity among the rare ones, and the style, of each picture."""
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=32, help="pictures in one pass of the network")
     parser.add_argument("--count", type=int, default=1500, help="pictures for each Fréchet distance")
     parser.add_argument("--repeats", type=int, default=2, help="pictures of an entity and seed")
     parser.add_argument("--weights", default="1,2,4")

@@ -77,7 +77,8 @@ def test_rdm_quality_runs(tmp_path: Path, random_rdm: Path, monkeypatch: pytest.
         "--out": tmp_path / "quality",
         "--seeds": 2,
         "--steps": 1,
-        "--count": 8,
+        "--count": 4,
+        "--batch": 4,
         "--repeats": 1,
         "--weights": "2",
     }

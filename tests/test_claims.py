@@ -114,6 +114,7 @@ def knn_experiment(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(benchmark_module, "STYLE_JUDGE_STEPS", 2)
     for claim in (without_text, edits):
         monkeypatch.setattr(claim, "MODEL", str(tiny_knn))
+    monkeypatch.setattr(edits, "STRENGTHS", (0.5, 0.7))
     monkeypatch.setattr(new_entities, "MODELS", (str(tiny_knn), str(random_rdm)))
     return Experiment(Settings(seeds=(0, 1), sampling_steps=2, train_steps=1), [], marked("rare"))
 
