@@ -3,7 +3,7 @@
 For each of the rare entities' pictures: is the nearest *other* picture of the whole collection the same entity? And is
 the picture nearest to the entity's bare name one of it? Then CIFAR-10 photographs, which it was never meant for: the
 share of the 10 nearest that are of the query's class. Command: python benchmarks/encoder_quality.py --data
-../shared/data
+drawings.parquet --photographs cifar10-test.parquet
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from bowerbird import encoders
 from bowerbird.core import tensors
+from bowerbird.core.types import Encoder
 from bowerbird.data.pictures import Pictures, load_pictures
 
 
@@ -22,8 +23,8 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def embed(encoder: object, pictures: Pictures) -> np.ndarray:
-    return unit(encoder.embed_images(tensors.to_pil(pictures.pixels)))  # type: ignore[attr-defined]
+def embed(encoder: Encoder, pictures: Pictures) -> np.ndarray:
+    return unit(encoder.embed_images(tensors.to_pil(pictures.pixels)))
 
 
 def pixels(pictures: Pictures) -> np.ndarray:
@@ -39,11 +40,12 @@ def same_entity(vectors: np.ndarray, rows: np.ndarray, keys: np.ndarray) -> floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
+    parser.add_argument("--photographs", type=Path, help="with a column label; left out when not given")
     parser.add_argument("--encoder", default="small")
     arguments = parser.parse_args()
     encoder = encoders.load(arguments.encoder)
-    emoji = load_pictures(arguments.data / "emoji.parquet")
+    emoji = load_pictures(arguments.data)
     keys, split = np.array(emoji.column("hexcode")), np.array(emoji.column("split"))
     rare = np.flatnonzero(split == "rare")
     vectors = embed(encoder, emoji)
@@ -57,9 +59,8 @@ def main() -> None:
     text = unit(encoder.embed_text([name for _, name in names]))
     top = keys[(text @ vectors.T).argmax(1)]
     print(f"unseen name to picture: {np.mean(top == np.array([k for k, _ in names])):.1%}")
-    file = arguments.data / "cifar10-test.parquet"
-    if file.is_file():
-        photos = load_pictures(file)
+    if arguments.photographs is not None:
+        photos = load_pictures(arguments.photographs)
         photos = photos.select(np.random.default_rng(0).permutation(len(photos))[:4000].tolist())
         labels = np.array(photos.column("label")) if any(photos.column("label")) else np.array(photos.captions)
         for name, v in (("small", embed(encoder, photos)), ("pixels", pixels(photos))):

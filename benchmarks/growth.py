@@ -41,9 +41,9 @@ def cell(model: str, dtype: str, batch: int, k: int, steps: int, scale: int) -> 
     )
     size = trained_size(pipe.unet, pipe.vae) * scale
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
-    pipe(neighbors=hits, num_inference_steps=1, size=size)
+    pipe(neighbors=hits, num_inference_steps=1, height=size, width=size)
     started = time.perf_counter()
-    pipe(neighbors=hits, num_inference_steps=steps, size=size)
+    pipe(neighbors=hits, num_inference_steps=steps, height=size, width=size)
     return {
         "seconds": time.perf_counter() - started,
         "loaded MB": before / 1024,
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{'':14} {'s a call':>9} {'ms a picture':>13} {'peak MB':>8} {'above loaded':>13}")
     for name, values in VALUES.items():
         for value in values:
-            asked = {**USUAL, name: value}
+            chosen = {**USUAL, name: value}
             command = [
                 sys.executable,
                 __file__,
@@ -73,15 +73,15 @@ def main() -> None:
                 "--dtype",
                 arguments.dtype,
                 "--cell",
-                json.dumps(asked),
+                json.dumps(chosen),
             ]
             found = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             )
-            said = f"{name} {value}" if name != "scale" else f"size x {value}"
-            each = 1000 * found["seconds"] / asked["batch"]
+            label = f"{name} {value}" if name != "scale" else f"size x {value}"
+            each = 1000 * found["seconds"] / chosen["batch"]
             print(
-                f"{said:14} {found['seconds']:9.2f} {each:13.1f} {found['peak MB']:8.0f}"
+                f"{label:14} {found['seconds']:9.2f} {each:13.1f} {found['peak MB']:8.0f}"
                 f" {found['peak MB'] - found['loaded MB']:13.0f}",
                 flush=True,
             )

@@ -6,7 +6,7 @@ pictures, no captions (its file reader cannot pair captions in 2.45, and is aske
 work). Ours: everything, committed and searchable. Each is a process of its own. Pictures are opaque PNG files of 72 px
 made from a parquet file, so that both decode the same, or JPEG files of 1536 x 1024.
 
-    python benchmarks/ingest.py --data ../shared/data/emoji.parquet --out runs/ingest
+    python benchmarks/ingest.py --data drawings.parquet --out runs/ingest
 
 Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports
 and does not use here (all_clip, sentence_transformers) is replaced by empty modules.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.encoders.small import SmallEncoder
+    from bowerbird.core.types import Encoder
 
 SIZE = 64
 
@@ -71,16 +72,17 @@ def photographs(data: Path, out: Path, count: int) -> int:
     return sum(1 for _ in out.glob("*.jpg"))
 
 
-def ours(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int) -> None:
+def ours(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
     from bowerbird import KnowledgeBase
 
     KnowledgeBase.build(out / "kb", folder, encoder=encoder, workers=workers)
 
 
-def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: int) -> None:
+def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
     import torch
 
     from bowerbird.core import images
+    from bowerbird.encoders.small import SmallEncoder
 
     def stub(name: str, path: Path | None = None, **what: Any) -> None:
         module = types.ModuleType(name)
@@ -92,7 +94,7 @@ def theirs(folder: Path, out: Path, encoder: SmallEncoder | Nothing, workers: in
 
     class Model:
         def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-            if isinstance(encoder, Nothing):
+            if not isinstance(encoder, SmallEncoder):
                 return torch.ones(len(pixels), encoder.dim)
             return encoder.model.encode_pixels(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
 
@@ -134,10 +136,10 @@ class Nothing:
 
     name, dim, fingerprint, shared_dim = "nothing", 384, "0", 384
 
-    def embed_images(self, pictures: list[Image.Image]) -> np.ndarray:
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         return np.ones((len(pictures), self.dim), np.float32)
 
-    def embed_text(self, texts: list[str]) -> np.ndarray:
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.ones((len(texts), self.dim), np.float32)
 
 
@@ -151,7 +153,7 @@ CONTESTANTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
     parser.add_argument("--out", type=Path, default=Path("runs/ingest"))
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -168,7 +170,7 @@ def main() -> None:
         place = arguments.out / "made"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        encoder = Nothing() if arguments.encoder == "nothing" else encoders.load(arguments.encoder)
+        encoder: Encoder = Nothing() if arguments.encoder == "nothing" else encoders.load(arguments.encoder)
         encoder.embed_images([images.read(next(folder.glob("*.[jp][pn]g")))] * 64)  # warm on both sides
         start = time.perf_counter()
         task(folder, place, encoder, workers)

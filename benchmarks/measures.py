@@ -88,21 +88,21 @@ def main() -> None:
         timed(precision_by_faiss),
     )
 
-    asked, there = (
+    queries, there = (
         rng.normal(0, 1, (64, 38, 128)).astype(np.float32),
         rng.normal(0, 1, (1024, 19, 128)).astype(np.float32),
     )
-    asked, there = (x / np.linalg.norm(x, axis=2, keepdims=True) for x in (asked, there))
+    queries, there = (x / np.linalg.norm(x, axis=2, keepdims=True) for x in (queries, there))
 
     def windows_by_faiss() -> float:
         index = faiss.IndexFlatIP(128)
         index.add(there[:, 1:].reshape(-1, 128))
-        inner = np.concatenate([asked[:, 1:19], asked[:, 20:]], 1)
+        inner = np.concatenate([queries[:, 1:19], queries[:, 20:]], 1)
         return float(index.search(inner.reshape(-1, 128), 1)[0].reshape(64, -1).max(1).mean())
 
     line(
         "windows of 64 x 1,024 (FAISS top 1), ours: every pair",
-        timed(lambda: float(windows.compare(asked, there).split.max(1).mean())),
+        timed(lambda: float(windows.compare(queries, there).split.max(1).mean())),
         timed(windows_by_faiss),
     )
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,7 +23,6 @@ from bowerbird import Guidance, ReImagenPipeline
 from bowerbird.core import seeds
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
-from bowerbird.diffusion.guidance import Predict
 from bowerbird.systems.reimagen import pipeline
 
 
@@ -36,30 +37,27 @@ def seconds(call: Callable[[], object], times: int) -> float:
 class Plain(ReImagenPipeline):
     """The same network, its neighbors encoded at every step and the predictions of a step made one by one."""
 
-    def condition(self, stage: int, *rest: object) -> Conditioning:  # type: ignore[override]
-        self.again = lambda: ReImagenPipeline.condition(self, stage, *rest)  # type: ignore[arg-type]
-        return self.again()
+    encode: Callable[[], Conditioning]
 
-    def _predict(self, stage: int) -> Predict:
-        network = self.stages[stage - 1]
+    def condition(self, *given: Any, **options: Any) -> Conditioning:
+        self.encode = partial(super().condition, *given, **options)
+        return self.encode()
 
-        def predict(sample: torch.Tensor, timestep: torch.Tensor, condition: Conditioning) -> torch.Tensor:
-            fresh, near, text, rows = self.again().neighbors, condition.neighbors, condition.text, []
-            assert isinstance(fresh, FeatureMaps)
-            assert isinstance(near, FeatureMaps)
-            assert text is not None
-            for i in range(len(sample)):
-                one = slice(i, i + 1)
-                image, level = (None if part is None else part[one] for part in (condition.image, condition.level))
-                words = Tokens(text.keys[one], text.weights[one])
-                rows.append(
-                    network(
-                        sample[one], timestep, words, FeatureMaps(fresh.maps, near.weights[one]), image, level
-                    ).float()
-                )
-            return torch.cat(rows)
-
-        return predict
+    def predict(
+        self, sample: torch.Tensor, timestep: torch.Tensor, condition: Conditioning, *, stage: int = 1
+    ) -> torch.Tensor:
+        fresh, near, text = self.encode().neighbors, condition.neighbors, condition.text
+        assert isinstance(fresh, FeatureMaps)
+        assert isinstance(near, FeatureMaps)
+        assert text is not None
+        rows = []
+        for i in range(len(sample)):
+            one = slice(i, i + 1)
+            image, level = (None if part is None else part[one] for part in (condition.image, condition.level))
+            words = Tokens(text.keys[one], text.weights[one])
+            alone = Conditioning(FeatureMaps(fresh.maps, near.weights[one]), text=words, image=image, level=level)
+            rows.append(super().predict(sample[one], timestep[one] if timestep.ndim else timestep, alone, stage=stage))
+        return torch.cat(rows)
 
 
 def ceiling(pipe: ReImagenPipeline, steps: int) -> Callable[[], object]:

@@ -53,7 +53,7 @@ def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.nda
     chosen = planner.choose(len(vectors), DIM, memory)
     held = dense.Vectors(vectors, np.ones(len(vectors), np.float32))
     if chosen.kind == "flat":
-        return lambda q: dense.exact(held, q, K)[0], chosen.told()
+        return lambda q: dense.exact(held, q, K)[0], chosen.describe()
     with tempfile.TemporaryDirectory() as folder:
         index = ann.build(held, chosen, Path(folder), lambda line: print(line, file=sys.stderr))
     if chosen.small:
@@ -68,7 +68,7 @@ def ours(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[np.nda
     facts = ann.tune(index, held, chosen, lambda line: print(line, file=sys.stderr))
     return (
         lambda q: dense.approximate(index, held, q, K, probes=facts["probes"], depth=facts["depth"])[0],
-        f"{chosen.told()}; {facts}",
+        f"{chosen.describe()}; {facts}",
     )
 
 
@@ -104,7 +104,7 @@ def faiss_hnsw(vectors: np.ndarray, memory: int, path: Path) -> tuple[Callable[[
     index = faiss.index_factory(DIM, "HNSW32_SQ8", faiss.METRIC_INNER_PRODUCT)
     index.train(np.asarray(vectors[:50_000]))
     index.add(np.asarray(vectors))
-    index.hnsw.efSearch = 128
+    faiss.ParameterSpace().set_index_parameter(index, "efSearch", 128)
     return lambda q: index.search(q, K)[1], "HNSW32_SQ8, efSearch 128"
 
 

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def quantized(
     ):
         changed = copy.deepcopy(pipe.unet)
         quantize_(changed, config)
-        found[name] = lambda changed=changed: changed(x.to(half), t, encoder_hidden_states=context.to(half))
+        found[name] = partial(changed, x.to(half), t, encoder_hidden_states=context.to(half))
     return found
 
 

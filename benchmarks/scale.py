@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ class Stranger:
 
     name, dim, fingerprint, shared_dim = "stranger", retrieval.DIM, "0123456789abcdef", retrieval.DIM
 
-    def embed_images(self, pictures: object) -> np.ndarray:
+    def embed_images(self, pictures: Sequence[object]) -> np.ndarray:
         raise NotImplementedError
 
-    def embed_text(self, texts: list[str]) -> np.ndarray:
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         raise NotImplementedError
 
 

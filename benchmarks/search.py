@@ -1,7 +1,7 @@
 """How long a search takes: as a whole process from the shell, and inside one process beside the bare libraries below
 it.
 
-python benchmarks/search.py --data ../shared/data --out runs/search
+python benchmarks/search.py --data drawings.parquet --out runs/search
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -34,13 +35,13 @@ def seconds(task: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     arguments = parser.parse_args()
     path = arguments.out / "kb"
     if not path.exists():
         start = time.perf_counter()
-        KnowledgeBase.build(path, arguments.data / "emoji.parquet")
+        KnowledgeBase.build(path, arguments.data)
         print(f"built in {time.perf_counter() - start:.1f} s")
     kb = KnowledgeBase.open(path)
     print(f"{len(kb):,} items")
@@ -57,8 +58,7 @@ def main() -> None:
             mode,
             "--json",
         ]
-        # type: ignore[misc]
-        took = seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True), 5)
+        took = seconds(partial(subprocess.run, command, check=True, capture_output=True), 5)
         print(f"whole process, {mode:7} {took:6.2f} s  (goal below {goal})")
     everything = kb.get(kb.ids().tolist())
     vectors, captions = everything.embeddings[0], list(everything.captions[0])

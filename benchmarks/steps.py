@@ -2,7 +2,7 @@
 
 Every setting generates the same pictures: the same neighbors (of real pictures, themselves left out) from the same
 noise. So differences between settings are not differences between draws, and how far a picture is from the same one
-after 100 steps (PSNR, median) is error of sampling alone. Frechet distances are on the features of an evaluator that
+after 100 steps (PSNR, median) is error of sampling alone. Frechet distances are on the features of a judge that
 is never a condition, to all real pictures ("all") and to those of things no model of ours was trained on ("rare").
 They are biased upwards at so few pictures, by as much as the floor says (as many real pictures against the others), so
 shares of the reference are given with and without the floor; of rare pictures there are too few to tell theirs.
@@ -10,7 +10,7 @@ Seconds are per picture at 100 a batch under bfloat16 autocast.
 
 What has been generated is kept, and the same command goes on.
 
-    bowerbird train evaluator --data ../shared/data/emoji.parquet --out runs/evaluator
+    bowerbird train judge --data drawings.parquet --out runs/judge
     python benchmarks/steps.py --out runs/steps
 """
 
@@ -30,7 +30,7 @@ from bowerbird.core import tensors
 from bowerbird.core.contact_sheet import grid
 from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
-from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.judge import Judge
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.systems import generation
 
@@ -47,12 +47,12 @@ SETTINGS = (
 )
 
 
-class Bench:
-    """The evaluator, the database, and the pictures asked for: by seed, half of them any, half of them rare."""
+class Benchmark:
+    """The judge, the database, and the pictures asked for: by seed, half of them any, half of them rare."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out, self.n, self.seeds = arguments.out, arguments.n, arguments.seeds
-        self.judge = Evaluator(arguments.evaluator)
+        self.judge = Judge(arguments.judge)
         emoji = load_pictures(arguments.data)
         self.pictures = emoji.select([i for i, m in enumerate(emoji.metadata) if m["style"] != "openmoji"])
         path = self.out / "kb"
@@ -81,7 +81,7 @@ class Bench:
         orders = [np.random.default_rng(seed).permutation(len(there)) for seed in range(5)]
         return float(np.mean([frechet_distance(there[order[:count]], there[order[count:]]) for order in orders]))
 
-    def generated(self, setting: str, seed: int) -> dict[str, np.ndarray]:
+    def generate(self, setting: str, seed: int) -> dict[str, np.ndarray]:
         """Features `(n, d)` and pixels of the pictures of a seed, and seconds a picture; from earlier where the same
         weights generated them."""
         model, settings = parse(setting)
@@ -115,7 +115,10 @@ def neighbors_of(kb: KnowledgeBase, pictures: Pictures) -> Neighbors:
     found = kb.search(images=tensors.to_pil(pictures.pixels), k=K + 1)
     own = np.array(pictures.ids)[:, None]
     kept = np.stack([np.flatnonzero(row != item)[:K] for row, item in zip(found.ids, own, strict=True)])
-    pick = lambda array: np.take_along_axis(array, kept.reshape(*kept.shape, *[1] * (array.ndim - 2)), 1)  # noqa: E731
+
+    def pick(array: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(array, kept.reshape(*kept.shape, *[1] * (array.ndim - 2)), 1)
+
     return Neighbors(
         ids=pick(found.ids),
         scores=pick(found.scores),
@@ -142,29 +145,31 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
-    parser.add_argument("--evaluator", type=Path, default=Path("runs/evaluator/model"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
+    parser.add_argument("--judge", type=Path, default=Path("runs/judge/model"))
     parser.add_argument("--out", type=Path, default=Path("runs/steps"))
     parser.add_argument("--n", type=int, default=400, help="pictures a seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), help="MODEL SAMPLER STEPS wSCALE [LOW-HIGH]")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments)
-    half = bench.n // 2
+    benchmark = Benchmark(arguments)
+    half = benchmark.n // 2
     parts = {"all": slice(None, half), "rare": slice(half, None)}
     floors = {
-        part: bench.floor(part, half * bench.seeds) for part in parts if len(bench.real[part]) >= 2 * half * bench.seeds
+        part: benchmark.floor(part, half * benchmark.seeds)
+        for part in parts
+        if len(benchmark.real[part]) >= 2 * half * benchmark.seeds
     }
     print(
-        f"{half * bench.seeds} pictures a part; floor: "
+        f"{half * benchmark.seeds} pictures a part; floor: "
         + ", ".join(f"{part} {value:.1f}" for part, value in floors.items())
     )
-    report: dict[str, Any] = {"pictures a part": half * bench.seeds, "floor": floors}
+    report: dict[str, Any] = {"pictures a part": half * benchmark.seeds, "floor": floors}
     reference: dict[str, list[np.ndarray]] = {}
     compared = np.empty(0)
     for setting in [REFERENCE, *(each for each in arguments.settings if each != REFERENCE)]:
-        seen = [bench.generated(setting, seed) for seed in range(bench.seeds)]
+        seen = [benchmark.generate(setting, seed) for seed in range(benchmark.seeds)]
         seconds, pixels = (
             min(float(each["seconds"]) for each in seen),
             np.concatenate([each["pixels"] for each in seen]),
@@ -172,7 +177,7 @@ def main() -> None:
         entry: dict[str, Any] = {"seconds a picture": seconds}
         line = f"{setting:36} {1000 * seconds:6.1f} ms"
         for part, rows in parts.items():
-            there, features = bench.real[part], [each["features"][rows] for each in seen]
+            there, features = benchmark.real[part], [each["features"][rows] for each in seen]
             distance = frechet_distance(np.concatenate(features), there)
             if setting == REFERENCE:
                 reference[part] = features

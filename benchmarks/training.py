@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bowerbird.core import tensors
 from bowerbird.diffusion import conditioning, schedulers
+from bowerbird.diffusion.conditions import Tokens
 from bowerbird.systems.rdm.objective import RDMObjective
 from bowerbird.training import recipes
 from bowerbird.training.loop import train
@@ -76,9 +77,9 @@ def plain(
                 tokens = conditioning.neighbor_tokens(
                     batch["embeddings"], torch.ones(batch["embeddings"].shape[:2], device=clean.device), normalize=True
                 )
-                predicted = unet(
-                    scheduler.add_noise(clean, eps, at), at, encoder_hidden_states=tokens.neighbors.keys
-                ).sample  # type: ignore[union-attr]
+                assert isinstance(tokens.neighbors, Tokens)
+                noised = scheduler.add_noise(clean, eps, at)
+                predicted = unet(noised, at, encoder_hidden_states=tokens.neighbors.keys).sample
                 loss = torch.nn.functional.mse_loss(predicted.float(), scheduler.get_velocity(clean, eps, at).float())
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(unet.parameters(), 1.0)
@@ -127,7 +128,7 @@ def ceiling(device: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
     parser.add_argument("--caches", type=Path, default=Path("runs/caches"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)

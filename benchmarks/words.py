@@ -32,8 +32,8 @@ def captions_and_queries(items: int) -> tuple[list[str], list[str]]:
     words = ["".join(letters[rng.integers(26, size=rng.integers(3, 10))]) + "o" for _ in range(VOCABULARY)]
     ranks = np.minimum(rng.zipf(1.15, size=(items, 8)) - 1, VOCABULARY - 1)
     captions = [" ".join(words[r] for r in row) for row in ranks.tolist()]
-    asked = [" ".join(words[r] for r in rng.integers(5, 5000, size=rng.integers(1, 4))) for _ in range(QUERIES)]
-    return captions, asked
+    queries = [" ".join(words[r] for r in rng.integers(5, 5000, size=rng.integers(1, 4))) for _ in range(QUERIES)]
+    return captions, queries
 
 
 def ours(captions: list[str], folder: Path) -> Search:
@@ -86,13 +86,13 @@ CONTESTANTS = {"ours": ours, "bm25s numba": bm25s_numba, "lancedb": lancedb_fts}
 
 def contest(name: str, items: int) -> None:
     """Build and search in this process, and print the figures as JSON."""
-    captions, asked = captions_and_queries(items)
+    captions, queries = captions_and_queries(items)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         search = CONTESTANTS[name](captions, Path(folder))
         built = time.perf_counter() - start
         times = []
-        for text in asked:
+        for text in queries:
             start = time.perf_counter()
             search(text)
             times.append(time.perf_counter() - start)

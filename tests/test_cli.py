@@ -313,22 +313,34 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         assert picture is not None
         picture.save(tmp_path / "made" / f"{i}.PNG")
     for arguments, says in (
-        (("check", "empty", "--against", kb_path), "no picture to check"),
-        (("check", "made", "--against", "nowhere"), "no such file"),
-        (("check", "made", "--against", kb_path, "--descriptor", "psychic:x"), "KIND:PATH"),
+        (("check-copies", "empty", "--against", kb_path), "no picture to check"),
+        (("check-copies", "made", "--against", "nowhere"), "no such file"),
+        (("check-copies", "made", "--against", kb_path, "--descriptor", "psychic:x"), "KIND:PATH"),
         (("evaluate", "tiny-rdm", "--kb", "nowhere", "--data", "made", "--out", "r"), "kb build"),
         (("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r"), "too few"),
-        (("claims", "--data", "nowhere.parquet"), "no such data"),
+        (("reproduce", "--data", "nowhere.parquet"), "datasets drawings"),
+        (("reproduce", "style"), "datasets drawings"),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
     report = json.loads(
         bowerbird(
-            "check", "made", "--against", kb_path, "--baseline", 40, "--plants", 5, "--out", "r", "--json", cwd=tmp_path
+            "check-copies",
+            "made",
+            "--against",
+            kb_path,
+            "--baseline",
+            40,
+            "--copies-per-kind",
+            5,
+            "--out",
+            "r",
+            "--json",
+            cwd=tmp_path,
         ).stdout
     )
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
-    assert report["planted copies found"]["copy"]["source first"] > 0.9
-    assert report["planted copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))
+    assert report["synthetic copies found"]["copy"]["source first"] > 0.9
+    assert report["synthetic copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))
     assert {p.name for p in (tmp_path / "r").iterdir()} == {"report.json", "report.md", "worst.png", "similarities.png"}
 
 

@@ -4,6 +4,7 @@ claims judged."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bowerbird import KnowledgeBase, RDMPipeline
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation import entity_draw, evaluate, features, plots, reports
-from bowerbird.evaluation.claims import frame
+from bowerbird.evaluation.claims import claim
 from bowerbird.evaluation.copies import guard
 from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
 from bowerbird.evaluation.metrics.intervals import Estimate
@@ -42,9 +43,9 @@ def test_faithfulness_counts_hits_pictures_and_groups() -> None:
 def test_entitydraw_is_built_from_any_column(drawn: Pictures) -> None:
     assert entity_draw.entity_key(drawn) is None
     assert entity_draw.entity_key(drawn, "thing") == "thing"
-    bench = entity_draw.entity_draw(drawn, key="thing", templates=("{name}", "a picture of {name}"))
-    assert len(bench.prompts) == 2 * len(bench.entities) == len(bench.truth)
-    first = bench.prompts[bench.truth.tolist().index(bench.entities.index("apple"))]
+    benchmark = entity_draw.entity_draw(drawn, key="thing", templates=("{name}", "a picture of {name}"))
+    assert len(benchmark.prompts) == 2 * len(benchmark.entities) == len(benchmark.truth)
+    first = benchmark.prompts[benchmark.truth.tolist().index(benchmark.entities.index("apple"))]
     assert first.endswith("apple")
     with pytest.raises(BowerbirdError, match="it has color, style, thing"):
         entity_draw.entity_key(drawn, "nope")
@@ -52,14 +53,25 @@ def test_entitydraw_is_built_from_any_column(drawn: Pictures) -> None:
         entity_draw.entity_draw(drawn, key="thing", templates=("no name",))
 
 
+class Colors:
+    """Features of few dimensions: the colors of the four quarters of a picture."""
+
+    name, fingerprint, dim, preprocessing = "colors", "colors", 12, "2 x 2"
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        small = [p.convert("RGB").resize((2, 2), Image.Resampling.BOX) for p in pictures]
+        return np.stack([np.asarray(p, np.float32).ravel() for p in small])
+
+
 def test_evaluating_twice_gives_the_same_bytes(
     drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path
 ) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
-    settings = evaluate.Settings(n=24, baseline=20, plants=2, generate=generation.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(n=20, baseline=20, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
+    gradients = features.load("gradients")
     for name in ("one", "two"):
-        found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
+        found = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=gradients)
         files = reports.write_evaluation(found, tmp_path / name)
     for file in files:
         assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes(), file.name
@@ -67,9 +79,8 @@ def test_evaluating_twice_gives_the_same_bytes(
     assert report["settings"]["generate"]["seed"] == 5
     distance = report["distribution"]["frechet distance"]
     assert distance["low"] < distance["mean"] < distance["high"]
-    other = evaluate.evaluate(
-        pipe, kb, pictures, features.load("gradients"), replace(settings, generate=generation.Settings(steps=2, seed=6))
-    )
+    settings = replace(settings, n=20, generate=generation.Settings(steps=2, seed=6))
+    other = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=gradients)
     assert other.report["distribution"]["frechet distance"] != distance
 
 
@@ -124,18 +135,18 @@ def test_plots_take_names_as_they_are(tmp_path: Path) -> None:
 
 
 def test_verdicts_follow_from_intervals() -> None:
-    sure, against, open_ = (frame.Effect("e", Estimate(m, m - 1, m + 1)) for m in (2, -2, 0.5))
-    assert frame.Finding([sure, sure]).verdict() == frame.HOLDS
-    assert frame.Finding([sure, open_]).verdict() == frame.UNDECIDED
-    assert frame.Finding([open_, against]).verdict() == frame.FAILS
-    assert frame.Finding([sure, replace(against, needed=False)]).verdict() == frame.HOLDS
+    sure, against, open_ = (claim.Effect("e", Estimate(m, m - 1, m + 1)) for m in (2, -2, 0.5))
+    assert claim.Finding([sure, sure]).verdict() == claim.HOLDS
+    assert claim.Finding([sure, open_]).verdict() == claim.UNDECIDED
+    assert claim.Finding([open_, against]).verdict() == claim.FAILS
+    assert claim.Finding([sure, replace(against, needed=False)]).verdict() == claim.HOLDS
 
 
 def test_claims_run_small_and_write_their_page(drawn: Pictures, tmp_path: Path) -> None:
     from bowerbird.evaluation import claims
-    from bowerbird.evaluation.claims.lab import Domain, Lab, Settings
+    from bowerbird.evaluation.claims.experiment import Domain, Experiment, Settings
 
-    settings = Settings(seeds=(0, 1), train_steps=2, pictures=12, sampling_steps=2, evaluator_steps=2)
+    settings = Settings(seeds=(0, 1), train_steps=2, pictures=12, sampling_steps=2, judge_steps=2)
     small = Domain(
         "drawn",
         load_pictures("drawn", size=32),
@@ -145,16 +156,16 @@ def test_claims_run_small_and_write_their_page(drawn: Pictures, tmp_path: Path) 
         in_channels=12,
         label_key="thing",
     )
-    lab = Lab(settings, [small], drawn)
+    experiment = Experiment(settings, [small], drawn)
     chosen = claims.load(["retrieval-beats-none", "database"])
-    found = claims.run(chosen, lab, tmp_path)
+    found = claims.run(chosen, experiment, tmp_path)
     assert [d["name"] for d in found] == ["retrieval-beats-none", "database"]
-    assert {d["verdict"] for d in found} <= {frame.HOLDS, frame.FAILS, frame.UNDECIDED}
+    assert {d["verdict"] for d in found} <= {claim.HOLDS, claim.FAILS, claim.UNDECIDED}
     assert len(found[0]["values"]["drawn with retrieval"]["by seed"]) == 2
     assert (tmp_path / "database.png").stat().st_size > 5000
     assert "retrieval-beats-none" in (tmp_path / "claims.md").read_text()
     again = claims.run(
-        chosen[:1], Lab(settings, [small], drawn), tmp_path
+        chosen[:1], Experiment(settings, [small], drawn), tmp_path
     )  # from the cache, and the other claim is kept
     assert again[0]["effects"] == found[0]["effects"]
     assert [d["name"] for d in json.loads((tmp_path / "claims.json").read_text())["claims"]] == [

@@ -19,7 +19,7 @@ from bowerbird.encoders.gradients import GradientEncoder
 from bowerbird.encoders.inception import InceptionV3, prepare
 from bowerbird.evaluation import features
 from bowerbird.evaluation.copies import detect, synthetic, windows
-from bowerbird.evaluation.copies.thresholds import alarm_level, calibrated, ranks, summarize
+from bowerbird.evaluation.copies.thresholds import alarm_level, calibrate, ranks, summarize
 from bowerbird.models import weights
 
 
@@ -114,7 +114,7 @@ def test_features_are_computed_once_a_picture(drawn: list[Image.Image]) -> None:
     assert np.array_equal(features.extract(extractor, drawn[:3], cached=False), again[[2, 0, 1]])
 
 
-@pytest.mark.parametrize("spec", ["nothing", "evaluator:", "gradients:x", "psychic:file"])
+@pytest.mark.parametrize("spec", ["nothing", "judge:", "gradients:x", "psychic:file"])
 def test_unknown_features_are_refused(spec: str) -> None:
     with pytest.raises(BowerbirdError, match=r"KIND:PATH"):
         features.load(spec)
@@ -146,24 +146,24 @@ def scene(number: int) -> Image.Image:
     return picture
 
 
-def test_planted_copies_are_found() -> None:
+def test_synthetic_copies_are_found() -> None:
     """Every kind of copy, among pictures unlike anything the descriptor was trained on, by its source's similarity at
     1% false alarms."""
     training = [scene(i) for i in range(150)]
-    found = detect.check(
-        features.load(detect.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, plants=12, seed=1
+    found = detect.check_copies(
+        features.load(detect.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, copies_per_kind=12, seed=1
     )
     assert found.training.whole_at[1] == found.training.split_at[1] == 7
     assert found.training.whole[1] == pytest.approx(1, abs=1e-3)
     least = {"copy": 1.0, "mirrored": 0.9, "crop": 0.6, "tinted": 0.6, "pasted part": 0.4, "shrunk and pasted": 0.4}
     assert set(found.recall) == set(synthetic.KINDS) == set(least)
     assert {name: share for name, share in least.items() if found.recall[name]["any"] < share} == {}
-    honest = detect.check(
+    honest = detect.check_copies(
         features.load(detect.DESCRIPTOR),
         [scene(i) for i in range(1000, 1030)],
         training,
         baseline=100,
-        plants=1,
+        copies_per_kind=1,
         seed=1,
     )
     assert honest.report()["whole"]["generated to training"]["over"]["99% quantile of the baseline"] < 0.1
@@ -174,7 +174,7 @@ def test_pictures_held_twice_are_left_out_of_the_baseline() -> None:
     training += [training[3], ImageOps.mirror(training[5])]
     alike = detect.near_duplicates(training, np.arange(len(training)))
     assert np.flatnonzero(alike).tolist() == [3, 5, 40, 41]
-    found = detect.check(GradientEncoder(), [scene(99)], training, baseline=42, plants=1)
+    found = detect.check_copies(GradientEncoder(), [scene(99)], training, baseline=42, copies_per_kind=1)
     assert found.near_duplicates == 4
     assert not set(found.baseline_rows) & {3, 5, 40, 41}
 
@@ -192,20 +192,20 @@ def test_a_copy_descriptor_sees_pictures_alone_and_past_changes() -> None:
 
 def test_described_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [scene(i) for i in range(2000, 2005)]
-    first = detect.described(GradientEncoder(), pictures)
+    first = detect.describe_cached(GradientEncoder(), pictures)
     monkeypatch.setattr(windows, "describe", lambda *_: pytest.fail("described again"))
-    assert np.array_equal(detect.described(GradientEncoder(), [p.copy() for p in pictures]), first)
+    assert np.array_equal(detect.describe_cached(GradientEncoder(), [p.copy() for p in pictures]), first)
 
 
 def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) -> None:
     training = drawn[:60]
-    found = detect.check(
+    found = detect.check_copies(
         GradientEncoder(),
         [training[3], drawn[200]],
         training,
         neighbors=[[training[3], training[4]], []],
         baseline=30,
-        plants=1,
+        copies_per_kind=1,
         seed=1,
     )
     assert found.training.whole[0] == pytest.approx(1, abs=1e-4)
@@ -219,12 +219,12 @@ def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) 
     assert over["99% quantile of the baseline"] <= 0.04
 
 
-def test_replication_sums() -> None:
+def test_similarities_are_summed_up() -> None:
     values = np.arange(101) / 100
     found = summarize(values, {"half": 0.5})
     assert (found.mean, found.p75, found.p90, found.p95) == pytest.approx((0.5, 0.75, 0.9, 0.95))
     assert found.over["half"] == pytest.approx(50 / 101)
-    assert calibrated(values)["99% quantile of the baseline"] == pytest.approx(0.99)
+    assert calibrate(values)["99% quantile of the baseline"] == pytest.approx(0.99)
     honest = np.random.default_rng(0).permutation(300).astype(float)
     level, rate = alarm_level(honest)
     assert (level, rate) == (297, 3 / 301)  # a new value is as likely in each of the 301 gaps

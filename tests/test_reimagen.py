@@ -318,7 +318,9 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
 
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = evaluate.Settings(n=6, k=2, baseline=10, plants=2, generate=generation.Settings(steps=2, seed=5))
+    settings = evaluate.Settings(
+        n=6, k=2, baseline=10, copies_per_kind=2, generate=generation.Settings(steps=2, seed=5)
+    )
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
     assert found.report["distribution"]["n generated"] == 6

@@ -79,9 +79,9 @@ def test_tiny_form_trains_writes_and_opens(name: str, drawn_folder: Path, tmp_pa
         assert isinstance(features.load(f"copies:{model}"), CopyDescriptor)
         assert features.load(f"copies:{model}").embed_images([Image.new("RGB", (40, 30), "red")] * 2).shape == (2, 16)
     elif name == "evaluator":
-        from bowerbird.evaluation.judge import Evaluator
+        from bowerbird.evaluation.judge import Judge
 
-        assert Evaluator(model)(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))[1].shape == (3, 2)
+        assert Judge(model)(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))[1].shape == (3, 2)
     else:
         assert json.loads((model / "config.json").read_text())["scaling_factor"] > 0
 

@@ -157,3 +157,15 @@ def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
         bar.update(task, completed=done, total=total)
 
     return report
+
+
+def report_to(bar: ProgressBar) -> Progress:
+    """A progress callback that keeps a task of `bar` for each stage of the work."""
+    tasks: dict[str, Any] = {}
+
+    def report(done: int, total: int | None = None, stage: str = "") -> None:
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, total=total)
+        bar.update(tasks[stage], completed=done, total=total)
+
+    return report

@@ -8,7 +8,6 @@ import typer
 
 from bowerbird.cli import (
     bulk,
-    claims,
     datasets,
     demo,
     edit,
@@ -18,6 +17,7 @@ from bowerbird.cli import (
     imports,
     kb,
     models,
+    reproduce,
     search,
     train,
 )
@@ -47,8 +47,8 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
-app.command("check")(evaluate.check)
-app.command("claims")(claims.claims)
+app.command("check-copies")(evaluate.check_copies)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(imports.app, name="import")
 app.command("export")(export.export)

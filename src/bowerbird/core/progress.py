@@ -25,3 +25,13 @@ OnMessage = Callable[[str], None]
 def log_message(line: str) -> None:
     """The `OnMessage` of whoever gives none: `logging`, logger `bowerbird`, level INFO."""
     logging.getLogger("bowerbird").info(line)
+
+
+def for_stage(progress: Progress | None, name: str, size: int | None = None) -> Progress:
+    """`progress` for one stage of the work called `name`, of `size` steps where its caller does not say how many."""
+
+    def report(done: int, total: int | None = None, stage: str = "") -> None:
+        if progress is not None:
+            progress(done, size if total is None else total, name)
+
+    return report

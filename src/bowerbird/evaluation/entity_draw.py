@@ -1,7 +1,7 @@
 """EntityDraw: can a model draw the thing that a prompt names, for things it was never trained on?
 
 One function makes it from any pictures with a column that names the entity: every entity, under every template.
-Verdicts are an evaluator's, among the entities of the bench (`metrics.faithfulness`).
+Verdicts are a judge's, among the entities of the benchmark (`metrics.faithfulness`).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def entity_key(pictures: Pictures, wanted: str | None = None) -> str | None:
 def entity_draw(
     pictures: Pictures, *, key: str, templates: tuple[str, ...] = TEMPLATES, limit: int | None = None
 ) -> EntityDraw:
-    """The bench over the entities in column `key`, in order (the first `limit`); an entity is called by its commonest
-    caption.
+    """The benchmark over the entities in column `key`, in order (the first `limit`); an entity is called by its
+    commonest caption.
 
     Raises: BowerbirdError when there are fewer than two entities, or a template does not hold {name}.
     """
@@ -63,7 +63,7 @@ def entity_draw(
         captions.setdefault(label, Counter())[caption] += 1
     entities = tuple(sorted(captions))[:limit]
     if len(entities) < 2:
-        raise BowerbirdError(f"column {key!r} names {len(entities)} entity; the bench needs two or more")
+        raise BowerbirdError(f"column {key!r} names {len(entities)} entity; the benchmark needs two or more")
     names = tuple(min(captions[e], key=lambda c: (-captions[e][c], c)) or e for e in entities)
     prompts = tuple(
         template.replace("{name}", name) for name in names for template in templates

@@ -1,14 +1,12 @@
-"""One evaluation of one model: how like real pictures, how faithful to what was asked, how much copied. No shell, no
-printing.
+"""One evaluation of one model: how like real pictures, how faithful to the prompt, how much copied.
 
-`evaluate` generates, measures and returns plain values; `write` puts them on disk. The same arguments give the same
-bytes.
+`evaluate` generates, measures and returns plain values; `reports.write_evaluation` puts them on disk. The same
+arguments give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
+from bowerbird.core.progress import Progress, for_stage
 from bowerbird.core.types import Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
@@ -24,8 +23,8 @@ from bowerbird.evaluation import entity_draw, features
 from bowerbird.evaluation.copies import detect
 from bowerbird.evaluation.metrics import diversity, frechet, kernel
 from bowerbird.evaluation.metrics.faithfulness import faithfulness
-from bowerbird.evaluation.metrics.intervals import Estimate, over_groups, over_halves
-from bowerbird.evaluation.metrics.manifold import manifold
+from bowerbird.evaluation.metrics.intervals import over_groups, over_halves
+from bowerbird.evaluation.metrics.manifold import distances, manifold
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
@@ -33,19 +32,20 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.core.types import FeatureExtractor
-    from bowerbird.evaluation.judge import Evaluator
+    from bowerbird.evaluation.judge import Judge
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
 
 CHECKED = 200
-"""Pictures of an evaluation that the replication check looks at, the first ones."""
+"""Pictures of an evaluation that the copy check looks at, the first ones."""
+LEAST_PICTURES = 10
 QUERIES = ("caption", "image", "unconditional")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an evaluation does; every one of these moves a figure and stands in the report."""
+    """What an evaluation does; every one of these moves a figure and stands in the report. `n`: pictures of the set
+    measures; `repeats`: pictures a prompt of EntityDraw."""
 
     n: int = 500
     query: str = "caption"
@@ -56,7 +56,7 @@ class Settings:
     style_key: str | None = "style"
     manifold_k: int = 5
     baseline: int = 300
-    plants: int = detect.PLANTED
+    copies_per_kind: int = detect.COPIES_PER_KIND
     generate: generation.Settings = field(default_factory=generation.Settings)
 
 
@@ -68,26 +68,41 @@ class Evaluation:
     images: list[Image.Image]
     hits: Neighbors
     goodness: np.ndarray
-    copies: detect.Replication
+    copies: detect.CopyReport
     training: list[Image.Image]
     entities: list[tuple[str, float]]
+
+
+def default_settings(pipe: System, **changes: Any) -> Settings:
+    """The settings that `pipe` is evaluated with: its own k and its own settings of generation; `changes` replace
+    fields of them."""
+    return replace(Settings(k=pipe.defaults.k, generate=generation.default_settings(pipe)), **changes)
+
+
+def check_pictures(pictures: Pictures, name: str = "data") -> None:
+    """Raises: BowerbirdError when `pictures`, called `name`, are too few to measure against."""
+    if len(pictures) < LEAST_PICTURES:
+        raise BowerbirdError(
+            f"{name}: {len(pictures)} pictures are too few to measure against; {LEAST_PICTURES} is the least"
+        )
 
 
 def evaluate(
     pipe: System,
     kb: KnowledgeBase,
     pictures: Pictures,
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | None,
     settings: Settings,
     *,
-    judges: tuple[Evaluator, Evaluator] | None = None,
+    judges: tuple[Judge, Judge] | None = None,
     descriptor: FeatureExtractor | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure `pipe` with `kb` against `pictures` on the features of `extractor`.
+    """Measure `pipe` with `kb` against `pictures` on the features of `extractor` (None: of the judge).
 
-    `judges`: evaluators of entity and style; without them (or without such columns) faithfulness is left out.
-    `descriptor`: for the replication check against the items of `kb` (None: `tiny-copies`).
+    `judges`: judges of entity and style; without them (or without such columns) faithfulness is left out.
+    `descriptor`: for the copy check against the items of `kb` (None: `tiny-copies`). Raises: BowerbirdError when
+    there is nothing to measure with, or too little to measure.
     """
     if settings.query not in QUERIES:
         raise BowerbirdError(f"query {settings.query!r} is not known; choose one of {', '.join(QUERIES)}")
@@ -95,13 +110,16 @@ def evaluate(
         raise BowerbirdError(
             f"an evaluation needs 20 items in the knowledge base and 4 pictures; got {len(kb)} and {settings.n}"
         )
-    tell = progress or (lambda what, done, total: None)
-    hits = _ask(pipe, kb, pictures, settings)
-    images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("generating", done, len(hits))
-    )
+    check_pictures(pictures)
+    if extractor is None:
+        if judges is None:
+            raise BowerbirdError("without judges there are no features to measure with; give features KIND:PATH")
+        extractor = judges[0]
+    hits = _retrieve(pipe, kb, pictures, settings)
+    report_generated = for_stage(progress, "generating", len(hits))
+    images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
     real = tensors.to_pil(pictures.pixels)
-    made, there = features.extract(extractor, images, cached=False), features.extract(extractor, real)
+    ours, theirs = features.extract(extractor, images, cached=False), features.extract(extractor, real)
     report: dict[str, Any] = {
         "bowerbird": __version__,
         "model": {"fingerprint": pipe.fingerprint()},
@@ -121,21 +139,21 @@ def evaluate(
         "settings": asdict(settings),
     }
     report["data"]["share of it that the knowledge base holds"] = float(np.isin(pictures.ids, kb.ids()).mean())
-    report["distribution"] = distribution(made, there, manifold_k=settings.manifold_k, seed=settings.generate.seed)
-    report["retrieval"] = _retrieval(kb, settings.k)
+    report["distribution"] = distribution(ours, theirs, manifold_k=settings.manifold_k, seed=settings.generate.seed)
+    report["retrieval"] = _hubness(kb, settings.k)
     if settings.query == "caption":
         report["text alignment"] = _alignment(kb, images, [pictures.captions[i] for i in _rows(pictures, settings)])
-    goodness = -_distance_to_nearest(made, there)
+    goodness = -distances(ours, theirs).min(1)
     entities: list[tuple[str, float]] = []
     if judges is not None:
         report["distribution"] |= _inception_style(judges[0], images, pictures, settings.generate.seed)
-        report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, tell)
-    copies, training = _copies(kb, images, hits, descriptor, settings, tell)
+        report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, progress)
+    copies, training = _copies(kb, images, hits, descriptor, settings, progress)
     facts = {
         "pictures checked": min(len(images), CHECKED),
         "descriptor": detect.DESCRIPTOR if descriptor is None else descriptor.name,
     }
-    report["replication"] = facts | copies.report()
+    report["copies"] = facts | copies.report()
     return Evaluation(report, images, hits, goodness, copies, training, entities)
 
 
@@ -178,8 +196,8 @@ def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, see
     return found
 
 
-def _inception_style(judge: Evaluator, images: list[Image.Image], pictures: Pictures, seed: int) -> dict[str, Any]:
-    """The Inception-style score by the evaluator's entities, and of as many real pictures: comparable with each other
+def _inception_style(judge: Judge, images: list[Image.Image], pictures: Pictures, seed: int) -> dict[str, Any]:
+    """The Inception-style score by the judge's entities, and of as many real pictures: comparable with each other
     only."""
     as_many = _some(np.arange(len(pictures)), len(images), seed)
     return {
@@ -207,14 +225,18 @@ def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     ]
 
 
-def _ask(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
+def proposal_counts(pipe: System, kb: KnowledgeBase, k: int) -> dict[int, int] | None:
+    """p_D for unconditional pictures: None for the counts of the model's own training, where they say anything of this
+    database, else how often each of its items is among the k nearest of the others."""
+    covered = any(pipe.proposal_counts.get(int(i)) for i in kb.ids())
+    return None if covered else kb.proposal(k)
+
+
+def _retrieve(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
     """The neighbors of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
     pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
-        covered = any(
-            pipe.proposal_counts.get(int(i)) for i in kb.ids()
-        )  # p_D of the training, where it says anything of this database
-        counts = None if covered else kb.proposal(settings.k)
+        counts = proposal_counts(pipe, kb, settings.k)
         return pipe.retrieve(
             Request(unconditional=True, k=settings.k), kb, settings.n, seed=settings.generate.seed, proposal=counts
         )
@@ -242,26 +264,20 @@ def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]
     }
 
 
-def _retrieval(kb: KnowledgeBase, k: int) -> dict[str, Any]:
+def _hubness(kb: KnowledgeBase, k: int) -> dict[str, Any]:
     if len(kb) <= k:
         return {}
     counts = np.array(list(kb.proposal(k).values()))
     return {"hubness of the database": asdict(diversity.hubness(counts)) | {"k": k}}
 
 
-def _distance_to_nearest(made: np.ndarray, real: np.ndarray) -> np.ndarray:
-    from bowerbird.evaluation.metrics.manifold import distances
-
-    return distances(made, real).min(1)
-
-
 def _faithfulness(
     pipe: System,
     kb: KnowledgeBase,
     pictures: Pictures,
-    judges: tuple[Evaluator, Evaluator],
+    judges: tuple[Judge, Judge],
     settings: Settings,
-    tell: Progress,
+    progress: Progress | None,
 ) -> tuple[dict[str, Any], list[tuple[str, float]]]:
     """EntityDraw on the entities of `pictures`; the style of the picture against the style of its nearest neighbor."""
     key = entity_draw.entity_key(pictures, settings.entity_key)
@@ -270,47 +286,48 @@ def _faithfulness(
     judge, style_judge = judges
     if len(set(pictures.column(key))) < 2:
         return {"note": f"column {key!r} names one entity only: there is nothing to choose among"}, []
-    bench = entity_draw.entity_draw(pictures, key=key, templates=settings.templates)
-    unknown = [e for e in bench.entities if e not in judge.entities]
+    benchmark = entity_draw.entity_draw(pictures, key=key, templates=settings.templates)
+    unknown = [e for e in benchmark.entities if e not in judge.entities]
     if unknown:
         raise BowerbirdError(
-            f"the evaluator has never seen {len(unknown)} of the entities ({unknown[0]!r} first); train it on this data"
+            f"the judge has never seen {len(unknown)} of the entities ({unknown[0]!r} first); train it on this data"
         )
-    columns = np.array([judge.entities.index(e) for e in bench.entities])
+    columns = np.array([judge.entities.index(e) for e in benchmark.entities])
     hits = pipe.retrieve(
-        Request(prompts=bench.prompts, k=settings.k, search_mode=pipe.defaults.search_mode), kb, settings.repeats
+        Request(prompts=benchmark.prompts, k=settings.k, search_mode=pipe.defaults.search_mode), kb, settings.repeats
     )
-    images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("EntityDraw", done, len(hits))
-    )
+    report_generated = for_stage(progress, "EntityDraw", len(hits))
+    images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
     logits = (
-        judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
+        judge(judge.prepare(images))[1]
+        .numpy()[:, columns]
+        .reshape(len(benchmark.prompts), settings.repeats, len(columns))
     )
-    scored = faithfulness(logits, bench.truth, bench.truth)
-    real_truth = np.array([bench.entities.index(e) for e in pictures.column(key)])
+    scored = faithfulness(logits, benchmark.truth, benchmark.truth)
+    real_truth = np.array([benchmark.entities.index(e) for e in pictures.column(key)])
     real = judge(judge.prepare(tensors.to_pil(pictures.pixels)))[1].numpy()[:, columns].argmax(1) == real_truth
     found: dict[str, Any] = {
-        "entities": len(bench.entities),
-        "prompts": len(bench.prompts),
+        "entities": len(benchmark.entities),
+        "prompts": len(benchmark.prompts),
         "pictures a prompt": settings.repeats,
         "top-1, mean over pictures": asdict(scored.top1),
         "top-5, mean over pictures": asdict(scored.top5),
         f"best of {settings.repeats}": asdict(scored.best),
-        "top-1 on these real pictures (the evaluator may have seen them in training)": float(real.mean()),
-        "evaluator": {"fingerprint": judge.fingerprint, "style_fingerprint": style_judge.fingerprint},
+        "top-1 on these real pictures (the judge may have seen them in training)": float(real.mean()),
+        "judge": {"fingerprint": judge.fingerprint, "style_fingerprint": style_judge.fingerprint},
     }
     shown = [str(row[0].get(key, "")) for row in hits.metadata[:: settings.repeats]]
     if any(shown):
         found["first neighbor shows the entity"] = float(
-            np.mean([s == bench.entities[t] for s, t in zip(shown, bench.truth, strict=True)])
+            np.mean([s == benchmark.entities[t] for s, t in zip(shown, benchmark.truth, strict=True)])
         )
     wanted = [str(row[0].get(settings.style_key, "")) for row in hits.metadata] if settings.style_key else []
     if any(w in style_judge.styles for w in wanted):
         named = np.array([style_judge.styles[i] for i in style_judge(style_judge.prepare(images))[2].argmax(1)])
-        same = (named == np.array(wanted)).reshape(len(bench.entities), -1)
+        same = (named == np.array(wanted)).reshape(len(benchmark.entities), -1)
         found["style of the nearest neighbor kept"] = asdict(over_groups(same))
-    per_entity = (logits.argmax(2) == bench.truth[:, None]).reshape(len(bench.entities), -1).mean(1)
-    return found, [(name, float(value)) for name, value in zip(bench.names, per_entity, strict=True)]
+    per_entity = (logits.argmax(2) == benchmark.truth[:, None]).reshape(len(benchmark.entities), -1).mean(1)
+    return found, [(name, float(value)) for name, value in zip(benchmark.names, per_entity, strict=True)]
 
 
 def _copies(
@@ -319,28 +336,23 @@ def _copies(
     hits: Neighbors,
     descriptor: FeatureExtractor | None,
     settings: Settings,
-    tell: Progress,
-) -> tuple[detect.Replication, list[Image.Image]]:
-    """The replication check of at most 200 generations against the items of the database and the neighbors used, at
+    progress: Progress | None,
+) -> tuple[detect.CopyReport, list[Image.Image]]:
+    """the copy check of at most 200 generations against the items of the database and the neighbors used, at
     128 px or what is wanted."""
     shown = min(len(images), CHECKED)
     chosen = descriptor or features.load(detect.DESCRIPTOR)
     size = detect.working_size(chosen)
     items = [square(image, size) for image in kb.pictures(kb.ids()[None])[0] if image is not None]
     near = [[square(image, size) for image in row if image is not None] for row in hits.rows(range(shown)).images()]
-    found = detect.check(
+    found = detect.check_copies(
         chosen,
         images[:shown],
         items,
         neighbors=near,
         baseline=settings.baseline,
-        plants=settings.plants,
+        copies_per_kind=settings.copies_per_kind,
         seed=settings.generate.seed,
-        progress=tell,
+        progress=progress,
     )
     return found, items
-
-
-def estimate(value: dict[str, float]) -> Estimate:
-    """A stored interval as an `Estimate` again."""
-    return Estimate(value["mean"], value["low"], value["high"])

@@ -1,6 +1,6 @@
 """Frozen networks as measures use them: found by name or path, their outputs cached by picture.
 
-evaluator directory          bowerbird train evaluator             "evaluator:DIR"
+judge directory              bowerbird train judge             "judge:DIR"
 CLIP, SigLIP or our encoders a directory, a hub id, or "small"     "encoder:NAME"
 Inception-v3                 .safetensors, .pth or TorchScript     "inception:FILE"
 SSCD                         TorchScript                           "sscd:FILE", short edge 288: "sscd-288:FILE"
@@ -11,7 +11,7 @@ gradients                    needs no weights                      "gradients"
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,11 @@ from bowerbird.models import weights
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from bowerbird.core.types import FeatureExtractor
 
-KINDS = ("evaluator", "encoder", "inception", "sscd", "sscd-288", "copies")
+KINDS = ("judge", "encoder", "inception", "sscd", "sscd-288", "copies")
 BARE = ("tiny-copies", "gradients")
 
 
@@ -45,10 +46,10 @@ def load(spec: str) -> FeatureExtractor:
         raise BowerbirdError(
             f"features {spec!r}: write KIND:PATH with one of {', '.join(KINDS)}; or {' or '.join(BARE)}"
         )
-    if kind == "evaluator":
-        from bowerbird.evaluation.judge import Evaluator
+    if kind == "judge":
+        from bowerbird.evaluation.judge import Judge
 
-        return Evaluator(Path(path))
+        return Judge(Path(path))
     if kind == "encoder":
         from bowerbird import encoders
 
@@ -64,6 +65,20 @@ def load(spec: str) -> FeatureExtractor:
     from bowerbird.encoders.sscd import SSCDFeatures
 
     return SSCDFeatures(path, square=kind == "sscd")
+
+
+def load_or_make(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that are made once: those kept under `key` in the cache folder `kind`, else what `make` returns, which is
+    kept. A damaged file is made again."""
+    file = cache.directory(kind) / f"{key}.safetensors"
+    if file.is_file():
+        try:
+            return files.load_tensors(file)
+        except BowerbirdError:
+            pass
+    tensors = make()
+    files.save_tensors(file, tensors)
+    return tensors
 
 
 def picture_hash(picture: Image.Image) -> int:

@@ -13,23 +13,30 @@ from torch import Tensor
 from bowerbird.core import files, images, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.weight_files import file_fingerprint
+from bowerbird.data.pictures import Pictures
+from bowerbird.evaluation import entity_draw
 from bowerbird.models.classifier import ClassifierModel
+from bowerbird.training.cached import trained
+from bowerbird.training.recipes.judge import evaluator as judge_recipe
+from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.core.progress import Progress
+    from bowerbird.training.recipe import Recipe
 
-class Evaluator:
+
+class Judge:
     """A trained `ClassifierModel` with its labels; also a `FeatureExtractor` (the layer before the verdicts)."""
 
-    name, dim = "evaluator", 256
+    name, dim = "judge", 256
 
     def __init__(self, path: Path) -> None:
-        config = files.read_json(path / "config.json", "evaluator")
+        self.path = path
+        config = files.read_json(path / "config.json", "judge")
         if config.get("type") != "bowerbird-evaluator":
-            raise BowerbirdError(
-                f"{path}: no evaluator; train one: bowerbird train evaluator --data SOURCE --out {path}"
-            )
+            raise BowerbirdError(f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {path}")
         self.entities, self.styles = list(config["entities"]), list(config["styles"])
         self.size = int(config.get("size", 64))
         self.preprocessing = f"middle square, bicubic to {self.size} px, on white"
@@ -54,3 +61,58 @@ class Evaluator:
         parts = [self.model(tensors.to_float(chunk)) for chunk in torch.split(pixels, 128)]
         features, entity, style = (torch.cat(p) for p in zip(*parts, strict=True))
         return features, entity, style
+
+
+def train_judge(
+    recipe: Recipe,
+    pictures: Pictures,
+    *,
+    steps: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Judge:
+    """The judge that `recipe` trains on `pictures`, or the one from the cache where it was trained before; `steps`: in
+    place of the recipe's."""
+    if steps is not None:
+        train = recipe.train.model_copy(update={"steps": steps, "sheet_every": 10**6})
+        recipe = recipe.model_copy(update={"train": train})
+    return Judge(trained(recipe, pictures, device=device, progress=progress))
+
+
+def load_judges(
+    pictures: Pictures,
+    judge: str | Path = "train",
+    style_judge: Path | None = None,
+    *,
+    entity_key: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[Judge, Judge] | None:
+    """The judges of entity and of style: one network may be both.
+
+    `judge`: `train` (on all of `pictures`, cached by their content), `none` (returns None), or a trained judge's
+    directory. `style_judge`: a directory; None is trained with the judge, or the same as the judge where there is no
+    column `style`. `entity_key`: the column that names the entity, None: found by `entity_draw.entity_key`. Raises:
+    BowerbirdError when there is nothing to train on.
+    """
+    if judge == "none":
+        return None
+    if judge != "train":
+        return Judge(Path(judge)), Judge(style_judge or Path(judge))
+    key = entity_draw.entity_key(pictures, entity_key)
+    if key is None:
+        raise BowerbirdError(
+            "the data has no column that names the entity; name one as entity_key, or give judge 'none' and features"
+            " KIND:PATH"
+        )
+    recipe = judge_recipe()
+    style_key = "style" if all(pictures.column("style")) else key
+    system = recipe.system.model_copy(update={"entity_key": key, "style_key": style_key})
+    trained_judge = train_judge(
+        recipe.model_copy(update={"system": system}), pictures, device=device, progress=progress
+    )
+    if style_judge is not None:
+        return trained_judge, Judge(style_judge)
+    if style_key != "style":
+        return trained_judge, trained_judge
+    return trained_judge, train_judge(style_judge_recipe(), pictures, device=device, progress=progress)

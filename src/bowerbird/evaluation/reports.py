@@ -1,4 +1,4 @@
-"""What an evaluation and a replication check leave on disk: `report.json` for machines, `report.md`, plots and sheets
+"""What an evaluation and a copy check leave on disk: `report.json` for machines, `report.md`, plots and sheets
 for people."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bowerbird.core.contact_sheet import labeled
 from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.copies.detect import KINDS, Nearest, Replication
+from bowerbird.evaluation.copies.detect import KINDS, CopyReport, Nearest
 from bowerbird.evaluation.copies.thresholds import ranks
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SMALL_SAMPLE = (
 
 
 def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
-    """`report.json`, `report.md`, `replication.png`, `entities.png` (with entities), and sheets of the best, median
+    """`report.json`, `report.md`, `copies.png`, `entities.png` (with entities), and sheets of the best, median
     and worst pictures."""
     out.mkdir(parents=True, exist_ok=True)
     report = found.report
@@ -45,9 +45,9 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
         ("worst", order[-shown:][::-1]),
     ):
         _sheet(out / f"{name}.png", found, rows, name)
-    copy_plot(out / "replication.png", found.copies)
+    copy_plot(out / "copies.png", found.copies)
     copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
-    files = ["best.png", "median.png", "worst.png", "nearest-training.png", "replication.png"]
+    files = ["best.png", "median.png", "worst.png", "nearest-training.png", "copies.png"]
     if found.entities:
         weakest = sorted(found.entities, key=lambda e: e[1])[:12]
         plots.intervals(
@@ -61,8 +61,8 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
     return [out / f for f in ("report.json", "report.md", *files)]
 
 
-def write_check(
-    found: Replication,
+def write_copy_report(
+    found: CopyReport,
     names: Sequence[str],
     generated: Sequence[Image.Image],
     training: Sequence[Image.Image],
@@ -84,7 +84,7 @@ def write_check(
     copy_plot(out / "similarities.png", found)
     copy_sheet(out / "worst.png", generated, found, training)
     shown = {k: v for k, v in report.items() if k != "pictures"}
-    _write_text(out / "report.md", _page("Replication check", shown, ["worst.png", "similarities.png"]))
+    _write_text(out / "report.md", _page("Copy check", shown, ["worst.png", "similarities.png"]))
     return report
 
 
@@ -98,7 +98,7 @@ def _pair(found: Nearest, i: int) -> dict[str, Any]:
     }
 
 
-def copy_plot(path: Path, found: Replication) -> None:
+def copy_plot(path: Path, found: CopyReport) -> None:
     """Generated-to-training beside training-to-training, with the thresholds."""
     groups = {"training to training": found.baseline.whole, "generated to training": found.training.whole}
     if found.neighbors is not None:
@@ -115,7 +115,7 @@ def copy_plot(path: Path, found: Replication) -> None:
 def copy_sheet(
     path: Path,
     generated: Sequence[Image.Image],
-    copies: Replication,
+    copies: CopyReport,
     training: Sequence[Image.Image],
     *,
     rows: int = 10,

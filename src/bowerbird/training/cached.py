@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from bowerbird.core import cache, files
+from bowerbird.core.progress import Progress
 from bowerbird.data.pictures import Pictures
 from bowerbird.training.loop import train
 from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints
-
-Progress = Callable[[str, int, int], None]
-"""Called with (name of the training, steps done, steps in all)."""
 
 
 def key(recipe: Recipe, pictures: Pictures) -> str:
@@ -41,6 +38,6 @@ def trained(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progress
         device=device,
     ):
         if progress is not None:
-            progress(recipe.name, report.step, recipe.train.steps)
+            progress(report.step, recipe.train.steps, recipe.name)
     (run / "checkpoint.safetensors").unlink(missing_ok=True)  # a finished run needs it no more, and it is large
     return run / "model"

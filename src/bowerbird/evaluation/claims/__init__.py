@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
-    from bowerbird.evaluation.claims.frame import Claim
-    from bowerbird.evaluation.claims.lab import Lab
+    from bowerbird.evaluation.claims.claim import Claim
+    from bowerbird.evaluation.claims.experiment import Experiment
 
 FILES = {
     "retrieval-beats-none": "retrieval_beats_none",
@@ -38,16 +38,16 @@ def load(names: Sequence[str]) -> list[Claim]:
     return [importlib.import_module(f"bowerbird.evaluation.claims.{FILES[name]}").CLAIM for name in names or FILES]
 
 
-def run(claims: Sequence[Claim], lab: Lab, out: Path) -> list[dict[str, Any]]:
+def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict[str, Any]]:
     """Measure each claim; after each one write `claims.json`, `claims.md` and its plot, keeping what earlier runs left
     for other claims under the same settings."""
     from bowerbird.core import files
-    from bowerbird.evaluation.claims import frame
+    from bowerbird.evaluation.claims.claim import document_of, page
 
     out.mkdir(parents=True, exist_ok=True)
     settings = {
-        **asdict(lab.settings),
-        "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in lab.domains],
+        **asdict(experiment.settings),
+        "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in experiment.domains],
     }
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     file = out / "claims.json"
@@ -55,8 +55,8 @@ def run(claims: Sequence[Claim], lab: Lab, out: Path) -> list[dict[str, Any]]:
     kept = earlier.get("claims", []) if earlier.get("settings") == settings else []
     documents: dict[str, dict[str, Any]] = {d["name"]: d for d in kept}
     for claim in claims:
-        finding = claim.measure(lab)
-        document = frame.document(claim, finding)
+        finding = claim.measure(experiment)
+        document = document_of(claim, finding)
         if finding.plot is not None:
             finding.plot(out / f"{claim.name}.png")
             document["plot"] = f"{claim.name}.png"
@@ -64,5 +64,5 @@ def run(claims: Sequence[Claim], lab: Lab, out: Path) -> list[dict[str, Any]]:
         ordered = [documents[name] for name in FILES if name in documents]
         files.write_json(file, {"settings": settings, "claims": ordered})
         with files.atomic_path(out / "claims.md") as temporary:
-            temporary.write_text(frame.page(ordered, settings), encoding="utf-8")
+            temporary.write_text(page(ordered, settings), encoding="utf-8")
     return [documents[claim.name] for claim in claims]

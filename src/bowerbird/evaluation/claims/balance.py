@@ -9,9 +9,9 @@ import numpy as np
 
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import TRAINED_STYLES, Bench, per_entity
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import TRAINED_STYLES, Benchmark, per_entity
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.intervals import Estimate
 
 ENTITIES = 40
@@ -20,27 +20,27 @@ ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JOINT = (1.0, 2.0, 4.0, 8.0)
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Prompts that name another style than the one neighbor's: is it the entity, is it the style, for every
     balance."""
-    bench = Bench(lab)
-    drawn = [bench.rows_of(entity) for entity in bench.entities]
-    used = np.array(bench.some([i for i, have in enumerate(drawn) if len(have) > 1], ENTITIES))
+    benchmark = Benchmark(experiment)
+    drawn = [benchmark.rows_of(entity) for entity in benchmark.entities]
+    used = np.array(benchmark.sample([i for i, have in enumerate(drawn) if len(have) > 1], ENTITIES))
     wanted = [TRAINED_STYLES[n % len(TRAINED_STYLES)] for n in range(len(used))]
     others = [sorted(set(drawn[i]) - {style}) for i, style in zip(used, wanted, strict=True)]
     own = [styles[n % len(styles)] for n, styles in enumerate(others)]  # the neighbor's style: never the prompt's
-    prompts = [f"{bench.names[i]}, {style} style" for i, style in zip(used, wanted, strict=True)]
-    hits = bench.given(prompts, np.array([[drawn[i][style]] for i, style in zip(used, own, strict=True)]))
+    prompts = [f"{benchmark.names[i]}, {style} style" for i, style in zip(used, wanted, strict=True)]
+    hits = benchmark.neighbors_at(prompts, np.array([[drawn[i][style]] for i, style in zip(used, own, strict=True)]))
     forms = [(kind, eta, Guidance(kind, SCALE, SCALE, eta)) for kind in ("interleaved", "weighted") for eta in ETAS]
     forms += [("joint", scale, Guidance("joint", scale)) for scale in JOINT]
     entity: dict[tuple[str, float], list[np.ndarray]] = {}
     style: dict[tuple[str, float], list[np.ndarray]] = {}
     kept: dict[tuple[str, float], list[np.ndarray]] = {}
     for kind, value, guidance in forms:
-        for seed in lab.settings.seeds:
-            images = bench.generate(hits, seed, guidance)
-            seen = bench.styled(images)
-            entity.setdefault((kind, value), []).append(bench.named(images) == used)
+        for seed in experiment.settings.seeds:
+            images = benchmark.generate(hits, seed, guidance)
+            seen = benchmark.name_styles(images)
+            entity.setdefault((kind, value), []).append(benchmark.name_entities(images) == used)
             style.setdefault((kind, value), []).append(seen == np.array(wanted))
             kept.setdefault((kind, value), []).append(seen == np.array(own))
     both = {key: [e & s for e, s in zip(entity[key], style[key], strict=True)] for key in entity}
@@ -99,7 +99,7 @@ def measure(lab: Lab) -> Finding:
     notes = (
         f"{len(used)} rare entities drawn at random, one neighbor in another style than the prompt names, k = 1,"
         f" weights {SCALE:g}; joint at weights {', '.join(f'{w:g}' for w in JOINT)}. Not behind some joint point in"
-        f" entity and in style (point estimates): {', '.join(ahead) or 'none'}. {bench.judges()}"
+        f" entity and in style (point estimates): {', '.join(ahead) or 'none'}. {benchmark.describe_judges()}"
     )
     return Finding(effects, values, notes, plot)
 
@@ -110,8 +110,7 @@ CLAIM = Claim(
     source="Re-Imagen, arXiv 2209.14491, sections 3.3 and 5.4",
     varies="the form of guidance, eta, and the weight of joint guidance",
     measures=(
-        "shares of pictures named as the entity, and seen in the style, that the prompt asks for, by independent"
-        " evaluators"
+        "shares of pictures named as the entity, and seen in the style, that the prompt asks for, by independent judges"
     ),
     measure=measure,
 )

@@ -8,29 +8,39 @@ neighbors, prompts and settings, so that a second run measures without generatin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird import encoders
-from bowerbird.core import cache, files, seeds, tensors
+from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import encode_png
+from bowerbird.core.progress import for_stage
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.guidance import Guidance
-from bowerbird.evaluation.claims.lab import Lab, open_pipeline
-from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.claims.experiment import Experiment, open_pipeline
+from bowerbird.evaluation.features import load_or_make
+from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
+from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.search import bm25
 from bowerbird.systems import generation
-from bowerbird.training.cached import trained
-from bowerbird.training.recipes.judge import evaluator, style_evaluator
+from bowerbird.training.recipes.judge import evaluator as judge_recipe
+from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
+
+    from bowerbird.training.recipe import Recipe
 
 MODEL = "tiny-reimagen"
 TRAINED_STYLES = ("flat", "fluent", "noto", "twemoji")
@@ -42,18 +52,21 @@ SCALE = 3.0
 
 
 @dataclass
-class Bench:
-    """The rare entities of a lab's drawings (with `known`: as many that models were trained on), the judges, and the
-    generating."""
+class Benchmark:
+    """The rare entities of an experiment's drawings (with `known`: as many that models were trained on), the judges,
+    and generation."""
 
-    lab: Lab
+    experiment: Experiment
     known: bool = False
     _pipes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def drawings(self) -> Pictures:
         """All drawings of these entities. Raises: BowerbirdError when there are too few."""
-        code, rare = self.lab.drawings.column("hexcode"), [m.get("split") == "rare" for m in self.lab.drawings.metadata]
+        code, rare = (
+            self.experiment.drawings.column("hexcode"),
+            [m.get("split") == "rare" for m in self.experiment.drawings.metadata],
+        )
         chosen = {c for c, r in zip(code, rare, strict=True) if r}
         if len(chosen) < 4:
             raise BowerbirdError(
@@ -63,7 +76,7 @@ class Bench:
         if self.known:
             others = sorted(set(code) - chosen)
             chosen = {others[i] for i in seeds.numpy_generator(0, "known").permutation(len(others))[: len(chosen)]}
-        return self.lab.drawings.select([i for i, c in enumerate(code) if c in chosen])
+        return self.experiment.drawings.select([i for i, c in enumerate(code) if c in chosen])
 
     @cached_property
     def embeddings(self) -> np.ndarray:
@@ -82,40 +95,38 @@ class Bench:
         return [called[entity] for entity in self.entities]
 
     @cached_property
-    def judge(self) -> Evaluator:
+    def judge(self) -> Judge:
         """Names the entity; trained on all drawings, as it has to know these."""
-        recipe = evaluator()
-        steps = {"steps": min(recipe.train.steps, self.lab.settings.evaluator_steps), "sheet_every": 10**6}
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=steps)})
-        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+        recipe = judge_recipe()
+        return self._train(recipe, min(recipe.train.steps, self.experiment.settings.judge_steps))
 
     @cached_property
-    def style_judge(self) -> Evaluator:
+    def style_judge(self) -> Judge:
         """Names the style; the same training as the style claim's."""
-        recipe = style_evaluator()
-        recipe = recipe.model_copy(
-            update={"train": recipe.train.model_copy(update={"steps": STYLE_JUDGE_STEPS, "sheet_every": 10**6})}
-        )
-        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+        return self._train(style_judge_recipe(), STYLE_JUDGE_STEPS)
 
-    def named(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def _train(self, recipe: Recipe, steps: int) -> Judge:
+        run = self.experiment
+        return train_judge(recipe, run.drawings, steps=steps, device=run.device, progress=run.progress)
+
+    def name_entities(self, images: Sequence[Image.Image]) -> np.ndarray:
         """The entity, by its number among the rare ones, that the judge sees in each."""
         columns = [self.judge.entities.index(entity) for entity in self.entities]
         return self.judge(self.judge.prepare(images))[1][:, columns].argmax(1).numpy()
 
-    def styled(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def name_styles(self, images: Sequence[Image.Image]) -> np.ndarray:
         """The style the judge sees in each."""
         return np.array(
             [self.style_judge.styles[i] for i in self.style_judge(self.style_judge.prepare(images))[2].argmax(1)]
         )
 
-    def judges(self) -> str:
+    def describe_judges(self) -> str:
         """What the judges make of the real drawings, in words for a claim's notes."""
         real = tensors.to_pil(self.drawings.pixels)
         truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
         entity, style = (
-            float((self.named(real) == truth).mean()),
-            float((self.styled(real) == np.array(self.drawings.column("style"))).mean()),
+            float((self.name_entities(real) == truth).mean()),
+            float((self.name_styles(real) == np.array(self.drawings.column("style"))).mean()),
         )
         return (
             f"Of these real drawings the judges name the entity of {entity:.0%} (all seen in training) and the style of"
@@ -127,11 +138,11 @@ class Bench:
         codes, styles = self.drawings.column("hexcode"), self.drawings.column("style")
         return {styles[i]: i for i in range(len(codes)) if codes[i] == entity}
 
-    def some(self, entities: Sequence[int], most: int) -> list[int]:
+    def sample(self, entities: Sequence[int], most: int) -> list[int]:
         """At most `most` of them, at random, in order."""
         return sorted(seeds.numpy_generator(0, "entities").permutation(list(entities))[:most].tolist())
 
-    def found(
+    def search(
         self,
         prompts: Sequence[str],
         k: int,
@@ -151,18 +162,17 @@ class Bench:
         for i, prompt in enumerate(prompts):
             allowed = inside if leave_out is None else inside & (style != leave_out[i])
             ids[i] = bm25.search(index, np.arange(len(drawings)), prompt, k, allowed)[0]
-        return self.given(prompts, ids)
+        return self.neighbors_at(prompts, ids)
 
-    def given(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
+    def neighbors_at(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
         """The drawings at `rows` `(n, k)` as the neighbors of each prompt; k = 0: none."""
         drawings, ids = self.drawings, np.asarray(rows, np.int64)
         if ids.shape[1] == 0:
             return Neighbors.empty(prompts)
 
-        def load(asked: np.ndarray) -> list[list[Image.Image | None]]:
+        def load(rows: np.ndarray) -> list[list[Image.Image | None]]:
             return [
-                [None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row]
-                for row in asked.tolist()
+                [None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row] for row in rows.tolist()
             ]
 
         captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
@@ -178,7 +188,7 @@ class Bench:
             load_images=load,
         )
 
-    def embedded(self, hits: Neighbors) -> Neighbors:
+    def with_embeddings(self, hits: Neighbors) -> Neighbors:
         """The same neighbors with their embeddings, for models that generate from those."""
         there = hits.mask[..., None]
         return replace(
@@ -198,40 +208,59 @@ class Bench:
         """One picture for each row of `hits`; from the cache where the same was generated before. `sources`: what to
         edit, with `edit` settings."""
         if model not in self._pipes:
-            self._pipes[model] = open_pipeline(model, self.lab.device)
+            self._pipes[model] = open_pipeline(model, self.experiment.device)
         pipe = self._pipes[model]
         guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
-        steps = self.lab.settings.sampling_steps
-        told = (
-            f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.lab.device}"
+        steps = self.experiment.settings.sampling_steps
+        key = (
+            f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.experiment.device}"
             f" {hits.queries} {hits.captions}"
         )
         digest = hashlib.sha256(
-            told.encode()
+            key.encode()
             + hits.ids.tobytes()
             + hits.embeddings.tobytes()
             + (b"" if hits.weights is None else hits.weights.tobytes())
         )
         if sources is not None:
             digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources))
-        file = cache.directory("samples") / f"pictures-{digest.hexdigest()[:24]}.safetensors"
-        if file.is_file():
-            return tensors.to_pil(files.load_tensors(file)["pixels"])
-        how = {"guidance_scale": SCALE, **edit}
-        settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
-        tell = self.lab.progress or (lambda what, done, total: None)
-        images = generation.generate(
-            pipe,
-            hits,
-            settings,
-            sources=sources,
-            batch=32,
-            progress=lambda done, total=None, stage="": tell("generating", done, len(hits)),
-        )
-        files.save_tensors(file, {"pixels": tensors.stack(images)})
-        return images
+
+        def generate() -> dict[str, Tensor]:
+            how = {"guidance_scale": SCALE, **edit}
+            settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
+            report = for_stage(self.experiment.progress, "generating", len(hits))
+            images = generation.generate(pipe, hits, settings, sources=sources, batch=32, progress=report)
+            return {"pixels": tensors.stack(images)}
+
+        return tensors.to_pil(load_or_make("samples", f"pictures-{digest.hexdigest()[:24]}", generate)["pixels"])
 
 
 def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
     """Mean and interval of outcomes, one array a seed with a value an entity: the bootstrap draws entities."""
     return over_groups(np.stack([np.asarray(o, np.float64) for o in outcomes], 1))
+
+
+@contextmanager
+def temporary_knowledge_base(pictures: Pictures) -> Iterator[KnowledgeBase]:
+    """A knowledge base of `pictures` on disk, with the bundled encoder; gone with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_table(pictures, Path(folder) / "pictures.parquet")
+        yield KnowledgeBase.build(Path(folder) / "kb", str(table))[0]
+
+
+def write_table(pictures: Pictures, path: Path, columns: Sequence[str] = ("hexcode", "style", "split")) -> Path:
+    """The pictures with captions and metadata `columns` as a parquet file that a knowledge base can read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = tensors.to_pil(pictures.pixels)
+    rows = [
+        {
+            "name": caption,
+            **{key: str(metadata.get(key, "")) for key in columns},
+            "image": {"bytes": encode_png(image), "path": None},
+        }
+        for image, caption, metadata in zip(images, pictures.captions, pictures.metadata, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path

@@ -7,21 +7,21 @@ from functools import partial
 from typing import Any
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Database, Domain, Lab
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Database, Domain, Experiment
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
 
 SHARES = (1.0, 0.1, 0.01)
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """The same queries (pictures of X) answered by all of D, by parts of it, and by the other domain's D."""
     effects: list[Effect] = []
     values: dict[str, Any] = {}
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    for domain in lab.domains:
-        by_share = {share: lab.each_seed(partial(_of_share, domain, share)) for share in SHARES}
+    for domain in experiment.domains:
+        by_share = {share: experiment.each_seed(partial(_of_share, domain, share)) for share in SHARES}
         whole, least = by_share[SHARES[0]], by_share[SHARES[-1]]
         effects.append(
             Effect(
@@ -43,9 +43,9 @@ def measure(lab: Lab) -> Finding:
             for share, e in estimates.items()
         }
         lines[domain.name] = [(share, e.mean, e.low, e.high) for share, e in estimates.items()]
-        for other in lab.domains:
+        for other in experiment.domains:
             if other is not domain:
-                foreign = lab.each_seed(partial(_of_other, domain, other))
+                foreign = experiment.each_seed(partial(_of_other, domain, other))
                 gain = over_seeds([b - a for a, b in zip(whole, foreign, strict=True)])
                 effects.append(Effect(f"{domain.name}: distance with {other.name}'s D − with its own", gain))
                 values[f"{domain.name} with {other.name}'s D"] = {"by seed": foreign, **asdict(over_seeds(foreign))}

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import TRAINED_STYLES, UNSEEN_STYLE, Bench
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import TRAINED_STYLES, UNSEEN_STYLE, Benchmark
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
 
@@ -18,28 +18,28 @@ PROMPTS = 200
 NAMES = ("in domain", "another domain", "none")
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Fréchet distance to the real drawings of the rare entities, prompts naming entity and style, by database; lower
     is better."""
-    bench = Bench(lab)
-    drawings = bench.drawings
-    rows = bench.some([i for i, style in enumerate(drawings.column("style")) if style in TRAINED_STYLES], PROMPTS)
-    real = bench.judge(drawings.pixels[rows])[0].numpy()
+    benchmark = Benchmark(experiment)
+    drawings = benchmark.drawings
+    rows = benchmark.sample([i for i, style in enumerate(drawings.column("style")) if style in TRAINED_STYLES], PROMPTS)
+    real = benchmark.judge(drawings.pixels[rows])[0].numpy()
     styles = [drawings.column("style")[i] for i in rows]
     prompts = [f"{drawings.captions[i]}, {style} style" for i, style in zip(rows, styles, strict=True)]
-    truth = np.array([bench.entities.index(drawings.column("hexcode")[i]) for i in rows])
+    truth = np.array([benchmark.entities.index(drawings.column("hexcode")[i]) for i in rows])
     hits = {
-        "in domain": bench.found(prompts, 1, styles=TRAINED_STYLES, leave_out=styles),
-        "another domain": bench.found(prompts, 1, styles=(UNSEEN_STYLE,)),
-        "none": bench.found(prompts, 0),
+        "in domain": benchmark.search(prompts, 1, styles=TRAINED_STYLES, leave_out=styles),
+        "another domain": benchmark.search(prompts, 1, styles=(UNSEEN_STYLE,)),
+        "none": benchmark.search(prompts, 0),
     }
     distance: dict[str, list[float]] = {name: [] for name in NAMES}
     named: dict[str, list[float]] = {name: [] for name in NAMES}
-    for seed in lab.settings.seeds:
+    for seed in experiment.settings.seeds:
         for name in NAMES:
-            images = bench.generate(hits[name], seed)
-            distance[name].append(frechet_distance(bench.judge(bench.judge.prepare(images))[0].numpy(), real))
-            named[name].append(float((bench.named(images) == truth).mean()))
+            images = benchmark.generate(hits[name], seed)
+            distance[name].append(frechet_distance(benchmark.judge(benchmark.judge.prepare(images))[0].numpy(), real))
+            named[name].append(float((benchmark.name_entities(images) == truth).mean()))
 
     def gap(a: str, b: str) -> list[float]:
         return [y - x for x, y in zip(distance[a], distance[b], strict=True)]
@@ -69,7 +69,7 @@ def measure(lab: Lab) -> Finding:
         f"{len(rows)} prompts on rare entities, k = 1. In domain: drawings in the other trained styles, never the"
         f" drawing asked for; another domain: {UNSEEN_STYLE} alone, a style never trained on; none: k = 0. The distance"
         " is to drawings in the trained styles, so a picture in its neighbor's own style is far from them however"
-        f" right the thing is. {bench.judges()}"
+        f" right the thing is. {benchmark.describe_judges()}"
     )
     return Finding(effects, values, notes, plot)
 
@@ -79,6 +79,6 @@ CLAIM = Claim(
     says="A database of the target's domain serves better than one of another domain, and either better than none.",
     source="Re-Imagen, arXiv 2209.14491, table 1 (COCO: 5.25 in domain, 6.88 from LAION, 7.27 without retrieval)",
     varies="the database behind the neighbors",
-    measures="Fréchet distance to real drawings in the features of an evaluator trained on all drawings",
+    measures="Fréchet distance to real drawings in the features of a judge trained on all drawings",
     measure=measure,
 )

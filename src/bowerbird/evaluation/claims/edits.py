@@ -14,10 +14,10 @@ from bowerbird import encoders
 from bowerbird.core import tensors
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Bench, per_entity
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.edit_pairs import EditPairs, find
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.search import bm25
 
@@ -29,13 +29,13 @@ STRENGTHS = (0.25, 0.35, 0.45, 0.5, 0.6, 0.7, 0.8)
 CONTROL = "edit, asked for something else"
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Is it what was asked for, and how near to the source elsewhere: edits, against image-to-image with the same
     network, prompt and neighbors."""
-    bench = Bench(lab)
-    pairs = find(lab.drawings, PAIRS)
-    before, asked = lab.drawings.pixels[pairs.source], lab.drawings.pixels[pairs.target]
-    sources, hits = tensors.to_pil(before), hits_of(lab, pairs)
+    benchmark = Benchmark(experiment)
+    pairs = find(experiment.drawings, PAIRS)
+    before, wanted = experiment.drawings.pixels[pairs.source], experiment.drawings.pixels[pairs.target]
+    sources, hits = tensors.to_pil(before), hits_of(experiment, pairs)
     other = hits.rows(np.roll(np.arange(len(hits)), 1))
     arms: dict[str, tuple[Neighbors, dict[str, Any]]] = {
         "edit": (hits, {}),
@@ -52,19 +52,21 @@ def measure(lab: Lab) -> Finding:
     arms |= plain | pasted
     done: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     kept: dict[str, list[np.ndarray]] = {name: [] for name in arms}
-    for seed in lab.settings.seeds:
+    for seed in experiment.settings.seeds:
         for name, (given, edit) in arms.items():
-            images = tensors.stack(bench.generate(given, seed, model=MODEL, sources=sources, **edit))
-            done[name].append(_success(bench, lab, pairs, images))
+            images = tensors.stack(benchmark.generate(given, seed, model=MODEL, sources=sources, **edit))
+            done[name].append(_success(benchmark, experiment, pairs, images))
             kept[name].append(_psnr(before, images, ~pairs.changed))
     success, psnr = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))
     # the rival keeps, or succeeds, exactly as much on average: it takes one of two strengths by chance
     as_kept, as_kept_pasted = (
-        mixed(psnr["edit"].mean, {name: psnr[name].mean for name in side}) for side in (plain, pasted)
+        mix(psnr["edit"].mean, {name: psnr[name].mean for name in side}) for side in (plain, pasted)
     )
-    as_done = mixed(success["edit"].mean, {name: success[name].mean for name in plain})
-    untouched, real = ([_success(bench, lab, pairs, pixels)] * len(lab.settings.seeds) for pixels in (before, asked))
-    rare = np.array([lab.drawings.metadata[i].get("split") == "rare" for i in pairs.target])
+    as_done = mix(success["edit"].mean, {name: success[name].mean for name in plain})
+    untouched, real = (
+        [_success(benchmark, experiment, pairs, pixels)] * len(experiment.settings.seeds) for pixels in (before, wanted)
+    )
+    rare = np.array([experiment.drawings.metadata[i].get("split") == "rare" for i in pairs.target])
 
     def apart(a: list[np.ndarray], b: list[np.ndarray]) -> Estimate:
         return per_entity([x.astype(float) - y for x, y in zip(a, b, strict=True)])
@@ -108,10 +110,10 @@ def measure(lab: Lab) -> Finding:
         f"{len(rare)} pairs of drawings of one collection that differ in 3 to 40% of the picture; the first is the"
         f" source, the second's name the prompt, and k = {K} drawings found by that name, never the second itself. No"
         f" model was trained on the second: {rare.sum()} are of rare things, the others of known things in the style"
-        f" openmoji. 'Became what was asked': of the {len(_candidates(lab, pairs))} things of all pairs the judge names"
-        f" the one asked for; it does for {np.mean(real):.0%} of the real second drawings and {np.mean(untouched):.0%}"
-        " of the first. PSNR outside: where the two drawings agree, against the source; the autoencoder alone reaches"
-        f" {_autoencoder(lab, pairs):.1f} dB. Intervals over pairs."
+        f" openmoji. 'Became what was asked': of the {len(_candidates(experiment, pairs))} things of all pairs the"
+        f" judge names the one asked for; it does for {np.mean(real):.0%} of the real second drawings and"
+        f" {np.mean(untouched):.0%} of the first. PSNR outside: where the two drawings agree, against the source; the"
+        f" autoencoder alone reaches {_autoencoder(experiment, pairs):.1f} dB. Intervals over pairs."
     )
     return Finding(effects, values, notes, plot)
 
@@ -135,7 +137,7 @@ class Mixture:
         ]
 
 
-def mixed(target: float, means: dict[str, float]) -> Mixture:
+def mix(target: float, means: dict[str, float]) -> Mixture:
     """The arms next to `target` on either side, in such shares that their mean is it; the nearest arm alone where all
     lie on one side."""
     order = sorted(means, key=lambda name: means[name])
@@ -150,15 +152,15 @@ def _point(success: Estimate, psnr: Estimate) -> tuple[float, float, float, floa
     return psnr.mean, success.mean, success.low, success.high
 
 
-def _candidates(lab: Lab, pairs: EditPairs) -> list[str]:
+def _candidates(experiment: Experiment, pairs: EditPairs) -> list[str]:
     """The things that the judge chooses among: all that occur in the pairs."""
-    code = lab.drawings.column("hexcode")
+    code = experiment.drawings.column("hexcode")
     return sorted({code[i] for rows in (pairs.source, pairs.target) for i in rows})
 
 
-def hits_of(lab: Lab, pairs: EditPairs) -> Neighbors:
+def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
     """The embedding of each target's name, and the k drawings found by it, without the target itself."""
-    drawings, encoder = lab.drawings, encoders.load("small")
+    drawings, encoder = experiment.drawings, encoders.load("small")
     names = [drawings.captions[i] for i in pairs.target]
     index = bm25.build(drawings.captions, [""] * len(drawings))
     ids = np.full((len(names), K), ABSENT, np.int64)
@@ -186,10 +188,10 @@ def hits_of(lab: Lab, pairs: EditPairs) -> Neighbors:
     )
 
 
-def _success(bench: Bench, lab: Lab, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:
-    """Whether the judge, choosing among the things of all pairs, names the asked one, `(n,)`."""
-    candidates, code = _candidates(lab, pairs), lab.drawings.column("hexcode")
-    logits = bench.judge(pixels)[1][:, [bench.judge.entities.index(c) for c in candidates]]
+def _success(benchmark: Benchmark, experiment: Experiment, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:
+    """Whether the judge, choosing among the things of all pairs, names the one asked for, `(n,)`."""
+    candidates, code = _candidates(experiment, pairs), experiment.drawings.column("hexcode")
+    logits = benchmark.judge(pixels)[1][:, [benchmark.judge.entities.index(c) for c in candidates]]
     found: np.ndarray = logits.argmax(1).numpy() == np.array([candidates.index(code[i]) for i in pairs.target])
     return found
 
@@ -202,12 +204,12 @@ def _psnr(before: torch.Tensor, after: torch.Tensor, where: np.ndarray) -> np.nd
     return found
 
 
-def _autoencoder(lab: Lab, pairs: EditPairs) -> float:
+def _autoencoder(experiment: Experiment, pairs: EditPairs) -> float:
     """What the sources keep of themselves when they are only encoded and decoded, in decibels outside the change."""
     from bowerbird.systems import loading
 
     pipe = loading.open_pipeline(MODEL)
-    pixels = lab.drawings.pixels[pairs.source]
+    pixels = experiment.drawings.pixels[pairs.source]
     with torch.no_grad():
         parts = [
             pipe.vae.decode(pipe.vae.encode(tensors.to_float(part)).latent_dist.mean).sample
@@ -225,8 +227,7 @@ CLAIM = Claim(
     source="KNN-Diffusion, arXiv 2204.02849, sections 3.3 and 4.4",
     varies="how the source enters: shown to the network, or as the start of sampling under more or less noise",
     measures=(
-        "share of pictures that became what was asked, by an independent evaluator; PSNR where nothing was asked to"
-        " change"
+        "share of pictures that became what was asked, by an independent judge; PSNR where nothing was asked to change"
     ),
     measure=measure,
 )

@@ -9,9 +9,9 @@ import numpy as np
 
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Bench, per_entity
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.entity_draw import TEMPLATES
 from bowerbird.evaluation.metrics.intervals import Estimate
 
@@ -29,29 +29,36 @@ LABELS = {
 }
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Top-1 of the judge among the rare entities, every arm on every template: with retrieval, without, with another
     entity's pictures, and RDM."""
-    bench = Bench(lab)
-    truth = np.arange(len(bench.entities))
+    benchmark = Benchmark(experiment)
+    truth = np.arange(len(benchmark.entities))
     turned = np.roll(truth, 1)
     right: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
-    for seed in lab.settings.seeds:
-        said: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
+    for seed in experiment.settings.seeds:
+        outcomes: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
         for template in TEMPLATES:
-            prompts = [template.replace("{name}", name) for name in bench.names]
+            prompts = [template.replace("{name}", name) for name in benchmark.names]
             each = EACH if template == TEMPLATES[0] else 1
-            hits = bench.found(prompts, K)
-            named = bench.named(bench.generate(hits.repeat(each), seed)).reshape(len(truth), each) == truth[:, None]
-            said["with"].append(named.mean(1))
+            hits = benchmark.search(prompts, K)
+            named = (
+                benchmark.name_entities(benchmark.generate(hits.repeat(each), seed)).reshape(len(truth), each)
+                == truth[:, None]
+            )
+            outcomes["with"].append(named.mean(1))
             if each == EACH:
-                said["best"].append(named.any(1))
-            said["without"].append(bench.named(bench.generate(bench.found(prompts, 0), seed)) == truth)
-            said["rdm"].append(bench.named(bench.generate(bench.embedded(hits), seed, model=RDM)) == truth)
-            swapped = bench.named(bench.generate(_of_others(bench, prompts, turned), seed))
-            said["swapped"].append(swapped == truth)
-            said["swapped in"].append(swapped == turned)
-        for name, values in said.items():
+                outcomes["best"].append(named.any(1))
+            outcomes["without"].append(
+                benchmark.name_entities(benchmark.generate(benchmark.search(prompts, 0), seed)) == truth
+            )
+            outcomes["rdm"].append(
+                benchmark.name_entities(benchmark.generate(benchmark.with_embeddings(hits), seed, model=RDM)) == truth
+            )
+            swapped = benchmark.name_entities(benchmark.generate(_of_others(benchmark, prompts, turned), seed))
+            outcomes["swapped"].append(swapped == truth)
+            outcomes["swapped in"].append(swapped == turned)
+        for name, values in outcomes.items():
             right[name].append(np.mean(values, axis=0))
     found = {name: per_entity(values) for name, values in right.items()}
 
@@ -71,16 +78,16 @@ def measure(lab: Lab) -> Finding:
     plot = partial(plots.intervals, rows=rows, title="Rare entities that the judge names", label="share of pictures")
     notes = (
         f"{len(truth)} entities that no model was trained on, {len(TEMPLATES)} templates ({EACH} pictures of the bare"
-        f" name, for the best of them), intervals over entities. {bench.judges()} The database holds their drawings in"
-        f" every style; BM25 finds them by name, k = {K}. RDM gets the same ones as embeddings."
+        f" name, for the best of them), intervals over entities. {benchmark.describe_judges()} The database"
+        f" holds their drawings in every style; BM25 finds them by name, k = {K}. RDM gets the same ones as embeddings."
     )
     return Finding(effects, {label: asdict(found[name]) for name, label in LABELS.items()}, notes, plot)
 
 
-def _of_others(bench: Bench, prompts: list[str], other: np.ndarray) -> Neighbors:
-    """The drawings of entity `other[i]`, said to be what prompt i asks for."""
-    hits = bench.found([bench.names[i] for i in other], K)
-    return replace(hits, queries=tuple(prompts), captions=tuple((name,) * K for name in bench.names))
+def _of_others(benchmark: Benchmark, prompts: list[str], other: np.ndarray) -> Neighbors:
+    """The drawings of entity `other[i]`, labeled as what prompt i asks for."""
+    hits = benchmark.search([benchmark.names[i] for i in other], K)
+    return replace(hits, queries=tuple(prompts), captions=tuple((name,) * K for name in benchmark.names))
 
 
 CLAIM = Claim(
@@ -88,6 +95,6 @@ CLAIM = Claim(
     says="With retrieval the model generates rare entities faithfully; the same network without it does not.",
     source="Re-Imagen, arXiv 2209.14491, section 5.3 (EntityDrawBench)",
     varies="neighbors: two found by name, none, another entity's; and RDM with the same two",
-    measures="share of pictures that an independent evaluator names as the entity of the prompt, among the rare ones",
+    measures="share of pictures that an independent judge names as the entity of the prompt, among the rare ones",
     measure=measure,
 )

@@ -10,31 +10,36 @@ import numpy as np
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Bench, per_entity
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 
 KS = (1, 2, 3, 4)
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Top-1 of the judge for k = 1 to 4 drawings of the entity, drawn at random without replacement for each entity
     and seed."""
-    bench = Bench(lab)
-    rows = [list(bench.rows_of(entity).values()) for entity in bench.entities]
+    benchmark = Benchmark(experiment)
+    rows = [list(benchmark.rows_of(entity).values()) for entity in benchmark.entities]
     used = np.array([i for i, own in enumerate(rows) if len(own) >= max(KS)])
     if len(used) < 2:
         raise BowerbirdError(
             f"this claim needs two rare entities with {max(KS)} drawings each; the data has {len(used)}"
         )
-    names = [bench.names[i] for i in used]
+    names = [benchmark.names[i] for i in used]
     right: dict[int, list[np.ndarray]] = {k: [] for k in KS}
-    for seed in lab.settings.seeds:
+    for seed in experiment.settings.seeds:
         drawn = np.array(
-            [seeds.numpy_generator(seed, "drawings", bench.entities[i]).permutation(rows[i])[: max(KS)] for i in used]
+            [
+                seeds.numpy_generator(seed, "drawings", benchmark.entities[i]).permutation(rows[i])[: max(KS)]
+                for i in used
+            ]
         )
         for k in KS:
-            right[k].append(bench.named(bench.generate(bench.given(names, drawn[:, :k]), seed)) == used)
+            right[k].append(
+                benchmark.name_entities(benchmark.generate(benchmark.neighbors_at(names, drawn[:, :k]), seed)) == used
+            )
     found = {k: per_entity(values) for k, values in right.items()}
     gain = [b.astype(float) - a for a, b in zip(right[min(KS)], right[max(KS)], strict=True)]
     effects = [Effect(f"top-1, k = {max(KS)} − k = {min(KS)}", per_entity(gain))]
@@ -44,7 +49,7 @@ def measure(lab: Lab) -> Finding:
     )
     notes = (
         f"{len(used)} rare entities with {max(KS)} drawings or more, asked for by name; trained with k of 1 and 2."
-        f" {bench.judges()}"
+        f" {benchmark.describe_judges()}"
     )
     return Finding(effects, {f"k = {k}": asdict(value) for k, value in found.items()}, notes, plot)
 
@@ -54,6 +59,6 @@ CLAIM = Claim(
     says="Faithfulness to rare entities rises with the number of neighbors from 1 to 4.",
     source="Re-Imagen, arXiv 2209.14491, section 5.4",
     varies="k at inference",
-    measures="share of pictures that an independent evaluator names as the entity of the prompt, among the rare ones",
+    measures="share of pictures that an independent judge names as the entity of the prompt, among the rare ones",
     measure=measure,
 )

@@ -7,21 +7,21 @@ from functools import partial
 from typing import Any
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Domain, Lab
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Domain, Experiment
 from bowerbird.evaluation.metrics.intervals import over_seeds
 from bowerbird.evaluation.metrics.manifold import manifold
 
 K = (1, 4, 16)
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Precision and recall of networks trained and used with 1, 4 and 16 neighbors."""
     effects: list[Effect] = []
     values: dict[str, Any] = {}
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    for domain in lab.domains:
-        found = {k: [_shape(domain, k, seed) for seed in lab.settings.seeds] for k in K}
+    for domain in experiment.domains:
+        found = {k: [_shape(domain, k, seed) for seed in experiment.settings.seeds] for k in K}
         by = {
             name: {k: [row[i] for row in rows] for k, rows in found.items()}
             for i, name in enumerate(("precision", "recall"))
@@ -48,7 +48,7 @@ def measure(lab: Lab) -> Finding:
 
 
 def _shape(domain: Domain, k: int, seed: int) -> tuple[float, float]:
-    hits = domain.database(seed).drawn(domain.settings.pictures, k, seed=seed)
+    hits = domain.database(seed).sample(domain.settings.pictures, k, seed=seed)
     made = domain.features(domain.model(seed, k=k), hits, seed=seed)
     shape = manifold(made, domain.real, k=3)
     return shape.precision, shape.recall

@@ -12,10 +12,9 @@ import numpy as np
 
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims import shelf
-from bowerbird.evaluation.claims.benchmark import Bench, per_entity
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity, temporary_knowledge_base, write_table
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.systems import loading
@@ -26,34 +25,34 @@ K = 4
 STAGES = ("before", "after", "removed again")
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """One knowledge base without the rare entities, then with them, then without again; the same prompts and weights
     throughout."""
-    bench = Bench(lab)
-    truth = np.arange(len(bench.entities))
-    rare = [i for i, m in enumerate(lab.drawings.metadata) if m.get("split") == "rare"]
-    others = sorted(set(range(len(lab.drawings))) - set(rare))
+    benchmark = Benchmark(experiment)
+    truth = np.arange(len(benchmark.entities))
+    rare = [i for i, m in enumerate(experiment.drawings.metadata) if m.get("split") == "rare"]
+    others = sorted(set(range(len(experiment.drawings))) - set(rare))
     found: dict[str, dict[str, Neighbors]] = {}
-    with shelf.knowledge_base(lab.drawings.select(others)) as kb:
-        new = shelf.source(lab.drawings.select(rare), Path(kb.path).parent / "new.parquet")
-        found["before"] = _asked(kb, bench)
+    with temporary_knowledge_base(experiment.drawings.select(others)) as kb:
+        new = write_table(experiment.drawings.select(rare), Path(kb.path).parent / "new.parquet")
+        found["before"] = _retrieve(kb, benchmark)
         start = time.perf_counter()
         kb.add(str(new))
         seconds = time.perf_counter() - start
-        found["after"] = _asked(kb, bench)
+        found["after"] = _retrieve(kb, benchmark)
         kb.remove(where="split = 'rare'")
-        found["removed again"] = _asked(kb, bench)
+        found["removed again"] = _retrieve(kb, benchmark)
     back = all(np.array_equal(found["before"][model].ids, found["removed again"][model].ids) for model in MODELS)
     right: dict[tuple[str, str], list[np.ndarray]] = {}
     among_all: dict[tuple[str, str], list[np.ndarray]] = {}
-    codes = np.array([bench.judge.entities.index(code) for code in bench.entities])
-    for seed in lab.settings.seeds:
+    codes = np.array([benchmark.judge.entities.index(code) for code in benchmark.entities])
+    for seed in experiment.settings.seeds:
         for model in MODELS:
             for stage in STAGES:
-                images = bench.generate(found[stage][model], seed, model=model)
-                right.setdefault((model, stage), []).append(bench.named(images) == truth)
+                images = benchmark.generate(found[stage][model], seed, model=model)
+                right.setdefault((model, stage), []).append(benchmark.name_entities(images) == truth)
                 among_all.setdefault((model, stage), []).append(
-                    bench.judge(bench.judge.prepare(images))[1].argmax(1).numpy() == codes
+                    benchmark.judge(benchmark.judge.prepare(images))[1].argmax(1).numpy() == codes
                 )
 
     def gain(model: str) -> Estimate:
@@ -64,7 +63,7 @@ def measure(lab: Lab) -> Finding:
     own = np.array(
         [
             [m.get("hexcode") == code for m in row]
-            for code, row in zip(bench.entities, found["after"][MODELS[1]].metadata, strict=True)
+            for code, row in zip(benchmark.entities, found["after"][MODELS[1]].metadata, strict=True)
         ]
     )
     effects = [
@@ -86,14 +85,15 @@ def measure(lab: Lab) -> Finding:
         f" base of {len(others)} other drawings; adding their {len(rare)} drawings took {seconds:.0f} s, and no weight"
         f" changed. Of the neighbors found then, {own.mean():.0%} are of the thing itself. With them removed again,"
         f" every search finds {'the same items as' if back else 'OTHER items than'} before. The judge chooses among the"
-        f" rare entities; among all {len(bench.judge.entities)} it is stricter, as the values show. {bench.judges()}"
+        f" rare entities; among all {len(benchmark.judge.entities)} it is stricter, as the values show."
+        f" {benchmark.describe_judges()}"
     )
     return Finding(effects, values, notes, plot)
 
 
-def _asked(kb: KnowledgeBase, bench: Bench) -> dict[str, Neighbors]:
+def _retrieve(kb: KnowledgeBase, benchmark: Benchmark) -> dict[str, Neighbors]:
     """What each model retrieves for the names."""
-    request = Request(prompts=tuple(bench.names), k=K)
+    request = Request(prompts=tuple(benchmark.names), k=K)
     return {model: loading.open_pipeline(model).retrieve(request, kb) for model in MODELS}
 
 
@@ -102,6 +102,6 @@ CLAIM = Claim(
     says="New things work as soon as they are in the database, without training.",
     source="KNN-Diffusion, arXiv 2204.02849, sections 1 and 4.3",
     varies="the database: without the rare entities, with them, without them again",
-    measures="share of pictures that an independent evaluator names as the thing asked for, among the rare ones",
+    measures="share of pictures that an independent judge names as the thing asked for, among the rare ones",
     measure=measure,
 )

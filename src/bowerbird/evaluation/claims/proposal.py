@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Database, Domain, Lab
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Database, Domain, Experiment
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
 from bowerbird.evaluation.metrics.manifold import manifold
@@ -25,13 +25,13 @@ NOTE = (
 )
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Unconditional samples for uniform pseudo-queries and for p_D at several m."""
     effects: list[Effect] = []
     values: dict[str, Any] = {}
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    for domain in lab.domains:
-        found = [_by_share(domain, domain.database(seed), (None, *TOP_M), seed) for seed in lab.settings.seeds]
+    for domain in experiment.domains:
+        found = [_by_share(domain, domain.database(seed), (None, *TOP_M), seed) for seed in experiment.settings.seeds]
         by = {m: {name: [row[m][name] for row in found] for name in MEASURES} for m in (None, *TOP_M)}
 
         def gap(
@@ -62,10 +62,11 @@ def measure(lab: Lab) -> Finding:
                 for m in TOP_M[1:]
             ),
         ]
-        for other in lab.domains:
+        for other in experiment.domains:
             if other is not domain:
                 rows = [
-                    _by_share(domain, domain.mixed(other, seed), (None, first), seed) for seed in lab.settings.seeds
+                    _by_share(domain, domain.merge_databases(other, seed), (None, first), seed)
+                    for seed in experiment.settings.seeds
                 ]
                 mixed = {m: [row[m]["distance"] for row in rows] for m in (None, first)}
                 gain = over_seeds([a - b for a, b in zip(mixed[None], mixed[first], strict=True)])
@@ -103,7 +104,7 @@ def _by_share(
 
 
 def _measures(domain: Domain, database: Database, top_m: float | None, seed: int) -> dict[str, float]:
-    hits = database.drawn(domain.settings.pictures, 4, seed=seed, top_m=top_m)
+    hits = database.sample(domain.settings.pictures, 4, seed=seed, top_m=top_m)
     made = domain.features(domain.model(seed), hits, seed=seed)
     shape = manifold(made, domain.real, k=3)
     return {"distance": frechet_distance(made, domain.real), "precision": shape.precision, "recall": shape.recall}

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import partial
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Domain, Lab
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Domain, Experiment
 from bowerbird.evaluation.metrics.frechet import frechet_distance
 from bowerbird.evaluation.metrics.intervals import over_seeds
 
@@ -19,12 +19,12 @@ NOTE = (
 )
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Fréchet distance to held-out pictures, unconditionally: neighbors of x ~ p_D against the null."""
     effects, values, rows = [], {}, []
-    for domain in lab.domains:
-        with_neighbors = lab.each_seed(partial(_distance, domain, True))
-        without = lab.each_seed(partial(_distance, domain, False))
+    for domain in experiment.domains:
+        with_neighbors = experiment.each_seed(partial(_distance, domain, True))
+        without = experiment.each_seed(partial(_distance, domain, False))
         effects.append(
             Effect(
                 f"{domain.name}: distance without − with retrieval",
@@ -53,7 +53,7 @@ def measure(lab: Lab) -> Finding:
 
 
 def _distance(domain: Domain, neighbors: bool, seed: int) -> float:
-    hits = domain.database(seed).drawn(domain.settings.pictures, 4, seed=seed)
+    hits = domain.database(seed).sample(domain.settings.pictures, 4, seed=seed)
     model = domain.model(seed, neighbors=neighbors)
     return frechet_distance(
         domain.features(model, hits, seed=seed, guidance_scale=None if neighbors else 0.0), domain.real
@@ -68,6 +68,6 @@ CLAIM = Claim(
         "neighbors of the training picture against the trained null; network, pictures, steps and seeds alike (mirror"
         " images: see below)"
     ),
-    measures="Fréchet distance of unconditional samples (x̃ ~ p_D) to held-out pictures, on our evaluator's features",
+    measures="Fréchet distance of unconditional samples (x̃ ~ p_D) to held-out pictures, on our judge's features",
     measure=measure,
 )

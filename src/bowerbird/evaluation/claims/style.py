@@ -14,13 +14,12 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Database, Lab, open_pipeline
-from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Database, Experiment, open_pipeline
+from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.systems import generation
-from bowerbird.training.cached import trained
-from bowerbird.training.recipes.judge import style_evaluator
+from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,10 +30,10 @@ ENTITIES = 60
 JUDGE_STEPS = 1000
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """The same entities and seeds from a database of each style: how often the judge sees that style, against the
     other databases."""
-    drawings = lab.drawings
+    drawings = experiment.drawings
     styles = sorted(set(drawings.column("style")))
     chosen = _in_every_style(drawings, styles)
     if len(styles) < 2 or len(chosen) < 2:
@@ -42,23 +41,27 @@ def measure(lab: Lab) -> Finding:
             f"the style claim needs two styles and entities drawn in each of them; the data has {len(styles)} and"
             f" {len(chosen)}"
         )
-    recipe = style_evaluator()
-    recipe = recipe.model_copy(
-        update={"train": recipe.train.model_copy(update={"steps": JUDGE_STEPS, "sheet_every": 10**6})}
+    judge = train_judge(
+        style_judge_recipe(),
+        drawings,
+        steps=JUDGE_STEPS,
+        device=experiment.device,
+        progress=experiment.progress,
     )
-    judge = Evaluator(trained(recipe, drawings, device=lab.device, progress=lab.progress))
     hits = {style: _of_style(drawings, style, chosen) for style in styles}
-    pipe = open_pipeline(MODEL, lab.device)
+    pipe = open_pipeline(MODEL, experiment.device)
     seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
-    for seed in lab.settings.seeds:
+    for seed in experiment.settings.seeds:
         for style in styles:
             settings = generation.Settings(
-                steps=lab.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1)
+                steps=experiment.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1)
             )
-            seen[style].append(_said(judge, generation.generate(pipe, hits[style], settings, batch=32)))
+            seen[style].append(_name_styles(judge, generation.generate(pipe, hits[style], settings, batch=32)))
     # share of an entity's pictures (seeds) from the database of `style` that are taken for `other`: (entities,)
     share = {
-        style: {other: np.mean([said == judge.styles.index(other) for said in seen[style]], axis=0) for other in styles}
+        style: {
+            other: np.mean([named == judge.styles.index(other) for named in seen[style]], axis=0) for other in styles
+        }
         for style in styles
     }
     effects, values, rows = [], {}, []
@@ -79,7 +82,9 @@ def measure(lab: Lab) -> Finding:
         label="share",
         mark=1 / len(styles),
     )
-    real = np.mean([_said(judge, _drawn(drawings, style, chosen)) == judge.styles.index(style) for style in styles])
+    real = np.mean(
+        [_name_styles(judge, _drawings_of(drawings, style, chosen)) == judge.styles.index(style) for style in styles]
+    )
     notes = (
         f"{len(chosen)} entities that every style has, intervals over them; rare entities and openmoji were never"
         f" trained on. The judge names the style of {real:.0%} of the real drawings, of which it saw nine in ten in"
@@ -99,12 +104,12 @@ def _in_every_style(drawings: Pictures, styles: list[str]) -> list[str]:
     return sorted(complete, key=lambda e: (not rare[e], e))[:ENTITIES]
 
 
-def _said(judge: Evaluator, pictures: list[Image.Image]) -> np.ndarray:
+def _name_styles(judge: Judge, pictures: list[Image.Image]) -> np.ndarray:
     """The style the judge sees in each, by number."""
     return judge(judge.prepare(pictures))[2].argmax(1).numpy()
 
 
-def _drawn(drawings: Pictures, style: str, entities: list[str]) -> list[Image.Image]:
+def _drawings_of(drawings: Pictures, style: str, entities: list[str]) -> list[Image.Image]:
     """The picture of each entity in `style`."""
     at = {str(row["hexcode"]): i for i, row in enumerate(drawings.metadata) if row["style"] == style}
     return tensors.to_pil(drawings.pixels[[at[e] for e in entities]])
@@ -112,7 +117,7 @@ def _drawn(drawings: Pictures, style: str, entities: list[str]) -> list[Image.Im
 
 def _of_style(drawings: Pictures, style: str, entities: list[str]) -> Neighbors:
     """For each entity its picture in `style`, alone: k = 1 from a database of that style only."""
-    vectors = encoders.load("small").embed_images(_drawn(drawings, style, entities))
+    vectors = encoders.load("small").embed_images(_drawings_of(drawings, style, entities))
     return Database(vectors, lambda k: np.ones(len(vectors))).nearest(vectors, 1)
 
 
@@ -121,6 +126,6 @@ CLAIM = Claim(
     says="Exchanging the database at inference changes the style of what is generated.",
     source="RDM, arXiv 2204.11824, section 4.3; 2207.13038",
     varies="the drawing style of the database; entities, seeds and network (the bundled tiny-rdm) alike",
-    measures="share of pictures that an independent style evaluator assigns to the database's style",
+    measures="share of pictures that an independent style judge assigns to the database's style",
     measure=measure,
 )

@@ -10,10 +10,9 @@ import numpy as np
 from bowerbird.core import tensors
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims import shelf
-from bowerbird.evaluation.claims.benchmark import Bench, per_entity
-from bowerbird.evaluation.claims.frame import Claim, Effect, Finding
-from bowerbird.evaluation.claims.lab import Lab
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity, temporary_knowledge_base
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig
@@ -42,14 +41,14 @@ LABELS = {
 }
 
 
-def measure(lab: Lab) -> Finding:
+def measure(experiment: Experiment) -> Finding:
     """Top-1 of the judge for pictures of rare things asked for by name, by a drawing, and without neighbors; the same
     for known things beside it."""
-    with shelf.knowledge_base(lab.drawings) as kb:
-        bench = Bench(lab)
+    with temporary_knowledge_base(experiment.drawings) as kb:
+        benchmark = Benchmark(experiment)
         rare, common = (
-            _outcomes(bench, lab, kb, trainings=True),
-            _outcomes(Bench(lab, known=True), lab, kb, trainings=False),
+            _outcomes(benchmark, experiment, kb, trainings=True),
+            _outcomes(Benchmark(experiment, known=True), experiment, kb, trainings=False),
         )
 
     def apart(right: dict[str, list[np.ndarray]], a: str, b: str, plus: float = 0.0) -> Estimate:
@@ -90,29 +89,35 @@ def measure(lab: Lab) -> Finding:
     rows = [(label, value["mean"], value["low"], value["high"]) for label, value in values.items()]
     plot = partial(plots.intervals, rows=rows, title="Things that the judge names", label="share of pictures")
     notes = (
-        f"{len(bench.entities)} entities that no model was trained on, asked for by their names, and as many known"
-        f" ones, in a knowledge base of all {len(lab.drawings)} drawings; k = {K}. A text finds by hybrid search, which"
-        " reads the captions; what its embedding finds reads none. A picture finds by its embedding, and never itself."
-        " Of queries the network reads the numbers that texts and pictures share. The bundled network saw no text, but"
-        " a quarter of its neighbor sets were of one thing by its label; the two trained here from nothing"
-        f" ({lab.settings.train_steps} steps, one training a seed) saw no label at all. {bench.judges()}"
+        f"{len(benchmark.entities)} entities that no model was trained on, asked for by their names, and as many known"
+        f" ones, in a knowledge base of all {len(experiment.drawings)} drawings; k = {K}. A text finds by hybrid"
+        " search, which reads the captions; what its embedding finds reads none. A picture finds by its embedding, and"
+        " never itself. Of queries the network reads the numbers that texts and pictures share. The bundled"
+        " network saw no text, but a quarter of its neighbor sets were of one thing by its label; the two trained"
+        f" here from nothing ({experiment.settings.train_steps} steps, one training a seed) saw no label at all."
+        f" {benchmark.describe_judges()}"
     )
     return Finding(effects, values, notes, plot)
 
 
-def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> dict[str, list[np.ndarray]]:
+def _outcomes(
+    benchmark: Benchmark, experiment: Experiment, kb: KnowledgeBase, *, trainings: bool
+) -> dict[str, list[np.ndarray]]:
     """Which entities the judge names, by arm, one array a seed."""
-    truth = np.arange(len(bench.entities))
+    truth = np.arange(len(benchmark.entities))
     pipe = loading.open_pipeline(MODEL)
-    names = tuple(bench.names)
+    names = tuple(benchmark.names)
     text, dense = (pipe.retrieve(Request(prompts=names, k=K, search_mode=mode), kb) for mode in ("hybrid", "dense"))
     neighbors, alone = text.select(range(1, K + 1)), text.select([0])
     right: dict[str, list[np.ndarray]] = {}
-    for seed in lab.settings.seeds:
-        drawn = [sorted(bench.rows_of(entity).items()) for entity in bench.entities]
+    for seed in experiment.settings.seeds:
+        drawn = [sorted(benchmark.rows_of(entity).items()) for entity in benchmark.entities]
         shown = [rows[seed % len(rows)] for rows in drawn]
         image = Neighbors.stack(
-            [_by_picture(pipe, kb, bench, entity, *one) for entity, one in zip(bench.entities, shown, strict=True)]
+            [
+                _by_picture(pipe, kb, benchmark, entity, *one)
+                for entity, one in zip(benchmark.entities, shown, strict=True)
+            ]
         )
         arms: dict[str, tuple[Neighbors, str]] = {
             "text": (text, MODEL),
@@ -124,29 +129,29 @@ def _outcomes(bench: Bench, lab: Lab, kb: KnowledgeBase, *, trainings: bool) -> 
         }
         if trainings:
             arms["short"], arms["short, alone"] = (
-                (text, _short(lab, seed, neighbors=True)),
-                (alone, _short(lab, seed, neighbors=False)),
+                (text, _short(experiment, seed, neighbors=True)),
+                (alone, _short(experiment, seed, neighbors=False)),
             )
         for name, (hits, model) in arms.items():
             right.setdefault(name, []).append(
-                bench.named(bench.generate(replace(hits, queries=names), seed, model=model)) == truth
+                benchmark.name_entities(benchmark.generate(replace(hits, queries=names), seed, model=model)) == truth
             )
     return right
 
 
-def _by_picture(pipe: System, kb: KnowledgeBase, bench: Bench, entity: str, style: str, row: int) -> Neighbors:
+def _by_picture(pipe: System, kb: KnowledgeBase, benchmark: Benchmark, entity: str, style: str, row: int) -> Neighbors:
     """A drawing as the query, and what it finds besides itself."""
-    picture = tensors.to_pil(bench.drawings.pixels[[row]])[0]
+    picture = tensors.to_pil(benchmark.drawings.pixels[[row]])[0]
     return pipe.retrieve(Request(images=(picture,), k=K, where=f"NOT (hexcode = '{entity}' AND style = '{style}')"), kb)
 
 
-def _short(lab: Lab, seed: int, *, neighbors: bool) -> str:
+def _short(experiment: Experiment, seed: int, *, neighbors: bool) -> str:
     """A small network trained from nothing, with or without neighbors, for as long; its directory."""
     draws = ConditionDraws(views=2, view_probability=1.0)
     if not neighbors:
         draws = draws.model_copy(update={"neighbor_dropout": 1.0, "query_dropout": 0.0})
     train = TrainConfig(
-        steps=lab.settings.train_steps,
+        steps=experiment.settings.train_steps,
         learning_rate=1e-3,
         warmup_steps=100,
         cooldown_fraction=0.4,
@@ -157,7 +162,7 @@ def _short(lab: Lab, seed: int, *, neighbors: bool) -> str:
     )
     system = KNNConfig(unet=UNetConfig(block_out_channels=(32, 64, 96)), edits=None, draws=draws)
     recipe = Recipe(name="claim-knn-" + ("with" if neighbors else "without"), system=system, train=train)
-    return str(trained(recipe, lab.trainable, device=lab.device, progress=lab.progress))
+    return str(trained(recipe, experiment.trainable, device=experiment.device, progress=experiment.progress))
 
 
 CLAIM = Claim(
@@ -169,7 +174,7 @@ CLAIM = Claim(
     source="KNN-Diffusion, arXiv 2204.02849, sections 3.2 and 4.1",
     varies="the query: a text or a picture; neighbors: found by the query or none; the same in training",
     measures=(
-        "share of pictures that an independent evaluator names as the thing asked for, among the rare ones (known ones)"
+        "share of pictures that an independent judge names as the thing asked for, among the rare ones (known ones)"
     ),
     measure=measure,
 )

@@ -1,26 +1,28 @@
-"""The replication check: does a generated picture copy a training picture, or a neighbor it was given?
+"""the copy check: does a generated picture copy a training picture, or a neighbor it was given?
 
-For each generation the nearest training picture and the nearest used neighbor, seen whole and by windows (`views.py`)
+For each generation the nearest training picture and the nearest used neighbor, seen whole and by windows (`windows.py`)
 and then laid over the likeliest (`registration.py`), against the same for training pictures among themselves, each
-without itself. A generation is suspicious only where it is nearer than those are. Copies planted on purpose
-(`planted.py`) say what the check can see in this collection with this descriptor, and what it cannot.
-Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbors and planted
-copies as well.
+without itself. A generation is suspicious only where it is nearer than those are. Copies made on purpose
+(`synthetic.py`) say what the check can see in this collection with this descriptor, and what it cannot.
+Source: Somepalli et al., arXiv 2212.03860, section 4. Differs from the paper: any descriptor, neighbors too, and
+synthetic copies.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core import cache, files, seeds
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import Progress, for_stage
+from bowerbird.evaluation import features
 from bowerbird.evaluation.copies import registration, synthetic, windows
-from bowerbird.evaluation.copies.thresholds import alarm_level, calibrated, ranks, summarize
+from bowerbird.evaluation.copies.thresholds import alarm_level, calibrate, ranks, summarize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +34,7 @@ DESCRIPTOR = "tiny-copies"
 
 COPY_THRESHOLD = 0.975
 """Of `DESCRIPTOR`, whole: above it a picture made from a neighbor counts as its near copy. One in a hundred emoji is
-as near to one of its four neighbors (`benchmarks/replication.py`)."""
+as near to one of its four neighbors (`benchmarks/copy_detection.py`)."""
 
 KINDS = ("whole", "split", "aligned")
 """What is measured of a pair: cosines of the wholes, of the best windows, and the evidence in nats that one lies over
@@ -41,10 +43,10 @@ the other."""
 PART = 256
 LIKELY = 2
 """References that are laid over a picture, by each of the two cosines."""
-PLANTED = 60
-"""Copies of each kind that a check plants."""
+COPIES_PER_KIND = 60
+"""Copies of each kind that a check copies_per_kind."""
 
-TWIN = 4.0
+DUPLICATE_DISTANCE = 4.0
 """Root mean square difference in levels of 255, at 16 x 16 px, below which two training pictures are one picture under
 two names."""
 
@@ -86,7 +88,7 @@ def nearest(
     *,
     own: np.ndarray | None = None,
     align: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Nearest:
     """The nearest of `references` for each of `pictures`; `own[i]` is the reference that is picture i itself, which is
     left out.
@@ -97,7 +99,9 @@ def nearest(
     best = {name: np.full((len(pictures), LIKELY), -1.0, np.float32) for name in ("whole", "split")}
     at = {name: np.full((len(pictures), LIKELY), -1, np.int64) for name in best}
     for start in range(0, len(references), PART):
-        part = (described if len(references) > PART else windows.describe)(extractor, references[start : start + PART])
+        part = (describe_cached if len(references) > PART else windows.describe)(
+            extractor, references[start : start + PART]
+        )
         found = windows.compare(queries, part)
         for name, table in (("whole", found.whole), ("split", found.split)):
             if own is not None:
@@ -108,18 +112,18 @@ def nearest(
             order = np.argsort(-values, axis=1, kind="stable")[:, :LIKELY]
             best[name], at[name] = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
         if progress is not None:
-            progress(start + len(part))
+            progress(start + len(part), len(references))
     first = {name: (best[name][:, 0], np.where(best[name][:, 0] > -1, at[name][:, 0], -1)) for name in best}
     likely = [
         np.unique(row[value > -1])
         for row, value in zip(np.hstack(list(at.values())), np.hstack(list(best.values())), strict=True)
     ]
-    evidence, evidence_at, window = _aligned(pictures, references, likely if align else [row[:0] for row in likely])
+    evidence, evidence_at, window = _align(pictures, references, likely if align else [row[:0] for row in likely])
     (whole, whole_at), (split, split_at) = first["whole"], first["split"]
     return Nearest(whole, split, evidence, whole_at, split_at, evidence_at, window)
 
 
-def _aligned(
+def _align(
     pictures: Sequence[Image.Image], references: Sequence[Image.Image], likely: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best of the `likely` references of each picture, laid over it: evidence, position (-1: none), window."""
@@ -142,34 +146,28 @@ def working_size(extractor: FeatureExtractor) -> int:
     return 320 if extractor.name == "sscd" else 128
 
 
-def described(extractor: FeatureExtractor, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """`views.describe` of a part of the references, float32 `(n, 19, d)`, cached by their content: describing them is
+def describe_cached(extractor: FeatureExtractor, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """`windows.describe` of a part of the references, float32 `(n, 19, d)`, cached by their content: describing them is
     most of a check."""
     import torch
 
     digest = hashlib.sha256(f"{extractor.name} {extractor.fingerprint} {windows.SCALES}".encode())
     for picture in pictures:
         digest.update(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
-    file = cache.directory("views") / f"{digest.hexdigest()[:32]}.safetensors"
-    if file.is_file():
-        try:
-            return files.load_tensors(file)["views"].float().numpy()
-        except (BowerbirdError, KeyError):  # a damaged cache is an empty one
-            pass
-    halved = torch.from_numpy(
-        windows.describe(extractor, pictures)
-    ).half()  # rounded also when new, so that a second check says the same
-    files.save_tensors(file, {"views": halved})
-    return halved.float().numpy()
+
+    def describe() -> dict[str, torch.Tensor]:  # rounded also when new, so that a second check says the same
+        return {"views": torch.from_numpy(windows.describe(extractor, pictures)).half()}
+
+    return features.load_or_make("views", digest.hexdigest()[:32], describe)["views"].float().numpy()
 
 
 @dataclass(frozen=True)
-class Replication:
+class CopyReport:
     """Similarities of the generations to training pictures and to used neighbors (None without records), and of the
     baseline.
 
     `baseline` leaves out training pictures that the training set holds twice (`near_duplicates` of them);
-    `recall`: of planted copies, by kind.
+    `recall`: of synthetic copies, by kind.
     """
 
     training: Nearest
@@ -202,25 +200,25 @@ class Replication:
             "thresholds": self.thresholds,
             "baseline": counts,
             **found,
-            "planted copies found": {"false alarms": self.false_alarms, **self.recall},
+            "synthetic copies found": {"false alarms": self.false_alarms, **self.recall},
         }
 
 
-def check(
+def check_copies(
     extractor: FeatureExtractor,
     generated: Sequence[Image.Image],
     training: Sequence[Image.Image],
     *,
     neighbors: Sequence[Sequence[Image.Image]] | None = None,
     baseline: int = 300,
-    plants: int = PLANTED,
+    copies_per_kind: int = COPIES_PER_KIND,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Replication:
+    progress: Progress | None = None,
+) -> CopyReport:
     """Compare `generated` with `training` and, picture by picture, with `neighbors`; `baseline` training pictures are
-    compared with the rest; `plants` copies of each kind are planted.
+    compared with the rest; `copies_per_kind` synthetic copies of each kind are looked for too.
 
-    Thresholds are SSCD's own (0.5, 0.75) with SSCD, else quantiles of the baseline; the recall of planted copies is
+    Thresholds are SSCD's own (0.5, 0.75) with SSCD, else quantiles of the baseline; the recall of synthetic copies is
     always at the baseline's. Raises: BowerbirdError for too few pictures.
     """
     if not generated or len(training) < 20:
@@ -228,35 +226,32 @@ def check(
             f"the check needs a generated picture and 20 training pictures; got {len(generated)} and {len(training)}"
         )
 
-    def tell(what: str) -> Callable[[int], None] | None:
-        return None if progress is None else lambda done: progress(what, done, len(training))
-
     drawn = np.sort(
         seeds.numpy_generator(seed, "baseline").choice(len(training), min(baseline, len(training)), replace=False)
     )
     twice = near_duplicates(training, drawn)
     rows = drawn[~twice] if (~twice).sum() >= 10 else drawn  # a set made of pairs is compared as it is
-    copies = plant(training, plants, seed)
+    copies = synthesize(training, copies_per_kind, seed)
     # one walk over the training pictures serves all sides: describing them is most of the work
     everything = nearest(
         extractor,
         [*generated, *(training[i] for i in rows), *copies.pictures],
         training,
         own=np.concatenate([np.full(len(generated), -1), rows, copies.hosts]),
-        progress=tell("comparing"),
+        progress=for_stage(progress, "comparing"),
     )
     first, last = len(generated), len(generated) + len(rows)
     to_training, among, of_copies = (
         everything.part(s) for s in (slice(0, first), slice(first, last), slice(last, None))
     )
     used = None if neighbors is None else to_neighbors(extractor, generated, neighbors)
-    thresholds = {kind: calibrated(getattr(among, kind)) for kind in KINDS}
+    thresholds = {kind: calibrate(getattr(among, kind)) for kind in KINDS}
     if extractor.name == "sscd":
         from bowerbird.encoders.sscd import THRESHOLDS
 
         thresholds["whole"] = thresholds["split"] = {f"{value} (SSCD)": value for value in THRESHOLDS}
-    recall, level = planted_recall(of_copies, copies.sources, among)
-    return Replication(to_training, among, rows, int(twice.sum()), used, thresholds, recall, level)
+    recall, level = recall_of_synthetic(of_copies, copies.sources, among)
+    return CopyReport(to_training, among, rows, int(twice.sum()), used, thresholds, recall, level)
 
 
 def near_duplicates(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.ndarray:
@@ -268,15 +263,15 @@ def near_duplicates(pictures: Sequence[Image.Image], rows: np.ndarray) -> np.nda
     flat, apart = small.reshape(len(small), -1), np.full(len(rows), np.inf)
     lengths = (flat**2).sum(1)
     for view in (small[rows], small[rows][:, :, ::-1]):
-        asked = view.reshape(len(rows), -1)
-        square_distance = (asked**2).sum(1)[:, None] + lengths[None] - 2 * asked @ flat.T
+        queries = view.reshape(len(rows), -1)
+        square_distance = (queries**2).sum(1)[:, None] + lengths[None] - 2 * queries @ flat.T
         square_distance[np.arange(len(rows)), rows] = np.inf
         apart = np.minimum(apart, square_distance.min(1))
-    return np.sqrt(apart.clip(min=0) / flat.shape[1]) < TWIN
+    return np.sqrt(apart.clip(min=0) / flat.shape[1]) < DUPLICATE_DISTANCE
 
 
 @dataclass(frozen=True)
-class Planted:
+class SyntheticCopies:
     """Copies of `count` training pictures, kind after kind: the pictures, their sources and the pictures they are laid
     on, `(kinds * count,)`."""
 
@@ -285,8 +280,8 @@ class Planted:
     hosts: np.ndarray
 
 
-def plant(training: Sequence[Image.Image], count: int, seed: int = 0) -> Planted:
-    """Copies of every kind of `planted.KINDS`, laid on other training pictures where the kind wants it."""
+def synthesize(training: Sequence[Image.Image], count: int, seed: int = 0) -> SyntheticCopies:
+    """Copies of every kind of `synthetic.KINDS`, laid on other training pictures where the kind wants it."""
     rng = seeds.numpy_generator(seed, "planted")
     sources = rng.choice(len(training), count, replace=len(training) < count)
     hosts = (sources + rng.integers(1, len(training), count)) % len(training)
@@ -295,10 +290,12 @@ def plant(training: Sequence[Image.Image], count: int, seed: int = 0) -> Planted
         for make in synthetic.KINDS.values()
         for i, j in zip(sources, hosts, strict=True)
     ]
-    return Planted(made, np.tile(sources, len(synthetic.KINDS)), np.tile(hosts, len(synthetic.KINDS)))
+    return SyntheticCopies(made, np.tile(sources, len(synthetic.KINDS)), np.tile(hosts, len(synthetic.KINDS)))
 
 
-def planted_recall(found: Nearest, sources: np.ndarray, baseline: Nearest) -> tuple[dict[str, dict[str, float]], float]:
+def recall_of_synthetic(
+    found: Nearest, sources: np.ndarray, baseline: Nearest
+) -> tuple[dict[str, dict[str, float]], float]:
     """By kind of copy the share that is found, its source first, above what 1% of `baseline` reach; and the rate of
     false alarms that really is.
 

@@ -53,10 +53,10 @@ def match(queries: Sequence[Image.Image], references: Sequence[Image.Image], pai
     with torch.inference_mode():
         for start in range(0, len(pairs), CHUNK):
             part = pairs[start : start + CHUNK]
-            (asked, i), (there, j) = (np.unique(part[:, side], return_inverse=True) for side in (0, 1))
+            (wanted, i), (there, j) = (np.unique(part[:, side], return_inverse=True) for side in (0, 1))
             seen = _pixels([references[n] for n in there])
             found = _match(
-                _planes(_pixels([queries[n] for n in asked])),
+                _planes(_pixels([queries[n] for n in wanted])),
                 _planes(seen),
                 _planes(seen.flip(-1)),
                 torch.from_numpy(i),
@@ -151,10 +151,10 @@ def _evidence(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         r = (ab / (aa * bb).clamp(min=1e-6).sqrt()).clamp(0, SURE)
         # edges are sparse: as many samples as share the energy among them
         n = torch.minimum(aa**2 / a4.clamp(min=1e-6), bb**2 / b4.clamp(min=1e-6)) * ((aa > 1) & (bb > 1))
-        said = n * (0.5 * (math.log(1 - ALIKE**2) - torch.log1p(-(r**2)))).clamp(min=0)
-        value, at = said.flatten(1).max(1)
+        gain = n * (0.5 * (math.log(1 - ALIKE**2) - torch.log1p(-(r**2)))).clamp(min=0)
+        value, at = gain.flatten(1).max(1)
         here = torch.stack(
-            [at % said.shape[2] * STEP, at // said.shape[2] * STEP, torch.full_like(at, side)], 1
+            [at % gain.shape[2] * STEP, at // gain.shape[2] * STEP, torch.full_like(at, side)], 1
         ).float()
         window = torch.where((value > best)[:, None], here, window)
         best = torch.maximum(best, value)

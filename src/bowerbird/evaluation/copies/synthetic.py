@@ -1,4 +1,4 @@
-"""Copies planted on purpose: a check that has never found one proves nothing, so it is tried on these first.
+"""Copies made on purpose: a check that has never found one proves nothing, so it is tried on these first.
 
 Each kind is what people do to a picture they take: keep it, mirror it, cut from it, change its colors, lay a part of
 it or all of it into something else.
@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-    Planter = Callable[[Image.Image, Image.Image, np.random.Generator], Image.Image]
+    Transform = Callable[[Image.Image, Image.Image, np.random.Generator], Image.Image]
 
 
 def _cut(picture: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
@@ -24,7 +24,7 @@ def _cut(picture: Image.Image, share: float, rng: np.random.Generator) -> Image.
     return picture.crop((x, y, x + side, y + side))
 
 
-def _laid(part: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _paste(part: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
     """`host` with `part` somewhere on it."""
     made = host.copy()
     made.paste(
@@ -42,7 +42,7 @@ def copy(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> I
     return picture
 
 
-def mirrored(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
+def mirror(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Left and right exchanged."""
     from PIL import ImageOps
 
@@ -56,7 +56,7 @@ def crop(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> I
     return _cut(picture, rng.uniform(0.5, 0.85), rng).resize(picture.size, Image.Resampling.BICUBIC)
 
 
-def tinted(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
+def tint(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Another hue, contrast and light."""
     from PIL import Image, ImageEnhance
 
@@ -65,19 +65,19 @@ def tinted(picture: Image.Image, host: Image.Image, rng: np.random.Generator) ->
     return ImageEnhance.Brightness(changed).enhance(rng.uniform(0.8, 1.2))
 
 
-def pasted_part(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
+def paste_part(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A window with edges of 45% to 60%, laid on a picture of something else."""
-    return _laid(_cut(_at_size_of(picture, host), rng.uniform(0.45, 0.6), rng), host, rng)
+    return _paste(_cut(_at_size_of(picture, host), rng.uniform(0.45, 0.6), rng), host, rng)
 
 
-def shrunk(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
+def shrink(picture: Image.Image, host: Image.Image, rng: np.random.Generator) -> Image.Image:
     """All of it at 50% to 70% of its size, laid on a picture of something else."""
     from PIL import Image
 
     share = rng.uniform(0.5, 0.7)
     fitted = _at_size_of(picture, host)
     size = max(1, int(fitted.width * share)), max(1, int(fitted.height * share))
-    return _laid(fitted.resize(size, Image.Resampling.BICUBIC), host, rng)
+    return _paste(fitted.resize(size, Image.Resampling.BICUBIC), host, rng)
 
 
 def _at_size_of(picture: Image.Image, host: Image.Image) -> Image.Image:
@@ -86,11 +86,11 @@ def _at_size_of(picture: Image.Image, host: Image.Image) -> Image.Image:
     return picture if picture.size == host.size else picture.resize(host.size, Image.Resampling.BICUBIC)
 
 
-KINDS: dict[str, Planter] = {
+KINDS: dict[str, Transform] = {
     "copy": copy,
-    "mirrored": mirrored,
+    "mirrored": mirror,
     "crop": crop,
-    "tinted": tinted,
-    "pasted part": pasted_part,
-    "shrunk and pasted": shrunk,
+    "tinted": tint,
+    "pasted part": paste_part,
+    "shrunk and pasted": shrink,
 }

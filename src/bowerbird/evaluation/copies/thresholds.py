@@ -38,7 +38,7 @@ def summarize(similarities: np.ndarray, thresholds: dict[str, float]) -> Summary
     )
 
 
-def calibrated(baseline: np.ndarray) -> dict[str, float]:
+def calibrate(baseline: np.ndarray) -> dict[str, float]:
     """Thresholds that 5% and 1% of honest pictures pass: quantiles of the train-train similarities `(n,)`."""
     return {
         f"{quantile:.0%} quantile of the baseline": float(np.quantile(baseline, quantile)) for quantile in (0.95, 0.99)

@@ -1,4 +1,4 @@
-"""Is the thing asked for in the picture? An evaluator's verdicts, counted over groups of pictures of one prompt."""
+"""Is the thing asked for in the picture? A judge's verdicts, counted over groups of pictures of one prompt."""
 
 from __future__ import annotations
 

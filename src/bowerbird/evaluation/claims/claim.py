@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.evaluation.metrics.intervals import Estimate
 
 if TYPE_CHECKING:
-    from bowerbird.evaluation.claims.lab import Lab
+    from bowerbird.evaluation.claims.experiment import Experiment
 
 NOUGHT = 1e-9
 """What counts as zero: sums of shares leave a rounding error, and that is no effect."""
@@ -45,8 +45,8 @@ class Finding:
 
     def verdict(self) -> str:
         """holds when every needed effect does; does not hold when one of them fails; else undecided."""
-        said = [effect.verdict() for effect in self.effects if effect.needed]
-        return HOLDS if all(s == HOLDS for s in said) else FAILS if FAILS in said else UNDECIDED
+        verdicts = [effect.verdict() for effect in self.effects if effect.needed]
+        return HOLDS if all(s == HOLDS for s in verdicts) else FAILS if FAILS in verdicts else UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Claim:
     source: str
     varies: str
     measures: str
-    measure: Callable[[Lab], Finding]
+    measure: Callable[[Experiment], Finding]
 
 
-def document(claim: Claim, finding: Finding) -> dict[str, Any]:
+def document_of(claim: Claim, finding: Finding) -> dict[str, Any]:
     """Claim and finding as plain values for `claims.json`."""
     facts = {key: getattr(claim, key) for key in ("name", "says", "source", "varies", "measures")}
     effects = [
@@ -72,8 +72,10 @@ def document(claim: Claim, finding: Finding) -> dict[str, Any]:
 
 def _tally(effects: Sequence[dict[str, Any]]) -> str:
     """How many of the needed effects got which verdict."""
-    said = [e["verdict"] for e in effects if e["needed"]]
-    return ", ".join(f"{said.count(verdict)} {verdict}" for verdict in (HOLDS, UNDECIDED, FAILS) if verdict in said)
+    verdicts = [e["verdict"] for e in effects if e["needed"]]
+    return ", ".join(
+        f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, UNDECIDED, FAILS) if verdict in verdicts
+    )
 
 
 def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:

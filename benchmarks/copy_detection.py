@@ -1,4 +1,4 @@
-"""Are planted copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training
+"""Are synthetic copies found? Recall at 1% false alarms, for each kind of copy, on collections seen in training
 and not.
 
 | collection | references | honest pictures, on which false alarms are set |
@@ -7,13 +7,13 @@ and not.
 | emoji, never seen | openmoji and the rare entities | openmoji's: the same things in the four other styles |
 | emoji, trained on | the four styles the descriptor was trained on | the same things in openmoji |
 
-For emoji also with others *of the collection* as the honest ones, as `bowerbird check` does: emoji are full of near
-copies (one cyclist twice, a heart in eight colors), which are no false alarms, so that row is a floor. Pictures held
-twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x 16 as
-the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four neighbors
-by `small`.
+For emoji also with others *of the collection* as the honest ones, as `bowerbird check-copies` does: emoji are full of
+near copies (one cyclist twice, a heart in eight colors), which are no false alarms, so that row is a floor. Pictures
+held twice are left out of either. Descriptors run side by side: the bundled one, `gradients`, and raw pixels at 16 x
+16 as the peer. Also the threshold of `generate`: what 1% of honest pictures reach with the nearest of their four
+neighbors by `small`.
 
-    python benchmarks/replication.py --out runs/replication
+    python benchmarks/copy_detection.py --data drawings.parquet --out runs/copy-detection
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pixels:
         return x - x.mean(1, keepdims=True)
 
 
-def drawn(pictures: Pictures, limit: int) -> list[Image.Image]:
+def sample(pictures: Pictures, limit: int) -> list[Image.Image]:
     """At most `limit` of them, at random."""
     return tensors.to_pil(pictures.pixels[seeds.numpy_generator(0, "some").permutation(len(pictures))[:limit]])
 
@@ -56,22 +56,22 @@ def drawn(pictures: Pictures, limit: int) -> list[Image.Image]:
 def measure(
     extractor: Any, references: list[Image.Image], honest: dict[str, list[Image.Image]], count: int, baseline: int
 ) -> dict[str, Any]:
-    """Recall by kind of copy against each set of honest pictures; one walk over the references, as `replication.check`
-    does it."""
+    """Recall by kind of copy against each set of honest pictures; one walk over the references, as
+    `detect.check_copies` does it."""
     start = time.perf_counter()
     rows = np.sort(seeds.numpy_generator(0, "replication benchmark").choice(len(references), baseline, replace=False))
     rows = rows[~detect.near_duplicates(references, rows)]
-    copies = detect.plant(references, count)
+    copies = detect.synthesize(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
-    asked = [*copies.pictures, *(p for s in sets.values() for p in s)]
-    own = np.full(len(asked), -1)
+    queries = [*copies.pictures, *(p for s in sets.values() for p in s)]
+    own = np.full(len(queries), -1)
     own[: len(copies.hosts)] = copies.hosts
     own[len(copies.hosts) : len(copies.hosts) + len(rows)] = rows
-    found = detect.nearest(extractor, asked, references, own=own)
+    found = detect.nearest(extractor, queries, references, own=own)
     table: dict[str, Any] = {"references": len(references)}
     at = len(copies.pictures)
     for against, pictures in sets.items():
-        recall, rate = detect.planted_recall(
+        recall, rate = detect.recall_of_synthetic(
             found.part(slice(0, len(copies.pictures))), copies.sources, found.part(slice(at, at + len(pictures)))
         )
         at += len(pictures)
@@ -95,9 +95,9 @@ def honest_neighbors(extractor: Any, pictures: Pictures, count: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji.parquet"))
-    parser.add_argument("--photographs", type=Path, default=Path("../shared/data/cifar10-test.parquet"))
-    parser.add_argument("--out", type=Path, default=Path("runs/replication"))
+    parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
+    parser.add_argument("--photographs", type=Path, help="as CIFAR-10's test pictures; left out when not given")
+    parser.add_argument("--out", type=Path, default=Path("runs/copy-detection"))
     parser.add_argument("--count", type=int, default=100, help="copies of each kind")
     parser.add_argument("--baseline", type=int, default=300)
     parser.add_argument("--limit", type=int, default=3000, help="references of a collection")
@@ -110,10 +110,18 @@ def main() -> None:
     )
     unseen = load_pictures(arguments.data, where=f"NOT ({NEVER_TRAINED_ON})")
     collections: dict[str, tuple[list[Image.Image], dict[str, list[Image.Image]]]] = {
-        "photographs": (drawn(load_pictures(arguments.photographs, size=32), arguments.limit), {}),
-        "emoji, never seen": (drawn(unseen, arguments.limit), {"drawn by others": drawn(trained, arguments.baseline)}),
-        "emoji, trained on": (drawn(trained, arguments.limit), {"drawn by others": drawn(others, arguments.baseline)}),
+        "emoji, never seen": (
+            sample(unseen, arguments.limit),
+            {"drawn by others": sample(trained, arguments.baseline)},
+        ),
+        "emoji, trained on": (
+            sample(trained, arguments.limit),
+            {"drawn by others": sample(others, arguments.baseline)},
+        ),
     }
+    if arguments.photographs is not None:
+        photographs = sample(load_pictures(arguments.photographs, size=32), arguments.limit)
+        collections = {"photographs": (photographs, {}), **collections}
     report: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(arguments).items()}}
     for name in arguments.descriptor or ["tiny-copies", "gradients", "pixels"]:
         extractor = Pixels() if name == "pixels" else features.load(name)

@@ -1,7 +1,7 @@
 """Where claims are measured: domains of pictures, trainings by recipe, databases in memory, samples with their
 features.
 
-Trainings come from the cache (`trained.py`), and so do features of samples: what was generated once with the same
+Trainings come from the cache (`training.cached`), and so do features of samples: what was generated once with the same
 weights, neighbors and settings is not generated again.
 """
 
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core import cache, files, seeds, tensors
+from bowerbird.core import cache, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import Progress
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.data.pictures import Pictures
-from bowerbird.evaluation.judge import Evaluator
+from bowerbird.evaluation.features import load_or_make
+from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.knowledge.neighbors import graph
 from bowerbird.models.unet import UNetConfig
 from bowerbird.systems import generation
@@ -29,14 +31,12 @@ from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.training.cached import trained
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
-from bowerbird.training.recipes.judge import evaluator as evaluator_recipe
+from bowerbird.training.recipes.judge import evaluator as judge_recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bowerbird.systems.base import System
-
-    pass
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Settings:
     sampling_steps: int = 12
     guidance_scale: float = 1.0
     held_out: float = 0.1
-    evaluator_steps: int = 800
+    judge_steps: int = 800
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Database:
             captions=captions,
         )
 
-    def drawn(self, n: int, k: int, *, seed: int, top_m: float | None = 1.0) -> Neighbors:
+    def sample(self, n: int, k: int, *, seed: int, top_m: float | None = 1.0) -> Neighbors:
         """n pseudo-queries from p_D kept to its top fraction (None: any item alike), and the k nearest of each, itself
         among them."""
         weights = None if top_m is None else graph.proposal(self.counts(k), top_m)
@@ -127,25 +127,18 @@ class Domain:
         return self.whole.select(self._parts[0])
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def judge(self) -> Judge:
         """A classifier of the domain's labels, trained on all of it; its features measure distances."""
-        recipe = evaluator_recipe()
-        steps = {"steps": self.settings.evaluator_steps, "sheet_every": 10**6}
+        recipe = judge_recipe()
         system = recipe.system.model_copy(update={"entity_key": self.label_key, "style_key": self.label_key})
-        recipe = recipe.model_copy(
-            update={
-                "name": f"evaluator-{self.name}",
-                "size": self.size,
-                "system": system,
-                "train": recipe.train.model_copy(update=steps),
-            }
-        )
-        return Evaluator(trained(recipe, self.whole, device=self.device, progress=self.progress))
+        recipe = recipe.model_copy(update={"name": f"judge-{self.name}", "size": self.size, "system": system})
+        steps = self.settings.judge_steps
+        return train_judge(recipe, self.whole, steps=steps, device=self.device, progress=self.progress)
 
     @cached_property
     def real(self) -> np.ndarray:
         """Features of the held-out pictures `(n, 256)`."""
-        return self.evaluator(self.whole.pixels[self._parts[1]])[0].numpy()
+        return self.judge(self.whole.pixels[self._parts[1]])[0].numpy()
 
     def recipe(self, seed: int, *, k: int = 4, neighbors: bool = True) -> Recipe:
         """RDM of this domain at the size claims are run at: X and D disjoint halves, fixed k, mirror images as the
@@ -187,14 +180,14 @@ class Domain:
         vectors = latents.embeddings[0].float().numpy()
         return Database(_unit(vectors), latents.counts)
 
-    def mixed(self, other: Domain, seed: int) -> Database:
+    def merge_databases(self, other: Domain, seed: int) -> Database:
         """D with `other`'s D in it, and p_D counted over both from 2,000 pictures of X: a general database."""
         both = np.concatenate([self.database(seed).embeddings, other.database(seed).embeddings])
-        asked = self.queries(seed, 2000)
+        queries = self.queries(seed, 2000)
 
         def counts(k: int) -> np.ndarray:
             found, _ = graph.knn_graph(
-                asked, both, k, query_ids=np.full(len(asked), -2), database_ids=np.arange(len(both))
+                queries, both, k, query_ids=np.full(len(queries), -2), database_ids=np.arange(len(both))
             )
             return graph.neighbor_counts(found, len(both), k)
 
@@ -228,23 +221,20 @@ class Domain:
         """Features of one picture generated from each row of `hits`, float32 `(n, 256)`; from the cache where there."""
         weight = self.settings.guidance_scale if guidance_scale is None else guidance_scale
         digest = hashlib.sha256(
-            f"{_hash_of(model)} {self.evaluator.fingerprint} {self.settings.sampling_steps} {weight} {seed}"
+            f"{_hash_of(model)} {self.judge.fingerprint} {self.settings.sampling_steps} {weight} {seed}"
             f" {self.device}".encode()
         )
         digest.update(np.ascontiguousarray(hits.embeddings).tobytes())
-        file = cache.directory("samples") / f"{digest.hexdigest()[:24]}.safetensors"
-        if file.is_file():
-            return files.load_tensors(file)["features"].numpy()
-        import torch
 
-        pipe = open_pipeline(model, self.device)
-        settings = generation.Settings(
-            steps=self.settings.sampling_steps, guidance_scale=weight, seed=1_000_000 * (seed + 1)
-        )
-        images = generation.generate(pipe, hits, settings, batch=32)
-        made = self.evaluator(tensors.stack(images))[0]
-        files.save_tensors(file, {"features": made.to(torch.float32)})
-        return made.numpy()
+        def generate() -> dict[str, Tensor]:
+            pipe = open_pipeline(model, self.device)
+            settings = generation.Settings(
+                steps=self.settings.sampling_steps, guidance_scale=weight, seed=1_000_000 * (seed + 1)
+            )
+            images = generation.generate(pipe, hits, settings, batch=32)
+            return {"features": self.judge(tensors.stack(images))[0].float()}
+
+        return load_or_make("samples", digest.hexdigest()[:24], generate)["features"].numpy()
 
 
 def open_pipeline(model: str | Path, device: str) -> System:
@@ -275,7 +265,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Lab:
+class Experiment:
     """What a claim is given: settings, the domains there are, and the pictures with entity and style columns."""
 
     settings: Settings
@@ -286,14 +276,16 @@ class Lab:
 
     @property
     def trainable(self) -> Pictures:
-        """The drawings a network may be trained on: neither rare things nor the share-alike style."""
-        allowed = [
-            i
-            for i, row in enumerate(self.drawings.metadata)
-            if row.get("split") != "rare" and row.get("style") != "openmoji"
-        ]
-        return self.drawings.select(allowed)
+        """The drawings a network may be trained on."""
+        return select_trainable(self.drawings)
 
     def each_seed(self, measure: Callable[[int], float]) -> list[float]:
         """`measure(seed)` for each seed, in order."""
         return [measure(seed) for seed in self.settings.seeds]
+
+
+def select_trainable(drawings: Pictures) -> Pictures:
+    """The drawings that a network may be trained on: neither rare things nor the share-alike style, as no model of ours
+    is."""
+    rows = enumerate(drawings.metadata)
+    return drawings.select([i for i, row in rows if row.get("split") != "rare" and row.get("style") != "openmoji"])

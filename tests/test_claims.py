@@ -14,11 +14,11 @@ import torch
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation import claims
-from bowerbird.evaluation.claims import benchmark as benches
+from bowerbird.evaluation.claims import benchmark as benchmark_module
 from bowerbird.evaluation.claims import edit_pairs, edits, new_entities, without_text
-from bowerbird.evaluation.claims.lab import Lab, Settings
+from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.training.recipe import Recipe
-from bowerbird.training.recipes.judge import evaluator
+from bowerbird.training.recipes.judge import evaluator as judge_recipe
 
 STYLES = ("flat", "fluent", "noto", "twemoji", "openmoji")
 
@@ -37,7 +37,7 @@ def drawings() -> Pictures:
 
 
 def short() -> Recipe:
-    recipe = evaluator(tiny=True)
+    recipe = judge_recipe(tiny=True)
     return recipe.model_copy(
         update={
             "system": recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"}),
@@ -47,37 +47,41 @@ def short() -> Recipe:
 
 
 @pytest.fixture
-def lab(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(benches.Bench.generate, "__kwdefaults__", {"model": str(random_reimagen), "sources": None})
-    monkeypatch.setattr(benches, "evaluator", short)
-    monkeypatch.setattr(benches, "style_evaluator", short)
-    monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
-    return Lab(Settings(seeds=(0, 1), sampling_steps=2), [], drawings)
+def experiment(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    monkeypatch.setattr(
+        benchmark_module.Benchmark.generate, "__kwdefaults__", {"model": str(random_reimagen), "sources": None}
+    )
+    monkeypatch.setattr(benchmark_module, "judge_recipe", short)
+    monkeypatch.setattr(benchmark_module, "style_judge_recipe", short)
+    monkeypatch.setattr(benchmark_module, "STYLE_JUDGE_STEPS", 2)
+    return Experiment(Settings(seeds=(0, 1), sampling_steps=2), [], drawings)
 
 
-def test_each_claim_measures_and_says_what(lab: Lab, tmp_path: Path) -> None:
-    found = claims.run(claims.load(["faithful", "balance", "how-many", "domain"]), lab, tmp_path)
+def test_each_claim_measures_and_says_what(experiment: Experiment, tmp_path: Path) -> None:
+    found = claims.run(claims.load(["faithful", "balance", "how-many", "domain"]), experiment, tmp_path)
     assert all(np.isfinite(effect["mean"]) for document in found for effect in document["effects"])
     assert all((tmp_path / f"{document['name']}.png").stat().st_size > 5000 for document in found)
-    again = claims.run(claims.load(["how-many"]), lab, tmp_path)  # from the cache: the same pictures, the same figures
+    again = claims.run(
+        claims.load(["how-many"]), experiment, tmp_path
+    )  # from the cache: the same pictures, the same figures
     assert again[0]["effects"] == found[2]["effects"]
 
 
-def test_bench_finds_what_it_says(lab: Lab) -> None:
-    bench = benches.Bench(lab)
-    hits = bench.found(bench.names, 2, styles=("noto", "flat"), leave_out=["noto"] * len(bench.names))
-    assert [row[0]["hexcode"] for row in hits.metadata] == bench.entities
+def test_bench_finds_what_it_says(experiment: Experiment) -> None:
+    benchmark = benchmark_module.Benchmark(experiment)
+    hits = benchmark.search(benchmark.names, 2, styles=("noto", "flat"), leave_out=["noto"] * len(benchmark.names))
+    assert [row[0]["hexcode"] for row in hits.metadata] == benchmark.entities
     assert all(row[0]["style"] == "flat" for row in hits.metadata)
     assert all(
-        row[1].get("hexcode") != entity for row, entity in zip(hits.metadata, bench.entities, strict=True)
+        row[1].get("hexcode") != entity for row, entity in zip(hits.metadata, benchmark.entities, strict=True)
     )  # one drawing is all that is left
-    assert set(bench.rows_of(bench.entities[0])) == set(STYLES)
+    assert set(benchmark.rows_of(benchmark.entities[0])) == set(STYLES)
 
 
-def test_claims_without_rare_entities_are_refused(lab: Lab, drawings: Pictures, tmp_path: Path) -> None:
+def test_claims_without_rare_entities_are_refused(experiment: Experiment, drawings: Pictures, tmp_path: Path) -> None:
     common = replace(drawings, metadata=tuple({**row, "split": "train"} for row in drawings.metadata))
     with pytest.raises(BowerbirdError, match="split = 'rare'"):
-        claims.run(claims.load(["faithful"]), replace(lab, drawings=common), tmp_path)
+        claims.run(claims.load(["faithful"]), replace(experiment, drawings=common), tmp_path)
 
 
 def marked(split: str) -> Pictures:
@@ -104,18 +108,19 @@ def marked(split: str) -> Pictures:
 
 
 @pytest.fixture
-def knn_lab(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(benches, "evaluator", short)
-    monkeypatch.setattr(benches, "style_evaluator", short)
-    monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
+def knn_experiment(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    monkeypatch.setattr(benchmark_module, "judge_recipe", short)
+    monkeypatch.setattr(benchmark_module, "style_judge_recipe", short)
+    monkeypatch.setattr(benchmark_module, "STYLE_JUDGE_STEPS", 2)
     for claim in (without_text, edits):
         monkeypatch.setattr(claim, "MODEL", str(tiny_knn))
+    monkeypatch.setattr(edits, "STRENGTHS", (0.5, 0.7))
     monkeypatch.setattr(new_entities, "MODELS", (str(tiny_knn), str(random_rdm)))
-    return Lab(Settings(seeds=(0, 1), sampling_steps=2, train_steps=1), [], marked("rare"))
+    return Experiment(Settings(seeds=(0, 1), sampling_steps=2, train_steps=1), [], marked("rare"))
 
 
-def test_each_claim_of_knn_diffusion_measures_and_says_what(knn_lab: Lab, tmp_path: Path) -> None:
-    found = claims.run(claims.load(["without-text", "new-entities", "edits"]), knn_lab, tmp_path)
+def test_each_claim_of_knn_diffusion_measures_and_says_what(knn_experiment: Experiment, tmp_path: Path) -> None:
+    found = claims.run(claims.load(["without-text", "new-entities", "edits"]), knn_experiment, tmp_path)
     assert all(np.isfinite(effect["mean"]) for document in found for effect in document["effects"])
     assert all((tmp_path / f"{document['name']}.png").stat().st_size > 5000 for document in found)
     assert "the same items as before" in found[1]["notes"]
@@ -137,16 +142,18 @@ def test_pairs_agree_but_for_the_change_and_no_model_saw_their_targets() -> None
         edit_pairs.find(drawings, 40)  # six drawings in openmoji are too few
 
 
-def test_an_eraser_is_no_editor(knn_lab: Lab) -> None:
+def test_an_eraser_is_no_editor(knn_experiment: Experiment) -> None:
     """Blank pictures, and other pictures, become what was asked no more often than chance; the real drawings do, where
     the judge knows them."""
-    pairs = edit_pairs.find(knn_lab.drawings, 40)
-    judge = FirstMark(knn_lab.drawings)
-    bench = SimpleNamespace(judge=judge)
-    real = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.target])  # type: ignore[arg-type]
+    pairs = edit_pairs.find(knn_experiment.drawings, 40)
+    judge = FirstMark(knn_experiment.drawings)
+    benchmark = SimpleNamespace(judge=judge)
+    real = edits._success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.target])  # type: ignore[arg-type]
     # type: ignore[arg-type]
-    blank = edits._success(bench, knn_lab, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8))
-    source = edits._success(bench, knn_lab, pairs, knn_lab.drawings.pixels[pairs.source])  # type: ignore[arg-type]
+    blank = edits._success(
+        benchmark, knn_experiment, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8)
+    )
+    source = edits._success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.source])  # type: ignore[arg-type]
     assert real.all()
     assert blank.mean() < 0.4
     assert not source.any()
@@ -154,12 +161,12 @@ def test_an_eraser_is_no_editor(knn_lab: Lab) -> None:
 
 def test_a_mixture_of_rivals_keeps_exactly_as_much() -> None:
     means = {"a": 20.0, "b": 24.0, "c": 30.0}
-    found = edits.mixed(25.5, means)
+    found = edits.mix(25.5, means)
     assert (found.first, found.second, found.share) == ("c", "b", 0.25)
     values = {name: [np.full(3, mean)] for name, mean in means.items()}
     np.testing.assert_allclose(found.of(values)[0], 25.5)
-    assert edits.mixed(10.0, means) == edits.Mixture("a", "a", 1.0)
-    assert edits.mixed(31.0, means).first == "c"
+    assert edits.mix(10.0, means) == edits.Mixture("a", "a", 1.0)
+    assert edits.mix(31.0, means).first == "c"
 
 
 class FirstMark:
@@ -177,10 +184,10 @@ class FirstMark:
         )
 
 
-def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_lab: Lab) -> None:
-    pairs = edit_pairs.find(knn_lab.drawings, 40)
-    hits = edits.hits_of(knn_lab, pairs)
+def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_experiment: Experiment) -> None:
+    pairs = edit_pairs.find(knn_experiment.drawings, 40)
+    hits = edits.hits_of(knn_experiment, pairs)
     assert (hits.ids[:, 0] == -2).all()
     assert not (hits.ids[:, 1:] == pairs.target[:, None]).any()
-    code = np.array(knn_lab.drawings.column("hexcode"))
+    code = np.array(knn_experiment.drawings.column("hexcode"))
     assert (code[hits.ids[:, 1]] == code[pairs.target]).all()  # the thing, in another style

@@ -1,0 +1,79 @@
+"""`bowerbird reproduce`: what the papers say, measured again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bowerbird.cli.common import (
+    DeviceOption,
+    JsonOption,
+    SeedOption,
+    pick_device,
+    print_json,
+    progress_bar,
+    report_to,
+    say,
+)
+from bowerbird.core.errors import BowerbirdError
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims to measure; all when none is named.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Drawings with the columns hexcode, style and split (required).")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", help="Small photographs with a column label, as a second domain.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for claims.md, claims.json and plots.")] = Path("claims"),
+    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, from --seed on.", min=2)] = 3,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Training steps of the networks that claims compare.", min=1)
+    ] = 500,
+    pictures: Annotated[int, typer.Option("--pictures", help="Pictures behind each value.", min=20)] = 400,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many pictures of each kind.", min=200)
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the papers' claims: effects with intervals, and whether they hold.
+
+    Trainings are cached; the first run takes up to two hours on two cores, later ones minutes.
+
+    Example: bowerbird reproduce style --data drawings.parquet --out claims
+    """
+    if data is None:
+        raise BowerbirdError(
+            "reproduce needs drawings: give --data drawings.parquet; bowerbird datasets drawings --out drawings.parquet"
+            " makes it"
+        )
+    from bowerbird.evaluation import claims
+    from bowerbird.evaluation.claims.experiment import Settings
+    from bowerbird.evaluation.claims.loading import load_experiment
+
+    chosen = claims.load(names or [])
+    settings = Settings(seeds=tuple(range(seed, seed + seeds)), train_steps=steps, pictures=pictures)
+    with progress_bar(as_json) as bar:
+        experiment = load_experiment(
+            data,
+            photos,
+            settings,
+            limit=limit,
+            device=pick_device(device),
+            progress=report_to(bar),
+            on_message=say,
+        )
+        found = claims.run(chosen, experiment, out)
+    if as_json:
+        print_json({"out": str(out), "claims": found})
+        return
+    for document in found:
+        print(f"{document['verdict']:13}  {document['name']}: {document['says']}")
+    say(f"{out / 'claims.md'} shows effects and plots")

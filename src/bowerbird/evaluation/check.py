@@ -1,0 +1,117 @@
+"""The copy check of files: generated pictures on disk against knowledge bases and sources, to a report on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core import images, provenance, seeds, tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import load_pictures
+from bowerbird.evaluation import features, reports
+from bowerbird.evaluation.copies import detect
+from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.knowledge.storage.directory import MANIFEST
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.core.progress import Progress
+
+
+def check_files(
+    paths: Sequence[Path],
+    against: Sequence[str],
+    out: Path,
+    *,
+    descriptor: str = detect.DESCRIPTOR,
+    baseline: int = 300,
+    copies_per_kind: int = detect.COPIES_PER_KIND,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare the pictures in `paths` with those `against` (knowledge bases and sources) and with the neighbors that
+    their records name; write `report.json` (returned), `report.md` and sheets into `out`.
+
+    `descriptor`: see `features.load`. `limit`: at most so many training pictures, drawn by `seed`. The others: see
+    `detect.check_copies`. Raises: BowerbirdError when there are no pictures, or too few to compare with.
+    """
+    if not paths:
+        raise BowerbirdError("no picture to check; give PNG files, or the folder that bowerbird generate wrote")
+    extractor = features.load(descriptor)
+    size = detect.working_size(extractor)
+    generated = [images.square(images.read(path), size) for path in paths]
+    training, by_id = training_pictures(against, size)
+    if limit is not None and limit < len(training):
+        rows = seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False)
+        training = [training[i] for i in sorted(rows)]
+    neighbors = recorded_neighbors(paths, by_id)
+    report = detect.check_copies(
+        extractor,
+        generated,
+        training,
+        neighbors=neighbors,
+        baseline=baseline,
+        copies_per_kind=copies_per_kind,
+        seed=seed,
+        progress=progress,
+    )
+    facts = {
+        "against": list(against),
+        "training pictures": len(training),
+        "generated": len(generated),
+        "seed": seed,
+        "descriptor": {
+            "name": extractor.name,
+            "fingerprint": extractor.fingerprint,
+            "preprocessing": extractor.preprocessing,
+        },
+        "neighbors known": neighbors is not None,
+    }
+    return reports.write_copy_report(report, [str(path) for path in paths], generated, training, out, facts)
+
+
+def find_pictures(places: Sequence[Path]) -> list[Path]:
+    """The pictures that files and folders name, in order; of a folder all but the contact sheet that generating leaves
+    there."""
+    found: list[Path] = []
+    for place in places:
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        found += [p for p in inside if p == place or (p.suffix.lower() in images.SUFFIXES and p.name != "sheet.png")]
+    return found
+
+
+def training_pictures(against: Sequence[str], size: int) -> tuple[list[Image.Image], dict[int, Image.Image]]:
+    """The pictures of knowledge bases and of sources at `size` px; and those of knowledge bases by id."""
+    everything: list[Image.Image] = []
+    by_id: dict[int, Image.Image] = {}
+    for place in against:
+        if (Path(place) / MANIFEST).is_file():
+            kb = KnowledgeBase.open(place)
+            ids = kb.ids()
+            found = [
+                (int(i), images.square(image, size))
+                for i, image in zip(ids, kb.pictures(ids[None])[0], strict=True)
+                if image is not None
+            ]
+            by_id |= dict(found)
+            everything += [image for _, image in found]
+        else:
+            everything += tensors.to_pil(load_pictures(place, size=size).pixels)
+    return everything, by_id
+
+
+def recorded_neighbors(paths: Sequence[Path], by_id: dict[int, Image.Image]) -> list[list[Image.Image]] | None:
+    """The neighbors that each picture's record names, as far as `by_id` holds them; None when it holds none of any."""
+    near = []
+    for path in paths:
+        try:
+            rows = provenance.read_png(path).get("neighbors") or []
+        except BowerbirdError:  # not one of ours: it can still be compared with training pictures
+            rows = []
+        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        ids = [row.get("id") for row in rows if row.get("weight", 1)]
+        near.append([by_id[i] for i in ids if isinstance(i, int) and i in by_id])
+    return near if any(near) else None

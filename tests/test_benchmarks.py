@@ -1,0 +1,90 @@
+"""Every benchmark and example starts, and the one behind the headline figures runs in a tiny form."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bowerbird.data.pictures import load_pictures
+from bowerbird.evaluation.claims.benchmark import write_table
+from bowerbird.evaluation.judge import train_judge
+from bowerbird.training.recipes.judge import evaluator as judge_recipe
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = [*sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "examples").glob("*.py"))]
+STYLES = ("noto", "twemoji", "fluent", "flat", "openmoji")
+START = """
+import io, os, runpy, sys, traceback
+from contextlib import redirect_stdout
+for path in sys.argv[1:]:
+    sys.argv, sys.path[0], shown = [path, "--help"], os.path.dirname(path), io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            runpy.run_path(path, run_name="__main__")
+        print(path, "did not ask what it was to do")
+    except SystemExit as end:
+        if end.code or "usage:" not in shown.getvalue():
+            print(path, "ended with", end.code)
+    except Exception:
+        print(path, traceback.format_exc())
+"""
+
+
+def test_every_script_starts(tmp_path: Path) -> None:
+    """In one process, which imports torch once: each prints its help and does nothing else."""
+    assert len(SCRIPTS) > 20
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", START, *map(str, SCRIPTS)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rdm_quality_runs(tmp_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its parts, on 30 drawn pictures called drawings of emoji, with a random network and an untrained judge."""
+    drawn = load_pictures("drawn")
+    things = sorted(set(drawn.column("thing")))[:6]
+    rows = [i for thing in things for i in [i for i, t in enumerate(drawn.column("thing")) if t == thing][:5]]
+    metadata = tuple(
+        {"hexcode": things[n // 5], "style": STYLES[n % 5], "split": "rare" if n < 20 else "train"}
+        for n in range(len(rows))
+    )
+    captions = tuple(str(row["hexcode"]) for row in metadata)
+    pictures = replace(drawn.select(rows), metadata=metadata, captions=captions)
+    data = write_table(pictures, tmp_path / "drawings.parquet")
+    recipe = judge_recipe(tiny=True)
+    system = recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"})
+    judge = train_judge(recipe.model_copy(update={"system": system, "limit": None}), pictures)
+    options = {
+        "--data": data,
+        "--model": random_rdm,
+        "--equal": random_rdm,
+        "--baseline": random_rdm,
+        "--judge": judge.path,
+        "--style-judge": judge.path,
+        "--out": tmp_path / "quality",
+        "--seeds": 2,
+        "--steps": 1,
+        "--count": 4,
+        "--batch": 4,
+        "--repeats": 1,
+        "--weights": "2",
+    }
+    script = str(ROOT / "benchmarks" / "rdm_quality.py")
+    monkeypatch.setattr(sys, "argv", [script, *(str(part) for pair in options.items() for part in pair)])
+    runpy.run_path(script, run_name="__main__")
+    report = json.loads((tmp_path / "quality" / "report.json").read_text())
+    assert {"(a) FD ratio", "(b) rare by name, guidance 2: top-1 of 100"} <= set(report)
+    assert {f"(c) database of {style} only: style (k=1)" for style in STYLES} <= set(report)
