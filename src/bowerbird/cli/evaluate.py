@@ -128,9 +128,9 @@ def _judges(
     `none`."""
     from bowerbird.evaluation import entity_draw
     from bowerbird.evaluation.judge import Evaluator
-    from bowerbird.training.cached import trained
-    from bowerbird.training.recipes.judge import evaluator as entity_recipe
-    from bowerbird.training.recipes.judge import style_evaluator as style_recipe
+    from bowerbird.training.cached import train_once
+    from bowerbird.training.recipes.judge import judge as entity_recipe
+    from bowerbird.training.recipes.judge import style_judge as style_recipe
 
     if evaluator == "none":
         return None
@@ -147,11 +147,11 @@ def _judges(
     recipe = recipe.model_copy(
         update={"system": recipe.system.model_copy(update={"entity_key": key, "style_key": style_key})}
     )
-    judge = Evaluator(trained(recipe, pictures, device=device, progress=tell))
+    judge = Evaluator(train_once(recipe, pictures, device=device, progress=tell))
     if style_evaluator is not None:
         return judge, Evaluator(style_evaluator)
     return judge, (
-        Evaluator(trained(style_recipe(), pictures, device=device, progress=tell)) if style_key == "style" else judge
+        Evaluator(train_once(style_recipe(), pictures, device=device, progress=tell)) if style_key == "style" else judge
     )
 
 

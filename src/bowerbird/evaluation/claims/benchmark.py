@@ -26,8 +26,8 @@ from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.knowledge.search import bm25
 from bowerbird.systems import generation
-from bowerbird.training.cached import trained
-from bowerbird.training.recipes.judge import evaluator, style_evaluator
+from bowerbird.training.cached import train_once
+from bowerbird.training.recipes.judge import judge, style_judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,19 +84,19 @@ class Bench:
     @cached_property
     def judge(self) -> Evaluator:
         """Names the entity; trained on all drawings, as it has to know these."""
-        recipe = evaluator()
+        recipe = judge()
         steps = {"steps": min(recipe.train.steps, self.lab.settings.evaluator_steps), "sheet_every": 10**6}
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=steps)})
-        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+        return Evaluator(train_once(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
 
     @cached_property
     def style_judge(self) -> Evaluator:
         """Names the style; the same training as the style claim's."""
-        recipe = style_evaluator()
+        recipe = style_judge()
         recipe = recipe.model_copy(
             update={"train": recipe.train.model_copy(update={"steps": STYLE_JUDGE_STEPS, "sheet_every": 10**6})}
         )
-        return Evaluator(trained(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
+        return Evaluator(train_once(recipe, self.lab.drawings, device=self.lab.device, progress=self.lab.progress))
 
     def named(self, images: Sequence[Image.Image]) -> np.ndarray:
         """The entity, by its number among the rare ones, that the judge sees in each."""

@@ -19,8 +19,8 @@ from bowerbird.evaluation.claims.lab import Database, Lab, open_pipeline
 from bowerbird.evaluation.judge import Evaluator
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.systems import generation
-from bowerbird.training.cached import trained
-from bowerbird.training.recipes.judge import style_evaluator
+from bowerbird.training.cached import train_once
+from bowerbird.training.recipes.judge import style_judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,11 +42,11 @@ def measure(lab: Lab) -> Finding:
             f"the style claim needs two styles and entities drawn in each of them; the data has {len(styles)} and"
             f" {len(chosen)}"
         )
-    recipe = style_evaluator()
+    recipe = style_judge()
     recipe = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"steps": JUDGE_STEPS, "sheet_every": 10**6})}
     )
-    judge = Evaluator(trained(recipe, drawings, device=lab.device, progress=lab.progress))
+    judge = Evaluator(train_once(recipe, drawings, device=lab.device, progress=lab.progress))
     hits = {style: _of_style(drawings, style, chosen) for style in styles}
     pipe = open_pipeline(MODEL, lab.device)
     seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
