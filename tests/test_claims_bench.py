@@ -18,7 +18,7 @@ from bowerbird.evaluation.claims import benchmark as benches
 from bowerbird.evaluation.claims import edit_pairs, edits, new_entities, without_text
 from bowerbird.evaluation.claims.lab import Lab, Settings
 from bowerbird.training.recipe import Recipe
-from bowerbird.training.recipes.judge import evaluator
+from bowerbird.training.recipes.judge import judge
 
 STYLES = ("flat", "fluent", "noto", "twemoji", "openmoji")
 
@@ -37,7 +37,7 @@ def drawings() -> Pictures:
 
 
 def short() -> Recipe:
-    recipe = evaluator(tiny=True)
+    recipe = judge(tiny=True)
     return recipe.model_copy(
         update={
             "system": recipe.system.model_copy(update={"entity_key": "hexcode", "style_key": "style"}),
@@ -49,8 +49,8 @@ def short() -> Recipe:
 @pytest.fixture
 def lab(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setattr(benches.Bench.generate, "__kwdefaults__", {"model": str(random_reimagen), "sources": None})
-    monkeypatch.setattr(benches, "evaluator", short)
-    monkeypatch.setattr(benches, "style_evaluator", short)
+    monkeypatch.setattr(benches, "judge", short)
+    monkeypatch.setattr(benches, "style_judge", short)
     monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
     return Lab(Settings(seeds=(0, 1), sampling_steps=2), [], drawings)
 
@@ -105,8 +105,8 @@ def marked(split: str) -> Pictures:
 
 @pytest.fixture
 def knn_lab(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(benches, "evaluator", short)
-    monkeypatch.setattr(benches, "style_evaluator", short)
+    monkeypatch.setattr(benches, "judge", short)
+    monkeypatch.setattr(benches, "style_judge", short)
     monkeypatch.setattr(benches, "STYLE_JUDGE_STEPS", 2)
     for claim in (without_text, edits):
         monkeypatch.setattr(claim, "MODEL", str(tiny_knn))
