@@ -12,8 +12,9 @@ from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, pick_devi
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    from bowerbird.core.progress import Progress
     from bowerbird.data.pictures import Pictures
-    from bowerbird.evaluation.claims.lab import Lab, Progress, Settings
+    from bowerbird.evaluation.claims.lab import Lab, Settings
 
 LEAST = 100
 """Drawings, below which a network trained on half of them says nothing."""

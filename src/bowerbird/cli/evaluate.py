@@ -302,13 +302,13 @@ def _used_neighbors(paths: list[Path], by_id: dict[int, Image.Image]) -> list[li
 
 
 def teller(bar: Progress) -> Any:
-    """A callback (what, done, total) that keeps one line of the bar for each `what`."""
+    """A `Progress` that keeps one line of the bar for each stage."""
     tasks: dict[str, Any] = {}
 
-    def tell(what: str, done: int, total: int) -> None:
-        task = tasks.setdefault(what, None)
+    def tell(done: int, total: int | None = None, stage: str = "") -> None:
+        task = tasks.setdefault(stage, None)
         if task is None:
-            task = tasks[what] = bar.add_task(what, total=total)
+            task = tasks[stage] = bar.add_task(stage, total=total)
         bar.update(task, completed=done)
 
     return tell

@@ -7,7 +7,6 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
+from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 CHECKED = 200
 """Pictures of an evaluation that the replication check looks at, the first ones."""
 QUERIES = ("caption", "image", "unconditional")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,10 @@ def evaluate(
         raise BowerbirdError(
             f"an evaluation needs 20 items in the knowledge base and 4 pictures; got {len(kb)} and {settings.n}"
         )
-    tell = progress or (lambda what, done, total: None)
+    tell: Progress = progress or (lambda done, total=None, stage="": None)
     hits = _ask(pipe, kb, pictures, settings)
     images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("generating", done, len(hits))
+        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell(done, len(hits), "generating")
     )
     real = tensors.to_pil(pictures.pixels)
     made, there = features.extract(extractor, images, cached=False), features.extract(extractor, real)
@@ -281,7 +280,7 @@ def _faithfulness(
         Request(prompts=bench.prompts, k=settings.k, search_mode=pipe.defaults.search_mode), kb, settings.repeats
     )
     images = generation.generate(
-        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell("EntityDraw", done, len(hits))
+        pipe, hits, settings.generate, progress=lambda done, total=None, stage="": tell(done, len(hits), "EntityDraw")
     )
     logits = (
         judge(judge.prepare(images))[1].numpy()[:, columns].reshape(len(bench.prompts), settings.repeats, len(columns))
@@ -336,7 +335,7 @@ def _copies(
         baseline=settings.baseline,
         plants=settings.plants,
         seed=settings.generate.seed,
-        progress=tell,
+        progress=lambda what, done, total: tell(done, total, what),
     )
     return found, items
 

@@ -219,14 +219,14 @@ class Bench:
             return tensors.to_pil(files.load_tensors(file)["pixels"])
         how = {"guidance_scale": SCALE, **edit}
         settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
-        tell = self.lab.progress or (lambda what, done, total: None)
+        tell = self.lab.progress or (lambda done, total=None, stage="": None)
         images = generation.generate(
             pipe,
             hits,
             settings,
             sources=sources,
             batch=32,
-            progress=lambda done, total=None, stage="": tell("generating", done, len(hits)),
+            progress=lambda done, total=None, stage="": tell(done, len(hits), "generating"),
         )
         files.save_tensors(file, {"pixels": tensors.stack(images)})
         return images

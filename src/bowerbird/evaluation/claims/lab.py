@@ -18,6 +18,7 @@ import numpy as np
 
 from bowerbird.core import cache, files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import Progress
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation.judge import Evaluator
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from bowerbird.systems.base import System
 
     pass
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
