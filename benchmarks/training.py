@@ -143,7 +143,8 @@ def main() -> None:
     arguments.caches.mkdir(parents=True, exist_ok=True)
 
     def objective() -> RDMObjective:
-        made: RDMObjective = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
+        made = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
+        assert isinstance(made, RDMObjective)
         return made.to(device)
 
     with TemporaryDirectory() as folder:

@@ -68,17 +68,8 @@ def load(spec: str) -> FeatureExtractor:
 
 
 def load_or_make(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors that are made once: those kept under `key` in the cache folder `kind`, else what `make` returns, which is
-    kept. A damaged file is made again."""
-    file = cache.directory(kind) / f"{key}.safetensors"
-    if file.is_file():
-        try:
-            return files.load_tensors(file)
-        except BowerbirdError:
-            pass
-    tensors = make()
-    files.save_tensors(file, tensors)
-    return tensors
+    """Tensors that are made once: those kept under `key` in the cache folder `kind`, else what `make` returns."""
+    return cache.memoize(cache.directory(kind) / f"{key}.safetensors", key, make)
 
 
 def picture_hash(picture: Image.Image) -> int:
