@@ -15,7 +15,7 @@ from PIL import Image
 from bowerbird import KnowledgeBase, RDMPipeline
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
-from bowerbird.evaluation import entity_draw, evaluate, features, plots, reports
+from bowerbird.evaluation import entity_draw, evaluate, plots, reports
 from bowerbird.evaluation.claims import claim
 from bowerbird.evaluation.copies import guard
 from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
@@ -69,9 +69,8 @@ def test_evaluating_twice_gives_the_same_bytes(
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
     settings = evaluate.Settings(n=20, baseline=20, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
-    gradients = features.load("gradients")
     for name in ("one", "two"):
-        found = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=gradients)
+        found = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=Colors())
         files = reports.write_evaluation(found, tmp_path / name)
     for file in files:
         assert file.read_bytes() == (tmp_path / "one" / file.name).read_bytes(), file.name
@@ -80,7 +79,7 @@ def test_evaluating_twice_gives_the_same_bytes(
     distance = report["distribution"]["frechet distance"]
     assert distance["low"] < distance["mean"] < distance["high"]
     settings = replace(settings, n=20, generate=generation.Settings(steps=2, seed=6))
-    other = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=gradients)
+    other = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=Colors())
     assert other.report["distribution"]["frechet distance"] != distance
 
 
