@@ -32,7 +32,8 @@ def train_once(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progr
     run = cache.directory("trainings") / f"{recipe.name}-{key(recipe, pictures)}"
     if (run / "model").is_dir():
         return run / "model"
-    for report in train_recipe(recipe, pictures, run, device=device, caches=cache.directory("latents")):
+    steps = train_recipe(recipe, pictures, run, device=device, caches=cache.directory("latents"), sheets=False)
+    for report in steps:
         if progress is not None:
             progress(report.step, recipe.train.steps, recipe.name)
     (run / CHECKPOINT).unlink(missing_ok=True)  # a finished run needs it no more, and it is large

@@ -133,13 +133,19 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
 
 
 def train_recipe(
-    recipe: Recipe, pictures: Pictures, out: str | Path, *, device: str = "cpu", caches: Path | None = None
+    recipe: Recipe,
+    pictures: Pictures,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    caches: Path | None = None,
+    sheets: bool = True,
 ) -> Iterator[StepReport]:
     """Train `recipe` on `pictures` in the folder `out`: its `recipe.json`, checkpoint, sample sheets and `model`.
 
     Yields after every step; the same call goes on where a cut one stopped.
 
-    `device`: a torch device; `caches`: see `build_objective`. Raises: BowerbirdError when a run with other
+    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets. Raises: BowerbirdError when a run with other
     settings is in `out`.
     """
     out = Path(out)
@@ -150,7 +156,7 @@ def train_recipe(
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, recipe.model_dump(mode="json"))
     objective = build_objective(recipe, pictures, out, device=device, caches=caches)
-    yield from train(objective, recipe.train, out, device=device, preview=preview(recipe))
+    yield from train(objective, recipe.train, out, device=device, preview=preview(recipe) if sheets else None)
 
 
 def _entry(recipe: Recipe) -> ObjectiveEntry:
