@@ -58,6 +58,16 @@ def kb_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_kb_path(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A knowledge base of the 36 pictures of `drawn_folder` with the bundled encoder; do not change it."""
+    from bowerbird import KnowledgeBase
+
+    path = tmp_path_factory.mktemp("small-kb") / "kb"
+    KnowledgeBase.build(path, drawn_folder)
+    return path
+
+
+@pytest.fixture(scope="session")
 def random_rdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random RDM pipeline on disk that fits the bundled encoder."""
     import torch
@@ -122,6 +132,17 @@ def random_reimagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def short_sheets() -> Iterator[None]:
+    """Sheets drawn in training show one item instead of eight: drawing them is nearly all that a tiny form does."""
+    from bowerbird.systems.latent_cache import LatentCache
+
+    examples = LatentCache.examples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentCache, "examples", lambda *arguments, **options: examples(*arguments, **options)[:1])
+        yield
+
+
 def _two_steps(name: str, source: Path, out: Path) -> Path:
     from bowerbird.training import recipes
     from bowerbird.training.loop import train
@@ -133,13 +154,13 @@ def _two_steps(name: str, source: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_knn(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_knn(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """KNN-Diffusion with editing in its tiny form, trained for two steps, on disk."""
     return _two_steps("tiny-knn", drawn_folder, tmp_path_factory.mktemp("knn"))
 
 
 @pytest.fixture(scope="session")
-def tiny_tokens(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokens(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The discrete KNN-Diffusion in its tiny form, trained for two steps, on disk."""
     return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
 

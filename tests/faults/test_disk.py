@@ -23,8 +23,8 @@ import ctypes, os, shutil, sys
 from pathlib import Path
 from tests.faults.plain import PlainEncoder
 from bowerbird import KnowledgeBase
-from bowerbird.errors import BowerbirdError
-from bowerbird.knowledge.verify import verify
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.storage.verify import verify
 
 made, data, verb, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 again = ctypes.CDLL(os.environ["LD_PRELOAD"]).failing_disk_again
