@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,32 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def usual_threads() -> Iterator[int]:
+    """Networks run on one thread, here and in the processes that tests start: small ones are as fast so, and where a
+    machine is busy, threads that wait for each other are many times slower. The number is the one that torch takes by
+    itself."""
+    import torch
+
+    usual = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, threads(1):
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield usual
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """A block in which torch runs on `count` threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 drawn pictures in two class folders, captions in .txt files."""
@@ -48,12 +75,13 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kb_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kb_path(usual_threads: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A knowledge base of all drawn pictures with the bundled encoder; do not change it."""
     from bowerbird import KnowledgeBase
 
     path = tmp_path_factory.mktemp("kb") / "kb"
-    KnowledgeBase.build(path, "drawn")
+    with threads(usual_threads):  # the golden tests see its last bits
+        KnowledgeBase.build(path, "drawn")
     return path
 
 
@@ -160,9 +188,12 @@ def tiny_knn(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="session")
-def tiny_tokens(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokens(
+    drawn_folder: Path, short_sheets: None, usual_threads: int, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The discrete KNN-Diffusion in its tiny form, trained for two steps, on disk."""
-    return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
+    with threads(usual_threads):  # the golden tests see its last bits
+        return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
