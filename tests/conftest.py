@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,32 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def usual_threads() -> Iterator[int]:
+    """Networks run on one thread, here and in the processes that tests start: small ones are as fast so, and where a
+    machine is busy, threads that wait for each other are many times slower. The number is the one that torch takes by
+    itself."""
+    import torch
+
+    usual = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, threads(1):
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield usual
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """A block in which torch runs on `count` threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 drawn pictures in two class folders, captions in .txt files."""
@@ -48,12 +75,23 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kb_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kb_path(usual_threads: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A knowledge base of all drawn pictures with the bundled encoder; do not change it."""
     from bowerbird import KnowledgeBase
 
     path = tmp_path_factory.mktemp("kb") / "kb"
-    KnowledgeBase.build(path, "drawn")
+    with threads(usual_threads):  # the golden tests see its last bits
+        KnowledgeBase.build(path, "drawn")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_kb_path(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A knowledge base of the 36 pictures of `drawn_folder` with the bundled encoder; do not change it."""
+    from bowerbird import KnowledgeBase
+
+    path = tmp_path_factory.mktemp("small-kb") / "kb"
+    KnowledgeBase.build(path, drawn_folder)
     return path
 
 
@@ -122,6 +160,17 @@ def random_reimagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def short_sheets() -> Iterator[None]:
+    """Sheets drawn in training show one item instead of eight: drawing them is nearly all that a tiny form does."""
+    from bowerbird.systems.latent_cache import LatentCache
+
+    examples = LatentCache.examples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentCache, "examples", lambda *arguments, **options: examples(*arguments, **options)[:1])
+        yield
+
+
 def _two_steps(name: str, source: Path, out: Path) -> Path:
     from bowerbird.training import recipes
     from bowerbird.training.loop import train
@@ -133,15 +182,18 @@ def _two_steps(name: str, source: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_knn(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_knn(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """KNN-Diffusion with editing in its tiny form, trained for two steps, on disk."""
     return _two_steps("tiny-knn", drawn_folder, tmp_path_factory.mktemp("knn"))
 
 
 @pytest.fixture(scope="session")
-def tiny_tokens(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokens(
+    drawn_folder: Path, short_sheets: None, usual_threads: int, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The discrete KNN-Diffusion in its tiny form, trained for two steps, on disk."""
-    return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
+    with threads(usual_threads):  # the golden tests see its last bits
+        return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.conftest import threads
 
 FOLDER = Path(__file__).parent / "golden"
 FILE = FOLDER / "golden.json"
@@ -143,6 +145,12 @@ def expected() -> dict[str, Any]:
 
 def same_machine() -> bool:
     return bool(expected()["machine"] == machine())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_many_threads_as_usual(usual_threads: int) -> Iterator[None]:
+    with threads(usual_threads):
+        yield
 
 
 @pytest.fixture(scope="module")

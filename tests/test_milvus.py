@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge.export import export
 from bowerbird.knowledge.storage.milvus import conditions
 from tests.faults.plain import PlainEncoder, caption, identity, picture, source
+from tests.test_cli import bowerbird, process
 
 pytest.importorskip("pymilvus")
 CONDITIONS = (
@@ -30,6 +31,15 @@ CONDITIONS = (
     "note IS NULL",
     "name = '5.png'",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ask_often() -> Iterator[None]:
+    """pymilvus asks twice a second whether an index is there, and ours are there at once."""
+    often = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 50))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pymilvus.client.grpc_handler.time", often)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -157,28 +167,19 @@ def test_what_does_not_belong_is_refused(both: tuple[KnowledgeBase, KnowledgeBas
 
 
 def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
-    """A picture of several parts comes back whole; another process opens the file after this one."""
+    """A picture of several parts comes back whole; this process opens the file after another one."""
     rng = np.random.default_rng(0)
     from PIL import Image
 
     (tmp_path / "p").mkdir()
     Image.fromarray(rng.integers(0, 256, (220, 260, 3), np.uint8)).save(tmp_path / "p" / "noise.png")
     (tmp_path / "p" / "noise.txt").write_text("noise")
-
-    def bowerbird(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "bowerbird", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    bowerbird("kb", "build", "milvus://kb.db", "p")
-    facts = json.loads(bowerbird("kb", "info", "milvus://kb.db", "--json"))
+    process("kb", "build", "milvus://kb.db", "p", cwd=tmp_path)
+    facts = json.loads(bowerbird("kb", "info", "milvus://kb.db", "--json", cwd=tmp_path).stdout)
     assert facts["items"] == 1
     assert set(facts) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
-    found = json.loads(
-        bowerbird("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json")
-    )
+    asked = ("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json")
+    found = json.loads(bowerbird(*asked, cwd=tmp_path).stdout)
     assert found["results"][0]["caption"] == "noise"
     assert (tmp_path / "s.png").is_file()
 

@@ -18,7 +18,7 @@ from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.storage.verify import verify
 from tests.faults.plain import FULL, PlainEncoder, source
 
-OFFSETS = 100 if FULL else 4
+OFFSETS = 100 if FULL else 1
 
 
 def answers(path: Path) -> list[object]:

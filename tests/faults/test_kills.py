@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.knowledge.search import build as indexes
 from bowerbird.knowledge.search import planner
 from tests.faults.plain import FULL, PlainEncoder, identity, source
 
-KILLS = 200 if FULL else 12
+KILLS = 200 if FULL else 8
 
 
 def small_sizes() -> None:
@@ -68,13 +67,6 @@ def work(path: str, log: str, seed: int) -> None:
             say("done", "compact", [])
 
 
-@pytest.fixture(scope="module")
-def server() -> multiprocessing.context.BaseContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faiss", "pyarrow.parquet", "bowerbird.knowledge.base", "tests.faults.plain"])
-    return context
-
-
 def test_kills(tmp_path: Path, server: multiprocessing.context.BaseContext, count: Callable[[str], None]) -> None:
     small_sizes()
     rng = np.random.default_rng(0)
@@ -85,9 +77,10 @@ def test_kills(tmp_path: Path, server: multiprocessing.context.BaseContext, coun
         log = tmp_path / f"log{kill}.jsonl"
         child = server.Process(target=work, args=(str(path), str(log), kill))  # type: ignore[attr-defined]
         child.start()
-        while not log.exists() and child.is_alive():
+        begun = int(rng.integers(1, 10))  # lines of the log, two a change: on any machine some changes are made
+        while child.is_alive() and (not log.exists() or log.read_bytes().count(b"\n") < begun):
             time.sleep(0.005)
-        time.sleep(float(rng.uniform(0, 1.2)))
+        time.sleep(float(rng.uniform(0, 0.1)))
         assert child.is_alive(), "the worker stopped by itself"
         os.kill(child.pid, signal.SIGKILL)
         child.join()
@@ -97,11 +90,11 @@ def test_kills(tmp_path: Path, server: multiprocessing.context.BaseContext, coun
             doubtful = (verb, set(ids)) if what == "begin" else ("", set())
             if what == "done" and verb in ("add", "remove"):
                 expected = expected | set(ids) if verb == "add" else expected - set(ids)
-        start = time.perf_counter()
+        start = time.process_time()  # however busy the machine is
         opened = KnowledgeBase.open(path, encoder=PlainEncoder())
         found = opened.ids().tolist()
         hits = opened.search(text="red thing", k=5)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
         assert len(found) == len(set(found)) == len(opened)
         verb, ids = doubtful
         could = {"add": expected | ids, "remove": expected - ids}.get(verb, expected)

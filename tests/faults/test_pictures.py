@@ -71,13 +71,13 @@ def test_broken_pictures(tmp_path: Path, count: Callable[[str], None]) -> None:
     for number in range(MUTANTS):
         suffix, other = suffixes[number % len(suffixes)], suffixes[int(rng.integers(0, len(suffixes)))]
         data = broken(rng, whole(rng, suffix), whole(rng, other))
-        start = time.perf_counter()
+        start = time.process_time()  # however busy the machine is
         try:
             images.decode(data, "x")
             readable += 1
         except PictureError as error:
             reasons.append(str(error))
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
         (folder / f"{number:05d}.{suffix}").write_bytes(data)
         (folder / f"{number:05d}.txt").write_text(str(number))  # no two are the same item
     assert slowest < SECONDS

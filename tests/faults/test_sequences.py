@@ -6,7 +6,9 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import build, dense, planner
 from tests.faults.plain import FULL, PlainEncoder, caption, identity, source
 
-SEQUENCES = 1000 if FULL else 25
-STRINGS = 20_000 if FULL else 300
+SEQUENCES = 1000 if FULL else 12
+WRITES = 6 if FULL else 3
+STRINGS = 20_000 if FULL else 150
 NUMBERS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 STEPS = st.lists(
     st.one_of(
@@ -169,16 +172,13 @@ def test_any_condition(fifty: KnowledgeBase, where: str) -> None:
 
 def _writer(path: str, log: str, first: int) -> None:
     kb = KnowledgeBase.open(path, encoder=PlainEncoder())
-    for step in range(6):
+    for step in range(WRITES):
         kb.add(source(Path(f"{log}-{step}.parquet"), range(first + 10 * step, first + 10 * step + 10)))
         kb.remove(ids=[identity(first + 10 * step)])
 
 
-def _reader(path: str, seconds: float) -> None:
-    import time
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _reader(path: str, ended: Event) -> None:
+    while not ended.wait(0.05):
         kb = KnowledgeBase.open(path, encoder=PlainEncoder())
         ids = kb.ids().tolist()
         assert len(ids) == len(set(ids)) == len(kb)
@@ -186,21 +186,25 @@ def _reader(path: str, seconds: float) -> None:
         assert all(p is not None for p in kb.search(ids=ids[:2], k=2).images()[0])
 
 
-def test_four_writers_and_four_readers(tmp_path: Path, count: Callable[[str], None]) -> None:
+def test_four_writers_and_four_readers(
+    tmp_path: Path, server: multiprocessing.context.BaseContext, count: Callable[[str], None]
+) -> None:
     kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(20)), encoder=PlainEncoder())
-    context = multiprocessing.get_context("spawn")
-    writers = [
-        context.Process(target=_writer, args=(str(kb.path), str(tmp_path / f"w{w}"), 1000 * (w + 1))) for w in range(4)
-    ]
-    readers = [context.Process(target=_reader, args=(str(kb.path), 6.0)) for _ in range(4)]
-    for process in (*writers, *readers):
+    ended = server.Event()
+    start: Any = server.Process  # type: ignore[attr-defined]
+    readers = [start(target=_reader, args=(str(kb.path), ended)) for _ in range(4)]
+    writers = [start(target=_writer, args=(str(kb.path), str(tmp_path / f"w{w}"), 1000 * (w + 1))) for w in range(4)]
+    for process in (*readers, *writers):
         process.start()
-    for process in (*writers, *readers):
+    for process in writers:
+        process.join()
+    ended.set()
+    for process in readers:
         process.join()
     assert [p.exitcode for p in (*writers, *readers)] == [0] * 8
     found = set(KnowledgeBase.open(kb.path, encoder=PlainEncoder()).ids().tolist())
     expected = {identity(n) for n in range(20)} | {
-        identity(1000 * (w + 1) + n) for w in range(4) for n in range(60) if n % 10
+        identity(1000 * (w + 1) + n) for w in range(4) for n in range(10 * WRITES) if n % 10
     }
     assert found == expected
     count("4 writers and 4 readers")
