@@ -15,7 +15,7 @@ import pytest
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation.claims.benchmark import write_table
 from bowerbird.evaluation.judge import train_judge
-from bowerbird.training.recipes.judge import evaluator as judge_recipe
+from bowerbird.training.recipes.judge import judge as judge_recipe
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = [*sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "examples").glob("*.py"))]

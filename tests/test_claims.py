@@ -18,7 +18,7 @@ from bowerbird.evaluation.claims import benchmark as benchmark_module
 from bowerbird.evaluation.claims import edit_pairs, edits, new_entities, without_text
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.training.recipe import Recipe
-from bowerbird.training.recipes.judge import evaluator as judge_recipe
+from bowerbird.training.recipes.judge import judge as judge_recipe
 
 STYLES = ("flat", "fluent", "noto", "twemoji", "openmoji")
 

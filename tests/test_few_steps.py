@@ -66,7 +66,7 @@ def test_a_student_that_says_its_target_generates_as_the_teacher(drawn_folder: P
             first = segment * made._per_segment
             assert int(t) == int(made.times[first])
             (a, s), (b, r) = made._bar(first), made._bar(first + made._per_segment)
-            landed = made._taught(z, asked, first, made._per_segment)
+            landed = made._teach(z, asked, first, made._per_segment)
             clean = (landed - r / s * z) / (b - a * r / s)
             z = made.noise_scheduler.step((a * z - clean) / s, t, z).prev_sample
             assert torch.allclose(z, landed, atol=1e-4)

@@ -39,8 +39,8 @@ RECIPES = (
     "tiny-reimagen-128",
     "reimagen-paper-64",
     "tiny-copies",
-    "evaluator",
-    "style-evaluator",
+    "judge",
+    "style-judge",
 )
 
 

@@ -18,11 +18,11 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
-from bowerbird.models.unet import widened
+from bowerbird.models.unet import widen
 from bowerbird.systems import generation, relevance
 from bowerbird.systems.knn import ecc, edit_source
-from bowerbird.systems.knn.batches import noised
-from bowerbird.systems.knn.edit_data import EditSettings, manipulated, region
+from bowerbird.systems.knn.batches import add_noise
+from bowerbird.systems.knn.edit_data import EditSettings, region, replace_part
 from bowerbird.systems.queries import Request
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
@@ -83,17 +83,17 @@ def test_nothing_asked_is_the_null() -> None:
 def test_noise_on_queries_leaves_the_cosine_it_should() -> None:
     queries = torch.nn.functional.normalize(torch.randn(4000, 144, generator=torch.Generator().manual_seed(0)), dim=1)
     queries = torch.cat([queries, torch.ones(4000, 3)], 1)
-    found = noised(queries, torch.full((4000,), 1.3), 144, torch.Generator().manual_seed(1))
+    found = add_noise(queries, torch.full((4000,), 1.3), 144, torch.Generator().manual_seed(1))
     cosine = torch.nn.functional.cosine_similarity(found[:, :144], queries[:, :144])
     assert abs(float(cosine.mean()) - 1 / np.sqrt(1 + 1.3**2)) < 0.01
     assert torch.equal(found[:, 144:], queries[:, 144:])
-    torch.testing.assert_close(noised(queries, torch.zeros(4000), 144, torch.Generator())[:, :144], queries[:, :144])
+    torch.testing.assert_close(add_noise(queries, torch.zeros(4000), 144, torch.Generator())[:, :144], queries[:, :144])
 
 
 def test_a_widened_network_says_the_same_until_it_is_trained(random_rdm: Path) -> None:
     unet = RDMPipeline.from_pretrained(random_rdm).unet
     dim = int(unet.config.encoder_hid_dim)
-    wider = widened(unet, 8, dim + 1)
+    wider = widen(unet, 8, dim + 1)
     x, keys = torch.randn(2, 4, 16, 16), torch.randn(2, 3, dim)
     with torch.no_grad():
         said = unet(x, torch.tensor([5, 900]), encoder_hidden_states=keys).sample
@@ -140,11 +140,11 @@ def test_a_moved_picture_is_laid_back_and_a_blank_one_is_not() -> None:
     fixed[(xx - 30) ** 2 / 300 + (yy - 34) ** 2 / 150 < 1] = (200, 60, 20)
     fixed[(xx - 26) ** 2 + (yy - 30) ** 2 < 12] = 0
     moved = np.roll(fixed, (3, -4), (0, 1))
-    found = ecc.aligned(moved, fixed)
+    found = ecc.align(moved, fixed)
     assert found is not None
     before, after = (np.abs(side.astype(int) - fixed).mean() for side in (moved, found))
     assert after < before / 4
-    assert ecc.aligned(np.full_like(fixed, 255), fixed) is None
+    assert ecc.align(np.full_like(fixed, 255), fixed) is None
 
 
 def test_regions_lie_on_the_drawing() -> None:
@@ -161,7 +161,7 @@ def test_a_whole_edit_takes_the_neighbor_most_like_the_picture_and_some_change_n
     like, unlike = target.copy(), np.full_like(target, 90)
     like[30:36, 24:30] = (20, 200, 40)
     made = [
-        manipulated(np.random.default_rng(i), target, np.stack([unlike, like]), EditSettings(whole=0.6, same=0.3))
+        replace_part(np.random.default_rng(i), target, np.stack([unlike, like]), EditSettings(whole=0.6, same=0.3))
         for i in range(60)
     ]
     same = [np.array_equal(picture, target) for picture, _ in made]
@@ -469,7 +469,7 @@ def test_what_does_not_belong_is_refused(
             discrete_pipe(prompt="star", knowledge_base=kb, **wrong)
     with pytest.raises(BowerbirdError, match="posterior"):
         discrete_pipe.set_sampler("ddim")
-    plain = widened(RDMPipeline.from_pretrained(random_rdm).unet, 4, encoders.load("small").dim + 1)
+    plain = widen(RDMPipeline.from_pretrained(random_rdm).unet, 4, encoders.load("small").dim + 1)
     reader = KNNDiffusionPipeline(plain, pipe.vae, pipe.scheduler, shared_dim=144)
     with pytest.raises(BowerbirdError, match="without editing"):
         reader(prompt="star", source=Image.new("RGB", (9, 9)), knowledge_base=kb)
@@ -477,7 +477,7 @@ def test_what_does_not_belong_is_refused(
 
 def test_only_what_differs_from_its_base_is_bundled(tmp_path: Path) -> None:
     base = RDMPipeline.from_pretrained("tiny-rdm")
-    unet = widened(base.unet, 8, encoders.load("small").dim + 1)
+    unet = widen(base.unet, 8, encoders.load("small").dim + 1)
     with torch.no_grad():
         unet.conv_out.bias.add_(1.0)
     unet.half().float()

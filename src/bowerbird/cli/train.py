@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,9 +38,10 @@ def train(
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """
-    chosen = _recipe(recipe, tiny)
-    from bowerbird.training.recipe import FILE, build_objective, load_recipe, read_pictures, with_settings
+    from bowerbird.training.recipe import read_pictures, train_recipe, with_settings
+    from bowerbird.training.recipes import open_recipe
 
+    chosen = open_recipe(recipe, tiny=tiny)
     if settings:
         chosen = with_settings(chosen, settings)
     if seed is not None:
@@ -52,23 +52,12 @@ def train(
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
     out = out or Path("runs") / chosen.name
-    if (out / FILE).is_file() and load_recipe(out / FILE) != chosen:
-        raise BowerbirdError(
-            f"{out}: a run with other settings is there; give another --out, or run it with --set as in {out / FILE}"
-        )
-    from bowerbird.core import files
-    from bowerbird.training.loop import train as run
-
     pictures = read_pictures(chosen, data) if data is not None else _from_kb(chosen, str(kb))
     say(f"{chosen.name}: {len(pictures)} pictures, {chosen.train.steps} steps of {chosen.train.batch_size}, into {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / FILE, chosen.model_dump(mode="json"))
-    target = pick_device(device)
-    objective = build_objective(chosen, pictures, out, device=target)
     losses: list[float] = []
     with progress_bar(quiet=as_json) as bar:
         task = bar.add_task("training", total=chosen.train.steps)
-        for report in run(objective, chosen.train, out, device=target):
+        for report in train_recipe(chosen, pictures, out, device=pick_device(device)):
             losses.append(report.loss)
             recent = sum(losses[-50:]) / len(losses[-50:])
             bar.update(task, completed=report.step, description=f"loss {recent:.4f}")
@@ -84,30 +73,6 @@ def train(
         print_json(result)
     else:
         say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
-
-
-def _recipe(name: str, tiny: bool) -> Recipe:
-    """A recipe by name, from `file.py:function`, or from a recipe.json."""
-    if name.endswith(".json"):
-        from bowerbird.training.recipe import load_recipe
-
-        return load_recipe(name)
-    path, colon, function = name.rpartition(":")
-    if not colon:
-        from bowerbird.training.recipes import recipe
-
-        return recipe(name, tiny=tiny)
-    if not Path(path).is_file():
-        raise BowerbirdError(f"{path}: no such file; a recipe of your own is file.py:function")
-    spec = importlib.util.spec_from_file_location("bowerbird_user_recipe", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise BowerbirdError(f"{path}: it has no function {function!r}")
-    made: Any = getattr(module, function)()
-    return made
 
 
 def _from_kb(recipe: Recipe, path: str) -> Any:

@@ -233,11 +233,14 @@ def stream_tensors(
 
 
 def read_tensor_metadata(path: str | Path) -> dict[str, str]:
-    """The text metadata of a safetensors file."""
-    from safetensors import safe_open
+    """The text metadata of a safetensors file. Raises: BowerbirdError when it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise BowerbirdError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:

@@ -16,9 +16,9 @@ from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import entity_draw
 from bowerbird.models.classifier import ClassifierModel
-from bowerbird.training.cached import trained
-from bowerbird.training.recipes.judge import evaluator as judge_recipe
-from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
+from bowerbird.training.cached import train_once
+from bowerbird.training.recipes.judge import judge as judge_recipe
+from bowerbird.training.recipes.judge import style_judge as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +76,7 @@ def train_judge(
     if steps is not None:
         train = recipe.train.model_copy(update={"steps": steps, "sheet_every": 10**6})
         recipe = recipe.model_copy(update={"train": train})
-    return Judge(trained(recipe, pictures, device=device, progress=progress))
+    return Judge(train_once(recipe, pictures, device=device, progress=progress))
 
 
 def load_judges(

@@ -56,7 +56,7 @@ def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
     )
 
 
-def widened(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNet2DConditionModel:
+def widen(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNet2DConditionModel:
     """The same network reading further channels and longer embeddings; what is new counts nothing until it is
     trained."""
     import torch

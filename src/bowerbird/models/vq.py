@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -51,6 +53,34 @@ def from_autoencoder(base: Any, symbols: int) -> Any:
     return model
 
 
+def fit_tokenizer(base: Any, pixels: Tensor, symbols: int, seed: int) -> Any:
+    """`from_autoencoder` with its codebook at the k-means centers of the latents of up to 512 of the pictures, uint8
+    `(n, 3, S, S)`.
+
+    Raises: BowerbirdError when there are fewer different latents than symbols.
+    """
+    import faiss
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seeds.derive(seed, "init"))
+        model = from_autoencoder(base, symbols)
+    rows = torch.from_numpy(seeds.numpy_generator(seed, "codebook").permutation(len(pixels))[:512])
+    with torch.no_grad():
+        latents = torch.cat([model.encode(tensors.to_float(p)).latents for p in torch.split(pixels[rows], 64)])
+    vectors = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).numpy()
+    vectors = np.unique(vectors.round(3), axis=0)  # white ground counts once
+    if len(vectors) < symbols:
+        raise BowerbirdError(
+            f"{symbols} symbols for {len(vectors)} different latents; train on more pictures, or set system.symbols"
+            " lower"
+        )
+    means = faiss.Kmeans(vectors.shape[1], symbols, niter=20, seed=seed, min_points_per_centroid=1)
+    means.train(np.ascontiguousarray(vectors, np.float32))
+    with torch.no_grad():
+        model.quantize.embedding.weight.copy_(torch.from_numpy(means.centroids))
+    return model
+
+
 @torch.no_grad()
 def to_tokens(model: Any, x: Tensor) -> Tensor:
     """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`."""
@@ -59,7 +89,7 @@ def to_tokens(model: Any, x: Tensor) -> Tensor:
 
 
 def to_cache_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
-    """`to_tokens` in the form a latent bank keeps: int16 on the CPU."""
+    """`to_tokens` in the form a latent cache keeps: int16 on the CPU."""
     return to_tokens(model.to(device), x).short().cpu()
 
 

@@ -1,14 +1,16 @@
 """What a latent diffusion on neighbors' embeddings learns from: latents and embeddings of the data under several
 views, and who is near whom.
 
-The autoencoder and the encoder are frozen, so all of it is computed once (`build_cache`); `draw` picks the items and
-neighbors of a batch.
+The autoencoder and the encoder are frozen, so all of it is computed once (`build_latents`) and kept
+(`cached_latents`); `sample_neighbors` picks the views and neighbors of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,15 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
+from bowerbird.core.cache import memoize
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts
+from bowerbird.systems.components import weights_hash
+from bowerbird.systems.objective import RunContext
 
 
 class NeighborStrategy(BaseModel):
-    """A share of the training draws whose neighbors all have the target's value of the metadata key `within` (None:
+    """A share of the training samples whose neighbors all have the target's value of the metadata key `within` (None:
     any)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,7 +40,7 @@ class NeighborStrategy(BaseModel):
 
 
 class CacheSettings(Protocol):
-    """The settings of a system that shape its cache and its draws."""
+    """The settings of a system that shape its latent cache and what is sampled from it."""
 
     @property
     def k_stored(self) -> int: ...
@@ -68,6 +73,18 @@ class LatentCache:
     tables: tuple[Tensor, ...]
     nearest: Tensor
     ids: np.ndarray
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The form it is stored in."""
+        tables = {f"table{number}": table for number, table in enumerate(self.tables)}
+        ids = torch.from_numpy(self.ids)
+        return {"latents": self.latents, "embeddings": self.embeddings, "ids": ids, "nearest": self.nearest, **tables}
+
+    @staticmethod
+    def from_tensors(stored: Mapping[str, Tensor]) -> LatentCache:
+        """What `to_tensors` gave."""
+        tables = tuple(stored[f"table{number}"] for number in range(sum(name.startswith("table") for name in stored)))
+        return LatentCache(stored["latents"], stored["embeddings"], tables, stored["nearest"], stored["ids"].numpy())
 
     def counts(self, k: int) -> np.ndarray:
         """How often each row of D is among the k neighbors of X: the numerator of p_D, `(m,)`."""
@@ -122,14 +139,47 @@ def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def build_cache(
-    config: CacheSettings,
+def latents_place(
+    settings: CacheSettings, pictures: Pictures, network: Any, encoder: Encoder, run: RunContext
+) -> tuple[Path, str]:
+    """The file that keeps the latents of a run, and the key of all they are made from: data, settings, seed, the
+    `encoder`, and the frozen `network` that encodes the pictures."""
+    shaping = settings.model_dump_json(
+        include={"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"}
+    )
+    key = hashlib.sha256(
+        f"{pictures.fingerprint()} {encoder.fingerprint} {weights_hash(network)} {shaping} {run.seed}".encode()
+    ).hexdigest()
+    shared = run.caches
+    return (run.out / "cache.safetensors" if shared is None else shared / f"{key[:16]}.safetensors"), key
+
+
+def cached_latents(
+    settings: CacheSettings,
     pictures: Pictures,
-    ids: Sequence[int],
-    encode: Callable[[Tensor], Tensor],
+    network: Any,
     encoder: Encoder,
-    seed: int,
+    run: RunContext,
+    encode: Callable[..., Tensor] = encode_latents,
+) -> LatentCache:
+    """The latents of a run, from its file where the same were made before; moves `network` to the run's device.
+
+    `encode(network, pictures, device=…)`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in.
+    """
+    path, key = latents_place(settings, pictures, network, encoder, run)
+    network.to(run.device)
+
+    def make() -> dict[str, Tensor]:
+        return build_latents(
+            settings, pictures, lambda x: encode(network, x, device=run.device), encoder, run.seed
+        ).to_tensors()
+
+    return LatentCache.from_tensors(memoize(path, key, make))
+
+
+@torch.no_grad()
+def build_latents(
+    config: CacheSettings, pictures: Pictures, encode: Callable[[Tensor], Tensor], encoder: Encoder, seed: int
 ) -> LatentCache:
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
@@ -137,7 +187,7 @@ def build_cache(
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed)
 
-    def encoded(view: augment.View) -> Tensor:
+    def latents_of(view: augment.View) -> Tensor:
         return torch.cat(
             [encode(view(tensors.to_float(pixels))) for pixels in torch.split(pictures.pixels[x_rows], 64)]
         )
@@ -150,10 +200,10 @@ def build_cache(
         return torch.from_numpy(np.concatenate(parts)).half()
 
     views = views_of(config, pictures.size, seed)
-    latents, embeddings = [encoded(view) for view in views], [embed(view, d_rows) for view in views]
+    latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
     database = F.normalize(embeddings[0].float(), dim=1).numpy()
     queries = F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy() if config.database_share else database
-    item_ids = np.asarray(ids, np.int64)
+    item_ids = np.asarray(pictures.ids, np.int64)
     guard: dict[str, Any] = {
         "query_ids": item_ids[x_rows],
         "database_ids": item_ids[d_rows],
@@ -197,7 +247,7 @@ class BatchSample:
         return cache.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
 
 
-def draw(
+def sample_neighbors(
     settings: CacheSettings,
     cache: LatentCache,
     rng: np.random.Generator,
@@ -207,7 +257,7 @@ def draw(
 ) -> BatchSample:
     """Views and k neighbors for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
 
-    Half of the sets are the k nearest, half are drawn from the `pool` nearest; each from one table of the mix.
+    Half of the sets are the k nearest, half are sampled from the `pool` nearest; each from one table of the mix.
     """
     size = len(rows)
     view = np.where(rng.random(size) < settings.view_probability, rng.integers(len(cache.latents), size=size), 0)

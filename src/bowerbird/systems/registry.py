@@ -22,16 +22,29 @@ ENTRY_POINTS = "bowerbird.systems"
 
 
 @dataclass(frozen=True)
+class ObjectiveEntry:
+    """Something a recipe can train; every value is `module:name`, imported when it is first used.
+
+    `config`: its `systems.objective.ObjectiveConfig`; `build`: its `Build`; `frozen`: from a configuration to the
+    fingerprints of the frozen networks it stands on (None: none); `preview`: its `Preview` (None: no sheets).
+    """
+
+    config: str
+    build: str
+    frozen: str | None = None
+    preview: str | None = None
+
+
+@dataclass(frozen=True)
 class Registration:
     """What a system's folder holds; every value is `module:name`, imported when it is first used.
 
     `pipelines`: by the class name that stands in `model_index.json`, a `systems.base.RetrievalPipeline`.
-    `objectives`: by the `kind` of a recipe's `system`, the pair (its pydantic configuration, its `build` function:
-    see `training.recipe.Build`).
+    `objectives`: by the `kind` of a recipe's `system`.
     """
 
     pipelines: Mapping[str, str] = field(default_factory=dict)
-    objectives: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    objectives: Mapping[str, ObjectiveEntry] = field(default_factory=dict)
 
 
 _JOINED: list[Registration] = []
@@ -53,6 +66,11 @@ def _installed() -> tuple[Registration, ...]:
 
     ours = [importlib.import_module(f"bowerbird.systems.{name}").REGISTRATION for name in SYSTEMS]
     return (*ours, *(point.load() for point in entry_points(group=ENTRY_POINTS)))
+
+
+def objectives() -> dict[str, ObjectiveEntry]:
+    """What systems can train, by `kind`."""
+    return {kind: entry for each in registrations() for kind, entry in each.objectives.items()}
 
 
 def load(place: str) -> Any:

@@ -10,11 +10,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from bowerbird.core import cache, files
+from bowerbird.core import cache
 from bowerbird.core.progress import Progress
 from bowerbird.data.pictures import Pictures
-from bowerbird.training.loop import train
-from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints
+from bowerbird.training.loop import CHECKPOINT
+from bowerbird.training.recipe import Recipe, frozen_fingerprints, train_recipe
 
 
 def key(recipe: Recipe, pictures: Pictures) -> str:
@@ -24,20 +24,16 @@ def key(recipe: Recipe, pictures: Pictures) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def trained(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progress: Progress | None = None) -> Path:
-    """The directory of the trained model; a training that was cut goes on from its checkpoint."""
+def train_once(recipe: Recipe, pictures: Pictures, *, device: str = "cpu", progress: Progress | None = None) -> Path:
+    """The directory of the trained model; a training that was cut goes on from its checkpoint.
+
+    `progress`: called with (steps done, steps in all, the recipe's name).
+    """
     run = cache.directory("trainings") / f"{recipe.name}-{key(recipe, pictures)}"
     if (run / "model").is_dir():
         return run / "model"
-    run.mkdir(exist_ok=True)
-    files.write_json(run / FILE, recipe.model_dump(mode="json"))
-    for report in train(
-        build_objective(recipe, pictures, run, device=device, caches=cache.directory("latents")),
-        recipe.train,
-        run,
-        device=device,
-    ):
+    for report in train_recipe(recipe, pictures, run, device=device, caches=cache.directory("latents")):
         if progress is not None:
             progress(report.step, recipe.train.steps, recipe.name)
-    (run / "checkpoint.safetensors").unlink(missing_ok=True)  # a finished run needs it no more, and it is large
+    (run / CHECKPOINT).unlink(missing_ok=True)  # a finished run needs it no more, and it is large
     return run / "model"

@@ -1,9 +1,9 @@
 """The one training loop: a generator that yields after every optimizer step; whoever calls it owns progress and
 stopping.
 
-Everything a step draws comes from (seed, step, rank), so a run that was cut and started again with the same command
-goes on exactly where its last checkpoint was. Knows nothing of what it trains: an `Objective` draws a batch, scores
-it, exports.
+Everything random in a step comes from (seed, step, rank), so a run that was cut and started again with the same command
+goes on exactly where its last checkpoint was. Knows nothing of what it trains: an `Objective` makes a batch, scores
+it, exports; a `Preview` shows it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import torch
     from diffusers.training_utils import EMAModel
     from torch import Tensor
+    from torch.nn import Parameter
+
+    from bowerbird.systems.objective import BatchT, Objective, Preview
 
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -50,14 +54,6 @@ class TrainConfig(BaseModel):
     seed: int = 0
 
 
-class Objective(Protocol):
-    """What the loop needs of a system: draw, score (it is an `nn.Module` called with the batch), show, write."""
-
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]: ...
-    def sheet(self, path: Path) -> None: ...
-    def export(self, out: Path) -> None: ...
-
-
 @dataclass(frozen=True)
 class StepReport:
     """One finished step: its number (from 1), the loss of this process's batch and the learning rate used."""
@@ -77,12 +73,19 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * factor
 
 
-def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str = "auto") -> Iterator[StepReport]:
-    """Train `objective` (an `nn.Module` that satisfies `Objective`) and write `out/model` from the averaged weights.
+def train(
+    objective: Objective[Any],
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    preview: Preview[Any] | None = None,
+) -> Iterator[StepReport]:
+    """Train `objective` and write `out/model` from the averaged weights.
 
-    The checkpoint is `out/checkpoint.safetensors`, sample sheets to `out/sheets`; `keep_steps` exports averaged
-    weights on the way to `out/model-<step>`. Starting again with the same `out` resumes. Under `torchrun` every
-    process draws its own batches.
+    The checkpoint is `out/checkpoint.safetensors`, the sheets that `preview` draws (None: no sheets) go to
+    `out/sheets`; `keep_steps` exports averaged weights on the way to `out/model-<step>`. Starting again with the same
+    `out` resumes. Under `torchrun` every process samples its own batches.
     """
     import torch
     from accelerate import Accelerator
@@ -105,16 +108,15 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
     ema.to(accelerator.device)
     saved = out / CHECKPOINT
     done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
-    for step, batch in ahead(
+    for step, batch in prefetch(
         lambda step: objective.batch(step, config.batch_size, accelerator.process_index), done, config.steps
     ):
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = model(batch)
+            loss = model(to_device(batch, accelerator.device))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
@@ -127,57 +129,71 @@ def train(objective: Any, config: TrainConfig, out: str | Path, *, device: str =
                 f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out"
             )
         if accelerator.is_main_process:
-            _keep(objective, parameters, optimizer, ema, config, out, finished)
+            _keep(objective, parameters, optimizer, ema, config, out, finished, preview)
         yield StepReport(finished, value, rate)
     if accelerator.is_main_process:
-        with averaged(ema, parameters):
+        with ema_weights(ema, parameters):
             objective.eval()
             with files.atomic_directory(out / "model") as target:
                 objective.export(target)
 
 
-def ahead(draw: Callable[[int], dict[str, Any]], first: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, its batch) from `first` to before `end`; the next batch is drawn while a step computes. A batch depends
+def prefetch(make: Callable[[int], BatchT], first: int, end: int) -> Iterator[tuple[int, BatchT]]:
+    """(step, its batch) from `first` to before `end`; the next batch is made while a step computes. A batch depends
     on its number alone."""
-    with ThreadPoolExecutor(1, "batches") as drawing:
-        drawn = drawing.submit(draw, first) if first < end else None
+    with ThreadPoolExecutor(1, "batches") as executor:
+        following = executor.submit(make, first) if first < end else None
         for step in range(first, end):
-            assert drawn is not None
-            batch = drawn.result()
-            drawn = drawing.submit(draw, step + 1) if step + 1 < end else None
+            assert following is not None
+            batch = following.result()
+            following = executor.submit(make, step + 1) if step + 1 < end else None
             yield step, batch
 
 
+def to_device(batch: Any, device: Any) -> Any:
+    """The same batch with its tensors on `device`."""
+    import torch
+
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 def _keep(
-    objective: Any, parameters: list[Tensor], optimizer: Any, ema: EMAModel, config: TrainConfig, out: Path, step: int
+    objective: Objective[Any],
+    parameters: list[Parameter],
+    optimizer: Any,
+    ema: EMAModel,
+    config: TrainConfig,
+    out: Path,
+    step: int,
+    preview: Preview[Any] | None,
 ) -> None:
     """Checkpoint, sheet and side export, where `step` asks for one."""
     last = step == config.steps
     if step % config.save_every == 0 or last:
         save_checkpoint(out / CHECKPOINT, objective, optimizer, ema, step)
-    if step % config.sheet_every == 0 or last or step in config.keep_steps:
-        with averaged(ema, parameters):
-            objective.eval()
+    shown = preview is not None and (step % config.sheet_every == 0 or last or step in config.keep_steps)
+    if not shown and step not in config.keep_steps:
+        return
+    with ema_weights(ema, parameters):
+        objective.eval()
+        if preview is not None and shown:
             (out / "sheets").mkdir(parents=True, exist_ok=True)
-            objective.sheet(out / "sheets" / f"{step:06d}.png")
-            if step in config.keep_steps:
-                with files.atomic_directory(out / f"model-{step}") as target:
-                    objective.export(target)
-            objective.train()
+            preview(objective, out / "sheets" / f"{step:06d}.png")
+        if step in config.keep_steps:
+            with files.atomic_directory(out / f"model-{step}") as target:
+                objective.export(target)
+        objective.train()
 
 
-class averaged:
+@contextmanager
+def ema_weights(ema: EMAModel, parameters: list[Parameter]) -> Iterator[None]:
     """A block in which `parameters` hold the averaged weights; the trained ones come back at its end."""
-
-    def __init__(self, ema: EMAModel, parameters: list[Tensor]) -> None:
-        self.ema, self.parameters = ema, parameters
-
-    def __enter__(self) -> None:
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *error: object) -> None:
-        self.ema.restore(self.parameters)
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
 
 
 def save_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel, step: int) -> None:

@@ -33,8 +33,8 @@ from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.search import bm25
 from bowerbird.systems import generation
-from bowerbird.training.recipes.judge import evaluator as judge_recipe
-from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
+from bowerbird.training.recipes.judge import judge as judge_recipe
+from bowerbird.training.recipes.judge import style_judge as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image

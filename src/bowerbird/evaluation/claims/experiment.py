@@ -28,10 +28,10 @@ from bowerbird.models.unet import UNetConfig
 from bowerbird.systems import generation
 from bowerbird.systems.latent_cache import part_rows
 from bowerbird.systems.rdm.objective import RDMConfig
-from bowerbird.training.cached import trained
+from bowerbird.training.cached import train_once
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
-from bowerbird.training.recipes.judge import evaluator as judge_recipe
+from bowerbird.training.recipes.judge import judge as judge_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,7 +170,7 @@ class Domain:
 
     def model(self, seed: int, *, k: int = 4, neighbors: bool = True) -> Path:
         """The trained pipeline's directory."""
-        return trained(
+        return train_once(
             self.recipe(seed, k=k, neighbors=neighbors), self.pictures, device=self.device, progress=self.progress
         )
 

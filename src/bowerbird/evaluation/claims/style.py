@@ -19,7 +19,7 @@ from bowerbird.evaluation.claims.experiment import Database, Experiment, open_pi
 from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.systems import generation
-from bowerbird.training.recipes.judge import style_evaluator as style_judge_recipe
+from bowerbird.training.recipes.judge import style_judge as style_judge_recipe
 
 if TYPE_CHECKING:
     from PIL import Image

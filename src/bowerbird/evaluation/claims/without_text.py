@@ -18,10 +18,10 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig
 from bowerbird.systems import loading
 from bowerbird.systems.base import System
-from bowerbird.systems.knn.batches import ConditionDraws
+from bowerbird.systems.knn.batches import ConditionSampling
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
-from bowerbird.training.cached import trained
+from bowerbird.training.cached import train_once
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
 
@@ -147,7 +147,7 @@ def _by_picture(pipe: System, kb: KnowledgeBase, benchmark: Benchmark, entity: s
 
 def _short(experiment: Experiment, seed: int, *, neighbors: bool) -> str:
     """A small network trained from nothing, with or without neighbors, for as long; its directory."""
-    draws = ConditionDraws(views=2, view_probability=1.0)
+    draws = ConditionSampling(views=2, view_probability=1.0)
     if not neighbors:
         draws = draws.model_copy(update={"neighbor_dropout": 1.0, "query_dropout": 0.0})
     train = TrainConfig(
@@ -162,7 +162,7 @@ def _short(experiment: Experiment, seed: int, *, neighbors: bool) -> str:
     )
     system = KNNConfig(unet=UNetConfig(block_out_channels=(32, 64, 96)), edits=None, draws=draws)
     recipe = Recipe(name="claim-knn-" + ("with" if neighbors else "without"), system=system, train=train)
-    return str(trained(recipe, experiment.trainable, device=experiment.device, progress=experiment.progress))
+    return str(train_once(recipe, experiment.trainable, device=experiment.device, progress=experiment.progress))
 
 
 CLAIM = Claim(

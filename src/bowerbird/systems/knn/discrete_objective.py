@@ -1,8 +1,8 @@
 """KNN-Diffusion's discrete backbone: the same conditions over the tokens of a picture, by mask and replace
-(`discrete.py`).
+(`diffusion.discrete`).
 
-The network says what each token was at time 0; the loss is the variational bound, with the cross-entropy of x_0 beside
-it.
+The network predicts what each token was at time 0; the loss is the variational bound, with the cross-entropy of x_0
+beside it.
 Source: KNN-Diffusion, arXiv 2204.02849, section 3.2; VQ-Diffusion, arXiv 2111.14822, equations 7 and 10.
 
 Differs from the paper: the bound is measured at a random share of the places of each picture (`places`), which costs
@@ -17,26 +17,33 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import seeds, tensors
-from bowerbird.core.types import Encoder, Neighbors
+from bowerbird import encoders
+from bowerbird.core import files, seeds
+from bowerbird.core.types import Encoder
+from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import discrete
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
 from bowerbird.models.token_transformer import TokenTransformer
-from bowerbird.models.vq import to_pictures
+from bowerbird.models.vq import fit_tokenizer, to_cache_tokens
 from bowerbird.systems import common
+from bowerbird.systems.components import load_autoencoder, load_tokenizer, weights_hash
 from bowerbird.systems.knn.batches import (
-    ConditionDraws,
-    asked_by_itself,
+    ConditionBatch,
+    ConditionSampling,
     condition_of,
-    draw_condition,
-    draw_items,
     own_embeddings,
+    sample_condition,
+    sample_items,
 )
-from bowerbird.systems.latent_cache import LatentCache
+from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+
+TOKENIZER_BASE = "tiny-autoencoder"
+"""What a tokenizer is fitted to where the settings name none."""
 
 
 class TokenSizes(BaseModel):
@@ -51,14 +58,13 @@ class TokenSizes(BaseModel):
     replaced: float = 0.1
 
 
-class KNNDiscreteConfig(BaseModel):
+class KNNDiscreteConfig(ObjectiveConfig):
     """Everything that shapes the discrete model and its training data; stored in `recipe.json`.
 
     `tokenizer` None: the bundled autoencoder with a codebook of `symbols` fitted to the pictures, without the training
     of `tiny-vq`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["knn-discrete"] = "knn-discrete"
     tokenizer: str | None = "runs/tiny-vq/model"
     symbols: int = 512
@@ -67,10 +73,20 @@ class KNNDiscreteConfig(BaseModel):
     k: int = 4
     places: int = 96
     cross_entropy_weight: float = 1.0
-    draws: ConditionDraws = ConditionDraws()
+    draws: ConditionSampling = ConditionSampling()
 
 
-class KNNDiscreteObjective(nn.Module):
+class KNNDiscreteBatch(ConditionBatch):
+    """A condition, with `tokens` `(n, N)`, the same `corrupted` to the times `t` `(n,)` from 1, and the `places` `(n,
+    P)` where the loss is measured."""
+
+    tokens: Tensor
+    corrupted: Tensor
+    t: Tensor
+    places: Tensor
+
+
+class KNNDiscreteObjective(Objective[KNNDiscreteBatch]):
     """The token transformer with its loss over a cache whose latents are tokens, int16 `(V, n, N)`."""
 
     def __init__(
@@ -91,17 +107,17 @@ class KNNDiscreteObjective(nn.Module):
             )
         self.schedule = MaskAndReplace(symbols, config.transformer.times, config.transformer.replaced)
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> KNNDiscreteBatch:
         """Tokens with a query and neighbors, and the same tokens at a random time."""
         cache = self.cache
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
-        drawn, null = draw_items(self.config.draws, cache, rng, size)
-        query = own_embeddings(cache, drawn)
-        embeddings, weights = draw_condition(
-            self.config.draws, cache, drawn, query, null, self.frozen[1].shared_dim, rng, generator
+        sample, null = sample_items(self.config.draws, cache, rng, size)
+        query = own_embeddings(cache, sample)
+        embeddings, weights = sample_condition(
+            self.config.draws, cache, sample, query, null, self.frozen[1].shared_dim, rng, generator
         )
-        tokens = cache.latents[drawn.view, drawn.rows].long()
+        tokens = cache.latents[sample.view, sample.rows].long()
         t = torch.randint(1, self.schedule.times + 1, (size,), generator=generator)
         places = torch.from_numpy(np.argsort(rng.random(tokens.shape), 1)[:, : self.config.places])
         corrupted = discrete.corrupt(self.schedule, tokens, t, generator)
@@ -114,7 +130,7 @@ class KNNDiscreteObjective(nn.Module):
             "places": places,
         }
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: KNNDiscreteBatch) -> Tensor:
         """T times a term of the bound, in nats a token, plus the weighted cross-entropy of x_0."""
         condition = condition_of(batch, self.frozen[1].shared_dim)
         assert isinstance(condition.neighbors, Tokens)
@@ -145,24 +161,28 @@ class KNNDiscreteObjective(nn.Module):
         """Write the pipeline in diffusers layout, the transformer in half precision."""
         common.save_half(self.pipeline(), self.transformer, out)
 
-    def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its query and neighbors generated at weight 1, 2 and 4, and its
-        query alone."""
-        from bowerbird.core.contact_sheet import grid
 
-        pipe, cache, rows = self.pipeline(), self.cache, []
-        pipe.set_progress_bar_config(disable=True)
-        for item, at in cache.examples(3):
-            own = asked_by_itself(cache, item)
-            both = Neighbors.concat(own, cache.neighbors(at))
-            known = tensors.to_pil(
-                to_pictures(self.frozen[0], cache.latents[0, torch.cat([torch.tensor([item]), at])].long())
-            )
-            made = [
-                pipe(
-                    neighbors=hits, guidance_scale=w, num_inference_steps=25, generator=seeds.picture_generators(0, 1)
-                ).images[0]
-                for hits, w in ((both, 1.0), (both, 2.0), (both, 4.0), (own, 2.0))
-            ]
-            rows.append([*known, *[None] * (3 - len(at)), *made])
-        grid(rows).save(path)
+def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNNDiscreteObjective:
+    """The objective over `pictures`, with the frozen networks that `config` names, or a tokenizer fitted here."""
+    encoder, tokenizer = encoders.load(config.encoder), _open_tokenizer(config, pictures, run)
+    cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
+    return KNNDiscreteObjective(config, cache, tokenizer, encoder, run.seed)
+
+
+def frozen(config: KNNDiscreteConfig) -> list[str]:
+    """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
+    network = load_autoencoder(TOKENIZER_BASE) if config.tokenizer is None else load_tokenizer(config.tokenizer)
+    return [encoders.load(config.encoder).fingerprint, weights_hash(network)]
+
+
+def _open_tokenizer(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> Any:
+    """The tokenizer that the settings name; without one, the bundled autoencoder with a codebook fitted to the
+    pictures."""
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer)
+    kept = run.out / "tokenizer"
+    if not kept.is_dir():  # fitted once a run: another fit would be other tokens
+        with files.atomic_directory(kept) as folder:
+            model = fit_tokenizer(load_autoencoder(TOKENIZER_BASE), pictures.pixels, config.symbols, run.seed)
+            model.half().save_pretrained(folder)
+    return load_tokenizer(str(kept))

@@ -15,7 +15,7 @@ MOST_STRETCH = 1.6
 """A warp that stretches or shrinks more has lost its way: two pictures that do not match."""
 
 
-def aligned(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray | None:
+def align(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray | None:
     """`moving` warped onto `fixed`, both uint8 `(S, S, 3)` on white; None where the two do not match."""
     import cv2
 

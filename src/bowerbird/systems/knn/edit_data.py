@@ -5,7 +5,7 @@ shown I_manip and the embedding of what stood in M, and generates I: it learns w
 leave the rest.
 Source: KNN-Diffusion, arXiv 2204.02849, section 3.3.
 
-Differs from the paper: M has soft edges. A picture that a person brings has no seams, so in a share of the draws M is
+Differs from the paper: M has soft edges. A picture that a person brings has no seams, so in a share of the samples M is
 everything: then the neighbor is the one of several that is most like the picture already, as an edit changes a part.
 In another share nothing was replaced: what is right already stays. A neighbor that ECC cannot lay onto the picture is
 taken as it lies.
@@ -13,6 +13,7 @@ taken as it lies.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +24,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
+from bowerbird.core.cache import memoize
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.systems.knn import ecc
-from bowerbird.systems.latent_cache import CacheSettings, LatentCache, encode_latents, views_of
+from bowerbird.systems.latent_cache import CacheSettings, LatentCache, encode_latents, latents_place, views_of
+from bowerbird.systems.objective import RunContext
 
 CANDIDATES = 5
 """Neighbors that one is chosen from."""
 
 
 class EditSettings(BaseModel):
-    """`each`: edits prepared of every picture; `share`: of the draws that are edits; `whole`: of the edits, those
+    """`each`: edits prepared of every picture; `share`: of the samples that are edits; `whole`: of the edits, those
     whose region is everything; `same`: those in which nothing was replaced; `near`: the neighbor is one of so many
     nearest; `sides`: of a region, as shares of the picture; `soft`: width of its edge in pixels."""
 
@@ -74,7 +77,7 @@ def region(rng: np.random.Generator, drawn: Any, settings: EditSettings) -> np.n
     )
 
 
-def manipulated(
+def replace_part(
     rng: np.random.Generator, target: np.ndarray, near: np.ndarray, settings: EditSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """I_manip and the mask of a picture, uint8 `(S, S, 3)` and float `(S, S)`, from its nearest neighbors `(m, S, S,
@@ -88,7 +91,7 @@ def manipulated(
         other, mask = near[int(np.argmin(apart))], everything
     else:
         other, mask = near[int(rng.integers(len(near)))], region(rng, np.any(target < 250, axis=2), settings)
-    found = ecc.aligned(other, target)
+    found = ecc.align(other, target)
     other = other if found is None else found
     return np.rint(target * (1 - mask[..., None]) + other * mask[..., None]).astype(np.uint8), mask
 
@@ -96,7 +99,7 @@ def manipulated(
 @torch.no_grad()
 def build_edits(
     settings: EditSettings,
-    bank_settings: CacheSettings,
+    sampling: CacheSettings,
     cache: LatentCache,
     pictures: Pictures,
     autoencoder: Any,
@@ -106,13 +109,13 @@ def build_edits(
 ) -> EditCache:
     """Prepare the edits of every picture: draw a view, a neighbor and a region, lay the neighbor onto the picture,
     encode and embed."""
-    views = views_of(bank_settings, pictures.size, seed)
+    views = views_of(sampling, pictures.size, seed)
     latents, regions, chosen = [], [], []
     for number in range(settings.each):
         rng = seeds.numpy_generator(seed, "edits", number)
         shown, inner, view = [], [], []
         for row in range(len(pictures)):
-            view.append(int(rng.integers(len(views))) if rng.random() < bank_settings.view_probability else 0)
+            view.append(int(rng.integers(len(views))) if rng.random() < sampling.view_probability else 0)
             table = cache.tables[int(rng.integers(len(cache.tables)))][row].numpy()
             near = table[table != ABSENT][: settings.near]
             near = rng.permutation(near)[:CANDIDATES]
@@ -121,8 +124,8 @@ def build_edits(
                 .permute(0, 2, 3, 1)
                 .numpy()
             )
-            made, mask = manipulated(rng, pixels[0], pixels[1:], settings)
-            shown.append(made)
+            picture, mask = replace_part(rng, pixels[0], pixels[1:], settings)
+            shown.append(picture)
             inner.append(np.rint(pixels[0] * mask[..., None] + 255 * (1 - mask[..., None])).astype(np.uint8))
         sides = [torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2) for side in (shown, inner)]
         latents.append(encode_latents(autoencoder, tensors.to_float(sides[0]), device))
@@ -133,3 +136,25 @@ def build_edits(
         )
         chosen.append(torch.tensor(view))
     return EditCache(torch.stack(latents, 1), torch.stack(regions, 1), torch.stack(chosen, 1))
+
+
+def cached_edits(
+    settings: EditSettings,
+    sampling: CacheSettings,
+    cache: LatentCache,
+    pictures: Pictures,
+    autoencoder: Any,
+    encoder: Encoder,
+    run: RunContext,
+) -> EditCache:
+    """The edits of a run, from the file beside its latents where the same were made before."""
+    path, latents_key = latents_place(sampling, pictures, autoencoder, encoder, run)
+    shaping = settings.model_dump_json(exclude={"share"})  # how often they are sampled does not change them
+    key = hashlib.sha256(f"{latents_key} {shaping} {sampling.view_probability}".encode()).hexdigest()
+
+    def make() -> dict[str, Tensor]:
+        edits = build_edits(settings, sampling, cache, pictures, autoencoder, encoder, run.seed, run.device)
+        return {"latents": edits.latents, "regions": edits.regions, "view": edits.view}
+
+    stored = memoize(path.with_name(f"{path.stem}-edits.safetensors"), key, make)
+    return EditCache(stored["latents"], stored["regions"], stored["view"])

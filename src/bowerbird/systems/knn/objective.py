@@ -1,51 +1,52 @@
 """KNN-Diffusion (arXiv 2204.02849) on continuous latents: its configuration and its training objective, which sees
 pictures and no text.
 
-What it is conditioned on, and how that differs from the paper, is in `knn_draws.py`. With editing (`knn_edits.py`) the
-network reads the latents of a picture to change beside the noise, zeros where there is none. The pipeline is in
-`knn_pipeline.py`.
+What it is conditioned on, and how that differs from the paper, is in `batches.py`. With editing (`edit_data.py`) the
+network reads the latents of a picture to change beside the noise, zeros where there is none.
 
 Differs from the paper: training can go on from an RDM's network (`base`), which reads neighbors already, with only
-the tensors named by `trained` changing; views, mixes of neighbors and the leak guard are RDM's (`rdm.py`,
-`latents.py`).
+the tensors named by `trained` changing; views, mixes of neighbors and the leak guard are RDM's.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import seeds, tensors
+from bowerbird import encoders
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import Encoder, Neighbors
+from bowerbird.core.types import Encoder
+from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
-from bowerbird.models.unet import UNetConfig, build_unet, widened, with_short_attention
+from bowerbird.models.unet import UNetConfig, build_unet, widen, with_short_attention
 from bowerbird.systems import common
+from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.knn.batches import (
-    ConditionDraws,
-    asked_by_itself,
+    ConditionBatch,
+    ConditionSampling,
     condition_of,
-    draw_condition,
-    draw_items,
     own_embeddings,
+    sample_condition,
+    sample_items,
 )
-from bowerbird.systems.knn.edit_data import EditCache, EditSettings
+from bowerbird.systems.knn.edit_data import EditCache, EditSettings, cached_edits
 from bowerbird.systems.knn.network import apply
-from bowerbird.systems.latent_cache import LatentCache
+from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.rdm.objective import load_teacher, teacher_fingerprint
 
 
-class KNNConfig(BaseModel):
+class KNNConfig(ObjectiveConfig):
     """Everything that shapes KNN-Diffusion and its training data; stored in `recipe.json`. `k` is how many neighbors
     it is generated from unless asked otherwise; `edits` None: a network that does not edit. With a `base`, its sizes
     hold, not those in `unet`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["knn"] = "knn"
     base: str | None = None
     trained: tuple[str, ...] = ()
@@ -54,10 +55,20 @@ class KNNConfig(BaseModel):
     encoder: str = "small"
     k: int = 4
     edits: EditSettings | None = EditSettings()
-    draws: ConditionDraws = ConditionDraws()
+    draws: ConditionSampling = ConditionSampling()
 
 
-class KNNObjective(nn.Module):
+class KNNBatch(ConditionBatch):
+    """A condition, with latents `clean` and noise `eps` `(n, C, h, w)`, `timestep` `(n,)`, and where the network edits
+    the latents `image` `(n, C, h, w)` of a picture to edit, zeros where there is none."""
+
+    clean: Tensor
+    eps: Tensor
+    timestep: Tensor
+    image: NotRequired[Tensor]
+
+
+class KNNObjective(Objective[KNNBatch]):
     """The U-Net with KNN-Diffusion's loss over a `LatentCache`, and an `EditCache` where it learns to edit."""
 
     def __init__(
@@ -81,7 +92,7 @@ class KNNObjective(nn.Module):
             torch.manual_seed(seeds.derive(seed, "init"))
             unet = base if base is not None else build_unet(config.unet, encoder.dim)
         self.channels = int(unet.config.in_channels)
-        self.unet = with_short_attention(widened(unet, self.channels * (1 if edits is None else 2), encoder.dim + 1))
+        self.unet = with_short_attention(widen(unet, self.channels * (1 if edits is None else 2), encoder.dim + 1))
         if config.trained:
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(any(part in name for part in config.trained))
@@ -91,38 +102,42 @@ class KNNObjective(nn.Module):
                 )
         self.noise_scheduler = schedulers.scheduler("ddim")
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> KNNBatch:
         """Latents with a query, neighbors (one k for the batch, from 1 to `most_k`) and, in a share of the rows, a
         picture to edit."""
         cache, edits = self.cache, self.edits
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
         share = self.config.edits.share if self.config.edits is not None else 0.0
-        drawn, null = draw_items(self.config.draws, cache, rng, size)
-        query = own_embeddings(cache, drawn)
+        sample, null = sample_items(self.config.draws, cache, rng, size)
+        query = own_embeddings(cache, sample)
         image: Tensor | None = None
         if edits is not None:
             edit = torch.from_numpy(rng.random(size) < share)
             number = torch.from_numpy(rng.integers(edits.latents.shape[1], size=size))
-            drawn = replace(drawn, view=torch.where(edit, edits.view[drawn.rows, number], drawn.view))
-            image = edits.latents[drawn.rows, number].float() * edit[:, None, None, None]
+            sample = replace(sample, view=torch.where(edit, edits.view[sample.rows, number], sample.view))
+            image = edits.latents[sample.rows, number].float() * edit[:, None, None, None]
             # half of the edits are asked for by what stood in the region, half by the picture they lead to
             inner = edit & torch.from_numpy(rng.random(size) < 0.5)
-            query = torch.where(inner[:, None], edits.regions[drawn.rows, number].float(), own_embeddings(cache, drawn))
-        embeddings, weights = draw_condition(
-            self.config.draws, cache, drawn, query, null, self.frozen[1].shared_dim, rng, generator
+            query = torch.where(
+                inner[:, None], edits.regions[sample.rows, number].float(), own_embeddings(cache, sample)
+            )
+        embeddings, weights = sample_condition(
+            self.config.draws, cache, sample, query, null, self.frozen[1].shared_dim, rng, generator
         )
-        clean = drawn.clean(cache)
-        return {
+        clean = sample.clean(cache)
+        batch: KNNBatch = {
             "clean": clean,
             "embeddings": embeddings,
             "weights": weights,
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(self.noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
-            **({} if image is None else {"image": image}),
         }
+        if image is not None:
+            batch["image"] = image
+        return batch
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: KNNBatch) -> Tensor:
         """E || target - network(z_t, t, {f(x), f(neighbors)}) ||^2; z_t with I_manip beside it where the network
         edits."""
         condition = condition_of(batch, self.frozen[1].shared_dim)
@@ -154,34 +169,19 @@ class KNNObjective(nn.Module):
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
         common.save_half(self.pipeline(), self.unet, out)
 
-    def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item and three neighbors; generated from both, the neighbors, its own
-        query; then an edit and its result."""
-        from bowerbird.core.contact_sheet import grid
 
-        pipe, cache, rows = self.pipeline(), self.cache, []
-        pipe.set_progress_bar_config(disable=True)
-        for item, at in cache.examples(3):
-            own, near = asked_by_itself(cache, item), cache.neighbors(at)
-            both = Neighbors.concat(own, near)
-            asked: list[tuple[Any, dict[str, Any]]] = [(both, {}), (near, {}), (own, {})]
-            shown = [cache.latents[0, item], *cache.latents[0, at]]
-            if self.edits is not None:
-                number = int(self.edits.view[item].eq(0).int().argmax())
-                shown.append(self.edits.latents[item, number])
-                source = tensors.to_pil(pipe.decode_latents(shown[-1][None].float()))[0]
-                asked.append((both, {"source": source}))
-            known = tensors.to_pil(pipe.decode_latents(torch.stack(shown).float()))
-            with torch.no_grad():
-                made = [
-                    pipe(
-                        neighbors=hits,
-                        guidance_scale=2.0,
-                        num_inference_steps=12,
-                        generator=seeds.picture_generators(0, 1),
-                        **extra,
-                    ).images[0]
-                    for hits, extra in asked
-                ]
-            rows.append([*known[: 1 + len(at)], *[None] * (3 - len(at)), *made[:3], *known[1 + len(at) :], *made[3:]])
-        grid(rows).save(path)
+def build(config: KNNConfig, pictures: Pictures, run: RunContext) -> KNNObjective:
+    """The objective over `pictures`, with the frozen networks that `config` names and the network it starts from."""
+    encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
+    cache = cached_latents(config.draws, pictures, autoencoder, encoder, run)
+    edits = None
+    if config.edits is not None:
+        edits = cached_edits(config.edits, config.draws, cache, pictures, autoencoder, encoder, run)
+    base = None if config.base is None else load_teacher(config.base, autoencoder, encoder)
+    return KNNObjective(config, cache, edits, autoencoder, encoder, run.seed, base=base)
+
+
+def frozen(config: KNNConfig) -> list[str]:
+    """Fingerprints of the encoder, the autoencoder, and the network it starts from."""
+    found = [encoders.load(config.encoder).fingerprint, weights_hash(load_autoencoder(config.autoencoder))]
+    return found if config.base is None else [*found, teacher_fingerprint(config.base)]

@@ -12,7 +12,7 @@ and the student generates with DDIM in `segments` steps of one pass each. Source
 2202.00512, section 3 (targets), and of guided models, arXiv 2210.03142.
 Differs from the papers: many teacher steps become one at once, not two by two; the student is trained at the times
 that it visits only; one weight of guidance; only low-rank changes to the teacher's weights are trained. `draws` says
-what is drawn, as for RDM; its network settings are the teacher's own. Consistency distillation (arXiv 2403.06807) was
+what is sampled, as for RDM; its network settings are the teacher's own. Consistency distillation (arXiv 2403.06807) was
 tried before: see docs/log.md.
 """
 
@@ -23,20 +23,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 from torch.nn import functional as F
 
+from bowerbird import encoders
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Encoder
+from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import low_rank
 from bowerbird.models.unet import with_short_attention
 from bowerbird.systems import common
-from bowerbird.systems.latent_cache import LatentCache
-from bowerbird.systems.rdm.objective import RDMConfig, draw_batch, pipeline_of, show
+from bowerbird.systems.components import load_autoencoder
+from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.rdm import objective as rdm
+from bowerbird.systems.rdm.objective import RDMBatch, RDMConfig
 
 CHANGED = (
     "conv1",
@@ -54,11 +59,10 @@ CHANGED = (
 not change with steps."""
 
 
-class FewStepConfig(BaseModel):
+class FewStepConfig(ObjectiveConfig):
     """Everything that shapes the distillation; stored in `recipe.json`. `rank` None trains every weight;
     `guidance_interval`: see `RDMPipeline`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["rdm-few-steps"] = "rdm-few-steps"
     base: str = "tiny-rdm"
     segments: int = 2
@@ -69,18 +73,14 @@ class FewStepConfig(BaseModel):
     changed: tuple[str, ...] = CHANGED
     draws: RDMConfig = RDMConfig()
 
-    @property
-    def encoder(self) -> str:
-        """The encoder of the neighbors."""
-        return self.draws.encoder
 
-    @property
-    def autoencoder(self) -> str:
-        """The autoencoder generated through."""
-        return self.draws.autoencoder
+class FewStepBatch(RDMBatch):
+    """RDM's batch, and the number of the segment that it is for."""
+
+    segment: int
 
 
-class FewStepObjective(nn.Module):
+class FewStepObjective(Objective[FewStepBatch]):
     """A student that starts as its teacher, with the loss of distillation over a `LatentCache`."""
 
     def __init__(
@@ -109,12 +109,12 @@ class FewStepObjective(nn.Module):
         self.interval = common.timestep_interval(self.noise_scheduler, config.guidance_interval)
         self.times = self._solver().timesteps
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> FewStepBatch:
         """RDM's batch; the segments take turns, one for a whole batch."""
-        drawn = draw_batch(self.config.draws, self.cache, self.noise_scheduler, self.seed, step, size, rank)
-        return {**drawn, "segment": step % self.config.segments}
+        sample = rdm.sample_batch(self.config.draws, self.cache, self.noise_scheduler, self.seed, step, size, rank)
+        return {**sample, "segment": step % self.config.segments}
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: FewStepBatch) -> Tensor:
         """E || v_student(z_t) - v* ||^2 with the target of the module's text."""
         tokens = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
         asked = tokens.without("neighbors", rows=batch["null"])
@@ -122,7 +122,7 @@ class FewStepObjective(nn.Module):
         start, end = self._bar(first), self._bar(first + count)
         noisy = start[0] * batch["clean"] + start[1] * batch["eps"]
         with torch.no_grad():
-            landed = self._taught(noisy, asked, first, count)
+            landed = self._teach(noisy, asked, first, count)
             clean = (landed - end[1] / start[1] * noisy) / (end[0] - start[0] * end[1] / start[1])
             target = (start[0] * noisy - clean) / start[1]
         return F.mse_loss(self._velocity(self.unet, noisy, self.times[first], asked), target)
@@ -149,7 +149,7 @@ class FewStepObjective(nn.Module):
         found: Tensor = unet(sample, timestep, encoder_hidden_states=tokens.keys, encoder_attention_mask=mask).sample
         return found.float()
 
-    def _taught(self, sample: Tensor, asked: Conditioning, first: int, count: int) -> Tensor:
+    def _teach(self, sample: Tensor, asked: Conditioning, first: int, count: int) -> Tensor:
         """Where `count` guided steps of the teacher lead from its step number `first`."""
         teacher = self.frozen[2].to(sample.device)  # accelerate moves what is trained, a process to its own
         predict = partial(self._velocity, teacher)
@@ -165,7 +165,7 @@ class FewStepObjective(nn.Module):
     def pipeline(self) -> Any:
         """The current weights as an `RDMPipeline` that generates in `segments` steps without guidance."""
         autoencoder, encoder, _ = self.frozen
-        return pipeline_of(
+        return rdm.pipeline_of(
             self.unet,
             autoencoder,
             encoder,
@@ -187,11 +187,15 @@ class FewStepObjective(nn.Module):
         pipe.register_modules(unet=unet.half())
         pipe.save_pretrained(out)
 
-    def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbors, and pictures generated in 1, 2, `segments` and
-        twice as many steps."""
-        segments = self.config.segments
-        asked = [
-            {"guidance_scale": 1.0, "num_inference_steps": steps} for steps in sorted({1, 2, segments, 2 * segments})
-        ]
-        show(self.pipeline(), self.cache, asked, path)
+
+def build(config: FewStepConfig, pictures: Pictures, run: RunContext) -> FewStepObjective:
+    """The objective over `pictures`, with the teacher and the frozen networks that `config` names."""
+    encoder, autoencoder = encoders.load(config.draws.encoder), load_autoencoder(config.draws.autoencoder)
+    cache = cached_latents(config.draws, pictures, autoencoder, encoder, run)
+    teacher = rdm.load_teacher(config.base, autoencoder, encoder).to(run.device)
+    return FewStepObjective(config, cache, teacher, autoencoder, encoder, run.seed)
+
+
+def frozen(config: FewStepConfig) -> list[str]:
+    """Fingerprints of the encoder, the autoencoder and the teacher."""
+    return [*rdm.frozen(config.draws), rdm.teacher_fingerprint(config.base)]

@@ -1,8 +1,7 @@
 """RDM, retrieval-augmented diffusion (arXiv 2204.11824): its configuration and its training objective.
 
 p(x) = p_theta(x | {phi(y) : y in the k neighbors of x in D}). Only the U-Net trains; the autoencoder and the encoder
-phi are frozen, so latents and embeddings are computed once, for several views of the data (`LatentCache`). The pipeline
-is in `rdm_pipeline.py`.
+phi are frozen, so latents and embeddings are computed once, for several views of the data (`LatentCache`).
 
 Differs from the paper, and why:
 - D is the training set itself under a leak guard (never the item, never a near-duplicate): our collections are small.
@@ -10,36 +9,38 @@ Differs from the paper, and why:
 - A share of the neighbor sets is kept within one metadata value (one drawing style; one entity in other styles). A
   database of one style at inference, or a pool of one class, is then like something seen in training; the paper gets
   this from size.
-- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in most draws, so that the network
+- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in most samples, so that the network
   learns to generate what embeddings say rather than which training picture they mean. No change resamples: a blurred
-  target teaches blur. Draws with the null condition are never changed so.
+  target teaches blur. Samples with the null condition are never changed so.
 - v-prediction, and a *trained* null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import seeds, tensors
+from bowerbird import encoders
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder
+from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning, schedulers
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
 from bowerbird.systems import common
-from bowerbird.systems.latent_cache import LatentCache, NeighborStrategy, draw
+from bowerbird.systems.components import load_autoencoder, load_base, weights_hash
+from bowerbird.systems.latent_cache import LatentCache, NeighborStrategy, cached_latents, sample_neighbors
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 
 
-class RDMConfig(BaseModel):
+class RDMConfig(ObjectiveConfig):
     """Everything that shapes RDM and its training data; stored in `recipe.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["rdm"] = "rdm"
     unet: UNetConfig = UNetConfig()
     autoencoder: str = "tiny-autoencoder"
@@ -59,7 +60,19 @@ class RDMConfig(BaseModel):
     database_share: float = 0.0
 
 
-class RDMObjective(nn.Module):
+class RDMBatch(TypedDict):
+    """n items: latents `clean` and noise `eps` `(n, C, h, w)`, `timestep` `(n,)`; the neighbors' `embeddings` `(n, k,
+    d)` with `weights` `(n, k)`, 0 where absent; `null` `(n,)`: the rows without a condition."""
+
+    clean: Tensor
+    embeddings: Tensor
+    weights: Tensor
+    null: Tensor
+    eps: Tensor
+    timestep: Tensor
+
+
+class RDMObjective(Objective[RDMBatch]):
     """The U-Net with RDM's loss over a `LatentCache`; `config.neighbors=False` is the same network without
     retrieval."""
 
@@ -75,11 +88,11 @@ class RDMObjective(nn.Module):
             self.unet = with_short_attention(build_unet(config.unet, encoder.dim))
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.prediction_type)
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """See `draw_batch`."""
-        return draw_batch(self.config, self.cache, self.noise_scheduler, self.seed, step, size, rank)
+    def batch(self, step: int, size: int, rank: int = 0) -> RDMBatch:
+        """See `sample_batch`."""
+        return sample_batch(self.config, self.cache, self.noise_scheduler, self.seed, step, size, rank)
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: RDMBatch) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
         condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
         tokens = condition.without("neighbors", rows=batch["null"]).neighbors
@@ -103,31 +116,23 @@ class RDMObjective(nn.Module):
         """Write the pipeline in diffusers layout, the U-Net in half precision."""
         common.save_half(self.pipeline(), self.unet, out)
 
-    def sheet(self, path: Path) -> None:
-        """A row for each of eight items: the item, its four neighbors where X is D, three pictures generated from them
-        at weight 1, 2 and 4."""
-        asked = [{"guidance_scale": w, "num_inference_steps": 12} for w in (1.0, 2.0, 4.0)]
-        show(
-            self.pipeline(), self.cache, asked, path, neighbors=not self.config.database_share
-        )  # the cache holds no latents of a D that is not X
 
-
-def draw_batch(
+def sample_batch(
     config: RDMConfig, cache: LatentCache, noise_scheduler: Any, seed: int, step: int, size: int, rank: int
-) -> dict[str, object]:
+) -> RDMBatch:
     """Latents with neighbors: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and
-    a dropout draw for each item."""
+    a dropout for each item."""
     rng = seeds.numpy_generator(seed, "batch", step, rank)
     rows = rng.integers(cache.latents.shape[1], size=size)
     k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
     null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
-    drawn = draw(config, cache, rng, rows, k, null)
+    sample = sample_neighbors(config, cache, rng, rows, k, null)
     generator = seeds.torch_generator(seed, "noise", step, rank)
-    clean = drawn.clean(cache)
+    clean = sample.clean(cache)
     return {
         "clean": clean,
-        "embeddings": drawn.embeddings(cache),
-        "weights": (drawn.neighbors != ABSENT).float(),
+        "embeddings": sample.embeddings(cache),
+        "weights": (sample.neighbors != ABSENT).float(),
         "null": torch.from_numpy(null),
         "eps": torch.randn(clean.shape, generator=generator),
         "timestep": torch.randint(noise_scheduler.config.num_train_timesteps, (size,), generator=generator),
@@ -155,17 +160,39 @@ def pipeline_of(
     return pipe
 
 
-def show(pipe: Any, cache: LatentCache, asked: Sequence[dict[str, Any]], path: Path, *, neighbors: bool = True) -> None:
-    """A row for each of eight items: the item, its four nearest where `neighbors`, and one picture generated from them
-    for each way that is `asked`."""
-    from bowerbird.core.contact_sheet import grid
+def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjective:
+    """The objective over `pictures`, with the frozen networks that `config` names."""
+    encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
+    cache = cached_latents(config, pictures, autoencoder, encoder, run)
+    return RDMObjective(config, cache, autoencoder, encoder, run.seed)
 
-    pipe.set_progress_bar_config(disable=True)
-    rows = []
-    for item, at in cache.examples(4):
-        known = at if neighbors else at[:0]
-        shown = torch.cat([cache.latents[0, [item]], cache.latents[0, known]]).float()
-        hits = cache.neighbors(at)
-        generated = [pipe(neighbors=hits, generator=seeds.picture_generators(0, 1), **each).images[0] for each in asked]
-        rows.append([*tensors.to_pil(pipe.decode_latents(shown)), *[None] * (4 - len(known)), *generated])
-    grid(rows).save(path)
+
+def frozen(config: RDMConfig) -> list[str]:
+    """Fingerprints of the encoder and the autoencoder."""
+    return [encoders.load(config.encoder).fingerprint, weights_hash(load_autoencoder(config.autoencoder))]
+
+
+def load_teacher(name: str, autoencoder: Any, encoder: Encoder) -> Any:
+    """The U-Net of the trained RDM called `name`, which another training goes on from.
+
+    Raises: BowerbirdError when it is not there, does not predict velocities, or generates through another autoencoder
+    or from another encoder.
+    """
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+
+    pipe = load_base(name, RDMPipeline, "tiny-rdm")
+    if pipe.scheduler.config.prediction_type != "v_prediction":
+        raise BowerbirdError(f"base {name!r} predicts no velocities; name an RDM that does: --set system.base=…")
+    if pipe.config.encoder_fingerprint != encoder.fingerprint or weights_hash(pipe.vae) != weights_hash(autoencoder):
+        raise BowerbirdError(
+            f"base {name!r} was trained with encoder {pipe.config.encoder_name!r} and an autoencoder of its own; set"
+            " system.encoder and system.autoencoder to those, or name another base"
+        )
+    return pipe.unet
+
+
+def teacher_fingerprint(name: str) -> str:
+    """The fingerprint of the trained RDM called `name`. Raises: BowerbirdError when it is not there."""
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+
+    return str(load_base(name, RDMPipeline, "tiny-rdm").fingerprint())

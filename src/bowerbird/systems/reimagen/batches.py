@@ -1,4 +1,4 @@
-"""What Re-Imagen learns from: a picture, a text that a person might ask for it with, and neighbors, drawn from (seed,
+"""What Re-Imagen learns from: a picture, a text that a person might ask for it with, and neighbors, sampled from (seed,
 step, rank) alone.
 
 Knows pictures, words and their neighbors; no network.
@@ -7,7 +7,7 @@ Knows pictures, words and their neighbors; no network.
 from __future__ import annotations
 
 import string
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -47,8 +47,24 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
 
 
-class ReImagenDraws:
-    """Draws over one set of pictures; `tables`: the neighbors of each by the search, and by the search among other
+class ReImagenBatch(TypedDict):
+    """n items: pictures `clean` and noise `eps` `(n, 3, S, S)`, `timestep` `(n,)`, the `texts`; k neighbors of each,
+    pictures `neighbors` `(n, k, 3, S, S)` with `captions` (n k of them) and `weights` `(n, k)`, 0 where dropped or
+    absent; above the first stage the `level` `(n,)` and the noise `low_eps` of the picture of the stage below."""
+
+    clean: Tensor
+    neighbors: Tensor
+    weights: Tensor
+    texts: list[str]
+    captions: list[str]
+    eps: Tensor
+    timestep: Tensor
+    level: NotRequired[Tensor]
+    low_eps: NotRequired[Tensor]
+
+
+class ReImagenBatches:
+    """Batches over one set of pictures; `tables`: the neighbors of each by the search, and by the search among other
     things."""
 
     def __init__(self, config: ReImagenConfig, pictures: Pictures, seed: int, encoder: Any = None) -> None:
@@ -82,20 +98,20 @@ class ReImagenDraws:
         ]
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> ReImagenBatch:
         """Pictures with texts and neighbors: one k for the batch (1..`config.k`); kind, view, names and dropouts
-        drawn for each."""
+        sampled for each."""
         config = self.config
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         k = int(rng.integers(1, config.k + 1))
         rows = rng.integers(len(self.pictures), size=size)
-        shares = np.array([draw.share for draw in config.draws])
+        shares = np.array([kind.share for kind in config.draws])
         kinds = rng.choice(len(shares), size=size, p=shares / shares.sum())
         sets, texts, captions, weights, itself = [], [], [], [], []
         for i, row in enumerate(rows.tolist()):
-            draw = config.draws[kinds[i]]
-            near = self._neighbors(row, draw.kind, k, rng)
-            itself.append(draw.kind == "itself")
+            kind = config.draws[kinds[i]]
+            near = self._neighbors(row, kind.kind, k, rng)
+            itself.append(kind.kind == "itself")
             present = [r for r in near if r != ABSENT]
             pixels = tensors.to_float(self.pictures.pixels[[row, *[r if r != ABSENT else row for r in near]]])
             names = {self.pictures.captions[r]: self.pictures.captions[r] for r in [row, *present]}
@@ -103,7 +119,7 @@ class ReImagenDraws:
                 pixels = augment.exact_view(rng, self.pictures.size)(pixels)
                 names = {name: invented_name(rng) for name in names}
             sets.append(pixels)
-            texts.append(self._text(row, names[self.pictures.captions[row]], draw.style_named, rng))
+            texts.append(self._text(row, names[self.pictures.captions[row]], kind.style_named, rng))
             captions += [names[self.pictures.captions[r]] if r != ABSENT else "" for r in near]
             weights.append([float(r != ABSENT) for r in near])
         x = torch.stack(sets)
@@ -112,13 +128,13 @@ class ReImagenDraws:
         own = torch.tensor(itself)
         if own.any():
             neighbors[own, 0] = _other_form(neighbors[own, 0], generator)
-        drawn = torch.rand(2, size, generator=generator)
-        no_neighbors = drawn[1] < config.neighbors_null
-        batch: dict[str, object] = {
+        luck = torch.rand(2, size, generator=generator)
+        no_neighbors = luck[1] < config.neighbors_null
+        batch: ReImagenBatch = {
             "clean": clean,
             "neighbors": neighbors,
             "weights": torch.tensor(weights) * (~no_neighbors)[:, None],
-            "texts": ["" if drawn[0, i] < config.text_null else text for i, text in enumerate(texts)],
+            "texts": ["" if luck[0, i] < config.text_null else text for i, text in enumerate(texts)],
             "captions": captions,
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
@@ -129,7 +145,7 @@ class ReImagenDraws:
         return batch
 
     def _neighbors(self, row: int, kind: str, k: int, rng: np.random.Generator) -> list[int]:
-        """k rows of D for the target `row`, -1 pads: the best in order in half the draws, else any of the best
+        """k rows of D for the target `row`, -1 pads: the best in order in half the samples, else any of the best
         `pool`."""
         found = self.tables[1 if kind == "others" else 0][row]
         best = found[found != ABSENT].tolist()[: max(k, self.config.pool)]
@@ -139,8 +155,8 @@ class ReImagenDraws:
         return [int(r) for r in best[:k]] + [ABSENT] * (k - len(best[:k]))
 
     def _text(self, row: int, name: str, style_named: float, rng: np.random.Generator) -> str:
-        """What a person might ask for: the name, at times with tags, in a phrase, and with the style where
-        `style_named` draws it."""
+        """What a person might ask for: the name, at times with tags, in a phrase, and with the style with
+        the probability `style_named`."""
         tags = [tag for tag in self.pictures.tags(row) if rng.random() < 0.5]
         known = name == self.pictures.captions[row]
         text = " ".join([name, *tags]) if known and tags and rng.random() < 0.3 else name

@@ -1,4 +1,4 @@
-"""What shapes a stage of Re-Imagen: its network, its text tower, its training draws. All of it is stored in
+"""What shapes a stage of Re-Imagen: its network, its text tower, its training samples. All of it is stored in
 `recipe.json`."""
 
 from __future__ import annotations
@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bowerbird.systems.objective import ObjectiveConfig
 
 
 class UNetSizes(BaseModel):
@@ -51,8 +53,8 @@ class TowerSizes(BaseModel):
     max_words: int = 24
 
 
-class NeighborDraw(BaseModel):
-    """A share of the training draws whose neighbors are of one kind, and how often the text then names the target's
+class NeighborKind(BaseModel):
+    """A share of the training samples whose neighbors are of one kind, and how often the text then names the target's
     style.
 
     `retrieved`: what the search finds, mostly the same thing drawn by others; `itself`: first the target under a small
@@ -65,14 +67,13 @@ class NeighborDraw(BaseModel):
     style_named: float
 
 
-class ReImagenConfig(BaseModel):
+class ReImagenConfig(ObjectiveConfig):
     """Everything that shapes one stage and its training data; stored in `recipe.json`.
 
     `text_encoder`: a frozen T5 or CLIP (directory or hub id) in place of the small tower. `base`: the directory of a
     trained pipeline that this stage is added to; its text tower is used, frozen.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["reimagen"] = "reimagen"
     unet: UNetSizes = UNetSizes()
     tower: TowerSizes = TowerSizes()
@@ -86,10 +87,10 @@ class ReImagenConfig(BaseModel):
     pool: int = 4
     max_similarity: float | None = None
     style_key: str | None = "style"
-    draws: tuple[NeighborDraw, ...] = (
-        NeighborDraw(kind="retrieved", share=0.45, style_named=0.7),
-        NeighborDraw(kind="itself", share=0.35, style_named=0.0),
-        NeighborDraw(kind="others", share=0.2, style_named=0.5),
+    draws: tuple[NeighborKind, ...] = (
+        NeighborKind(kind="retrieved", share=0.45, style_named=0.7),
+        NeighborKind(kind="itself", share=0.35, style_named=0.0),
+        NeighborKind(kind="others", share=0.2, style_named=0.5),
     )
     text_null: float = 0.1
     neighbors_null: float = 0.1

@@ -1,16 +1,16 @@
 """Re-Imagen, retrieval-augmented text-to-image (arXiv 2209.14491): its configuration and its training objective.
 
 p(x) = p_theta(x | c_p, c_n): a text, and k pairs of picture and caption found with it. Both enter one U-Net
-(`models/neighbor_unet.py`), each is dropped in 10% of the draws independently of the other, so that all four of
+(`models/neighbor_unet.py`), each is dropped in 10% of the samples independently of the other, so that all four of
 eps(c_p, c_n), eps(c_p, -), eps(-, c_n) and eps(-, -) exist. A stage above the first also sees the picture of the stage
-below, noised to a drawn level. The pipeline is in `reimagen_pipeline.py`.
+below, with noise of a random level.
 
 Differs from the paper, and why:
 - D is the training set under a leak guard, as our collections are small: never the picture itself, at times never its
   entity.
-- What neighbors mean has to be learned from 6,000 pictures instead of 50 million, so draws are of three kinds
-  (`reimagen_config.NeighborDraw`).
-- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in half the draws, and then the thing
+- What neighbors mean has to be learned from 6,000 pictures instead of 50 million, so samples are of three kinds
+  (`config.NeighborKind`).
+- Target and neighbors are changed together (mirror, quarter turn, shift, hue) in half the samples, and then the thing
   goes by an invented name: a name that was never met must mean what its neighbors show.
 - v-prediction in the first stage; the stage above predicts the clean picture, as a small network that predicts
   velocities has to carry the noise through all its layers to take it away, and leaves grain. k is 1 or 2 in training.
@@ -22,27 +22,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import seeds, tensors
+from bowerbird import encoders
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.neighbor_unet import NeighborUNet
-from bowerbird.models.text_tower import SmallTextTower, text_dim, text_tokens
-from bowerbird.systems.reimagen.batches import ReImagenDraws, low_resolution
+from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_dim, text_tokens
+from bowerbird.systems.components import load_base, weights_hash
+from bowerbird.systems.objective import Objective, RunContext
+from bowerbird.systems.reimagen.batches import ReImagenBatch, ReImagenBatches, low_resolution
 from bowerbird.systems.reimagen.config import ReImagenConfig
 
 MOST_WEIGHT = 5.0
 """Cap of the loss weight of a stage that predicts the clean picture, where little noise is left to remove."""
 
 
-class ReImagenObjective(nn.Module):
+class ReImagenObjective(Objective[ReImagenBatch]):
     """One stage's U-Net, with its text tower where that is trained too, and Re-Imagen's loss over pictures."""
 
     def __init__(
@@ -66,7 +67,7 @@ class ReImagenObjective(nn.Module):
         width = text_dim(text[0]) if text is not None else config.tower.dim
         if width != config.unet.text_dim:
             raise BowerbirdError(
-                f"the text tower gives {width} numbers a token and the network reads {config.unet.text_dim}; set"
+                f"the text tower gives {width} dimensions a token and the network reads {config.unet.text_dim}; set"
                 f" system.unet.text_dim={width}"
             )
         self.config, self.pictures = config, pictures
@@ -77,13 +78,13 @@ class ReImagenObjective(nn.Module):
         self.frozen = text or (None, None)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
         self.below = tuple(below)
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.schedule_type)
-        self.draws = ReImagenDraws(config, pictures, seed, encoder)
+        self.batches = ReImagenBatches(config, pictures, seed, encoder)
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
-        """See `ReImagenDraws.batch`."""
-        return self.draws.batch(step, size, rank)
+    def batch(self, step: int, size: int, rank: int = 0) -> ReImagenBatch:
+        """See `ReImagenBatches.batch`."""
+        return self.batches.batch(step, size, rank)
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: ReImagenBatch) -> Tensor:
         """E || target - network(x_t, t, c_p, c_n) ||^2. Source: Re-Imagen, equation 4, with the target of
         `gaussian`."""
         clean, neighbors = batch["clean"], batch["neighbors"]
@@ -151,38 +152,51 @@ class ReImagenObjective(nn.Module):
         for module in ours:
             module.float()
 
-    def sheet(self, path: Path) -> None:
-        """A row for each of eight pictures: it, two neighbors, then generated from text and neighbors, from neighbors
-        alone, from text alone."""
-        from bowerbird.core.contact_sheet import grid
 
-        pipe, pictures, rows = self.pipeline(), self.pictures, []
-        pipe.set_progress_bar_config(disable=True)
+def build(config: ReImagenConfig, pictures: Pictures, run: RunContext) -> ReImagenObjective:
+    """One stage over `pictures`, with the frozen networks it stands on: a text tower, the stages below, an encoder
+    where the search needs one."""
+    text: tuple[Any, Any] | None = None
+    below: Sequence[Any] = ()
+    if config.base is not None:
+        pipe = _open_base(config)
+        text, below = (pipe.text_encoder.to(run.device), pipe.tokenizer), pipe.stages
+    elif config.text_encoder is not None:
+        tower, tokenizer = load_text_tower(config.text_encoder)
+        text = (tower.to(run.device), tokenizer)
+    encoder = encoders.load(config.encoder, device=run.device) if _needs_encoder(config) else None
+    return ReImagenObjective(config, pictures, run.seed, text=text, below=below, encoder=encoder)
 
-        def generate(item: int, prompt: str, near: list[int]) -> Any:
-            if not prompt and not near:
-                return None
-            hits = Neighbors.from_images(
-                [prompt], tensors.to_pil(pictures.pixels[near]) if near else [], [pictures.captions[r] for r in near]
-            )
-            options: dict[str, Any] = {}
-            if self.config.unet.low_size:
-                own = F.interpolate(
-                    tensors.to_float(pictures.pixels[[item]]), size=self.config.unet.low_size, mode="area"
-                )
-                options["low_resolution"] = tensors.to_pil(own)
-            return pipe(
-                neighbors=hits, num_inference_steps=12, generator=seeds.picture_generators(0, 1), **options
-            ).images[0]
 
-        for item in np.linspace(0, len(pictures) - 1, 8).astype(int).tolist():
-            found = self.draws.tables[0][item]
-            near = found[found != ABSENT][:2].tolist()
-            text = (
-                f"{pictures.captions[item]}, {self.draws.styles[item]} style"
-                if self.draws.styles[item]
-                else pictures.captions[item]
-            )
-            shown: list[Any] = [*tensors.to_pil(pictures.pixels[[item, *near]]), *[None] * (2 - len(near))]
-            rows.append([*shown, generate(item, text, near), generate(item, "", near), generate(item, text, [])])
-        grid(rows).save(path)
+def frozen(config: ReImagenConfig) -> list[str]:
+    """Fingerprints of the stages below or the text tower, and of the encoder where the search needs one."""
+    found = []
+    if config.base is not None:
+        found.append(str(_open_base(config).fingerprint()))
+    elif config.text_encoder is not None:
+        found.append(weights_hash(load_text_tower(config.text_encoder)[0]))
+    return [*found, encoders.load(config.encoder).fingerprint] if _needs_encoder(config) else found
+
+
+def _needs_encoder(config: ReImagenConfig) -> bool:
+    return config.search != "bm25" or config.max_similarity is not None
+
+
+def _open_base(config: ReImagenConfig) -> Any:
+    """The stages below, frozen. Raises: BowerbirdError when they are not there, or this stage does not fit on them."""
+    from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
+
+    pipe = load_base(str(config.base), ReImagenPipeline, "tiny-reimagen-32")
+    if (
+        len(pipe.stages) > 2
+        or config.unet.low_size != pipe.sizes[-1]
+        or config.schedule_type != pipe.scheduler.config.prediction_type
+    ):
+        raise BowerbirdError(
+            f"base {config.base!r} generates {pipe.sizes[-1]} px by {pipe.scheduler.config.prediction_type} in"
+            f" {len(pipe.stages)} stages; this stage enlarges {config.unet.low_size} px by {config.schedule_type},"
+            " and a cascade has up to 3 stages; set system.unet.low_size or another system.base"
+        )
+    for module in (pipe.text_encoder, *pipe.stages):
+        module.eval().requires_grad_(False)
+    return pipe

@@ -1,1 +1,36 @@
 """What trains beside the systems: autoencoder, tokenizer, encoder, judge, copy descriptor."""
+
+from bowerbird.systems.registry import ObjectiveEntry, Registration
+
+_HERE = "bowerbird.training.objectives"
+
+REGISTRATION = Registration(
+    objectives={
+        "small-encoder": ObjectiveEntry(
+            config=f"{_HERE}.small_encoder:ContrastiveConfig",
+            build=f"{_HERE}.small_encoder:build",
+            preview=f"{_HERE}.preview:small_encoder_sheet",
+        ),
+        "autoencoder": ObjectiveEntry(
+            config=f"{_HERE}.autoencoder:AutoencoderConfig",
+            build=f"{_HERE}.autoencoder:build",
+            preview=f"{_HERE}.preview:autoencoder_sheet",
+        ),
+        "vq": ObjectiveEntry(
+            config=f"{_HERE}.vq:VQConfig",
+            build=f"{_HERE}.vq:build",
+            frozen=f"{_HERE}.vq:frozen",
+            preview=f"{_HERE}.preview:vq_sheet",
+        ),
+        "classifier": ObjectiveEntry(
+            config=f"{_HERE}.judge:JudgeConfig",
+            build=f"{_HERE}.judge:build",
+            preview=f"{_HERE}.preview:judge_sheet",
+        ),
+        "copy-descriptor": ObjectiveEntry(
+            config=f"{_HERE}.copy_descriptor:CopyConfig",
+            build=f"{_HERE}.copy_descriptor:build",
+            preview=f"{_HERE}.preview:copies_sheet",
+        ),
+    }
+)

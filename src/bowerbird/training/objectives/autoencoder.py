@@ -9,22 +9,21 @@ Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 
 
-class AutoencoderConfig(BaseModel):
+class AutoencoderConfig(ObjectiveConfig):
     """Sizes and loss weights; stored in `recipe.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["autoencoder"] = "autoencoder"
     block_out_channels: tuple[int, ...] = (16, 48, 80)
     latent_channels: int = 4
@@ -40,7 +39,14 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     return dx + F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
 
 
-class AutoencoderObjective(nn.Module):
+class AutoencoderBatch(TypedDict):
+    """Pictures `(n, 3, S, S)` in [-1, 1], and the seed of the latent noise."""
+
+    pixels: Tensor
+    noise: int
+
+
+class AutoencoderObjective(Objective[AutoencoderBatch]):
     """The autoencoder with its loss over one set of pictures."""
 
     def __init__(self, config: AutoencoderConfig, pictures: Pictures, seed: int) -> None:
@@ -63,7 +69,7 @@ class AutoencoderObjective(nn.Module):
                 scaling_factor=1.0,
             )
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> AutoencoderBatch:
         """`size` pictures, a share of them strongly changed, and the seed of the latent noise."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         x = tensors.to_float(self.pictures.pixels[rng.integers(len(self.pictures), size=size)])
@@ -71,11 +77,9 @@ class AutoencoderObjective(nn.Module):
             x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
         return {"pixels": x, "noise": seeds.derive(self.seed, "latent", step, rank)}
 
-    def forward(self, batch: dict[str, object]) -> Tensor:
+    def forward(self, batch: AutoencoderBatch) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""
         x, noise = batch["pixels"], batch["noise"]
-        assert isinstance(x, Tensor)
-        assert isinstance(noise, int)
         posterior = self.autoencoder.encode(x).latent_dist
         eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(noise)).to(x.device)
         generated = self.autoencoder.decode(posterior.mean + posterior.std * eps).sample.float()
@@ -102,12 +106,7 @@ class AutoencoderObjective(nn.Module):
         self.autoencoder.half().save_pretrained(out)
         self.autoencoder.float()
 
-    def sheet(self, path: Path) -> None:
-        """Pictures above, their reconstructions below."""
-        from bowerbird.core.contact_sheet import grid
 
-        rows = list(range(0, len(self.pictures), max(1, len(self.pictures) // 16)))[:16]
-        x = tensors.to_float(self.pictures.pixels[rows]).to(next(self.autoencoder.parameters()).device)
-        with torch.no_grad():
-            generated = self.autoencoder.decode(self.autoencoder.encode(x).latent_dist.mean).sample
-        grid([tensors.to_pil(x), tensors.to_pil(generated)]).save(path)
+def build(config: AutoencoderConfig, pictures: Pictures, run: RunContext) -> AutoencoderObjective:
+    """The objective over `pictures`."""
+    return AutoencoderObjective(config, pictures, run.seed)

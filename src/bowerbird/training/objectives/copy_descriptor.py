@@ -3,32 +3,32 @@ else apart.
 
 Source: Pizzi et al. (SSCD), arXiv 2202.10261: InfoNCE over strong augmentations, and a term that spreads the vectors
 evenly, so that one threshold serves all pictures. Differs from the paper: windows that only partly overlap (as in
-`views.py`), parts pasted into other pictures, several drawings of one entity in a batch as hard negatives, and half of
-each batch are scenes made by `scenes`, because drawings on white alone would teach nothing about photographs.
+the check for copies), parts pasted into other pictures, several drawings of one entity in a batch as hard negatives,
+and half of each batch are scenes of `make_scenes`, because drawings on white alone would teach nothing about
+photographs.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.encoders.copy_descriptor import SIZE, CopyModel, save
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 
 
-class CopyConfig(BaseModel):
+class CopyConfig(ObjectiveConfig):
     """Sizes and loss weights; stored in `recipe.json`. `scenes`: their share of a batch; `spread`: weight of the
     even-spreading term."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["copy-descriptor"] = "copy-descriptor"
     channels: tuple[int, ...] = (32, 64, 128, 160)
     dim: int = 128
@@ -38,8 +38,14 @@ class CopyConfig(BaseModel):
     spread: float = 1.0
 
 
-class CopyObjective(nn.Module):
-    """The model with its losses over one set of pictures: `batch(step, ...)` draws, `forward(batch)` scores."""
+class CopyBatch(TypedDict):
+    """Windows of n pictures, then changed copies of about the same windows: `(2 n, 3, 64, 64)` in [-1, 1]."""
+
+    pixels: Tensor
+
+
+class CopyObjective(Objective[CopyBatch]):
+    """The model with its losses over one set of pictures."""
 
     def __init__(self, config: CopyConfig, pictures: Pictures, seed: int) -> None:
         super().__init__()
@@ -49,7 +55,7 @@ class CopyObjective(nn.Module):
             self.model = CopyModel(config.channels, config.dim)
         self.groups = pictures.groups(config.entity_key)
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> CopyBatch:
         """`size` pictures as `pixels` `(2 size, 3, 64, 64)`: windows of them, then changed copies of about the same
         windows."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
@@ -65,15 +71,13 @@ class CopyObjective(nn.Module):
             x = F.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True)
         count = int(size * self.config.scenes)
         if count:
-            x = torch.cat([x[count:], scenes(x, count, generator)])
+            x = torch.cat([x[count:], make_scenes(x, count, generator)])
         first, second = two_windows(x, generator)
-        return {"pixels": torch.cat([first, changed(second, x.roll(1, 0), generator)])}
+        return {"pixels": torch.cat([first, make_copies(second, x.roll(1, 0), generator)])}
 
-    def forward(self, batch: dict[str, object]) -> Tensor:
+    def forward(self, batch: CopyBatch) -> Tensor:
         """InfoNCE in both directions plus the spreading term."""
-        pixels = batch["pixels"]
-        assert isinstance(pixels, Tensor)
-        z = self.model(pixels)
+        z = self.model(batch["pixels"])
         n = len(z) // 2
         similarity = z @ z.T
         itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
@@ -87,21 +91,17 @@ class CopyObjective(nn.Module):
         """Write the model as a directory that `CopyDescriptor` opens."""
         save(self.model, self.config.channels, out)
 
-    def sheet(self, path: Path) -> None:
-        """Windows, and the changed copies that have to be known again, row under row."""
-        from bowerbird.core.contact_sheet import grid
 
-        pixels = self.batch(0, 48)["pixels"]
-        assert isinstance(pixels, Tensor)
-        first, second = (tensors.to_pil(part) for part in pixels.chunk(2))
-        grid([row[i : i + 16] for i in range(0, len(first), 16) for row in (first, second)]).save(path)
+def build(config: CopyConfig, pictures: Pictures, run: RunContext) -> CopyObjective:
+    """The objective over `pictures`."""
+    return CopyObjective(config, pictures, run.seed)
 
 
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
-def scenes(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def make_scenes(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """n pictures `(n, 3, h, h)` without white: colored noise with the 1/f spectrum of photographs, and three of `x`
     laid on it in any hue."""
     size = x.shape[-1]
@@ -159,7 +159,7 @@ def two_windows(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.where(plain[:, None, None, None], x, first), _window(x, other, moved, mirror)
 
 
-def changed(x: Tensor, hosts: Tensor, generator: torch.Generator) -> Tensor:
+def make_copies(x: Tensor, hosts: Tensor, generator: torch.Generator) -> Tensor:
     """Copies as people make them: other colors, light and contrast, gray, blurred, noisy, slightly turned, or lying
     in one of `hosts`."""
     n = len(x)

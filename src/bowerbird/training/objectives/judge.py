@@ -1,4 +1,4 @@
-"""The independent evaluator: a network that names the entity and the drawing style of a picture, for measuring only.
+"""The independent judge: a network that names the entity and the drawing style of a picture, for measuring only.
 
 It shares no weights with any model that generates and is never a condition. It is trained on all public pictures, the
 rare entities and every style included, because it has to recognize them; it is blurred, noised and shifted in training
@@ -8,28 +8,24 @@ so that a generated picture is not judged by its texture. Its penultimate featur
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import files, seeds, tensors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.models.classifier import ClassifierModel
-
-if TYPE_CHECKING:
-    pass
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 
 
-class ClassifierConfig(BaseModel):
+class JudgeConfig(ObjectiveConfig):
     """Sizes, labels, the share of pictures held out, the share blurred or noised, how far they are moved; stored in
     `recipe.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["classifier"] = "classifier"
     channels: tuple[int, ...] = (32, 64, 128, 192)
     entity_key: str = "hexcode"
@@ -39,11 +35,19 @@ class ClassifierConfig(BaseModel):
     jitter: float = 1.0
 
 
-class ClassifierObjective(nn.Module):
+class JudgeBatch(TypedDict):
+    """Pictures `(n, 3, S, S)` in [-1, 1] with the numbers of their `entity` and `style` `(n,)`."""
+
+    pixels: Tensor
+    entity: Tensor
+    style: Tensor
+
+
+class JudgeObjective(Objective[JudgeBatch]):
     """Cross-entropy on entity and style; a `held_out` share of the pictures is never drawn (none of the others is
     touched)."""
 
-    def __init__(self, config: ClassifierConfig, pictures: Pictures, seed: int) -> None:
+    def __init__(self, config: JudgeConfig, pictures: Pictures, seed: int) -> None:
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         entity, style = pictures.column(config.entity_key), pictures.column(config.style_key)
@@ -56,7 +60,7 @@ class ClassifierObjective(nn.Module):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.model = ClassifierModel(config.channels, len(self.entities), len(self.styles))
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> JudgeBatch:
         """`size` pictures, moved and tinted; a share of them blurred or noised."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "jitter", step, rank)
@@ -68,7 +72,7 @@ class ClassifierObjective(nn.Module):
         x[quarter : 2 * quarter] += 0.15 * torch.randn(x[quarter : 2 * quarter].shape, generator=generator)
         return {"pixels": x, "entity": self.entity_labels[rows], "style": self.style_labels[rows]}
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: JudgeBatch) -> Tensor:
         """Entity cross-entropy + 0.3 style cross-entropy, both lightly smoothed."""
         _, entity, style = self.model(batch["pixels"])
         return F.cross_entropy(entity.float(), batch["entity"], label_smoothing=0.05) + 0.3 * F.cross_entropy(
@@ -76,7 +80,7 @@ class ClassifierObjective(nn.Module):
         )
 
     def export(self, out: Path) -> None:
-        """Write weights and labels for `load_evaluator`."""
+        """Write weights and labels for `evaluation.judge`."""
         files.save_tensors(out / "model.safetensors", self.model.state_dict())
         files.write_json(
             out / "config.json",
@@ -89,11 +93,7 @@ class ClassifierObjective(nn.Module):
             },
         )
 
-    def sheet(self, path: Path) -> None:
-        """The augmented pictures of one batch: what the evaluator learns from."""
-        from bowerbird.core.contact_sheet import grid
 
-        pixels = self.batch(0, 64)["pixels"]
-        assert isinstance(pixels, Tensor)
-        generated = tensors.to_pil(pixels)
-        grid([generated[i : i + 16] for i in range(0, 64, 16)]).save(path)
+def build(config: JudgeConfig, pictures: Pictures, run: RunContext) -> JudgeObjective:
+    """The objective over `pictures`."""
+    return JudgeObjective(config, pictures, run.seed)

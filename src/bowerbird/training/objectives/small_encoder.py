@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,15 +22,15 @@ from bowerbird.core import seeds, tensors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 
 HAND_SCALE = 8.0
 """What a unit vector is multiplied by before the style head, so that its softmax can become sure."""
 
 
-class ContrastiveConfig(BaseModel):
+class ContrastiveConfig(ObjectiveConfig):
     """Everything that shapes the encoder and its objective; stored in `recipe.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["small-encoder"] = "small-encoder"
     encoder: SmallEncoderConfig = SmallEncoderConfig()
     entity_key: str = "hexcode"
@@ -47,8 +46,18 @@ def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-class ContrastiveObjective(nn.Module):
-    """The encoder with its losses over one set of pictures: `batch(step, ...)` draws, `forward(batch)` scores."""
+class ContrastiveBatch(TypedDict):
+    """Pictures of n pairs, first all the first ones `(2 n, 3, S, S)` in [-1, 1], with the `texts` of the first of them;
+    and pictures `plain` `(m, 3, S, S)` that nothing blurs, with their `style` `(m,)`, -1 where unknown."""
+
+    pixels: Tensor
+    texts: list[str]
+    plain: Tensor
+    style: Tensor
+
+
+class ContrastiveObjective(Objective[ContrastiveBatch]):
+    """The encoder with its losses over one set of pictures."""
 
     def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int) -> None:
         super().__init__()
@@ -64,7 +73,7 @@ class ContrastiveObjective(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
         self.groups = pictures.groups(config.entity_key)
 
-    def batch(self, step: int, size: int, rank: int = 0) -> dict[str, object]:
+    def batch(self, step: int, size: int, rank: int = 0) -> ContrastiveBatch:
         """`size` entities, two pictures each (different where there are two), with a text and augmented alike within
         the pair."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
@@ -101,14 +110,10 @@ class ContrastiveObjective(nn.Module):
         )
         return str(rng.choice(["{}", "{}", "a picture of {}", "a {}", "an emoji of {}", "the {} icon"])).format(text)
 
-    def forward(self, batch: dict[str, object]) -> Tensor:
+    def forward(self, batch: ContrastiveBatch) -> Tensor:
         """The summed loss of one batch."""
-        pixels, texts, plain, style = (batch[key] for key in ("pixels", "texts", "plain", "style"))
-        assert isinstance(pixels, Tensor)
-        assert isinstance(plain, Tensor)
-        assert isinstance(style, Tensor)
-        assert isinstance(texts, list)
-        meaning, _, _ = self.encoder.picture_parts(pixels)
+        texts, style = batch["texts"], batch["style"]
+        meaning, _, _ = self.encoder.picture_parts(batch["pixels"])
         first, second = meaning.chunk(2)
         words = self.encoder.text_meaning(texts)
         scale = self.log_scale.clamp(max=math.log(50.0)).exp()
@@ -118,7 +123,7 @@ class ContrastiveObjective(nn.Module):
             + 0.5 * info_nce(first[:n], words, scale[1])
             + 0.5 * info_nce(second[:n], words, scale[1])
         )
-        _, _, hand = self.encoder.picture_parts(plain)
+        _, _, hand = self.encoder.picture_parts(batch["plain"])
         # summed over the pictures that have a style: zero, yet part of the graph, where none has (torchrun wants every
         # gradient)
         styled = F.cross_entropy(self.style_head(hand * HAND_SCALE).float(), style, ignore_index=-1, reduction="sum")
@@ -130,23 +135,7 @@ class ContrastiveObjective(nn.Module):
 
         save_small(self.encoder, out)
 
-    def sheet(self, path: Path) -> None:
-        """Pictures, what the look part of their embeddings gives back, and the nearest other picture by the whole
-        embedding."""
-        from bowerbird.core.contact_sheet import grid
 
-        pixels = tensors.to_float(self.pictures.pixels).to(self.log_scale.device)
-        rows = list(range(0, len(pixels), max(1, len(pixels) // 16)))[:16]
-        with torch.no_grad():
-            vectors = F.normalize(
-                torch.cat([self.encoder.encode_pixels(part) for part in torch.split(pixels, 256)]), dim=1
-            )
-            _, look, _ = self.encoder.picture_parts(pixels[rows])
-            size = self.encoder.config.look_size
-            low = look @ torch.linalg.pinv(self.encoder.look_basis) + self.encoder.look_mean
-        similarity = vectors[rows] @ vectors.T
-        similarity[range(len(rows)), rows] = -1
-        back = F.interpolate(low.view(-1, 3, size, size), size=self.pictures.size)
-        grid([tensors.to_pil(pixels[rows]), tensors.to_pil(back), tensors.to_pil(pixels[similarity.argmax(1)])]).save(
-            path
-        )
+def build(config: ContrastiveConfig, pictures: Pictures, run: RunContext) -> ContrastiveObjective:
+    """The objective over `pictures`."""
+    return ContrastiveObjective(config, pictures, run.seed)

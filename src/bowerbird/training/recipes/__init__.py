@@ -4,6 +4,8 @@ seconds."""
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
@@ -27,8 +29,8 @@ NAMES = {
     "reimagen-paper-256": ("bowerbird.training.recipes.reimagen", "reimagen_paper_256"),
     "reimagen-paper-1024": ("bowerbird.training.recipes.reimagen", "reimagen_paper_1024"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),
-    "evaluator": ("bowerbird.training.recipes.judge", "evaluator"),
-    "style-evaluator": ("bowerbird.training.recipes.judge", "style_evaluator"),
+    "judge": ("bowerbird.training.recipes.judge", "judge"),
+    "style-judge": ("bowerbird.training.recipes.judge", "style_judge"),
 }
 
 
@@ -38,6 +40,32 @@ def recipe(name: str, *, tiny: bool = False) -> Recipe:
         raise BowerbirdError(
             f"recipe {name!r} is not known; choose one of {', '.join(NAMES)}, a recipe.json, or file.py:function"
         )
-    module, function = NAMES[name]
-    made: Recipe = getattr(importlib.import_module(module), function)(tiny=tiny)
-    return made
+    place, function = NAMES[name]
+    found: Recipe = getattr(importlib.import_module(place), function)(tiny=tiny)
+    return found
+
+
+def open_recipe(name: str, *, tiny: bool = False) -> Recipe:
+    """A recipe by its name, from `file.py:function` (which runs that file), or from a `recipe.json`. `tiny` is for
+    names.
+
+    Raises: BowerbirdError when there is none, or it has unknown settings.
+    """
+    if name.endswith(".json"):
+        from bowerbird.training.recipe import load_recipe
+
+        return load_recipe(name)
+    path, colon, function = name.rpartition(":")
+    if not colon:
+        return recipe(name, tiny=tiny)
+    if not Path(path).is_file():
+        raise BowerbirdError(f"{path}: no such file; a recipe of your own is file.py:function")
+    spec = importlib.util.spec_from_file_location("bowerbird_user_recipe", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise BowerbirdError(f"{path}: it has no function {function!r}")
+    found: Recipe = getattr(module, function)()
+    return found

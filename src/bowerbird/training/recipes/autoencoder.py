@@ -12,7 +12,7 @@ from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 def tiny_autoencoder(*, tiny: bool = False) -> Recipe:
     """A small AutoencoderKL with pixel and gradient losses, on the emoji without rare entities and openmoji.
 
-    Command: bowerbird train tiny-autoencoder --data ../shared/data/emoji.parquet --out runs/tiny-autoencoder
+    Command: bowerbird train tiny-autoencoder --data drawings.parquet --out runs/tiny-autoencoder
     Takes: 20 minutes on one CPU core (2,200 steps of 32 pictures).
     """
     train = TrainConfig(
@@ -39,7 +39,7 @@ def tiny_autoencoder(*, tiny: bool = False) -> Recipe:
 def tiny_vq(*, tiny: bool = False) -> Recipe:
     """The tokenizer of the discrete models: 64 px pictures to 16 x 16 of 512 symbols, from `tiny-autoencoder`.
 
-    Command: bowerbird train tiny-vq --data ../shared/data/emoji.parquet --out runs/tiny-vq
+    Command: bowerbird train tiny-vq --data drawings.parquet --out runs/tiny-vq
     """
     train = TrainConfig(
         steps=1200,

@@ -12,7 +12,7 @@ def tiny_copies(*, tiny: bool = False) -> Recipe:
     """SSCD's idea at 64 px, on the emoji (noto, twemoji, fluent, flat) without the rare entities and on scenes made of
     them.
 
-    Command: bowerbird train tiny-copies --data ../shared/data/emoji.parquet --out runs/tiny-copies
+    Command: bowerbird train tiny-copies --data drawings.parquet --out runs/tiny-copies
     """
     train = TrainConfig(
         steps=1600,

@@ -1,17 +1,18 @@
-"""`evaluator` and `style-evaluator`: the networks that measure and are never a condition."""
+"""`judge` and `style-judge`: the networks that measure and are never a condition."""
 
 from __future__ import annotations
 
 from bowerbird.training.loop import TrainConfig
-from bowerbird.training.objectives.judge import ClassifierConfig
+from bowerbird.training.objectives.judge import JudgeConfig
 from bowerbird.training.recipe import Recipe
 
 
-def evaluator(*, tiny: bool = False) -> Recipe:
+def judge(*, tiny: bool = False) -> Recipe:
     """Names the entity; trained on all public pictures, rare entities and openmoji included.
 
-    Command: bowerbird train evaluator --data ../shared/data/emoji.parquet --out runs/evaluator With --set
-    system.held_out=0.2 the same network leaves a fifth of the pictures out, which gives its figure on unseen ones.
+    Command: bowerbird train judge --data drawings.parquet --out runs/judge
+    With --set system.held_out=0.2 the same network leaves a fifth of the pictures out, which gives its figure on unseen
+    ones.
     """
     train = TrainConfig(
         steps=1200,
@@ -25,26 +26,26 @@ def evaluator(*, tiny: bool = False) -> Recipe:
         sheet_every=700,
     )
     if not tiny:
-        return Recipe(name="evaluator", system=ClassifierConfig(), train=train)
+        return Recipe(name="judge", system=JudgeConfig(), train=train)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 8, "warmup_steps": 1})
     return Recipe(
-        name="evaluator",
-        system=ClassifierConfig(channels=(8, 8, 8, 8), entity_key="class", style_key="class"),
+        name="judge",
+        system=JudgeConfig(channels=(8, 8, 8, 8), entity_key="class", style_key="class"),
         train=shorter,
         limit=64,
     )
 
 
-def style_evaluator(*, tiny: bool = False) -> Recipe:
+def style_judge(*, tiny: bool = False) -> Recipe:
     """Names the drawing style; a network of its own, because one that must name 1,850 entities forgets how they are
     drawn.
 
     Style is in gradients and outlines, so pictures are hardly blurred or moved here.
 
-    Command: bowerbird train style-evaluator --data ../shared/data/emoji.parquet --out runs/style-evaluator
+    Command: bowerbird train style-judge --data drawings.parquet --out runs/style-judge
     A tenth of the pictures is held out: its figure on them is the one to quote.
     """
-    base = evaluator(tiny=tiny)
+    base = judge(tiny=tiny)
     system = base.system.model_copy(
         update={"entity_key": "class" if tiny else "style", "style_key": "class" if tiny else "style"}
     )
@@ -53,4 +54,4 @@ def style_evaluator(*, tiny: bool = False) -> Recipe:
             update={"channels": (32, 64, 96, 128), "held_out": 0.1, "degraded": 0.1, "jitter": 0.4}
         )
     train = base.train if tiny else base.train.model_copy(update={"steps": 2400, "learning_rate": 3e-3})
-    return base.model_copy(update={"name": "style-evaluator", "system": system, "train": train})
+    return base.model_copy(update={"name": "style-judge", "system": system, "train": train})

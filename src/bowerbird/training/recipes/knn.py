@@ -4,7 +4,7 @@ tokens."""
 from __future__ import annotations
 
 from bowerbird.models.unet import UNetConfig
-from bowerbird.systems.knn.batches import ConditionDraws
+from bowerbird.systems.knn.batches import ConditionSampling
 from bowerbird.systems.knn.discrete_objective import KNNDiscreteConfig, TokenSizes
 from bowerbird.systems.knn.edit_data import EditSettings
 from bowerbird.systems.knn.objective import KNNConfig
@@ -28,8 +28,8 @@ def tiny_knn(*, tiny: bool = False) -> Recipe:
     """KNN-Diffusion (arXiv 2204.02849) with editing, on pictures alone; goes on from `tiny-rdm`, 1.4 of 9.0 million
     parameters trained.
 
-    Command: bowerbird train tiny-knn --data ../shared/data/emoji.parquet --out runs/tiny-knn
-    Differs from the paper: see `systems/knn.py`.
+    Command: bowerbird train tiny-knn --data drawings.parquet --out runs/tiny-knn
+    Differs from the paper: see `systems/knn/objective.py` and `batches.py`.
     """
     train = TrainConfig(
         steps=3600,
@@ -44,13 +44,13 @@ def tiny_knn(*, tiny: bool = False) -> Recipe:
     if not tiny:
         return Recipe(
             name="tiny-knn",
-            system=KNNConfig(base="tiny-rdm", trained=OWN, draws=ConditionDraws(mix=MIX, views=12)),
+            system=KNNConfig(base="tiny-rdm", trained=OWN, draws=ConditionSampling(mix=MIX, views=12)),
             train=train,
             where=NEVER_TRAINED_ON,
         )
     unet = UNetConfig(block_out_channels=(32, 32, 32), cross_attention_dim=16)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
-    system = KNNConfig(unet=unet, edits=EditSettings(each=1), draws=ConditionDraws(views=2, k_stored=4))
+    system = KNNConfig(unet=unet, edits=EditSettings(each=1), draws=ConditionSampling(views=2, k_stored=4))
     return Recipe(name="tiny-knn", system=system, train=shorter, limit=32)
 
 
@@ -58,7 +58,7 @@ def tiny_knn_discrete(*, tiny: bool = False) -> Recipe:
     """The discrete backbone on the tokens of `tiny-vq`: 4.9M parameters, 100 times.
 
     Command: bowerbird train tiny-vq --data SOURCE, then bowerbird train tiny-knn-discrete --data SOURCE
-    Differs from the paper: see `systems/knn_discrete.py`.
+    Differs from the paper: see `systems/knn/discrete_objective.py`.
     """
     train = TrainConfig(
         steps=5000,
@@ -71,11 +71,13 @@ def tiny_knn_discrete(*, tiny: bool = False) -> Recipe:
         sheet_every=500,
     )
     if not tiny:
-        draws = ConditionDraws(mix=MIX, views=12)
+        draws = ConditionSampling(mix=MIX, views=12)
         return Recipe(
             name="tiny-knn-discrete", system=KNNDiscreteConfig(draws=draws), train=train, where=NEVER_TRAINED_ON
         )
     sizes = TokenSizes(channels=32, layers=1, head_channels=16, times=10)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
-    system = KNNDiscreteConfig(tokenizer=None, symbols=32, transformer=sizes, draws=ConditionDraws(views=2, k_stored=4))
+    system = KNNDiscreteConfig(
+        tokenizer=None, symbols=32, transformer=sizes, draws=ConditionSampling(views=2, k_stored=4)
+    )
     return Recipe(name="tiny-knn-discrete", system=system, train=shorter, limit=32)

@@ -23,8 +23,8 @@ MIX = (
 def tiny_rdm(*, tiny: bool = False) -> Recipe:
     """RDM (arXiv 2204.11824) on the latents of `tiny-autoencoder`, neighbors of `small`, k from 1 to 4.
 
-    Command: bowerbird train tiny-rdm --data ../shared/data/emoji.parquet --out runs/tiny-rdm
-    Differs from the paper: see `systems/rdm.py`.
+    Command: bowerbird train tiny-rdm --data drawings.parquet --out runs/tiny-rdm
+    Differs from the paper: see `systems/rdm/objective.py`.
     """
     train = TrainConfig(
         steps=18000,
@@ -47,7 +47,7 @@ def tiny_rdm(*, tiny: bool = False) -> Recipe:
 def tiny_rdm_no_neighbors(*, tiny: bool = False) -> Recipe:
     """The same network, data and steps with the null in place of every neighbor: what retrieval is measured against.
 
-    Command: bowerbird train tiny-rdm-no-neighbors --data ../shared/data/emoji.parquet --out runs/tiny-rdm-no-neighbors
+    Command: bowerbird train tiny-rdm-no-neighbors --data drawings.parquet --out runs/tiny-rdm-no-neighbors
     Compare it with `runs/tiny-rdm/model-2000`, which has seen as many pictures.
     """
     base = tiny_rdm(tiny=tiny)
@@ -71,8 +71,8 @@ def tiny_rdm_fast(*, tiny: bool = False) -> Recipe:
     Reached (2026-11-26, 15 minutes on two cores): Frechet distance 1.03 times that of 100 guided steps, rare things
     1.11 (benchmarks/steps.py). The bundle is the result's model_index.json, scheduler/ and factors/.
 
-    Command: bowerbird train tiny-rdm-fast --data ../shared/data/emoji.parquet --out runs/tiny-rdm-fast
-    Differs from the papers: see `systems/few_steps.py`.
+    Command: bowerbird train tiny-rdm-fast --data drawings.parquet --out runs/tiny-rdm-fast
+    Differs from the papers: see `systems/rdm/distillation.py`.
     """
     train = TrainConfig(
         steps=800,

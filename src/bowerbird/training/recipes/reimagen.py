@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from bowerbird.diffusion.guidance import Guidance
-from bowerbird.systems.reimagen.config import NeighborDraw, ReImagenConfig, TowerSizes, UNetSizes
+from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, TowerSizes, UNetSizes
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
@@ -23,7 +23,7 @@ PAPER_SAMPLING = (
 def tiny_reimagen_32(*, tiny: bool = False) -> Recipe:
     """The first stage: 32 px pictures from a text and neighbors' pictures, with its text tower.
 
-    Command: bowerbird train tiny-reimagen-32 --data ../shared/data/emoji.parquet --out runs/tiny-reimagen-32
+    Command: bowerbird train tiny-reimagen-32 --data drawings.parquet --out runs/tiny-reimagen-32
     """
     train = TrainConfig(
         steps=9000,
@@ -46,7 +46,7 @@ def tiny_reimagen(*, tiny: bool = False) -> Recipe:
     and neighbors.
 
     Command: bowerbird train tiny-reimagen --set system.base=runs/tiny-reimagen-32/model --data
-    ../shared/data/emoji.parquet --out runs/tiny-reimagen
+    drawings.parquet --out runs/tiny-reimagen
     """
     train = TrainConfig(
         steps=2500,
@@ -131,7 +131,7 @@ def reimagen_paper_1024(*, tiny: bool = False) -> Recipe:
 
 
 def _paper(name: str, unet: UNetSizes, tiny: bool, *, base: str | None) -> Recipe:
-    draws = (NeighborDraw(kind="retrieved", share=1.0, style_named=0.0),)
+    draws = (NeighborKind(kind="retrieved", share=1.0, style_named=0.0),)
     shape: dict[str, Any] = {"draws": draws, "view_probability": 0.0, "style_key": None}
     train = TrainConfig(
         steps=200_000,
@@ -156,7 +156,7 @@ def tiny_reimagen_128(*, tiny: bool = False) -> Recipe:
     """A third stage, from 64 to 128 px, on the bundled cascade. Fits two cores (0.9 M, patches of 4); not trained by
     us yet.
 
-    Command: bowerbird train tiny-reimagen-128 --data ../shared/data/emoji.parquet --out runs/tiny-reimagen-128
+    Command: bowerbird train tiny-reimagen-128 --data drawings.parquet --out runs/tiny-reimagen-128
     """
     base = tiny_reimagen(tiny=tiny)
     if tiny:

@@ -15,7 +15,7 @@ def small(*, tiny: bool = False) -> Recipe:
     """CLIP's objective, principal components and drawing styles, on the emoji (noto, twemoji, fluent, flat) without
     the rare entities.
 
-    Command: bowerbird train small --data ../shared/data/emoji.parquet --out runs/small
+    Command: bowerbird train small --data drawings.parquet --out runs/small
     Takes: 25 minutes on two CPU cores (192 entities a batch).
     Reached (2026-11-20, benchmarks/encoder_quality.py): see docs/models.md.
     """

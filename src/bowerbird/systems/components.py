@@ -1,0 +1,68 @@
+"""Frozen networks that a training stands on, by name: autoencoder, tokenizer, and a trained pipeline to go on from.
+
+Knows files; knows no system and no recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.models.weights import bundled
+
+
+def load_autoencoder(name: str) -> Any:
+    """The frozen autoencoder called `name`: bundled, a directory in diffusers layout, or `pixels-2` (no autoencoder: 2
+    x 2 pixels a place). Raises: BowerbirdError when it is not there."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    if name.startswith("pixels-") and name[7:].isdigit() and int(name[7:]) in (1, 2, 4, 8):
+        from bowerbird.models.pixels import PixelGrid
+
+        return PixelGrid(int(name[7:])).eval()
+    path = bundled(name) or Path(name)
+    if not (path / "config.json").is_file():
+        raise BowerbirdError(
+            f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train"
+            " tiny-autoencoder"
+        )
+    return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The frozen tokenizer called `name`, a directory in diffusers layout. Raises: BowerbirdError when it is not
+    there."""
+    import torch
+    from diffusers import VQModel
+
+    path = bundled(name) or Path(name)
+    if not (path / "config.json").is_file():
+        raise BowerbirdError(
+            f"tokenizer {name!r}: no directory with a config.json; train it first: bowerbird train tiny-vq"
+        )
+    return VQModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def load_base(name: str, pipeline: Any, train_first: str) -> Any:
+    """The trained pipeline called `name`, which is of the class `pipeline`.
+
+    Raises: BowerbirdError when it is not there, which says what to `train_first`, or is of another class.
+    """
+    folder = bundled(name) or Path(name)
+    if not (folder / "model_index.json").is_file():
+        raise BowerbirdError(
+            f"base {name!r}: no trained pipeline there; train one first: bowerbird train {train_first}, or name"
+            " another: --set system.base=…"
+        )
+    found = pipeline.load_config(str(folder)).get("_class_name")
+    if found != pipeline.__name__:
+        raise BowerbirdError(f"base {name!r} is a {found}; name a {pipeline.__name__}: --set system.base=…")
+    return pipeline.from_pretrained(name)
+
+
+def weights_hash(module: Any) -> str:
+    """16 hex digits of a module's weights."""
+    return hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
