@@ -143,8 +143,9 @@ def main() -> None:
     arguments.caches.mkdir(parents=True, exist_ok=True)
 
     def objective() -> RDMObjective:
-        made: RDMObjective = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
-        return made.to(device)
+        built = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
+        assert isinstance(built, RDMObjective)
+        return built.to(device)
 
     with TemporaryDirectory() as folder:
         loops = {"ours": ours(objective(), recipe, device, Path(folder))}

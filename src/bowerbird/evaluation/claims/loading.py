@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.progress import OnMessage, Progress, ignore_message
+from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation.claims.experiment import Domain, Experiment, Settings, select_trainable
 
@@ -23,7 +23,7 @@ def load_experiment(
     limit: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-    on_message: OnMessage = ignore_message,
+    on_message: OnMessage = log_message,
 ) -> Experiment:
     """What claims are given, from files: drawings with the columns hexcode, style and split, and small photographs with
     a caption or a column label.
