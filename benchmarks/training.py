@@ -143,9 +143,9 @@ def main() -> None:
     arguments.caches.mkdir(parents=True, exist_ok=True)
 
     def objective() -> RDMObjective:
-        made = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
-        assert isinstance(made, RDMObjective)
-        return made.to(device)
+        built = build_objective(recipe, pictures, arguments.caches, device=device, caches=arguments.caches)
+        assert isinstance(built, RDMObjective)
+        return built.to(device)
 
     with TemporaryDirectory() as folder:
         loops = {"ours": ours(objective(), recipe, device, Path(folder))}

@@ -145,8 +145,8 @@ def train_recipe(
 
     Yields after every step; the same call goes on where a cut one stopped.
 
-    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets. Raises: BowerbirdError when a run with other
-    settings is in `out`.
+    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets.
+    Raises: BowerbirdError when a run with other settings is in `out`.
     """
     out = Path(out)
     if (out / FILE).is_file() and load_recipe(out / FILE) != recipe:

@@ -15,8 +15,7 @@ from bowerbird.core.files import load_tensors, save_tensors
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
-from bowerbird.models import low_rank
-from bowerbird.models.weights import FOLDER as BUNDLED
+from bowerbird.models import low_rank, weights
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, queries
 from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
@@ -241,7 +240,7 @@ class RDMPipeline(System):
     @classmethod
     def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
         """Of a bundled model: the bundled autoencoder, and the base network where only what was changed is kept."""
-        if place.parent != BUNDLED:
+        if place.parent != weights.FOLDER:
             return {}
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -254,7 +253,7 @@ class RDMPipeline(System):
 
     def after_loading(self, place: Path) -> None:
         """p_D's counts; a bundled model that is a change of another has that one's."""
-        changed = place.parent == BUNDLED and (place / low_rank.FOLDER).is_dir()
+        changed = place.parent == weights.FOLDER and (place / low_rank.FOLDER).is_dir()
         file = ((bundled("tiny-rdm") if changed else None) or place) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)
