@@ -6,6 +6,7 @@ arguments give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -157,24 +158,35 @@ def evaluate(
     return Evaluation(report, images, hits, goodness, copies, training, entities)
 
 
+SetMetric = Callable[[np.ndarray, np.ndarray, int], float]
+"""A measure of a set: features `(n, d)` of generated and `(m, d)` of real pictures, and a seed -> a number."""
+
+SET_METRICS: dict[str, SetMetric] = {
+    "frechet distance": lambda made, real, seed: frechet.frechet_distance(made, real),
+    "kid x 1000": lambda made, real, seed: 1000 * kernel.kernel_distance(made, real, subsets=10, seed=seed)[0],
+    "cmmd (unit features, sigma 10)": lambda made, real, seed: kernel.gaussian_mmd(
+        diversity.unit(made), diversity.unit(real)
+    ),
+    "vendi score": lambda made, real, seed: diversity.vendi_score(made),
+    "mean pairwise distance": lambda made, real, seed: diversity.mean_pairwise_distance(made),
+}
+"""What `distribution` reports, each with an interval, by the name it has there. A line here is a metric."""
+
+
+def _measure(metric: SetMetric, real: np.ndarray, seed: int, made: np.ndarray) -> float:
+    return metric(made, real, seed)
+
+
 def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, seed: int = 0) -> dict[str, Any]:
     """Set measures of features `(n, d)` against `(m, d)`, each with its interval, and the same for real against real
     as the floor."""
     bounded = partial(over_halves, features=made, seed=seed)
     k = max(1, min(manifold_k, len(made) // 2 - 1, len(real) - 1))
-    found: dict[str, Any] = {
-        "n generated": len(made),
-        "n real": len(real),
-        "frechet distance": asdict(bounded(lambda x: frechet.frechet_distance(x, real))),
-        "kid x 1000": asdict(bounded(lambda x: 1000 * kernel.kernel_distance(x, real, subsets=10, seed=seed)[0])),
-        "cmmd (unit features, sigma 10)": asdict(
-            bounded(lambda x: kernel.gaussian_mmd(diversity.unit(x), diversity.unit(real)))
-        ),
-        "vendi score": asdict(bounded(diversity.vendi_score)),
-        "vendi score of as many real": diversity.vendi_score(_some(real, len(made), seed)),
-        "mean pairwise distance": asdict(bounded(diversity.mean_pairwise_distance)),
-        "mean pairwise distance of real": diversity.mean_pairwise_distance(real),
-    }
+    found: dict[str, Any] = {"n generated": len(made), "n real": len(real)}
+    for name, metric in SET_METRICS.items():
+        found[name] = asdict(bounded(partial(_measure, metric, real, seed)))
+    found["vendi score of as many real"] = diversity.vendi_score(_some(real, len(made), seed))
+    found["mean pairwise distance of real"] = diversity.mean_pairwise_distance(real)
     for name in ("precision", "recall", "density", "coverage"):
         estimate = bounded(partial(_of_manifold, real=real, k=k, name=name))
         most = np.inf if name == "density" else 1.0  # the others are shares

@@ -61,7 +61,8 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
             finding.plot(out / f"{claim.name}.png")
             document["plot"] = f"{claim.name}.png"
         documents[claim.name] = document
-        ordered = [documents[name] for name in FILES if name in documents]
+        names = [*FILES, *(name for name in documents if name not in FILES)]  # ours in order, then a person's own
+        ordered = [documents[name] for name in names if name in documents]
         files.write_json(file, {"settings": settings, "claims": ordered})
         with files.atomic_path(out / "claims.md") as temporary:
             temporary.write_text(page(ordered, settings), encoding="utf-8")
