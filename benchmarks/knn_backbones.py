@@ -84,7 +84,7 @@ def main() -> None:
                     ),
                 )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    contact_sheet.labeled(rows).save(arguments.out / "backbones.png")
+    contact_sheet.labeled_grid(rows).save(arguments.out / "backbones.png")
     print(f"{arguments.out / 'backbones.png'} shows them")
 
 

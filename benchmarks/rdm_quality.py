@@ -201,7 +201,7 @@ def rare_entities(benchmark: Benchmark, pipe: RDMPipeline, weights: list[float],
                 [],
             )
         )
-    contact_sheet.labeled(
+    contact_sheet.labeled_grid(
         rows, title=f"rare entities at guidance {best_weight:g}: generated | neighbors", divide=4
     ).save(benchmark.out / "b-sheet.png")
     return best_weight
@@ -243,7 +243,7 @@ def style_exchange(benchmark: Benchmark, pipe: RDMPipeline, weight: float, k: in
         identity = np.stack([e == truth for e, _ in judged], 1).reshape(len(benchmark.entities), -1)
         benchmark.note(f"(c) database of {style} only: style (k={k})", over_groups(styles), "goal: 0.60")
         benchmark.note(f"(c) database of {style} only: identity (k={k})", over_groups(identity), "goal: half of (b)")
-    contact_sheet.labeled(rows, title="the same names and seeds, five databases").save(
+    contact_sheet.labeled_grid(rows, title="the same names and seeds, five databases").save(
         benchmark.out / f"c-sheet-k{k}.png"
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import bowerbird as bb
-from bowerbird.core.contact_sheet import labeled
+from bowerbird.core.contact_sheet import labeled_grid
 
 ENTITIES = ("snake", "honeybee", "shield", "avocado", "moose")
 """Things that no bundled model was trained on."""
@@ -43,7 +43,7 @@ def main() -> None:
                 pictures += [out.neighbors.images()[0][0], out.images[0]]
                 notes += [f"found in {style}", "generated from it"]
             rows.append((f'"{name}"', pictures, notes))
-    labeled(rows, divide=1).save(arguments.out, optimize=True)
+    labeled_grid(rows, divide=1).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
         )
         for i, (s, t) in enumerate(zip(pairs.source, pairs.target, strict=True))
     ]
-    contact_sheet.labeled(rows).save(arguments.out)
+    contact_sheet.labeled_grid(rows).save(arguments.out)
 
 
 if __name__ == "__main__":

@@ -91,9 +91,9 @@ def test_low_rank_changes_start_at_nothing_and_merge_to_the_same(drawn_folder: P
         assert not torch.allclose(wanted, base(x, t, encoder_hidden_states=c).sample, atol=1e-2)
         low_rank.save_factors(made.unet, tmp_path, "these weights")
         with pytest.raises(MismatchError, match="those weights"):
-            low_rank.merged(base, tmp_path, "those weights")
+            low_rank.merge(base, tmp_path, "those weights")
         assert torch.allclose(
-            low_rank.merged(base, tmp_path, "these weights")(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-2
+            low_rank.merge(base, tmp_path, "these weights")(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-2
         )
         base.load_state_dict(low_rank.plain_state(made.unet))
         assert torch.allclose(base(x, t, encoder_hidden_states=c).sample, wanted, atol=1e-5)

@@ -252,7 +252,7 @@ def _text_and_edit(pipe: System, kb: KnowledgeBase, words: list[str], seed: int)
 def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
     """The contact sheet: what the search found, then every generated row, with what comes from the database
     right of the line."""
-    from bowerbird.core.contact_sheet import labeled
+    from bowerbird.core.contact_sheet import labeled_grid
     from bowerbird.core.files import atomic_path
 
     lines = [(f'search: "{word}"', [None] * ACROSS + found.images()[0], [""] * ACROSS + list(found.captions[0]))]
@@ -261,7 +261,7 @@ def _write(rows: list[Row], found: Neighbors, word: str, path: Path) -> None:
         notes = [*row.notes, *[""] * (ACROSS - len(row.notes))]
         lines.append((row.label, [*row.images, *[None] * empty, *near.images()[0]], notes + list(near.captions[0])))
     with atomic_path(path) as temporary:
-        labeled(
+        labeled_grid(
             lines,
             title="bowerbird: generated (left of the line) from pictures of the database (right of it)",
             divide=ACROSS,

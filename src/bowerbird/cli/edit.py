@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, open_model, progress_bar, tracker
+from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.generate import print_result, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 
@@ -19,6 +20,7 @@ def edit(
     image: Annotated[list[Path], typer.Option("--image", help="The picture to edit; several times for several.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")],
     kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
+    encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="A picture of what it is to show, in place of --prompt.")
@@ -84,7 +86,7 @@ def edit(
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)
-    opened = KnowledgeBase.open(kb)
+    opened = KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
     pipe = open_model(model, device)

@@ -19,6 +19,7 @@ from bowerbird.cli.common import (
     report_to,
     say,
 )
+from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -29,6 +30,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option("--data", metavar="SOURCE", help="Real pictures to measure against (required).")
     ] = None,
+    encoder: OpenEncoderOption = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
     n: Annotated[int, typer.Option("-n", "--num-images", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
@@ -81,7 +83,7 @@ def evaluate(
             "evaluate needs real pictures: give --data SOURCE, yours or those of bowerbird datasets drawings --out"
             " drawings.parquet"
         )
-    opened = KnowledgeBase.open(kb)
+    opened = KnowledgeBase.open(kb, encoder=encoder)
     if judge == "none" and features is None:
         raise BowerbirdError("--judge none leaves no features to measure with; give --features, as in encoder:small")
     from bowerbird.data.pictures import load_pictures

@@ -18,6 +18,7 @@ from bowerbird.cli.common import (
     say,
     tracker,
 )
+from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -27,6 +28,7 @@ def generate(
         Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")
     ] = None,
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
+    encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What to generate.")] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="Generate from this picture; several are used together.")
@@ -157,7 +159,7 @@ def generate(
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)
-    opened = KnowledgeBase.open(kb) if kb is not None else None
+    opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     own = [images.read(path) for path in reference or []]
     pictures = [images.read(path) for path in image] if image else None
     pipe = open_model(model, device, dtype)

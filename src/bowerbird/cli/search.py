@@ -107,10 +107,10 @@ def search(
         )
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
-        from bowerbird.core.contact_sheet import labeled
+        from bowerbird.core.contact_sheet import labeled_grid
 
         label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in negative or [])])
-        labeled([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
+        labeled_grid([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
     if as_json:
         print_json(
             {

@@ -37,7 +37,7 @@ def difference(before: Image.Image, after: Image.Image) -> Image.Image:
     return ImageOps.invert(ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])).convert("RGB")
 
 
-def labeled(
+def labeled_grid(
     rows: Sequence[tuple[str, Sequence[Image.Image | None], Sequence[str]]],
     *,
     title: str = "",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core.contact_sheet import labeled
+from bowerbird.core.contact_sheet import labeled_grid
 from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
 from bowerbird.evaluation import plots
@@ -139,7 +139,7 @@ def copy_sheet(
         for i in order
     ]
     with atomic_path(path) as temporary:
-        labeled(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
+        labeled_grid(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
 
 
 def _framed(picture: Image.Image, window: np.ndarray) -> Image.Image:
@@ -166,7 +166,7 @@ def _sheet(path: Path, found: Evaluation, rows: np.ndarray, name: str) -> None:
         for i, images in zip(rows, near, strict=True)
     ]
     with atomic_path(path) as temporary:
-        labeled(table, title=f"{name}: distance to the nearest real picture", divide=1).save(temporary, "PNG")
+        labeled_grid(table, title=f"{name}: distance to the nearest real picture", divide=1).save(temporary, "PNG")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -67,7 +67,7 @@ def save_factors(network: nn.Module, out: Path, base_hash: str) -> None:
     save_tensors(out / FILE, {name: tensor.half() for name, tensor in factors(network).items()}, {"base": base_hash})
 
 
-def merged(network: UNet2DConditionModel, path: Path, base_hash: str) -> UNet2DConditionModel:
+def merge(network: UNet2DConditionModel, path: Path, base_hash: str) -> UNet2DConditionModel:
     """`network` itself, its weights changed by the factors in the folder `path`. Raises: MismatchError when they are
     of another network."""
     wanted = read_tensor_metadata(path / FILE).get("base")

@@ -251,7 +251,7 @@ def write(
 ) -> list[Path]:
     """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbors;
     an edit between its source and where the two differ."""
-    from bowerbird.core.contact_sheet import difference, labeled
+    from bowerbird.core.contact_sheet import difference, labeled_grid
 
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{i:03d}.png" for i in range(len(images))]
@@ -276,7 +276,7 @@ def write(
             )
         rows.append((title, cells, words))
     with atomic_path(out / "sheet.png") as temporary:
-        labeled(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
+        labeled_grid(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
     return paths
 
 

@@ -105,7 +105,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         starts from noise alone, less keeps more of the source (the share of the steps that are taken).
         `preservation`: how far, from 0 to 1, what is not asked for is drawn to the source. `show_source` False:
         plain image-to-image, the source is only where sampling starts, which any network can, at a strength below
-        1. `change_threshold`: where the latents differ by less, the source's own pixels stay (`knn_sources.py`);
+        1. `change_threshold`: where the latents differ by less, the source's own pixels stay (`edit_source.py`);
         0 takes all of the edit. `weights`: one a neighbor, or one more with the query's first. The other options
         are as in `RDMPipeline`. For research: `min_relevance`, a quantile of the database's own similarities
         below which neighbors are left out; `retrieval_interval` n steps, search again with the picture as it is

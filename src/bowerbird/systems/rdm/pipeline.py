@@ -248,7 +248,7 @@ class RDMPipeline(System):
         if (place / low_rank.FOLDER).is_dir() and "unet" not in given:
             base = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)
             factors = place / low_rank.FOLDER
-            shared["unet"] = low_rank.merged(base, factors, common.fingerprint([base])).to(dtype)
+            shared["unet"] = low_rank.merge(base, factors, common.fingerprint([base])).to(dtype)
         return shared
 
     def after_loading(self, place: Path) -> None:
