@@ -38,7 +38,7 @@ def train(
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """
-    from bowerbird.training.recipe import read_pictures, train_recipe, with_settings
+    from bowerbird.training.recipe import check_run, read_pictures, train_recipe, with_settings
     from bowerbird.training.recipes import open_recipe
 
     chosen = open_recipe(recipe, tiny=tiny)
@@ -52,6 +52,7 @@ def train(
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
     out = out or Path("runs") / chosen.name
+    check_run(chosen, out)
     pictures = read_pictures(chosen, data) if data is not None else _from_kb(chosen, str(kb))
     say(f"{chosen.name}: {len(pictures)} pictures, {chosen.train.steps} steps of {chosen.train.batch_size}, into {out}")
     losses: list[float] = []

@@ -132,6 +132,14 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     return [] if place is None else list(registry.load(place)(recipe.system))
 
 
+def check_run(recipe: Recipe, out: Path) -> None:
+    """Raises: BowerbirdError when a run with other settings than those of `recipe` is in the folder `out`."""
+    if (out / FILE).is_file() and load_recipe(out / FILE) != recipe:
+        raise BowerbirdError(
+            f"{out}: a run with other settings is there; name another folder, or go on with it: train {out / FILE}"
+        )
+
+
 def train_recipe(
     recipe: Recipe,
     pictures: Pictures,
@@ -149,10 +157,7 @@ def train_recipe(
     Raises: BowerbirdError when a run with other settings is in `out`.
     """
     out = Path(out)
-    if (out / FILE).is_file() and load_recipe(out / FILE) != recipe:
-        raise BowerbirdError(
-            f"{out}: a run with other settings is there; name another folder, or go on with it: train {out / FILE}"
-        )
+    check_run(recipe, out)
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, recipe.model_dump(mode="json"))
     objective = build_objective(recipe, pictures, out, device=device, caches=caches)
