@@ -381,12 +381,12 @@ def test_demo_makes_its_sheet_without_sockets(tmp_path: Path) -> None:
         "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.bind'):\n"
         "        raise RuntimeError(f'a socket: {event} {args}')\n"
         "sys.addaudithook(watch)\n"
-        # two steps a picture: this is about the sheet, and what the models can do is seen elsewhere
+        # two steps a picture and none more than is shown: what the models can do is seen elsewhere
         "from dataclasses import replace\n"
         "from bowerbird.systems import generation\n"
         "whole = generation.generate\n"
         "generation.generate = lambda pipe, hits, settings, **more: whole(pipe, hits, replace(settings, steps=2),"
-        " **more)\n"
+        " batch=1, **more)\n"
         "sys.argv = ['bowerbird', 'demo', '--out', 'demo', '--json']\n"
         "from bowerbird.cli import main\n"
         "main()\n"

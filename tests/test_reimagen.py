@@ -316,14 +316,13 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
 
 
-def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, small_kb_path: Path) -> None:
+    kb = KnowledgeBase.open(small_kb_path)
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = evaluate.Settings(
-        n=6, k=2, baseline=10, copies_per_kind=2, generate=generation.Settings(steps=2, seed=5)
-    )
+    settings = evaluate.Settings(n=4, k=2, baseline=5, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
-    assert found.report["distribution"]["n generated"] == 6
+    assert found.report["distribution"]["n generated"] == 4
 
 
 def test_one_condition_models_refuse_a_balance(random_rdm: Path, kb: KnowledgeBase) -> None:
