@@ -56,6 +56,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
 
     root = typer.main.get_command(app)
     text = page.read_text()
+    own = re.findall(r'@app\.command\("(\w+)"\)', text)
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
@@ -65,6 +66,8 @@ def test_commands_and_flags_exist(page: Path) -> None:
         at = root
         while words and hasattr(at, "commands") and words[0] in at.commands:
             at = at.commands[words.pop(0)]
+        if words and words[0] in own:  # the page itself adds it
+            continue
         assert at is not root, f"{command}: no such verb"
         flags = {o for p in at.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         for word in words:
