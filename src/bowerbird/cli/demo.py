@@ -190,10 +190,10 @@ def _balance(pipe: System, kb: KnowledgeBase, words: list[str], seed: int) -> li
     by_k = [Neighbors.empty([word]), *(hits.select(list(range(k))) for k in range(1, most + 1))]
     first = [generation.generate(pipe, each, settings)[0] for each in by_k]
     styled = replace(hits.select([0]), queries=(f"{word}, flat style",))
-    etas = [i / (ACROSS - 1) for i in range(ACROSS)]
+    ratios = [i / (ACROSS - 1) for i in range(ACROSS)]
     second = [
-        generation.generate(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, eta)))[0]
-        for eta in etas
+        generation.generate(pipe, styled, replace(settings, guidance=Guidance("interleaved", 4.0, 4.0, ratio)))[0]
+        for ratio in ratios
     ]
     return [
         Row(
@@ -206,7 +206,7 @@ def _balance(pipe: System, kb: KnowledgeBase, words: list[str], seed: int) -> li
             f'Re-Imagen, "{word}, flat style": from neighbor to text',
             second,
             styled,
-            tuple(f"eta {eta:g}" for eta in etas),
+            tuple(f"text ratio {ratio:g}" for ratio in ratios),
         ),
     ]
 
