@@ -1,4 +1,4 @@
-"""How long work is told of: `Progress` for bars, and `OnMessage` for lines to a person."""
+"""Progress of long work: `Progress` for bars, and `OnMessage` for lines to a person."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ObjectiveEntry:
 class Registration:
     """What a system's folder holds; every value is `module:name`, imported when it is first used.
 
-    `pipelines`: by the class name that stands in `model_index.json`, a `systems.base.RetrievalPipeline`.
+    `pipelines`: by the class name that stands in `model_index.json`, a `systems.base.System`.
     `objectives`: by the `kind` of a recipe's `system`.
     """
 

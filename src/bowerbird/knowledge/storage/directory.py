@@ -199,7 +199,7 @@ class DirectoryStore:
             return self.rows.ids(where)
 
     def all_ids(self) -> np.ndarray:
-        """The ids of all items, from the rows: also of those that no commit has told of yet."""
+        """The ids of all items, from the rows: also of those that no commit names yet."""
         return self.rows.keys()[0]
 
     def allowed(self, where: str) -> np.ndarray:
