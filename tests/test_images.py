@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, PictureError
@@ -99,3 +100,66 @@ def test_square_takes_the_middle_and_keeps_mode() -> None:
 def test_missing_file_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(BowerbirdError, match=r"nowhere\.png"):
         images.read(tmp_path / "nowhere.png")
+
+
+def test_no_other_place_opens_picture_files() -> None:
+    source = Path(images.__file__).parents[1]
+    found = [path.name for path in source.rglob("*.py") if "Image.open(" in path.read_text(encoding="utf-8")]
+    assert found == ["images.py"]
+
+
+def test_postscript_starts_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghost = tmp_path / "gs"
+    ghost.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # as at the start of a process
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(PictureError, match=r"cat\.png: not a readable picture"):
+        images.decode(program, "cat.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_png_with_a_long_text_is_read() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 2_000_000, zip=True)
+    found = images.decode(as_bytes(RED_LEFT, pnginfo=text), "comfy.png")
+    assert np.array_equal(np.asarray(found), np.asarray(RED_LEFT))
+
+
+def test_a_photograph_over_the_cap_is_read_at_a_half_and_a_png_is_refused() -> None:
+    picture = Image.new("RGB", (200, 100), "teal")
+    assert images.decode(as_bytes(picture, "JPEG"), "p.jpg", max_pixels=10_000).size == (100, 50)
+    assert images.decode(as_bytes(picture, "JPEG"), "p.jpg", max_pixels=20_000).size == (200, 100)
+    assert images.decode(as_bytes(picture, "JPEG"), "p.jpg", max_pixels=5_000, at_least=20).size == (50, 25)
+    with pytest.raises(PictureError, match="over the cap of 19,999"):
+        images.decode(as_bytes(picture), "p.png", max_pixels=19_999)
+
+
+def test_grays_are_scaled_by_the_bits_they_use() -> None:
+    ramp = np.linspace(0, 4095, 64).astype(np.uint16)[None].repeat(2, 0)
+    found = np.asarray(images.decode(as_bytes(Image.fromarray(ramp), "TIFF"), "twelve.tif"))[0, :, 0]
+    assert found[0] == 0
+    assert found[-1] == 255
+    assert abs(int(found[32]) - 130) <= 1
+    sixteen = (ramp.astype(np.uint32) * 16).astype(np.uint16)
+    found = np.asarray(images.decode(as_bytes(Image.fromarray(sixteen), "TIFF"), "sixteen.tif"))[0, :, 0]
+    assert found[-1] == 65520 * 255 // 65535
+
+
+def test_a_format_that_needs_a_plug_in_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = tuple(name for name in images.readable_formats() if name not in images.PLUG_INS)
+    monkeypatch.setattr(images, "readable_formats", lambda: without)
+    with pytest.raises(PictureError, match="pip install pillow-heif"):
+        images.decode(b"\0\0\0\x18ftypheic" + b"\0" * 40, "phone.heic")
+    with pytest.raises(PictureError, match="pip install pillow-jxl-plugin"):
+        images.decode(b"\xff\x0a" + b"\0" * 40, "new.jxl")
+
+
+@pytest.mark.parametrize(("kind", "module"), [("HEIF", "pillow_heif"), ("JXL", "pillow_jxl"), ("AVIF", "PIL._avif")])
+def test_pictures_of_telephones_are_read(kind: str, module: str) -> None:
+    pytest.importorskip(module)
+    images.readable_formats()
+    big = RED_LEFT.resize((160, 80))
+    top = images.decode(as_bytes(big, kind), "phone").getpixel((20, 40))
+    assert top[0] > 180 > 60 > top[2]

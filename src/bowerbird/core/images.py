@@ -1,67 +1,198 @@
-"""Reading pictures that strangers made: any format Pillow knows, to RGB, or a clear refusal by name.
+"""Reading pictures that strangers made: the formats of `FORMATS`, to RGB, or a clear refusal by name.
 
-Handles what collections really hold: EXIF rotation, palettes, CMYK, 16-bit, transparency, animation (first frame),
-wrong extensions. Decoding has a size cap, and a truncated file is an error here, not a gray picture later.
+Handles what collections really hold: EXIF rotation, palettes, CMYK, 12 and 16 bits, transparency, animation (first
+frame), wrong extensions, long texts in PNGs. Decoding has a size cap, and a truncated file is an error here, not a
+gray picture later.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from bowerbird.core.errors import PictureError
+from bowerbird.core.errors import BowerbirdError, PictureError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 40_000_000
-"""Largest picture that is decoded, in pixels; Pillow's own limit is four times this."""
+MAX_PIXELS = 50_000_000
+"""Largest picture that is decoded, in pixels. A larger JPEG is decoded at a half, a quarter or an eighth."""
+MOST_PIXELS = 178_956_970
+"""What `max_pixels` may be at most, and what a JPEG may have before it is decoded smaller: Pillow's own limit."""
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico"}
-)
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JXL": (".jxl",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "ICO": (".ico",),
+    "ICNS": (".icns",),
+    "DIB": (".dib",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+    "PCX": (".pcx",),
+    "PSD": (".psd",),
+    "TGA": (".tga",),  # the last, as it has no signature to know it by
+}
+"""Pillow's names of the formats that are read, with their suffixes. No other is opened, whatever a file is called:
+Pillow would start Ghostscript on PostScript."""
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+PLUG_INS = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}
+"""Formats that Pillow has from another package: its module, and what pip calls it."""
+_BRANDS = {b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"heim": "HEIF", b"heis": "HEIF", b"mif1": "HEIF"}
+_BRANDS |= {b"msf1": "HEIF", b"avif": "AVIF", b"avis": "AVIF"}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def decode(data: bytes, name: str, background: str | None = "white", *, at_least: int | None = None) -> Image.Image:
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The names in `FORMATS` that Pillow can read on this machine; its plug-ins are loaded here."""
+    from PIL import Image
+
+    for name, (module, _) in PLUG_INS.items():
+        try:
+            plug_in = import_module(module)
+        except ImportError:
+            continue
+        if name == "HEIF":
+            plug_in.register_heif_opener(thumbnails=False)
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_image(source: IO[bytes] | str | Path, *, formats: Sequence[str] | None = None) -> Image.Image:
+    """What `PIL.Image.open` gives, of no other formats than those of `FORMATS` (or of these `formats`).
+
+    The one place that opens a picture file. Raises: what Pillow raises.
+    """
+    from PIL import Image
+
+    return Image.open(source, formats=list(readable_formats() if formats is None else formats))
+
+
+def check_max_pixels(max_pixels: int) -> int:
+    """`max_pixels` as it is. Raises: BowerbirdError when it is not a size that Pillow decodes."""
+    if not 1 <= max_pixels <= MOST_PIXELS:
+        raise BowerbirdError(f"`max_pixels` {max_pixels}: give from 1 to {MOST_PIXELS}, as in 100000000")
+    return max_pixels
+
+
+def decode(
+    data: bytes,
+    name: str,
+    background: str | None = "white",
+    *,
+    at_least: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """The picture in `data` as RGB (transparency laid on `background`), or RGBA where `background` is None.
 
     `name` is only used to say which picture is wrong. With `at_least`, a large picture comes out at a whole fraction
     of its size, its shorter side still that many pixels: a JPEG is decoded so, in a fraction of the time, and no large
-    picture stays in memory.
-    Raises: PictureError when the bytes are no picture, are cut short, or decode to more than `MAX_PIXELS`.
+    picture stays in memory. A JPEG of more than `max_pixels` comes out at a half, a quarter or an eighth.
+    Raises: PictureError when the bytes are no picture, are cut short, or decode to more than `max_pixels`.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"{name}: {image.width} x {image.height} pixels is over the cap of {MAX_PIXELS:,}; scale it down"
-                )
-            image.seek(0)
-            if at_least is not None and image.format == "JPEG" and min(image.size) >= 2 * at_least:
-                scale = min(image.size) // at_least
-                image.draft(None, (image.width // scale, image.height // scale))
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if background is not None and image.mode in ("RGB", "L") and "transparency" not in image.info:
-                return reduced(
-                    image.convert("RGB"), at_least
-                )  # nothing shows through, and laying it on a background takes as long as decoding it
-            rgba = _to_rgba(image)
+        return _decode(data, name, background, at_least, max_pixels)
     except PictureError:
         raise
     except (
         Exception
     ) as error:  # Pillow's plug-ins raise nearly anything on hostile bytes; the name is what the user needs
-        raise PictureError(
-            f"{name}: not a readable picture ({type(error).__name__}: {error})".replace("\n", " ")
-        ) from error
-    return reduced(rgba if background is None else on_background(rgba, background), at_least)
+        bare = without_text(data)
+        if len(bare) < len(data):  # Pillow refuses a PNG for its long texts, of which nothing is needed here
+            return decode(bare, name, background, at_least=at_least, max_pixels=max_pixels)
+        raise PictureError(f"{name}: {_reason(data, error)}".replace("\n", " ")) from error
+
+
+def _decode(data: bytes, name: str, background: str | None, at_least: int | None, max_pixels: int) -> Image.Image:
+    from PIL import ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = open_image(io.BytesIO(data))
+        image.seek(0)
+        if image.format in ("JPEG", "MPO"):
+            scale = 1
+            while scale < 8 and image.width * image.height > max_pixels * scale * scale:
+                scale *= 2
+            scale = max(scale, 1 if at_least is None else min(image.size) // at_least)
+            if scale > 1:
+                image.draft(None, (image.width // scale, image.height // scale))
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise PictureError(
+                f"{name}: {image.width} x {image.height} pixels is over the cap of {max_pixels:,}; scale it down, or"
+                " raise `max_pixels`"
+            )
+        with _DECODING.of(pixels):
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if background is not None and image.mode in ("RGB", "L") and "transparency" not in image.info:
+                # nothing shows through, and laying it on a background takes as long as decoding it
+                return reduced(image.convert("RGB"), at_least)
+            rgba = _to_rgba(image)
+            return reduced(rgba if background is None else on_background(rgba, background), at_least)
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    """Why `data` is not read, in words."""
+    brand = "JXL" if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else None
+    if data[4:8] == b"ftyp":
+        brand = _BRANDS.get(data[8:12])
+    if brand in PLUG_INS and brand not in readable_formats():
+        return f"a {brand} picture, which Pillow reads with a plug-in: pip install {PLUG_INS[brand][1]}"
+    return f"not a readable picture ({type(error).__name__}: {error})"
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG without its texts and color profile; anything else as it is."""
+    if not data.startswith(PNG_SIGNATURE):
+        return data
+    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+class _Gate:
+    """Lets pictures of up to `most` pixels in all be decoded at once, and a larger one alone: threads decode many, and
+    memory is not to grow with the cores."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.inside, self.turn = most, 0, threading.Condition()
+
+    @contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        with self.turn:
+            self.turn.wait_for(lambda: not self.inside or self.inside + pixels <= self.most)
+            self.inside += pixels
+        try:
+            yield
+        finally:
+            with self.turn:
+                self.inside -= pixels
+                self.turn.notify_all()
+
+
+_DECODING = _Gate(MAX_PIXELS)
 
 
 def reduced(image: Image.Image, at_least: int | None) -> Image.Image:
@@ -81,14 +212,19 @@ def on_background(image: Image.Image, background: str = "white") -> Image.Image:
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGBA; 16-bit and float grays are scaled by their own range, as Pillow would clip them to
-    white."""
+    """Any Pillow mode to RGBA; grays of more than 8 bits are scaled by the range they use, as Pillow would clip them to
+    white.
+
+    The range is 8, 10, 12, 14 or 16 bits, the least that holds the picture: a microscope's 12 bits lie in 16, and
+    nothing in the file says so."""
     import numpy as np
     from PIL import Image
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         gray = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" and gray.max(initial=0) > 255 else max(1.0, float(gray.max(initial=0)))
+        highest = float(np.nan_to_num(gray).max(initial=0))
+        whole = [2.0**bits - 1 for bits in (8, 10, 12, 14, 16)]
+        top = max(1.0, highest) if image.mode == "F" else next((t for t in whole if highest <= t), highest)
         image = Image.fromarray((np.nan_to_num(gray).clip(0, top) * (255.0 / top)).astype(np.uint8))
     return image.convert("RGBA")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
+from bowerbird.core.images import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,10 +64,10 @@ def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> No
 def read_png(path: str | Path) -> dict[str, Any]:
     """The record in a PNG that `save_png` wrote. Raises: BowerbirdError when there is no such file or it
     carries none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_image(path, formats=("PNG",)) as image:
             text = getattr(image, "text", {}).get(KEY)
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise BowerbirdError(f"{path}: cannot be read as a picture ({error})") from error

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -108,13 +109,12 @@ def draw(svg: str) -> Image.Image:
         import resvg_py
     except ImportError as error:
         raise BowerbirdError("drawing icons needs resvg-py: pip install 'bowerbird[data]'") from error
-    from PIL import Image
 
     try:
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True))
     except ValueError as error:
         raise BowerbirdError(f"resvg cannot draw an icon: {error}") from error
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+    with images.open_image(io.BytesIO(png), formats=("PNG",)) as picture:
         if picture.size != (SIZE, SIZE):
             raise BowerbirdError(f"resvg drew {picture.size} px where ({SIZE}, {SIZE}) was asked for")
         return picture.convert("RGBA")
