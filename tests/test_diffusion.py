@@ -57,7 +57,8 @@ def test_samplers_reach_the_data_with_the_ideal_denoiser(sampler: str, predictio
             a.sqrt() * eps - (1 - a).sqrt() * clean if prediction_type == "v_prediction" else eps, t, x
         ).prev_sample
     distance = torch.cdist(x, data)
-    assert distance.min(1).values.max() < 0.05
+    # the published DDIM stops at the first alpha, and so keeps the noise of the first beta: sqrt(0.0015) = 0.04
+    assert distance.min(1).values.max() < (0.2 if sampler == "ddim-compvis" else 0.05)
     assert len(distance.argmin(1).unique()) == 3
 
 

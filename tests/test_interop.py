@@ -93,6 +93,26 @@ def test_research_pipeline_becomes_ours_with_its_encoder(tmp_path: Path, drawn_f
     assert pipe(neighbors=hits, num_inference_steps=10).images[0].size == (16, 16)
 
 
+def test_research_pipeline_in_half_precision_files_keeps_its_sampler(tmp_path: Path) -> None:
+    """Files called `….fp16.safetensors` only, and a class listed with the file of its code, as custom pipelines are."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel
+
+    source = research_pipeline(tmp_path / "theirs")
+    for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("clip", CLIPModel)):
+        network = kind.from_pretrained(source / part)
+        for file in [*(source / part).glob("*.bin"), *(source / part).glob("*.safetensors")]:
+            file.unlink()
+        network.half().save_pretrained(source / part, variant="fp16")
+    index = json.loads((source / "model_index.json").read_text())
+    (source / "model_index.json").write_text(json.dumps({**index, "_class_name": ["pipeline_rdm", "RDMPipeline"]}))
+    diffusers_rdm.convert(source, tmp_path / "ours")
+    pipe = RDMPipeline.from_pretrained(tmp_path / "ours")
+    with pipe.sampling_with(pipe.defaults.sampler):
+        assert type(pipe.scheduler).__name__ == "PNDMScheduler"
+    assert pipe.config.text_mode == "text+neighbors"
+
+
 def test_research_pipeline_of_another_kind_is_refused(tmp_path: Path, random_rdm: Path) -> None:
     with pytest.raises(BowerbirdError, match="already in bowerbird's layout"):
         diffusers_rdm.convert(random_rdm, tmp_path / "out")

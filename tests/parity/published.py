@@ -359,7 +359,7 @@ def ddim(predict, noise: Tensor, steps: int, scale: float, context: Tensor) -> T
     `predict(x, t, nulls, contexts)` -> the two predictions as one batch, without the context first.
     """
     bars = (1 - betas()).cumprod(0)
-    times = list(range(1, 1001, 1000 // steps))[:steps]
+    times = list(range(1, 1001, 1000 // steps))
     x, before = noise.double(), [bars[0], *(bars[t] for t in times[:-1])]
     for t, previous in reversed(list(zip(times, before, strict=True))):
         empty, full = predict(x.float(), torch.full((len(x),), t), torch.zeros_like(context), context).chunk(2)

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bowerbird import BowerbirdError, Neighbors, RDMPipeline
 from bowerbird.core.torch_file import Stored
 from bowerbird.systems import generation
-from bowerbird.systems.rdm.interop import compvis, compvis_state, compvis_unet, compvis_vae, dotless
+from bowerbird.systems.queries import make_request
+from bowerbird.systems.rdm.interop import compvis, compvis_schedule, compvis_state, compvis_unet, compvis_vae, dotless
 from tests.faults import plain
 from tests.parity import published
 
@@ -72,8 +74,10 @@ def test_networks_agree(tmp_path: Path, make: Any, size: int) -> None:
 
 
 @torch.no_grad()
-def test_sampling_agrees(tmp_path: Path) -> None:
-    """Whole pictures: schedule, DDIM's times, guidance from zeros, raw embeddings, the codebook."""
+@pytest.mark.parametrize("steps", [10, 7])
+def test_sampling_agrees(tmp_path: Path, steps: int) -> None:
+    """Whole pictures, also where the steps do not divide 1000: schedule, DDIM's times, guidance from zeros, raw
+    embeddings, the codebook."""
     unet, stage = small_256()
     pipe, _ = imported(tmp_path, published.checkpoint(unet, stage, optimizer=False), size=32)
     rng = np.random.default_rng(0)
@@ -87,12 +91,13 @@ def test_sampling_agrees(tmp_path: Path) -> None:
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     noise = torch.stack([torch.randn(3, 8, 8, generator=g) for g in seeds])
     one_by_one = lambda x, t, null, asked: torch.cat([unet(x, t, null), unet(x, t, asked)])  # noqa: E731
-    wanted = published.ddim(one_by_one, noise, 10, 2.0, torch.from_numpy(embeddings))
+    wanted = published.ddim(one_by_one, noise, steps, 2.0, torch.from_numpy(embeddings))
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
-    latents = pipe(
-        neighbors=hits, num_inference_steps=10, guidance_scale=2.0, generator=seeds, output_type="latent"
-    ).images
-    assert torch.allclose(latents, wanted, atol=1e-4)
+    with pipe.sampling_with(pipe.defaults.sampler):
+        latents = pipe(
+            neighbors=hits, num_inference_steps=steps, guidance_scale=2.0, generator=seeds, output_type="latent"
+        ).images
+    assert torch.allclose(latents, wanted, rtol=1e-5, atol=1e-4)
     assert torch.allclose(pipe.decode_latents(latents), stage.decode(wanted).clamp(-1, 1), atol=1e-3)
     assert not pipe.config.trained_null
 
@@ -362,11 +367,96 @@ def test_averages_that_training_never_touched_are_not_taken(tmp_path: Path) -> N
 def test_generating_by_default_is_the_published_sampling(tmp_path: Path) -> None:
     pipe, _ = imported(tmp_path, published.checkpoint(*small_256(), optimizer=False), size=32)
     usual = generation.default_settings(pipe)
-    assert (usual.steps, usual.guidance_scale, pipe.defaults.sampler) == (100, 2.0, "ddim")
+    assert (usual.steps, usual.guidance_scale, pipe.defaults.sampler) == (100, 2.0, "ddim-compvis")
     pipe.set_sampler("dpmsolver++")
     pipe.set_sampler("ddim")
-    pipe.scheduler.set_timesteps(100)
-    assert pipe.scheduler.timesteps.tolist() == list(range(991, 0, -10))
+    for steps, times in ((100, range(991, 0, -10)), (150, range(997, 0, -6)), (1000, range(999, 0, -1))):
+        pipe.scheduler.set_timesteps(steps)
+        assert pipe.scheduler.timesteps.tolist() == list(times)
+    hits = Neighbors.from_embeddings(np.ones((1, 4, 64), np.float32), [["a"] * 4])
+    for sampler in (pipe.defaults.sampler, "as-saved"):
+        pipe.set_sampler(sampler)
+        with pytest.raises(BowerbirdError, match="1 to 1000"):
+            pipe(neighbors=hits, num_inference_steps=1001)
+    with pytest.raises(BowerbirdError, match="beyond the last time"):
+        pipe(neighbors=hits, num_inference_steps=1000)
+
+
+def test_prompts_enter_as_in_the_published_scripts(tmp_path: Path) -> None:
+    """256 px: the text's embedding and k - 1 neighbors; 768 px: the text's embedding alone."""
+    for make, mode in ((small_256, "text+neighbors"), (small_768, "text")):
+        (tmp_path / mode).mkdir()
+        pipe, _ = imported(tmp_path / mode, published.checkpoint(*make(), optimizer=False), size=128)
+        assert pipe.resolve(make_request("a bird")).text_mode == mode
+        assert pipe.resolve(make_request("a bird", text_mode="neighbors")).text_mode == "neighbors"
+        assert pipe.resolve(make_request(image=Image.new("RGB", (8, 8)))).text_mode is None
+
+
+def test_published_schedule_where_the_file_has_none() -> None:
+    assert compvis_schedule.schedule({}, kl=False)["beta_end"] == 0.0195
+    assert compvis_schedule.schedule({}, kl=True)["beta_end"] == 0.015
+
+
+def test_settings_of_training_programs_in_old_pickles_are_passed_over(tmp_path: Path) -> None:
+    """OmegaConf's objects hold types; protocol 2 calls int, str and range long, unicode and xrange."""
+    held: Any = published.checkpoint(*small_256(), optimizer=False)
+    held["hyper_parameters"] = {"kinds": [int, str, range, bytes, chr, float], "seen": Counter("ab")}
+    torch.save(held, tmp_path / "m.ckpt", pickle_protocol=2)
+    assert compvis.plan(tmp_path / "m.ckpt").weights == "ema"
+
+
+def test_a_tensor_of_no_account_is_left_out_where_asked(tmp_path: Path) -> None:
+    held = _with(published.checkpoint(*small_256(), optimizer=False), something__else=torch.ones(1))
+    torch.save(held, tmp_path / "m.ckpt")
+    with pytest.raises(BowerbirdError, match=r"--ignore something\.else"):
+        compvis.plan(tmp_path / "m.ckpt")
+    plan = compvis.plan(tmp_path / "m.ckpt", compvis.Choices(ignore=("something.",)))
+    assert plan.ignored["tensors below something. (--ignore)"] == 1
+    with pytest.raises(BowerbirdError, match="no tensor's name begins with 'nothing'"):
+        compvis.plan(tmp_path / "m.ckpt", compvis.Choices(ignore=("nothing",)))
+
+
+def test_stable_diffusion_without_its_text_encoder_is_no_rdm(tmp_path: Path) -> None:
+    unet = published.UNet(32, (1, 2, 4, 4), (4, 2, 1), 48, 4)
+    stage = published.FirstStage(32, (1, 2, 4, 4), 4, codes=0)
+    torch.save(published.checkpoint(unet, stage, optimizer=False), tmp_path / "m.ckpt")
+    with pytest.raises(BowerbirdError, match="Stable Diffusion's is 8x with 4"):
+        compvis.plan(tmp_path / "m.ckpt")
+    assert compvis.plan(tmp_path / "m.ckpt", compvis.Choices(embeddings="unit")).pipeline["normalize_embeddings"]
+
+
+def _hole(tensor: torch.Tensor) -> None:
+    tensor.flatten()[1024:2048] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.view(-1)[5:6].fill_(float("nan")), "not finite"),
+        (lambda t: t.zero_(), "zero throughout"),
+        (_hole, "1024 zeros in a row"),
+    ],
+)
+def test_damaged_numbers_are_refused(tmp_path: Path, change: Any, said: str) -> None:
+    held: Any = published.checkpoint(*small_256(), optimizer=False)
+    name = published.dotless("middle_block.0.in_layers.2.weight")
+    held["state_dict"][name] = held["state_dict"][name].clone()
+    change(held["state_dict"][name])
+    torch.save(held, tmp_path / "m.ckpt")
+    with pytest.raises(BowerbirdError, match=said):
+        compvis.write(compvis.plan(tmp_path / "m.ckpt"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_changed_bytes_of_a_tensor_are_found_by_their_checksum(tmp_path: Path) -> None:
+    torch.save(published.checkpoint(*small_256(), optimizer=False), tmp_path / "m.ckpt")
+    stored = compvis.plan(tmp_path / "m.ckpt").unet.tensors["mid_block.resnets.0.conv1.weight"]
+    with (tmp_path / "m.ckpt").open("r+b") as file:
+        file.seek(stored.start + 40)
+        file.write(b"\x11\x22")
+    with pytest.raises(BowerbirdError, match="checksum"):
+        compvis.write(compvis.plan(tmp_path / "m.ckpt"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_heads_divide_only_where_there_is_attention(tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ def compvis(
     scale_factor: Annotated[
         float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")
     ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="NAME", help="Leave out tensors whose names begin so; may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take over released RDM weights: U-Net, first stage and schedule, in diffusers layout.
@@ -135,7 +139,9 @@ def compvis(
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
     from bowerbird.systems.rdm.interop import compvis as released
 
-    choices = released.Choices(head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype)
+    choices = released.Choices(
+        head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype, tuple(ignore or ())
+    )
     plan = released.plan(checkpoint, choices)
     report = plan.report()
     if not dry_run and out is not None:

@@ -125,6 +125,12 @@ HARMLESS = frozenset(
         "NoneType",
         "Ellipsis",
         "NotImplemented",
+        # what pickles of protocol 2 call int, str, range and chr
+        "long",
+        "unicode",
+        "xrange",
+        "unichr",
+        "basestring",
     }
 )
 PICKLE_LIMIT, HEADER_LIMIT, LARGEST = 16 * 2**20, 100 * 2**20, 2**48
@@ -152,13 +158,15 @@ DAMAGE = (
 @dataclass(frozen=True)
 class Stored:
     """A tensor that has not been read: its `dtype` by name, `shape` and `stride` in elements, and where in `file` its
-    first element lies, in bytes."""
+    first element lies, in bytes. `crc`: the checksum (CRC-32) the file gives of exactly these bytes, None where it
+    gives none."""
 
     file: Path
     start: int
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    crc: int | None = None
 
     @property
     def numel(self) -> int:
@@ -166,7 +174,7 @@ class Stored:
         return math.prod(self.shape)
 
     def read(self) -> torch.Tensor:
-        """The tensor, in memory of its own."""
+        """The tensor, in memory of its own. Raises: BowerbirdError where its bytes are not those that were written."""
         import torch
 
         dtype = getattr(torch, self.dtype)
@@ -178,16 +186,23 @@ class Stored:
             file.seek(self.start)
             if file.readinto(data) != length:
                 raise BowerbirdError(f"{self.file}: ends before its tensors do; it was cut off, fetch it again")
+        if self.crc is not None and zlib.crc32(data) != self.crc:
+            raise BowerbirdError(
+                f"{self.file}: the bytes of a tensor of shape {self.shape} do not match their checksum; the file is"
+                " damaged, fetch it again"
+            )
         return torch.as_strided(torch.frombuffer(data, dtype=dtype), self.shape, self.stride)
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes that tensors are views of, from `start` in the file; `dtype` is None for a kind that is not known here."""
+    """Bytes that tensors are views of, from `start` in the file; `dtype` is None for a kind that is not known here,
+    `crc` is 0 where the file gives no checksum."""
 
     dtype: str | None
     start: int
     length: int
+    crc: int
 
 
 class _Shell:
@@ -213,7 +228,7 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 class _Reader(pickle._Unpickler):
     """Builds what the pickle of a checkpoint says, out of plain containers, `Stored` tensors and shells."""
 
-    def __init__(self, data: bytes, path: Path, storages: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, data: bytes, path: Path, storages: Mapping[str, tuple[int, int, int]]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self.path, self.storages = path, storages
         # a class of this file's own: a pickle may set attributes on the classes it names
@@ -266,7 +281,9 @@ class _Reader(pickle._Unpickler):
             or max(first + _span(size, step), math.prod(size)) * each > storage.length
         ):
             raise BowerbirdError(f"{self.path}: a tensor of shape {size} reaches beyond its bytes; the file is damaged")
-        return Stored(self.path, storage.start + first * each, storage.dtype, size, step)
+        whole = first == 0 and _span(size, step) * each == storage.length
+        crc = storage.crc if whole and storage.crc else None
+        return Stored(self.path, storage.start + first * each, storage.dtype, size, step, crc)
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -322,7 +339,7 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
                 start = info.header_offset + 30 + name_length + extra_length
                 if start + info.file_size > end:
                     raise BowerbirdError(f"{path}: ends before its tensors do; it was cut off, fetch it again")
-                storages[key] = (start, info.file_size)
+                storages[key] = (start, info.file_size, info.CRC)
     return _Reader(archive.read(entries["data.pkl"]), path, storages).load()
 
 

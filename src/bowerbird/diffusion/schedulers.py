@@ -22,8 +22,13 @@ REGISTRY: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmsolver++": ("DPMSolverMultistepScheduler", {}),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "ddim-compvis": (
+        "bowerbird.diffusion.compvis_ddim:CompVisDDIMScheduler",
+        {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"},
+    ),
 }
-"""Samplers by name: the class in diffusers, and what it is made with beside the schedule. A line here is a sampler."""
+"""Samplers by name: the class (of diffusers, or `module:Class`), and what it is made with beside the schedule. A line
+here is a sampler."""
 SAMPLERS = tuple(REGISTRY)
 ENTRY_POINTS = "bowerbird.samplers"
 
@@ -37,16 +42,14 @@ def scheduler(name: str = "ddim", *, prediction_type: str = "v_prediction", conf
     base = dict(config) if config is not None else {**BETAS, "prediction_type": prediction_type}
     extra: dict[str, Any] = {}
     if name in REGISTRY:
-        import diffusers
-
         known, extra = REGISTRY[name]
-        made = getattr(diffusers, known)
+        made = plugins.load_object(known if plugins.is_path(known) else f"diffusers:{known}")
     else:
         made = plugins.load_object(name) if plugins.is_path(name) else plugins.entry_point(ENTRY_POINTS, name)
         if made is None:
             others = (*SAMPLERS, *plugins.entry_point_names(ENTRY_POINTS))
             raise BowerbirdError(f"sampler {name!r} is not known; choose one of {', '.join(others)}, or module:Class")
-    return made.from_config(base, **extra, timestep_spacing="trailing")
+    return made.from_config(base, **{"timestep_spacing": "trailing", **extra})
 
 
 def from_clean(noise_scheduler: Any, clean: Tensor, sample: Tensor, timestep: Any) -> Tensor:

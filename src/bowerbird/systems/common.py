@@ -40,8 +40,9 @@ def schedule(
     scheduler: Any, num_inference_steps: int, eta: float, generators: list[torch.Generator], device: Any
 ) -> tuple[Tensor, dict[str, Any]]:
     """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
-    if num_inference_steps < 1:
-        raise BowerbirdError(f"num_inference_steps is 1 or more; got {num_inference_steps}")
+    total = int(scheduler.config.num_train_timesteps)
+    if not 1 <= num_inference_steps <= total:
+        raise BowerbirdError(f"num_inference_steps is 1 to {total}, the steps of training; got {num_inference_steps}")
     accepted = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {}
     if "eta" in accepted:
@@ -51,6 +52,8 @@ def schedule(
     if "generator" in accepted:
         extra["generator"] = generators
     scheduler.set_timesteps(num_inference_steps, device=device)
+    if int(scheduler.timesteps.max()) >= total:  # an offset of one, as Stable Diffusion's, and a step for every time
+        raise BowerbirdError(f"{num_inference_steps} steps begin beyond the last time, {total - 1}; choose fewer")
     return scheduler.timesteps, extra
 
 

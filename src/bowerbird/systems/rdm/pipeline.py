@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 COUNTS_FILE = "proposal.safetensors"
+AS_SAVED = "as-saved"
+"""The sampler that is the scheduler saved with the model."""
 
 
 class RDMPipeline(System):
@@ -34,9 +37,9 @@ class RDMPipeline(System):
 
     `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
     `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero vectors
-    that no training showed them (a note for readers, nothing depends on it). `num_inference_steps`, `guidance_scale`
-    and `sampler` are how it generates unless asked otherwise. `proposal_counts` maps an item's id to how often it was
-    a neighbor in training: p_D, kept in `proposal.safetensors`.
+    that no training showed them (a note for readers, nothing depends on it). `num_inference_steps`, `guidance_scale`,
+    `sampler` and `text_mode` are how it generates unless asked otherwise. `proposal_counts` maps an item's id to how
+    often it was a neighbor in training: p_D, kept in `proposal.safetensors`.
     """
 
     model_cpu_offload_seq = "unet->vae"
@@ -56,6 +59,7 @@ class RDMPipeline(System):
         num_inference_steps: int = 20,
         guidance_scale: float = 3.0,
         sampler: str = "dpmsolver++",
+        text_mode: str = "neighbors",
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
@@ -69,6 +73,7 @@ class RDMPipeline(System):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             sampler=sampler,
+            text_mode=text_mode,
         )
         self._counts: dict[int, int] = {}
         self._as_made = self._chosen = scheduler
@@ -76,7 +81,9 @@ class RDMPipeline(System):
     @property
     def capabilities(self) -> Capabilities:
         """Any number of neighbors, as embeddings; guidance can be kept to a part of the steps."""
-        return Capabilities((common.trained_size(self.unet, self.vae),), guidance_interval=True, any_size=True)
+        size = common.trained_size(self.unet, self.vae)
+        samplers = (*schedulers.SAMPLERS, AS_SAVED)
+        return Capabilities((size,), guidance_interval=True, any_size=True, samplers=samplers)
 
     @property
     def proposal_counts(self) -> dict[int, int]:
@@ -99,7 +106,7 @@ class RDMPipeline(System):
         knowledge_base: KnowledgeBase | None = None,
         k: int | None = None,
         weights: Sequence[float] | None = None,
-        text_mode: str = "neighbors",
+        text_mode: str | None = None,
         image_mode: str = "image+neighbors",
         search_mode: str | None = None,
         where: str | None = None,
@@ -188,6 +195,15 @@ class RDMPipeline(System):
         request = self.resolve(request)
         return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
 
+    def resolve(self, request: Request) -> Request:
+        """`request` with what this model takes where it leaves something open; prompts enter as its authors let them
+        (`text_mode`)."""
+        request = super().resolve(request)
+        own = self.config.text_mode
+        if request.prompts is None or request.text_mode is not None or own == "neighbors":
+            return request
+        return replace(request, text_mode=own)
+
     def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
         """Neighbors -> tokens on the network's device. Raises: MismatchError when the embeddings have another
         width."""
@@ -215,10 +231,13 @@ class RDMPipeline(System):
         ).sample.float()
 
     def set_sampler(self, name: str) -> None:
-        """Sample with `dpmsolver++`, `ddim` or `unipc` from now on; the training schedule stays."""
+        """Sample with `dpmsolver++`, `ddim`, `ddim-compvis`, `unipc`, or `as-saved` (the model's own scheduler) from
+        now on; the training schedule stays."""
         if self.scheduler is not self._chosen:  # somebody put one in its place
             self._as_made = self.scheduler
-        own = name == "ddim" and type(self._as_made).__name__ == "DDIMScheduler"  # with the steps its authors took
+        if name == "ddim" and self.config.sampler == "ddim-compvis":  # DDIM as its authors run it
+            name = "ddim-compvis"
+        own = name == AS_SAVED or (name == "ddim" and type(self._as_made).__name__ == "DDIMScheduler")
         self.scheduler = self._chosen = (
             self._as_made if own else schedulers.scheduler(name, config=self._as_made.config)
         )

@@ -17,13 +17,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.torch_file import DAMAGE, Stored, read_torch_file
 from bowerbird.systems.rdm.interop import compvis_card, compvis_schedule, compvis_state, compvis_unet, compvis_vae
 from bowerbird.systems.rdm.interop.compvis_state import EMA, FIRST_STAGE, UNET
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -32,7 +35,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 @dataclass(frozen=True)
 class Choices:
     """What the file does not tell; None is what the published model of that shape has. `heads`: the same number of
-    heads at every level instead."""
+    heads at every level instead. `ignore`: tensors whose names begin with one of these are left out."""
 
     head_channels: int = compvis_unet.HEAD_CHANNELS
     heads: int | None = None
@@ -43,6 +46,7 @@ class Choices:
     k: int | None = None
     ema: bool = True
     dtype: str = "float32"
+    ignore: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,12 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
 
 
 def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Counter[str]) -> Plan:
+    for prefix in choices.ignore:
+        left = [name for name in tensors if name.startswith(prefix)]
+        if not prefix or not left:
+            raise BowerbirdError(f"no tensor's name begins with {prefix!r} (--ignore); --dry-run shows what is in it")
+        tensors = {name: stored for name, stored in tensors.items() if name not in left}
+        ignored[f"tensors below {prefix} (--ignore)"] += len(left)
     compvis_state.refuse_other_models(tensors)
     source, weights, why = compvis_state.unet_weights(tensors, ema=choices.ema)
     first_stage = {
@@ -141,6 +151,12 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
         raise BowerbirdError(
             f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes"
             f" {vae.embed_dim}; no RDM is so"
+        )
+    if not vae.codes and (vae.factor, vae.latent_channels) != (16, 16) and choices.embeddings is None:
+        raise BowerbirdError(
+            f"its first stage is KL, {vae.factor}x with {vae.latent_channels} channels, as no published RDM's (Stable"
+            " Diffusion's is 8x with 4, and its U-Net reads text, not neighbors); if this one was trained on neighbors,"
+            " say how it takes their embeddings: --embeddings raw or unit"
         )
     heads = _heads(unet, choices)
     size = choices.size or (768 if vae.factor == 16 else 256)
@@ -157,7 +173,8 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
                 ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
         elif not name.startswith(FIRST_STAGE):
             raise BowerbirdError(
-                f"holds {name}, which no published RDM has; it may be another model. Nothing was written"
+                f"holds {name}, which no published RDM has; it may be another model. Nothing was written. If it is"
+                f" of no account, leave it out with --ignore {name}"
             )
     parts = (
         _part(
@@ -184,11 +201,13 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
         "latent scale": f"{scale:g} ({whence})",
         "prediction": "noise (as published)",
     }
+    if "betas" not in tensors:
+        assumed["schedule"] = "as published"
     pipeline = _pipeline(unet, vae, choices)
     return Plan(
         path,
         *parts,
-        compvis_schedule.schedule(tensors),
+        compvis_schedule.schedule(tensors, kl=not vae.codes),
         pipeline,
         weights,
         assumed,
@@ -249,14 +268,16 @@ def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, 
         # as the authors' scripts sample
         "num_inference_steps": 100 if vae.codes else 50,
         "guidance_scale": 2.0 if vae.codes else 5.0,
-        "sampler": "ddim",
+        "sampler": "ddim-compvis",
+        "text_mode": "text+neighbors" if vae.codes else "text",
     }
 
 
 def write(made: Plan, out: str | Path, *, progress: Any = None) -> None:
     """Write `made` to the directory `out`, which `RDMPipeline.from_pretrained` opens, and diffusers part by part.
 
-    `progress(done, total)` counts tensors. Raises: BowerbirdError when tensors are missing; nothing is left then.
+    `progress(done, total)` counts tensors. Raises: BowerbirdError when tensors are missing or damaged; nothing is left
+    then.
     """
     import diffusers
     import torch
@@ -277,9 +298,14 @@ def write(made: Plan, out: str | Path, *, progress: Any = None) -> None:
         for name, part, network in (("unet", made.unet, unet), ("vae", made.vae, vae)):
             network.save_config(folder / name)
 
-            def read(key: str, part: Part = part) -> torch.Tensor:
+            def read(key: str, part: Part = part, name: str = name) -> torch.Tensor:
                 nonlocal done
-                tensor = part.tensors[key].read().reshape(part.shapes[key]).to(getattr(torch, made.dtype))
+                tensor = part.tensors[key].read()
+                if damage := _damage(tensor):
+                    raise BowerbirdError(
+                        f"{made.file}: {name}: {key} {damage}; the file is damaged, fetch it again. Nothing was written"
+                    )
+                tensor = tensor.reshape(part.shapes[key]).to(getattr(torch, made.dtype))
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -291,3 +317,20 @@ def write(made: Plan, out: str | Path, *, progress: Any = None) -> None:
         scheduler.save_config(folder / "scheduler")
         RDMPipeline(unet=unet, vae=vae, scheduler=scheduler, **made.pipeline).save_config(folder)
         (folder / "README.md").write_text(compvis_card.card(made.report()), encoding="utf-8")
+
+
+HOLE = 1024
+"""So many zeros in a row, from a multiple of it, are no weights: a file system's page of zeros is 1024 numbers."""
+
+
+def _damage(tensor: torch.Tensor) -> str | None:
+    """What no trained tensor is, and a broken download can be; None for a sound one."""
+    if not tensor.isfinite().all():
+        return "holds numbers that are not finite"
+    if tensor.ndim < 2:  # biases, and norms, may be zero
+        return None
+    flat = tensor.flatten()
+    whole = flat[: len(flat) // HOLE * HOLE].view(-1, HOLE)
+    if not flat.any():
+        return "is zero throughout"
+    return None if whole.any(1).all() else f"has {HOLE} zeros in a row"

@@ -28,6 +28,8 @@ BUFFERS = frozenset(
     }
 )
 PUBLISHED = {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
+KL_BETA_END = 0.015
+"""Where the schedule of the 768 px model ends."""
 SAMPLER = {
     "prediction_type": "epsilon",
     "clip_sample": False,
@@ -38,11 +40,11 @@ SAMPLER = {
 """How the released code takes DDIM steps: times 1, 1 + c, 1 + 2c, … and the first alpha at the end."""
 
 
-def schedule(tensors: Mapping[str, Stored]) -> dict[str, Any]:
-    """The arguments of `DDIMScheduler`; the published schedule where the file has no `betas`. Raises: BowerbirdError
-    when they are none."""
+def schedule(tensors: Mapping[str, Stored], *, kl: bool) -> dict[str, Any]:
+    """The arguments of `DDIMScheduler`; where the file has no `betas`, the published schedule of models with a VQ
+    (`kl`: a KL) first stage. Raises: BowerbirdError when they are none."""
     if "betas" not in tensors:
-        return {**PUBLISHED, **SAMPLER}
+        return {**PUBLISHED, **SAMPLER, **({"beta_end": KL_BETA_END} if kl else {})}
     betas = tensors["betas"].read().double().numpy()
     if betas.ndim != 1 or len(betas) < 2 or not np.isfinite(betas).all() or betas.min() <= 0 or betas.max() >= 1:
         raise BowerbirdError(

@@ -29,12 +29,14 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     from safetensors import SafetensorError
     from transformers import CLIPModel, CLIPTokenizer
 
-    from bowerbird.systems.rdm.pipeline import RDMPipeline
+    from bowerbird.systems.rdm.pipeline import AS_SAVED, RDMPipeline
 
     source, out = Path(source), Path(out)
     index = files.read_json(source / "model_index.json", "diffusers pipeline")
-    if index.get("_class_name") != "RDMPipeline" or "clip" not in index:
-        kind = "already in bowerbird's layout" if "normalize_embeddings" in index else f"a {index.get('_class_name')}"
+    said = index.get("_class_name")
+    said = said[-1] if isinstance(said, list) and said else said  # code of its own is listed as [file, class]
+    if said != "RDMPipeline" or "clip" not in index:
+        kind = "already in bowerbird's layout" if "normalize_embeddings" in index else f"a {said}"
         raise BowerbirdError(
             f"{source}: {kind}, not the RDMPipeline of diffusers' research examples (with clip, vae, unet, scheduler)"
         )
@@ -49,14 +51,14 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
                 *named[part].from_pretrained(
                     source / part,
                     dtype=getattr(torch, dtype),
-                    use_safetensors=_safe(source / part),
                     output_loading_info=True,
+                    **_files(source / part),
                 )
             )
             for part in ("unet", "vae")
         )
         scheduler = named["scheduler"].from_pretrained(source / "scheduler")
-        clip = _whole(*CLIPModel.from_pretrained(source / "clip", output_loading_info=True))
+        clip = _whole(*CLIPModel.from_pretrained(source / "clip", output_loading_info=True, **_files(source / "clip")))
         tokenizer = CLIPTokenizer.from_pretrained(source / "tokenizer")
         width = int(clip.config.projection_dim)
     except (
@@ -79,13 +81,15 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
             " are of two models"
         )
     settings: dict[str, Any] = {
-        "k": 10,
+        "k": 11,  # the prompt, and the ten pictures it retrieves
+        "text_mode": "text+neighbors",
         "normalize_embeddings": True,
         "embedding_length": 1.0,
         "encoder_name": str(out.absolute() / "encoder"),
         "trained_null": False,
         "num_inference_steps": 50,
         "guidance_scale": 7.5,
+        "sampler": AS_SAVED,
     }
     with files.atomic_directory(out) as folder:
         RDMPipeline(unet=unet, vae=vae, scheduler=scheduler, **settings).save_pretrained(folder)
@@ -100,8 +104,14 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     }
 
 
-def _safe(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
+def _files(folder: Path) -> dict[str, Any]:
+    """Which of the weight files in `folder` to read, as `from_pretrained` takes it: safetensors rather than pickles,
+    and a variant (`model.fp16.safetensors`) where there is nothing else."""
+    safe = sorted(folder.glob("*.safetensors"))
+    names = [file.name.split("-0")[0].removesuffix(file.suffix) for file in safe or sorted(folder.glob("*.bin"))]
+    variants = [name.partition(".")[2] for name in names]
+    chosen = {"variant": variants[0]} if variants and all(variants) else {}
+    return {"use_safetensors": bool(safe), **chosen}
 
 
 def _whole(network: Any, info: dict[str, Any]) -> Any:
