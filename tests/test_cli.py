@@ -92,6 +92,13 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, kb_path: Path) -> None
         (("kb", "info", "nowhere"), "kb build"),
         (("kb", "remove", kb_path, "--ids", "abc"), "whole numbers"),
         (("kb", "remove", kb_path), "one of them"),
+        (("kb", "remove", kb_path, "--ids", ""), "--ids ''"),
+        (("kb", "remove", kb_path, "--where", ""), "--where '' is empty"),
+        (("kb", "remove", kb_path, "--where", " ", "--dry-run"), "true for every item"),
+        (("kb", "update", kb_path, "--where", "", "--set", "x=1"), "--where '' is empty"),
+        (("kb", "update", kb_path, "--where", "true", "--dry-run"), "nothing to change"),
+        (("kb", "export", kb_path, "out", "--where", ""), "--where '' is empty"),
+        (("kb", "restore", kb_path, "--version", "7"), "there are 0 to 1"),
         (("search", kb_path), "--text or --image"),
         (("search", kb_path, "--text", " "), "empty"),
         (("search", kb_path, "--text", "x", "-k", "100000"), "choose k from 1 to 216"),
@@ -205,8 +212,17 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     scores = [r["score"] for r in found["results"]]
     assert scores == sorted(scores, reverse=True)
     item = found["results"][0]["id"]
+    dry = bowerbird("kb", "remove", "kb", "--where", "true", "--dry-run", cwd=tmp_path)
+    assert "would remove 36 of 36 items, 31 more not shown" in dry.stderr
+    assert dry.stdout.count("\n") == 5
+    dry = bowerbird("kb", "update", "kb", "--ids", item, "--set", "x=1", "--dry-run", "--json", cwd=tmp_path)
+    assert (json.loads(dry.stdout)["would update"], json.loads(dry.stdout)["first"][0]["id"]) == (1, item)
     removed = json.loads(bowerbird("kb", "remove", "kb", "--ids", item, "--json", cwd=tmp_path).stdout)
-    assert (removed["removed"], removed["items"]) == (1, 35)
+    assert (removed["removed"], removed["items"], removed["version"]) == (1, 35, 2)
+    assert removed["undo"] == "bowerbird kb restore kb --version 1"
+    restored = json.loads(bowerbird(*removed["undo"].split()[1:], "--json", cwd=tmp_path).stdout)
+    assert restored == {"path": "kb", "version": 3, "items": 36, "restored": 1}
+    assert "kb restore kb --version 3" in bowerbird("kb", "remove", "kb", "--ids", item, cwd=tmp_path).stderr
     again = json.loads(bowerbird("kb", "add", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (again["added"], again["already_present"]) == (1, 35)
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)

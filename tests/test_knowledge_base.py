@@ -23,6 +23,7 @@ from bowerbird import KnowledgeBase, encoders
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT
 from bowerbird.data.drawn import read_drawn
+from bowerbird.knowledge.export import export as write_export
 from bowerbird.knowledge.search import bm25, dense
 
 
@@ -119,6 +120,45 @@ def test_remove_and_versions(kb: KnowledgeBase) -> None:
     assert np.isin(before.ids(), gone).any()  # a reader keeps the version it opened
     with pytest.raises(BowerbirdError, match="no item"):
         kb.get([int(gone[0])])
+
+
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_an_empty_condition_is_refused_and_changes_nothing(kb: KnowledgeBase, tmp_path: Path, blank: str) -> None:
+    before = kb.ids().tolist()
+    for change in (
+        lambda: kb.remove(where=blank),
+        lambda: kb.update(where=blank, caption="x"),
+        lambda: kb.search(text="red", k=2, where=blank),
+        lambda: kb.add("drawn", where=blank),
+        lambda: write_export(kb, tmp_path / "out", where=blank),
+    ):
+        with pytest.raises(BowerbirdError, match=r"is empty.*true for every item"):
+            change()
+    assert (KnowledgeBase.open(kb.path).ids().tolist(), kb.version) == (before, 1)
+    assert not (tmp_path / "out").exists()
+    assert kb.remove(where="true") == len(before)
+
+
+def test_restore_makes_a_version_equal_to_an_earlier_one(kb: KnowledgeBase) -> None:
+    before, query = sorted(kb.ids().tolist()), kb.get(kb.ids()[:1].tolist()).embeddings[0]
+    expected = kb.search(embeddings=query, k=36)
+    kb.update(where="true", metadata={"mark": 1})
+    kb.remove(where="true")
+    assert (len(kb), kb.restore(1), len(kb)) == (0, 4, 36)
+    for again in (kb, KnowledgeBase.open(kb.path)):
+        assert sorted(again.ids().tolist()) == before
+        assert "mark" not in again.info()["metadata"]
+        found = again.search(embeddings=query, k=36)
+        assert (found.ids == expected.ids).all()
+        assert (found.scores == expected.scores).all()
+    assert (kb.restore(2), kb.ids("mark = 1").size) == (5, 36)
+    assert (kb.restore(5), kb.versions) == (5, [0, 1, 2, 3, 4, 5])
+    kb.compact(drop_history=True)
+    with pytest.raises(BowerbirdError, match=r"version 3 is not kept; there is 6 alone.*--drop-history"):
+        kb.restore(3)
+    with pytest.raises(BowerbirdError, match=r"version 99 is not kept; there is 6 alone$"):
+        kb.restore(99)
+    assert (KnowledgeBase.open(kb.path).version, len(kb)) == (6, 36)
 
 
 def test_another_encoder_is_refused_with_the_fix(kb: KnowledgeBase) -> None:

@@ -145,6 +145,10 @@ def test_changes_are_seen_and_removed_items_never_come_back(
     assert sorted(again.ids().tolist()) == sorted(there.ids().tolist())
     with pytest.raises(BowerbirdError, match="is not kept"):
         KnowledgeBase.open(place, version=version)
+    with pytest.raises(BowerbirdError, match="is not kept"):
+        again.restore(version)
+    with pytest.raises(BowerbirdError, match="is empty"):
+        again.remove(where=" ")
     assert export(again, tmp_path / "out", form="parquet") == 29
     assert len(KnowledgeBase.build(tmp_path / "back", tmp_path / "out", encoder=PlainEncoder())[0]) == 29
 

@@ -31,6 +31,7 @@ STEPS = st.lists(
         st.tuples(st.just("remove"), NUMBERS),
         st.tuples(st.just("update"), NUMBERS),
         st.tuples(st.just("compact"), st.booleans()),
+        st.tuples(st.just("restore"), st.integers(0, 9)),
         st.tuples(st.just("reopen"), st.none()),
     ),
     min_size=1,
@@ -95,6 +96,10 @@ def test_sequences(tmp_path: Path, steps: list[tuple[str, object]]) -> None:
         elif verb == "compact":
             kb.compact(drop_history=what)
             versions = {} if what else versions
+        elif verb == "restore":
+            kept = sorted(versions)[what % len(versions)]
+            kb.restore(kept)
+            model = dict(versions[kept])
         else:
             kb = KnowledgeBase.open(kb.path, encoder=PlainEncoder())
         versions[kb.version] = dict(model)

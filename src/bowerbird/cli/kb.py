@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,96 +130,15 @@ def add(
 
 
 @app.command()
-def remove(
-    kb: KbArgument,
-    ids: Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")] = None,
-    where: WhereOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove items by id or by condition.
-
-    Example: bowerbird kb remove my-kb --where "style = 'noto'"
-    """
-    from bowerbird.knowledge.base import KnowledgeBase
-
-    numbers = _ids(ids, kb)
-    opened = KnowledgeBase.open(kb)
-    count = opened.remove(ids=numbers, where=where)
-    if as_json:
-        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "removed": count})
-    else:
-        say(f"{kb}: removed {count}, {len(opened)} items left (version {opened.version})")
-
-
-@app.command()
-def update(
-    kb: KbArgument,
-    ids: Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")] = None,
-    where: WhereOption = None,
-    caption: Annotated[
-        str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give items another caption or other metadata; nothing is embedded again.
-
-    Example: bowerbird kb update my-kb --where "style = 'noto'" --set license=Apache-2.0
-    """
-    from bowerbird.knowledge.base import KnowledgeBase
-
-    opened = KnowledgeBase.open(kb)
-    count = opened.update(
-        ids=_ids(ids, kb), where=where, caption=caption, metadata=dict(_pair(text) for text in changes or [])
-    )
-    if as_json:
-        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count})
-    else:
-        say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
-
-
-@app.command()
-def compact(
-    kb: KbArgument,
-    drop_history: Annotated[
-        bool, typer.Option("--drop-history", help="Also drop every version but the newest, and the space they take.")
-    ] = False,
-    memory: MemoryOption = "2G",
-    as_json: JsonOption = False,
-) -> None:
-    """Write the rows as few files and the index again, after many changes.
-
-    Example: bowerbird kb compact my-kb --drop-history
-    """
-    from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.search.planner import parse_memory
-
-    opened = KnowledgeBase.open(kb, memory=parse_memory(memory), on_message=say)
-    before = opened.info()["bytes"]
-    opened.compact(drop_history=drop_history)
-    after = opened.info()["bytes"]
-    if as_json:
-        print_json(
-            {"path": str(kb), "version": opened.version, "items": len(opened), "bytes": after, "bytes before": before}
-        )
-    else:
-        say(
-            f"{kb}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now; {len(opened)} items (version"
-            f" {opened.version})"
-        )
-
-
-@app.command()
 def export(
     kb: KbArgument,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
     form: Annotated[
         str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")
     ] = "imagefolder",
-    where: WhereOption = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Write only the items that satisfy this.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the pictures, captions and metadata as files that others read.
@@ -278,27 +196,6 @@ def verify(
     raise BowerbirdError(
         "; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy])
     )
-
-
-def _ids(text: str | None, kb: str) -> list[int] | None:
-    """The numbers of `--ids`."""
-    try:
-        return None if text is None else [int(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise BowerbirdError(
-            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json"
-        ) from error
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    """One `--set column=value`."""
-    column, equals, value = text.partition("=")
-    if not equals or not column:
-        raise BowerbirdError(f"--set {text!r}: give column=value")
-    try:
-        return column, json.loads(value)
-    except ValueError:
-        return column, value
 
 
 @app.command()

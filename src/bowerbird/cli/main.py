@@ -8,6 +8,7 @@ import typer
 
 from bowerbird.cli import (
     bulk,
+    changes,
     datasets,
     demo,
     edit,
@@ -39,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+for verb in (changes.remove, changes.update, changes.restore, changes.compact):
+    kb.app.command(verb.__name__)(verb)
 kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")

@@ -19,13 +19,23 @@ def explain(where: str, columns: Sequence[str], error: Exception) -> BowerbirdEr
     return BowerbirdError(f"`where` {where!r} does not work on these columns: {', '.join(columns)} ({reason})")
 
 
+def check_condition(where: str) -> str:
+    """`where`, unless it is blank: an unset variable of a shell must not mean every item. Raises: BowerbirdError."""
+    if not where.strip():
+        raise BowerbirdError(
+            f"`where` {where!r} is empty; give a condition such as \"style = 'noto'\", or true for every item"
+        )
+    return where
+
+
 def filter_rows(metadata: Sequence[dict[str, Any]], where: str | None) -> list[int]:
     """Positions of the rows of `metadata` that satisfy `where`, in order; all of them when `where` is None.
 
-    Raises: BowerbirdError when the condition names an unknown column or is not SQL.
+    Raises: BowerbirdError when the condition is empty, names an unknown column or is not SQL.
     """
     if where is None:
         return list(range(len(metadata)))
+    check_condition(where)
     import lancedb
     import pyarrow as pa
 

@@ -35,8 +35,8 @@ MODES = ("dense", "bm25", "hybrid")
 
 
 class KnowledgeBase:
-    """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update` and `compact` move it
-    to a new one."""
+    """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update`, `restore` and
+    `compact` move it to a new one."""
 
     def __init__(self, store: Store, encoder: Encoder | None = None, device: str = "cpu") -> None:
         self.store, self.device = store, device
@@ -268,10 +268,12 @@ class KnowledgeBase:
         )
 
     def remove(self, *, ids: Sequence[int] | None = None, where: str | None = None) -> int:
-        """Remove items by id or by condition and return how many. Raises: BowerbirdError when neither or both are
-        given."""
+        """Remove items by id or by condition (`true` for all) and return how many; `restore` undoes it.
+
+        Raises: BowerbirdError when neither or both are given, or the condition is empty.
+        """
         with self.store.writing():
-            gone = self._select_ids("remove", ids, where)
+            gone = self.select_ids(ids=ids, where=where)
             if len(gone):
                 self.store.delete(gone.tolist())
                 self.store.commit()
@@ -290,17 +292,12 @@ class KnowledgeBase:
         how many.
 
         Embeddings are kept. An item's id says its picture and caption, so with another caption it has another id.
-        Raises: BowerbirdError when neither or both of `ids` and `where` are given, or nothing to change.
+        Raises: BowerbirdError when neither or both of `ids` and `where` are given, the condition is empty, or there is
+        nothing to change.
         """
-        if caption is None and not metadata:
-            raise BowerbirdError("update: nothing to change; give `caption` or `metadata`")
-        own = sorted(set(metadata or {}) & set(OWN_COLUMNS))
-        if own:
-            raise BowerbirdError(
-                f"update: {own[0]} is not metadata; a caption has its own option, and the rest says what the item is"
-            )
+        check_change(caption, metadata)
         with self.store.writing():
-            chosen = self._select_ids("update", ids, where)
+            chosen = self.select_ids(ids=ids, where=where)
             if len(chosen):
                 self.store.change(
                     chosen.tolist(),
@@ -320,16 +317,28 @@ class KnowledgeBase:
         newest and the space they take."""
         self.store.compact(drop_history=drop_history)
 
-    def _select_ids(self, verb: str, ids: Sequence[int] | None, where: str | None) -> np.ndarray:
-        if (ids is None) == (where is None):
-            raise BowerbirdError(f"{verb}: give `ids` or `where`, one of them")
-        return (
-            self.store.ids(where)
-            if where is not None
-            else np.intersect1d(_whole_numbers(ids or ()), self.store.all_ids())
-        )
+    def restore(self, version: int) -> int:
+        """Make a new version that holds what `version` held, and return its number; the versions between stay.
+
+        The present version is left as it is. Raises: BowerbirdError when `version` is not kept.
+        """
+        with self.store.writing():
+            if version != self.version:
+                self.store.restore(version)
+                self.store.commit()
+                self.store.renew()
+        return self.version
 
     # -- asking ------------------------------------------------------------------------------------------------------
+
+    def select_ids(self, *, ids: Sequence[int] | None = None, where: str | None = None) -> np.ndarray:
+        """What `remove` and `update` would change: those of `ids` that are here, or the ids that satisfy `where`, int64
+        `(n,)`. Raises: BowerbirdError when neither or both are given, or the condition is empty."""
+        if (ids is None) == (where is None):
+            raise BowerbirdError(f"{self.path}: give `ids` or `where`, one of them; `where=true` means every item")
+        if where is not None:
+            return self.store.ids(where)
+        return np.intersect1d(_whole_numbers(ids or ()), self.store.all_ids())
 
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`."""
@@ -493,6 +502,17 @@ def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None:
     from bowerbird import encoders
 
     return encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
+
+
+def check_change(caption: str | None, metadata: Mapping[str, Any] | None) -> None:
+    """Raises: BowerbirdError when `update` was given nothing to change, or what is not to be changed."""
+    if caption is None and not metadata:
+        raise BowerbirdError("update: nothing to change; give `caption` or `metadata`")
+    own = sorted(set(metadata or {}) & set(OWN_COLUMNS))
+    if own:
+        raise BowerbirdError(
+            f"update: {own[0]} is not metadata; a caption has its own option, and the rest says what the item is"
+        )
 
 
 def _whole_numbers(ids: Sequence[int]) -> np.ndarray:

@@ -97,12 +97,17 @@ class DirectoryStore:
 
     def at_version(self, version: int) -> DirectoryStore:
         """As it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
-        found = next((entry for entry in self.manifest["history"] if entry["version"] == version), None)
-        if found is None:
-            raise BowerbirdError(
-                f"{self.path}: version {version} is not kept; there are {self.versions[0]} to {self.versions[-1]}"
-            )
-        return DirectoryStore(self.path, {**self.manifest, **found}, self.memory, self.on_message)
+        return DirectoryStore(self.path, {**self.manifest, **self._entry(version)}, self.memory, self.on_message)
+
+    def _entry(self, version: int) -> dict[str, Any]:
+        """What the manifest keeps of an earlier version."""
+        entry: dict[str, Any] | None = next((e for e in self.manifest["history"] if e["version"] == version), None)
+        if entry is None:
+            first, last = self.versions[0], self.versions[-1]
+            dropped = " (earlier ones were dropped by kb compact --drop-history)" if version < first else ""
+            kept = f"there is {last} alone" if first == last else f"there are {first} to {last}"
+            raise BowerbirdError(f"{self.path}: version {version} is not kept; {kept}{dropped}")
+        return entry
 
     @property
     def versions(self) -> list[int]:
@@ -274,6 +279,10 @@ class DirectoryStore:
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
         """Give items another caption or other metadata, from the next `commit` on."""
         self.rows.change(ids, self._token, caption, metadata)
+
+    def restore(self, version: int) -> None:
+        """Hold what `version` holds, from the next `commit` on."""
+        self.rows.restore(int(self._entry(version)["rows_version"]))
 
     def commit(self) -> None:
         """Record the new version; from here on readers see it."""

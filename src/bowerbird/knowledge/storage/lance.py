@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.data.filters import explain
+from bowerbird.data.filters import check_condition, explain
 from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
 
 TABLE = "rows"
@@ -87,6 +87,11 @@ class Rows:
         else:
             self._table.checkout_latest()
 
+    def restore(self, version: int) -> None:
+        """Make an earlier version the newest again, as it was."""
+        self._table.checkout(version)
+        self._table.restore()
+
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> None:
         """Add `items` (own columns without embedding, and `metadata`) as of version `added`; new metadata columns are
         added to the table."""
@@ -130,8 +135,9 @@ class Rows:
         """The ids (int64), of all rows or of those that satisfy `where`. Raises: BowerbirdError when it is no such
         condition."""
         query = self._table.search().select(["id"]).limit(max(1, len(self)))
+        query = query if where is None else query.where(f"({check_condition(where)})")
         try:
-            return (query.where(f"({where})") if where else query).to_arrow()["id"].to_numpy().astype(np.int64)
+            return query.to_arrow()["id"].to_numpy().astype(np.int64)
         except Exception as error:  # LanceDB raises several kinds for one cause: the condition
             if where is None:
                 raise

@@ -135,6 +135,11 @@ class Store(Protocol):
         two items would become one."""
         ...
 
+    def restore(self, version: int) -> None:
+        """Hold, from the next `commit` on, what `version` holds; within `writing`. Raises: BowerbirdError when that
+        version is not kept."""
+        ...
+
     def commit(self) -> None:
         """Make what was done within `writing` the next version, whole or not at all; this object is at it then."""
         ...

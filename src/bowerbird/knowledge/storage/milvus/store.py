@@ -19,7 +19,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, log_message
-from bowerbird.data.filters import filter_rows
+from bowerbird.data.filters import check_condition, filter_rows
 from bowerbird.data.item import hash_of, item_id
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus import conditions
@@ -210,6 +210,7 @@ class MilvusStore:
     def allowed(self, where: str) -> str:
         """A condition of Milvus for `where`: translated where that is possible, else the ids that our own
         engine finds."""
+        check_condition(where)
         with one_line_errors(self.place):
             some = self.client.query(
                 self.address.collection, filter="id >= 0", output_fields=CONDITION_FIELDS, limit=PAGE
@@ -387,6 +388,10 @@ class MilvusStore:
             (pictures.get(int(number), b""), vector)
             for number, vector in zip(ids, self.snapshot.embeddings(ids), strict=True)
         ]
+
+    def restore(self, version: int) -> None:
+        """Raises: BowerbirdError for any version but the present one: Milvus keeps none."""
+        self.at_version(version)
 
     def commit(self) -> None:
         """Count the change, and have the server write what it holds in memory."""

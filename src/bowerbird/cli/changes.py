@@ -1,0 +1,199 @@
+"""`bowerbird kb remove`, `update`, `restore` and `compact`: change what a knowledge base holds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bowerbird.cli.common import JsonOption, print_json, say
+from bowerbird.cli.filling import KbArgument, MemoryOption
+from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+EXAMPLES = 5
+"""So many items that a dry run names."""
+IdsOption = Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many items it would be, show a few, and change nothing.")
+]
+
+
+def remove(
+    kb: KbArgument,
+    ids: IdsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="SQL", help="Remove the items that satisfy this; true removes them all."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove items by id or by condition; the last line says how to undo it.
+
+    Example: bowerbird kb remove my-kb --where "style = 'noto'"
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    numbers = _ids(ids, kb)
+    opened = KnowledgeBase.open(kb)
+    if dry_run:
+        _preview(opened, opened.select_ids(ids=numbers, where=where), "remove", as_json)
+        return
+    count = opened.remove(ids=numbers, where=where)
+    undo = _undo(opened) if count else None
+    if as_json:
+        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "removed": count, "undo": undo})
+        return
+    say(f"{kb}: removed {count}, {len(opened)} items left (version {opened.version})")
+    _say_undo(kb, count, undo)
+
+
+def update(
+    kb: KbArgument,
+    ids: IdsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="SQL", help="Change the items that satisfy this; true changes them all."),
+    ] = None,
+    caption: Annotated[
+        str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give items another caption or other metadata; nothing is embedded again.
+
+    Example: bowerbird kb update my-kb --where "style = 'noto'" --set license=Apache-2.0
+    """
+    from bowerbird.knowledge.base import KnowledgeBase, check_change
+
+    numbers, metadata = _ids(ids, kb), dict(_pair(text) for text in changes or [])
+    opened = KnowledgeBase.open(kb)
+    if dry_run:
+        check_change(caption, metadata)
+        _preview(opened, opened.select_ids(ids=numbers, where=where), "update", as_json)
+        return
+    count = opened.update(ids=numbers, where=where, caption=caption, metadata=metadata)
+    undo = _undo(opened) if count else None
+    if as_json:
+        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count, "undo": undo})
+        return
+    say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
+    _say_undo(kb, count, undo)
+
+
+def restore(
+    kb: KbArgument,
+    version: Annotated[int, typer.Option("--version", help="The version whose items are wanted back.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Undo: make a new version that holds what an earlier one held.
+
+    Example: bowerbird kb restore my-kb --version 3
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    opened = KnowledgeBase.open(kb)
+    before = opened.version
+    now = opened.restore(version)
+    if as_json:
+        print_json({"path": str(kb), "version": now, "items": len(opened), "restored": version})
+    elif now == before:
+        say(f"{kb}: is at version {version} already, with {len(opened)} items")
+    else:
+        say(f"{kb}: version {now} holds the {len(opened)} items of version {version}; what lay between is kept")
+
+
+def compact(
+    kb: KbArgument,
+    drop_history: Annotated[
+        bool, typer.Option("--drop-history", help="Also drop every version but the newest, and the space they take.")
+    ] = False,
+    memory: MemoryOption = "2G",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the rows as few files and the index again, after many changes.
+
+    Example: bowerbird kb compact my-kb --drop-history
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.search.planner import parse_memory
+
+    opened = KnowledgeBase.open(kb, memory=parse_memory(memory), on_message=say)
+    before = opened.info()["bytes"]
+    opened.compact(drop_history=drop_history)
+    after = opened.info()["bytes"]
+    if as_json:
+        print_json(
+            {"path": str(kb), "version": opened.version, "items": len(opened), "bytes": after, "bytes before": before}
+        )
+    else:
+        say(
+            f"{kb}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now; {len(opened)} items (version"
+            f" {opened.version})"
+        )
+
+
+def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) -> None:
+    """What a dry run says: how many items, and the first few."""
+    few = chosen[:EXAMPLES].tolist()
+    hits = kb.get(few)
+    if as_json:
+        shown = [{"id": i, "caption": c, "name": kb.name(i)} for i, c in zip(few, hits.captions[0], strict=True)]
+        print_json(
+            {"path": str(kb.path), "version": kb.version, "items": len(kb), f"would {verb}": len(chosen)}
+            | {"first": shown}
+        )
+        return
+    for number, caption in zip(few, hits.captions[0], strict=True):
+        print(f"{number:>19}  {caption or kb.name(number)}")
+    more = f", {len(chosen) - len(few)} more not shown" if len(chosen) > len(few) else ""
+    say(f"{kb.path}: would {verb} {len(chosen)} of {len(kb)} items{more}; nothing was changed (--dry-run)")
+
+
+def _undo(kb: KnowledgeBase) -> str | None:
+    """The command that goes back to before the last change; None where no earlier version is kept."""
+    before = kb.version - 1
+    return f"bowerbird kb restore {shlex.quote(str(kb.path))} --version {before}" if before in kb.versions else None
+
+
+def _say_undo(kb: str, count: int, undo: str | None) -> None:
+    if count:
+        say(f"undo: {undo}" if undo else f"{kb}: keeps no earlier version, so this cannot be undone")
+
+
+def _ids(text: str | None, kb: str) -> list[int] | None:
+    """The numbers of `--ids`. Raises: BowerbirdError when there is none in it."""
+    if text is None:
+        return None
+    try:
+        found = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not found:
+        raise BowerbirdError(
+            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json"
+        )
+    return found
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """One `--set column=value`."""
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise BowerbirdError(f"--set {text!r}: give column=value")
+    try:
+        return column, json.loads(value)
+    except ValueError:
+        return column, value
