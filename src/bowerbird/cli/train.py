@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_js
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    from bowerbird.data.pictures import Pictures
     from bowerbird.training.recipe import Recipe
 
 
@@ -38,27 +40,37 @@ def train(
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """
-    from bowerbird.training.recipe import check_run, read_pictures, train_recipe, with_settings
-    from bowerbird.training.recipes import open_recipe
+    from bowerbird.training.data import fit_to_columns
+    from bowerbird.training.recipe import given_keys
+    from bowerbird.training.recipes import NAMES, open_recipe
+    from bowerbird.training.run import check_run, train_recipe
 
-    chosen = open_recipe(recipe, tiny=tiny)
-    if settings:
-        chosen = with_settings(chosen, settings)
-    if seed is not None:
-        chosen = with_settings(chosen, [f"train.seed={seed}"])
+    settings = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    chosen = open_recipe(recipe, tiny=tiny, settings=settings)
     if dry_run:
         print_json(chosen.model_dump(mode="json"))
         return
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
-    out = out or Path("runs") / chosen.name
+    out, used = out or Path("runs") / chosen.name, pick_device(device)
+    # a recipe of one's own was written for its data; of ours, what names columns is a default
+    given = given_keys(settings) if recipe in NAMES else ["system", "where"]
+    check_run(chosen, out, compared=lambda each: fit_to_columns(each, None, given)[0])
+    columns, read = _source(data, kb, chosen)
+    chosen, absent = fit_to_columns(chosen, columns, given)
+    if absent:
+        say(f"{chosen.name}: this data has no {', '.join(absent)}, so what the recipe would do by it is left out")
     check_run(chosen, out)
-    pictures = read_pictures(chosen, data) if data is not None else _from_kb(chosen, str(kb))
+    pictures = read(chosen)
+    for line in pictures.left_out[:20]:
+        say(f"left out: {line}")
+    if pictures.left_out:
+        say(f"{len(pictures.left_out)} of {len(pictures) + len(pictures.left_out)} items were left out")
     say(f"{chosen.name}: {len(pictures)} pictures, {chosen.train.steps} steps of {chosen.train.batch_size}, into {out}")
     losses: list[float] = []
     with progress_bar(quiet=as_json) as bar:
         task = bar.add_task("training", total=chosen.train.steps)
-        for report in train_recipe(chosen, pictures, out, device=pick_device(device)):
+        for report in train_recipe(chosen, pictures, out, device=used):
             losses.append(report.loss)
             recent = sum(losses[-50:]) / len(losses[-50:])
             bar.update(task, completed=report.step, description=f"loss {recent:.4f}")
@@ -76,8 +88,14 @@ def train(
         say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
 
 
-def _from_kb(recipe: Recipe, path: str) -> Any:
-    from bowerbird.data.pictures import pictures_of
-    from bowerbird.knowledge.base import KnowledgeBase
+def _source(data: str | None, kb: str | None, recipe: Recipe) -> tuple[Collection[str], Callable[[Recipe], Pictures]]:
+    """The columns of what is trained on, and what gives the pictures that a recipe, fitted to them, takes of it."""
+    from bowerbird.data.pictures import load_pictures, pictures_of
 
-    return pictures_of(KnowledgeBase.open(path), size=recipe.size, where=recipe.where, limit=recipe.limit)
+    if kb is not None:
+        from bowerbird.knowledge.base import KnowledgeBase
+
+        base = KnowledgeBase.open(kb)
+        return base.info()["metadata"], lambda r: pictures_of(base, size=r.size, where=r.where, limit=r.limit)
+    everything = load_pictures(str(data), size=recipe.size, limit=None if recipe.where else recipe.limit)
+    return everything.columns, lambda r: everything.filter(r.where, r.limit)

@@ -150,6 +150,8 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
         raise BowerbirdError(f"{path}: no {what} here ({error.strerror})") from error
     except ValueError as error:
         raise BowerbirdError(f"{path}: this {what} is damaged ({error})") from error
+    except RecursionError as error:
+        raise BowerbirdError(f"{path}: this {what} is damaged (its entries lie too deep in each other)") from error
     if not isinstance(value, dict):
         raise BowerbirdError(f"{path}: this {what} is not a JSON object")
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Neighbors
 
 
+CHUNK = 64
+"""Pictures of a knowledge base that are in memory at full size at once."""
+
+
 class PictureStore(Protocol):
     """What training data needs of a knowledge base."""
 
@@ -39,12 +44,16 @@ class PictureStore(Protocol):
 
 @dataclass(frozen=True)
 class Pictures:
-    """`pixels` uint8 `(n, 3, S, S)` on white, `captions`, flat `metadata` and content `ids`, row by row."""
+    """`pixels` uint8 `(n, 3, S, S)` on white, `captions`, flat `metadata` and content `ids`, row by row.
+
+    `left_out`: what the source also holds and could not be read or has no picture, a line each.
+    """
 
     pixels: Tensor
     captions: tuple[str, ...]
     metadata: tuple[dict[str, Any], ...]
     ids: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -53,6 +62,11 @@ class Pictures:
     def size(self) -> int:
         """Edge length in pixels."""
         return int(self.pixels.shape[-1])
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The metadata that at least one row has."""
+        return frozenset(key for row in self.metadata for key, value in row.items() if value is not None)
 
     def column(self, key: str) -> list[str]:
         """Metadata `key` of every row as text, empty where a row lacks it."""
@@ -79,7 +93,18 @@ class Pictures:
             tuple(self.captions[i] for i in rows),
             tuple(self.metadata[i] for i in rows),
             tuple(self.ids[i] for i in rows),
+            self.left_out,
         )
+
+    def filter(self, where: str | None, limit: int | None = None) -> Pictures:
+        """The first `limit` rows that satisfy `where` (SQL over the metadata; None: all).
+
+        Raises: BowerbirdError when there are none, or the condition does not work on these columns.
+        """
+        rows = filter_rows(self.metadata, where)[:limit]
+        if not rows:
+            raise BowerbirdError(f"no readable picture satisfies `where` {where!r}, of {len(self)}; give another one")
+        return self if len(rows) == len(self) else self.select(rows)
 
     def fingerprint(self) -> str:
         """A hash of the pixels and captions: two runs on the same data agree on it."""
@@ -94,36 +119,53 @@ def load_pictures(
     """Decode `source` (any SOURCE of the command line) to squares of `size` pixels, keeping the rows that satisfy
     `where`.
 
-    Unreadable pictures are left out. Raises: BowerbirdError when nothing is left.
+    One file is in memory at a time. Raises: BowerbirdError when nothing is left.
     """
-    items = list(registry.read(source))
-    keep = filter_rows([item.metadata for item in items], where)[:limit]
-    arrays, captions, metadata, ids = [], [], [], []
-    for i in keep:
+    arrays, captions, metadata, ids, left_out = [], [], [], [], []
+    for item in islice(registry.read(source), limit if where is None else None):
         try:
-            image = images.square(images.decode(items[i].data, items[i].name), size)
-        except PictureError:
+            arrays.append(np.asarray(images.square(images.decode(item.data, item.name), size)))
+        except PictureError as error:
+            left_out.append(str(error))
             continue
-        arrays.append(np.asarray(image))
-        captions.append(items[i].caption)
-        metadata.append(items[i].metadata)
-        ids.append(content_id(items[i]))
+        captions.append(item.caption)
+        metadata.append(item.metadata)
+        ids.append(content_id(item))
     if not arrays:
-        raise BowerbirdError(f"{source}: no readable picture" + (f" satisfies `where` {where!r}" if where else ""))
-    return Pictures(
-        torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(),
-        tuple(captions),
-        tuple(metadata),
-        tuple(ids),
-    )
+        first = f" (the first: {left_out[0]})" if left_out else ""
+        raise BowerbirdError(f"{source}: no readable picture there{first}; give another source")
+    found = Pictures(_stack(arrays), tuple(captions), tuple(metadata), tuple(ids), tuple(left_out))
+    return found if where is None else found.filter(where, limit)
 
 
 def pictures_of(kb: PictureStore, *, size: int = 64, where: str | None = None, limit: int | None = None) -> Pictures:
-    """The items of a knowledge base as training data. Raises: BowerbirdError when none satisfies `where`."""
+    """The items of a knowledge base as training data; one without a picture is left out whole.
+
+    Raises: BowerbirdError when none satisfies `where`, or none of those has a picture.
+    """
     ids = kb.ids(where)[:limit]
     if not len(ids):
-        raise BowerbirdError(f"{kb.path}: no item satisfies `where` {where!r}")
+        condition = "" if where is None else f" satisfies `where` {where!r}"
+        raise BowerbirdError(f"{kb.path}: no item{condition or ' is in it'}")
     hits = kb.get(ids.tolist())
-    arrays = [np.asarray(images.square(image, size)) for image in kb.pictures(ids[None])[0] if image is not None]
-    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Pictures(pixels, hits.captions[0], hits.metadata[0], tuple(ids.tolist()))
+    arrays, kept, left_out = [], [], []
+    for start in range(0, len(ids), CHUNK):
+        for row, image in enumerate(kb.pictures(ids[None, start : start + CHUNK])[0], start):
+            if image is None:
+                left_out.append(f"item {ids[row]}: it has no picture that can be read")
+                continue
+            arrays.append(np.asarray(images.square(image, size)))
+            kept.append(row)
+    if not kept:
+        raise BowerbirdError(f"{kb.path}: none of the {len(ids)} items has a picture that can be read")
+    return Pictures(
+        _stack(arrays),
+        tuple(hits.captions[0][row] for row in kept),
+        tuple(hits.metadata[0][row] for row in kept),
+        tuple(ids[kept].tolist()),
+        tuple(left_out),
+    )
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.core.errors import MismatchError
 from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
@@ -21,14 +21,14 @@ OWN = "own.safetensors"
 class UNetConfig(BaseModel):
     """Sizes of the U-Net; the defaults are the bundled one (9.0M parameters)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    sample_size: int = 16
-    in_channels: int = 4
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    sample_size: int = Field(default=16, ge=1)
+    in_channels: int = Field(default=4, ge=1)
     block_out_channels: tuple[int, ...] = (64, 128, 160)
     attention: tuple[bool, ...] = (False, True, True)
-    layers_per_block: int = 1
-    head_channels: int = 32
-    cross_attention_dim: int = 256
+    layers_per_block: int = Field(default=1, ge=1)
+    head_channels: int = Field(default=32, ge=1)
+    cross_attention_dim: int = Field(default=256, ge=1)
 
 
 def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:

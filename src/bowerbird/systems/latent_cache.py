@@ -28,15 +28,16 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.objective import RunContext
+from bowerbird.systems.settings import Amount, column
 
 
 class NeighborStrategy(BaseModel):
     """A share of the training samples whose neighbors all have the target's value of the metadata key `within` (None:
     any)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    share: float
-    within: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    share: Amount
+    within: str | None = column(None)
 
 
 class CacheSettings(Protocol):
@@ -92,8 +93,9 @@ class LatentCache:
 
     def examples(self, k: int, count: int = 8) -> list[tuple[int, Tensor]]:
         """Items spread over X, each with its k nearest rows of D, fewer where there are not so many: what a sheet
-        shows."""
-        items = np.linspace(0, self.latents.shape[1] - 1, count).astype(int).tolist()
+        shows. An item without any is none."""
+        there = (self.tables[0] != ABSENT).any(1).nonzero()[:, 0]
+        items = there[np.linspace(0, len(there) - 1, count).astype(int)].tolist() if len(there) else []
         nearest = [self.tables[0][item] for item in items]
         return [(item, row[row != ABSENT][:k]) for item, row in zip(items, nearest, strict=True)]
 
@@ -107,6 +109,30 @@ class LatentCache:
             embeddings=embeddings,
             captions=(("",) * len(rows),),
             metadata=(({},) * len(rows),),
+        )
+
+
+def check_neighbors(cache: LatentCache, settings: CacheSettings) -> LatentCache:
+    """`cache` itself. Raises: BowerbirdError when its leak guard left no item a neighbor."""
+    if bool((cache.nearest == ABSENT).all()):
+        if len(cache.ids) < 2:
+            raise BowerbirdError("one picture has no neighbor to learn from, as it is none of its own; give more")
+        key = "" if settings.exclude_key is None else f", exclude_key {settings.exclude_key!r}"
+        raise BowerbirdError(
+            f"none of the {cache.latents.shape[1]} pictures has a neighbor to learn from: the guard (max_similarity"
+            f" {settings.max_similarity}{key}) takes all for near-duplicates; give other pictures, or set"
+            " max_similarity=null in the recipe's system"
+        )
+    return cache
+
+
+def check_edge(cache: LatentCache, pictures: Pictures, sample_size: int) -> None:
+    """Raises: BowerbirdError when the latents are not of the edge `sample_size` that a network is built for."""
+    edge = int(cache.latents.shape[-1])
+    if edge != sample_size:
+        raise BowerbirdError(
+            f"pictures of {pictures.size} px give latents of edge {edge}, and the network's is {sample_size}; set"
+            f" size={round(pictures.size * sample_size / edge)}, or system.unet.sample_size={edge}"
         )
 
 

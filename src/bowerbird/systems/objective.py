@@ -41,7 +41,7 @@ class ObjectiveConfig(BaseModel):
     """The settings of what is trained: strict (an unknown key is an error) and frozen. A subclass gives `kind` its one
     value, by which a stored recipe finds the class again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     kind: str
 
 

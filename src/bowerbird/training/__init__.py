@@ -15,7 +15,7 @@ _LAZY = {
     "Recipe": "bowerbird.training.recipe",
     "build_objective": "bowerbird.training.recipe",
     "load_recipe": "bowerbird.training.recipe",
-    "train_recipe": "bowerbird.training.recipe",
+    "train_recipe": "bowerbird.training.run",
 }
 
 __all__ = [
@@ -34,7 +34,8 @@ __all__ = [
 if TYPE_CHECKING:
     from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
     from bowerbird.training.loop import StepReport, TrainConfig, train
-    from bowerbird.training.recipe import Recipe, build_objective, load_recipe, train_recipe
+    from bowerbird.training.recipe import Recipe, build_objective, load_recipe
+    from bowerbird.training.run import train_recipe
 
 
 def __getattr__(name: str) -> Any:

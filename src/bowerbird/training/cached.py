@@ -14,7 +14,8 @@ from bowerbird.core import cache
 from bowerbird.core.progress import Progress
 from bowerbird.data.pictures import Pictures
 from bowerbird.training.loop import CHECKPOINT
-from bowerbird.training.recipe import Recipe, frozen_fingerprints, train_recipe
+from bowerbird.training.recipe import Recipe, frozen_fingerprints
+from bowerbird.training.run import train_recipe
 
 
 def key(recipe: Recipe, pictures: Pictures) -> str:

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.systems.settings import Amount, Share
 
 if TYPE_CHECKING:
     import torch
@@ -37,21 +38,21 @@ class TrainConfig(BaseModel):
     """How long and how; one for every recipe. `batch_size` is per process, as in accelerate. `compile`: minutes at the
     start, for long runs on a GPU."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    steps: int
-    batch_size: int = 64
-    learning_rate: float = 3e-4
-    warmup_steps: int = 200
-    cooldown_fraction: float = 0.0
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-    clip_norm: float = 1.0
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    steps: Annotated[int, Field(ge=1, le=10**9)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    cooldown_fraction: Share = 0.0
+    weight_decay: Amount = 0.01
+    ema_decay: Share = 0.999
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["bf16", "no"] = "bf16"
     compile: bool = False
-    save_every: int = 500
-    sheet_every: int = 500
-    keep_steps: tuple[int, ...] = ()
-    seed: int = 0
+    save_every: Annotated[int, Field(ge=1)] = 500
+    sheet_every: Annotated[int, Field(ge=1)] = 500
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from bowerbird.core import files
+from bowerbird.core import files, plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
+from bowerbird.encoders.load import ENTRY_POINTS
+from bowerbird.models.weights import bundled
 from bowerbird.systems import registry
 from bowerbird.systems.objective import Objective, ObjectiveConfig, Preview, RunContext
 from bowerbird.systems.registry import ObjectiveEntry
+from bowerbird.systems.settings import names as settings_named
 from bowerbird.training import objectives
-from bowerbird.training.loop import StepReport, TrainConfig, train
+from bowerbird.training.loop import TrainConfig
 
 FILE = "recipe.json"
+HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 
 
 def objective_entries() -> dict[str, ObjectiveEntry]:
@@ -35,13 +40,26 @@ def objective_entries() -> dict[str, ObjectiveEntry]:
 class Recipe(BaseModel):
     """`system`: what; `train`: how long; `where`: which rows of the data (SQL over its metadata; None for all)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str
     system: SerializeAsAny[ObjectiveConfig]
     train: TrainConfig
-    size: int = 64
+    size: Annotated[int, Field(ge=8, le=4096)] = 64
     where: str | None = None
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_folder(cls, value: str) -> str:
+        """A run lies in `runs/NAME` unless it is told otherwise, so a name leads nowhere else."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise PydanticCustomError(
+                "name",
+                "the name is {given}; it is made of letters, digits, '.', '_' and '-', starts with a letter or digit,"
+                " and has 100 characters at most",
+                {"given": ascii(value[:40])},
+            )
+        return value
 
     @field_validator("system", mode="before")
     @classmethod
@@ -50,11 +68,11 @@ class Recipe(BaseModel):
         if not isinstance(value, dict):
             return value
         kind, entries = value.get("kind"), objective_entries()
-        if kind not in entries:
+        if not isinstance(kind, str) or kind not in entries:
             raise PydanticCustomError(
                 "kind",
                 "kind {kind} is nothing that can be trained here; it is one of {known}",
-                {"kind": repr(kind), "known": ", ".join(sorted(entries))},
+                {"kind": ascii(kind)[:60], "known": ", ".join(sorted(entries))},
             )
         return registry.load(entries[kind].config).model_validate(value)
 
@@ -63,9 +81,45 @@ class Recipe(BaseModel):
         return hashlib.sha256(self.model_dump_json(exclude={"train": {"compile"}}).encode()).hexdigest()[:16]
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in the file at `path`. Raises: BowerbirdError when it has unknown or wrong settings."""
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in the file at `path`, with `key=value` settings over it (see `with_settings`).
+
+    Anybody may have written the file: a network that it names is bundled, a directory or an installed encoder. One
+    that would be fetched from a hub or is code (`module:Class`) is refused unless a setting gives it.
+    Raises: BowerbirdError when it has unknown or wrong settings, or names such a network.
+    """
+    recipe = with_settings(read_recipe(path), settings) if settings else read_recipe(path)
+    given = set(given_keys(settings))
+    for key, name in settings_named(recipe.system, "network"):
+        code = plugins.is_path(name)
+        why = "is somebody's own code" if code else "does not lie here and would be fetched from a hub"
+        if not is_given(key, given) and (code or _is_fetched(name)):
+            raise BowerbirdError(
+                f"{path}: {key} {ascii(name)[:100]} {why}, which a recipe alone may not ask for; if you trust it, give"
+                f" it yourself: --set {key}=…"
+            )
+    return recipe
+
+
+def _is_fetched(name: str) -> bool:
+    """Whether `name` can only be a hub id."""
+    here = bundled(name) or Path(name).exists() or re.fullmatch(r"pixels-\d", name)
+    return not here and name not in plugins.entry_point_names(ENTRY_POINTS) and bool(re.fullmatch(HUB_ID, name))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in the file at `path`, for comparing; to train it, see `load_recipe`."""
     return _validate(files.read_json(path, "recipe"), str(path))
+
+
+def given_keys(settings: Sequence[str]) -> list[str]:
+    """The keys of `key=value` settings."""
+    return [setting.partition("=")[0] for setting in settings]
+
+
+def is_given(key: str, given: Collection[str]) -> bool:
+    """Whether the setting `key` is among those `given`, itself or with all that it is part of."""
+    return any(key == each or key.startswith(f"{each}.") for each in given)
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -89,7 +143,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             )
         try:
             place[last] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             place[last] = text
     return _validate(values, "settings " + " ".join(settings))
 
@@ -98,8 +152,9 @@ def _validate(values: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BowerbirdError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ascii(".".join(map(str, first["loc"])))[1:-1]  # a stranger's key may be anything
+        raise BowerbirdError(f"{source[:160]}: {place[:160]}: {first['msg']}") from error
 
 
 def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
@@ -116,7 +171,11 @@ def build_objective(
     Raises: BowerbirdError when a network that the recipe names is not there.
     """
     run = RunContext(recipe.train.seed, out, device, caches)
-    objective: Objective[Any] = registry.load(_entry(recipe).build)(recipe.system, pictures, run)
+    try:
+        objective: Objective[Any] = registry.load(_entry(recipe).build)(recipe.system, pictures, run)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes that make no network, or too large a one
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise BowerbirdError(f"{recipe.name}: its settings build nothing for these pictures ({reason})") from error
     return objective
 
 
@@ -130,38 +189,6 @@ def frozen_fingerprints(recipe: Recipe) -> list[str]:
     """Fingerprints of the frozen networks that a training of `recipe` stands on."""
     place = _entry(recipe).frozen
     return [] if place is None else list(registry.load(place)(recipe.system))
-
-
-def check_run(recipe: Recipe, out: Path) -> None:
-    """Raises: BowerbirdError when a run with other settings than those of `recipe` is in the folder `out`."""
-    if (out / FILE).is_file() and load_recipe(out / FILE) != recipe:
-        raise BowerbirdError(
-            f"{out}: a run with other settings is there; name another folder, or go on with it: train {out / FILE}"
-        )
-
-
-def train_recipe(
-    recipe: Recipe,
-    pictures: Pictures,
-    out: str | Path,
-    *,
-    device: str = "cpu",
-    caches: Path | None = None,
-    sheets: bool = True,
-) -> Iterator[StepReport]:
-    """Train `recipe` on `pictures` in the folder `out`: its `recipe.json`, checkpoint, sample sheets and `model`.
-
-    Yields after every step; the same call goes on where a cut one stopped.
-
-    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets.
-    Raises: BowerbirdError when a run with other settings is in `out`.
-    """
-    out = Path(out)
-    check_run(recipe, out)
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / FILE, recipe.model_dump(mode="json"))
-    objective = build_objective(recipe, pictures, out, device=device, caches=caches)
-    yield from train(objective, recipe.train, out, device=device, preview=preview(recipe) if sheets else None)
 
 
 def _entry(recipe: Recipe) -> ObjectiveEntry:

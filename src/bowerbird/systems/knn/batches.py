@@ -18,11 +18,11 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +30,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.conditioning import query_tokens
 from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.systems.latent_cache import BatchSample, LatentCache, NeighborStrategy, sample_neighbors
+from bowerbird.systems.settings import Amount, Count, Share, column, shares
 
 
 class ConditionSampling(BaseModel):
@@ -40,19 +41,19 @@ class ConditionSampling(BaseModel):
     `null_probability`: both dropped; `query_dropout`, `neighbor_dropout`: one of them, by itself.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    most_k: int = 8
-    query_noise: float = 6.0
-    null_probability: float = 0.1
-    query_dropout: float = 0.2
-    neighbor_dropout: float = 0.15
-    k_stored: int = 20
-    pool: int = 8
-    mix: tuple[NeighborStrategy, ...] = (NeighborStrategy(share=1.0),)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    most_k: Count = 8
+    query_noise: Amount = 6.0
+    null_probability: Share = 0.1
+    query_dropout: Share = 0.2
+    neighbor_dropout: Share = 0.15
+    k_stored: Count = 20
+    pool: Count = 8
+    mix: Annotated[tuple[NeighborStrategy, ...], AfterValidator(shares)] = (NeighborStrategy(share=1.0),)
     max_similarity: float | None = 0.98
-    exclude_key: str | None = None
-    views: int = 16
-    view_probability: float = 0.55
+    exclude_key: str | None = column(None)
+    views: Count = 16
+    view_probability: Share = 0.55
     database_share: float = Field(default=0.0, ge=0.0, le=0.0)
 
 

@@ -39,8 +39,9 @@ from bowerbird.systems.knn.batches import (
     sample_condition,
     sample_items,
 )
-from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Count, Share, network
 
 TOKENIZER_BASE = "tiny-autoencoder"
 """What a tokenizer is fitted to where the settings name none."""
@@ -49,13 +50,13 @@ TOKENIZER_BASE = "tiny-autoencoder"
 class TokenSizes(BaseModel):
     """Sizes of the token transformer; the defaults have 4.9M parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    patch_size: int = 2
-    channels: int = 192
-    layers: int = 6
-    head_channels: int = 64
-    times: int = 100
-    replaced: float = 0.1
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    patch_size: Count = 2
+    channels: Count = 192
+    layers: Count = 6
+    head_channels: Count = 64
+    times: Count = 100
+    replaced: Share = 0.1
 
 
 class KNNDiscreteConfig(ObjectiveConfig):
@@ -66,11 +67,11 @@ class KNNDiscreteConfig(ObjectiveConfig):
     """
 
     kind: Literal["knn-discrete"] = "knn-discrete"
-    tokenizer: str | None = "runs/tiny-vq/model"
-    symbols: int = 512
+    tokenizer: str | None = network("runs/tiny-vq/model")
+    symbols: Count = 512
     transformer: TokenSizes = TokenSizes()
-    encoder: str = "small"
-    k: int = 4
+    encoder: str = network("small")
+    k: Count = 4
     places: int = 96
     cross_entropy_weight: float = 1.0
     draws: ConditionSampling = ConditionSampling()
@@ -166,6 +167,7 @@ def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNN
     """The objective over `pictures`, with the frozen networks that `config` names, or a tokenizer fitted here."""
     encoder, tokenizer = encoders.load(config.encoder), _open_tokenizer(config, pictures, run)
     cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
+    check_neighbors(cache, config.draws)
     return KNNDiscreteObjective(config, cache, tokenizer, encoder, run.seed)
 
 

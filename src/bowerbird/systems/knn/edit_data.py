@@ -30,6 +30,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.systems.knn import ecc
 from bowerbird.systems.latent_cache import CacheSettings, LatentCache, encode_latents, latents_place, views_of
 from bowerbird.systems.objective import RunContext
+from bowerbird.systems.settings import Count, Share
 
 CANDIDATES = 5
 """Neighbors that one is chosen from."""
@@ -40,12 +41,12 @@ class EditSettings(BaseModel):
     whose region is everything; `same`: those in which nothing was replaced; `near`: the neighbor is one of so many
     nearest; `sides`: of a region, as shares of the picture; `soft`: width of its edge in pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    each: int = 6
-    share: float = 0.45
-    whole: float = 0.3
-    same: float = 0.1
-    near: int = 12
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    each: Count = 6
+    share: Share = 0.45
+    whole: Share = 0.3
+    same: Share = 0.1
+    near: Count = 12
     sides: tuple[float, float] = (0.25, 0.75)
     soft: int = 2
 

@@ -37,9 +37,10 @@ from bowerbird.systems.knn.batches import (
 )
 from bowerbird.systems.knn.edit_data import EditCache, EditSettings, cached_edits
 from bowerbird.systems.knn.network import apply
-from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_edge, check_neighbors
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.rdm.objective import load_teacher, teacher_fingerprint
+from bowerbird.systems.settings import Count, network
 
 
 class KNNConfig(ObjectiveConfig):
@@ -48,12 +49,12 @@ class KNNConfig(ObjectiveConfig):
     hold, not those in `unet`."""
 
     kind: Literal["knn"] = "knn"
-    base: str | None = None
+    base: str | None = network(None)
     trained: tuple[str, ...] = ()
     unet: UNetConfig = UNetConfig()
-    autoencoder: str = "tiny-autoencoder"
-    encoder: str = "small"
-    k: int = 4
+    autoencoder: str = network("tiny-autoencoder")
+    encoder: str = network("small")
+    k: Count = 4
     edits: EditSettings | None = EditSettings()
     draws: ConditionSampling = ConditionSampling()
 
@@ -173,7 +174,9 @@ class KNNObjective(Objective[KNNBatch]):
 def build(config: KNNConfig, pictures: Pictures, run: RunContext) -> KNNObjective:
     """The objective over `pictures`, with the frozen networks that `config` names and the network it starts from."""
     encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
-    cache = cached_latents(config.draws, pictures, autoencoder, encoder, run)
+    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws)
+    if config.base is None:
+        check_edge(cache, pictures, config.unet.sample_size)
     edits = None
     if config.edits is not None:
         edits = cached_edits(config.edits, config.draws, cache, pictures, autoencoder, encoder, run)

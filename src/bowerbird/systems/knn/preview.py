@@ -45,7 +45,8 @@ def sheet(objective: KNNObjective, path: Path, *, rows: int = 8) -> None:
             ]
         count = 1 + len(at)
         cells.append([*known[:count], *[None] * (4 - count), *generated[:3], *known[count:], *generated[3:]])
-    grid(cells).save(path)
+    if cells:
+        grid(cells).save(path)
 
 
 def discrete_sheet(objective: KNNDiscreteObjective, path: Path, *, rows: int = 8) -> None:
@@ -64,4 +65,5 @@ def discrete_sheet(objective: KNNDiscreteObjective, path: Path, *, rows: int = 8
             for hits, w in ((both, 1.0), (both, 2.0), (both, 4.0), (own, 2.0))
         ]
         cells.append([*known, *[None] * (3 - len(at)), *generated])
-    grid(cells).save(path)
+    if cells:
+        grid(cells).save(path)

@@ -38,10 +38,11 @@ from bowerbird.models import low_rank
 from bowerbird.models.unet import with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.components import load_autoencoder
-from bowerbird.systems.latent_cache import LatentCache, cached_latents
+from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.rdm import objective as rdm
 from bowerbird.systems.rdm.objective import RDMBatch, RDMConfig
+from bowerbird.systems.settings import Count, network
 
 CHANGED = (
     "conv1",
@@ -64,9 +65,9 @@ class FewStepConfig(ObjectiveConfig):
     `guidance_interval`: see `RDMPipeline`."""
 
     kind: Literal["rdm-few-steps"] = "rdm-few-steps"
-    base: str = "tiny-rdm"
-    segments: int = 2
-    teacher_steps: int = 10
+    base: str = network("tiny-rdm")
+    segments: Count = 2
+    teacher_steps: Count = 10
     guidance_scale: float = 3.0
     guidance_interval: tuple[float, float] = (0.2, 0.8)
     rank: Annotated[int, Field(ge=1)] | None = 4
@@ -191,7 +192,7 @@ class FewStepObjective(Objective[FewStepBatch]):
 def build(config: FewStepConfig, pictures: Pictures, run: RunContext) -> FewStepObjective:
     """The objective over `pictures`, with the teacher and the frozen networks that `config` names."""
     encoder, autoencoder = encoders.load(config.draws.encoder), load_autoencoder(config.draws.autoencoder)
-    cache = cached_latents(config.draws, pictures, autoencoder, encoder, run)
+    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws)
     teacher = rdm.load_teacher(config.base, autoencoder, encoder).to(run.device)
     return FewStepObjective(config, cache, teacher, autoencoder, encoder, run.seed)
 

@@ -18,9 +18,10 @@ Differs from the paper, and why:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,8 +35,16 @@ from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.components import load_autoencoder, load_base, weights_hash
-from bowerbird.systems.latent_cache import LatentCache, NeighborStrategy, cached_latents, sample_neighbors
+from bowerbird.systems.latent_cache import (
+    LatentCache,
+    NeighborStrategy,
+    cached_latents,
+    check_edge,
+    check_neighbors,
+    sample_neighbors,
+)
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Count, Share, column, network, shares
 
 
 class RDMConfig(ObjectiveConfig):
@@ -43,21 +52,21 @@ class RDMConfig(ObjectiveConfig):
 
     kind: Literal["rdm"] = "rdm"
     unet: UNetConfig = UNetConfig()
-    autoencoder: str = "tiny-autoencoder"
-    encoder: str = "small"
+    autoencoder: str = network("tiny-autoencoder")
+    encoder: str = network("small")
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
-    k: int = 4
+    k: Count = 4
     vary_k: bool = True
-    k_stored: int = 20
-    pool: int = 8
-    null_probability: float = 0.1
+    k_stored: Count = 20
+    pool: Count = 8
+    null_probability: Share = 0.1
     neighbors: bool = True
-    mix: tuple[NeighborStrategy, ...] = (NeighborStrategy(share=1.0),)
+    mix: Annotated[tuple[NeighborStrategy, ...], AfterValidator(shares)] = (NeighborStrategy(share=1.0),)
     max_similarity: float | None = 0.98
-    exclude_key: str | None = None
-    views: int = 16
-    view_probability: float = 0.55
-    database_share: float = 0.0
+    exclude_key: str | None = column(None)
+    views: Count = 16
+    view_probability: Share = 0.55
+    database_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class RDMBatch(TypedDict):
@@ -164,6 +173,9 @@ def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjectiv
     """The objective over `pictures`, with the frozen networks that `config` names."""
     encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
     cache = cached_latents(config, pictures, autoencoder, encoder, run)
+    check_edge(cache, pictures, config.unet.sample_size)
+    if config.neighbors:
+        check_neighbors(cache, config)
     return RDMObjective(config, cache, autoencoder, encoder, run.seed)
 
 

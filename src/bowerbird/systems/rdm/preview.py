@@ -49,4 +49,5 @@ def _write_sheet(
             pipe(neighbors=hits, generator=seeds.picture_generators(0, 1), **each).images[0] for each in settings
         ]
         cells.append([*tensors.to_pil(pipe.decode_latents(latents)), *[None] * (4 - len(known)), *generated])
-    grid(cells).save(path)
+    if cells:  # a network without neighbors may be trained on pictures that have none
+        grid(cells).save(path)

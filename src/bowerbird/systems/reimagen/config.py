@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from bowerbird.systems.objective import ObjectiveConfig
+from bowerbird.systems.settings import Amount, Count, Share, column, network, shares
 
 
 class UNetSizes(BaseModel):
     """Sizes of one stage's network; see `NeighborUNet`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     sample_size: int = 32
     low_size: int = 0
     patch_size: int = 2
@@ -45,7 +46,7 @@ class UNetSizes(BaseModel):
 class TowerSizes(BaseModel):
     """Sizes of the small text tower; see `SmallTextTower`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     buckets: int = 4096
     dim: int = 96
     heads: int = 3
@@ -61,10 +62,10 @@ class NeighborKind(BaseModel):
     turn, scale, shift and mirror, so that a look can be kept; `others`: what the search finds among other things.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     kind: Literal["retrieved", "itself", "others"]
-    share: float
-    style_named: float
+    share: Amount
+    style_named: Share
 
 
 class ReImagenConfig(ObjectiveConfig):
@@ -77,24 +78,24 @@ class ReImagenConfig(ObjectiveConfig):
     kind: Literal["reimagen"] = "reimagen"
     unet: UNetSizes = UNetSizes()
     tower: TowerSizes = TowerSizes()
-    text_encoder: str | None = None
-    base: str | None = None
-    max_level: int = 400
+    text_encoder: str | None = network(None)
+    base: str | None = network(None)
+    max_level: Annotated[int, Field(ge=1, le=1000)] = 400
     search: Literal["bm25", "dense", "hybrid"] = "bm25"
-    encoder: str = "small"
-    k: int = Field(default=2, ge=1)
-    k_stored: int = 12
-    pool: int = 4
+    encoder: str = network("small")
+    k: Count = 2
+    k_stored: Count = 12
+    pool: Count = 4
     max_similarity: float | None = None
-    style_key: str | None = "style"
-    draws: tuple[NeighborKind, ...] = (
+    style_key: str | None = column("style")
+    draws: Annotated[tuple[NeighborKind, ...], AfterValidator(shares)] = (
         NeighborKind(kind="retrieved", share=0.45, style_named=0.7),
         NeighborKind(kind="itself", share=0.35, style_named=0.0),
         NeighborKind(kind="others", share=0.2, style_named=0.5),
     )
-    text_null: float = 0.1
-    neighbors_null: float = 0.1
-    view_probability: float = 0.5
+    text_null: Share = 0.1
+    neighbors_null: Share = 0.1
+    view_probability: Share = 0.5
 
     @property
     def schedule_type(self) -> str:

@@ -19,6 +19,7 @@ from bowerbird.core import seeds, tensors
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Amount, Count, Share
 
 
 class AutoencoderConfig(ObjectiveConfig):
@@ -26,11 +27,11 @@ class AutoencoderConfig(ObjectiveConfig):
 
     kind: Literal["autoencoder"] = "autoencoder"
     block_out_channels: tuple[int, ...] = (16, 48, 80)
-    latent_channels: int = 4
-    sample_size: int = 64
-    kl_weight: float = 2e-4
-    gradient_weight: float = 0.5
-    strong_fraction: float = 0.4
+    latent_channels: Count = 4
+    sample_size: Count = 64
+    kl_weight: Amount = 2e-4
+    gradient_weight: Amount = 0.5
+    strong_fraction: Share = 0.4
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.encoders.copy_descriptor import SIZE, CopyModel, save
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Amount, Count, Share, column
 
 
 class CopyConfig(ObjectiveConfig):
@@ -31,11 +33,11 @@ class CopyConfig(ObjectiveConfig):
 
     kind: Literal["copy-descriptor"] = "copy-descriptor"
     channels: tuple[int, ...] = (32, 64, 128, 160)
-    dim: int = 128
-    entity_key: str = "hexcode"
-    scenes: float = 0.5
-    temperature: float = 0.06
-    spread: float = 1.0
+    dim: Count = 128
+    entity_key: str = column("hexcode")
+    scenes: Share = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 0.06
+    spread: Amount = 1.0
 
 
 class CopyBatch(TypedDict):

@@ -20,6 +20,7 @@ from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.models.classifier import ClassifierModel
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Amount, Share, column
 
 
 class JudgeConfig(ObjectiveConfig):
@@ -28,11 +29,11 @@ class JudgeConfig(ObjectiveConfig):
 
     kind: Literal["classifier"] = "classifier"
     channels: tuple[int, ...] = (32, 64, 128, 192)
-    entity_key: str = "hexcode"
-    style_key: str = "style"
-    held_out: float = 0.0
-    degraded: float = 0.5
-    jitter: float = 1.0
+    entity_key: str = column("hexcode")
+    style_key: str = column("style")
+    held_out: Share = 0.0
+    degraded: Share = 0.5
+    jitter: Amount = 1.0
 
 
 class JudgeBatch(TypedDict):

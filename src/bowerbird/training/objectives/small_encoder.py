@@ -23,6 +23,7 @@ from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Share, column
 
 HAND_SCALE = 8.0
 """What a unit vector is multiplied by before the style head, so that its softmax can become sure."""
@@ -33,10 +34,10 @@ class ContrastiveConfig(ObjectiveConfig):
 
     kind: Literal["small-encoder"] = "small-encoder"
     encoder: SmallEncoderConfig = SmallEncoderConfig()
-    entity_key: str = "hexcode"
-    style_key: str | None = "style"
-    strong_fraction: float = 0.4
-    plain_fraction: float = 0.5
+    entity_key: str = column("hexcode")
+    style_key: str | None = column("style")
+    strong_fraction: Share = 0.4
+    plain_fraction: Share = 0.5
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.models.vq import fit_tokenizer
 from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Amount, Count, Share, network
 from bowerbird.training.objectives.autoencoder import gradient_l1
 
 
@@ -28,11 +29,11 @@ class VQConfig(ObjectiveConfig):
     """Sizes and loss weights; stored in `recipe.json`. The sizes of `base`, an `AutoencoderKL`, are taken over."""
 
     kind: Literal["vq"] = "vq"
-    base: str = "tiny-autoencoder"
-    symbols: int = 512
-    codebook_weight: float = 1.0
-    gradient_weight: float = 0.5
-    strong_fraction: float = 0.4
+    base: str = network("tiny-autoencoder")
+    symbols: Count = 512
+    codebook_weight: Amount = 1.0
+    gradient_weight: Amount = 0.5
+    strong_fraction: Share = 0.4
 
 
 class VQBatch(TypedDict):

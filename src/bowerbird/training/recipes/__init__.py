@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,19 +46,25 @@ def recipe(name: str, *, tiny: bool = False) -> Recipe:
     return found
 
 
-def open_recipe(name: str, *, tiny: bool = False) -> Recipe:
-    """A recipe by its name, from `file.py:function` (which runs that file), or from a `recipe.json`. `tiny` is for
-    names.
+def open_recipe(name: str, *, tiny: bool = False, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe by its name, from `file.py:function` (which runs that file), or from a `recipe.json`, with `key=value`
+    settings over it. `tiny` is for names.
 
     Raises: BowerbirdError when there is none, or it has unknown settings.
     """
-    if name.endswith(".json"):
-        from bowerbird.training.recipe import load_recipe
+    from bowerbird.training.recipe import load_recipe, with_settings
 
-        return load_recipe(name)
-    path, colon, function = name.rpartition(":")
-    if not colon:
-        return recipe(name, tiny=tiny)
+    if name.endswith(".json"):
+        if tiny:
+            raise BowerbirdError(f"{name}: a recipe.json has no tiny form; set its sizes, or give a recipe by name")
+        return load_recipe(name, settings)
+    found = _own(*name.rsplit(":", 1)) if ":" in name else recipe(name, tiny=tiny)
+    return with_settings(found, settings) if settings else found
+
+
+def _own(path: str, function: str) -> Recipe:
+    from bowerbird.training.recipe import Recipe
+
     if not Path(path).is_file():
         raise BowerbirdError(f"{path}: no such file; a recipe of your own is file.py:function")
     spec = importlib.util.spec_from_file_location("bowerbird_user_recipe", path)
@@ -67,5 +74,7 @@ def open_recipe(name: str, *, tiny: bool = False) -> Recipe:
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise BowerbirdError(f"{path}: it has no function {function!r}")
-    found: Recipe = getattr(module, function)()
+    found = getattr(module, function)()
+    if not isinstance(found, Recipe):
+        raise BowerbirdError(f"{path}: {function}() gives {type(found).__name__}; it must return a Recipe")
     return found

@@ -1,0 +1,75 @@
+"""What a recipe is trained on: a recipe of ours fitted to the columns that the data has, and the data's fingerprint.
+
+Bundled recipes name columns of the emoji they were made for. Of these defaults what other data lacks is dropped; what
+a person gave stays, and is an error where it does not work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import Pictures
+from bowerbird.systems.settings import names, without_columns
+from bowerbird.training.recipe import Recipe, is_given
+
+FILE = "data.json"
+
+
+def fit_to_columns(
+    recipe: Recipe, columns: Collection[str] | None, given: Collection[str] = ()
+) -> tuple[Recipe, list[str]]:
+    """`recipe` without what names columns that the data lacks, and those columns; the settings `given` stay.
+
+    `columns` None: of data that has none at all, for comparing recipes before data is read.
+    """
+    there = set(columns or ())
+    parts = re.split(r"\s+and\s+", recipe.where) if recipe.where and not is_given("where", given) else []
+    wanted = [_columns_of(part) for part in parts]
+    named = {value for key, value in names(recipe.system, "column") if not is_given(key, given)}
+    absent = sorted(named.union(*wanted) - there)
+    if not absent:
+        return recipe, []
+    where = " and ".join(part for part, of in zip(parts, wanted, strict=True) if of <= there) or None
+    system = without_columns(recipe.system, absent, lambda key: is_given(key, given))
+    return recipe.model_copy(update={"system": system, "where": where if parts else recipe.where}), absent
+
+
+def _columns_of(condition: str) -> set[str]:
+    """The columns in a simple condition of a bundled recipe: its words that stand in no quotes."""
+    words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", "", condition))
+    return {word for word in words if word.lower() not in ("and", "or", "not", "in", "is", "null", "like")}
+
+
+def data_fingerprint(recipe: Recipe, pictures: Pictures) -> str:
+    """16 hex digits that change with any picture, caption, and value of a column that the recipe names."""
+    keys = sorted({value for _, value in names(recipe.system, "column")})
+    labels = json.dumps([[row.get(key) for key in keys] for row in pictures.metadata], sort_keys=True, default=str)
+    return hashlib.sha256(f"{pictures.fingerprint()}\0{labels}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def data_note(recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+    """What a run notes of the pictures it is trained on."""
+    return {"pictures": len(pictures), "fingerprint": data_fingerprint(recipe, pictures)}
+
+
+def check_data(note: Mapping[str, Any], out: Path) -> None:
+    """Raises: BowerbirdError when the run in the folder `out`, where there is one, noted other pictures than `note`."""
+    if not (out / FILE).is_file():
+        return
+    there = files.read_json(out / FILE, "note on the data")
+    if there != note:
+        raise BowerbirdError(
+            f"{out}: a run on other pictures is there ({_count(there)}; these are {_count(note)}); give these another"
+            " folder, or the run its own pictures"
+        )
+
+
+def _count(note: Mapping[str, Any]) -> str:
+    return f"{note.get('pictures')} pictures, fingerprint {note.get('fingerprint')}"

@@ -1,0 +1,87 @@
+"""A run: a recipe trained on pictures in a folder, which holds its `recipe.json`, a note on the data, the checkpoint,
+sample sheets and the model. The same call goes on where a cut one stopped, and nothing else goes on in that folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import Pictures
+from bowerbird.training.data import FILE as DATA
+from bowerbird.training.data import check_data, data_note
+from bowerbird.training.loop import StepReport, train
+from bowerbird.training.recipe import FILE, Recipe, build_objective, preview, read_recipe
+
+
+def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> None:
+    """`compared`: what of both recipes is compared, all of them unless told otherwise.
+
+    Raises: BowerbirdError when `out` is no folder, or a run with other settings than those of `recipe` is in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise BowerbirdError(f"{out}: this is a file; name a folder for the run")
+    if not (out / FILE).is_file():
+        return
+    different = _differences(compared(read_recipe(out / FILE)), compared(recipe))
+    if different:
+        raise BowerbirdError(
+            f"{out}: a run with other settings is there ({different[0]}); name another folder, or go on with it: train"
+            f" {out / FILE}"
+        )
+
+
+def _differences(there: Recipe, here: Recipe) -> list[str]:
+    """The settings in which two recipes differ, each as a phrase."""
+    old, new = (dict(_flat(each.model_dump(mode="json"))) for each in (there, here))
+    return [
+        f"{key} is {ascii(old.get(key))[:60]} there and {ascii(new.get(key))[:60]} here"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
+def train_recipe(
+    recipe: Recipe,
+    pictures: Pictures,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    caches: Path | None = None,
+    sheets: bool = True,
+) -> Iterator[StepReport]:
+    """Train `recipe` on `pictures` in the folder `out`.
+
+    Yields after every step; the same call goes on where a cut one stopped.
+
+    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets.
+    Raises: BowerbirdError when a run with other settings or on other pictures is in `out`, or the settings do not fit
+    the pictures; a new folder is gone then.
+    """
+    out = Path(out)
+    check_run(recipe, out)
+    note = data_note(recipe, pictures)
+    check_data(note, out)
+    new = not out.exists()
+    try:
+        objective = build_objective(recipe, pictures, out, device=device, caches=caches)
+    except (BowerbirdError, OSError):
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / FILE, recipe.model_dump(mode="json"))
+    files.write_json(out / DATA, note)
+    yield from train(objective, recipe.train, out, device=device, preview=preview(recipe) if sheets else None)
