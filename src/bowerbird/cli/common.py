@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import printable, to_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -45,14 +45,20 @@ def pick_device(name: str) -> str:
     return name
 
 
-def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout, in one line with `indent=None`."""
+    sys.stdout.write(to_json(document, indent=indent) + "\n")
+
+
+def print_line(text: str) -> None:
+    """A line of the result, on stdout. Captions and names in it are strangers': nothing in them acts on a terminal or
+    begins a line of its own."""
+    print(printable(text))
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr, so that stdout stays the result's."""
-    print(text, file=sys.stderr)
+    """A line for a person, on stderr, so that stdout stays the result's; as harmless as `print_line`."""
+    print(printable(text), file=sys.stderr)
 
 
 FLAGS = {

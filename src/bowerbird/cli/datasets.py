@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import JsonOption, bar_progress, print_json, progress_bar, say
+from bowerbird.cli.common import JsonOption, bar_progress, print_json, print_line, progress_bar, say
 
 StylesOption = Annotated[
     str | None,
@@ -61,8 +61,8 @@ def drawings(
         print_json(report)
         return
     for style, rows in report["styles"].items():
-        print(f"{style:26} {rows:6,}  {report['licenses'][style]}")
+        print_line(f"{style:26} {rows:6,}  {report['licenses'][style]}")
     splits = ", ".join(f"{split} {rows:,}" for split, rows in report["splits"].items())
-    print(f"{out}: {report['rows']:,} pictures of {len(report['styles'])} styles ({splits})")
+    print_line(f"{out}: {report['rows']:,} pictures of {len(report['styles'])} styles ({splits})")
     if report["missing"]:
         say(f"{len(report['missing'])} listed drawings are not in their packages, the first {report['missing'][0]}")

@@ -92,7 +92,9 @@ def demo(
         )
         return
     say(f"4. {sheet} shows each picture beside its neighbors ({seconds:.0f} s in all)")
-    say("\nNow with pictures of your own:\n  bowerbird kb build my-kb FOLDER_OF_PICTURES")
+    say("")
+    say("Now with pictures of your own:")
+    say("  bowerbird kb build my-kb FOLDER_OF_PICTURES")
     say('  bowerbird search my-kb --text "…" --sheet found.png')
     say('  bowerbird generate tiny-rdm --kb my-kb --prompt "…" --out generated')
 

@@ -3,7 +3,6 @@ left out."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from bowerbird.cli.common import print_json, say
 from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
+from bowerbird.core.text import to_json
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.ingest.prepare import AddReport, Filter
@@ -121,9 +121,7 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
             for line in lines
         ]
         with atomic_path(report) as temporary:
-            temporary.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*left, *reasons]), encoding="utf-8"
-            )
+            temporary.write_text("".join(to_json(line) + "\n" for line in [*left, *reasons]), encoding="utf-8")
     if as_json:
         print_json(
             {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import JsonOption, print_json, say, show_progress
+from bowerbird.cli.common import JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
 from bowerbird.core.errors import BowerbirdError
 
@@ -158,19 +158,23 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     for part in ("unet", "vae"):
         found = report[part]
         widths = ", ".join(map(str, found["block_out_channels"]))
-        print(
+        print_line(
             f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}"
             + (f", {found['weights']} weights" if "weights" in found else "")
         )
     schedule, conventions = report["scheduler"], report["pipeline"]
-    print(f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}")
+    print_line(
+        f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}"
+    )
     form = "at length 1" if conventions["normalize_embeddings"] else "raw"
     encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
-    print(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
-    print("not in the file: " + "; ".join(f"{what}: {said}" for what, said in report["not in the file"].items()))
-    print(f"matched    {report['matched']} tensors")
-    print(f"missing    {len(report['missing'])}" + "".join(f"\n           {name}" for name in report["missing"][:20]))
-    print("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
+    print_line(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
+    print_line("not in the file: " + "; ".join(f"{what}: {said}" for what, said in report["not in the file"].items()))
+    print_line(f"matched    {report['matched']} tensors")
+    print_line(f"missing    {len(report['missing'])}")
+    for name in report["missing"][:20]:
+        print_line(f"           {name}")
+    print_line("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
     if "out" in report:
         say(f"{report['out']}: generate with it: bowerbird generate {report['out']} --kb KB --image F --out DIR")
 

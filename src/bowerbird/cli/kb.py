@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, show_progress
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
     DedupOption,
@@ -211,15 +211,15 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         print_json(facts)
         return
     encoder: dict[str, Any] = facts["encoder"]
-    print(f"{facts['path']}: {facts['items']:,} items, version {facts['version']}, {facts['bytes'] / 1e6:.1f} MB")
-    print(
+    print_line(f"{facts['path']}: {facts['items']:,} items, version {facts['version']}, {facts['bytes'] / 1e6:.1f} MB")
+    print_line(
         f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
-    print(
+    print_line(
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
         f" {beside['added']} added, {beside['removed']} removed"
     )
-    print(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")
+    print_line(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")

@@ -22,7 +22,7 @@ from bowerbird.cli import (
     search,
     train,
 )
-from bowerbird.cli.common import with_flags
+from bowerbird.cli.common import say, with_flags
 from bowerbird.core.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -64,7 +64,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except BowerbirdError as error:
-        print(f"bowerbird: {with_flags(str(error))}", file=sys.stderr)
+        say(f"bowerbird: {with_flags(str(error))}")
         code = 2
     except typer.Exit as error:
         code = error.exit_code
@@ -75,10 +75,10 @@ def main() -> None:
             sys.exit(0)
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "bowerbird"
-        print(f"bowerbird: {message}; see {command} --help", file=sys.stderr)
+        say(f"bowerbird: {message}; see {command} --help")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        print("bowerbird: interrupted; nothing half-written was left", file=sys.stderr)
+        say("bowerbird: interrupted; nothing half-written was left")
         code = 130
     except BrokenPipeError:
         code = 0
@@ -86,6 +86,6 @@ def main() -> None:
         if error.filename is None:
             raise
         place = error.filename2 or error.filename  # of a rename the place it was meant for
-        print(f"bowerbird: {place}: {error.strerror}; give another path, or see to this one", file=sys.stderr)
+        say(f"bowerbird: {place}: {error.strerror}; give another path, or see to this one")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)

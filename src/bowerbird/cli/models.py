@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any
 
-from bowerbird.cli.common import JsonOption, print_json
+from bowerbird.cli.common import JsonOption, print_json, print_line
 from bowerbird.models.weights import DESCRIPTIONS, bundled
 
 
@@ -27,8 +27,8 @@ def models(as_json: JsonOption = False) -> None:
         print_json({"models": rows})
         return
     for row in rows:
-        print(f"{row['name']:18} {row['bytes'] / 1e6:5.1f} MB  {row['description']}")
-    print("any other MODEL is a directory in diffusers layout, or a hub id")
+        print_line(f"{row['name']:18} {row['bytes'] / 1e6:5.1f} MB  {row['description']}")
+    print_line("any other MODEL is a directory in diffusers layout, or a hub id")
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -41,10 +41,9 @@ def doctor(as_json: JsonOption = False) -> None:
         print_json({"checks": checks, "ok": all(c["ok"] for c in checks)})
         return
     for check in checks:
-        print(
-            f"{'ok  ' if check['ok'] else 'look'}  {check['name']:14} {check['found']}"
-            + (f"\n      {check['fix']}" if check["fix"] else "")
-        )
+        print_line(f"{'ok  ' if check['ok'] else 'look'}  {check['name']:14} {check['found']}")
+        if check["fix"]:
+            print_line(f"      {check['fix']}")
 
 
 def _check(name: str, ok: bool, found: str, fix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bowerbird.cli.common import (
     SeedOption,
     pick_device,
     print_json,
+    print_line,
     progress_bar,
     report_to,
     say,
@@ -75,5 +76,5 @@ def reproduce(
         print_json({"out": str(out), "claims": found})
         return
     for document in found:
-        print(f"{document['verdict']:13}  {document['name']}: {document['says']}")
+        print_line(f"{document['verdict']:13}  {document['name']}: {document['says']}")
     say(f"{out / 'claims.md'} shows effects and plots")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
@@ -123,15 +123,13 @@ def search(
         )
         return
     for result in results:
-        print(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
+        print_line(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
     if not results:
         say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
 
 
 def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
     """One JSON line a query, in their order."""
-    import json
-
     from bowerbird.knowledge.base import KnowledgeBase
 
     try:
@@ -147,18 +145,15 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
         for row, text in enumerate(hits.queries):
             results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
-            print(
-                json.dumps(
-                    {
-                        "kb": str(kb),
-                        "version": opened.version,
-                        "mode": mode,
-                        "query": {"text": text},
-                        "results": results,
-                    },
-                    ensure_ascii=False,
-                    default=str,
-                )
+            print_json(
+                {
+                    "kb": str(kb),
+                    "version": opened.version,
+                    "mode": mode,
+                    "query": {"text": text},
+                    "results": results,
+                },
+                indent=None,
             )
 
 

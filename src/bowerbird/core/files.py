@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import MOST_CHARACTERS, json_ready, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -138,20 +139,20 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    return json.dumps(json_ready(value), indent=2, ensure_ascii=False, sort_keys=False) + "\n"
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """The object in the JSON file at `path`. Raises: BowerbirdError naming `what` when it is missing or not an
-    object."""
+    """The object in the JSON file at `path`, which anybody may have written (`text.parse_json`).
+
+    Raises: BowerbirdError naming `what` when it is missing, damaged, out of all bounds, or not an object.
+    """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_CHARACTERS + 1)
     except OSError as error:
         raise BowerbirdError(f"{path}: no {what} here ({error.strerror})") from error
-    except ValueError as error:
-        raise BowerbirdError(f"{path}: this {what} is damaged ({error})") from error
-    except RecursionError as error:
-        raise BowerbirdError(f"{path}: this {what} is damaged (its entries lie too deep in each other)") from error
+    value = parse_json(content, str(path), what)
     if not isinstance(value, dict):
         raise BowerbirdError(f"{path}: this {what} is not a JSON object")
     return value
@@ -159,7 +160,8 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 def write_sealed(path: str | Path, value: Mapping[str, Any]) -> None:
     """`write_json` with a short hash of every entry beside them, so that a flipped bit does not pass for a fact."""
-    write_json(path, {**value, SEAL: {key: _hash(entry) for key, entry in value.items()}})
+    ready = json_ready(value)  # what is hashed is what is read back
+    write_json(path, {**ready, SEAL: {key: _hash(entry) for key, entry in ready.items()}})
 
 
 def read_sealed(path: str | Path, what: str, *, trust: Collection[str] = (), exactly: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.images import open_image
+from bowerbird.core.text import printable, to_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +35,7 @@ def parameters(record: dict[str, Any]) -> str:
         or asked.get("reference")
         or ", ".join(asked.get("images", []))
         or "(unconditional)"
-    ).replace("\n", " ")
+    )
     settings = {
         "Steps": " + ".join(map(str, record["steps"])) if isinstance(record["steps"], list) else record["steps"],
         "Sampler": record["sampler"],
@@ -46,7 +47,7 @@ def parameters(record: dict[str, Any]) -> str:
     }
     if "edit" in record:
         settings["Denoising strength"] = record["edit"]["strength"]
-    return first + "\n" + ", ".join(f"{key}: {value}" for key, value in settings.items())
+    return printable(first) + "\n" + ", ".join(f"{key}: {printable(str(value))}" for key, value in settings.items())
 
 
 def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> None:
@@ -55,7 +56,7 @@ def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> No
 
     info = PngInfo()
     info.add_itxt("parameters", parameters(record))
-    info.add_itxt(KEY, json.dumps(record, ensure_ascii=False))
+    info.add_itxt(KEY, to_json(record))
     info.add_itxt(XMP_KEY, XMP)
     with atomic_path(path) as temporary:
         image.save(temporary, "PNG", pnginfo=info)

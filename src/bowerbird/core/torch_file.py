@@ -10,7 +10,6 @@ safetensors file gives the same `Stored` tensors.
 from __future__ import annotations
 
 import io
-import json
 import lzma
 import math
 import operator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -349,7 +349,7 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(size - 8, HEADER_LIMIT):
             raise BowerbirdError(f"{path}: this safetensors file is damaged or cut off; fetch it again")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length), str(path), "safetensors header")
     found = {
         str(name): _entry(path, 8 + length, said)
         for name, said in header.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.files import atomic_path
+from bowerbird.core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def intervals(
             axes.plot([value], [-i], "o", color=COLORS[0])
         if mark is not None:
             axes.axvline(mark, color="#222222", linestyle="--", linewidth=1)
-        axes.set_yticks([-i for i in range(len(rows))], [name for name, *_ in rows])
+        axes.set_yticks([-i for i in range(len(rows))], [printable(name) for name, *_ in rows])
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.set_xlabel(label)
 

@@ -3,7 +3,6 @@ for people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from bowerbird.core.contact_sheet import labeled_grid
 from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
+from bowerbird.core.text import printable, to_json
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.copies.detect import KINDS, CopyReport, Nearest
 from bowerbird.evaluation.copies.thresholds import ranks
@@ -201,15 +201,9 @@ def _text(value: Any) -> str:
         return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
     if isinstance(value, dict):
         return "; ".join(f"{k}: {_text(v)}" for k, v in value.items())
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-    )
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else to_json(value)
 
 
 def _plain(text: str) -> str:
     """Names and captions come from strangers: nothing in a cell may open a tag, a column or a link."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("[", "\\[").replace("\n", " ")
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("[", "\\[")

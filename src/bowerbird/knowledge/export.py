@@ -6,7 +6,6 @@ caption. Items without a picture have no place in an image folder and are left o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
+from bowerbird.core.text import to_json
 from bowerbird.data.item import OWN_COLUMNS
 from bowerbird.data.sources.table import ENCODER_KEY
 
@@ -88,7 +88,7 @@ def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:
                 if row["image"]:
                     name = f"{row['id']:019d}.{suffix_of(row['image'])}"
                     (folder / name).write_bytes(row["image"])
-                    lines.write(json.dumps({"file_name": name, **entry}, ensure_ascii=False, default=str) + "\n")
+                    lines.write(to_json({"file_name": name, **entry}) + "\n")
                     count += 1
     return count
 

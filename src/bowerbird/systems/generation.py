@@ -7,7 +7,6 @@ One function for every shell; the record it writes into a PNG is enough to gener
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.progress import Progress
+from bowerbird.core.text import to_json
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import Guidance, sample_text_steps
@@ -258,10 +258,7 @@ def write(
     for image, record, path in zip(images, made, paths, strict=True):
         provenance.save_png(image, path, record)
     with atomic_path(out / "generation.jsonl") as temporary:
-        lines = [
-            json.dumps({"file": p.name, **_without_bytes(r)}, ensure_ascii=False)
-            for p, r in zip(paths, made, strict=True)
-        ]
+        lines = [to_json({"file": p.name, **_without_bytes(r)}) for p, r in zip(paths, made, strict=True)]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     shown = min(len(images), 24)
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown

@@ -3,13 +3,13 @@ installed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import read_json
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import table
 from bowerbird.data.sources.base import SourceOptions
@@ -74,12 +74,9 @@ def read_saved(folder: Path, caption_column: str | None = None) -> Iterator[Sour
 
 def _list(path: Path, key: str) -> list[Any]:
     """A list in one of the data set's descriptions."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
-        if isinstance(found, list):
-            return found
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BowerbirdError(f"{path}: not the description of a data set ({type(error).__name__}: {error})") from error
+    found = read_json(path, "description of a data set").get(key)
+    if isinstance(found, list):
+        return found
     raise BowerbirdError(f"{path}: not the description of a data set ({key} is no list)")
 
 

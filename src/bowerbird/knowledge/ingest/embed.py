@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
+from bowerbird.core.text import parse_json
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
@@ -87,7 +88,7 @@ def embed(
     for path in sorted(out.glob("part-*.parquet")):
         found = pq.ParquetFile(path)
         report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
-        report.left_out += json.loads((found.schema_arrow.metadata or {}).get(LEFT_OUT, b"[]"))
+        report.left_out += parse_json((found.schema_arrow.metadata or {}).get(LEFT_OUT, b"[]"), str(path), "part")
     files.write_json(out / MANIFEST, {**facts, DONE: True})
     return report
 

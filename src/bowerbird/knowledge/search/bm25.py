@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bowerbird.core import files
+from bowerbird.core.text import parse_json
 from bowerbird.core.types import ABSENT
 
 K1, B = 1.5, 0.75
@@ -77,6 +79,8 @@ def _whole(own: Sequence[str]) -> str:
 EVERY = "="
 """The word that every caption has once: it stands where the whole caption would, so that lengths are the same, and its
 scores hold the lengths."""
+MOST_WORDS = 50_000_000
+"""Of a vocabulary that is read."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,7 @@ def load(path: Path) -> Words:
     read."""
     names = (DATA, INDICES, INDPTR, HASHES, ROWS)
     data, rows_of, starts, hashes, rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names)
-    vocabulary = json.loads((path / VOCABULARY).read_text(encoding="utf-8"))
-    documents = int(json.loads((path / PARAMETERS).read_text(encoding="utf-8"))["num_docs"])
+    text = (path / VOCABULARY).read_bytes()
+    vocabulary = parse_json(text, str(path), "vocabulary", characters=len(text), values=MOST_WORDS)
+    documents = int(files.read_json(path / PARAMETERS, "list of parameters")["num_docs"])
     return Words(documents, vocabulary, data, rows_of, starts, hashes, rows)

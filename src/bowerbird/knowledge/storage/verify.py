@@ -6,7 +6,6 @@ What is derived from the rows can be repaired; a damaged file of the rows is nam
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,8 +158,8 @@ def _hint(path: Path) -> str | None:
     if not hint.exists():
         return None
     try:
-        newest = int(json.loads(hint.read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        newest = int(files.read_json(hint, "hint")["version"])
+    except (BowerbirdError, ValueError, KeyError, TypeError, OverflowError):
         return f"{hint}: damaged"
     there = [p.name for p in hint.parent.glob("*.manifest")]
     named = {newest, 2**64 - 1 - newest}  # LanceDB counts its file names down

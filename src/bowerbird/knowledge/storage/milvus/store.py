@@ -19,6 +19,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, log_message
+from bowerbird.core.text import parse_json
 from bowerbird.data.filters import check_condition, filter_rows
 from bowerbird.data.item import hash_of, item_id
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
@@ -573,8 +574,8 @@ def read_manifest(place: str, client: MilvusClient, address: Address) -> dict[st
     facts = client.describe_collection(address.collection)
     text = (facts.get("properties") or {}).get(PROPERTY) or facts.get("description") or ""
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = parse_json(text, place, "description")
+    except BowerbirdError:
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise BowerbirdError(f"{place}: this collection is no knowledge base of bowerbird's; give another name")
