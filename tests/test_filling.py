@@ -158,13 +158,15 @@ def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> Non
     pq.write_table(pa.table({"url": listed, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
     with pytest.raises(BowerbirdError, match="`fetch_urls`"):
         KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
+    with pytest.raises(BowerbirdError, match="this machine or its network"):
+        KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch_urls=True)
     kb, report = KnowledgeBase.build(
-        tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch_urls=True
+        tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder(), fetch_urls=True, private_urls=True
     )
     assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
     assert len(report.unreadable) == 4
     assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
-    assert next(urls.fetch(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x")
+    assert next(urls.fetch(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x", "no http or https address")
 
 
 def test_workers_and_parts_give_the_same_bits(tmp_path: Path, drawn_folder: Path) -> None:

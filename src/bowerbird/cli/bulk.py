@@ -14,13 +14,17 @@ from bowerbird.cli.filling import (
     FetchOption,
     FilterOption,
     KbArgument,
+    MaxPixelsOption,
+    MemoryOption,
     OpenEncoderOption,
     PatchesOption,
+    PrivateOption,
     SourceArgument,
     WhereOption,
     WorkersOption,
     load_filter,
 )
+from bowerbird.core.images import MAX_PIXELS, check_max_pixels
 
 
 def neighbors(
@@ -82,14 +86,19 @@ def embed(
     patches: PatchesOption = 0,
     keep: FilterOption = None,
     fetch: FetchOption = False,
+    private: PrivateOption = False,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     workers: WorkersOption = 0,
-    part: Annotated[int, typer.Option("--part", min=1, metavar="N", help="Pictures a part.")] = 2048,
+    part: Annotated[
+        int, typer.Option("--part", min=1, metavar="N", help="Pictures a part; fewer where --memory asks for it.")
+    ] = 2048,
     ray: Annotated[
         str | None,
         typer.Option(
             "--ray", metavar="ADDRESS", help="A Ray cluster in place of workers; local for one on this machine."
         ),
     ] = None,
+    memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -100,16 +109,18 @@ def embed(
     from bowerbird import encoders
     from bowerbird.knowledge.ingest.embed import embed as write_parts
     from bowerbird.knowledge.ingest.prepare import Choice
+    from bowerbird.knowledge.search.planner import parse_memory
 
     with show_progress("embedding", as_json) as progress:
         report = write_parts(
             source,
             out,
             encoders.load(encoder, device=pick_device(device)),
-            Choice(caption_column, where, patches, fetch),
+            Choice(caption_column, where, patches, fetch, private, check_max_pixels(max_pixels)),
             filter_fn=load_filter(keep),
             processes=workers,
             size=part,
+            memory=parse_memory(memory),
             ray_address=ray,
             progress=progress,
         )

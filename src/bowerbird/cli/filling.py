@@ -41,7 +41,10 @@ OpenEncoderOption = Annotated[
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 MemoryOption = Annotated[
-    str, typer.Option("--memory", metavar="SIZE", help="Memory that making the index may take, e.g. 500M or 8G.")
+    str,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Memory for pictures on their way and for making the index, e.g. 500M or 8G."
+    ),
 ]
 PatchesOption = Annotated[
     int,
@@ -69,6 +72,18 @@ FilterOption = Annotated[
 ]
 FetchOption = Annotated[
     bool, typer.Option("--fetch-urls", help="Allow the addresses in a column url to be asked for pictures.")
+]
+PrivateOption = Annotated[
+    bool,
+    typer.Option("--private-urls", help="With --fetch-urls, also ask addresses of this machine and its network."),
+]
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        help="Largest picture that is decoded; a larger JPEG is taken at a half, a quarter or an eighth.",
+    ),
 ]
 WorkersOption = Annotated[
     int,

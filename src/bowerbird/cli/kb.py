@@ -15,9 +15,11 @@ from bowerbird.cli.filling import (
     FetchOption,
     FilterOption,
     KbArgument,
+    MaxPixelsOption,
     MemoryOption,
     OpenEncoderOption,
     PatchesOption,
+    PrivateOption,
     ReportOption,
     SourceArgument,
     WhereOption,
@@ -28,6 +30,7 @@ from bowerbird.cli.filling import (
     print_report,
 )
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import MAX_PIXELS
 
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -45,6 +48,8 @@ def build(
     report: ReportOption = None,
     keep: FilterOption = None,
     fetch: FetchOption = False,
+    private: PrivateOption = False,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     bm25_weights: Annotated[
         str,
         typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
@@ -74,6 +79,8 @@ def build(
             dedup=dedup,
             filter_fn=load_filter(keep),
             fetch_urls=fetch,
+            private_urls=private,
+            max_pixels=max_pixels,
             bm25_weights=parse_weights(bm25_weights),
             workers=workers,
             device=pick_device(device),
@@ -96,6 +103,8 @@ def add(
     report: ReportOption = None,
     keep: FilterOption = None,
     fetch: FetchOption = False,
+    private: PrivateOption = False,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -121,6 +130,8 @@ def add(
             dedup=dedup,
             filter_fn=load_filter(keep),
             fetch_urls=fetch,
+            private_urls=private,
+            max_pixels=max_pixels,
             workers=workers,
             progress=progress,
         )

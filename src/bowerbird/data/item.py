@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from bowerbird.core import images
+from bowerbird.core.errors import PictureError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CAPTION_COLUMNS = ("caption", "text", "name", "title", "label")
 """Columns taken for the caption when none is named, first match wins."""
@@ -23,7 +29,7 @@ class SourceItem:
     one `(d,)`.
 
     With an embedding, the picture may be missing (no bytes). `fingerprint`: of the encoder that made the embedding,
-    where that is known.
+    where that is known. `problem`: why there is no picture, where the source knows; the item is then left out with it.
     """
 
     data: bytes
@@ -32,6 +38,15 @@ class SourceItem:
     metadata: dict[str, Any] = field(default_factory=dict)
     embedding: np.ndarray | None = None
     fingerprint: str = ""
+    problem: str = ""
+
+
+def decode_item(item: SourceItem, *, at_least: int | None = None, max_pixels: int = images.MAX_PIXELS) -> Image.Image:
+    """`images.decode` of an item's picture. Raises: PictureError, with the source's own words where it has a
+    `problem`."""
+    if item.problem:
+        raise PictureError(f"{item.name}: {item.problem}")
+    return images.decode(item.data, item.name, at_least=at_least, max_pixels=max_pixels)
 
 
 def content_id(item: SourceItem) -> int:

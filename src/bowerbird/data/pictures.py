@@ -19,7 +19,7 @@ from torch import Tensor
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.data.filters import filter_rows
-from bowerbird.data.item import content_id
+from bowerbird.data.item import content_id, decode_item
 from bowerbird.data.sources import registry
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def load_pictures(
     arrays, captions, metadata, ids, left_out = [], [], [], [], []
     for item in islice(registry.read(source), limit if where is None else None):
         try:
-            arrays.append(np.asarray(images.square(images.decode(item.data, item.name), size)))
+            arrays.append(np.asarray(images.square(decode_item(item), size)))
         except PictureError as error:
             left_out.append(str(error))
             continue

@@ -88,6 +88,8 @@ class KnowledgeBase:
         dedup: float | None = None,
         filter_fn: Filter | None = None,
         fetch_urls: bool = False,
+        private_urls: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
         workers: int = 0,
         device: str = "cpu",
@@ -133,6 +135,8 @@ class KnowledgeBase:
                 dedup=dedup,
                 filter_fn=filter_fn,
                 fetch_urls=fetch_urls,
+                private_urls=private_urls,
+                max_pixels=max_pixels,
                 workers=workers,
                 progress=progress,
             )
@@ -231,6 +235,8 @@ class KnowledgeBase:
         dedup: float | None = None,
         filter_fn: Filter | None = None,
         fetch_urls: bool = False,
+        private_urls: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
         workers: int = 0,
         progress: Progress | None = None,
     ) -> AddReport:
@@ -238,7 +244,8 @@ class KnowledgeBase:
 
         `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this
         like (cosine) an item that is there or came before. `filter_fn(picture, item)` gives a reason to leave one
-        out, or None. `fetch_urls` allows the addresses of a source to be asked. `workers`: processes that embed,
+        out, or None. `fetch_urls` allows the addresses of a source to be asked, `private_urls` also those of this
+        machine and its network. `max_pixels`: the largest picture that is decoded. `workers`: processes that embed,
         0 for this one alone; the result is the same. `progress` counts pictures.
 
         Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or
@@ -255,7 +262,7 @@ class KnowledgeBase:
                 f"{self.path}: near-duplicates are found by cosine, and this knowledge base compares by inner products;"
                 " leave out dedup"
             )
-        choice = Choice(caption_column, where, patches, fetch_urls)
+        choice = Choice(caption_column, where, patches, fetch_urls, private_urls, images.check_max_pixels(max_pixels))
         return fill(
             self.store,
             self.encoder,
@@ -476,7 +483,7 @@ class KnowledgeBase:
         Raises: BowerbirdError when a stored picture is not the one that was added.
         """
         found = self.store.pictures([int(i) for i in ids.reshape(-1) if i >= 0])
-        decoded = {i: images.decode(data, str(i)) for i, data in found.items()}
+        decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
     def proposal(self, k: int = 4) -> dict[int, int]:

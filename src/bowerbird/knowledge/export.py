@@ -19,6 +19,7 @@ from bowerbird.core.progress import Progress
 from bowerbird.core.text import to_json
 from bowerbird.data.item import OWN_COLUMNS
 from bowerbird.data.sources.table import ENCODER_KEY
+from bowerbird.knowledge.storage.batches import read_in_batches
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -70,10 +71,12 @@ def export(
 
 
 def _batches(kb: KnowledgeBase, ids: list[int], progress: Progress | None) -> Iterator[pa.Table]:
-    for start in range(0, len(ids), BATCH):
-        yield kb.store.whole(ids[start : start + BATCH])
+    done = 0
+    for table in read_in_batches(ids, kb.store.whole, lambda found: int(found["image"].nbytes), BATCH):
+        yield table
+        done += len(table)
         if progress is not None:
-            progress(min(start + BATCH, len(ids)), len(ids))
+            progress(done, len(ids))
 
 
 def _imagefolder(folder: Path, batches: Iterator[pa.Table]) -> int:

@@ -38,11 +38,12 @@ class SourceOptions:
 
     `caption_column`: the column, key or field that holds the captions, None for the usual ones
     (`data.item.CAPTION_COLUMNS`). `fetch_urls`: whether the network may be asked for pictures; False means that nothing
-    is.
+    is. `private_urls`: whether that holds for addresses of this machine and its network too.
     """
 
     caption_column: str | None = None
     fetch_urls: bool = False
+    private_urls: bool = False
 
 
 class Source(Protocol):
@@ -67,7 +68,8 @@ class Source(Protocol):
 
         An item is the bytes of a picture file (PNG, JPEG, WebP, …; not decoded), a name for reports, a caption, flat
         metadata (texts, numbers, booleans, lists of texts), and the raw embedding float32 `(d,)` where the source
-        brings one. A picture that cannot be had is an item with no bytes: it is reported by name, and the rest goes in.
+        brings one. A picture that cannot be had is an item with no bytes, and with its `problem` where that is known:
+        it is reported by name, and the rest goes in.
         Give items as they are read, and hold no more than a few: sources are larger than memory.
 
         Raises: BowerbirdError when the place as a whole cannot be read: what was found, what is expected.

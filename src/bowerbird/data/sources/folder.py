@@ -14,6 +14,7 @@ from bowerbird.core.images import SUFFIXES
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import archive, table
 from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.picture_file import read_picture_file
 
 
 class Picture:
@@ -23,11 +24,12 @@ class Picture:
         return Path(place).suffix.lower() in SUFFIXES and Path(place).is_file()
 
     def count(self, place: str) -> int | None:
-        return None
+        return 1
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path = Path(place)
-        yield SourceItem(path.read_bytes(), path.name, _sidecar(path), {"file_name": path.name})
+        data, problem = read_picture_file(path)
+        yield SourceItem(data, path.name, _sidecar(path), {"file_name": path.name}, problem=problem)
 
 
 class Folder:
@@ -76,11 +78,8 @@ def _read_folder(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
         caption = row.get(options.caption_column or "text")
         if caption is None:  # one that is there and empty stays so
             caption = _sidecar(path) or str(metadata.get("class", "")).replace("_", " ")
-        try:
-            data = path.read_bytes()
-        except OSError:
-            data = b""  # reported by name when it fails to decode, like any other unreadable picture
-        yield SourceItem(data, relative, str(caption), metadata)
+        data, problem = read_picture_file(path)
+        yield SourceItem(data, relative, str(caption), metadata, problem=problem)
 
 
 def _sidecar(path: Path) -> str:

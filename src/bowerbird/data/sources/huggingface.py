@@ -25,7 +25,7 @@ class HubDataset:
         return None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
-        return read_hub(place.removeprefix("hf:"), options.caption_column)
+        return read_hub(place.removeprefix("hf:"), options)
 
 
 class SavedDataset:
@@ -38,7 +38,7 @@ class SavedDataset:
         return None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
-        return read_saved(Path(place), options.caption_column)
+        return read_saved(Path(place), options)
 
 
 def is_saved(folder: Path) -> bool:
@@ -48,7 +48,7 @@ def is_saved(folder: Path) -> bool:
     )
 
 
-def read_saved(folder: Path, caption_column: str | None = None) -> Iterator[SourceItem]:
+def read_saved(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
     """The items of a saved data set, of every split in turn, which is named in the metadata `split`."""
     import pyarrow as pa
 
@@ -57,7 +57,7 @@ def read_saved(folder: Path, caption_column: str | None = None) -> Iterator[Sour
             inside = folder / Path(str(split)).name  # a plain name below, whatever is written
             if inside == folder or (inside / "dataset_dict.json").is_file():
                 raise BowerbirdError(f"{folder / 'dataset_dict.json'}: {split!r} is no split")
-            for item in read_saved(inside, caption_column):
+            for item in read_saved(inside, options):
                 yield replace(item, metadata={"split": str(split)} | item.metadata)
         return
     for entry in _list(folder / "state.json", "_data_files"):
@@ -65,7 +65,7 @@ def read_saved(folder: Path, caption_column: str | None = None) -> Iterator[Sour
         try:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_stream(source)
-                yield from table.read_batches(reader.schema, reader, path, caption_column)
+                yield from table.read_batches(reader.schema, reader, path, options)
         except (OSError, pa.ArrowInvalid) as error:
             raise BowerbirdError(
                 f"{path}: cannot be read as part of a saved data set ({str(error).splitlines()[0][:100]})"
@@ -80,14 +80,14 @@ def _list(path: Path, key: str) -> list[Any]:
     raise BowerbirdError(f"{path}: not the description of a data set ({key} is no list)")
 
 
-def read_hub(name: str, caption_column: str | None = None) -> Iterator[SourceItem]:
+def read_hub(name: str, options: SourceOptions) -> Iterator[SourceItem]:
     """The items of `NAME` or `NAME:SPLIT` on the hub, streamed; pictures undecoded.
 
     Raises: BowerbirdError when `datasets` is not installed, or the data set cannot be had.
     """
     dataset, _, split = name.partition(":")
     if Path(dataset).is_dir():
-        yield from read_saved(Path(dataset), caption_column)
+        yield from read_saved(Path(dataset), options)
         return
     try:
         import datasets  # type: ignore[import-not-found, unused-ignore]
@@ -103,7 +103,7 @@ def read_hub(name: str, caption_column: str | None = None) -> Iterator[SourceIte
                 stream = stream.cast_column(column, datasets.Image(decode=False))
         place = Path(f"hf-{dataset.replace('/', '-')}")
         for part in stream.with_format("arrow").iter(batch_size=256):
-            yield from table.read_batches(part.schema, part.to_batches(), place, caption_column)
+            yield from table.read_batches(part.schema, part.to_batches(), place, options)
     except BowerbirdError:
         raise
     except Exception as error:  # the library has many ways to say that it cannot

@@ -5,7 +5,7 @@ A format of ours is one line of `BUILT_IN`; `base.py` says what it must do, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,20 @@ KINDS = (
 ENTRY_POINTS = "bowerbird.sources"
 
 
-def read(place: str | Path, *, caption_column: str | None = None, fetch_urls: bool = False) -> Iterator[SourceItem]:
+def read(
+    place: str | Path,
+    *,
+    caption_column: str | None = None,
+    fetch_urls: bool = False,
+    private_urls: bool = False,
+) -> Iterator[SourceItem]:
     """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
-    `fetch_urls` allows addresses to be asked.
+    `fetch_urls` allows addresses to be asked, `private_urls` also those of this machine and its network.
 
     Raises: BowerbirdError when there is nothing at `place`, or nothing in it that could be a picture.
     """
     source, inside = find(place)
-    for item in source.read(inside, SourceOptions(caption_column, fetch_urls)):
+    for item in source.read(inside, SourceOptions(caption_column, fetch_urls, private_urls)):
         if not isinstance(item, SourceItem):
             raise BowerbirdError(
                 f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
@@ -63,6 +69,21 @@ def count(place: str | Path) -> int | None:
     except BowerbirdError:  # `read` says it
         return None
     return source.count(inside)
+
+
+def group(places: Sequence[str | Path]) -> list[list[str]]:
+    """Places one by one, but pictures that are named one after another together: as one source they cost what their
+    folder costs."""
+    made: list[list[str]] = []
+    open_group = False
+    for place in map(str, places):
+        single = Picture().matches(place)
+        if single and open_group:
+            made[-1].append(place)
+        else:
+            made.append([place])
+        open_group = single
+    return made
 
 
 def find(place: str | Path) -> tuple[Source, str]:

@@ -12,13 +12,17 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
 from bowerbird.data.sources import urls
 from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.picture_file import read_picture_file
 from bowerbird.data.sources.urls import URL
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 SUFFIXES = (".parquet", ".pq")
+BATCH, BATCH_BYTES = 128, 32 * 1024**2
+"""Rows read at once, and about how many bytes of them."""
 ENCODER_KEY = b"bowerbird.encoder"
 """Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
 
@@ -52,36 +56,49 @@ def read_parquet(path: Path, options: SourceOptions) -> Iterator[SourceItem]:
     except (pa.ArrowInvalid, OSError) as error:
         raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
     yield from read_batches(
-        file.schema_arrow, file.iter_batches(batch_size=256), path, options.caption_column, options.fetch_urls
+        file.schema_arrow, file.iter_batches(batch_size=_rows_at_once(file.metadata)), path, options
     )
+
+
+def _rows_at_once(facts: pq.FileMetaData) -> int:
+    """So many rows as hold some `BATCH_BYTES`, going by what the file says of its row groups."""
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    row = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1.0)
+    return max(1, min(BATCH, int(BATCH_BYTES / max(1.0, row))))
 
 
 def read_batches(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     path: Path,
-    caption_column: str | None,
-    fetch_urls: bool = False,
+    options: SourceOptions,
 ) -> Iterator[SourceItem]:
     """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the
     table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
-    addresses in a column `url`.
+    Embeddings of a table that says whose they are come along. Where `options` say `fetch_urls`, pictures may be had
+    from the addresses in a column `url`.
     """
-    image_column = _image_column(schema, path, fetch_urls)
+    caption_column = options.caption_column
+    image_column = _image_column(schema, path, options.fetch_urls)
     fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
     names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
     if caption_column is not None and caption_column not in names:
         raise BowerbirdError(f"{path}: no column {caption_column!r} for captions; there is {', '.join(names)}")
     caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
     row_number = 0
-    for batch in batches:
+    for batch in _slices(batches):
         vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
         rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
-        fetched = iter(urls.fetch([row[image_column] for row in rows])) if image_column == URL else None
+        fetched = (
+            iter(urls.fetch([row[image_column] for row in rows], private=options.private_urls))
+            if image_column == URL
+            else None
+        )
         for row in rows:
-            data, name = next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
+            data, name, problem = (
+                next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
+            )
             text = row.pop(caption, None) if caption else None
             metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
             yield SourceItem(
@@ -91,8 +108,17 @@ def read_batches(
                 metadata,
                 next(vectors) if vectors is not None else None,
                 fingerprint,
+                problem,
             )
             row_number += 1
+
+
+def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of `batches`, some `BATCH_BYTES` at a time: one batch may be a thousand photographs."""
+    for batch in batches:
+        step = max(1, min(BATCH, BATCH_BYTES * len(batch) // max(1, batch.nbytes)))
+        for start in range(0, len(batch), step):
+            yield batch.slice(start, step)
 
 
 def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
@@ -135,17 +161,19 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> str:
     )
 
 
-def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str]:
-    """Bytes and name of one cell; a relative path is looked up beside the parquet file and never above it."""
+def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:
+    """Bytes and name of one cell, and why there are no bytes; a relative path is looked up beside the parquet file and
+    never above it."""
     if isinstance(value, bytes):
-        return value, ""
+        return value, "", ""
     path = value.get("path") if isinstance(value, dict) else value
     data = value.get("bytes") if isinstance(value, dict) else None
     if data:
-        return bytes(data), str(path or "")
+        return bytes(data), str(path or ""), ""
     if not isinstance(path, str):
-        return b"", ""
+        return b"", "", ""
     target = (folder / path).resolve()
     if target.is_relative_to(folder.resolve()) and target.is_file():
-        return target.read_bytes(), path
-    return b"", path
+        data, problem = read_picture_file(target)
+        return data, path, problem
+    return b"", path, f"no such file in {folder}"

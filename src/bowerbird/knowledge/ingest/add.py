@@ -14,7 +14,7 @@ from bowerbird.data.item import SourceItem, content_id
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
-from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Prepared
+from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Look, Prepared
 from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.storage.id_set import Known
@@ -52,7 +52,17 @@ def fill(
         duplicates = NearDuplicates(dedup, _nearest(store)) if dedup is not None else None
         since = 0
         for prepared in _prepare(
-            encoder, several, choice, filter_fn, processes, known, report, progress, total, store.on_message
+            encoder,
+            several,
+            choice,
+            filter_fn,
+            processes,
+            known,
+            report,
+            progress,
+            total,
+            store.on_message,
+            prepare.chunk_bytes(store.memory, processes),
         ):
             since += _append(store, prepared, known, duplicates, report)
             if since >= COMMIT_EVERY:
@@ -85,22 +95,22 @@ def _prepare(
     progress: Progress | None,
     total: int | None,
     on_message: OnMessage,
+    size: int,
 ) -> Iterator[Prepared]:
-    """What is new in the sources, decoded and embedded, chunk by chunk."""
+    """What is new in the sources, decoded and embedded, chunk by chunk of up to `size` bytes."""
     sent: list[int] = []  # how many of the source are read by each chunk
 
     def work() -> Iterator[list[SourceItem]]:
         done = 0
-        for one in several:
-            for items, read in prepare.chunks(one, choice):
-                there = known.has([content_id(item) for item in items])
-                report.already_present += sum(there)
-                done += read
-                sent.append(done)
-                yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
+        for items, read in prepare.chunks(several, choice, size=size):
+            there = known.has([content_id(item) for item in items])
+            report.already_present += sum(there)
+            done += read
+            sent.append(done)
+            yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
     start, estimated = time.perf_counter(), False
-    for prepared in workers.in_order(work(), encoder, filter_fn, processes):
+    for prepared in workers.in_order(work(), encoder, Look(filter_fn, choice.max_pixels), processes):
         done = sent.pop(0)
         if total is not None and total > ESTIMATE_FROM and not estimated and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)

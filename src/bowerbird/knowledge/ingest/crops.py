@@ -8,13 +8,13 @@ from typing import Any
 
 from bowerbird.core import images, seeds
 from bowerbird.core.errors import PictureError
-from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.item import SourceItem, content_id, decode_item
 
 SMALLEST = 0.5
 """A patch is a square of at least this share of the picture's shorter side."""
 
 
-def cut(item: SourceItem, count: int) -> list[SourceItem]:
+def cut(item: SourceItem, count: int, *, max_pixels: int = images.MAX_PIXELS) -> list[SourceItem]:
     """`count` random square patches of one picture as PNG, with `patch_of` and the corners `patch_x_tl` … `patch_y_br`
     in pixels.
 
@@ -22,7 +22,7 @@ def cut(item: SourceItem, count: int) -> list[SourceItem]:
     comes back as it is, to be reported when it is decoded. Raises: nothing.
     """
     try:
-        picture = images.decode(item.data, item.name)
+        picture = decode_item(item, max_pixels=max_pixels)
     except PictureError:
         return [replace(item, embedding=None)]
     draw = seeds.numpy_generator(0, "patches", content_id(replace(item, embedding=None)))

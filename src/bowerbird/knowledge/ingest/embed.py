@@ -22,8 +22,9 @@ from bowerbird.core.text import parse_json
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
-from bowerbird.knowledge.ingest.parts import LEFT_OUT, PART, missing, write
-from bowerbird.knowledge.ingest.prepare import Choice, Filter
+from bowerbird.knowledge.ingest.parts import LEFT_OUT, PART, Full, missing, write
+from bowerbird.knowledge.ingest.prepare import Choice, Filter, Look
+from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
@@ -52,23 +53,28 @@ def embed(
     filter_fn: Filter | None = None,
     processes: int = 0,
     size: int = PART,
+    memory: int = DEFAULT_MEMORY,
     ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> EmbedReport:
     """Write the parts of all sources to the folder `out`; those that are there are not made again.
 
-    `processes` as in `KnowledgeBase.add`. `ray_address`: a Ray cluster in place of processes (`local` for one on this
+    `processes` as in `KnowledgeBase.add`. A part is full at `size` pictures, or at the bytes of them that `memory`
+    allows. `ray_address`: a Ray cluster in place of processes (`local` for one on this
     machine); every machine must see the sources and `out` at the same paths, and each source is one machine's work.
     Raises: BowerbirdError when `out` holds the parts of something else, or Ray is not installed.
     """
     out, choice = Path(out), choice or Choice()
     places = [str(Path(s).absolute()) if Path(s).exists() else str(s) for s in several]
+    full, look = Full(size, prepare.chunk_bytes(memory)), Look(filter_fn, choice.max_pixels)
+    groups = registry.group(places)
     made_by = {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
     facts = {
         "sources": places,
         "choice": asdict(choice),
         "filter": prepare.name_of(filter_fn),
         "size": size,
+        "bytes": full.bytes,
         "encoder": made_by,
     }
     if (out / MANIFEST).is_file():
@@ -82,9 +88,9 @@ def embed(
     if ray_address is not None:
         from bowerbird.knowledge.ingest.ray import on_ray
 
-        on_ray(places, out, encoder, choice, filter_fn, size, ray_address)
+        on_ray(groups, out, encoder, choice, look, full, ray_address)
     else:
-        _here(places, out, encoder, choice, filter_fn, size, processes, progress)
+        _here(groups, out, encoder, choice, look, full, processes, progress)
     for path in sorted(out.glob("part-*.parquet")):
         found = pq.ParquetFile(path)
         report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
@@ -94,29 +100,29 @@ def embed(
 
 
 def _here(
-    several: Sequence[str],
+    groups: Sequence[Sequence[str]],
     out: Path,
     encoder: Encoder,
     choice: Choice,
-    filter_fn: Filter | None,
-    size: int,
+    look: Look,
+    full: Full,
     processes: int,
     progress: Progress | None,
 ) -> None:
-    counts = [registry.count(one) for one in several]
+    counts = [registry.count(one) for group in groups for one in group]
     total = None if None in counts else sum(n or 0 for n in counts)
     sent: list[tuple[Path, str, int]] = []
 
     def work() -> Iterator[list[SourceItem]]:
         done = 0
-        for number, one in enumerate(several):
-            for path, items, mark, read in missing(one, number, out, choice, size):
+        for number, group in enumerate(groups):
+            for path, items, mark, read in missing(group, number, out, choice, full):
                 done += read
                 if items is not None:
                     sent.append((path, mark, done))
                     yield items
 
-    for prepared in workers.in_order(work(), encoder, filter_fn, processes):
+    for prepared in workers.in_order(work(), encoder, look, processes):
         path, mark, done = sent.pop(0)
         write(path, prepared, encoder, mark)
         if progress is not None:

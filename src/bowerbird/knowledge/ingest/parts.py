@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,24 @@ if TYPE_CHECKING:
 PART = 2048
 
 
+@dataclass(frozen=True)
+class Full:
+    """When a part is full: at so many pictures, or at so many bytes of them."""
+
+    items: int
+    bytes: int
+
+
 LEFT_OUT, MADE_OF = b"bowerbird.left_out", b"bowerbird.made_of"
 
 
 def missing(
-    source: str, number: int, out: Path, choice: Choice, size: int
+    sources: Sequence[str], number: int, out: Path, choice: Choice, full: Full
 ) -> Iterator[tuple[Path, list[SourceItem] | None, str, int]]:
-    """The parts of one source: file, its items (None where the file was made of the same ones), their mark, and how
-    many were read for them."""
+    """The parts of one source, or of several pictures: file, its items (None where the file was made of the same ones),
+    their mark, and how many were read for them."""
     there = set(out.glob(f"part-{number:04d}-*.parquet"))
-    for part, (items, read) in enumerate(prepare.chunks(source, choice, size)):
+    for part, (items, read) in enumerate(prepare.chunks(sources, choice, count=full.items, size=full.bytes)):
         path = out / f"part-{number:04d}-{part:06d}.parquet"
         there.discard(path)
         mark = hashlib.sha256(b"".join(content_id(item).to_bytes(8, "big") for item in items)).hexdigest()

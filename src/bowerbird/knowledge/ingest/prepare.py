@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,16 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.types import Encoder
 from bowerbird.data.filters import filter_rows
-from bowerbird.data.item import SourceItem, clean_item
+from bowerbird.data.item import SourceItem, clean_item, decode_item
+from bowerbird.data.portions import ITEMS, portions
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import crops
 
 if TYPE_CHECKING:
     from PIL import Image
 
-CHUNK = 512
+HELD = 16
+"""A chunk holds this part of the memory allowed: beside it lie the next one, its rows, and what LanceDB writes."""
 ENOUGH = 3
 """A picture is kept at so many times the pixels that the encoder looks at, or up to twice that, and not at all of its
 own."""
@@ -50,12 +52,18 @@ def name_of(filter_fn: Filter | None) -> str | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a source becomes an item. `patches`: so many crops in place of each picture (0: the picture itself)."""
+    """What of a source becomes an item, and what it may cost.
+
+    `patches`: so many crops in place of each picture (0: the picture itself). `fetch_urls`, `private_urls`: whether
+    addresses may be asked, and also those of this machine and its network. `max_pixels`: the largest picture decoded.
+    """
 
     caption_column: str | None = None
     where: str | None = None
     patches: int = 0
     fetch_urls: bool = False
+    private_urls: bool = False
+    max_pixels: int = images.MAX_PIXELS
 
 
 @dataclass
@@ -84,6 +92,14 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How pictures are looked at: a person's filter, and the largest picture decoded, in pixels."""
+
+    filter_fn: Filter | None = None
+    max_pixels: int = images.MAX_PIXELS
+
+
+@dataclass(frozen=True)
 class Reason:
     """Why an item is left out: it cannot be read, or a person's filter `filtered` it out."""
 
@@ -91,21 +107,33 @@ class Reason:
     filtered: bool = False
 
 
-def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tuple[list[SourceItem], int]]:
-    """Items of `source` that satisfy `choice`, from `size` of the source at a time, and how many of the source were
+def chunk_bytes(memory: int, processes: int = 0) -> int:
+    """How many bytes of pictures a chunk may hold within `memory`; worker processes have several on the way."""
+    return memory // (HELD * (1 + 2 * processes))
+
+
+def chunks(
+    sources: Sequence[str | Path], choice: Choice, *, count: int = ITEMS, size: int
+) -> Iterator[tuple[list[SourceItem], int]]:
+    """Items of `sources` that satisfy `choice`, from `count` items or `size` bytes of them at a time, and how many were
     read for them.
 
     A column that only some rows have is empty in the others. Raises: BowerbirdError for a condition on columns that no
     row so far has.
     """
     columns: dict[str, None] = {}
-    items: Iterable[SourceItem] = registry.read(
-        source, caption_column=choice.caption_column, fetch_urls=choice.fetch_urls
+    items = chain.from_iterable(
+        registry.read(
+            source,
+            caption_column=choice.caption_column,
+            fetch_urls=choice.fetch_urls,
+            private_urls=choice.private_urls,
+        )
+        for source in sources
     )
-    iterator = iter(items)
-    size = max(1, size // max(1, choice.patches))  # patches are held as files until they are stored
+    crowd = max(1, choice.patches)  # patches are held as files until they are stored
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while read := [clean_item(item) for item in islice(iterator, size)]:
+        for read in portions(map(clean_item, items), count=max(1, count // crowd), size=max(1, size // crowd)):
             columns |= dict.fromkeys(name for item in read for name in item.metadata)
             rows: Sequence[dict[str, Any]] = (
                 [item.metadata for item in read]
@@ -114,9 +142,8 @@ def chunks(source: str | Path, choice: Choice, size: int = CHUNK) -> Iterator[tu
             )
             chosen = [read[i] for i in filter_rows(rows, choice.where)]
             if choice.patches:
-                chosen = [
-                    piece for pieces in pool.map(partial(crops.cut, count=choice.patches), chosen) for piece in pieces
-                ]
+                cut = partial(crops.cut, count=choice.patches, max_pixels=choice.max_pixels)
+                chosen = [piece for pieces in pool.map(cut, chosen) for piece in pieces]
             yield chosen, len(read)
 
 
@@ -124,12 +151,12 @@ Decoded = list[tuple[SourceItem, "Image.Image | Reason | None"]]
 """Items with their pictures, None where the embedding is enough, or the reason why one is left out."""
 
 
-def prepare(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None = None) -> Prepared:
+def prepare(items: Sequence[SourceItem], encoder: Encoder, look: Look | None = None) -> Prepared:
     """Decode, filter and embed `items`, `PIECE` at a time; an embedding that a source brings is taken as it is.
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
-    return join([embed(decode(piece, encoder, filter_fn), encoder) for piece in pieces(items)], encoder)
+    return join([embed(decode(piece, encoder, look or Look()), encoder) for piece in pieces(items)], encoder)
 
 
 def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
@@ -145,18 +172,18 @@ def join(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     return Prepared(items, np.concatenate(embeddings), unreadable, refused)
 
 
-def decode(items: Sequence[SourceItem], encoder: Encoder, filter_fn: Filter | None) -> Decoded:
-    """The pictures of `items`, on all cores, as large as the encoder has use for; `filter_fn` is asked of whole
+def decode(items: Sequence[SourceItem], encoder: Encoder, look: Look) -> Decoded:
+    """The pictures of `items`, on all cores, as large as the encoder has use for; the filter is asked of whole
     ones, one at a time."""
     items = [_drop_foreign_embedding(item, encoder) for item in items]
     groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
     turn = threading.Lock()
 
-    def look(group: Sequence[SourceItem]) -> Decoded:
-        return [(item, _look_at(item, encoder, filter_fn, turn)) for item in group]
+    def of_group(group: Sequence[SourceItem]) -> Decoded:
+        return [(item, _look_at(item, encoder, look, turn)) for item in group]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [pair for pairs in pool.map(look, groups) for pair in pairs]
+        return [pair for pairs in pool.map(of_group, groups) for pair in pairs]
 
 
 def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
@@ -179,9 +206,8 @@ def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
     )
 
 
-def _look_at(
-    item: SourceItem, encoder: Encoder, filter_fn: Filter | None, turn: threading.Lock
-) -> Image.Image | Reason | None:
+def _look_at(item: SourceItem, encoder: Encoder, look: Look, turn: threading.Lock) -> Image.Image | Reason | None:
+    filter_fn = look.filter_fn
     size = getattr(encoder, "picture_size", None)
     enough = None if size is None else ENOUGH * int(size)
     try:
@@ -191,7 +217,11 @@ def _look_at(
                 return None
             if not item.data:
                 return Reason(f"{item.name}: has no picture for the filter to look at", filtered=True)
-        picture = images.decode(item.data, item.name, at_least=None if filter_fn is not None else enough)
+        picture = decode_item(
+            item,
+            at_least=None if filter_fn is not None else enough,
+            max_pixels=look.max_pixels,
+        )
     except PictureError as error:
         return Reason(str(error))
     if filter_fn is not None:

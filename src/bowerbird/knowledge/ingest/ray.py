@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.knowledge.ingest import parts, prepare
-from bowerbird.knowledge.ingest.prepare import Choice, Filter
+from bowerbird.knowledge.ingest.parts import Full
+from bowerbird.knowledge.ingest.prepare import Choice, Look
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
 
 
 def on_ray(
-    several: Sequence[str],
+    groups: Sequence[Sequence[str]],
     out: Path,
     encoder: Encoder,
     choice: Choice,
-    filter_fn: Filter | None,
-    size: int,
+    look: Look,
+    full: Full,
     address: str,
 ) -> None:
     """Make the missing parts of all sources in `out`. Raises: BowerbirdError when Ray is not installed."""
@@ -46,15 +47,15 @@ def on_ray(
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        work = [{"number": number, "source": source} for number, source in enumerate(several)]
+        work = [{"number": number, "sources": list(group)} for number, group in enumerate(groups)]
         task = partial(
             _one_source,
             out=str(out),
             name=encoder.name,
             fingerprint=encoder.fingerprint,
             choice=choice,
-            filter_fn=filter_fn,
-            size=size,
+            look=look,
+            full=full,
         )
         ray.data.from_items(work, override_num_blocks=len(work)).map(task, num_cpus=1).take_all()
     finally:
@@ -63,7 +64,7 @@ def on_ray(
 
 
 def _one_source(
-    row: dict[str, Any], *, out: str, name: str, fingerprint: str, choice: Choice, filter_fn: Filter | None, size: int
+    row: dict[str, Any], *, out: str, name: str, fingerprint: str, choice: Choice, look: Look, full: Full
 ) -> dict[str, Any]:
     """The missing parts of one source, made where this runs."""
     from bowerbird import encoders
@@ -75,8 +76,8 @@ def _one_source(
             " asked for"
         )
     made = 0
-    for path, items, mark, _ in parts.missing(str(row["source"]), int(row["number"]), Path(out), choice, size):
+    for path, items, mark, _ in parts.missing(row["sources"], int(row["number"]), Path(out), choice, full):
         if items is not None:
-            parts.write(path, prepare.prepare(items, encoder, filter_fn), encoder, mark)
+            parts.write(path, prepare.prepare(items, encoder, look), encoder, mark)
             made += 1
     return {"number": row["number"], "parts": made}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.data.item import SourceItem
 from bowerbird.knowledge.ingest import prepare
-from bowerbird.knowledge.ingest.prepare import Filter, Prepared
+from bowerbird.knowledge.ingest.prepare import Look, Prepared
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
@@ -28,22 +28,20 @@ _encoder: Encoder | None = None  # of a worker process
 _trouble = ""  # why it has none
 
 
-def in_order(
-    work: Iterable[list[SourceItem]], encoder: Encoder, filter_fn: Filter | None, workers: int
-) -> Iterator[Prepared]:
+def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look, workers: int) -> Iterator[Prepared]:
     """`ingest.prepare` of each piece of `work`, in its order; with `workers` 0 in this process.
 
     Worker processes load the encoder by its name. Raises: MismatchError when that gives them another encoder.
     """
     if not workers:
-        yield from _one_ahead(work, encoder, filter_fn)
+        yield from _one_ahead(work, encoder, look)
         return
     under_way: deque[Future[Prepared]] = deque()
     try:
-        pickle.dumps(filter_fn)
+        pickle.dumps(look)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise BowerbirdError(
-            f"the filter {prepare.name_of(filter_fn)} cannot be handed to worker processes; give a function of a"
+            f"the filter {prepare.name_of(look.filter_fn)} cannot be handed to worker processes; give a function of a"
             " module, or no workers"
         ) from error
     pool = ProcessPoolExecutor(
@@ -51,7 +49,7 @@ def in_order(
     )
     try:
         for items in work:
-            under_way.append(pool.submit(_prepare, items, filter_fn))
+            under_way.append(pool.submit(_prepare, items, look))
             if len(under_way) > 2 * workers:  # a bounded number of pictures waits in memory
                 yield under_way.popleft().result()
         while under_way:
@@ -65,14 +63,14 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, filter_fn: Filter | None) -> Iterator[Prepared]:
+def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look) -> Iterator[Prepared]:
     """In this process: while some pictures are embedded and stored the next are read and decoded."""
 
     def portions() -> Iterator[tuple[prepare.Decoded, bool]]:
         for items in work:
             pieces = prepare.pieces(items) or [[]]
             for number, piece in enumerate(pieces, 1):
-                yield prepare.decode(piece, encoder, filter_fn), number == len(pieces)
+                yield prepare.decode(piece, encoder, look), number == len(pieces)
 
     coming, parts = portions(), []
     with ThreadPoolExecutor(1) as ahead:
@@ -101,7 +99,7 @@ def _start(name: str, fingerprint: str) -> None:
         _trouble = f"{error}; worker processes load an encoder by its name"
 
 
-def _prepare(items: list[SourceItem], filter_fn: Filter | None) -> Prepared:
+def _prepare(items: list[SourceItem], look: Look) -> Prepared:
     if _encoder is None or _trouble:
         raise MismatchError(_trouble)
-    return prepare.prepare(items, _encoder, filter_fn)
+    return prepare.prepare(items, _encoder, look)

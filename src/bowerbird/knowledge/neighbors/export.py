@@ -20,6 +20,7 @@ from bowerbird.core.files import atomic_path
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT
 from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.portions import BYTES
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Choice
@@ -75,7 +76,7 @@ def write_neighbors(
     guard, total, done, written = Guard(max_similarity, exclude_key), registry.count(source), 0, 0
     times: dict[int, int] = {}
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
-        for items, read in prepare.chunks(source, Choice()):
+        for items, read in prepare.chunks([source], Choice(), size=BYTES):
             prepared = prepare.prepare(items, kb.encoder)
             if prepared.items:
                 found, scores = _neighbors(kb, prepared.items, prepared.embeddings, k, mode, guard)

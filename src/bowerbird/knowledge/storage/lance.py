@@ -21,6 +21,7 @@ import pyarrow as pa
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.filters import check_condition, explain
 from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
+from bowerbird.knowledge.storage.batches import read_in_batches
 
 TABLE = "rows"
 FOLDER = "rows.lance"
@@ -97,11 +98,8 @@ class Rows:
         added to the table."""
         table = self._to_arrow(items, embeddings, added)
         at = table.schema.get_field_index("check")
-        self._table.add(
-            table.set_column(
-                at, table.schema.field(at), pa.array(checks(table.combine_chunks().to_batches()[0]), pa.int64())
-            )
-        )
+        bare = table.drop_columns(["image"]).combine_chunks().to_batches()[0]
+        self._table.add(table.set_column(at, table.schema.field(at), pa.array(checks(bare), pa.int64())))
 
     def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> pa.Table:
         names = sorted({key for item in items for key in item["metadata"]})
@@ -189,6 +187,10 @@ class Rows:
         at = {number: row for row, number in enumerate(found["id"].to_pylist())}
         return found.select(self._table.schema.names).take([at[int(i)] for i in ids])
 
+    def whole_batches(self, ids: Sequence[int], most: int) -> Iterator[pa.Table]:
+        """`whole`, up to `most` rows at a time."""
+        return read_in_batches(ids, self.whole, lambda table: int(table["image"].nbytes), most)
+
     def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The original bytes of these items' pictures, by id, read in one batch; each is compared with its id. Items
         without a picture are left out.
@@ -222,8 +224,7 @@ class Rows:
         if caption is not None:
             self._refuse_collisions(ids, caption)
         names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
-        for start in range(0, len(ids), 200):
-            found = self.whole(ids[start : start + 200])
+        for found in self.whole_batches(ids, 200):
             items = []
             for row in found.drop_columns(["embedding"]).to_pylist():
                 new_caption = row["caption"] if caption is None else caption
@@ -243,14 +244,13 @@ class Rows:
                     item | {"id": item_id(item["image"], vector, caption)}
                     for item, vector in zip(items, embeddings, strict=True)
                 ]
-            self.delete(ids[start : start + 200])
+            self.delete(found["id"].to_pylist())
             self.append(items, embeddings, added)
 
     def _refuse_collisions(self, ids: Sequence[int], caption: str) -> None:
         becomes: dict[int, int] = {}
         others = set(self.keys()[0].tolist()) - set(ids)
-        for start in range(0, len(ids), 200):
-            found = self.whole(ids[start : start + 200])
+        for found in self.whole_batches(ids, 200):
             vectors = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
             for number, data, vector in zip(found["id"].to_pylist(), found["image"].to_pylist(), vectors, strict=True):
                 new = item_id(data, vector, caption)

@@ -17,6 +17,7 @@ from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import Progress
 from bowerbird.knowledge.search import build, segment
+from bowerbird.knowledge.storage.batches import read_in_batches
 from bowerbird.knowledge.storage.directory import FILES, MANIFEST, DirectoryStore
 from bowerbird.knowledge.storage.id_set import Known
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
@@ -115,11 +116,11 @@ def _rows(store: DirectoryStore, verdict: Verdict, progress: Progress | None) ->
         new = set(seen.new(ids))
         seen.add(ids)
         wrong += [f"{store.path}: id {number} is there twice" for at, number in enumerate(ids) if at not in new]
-        for start in range(0, len(ids), 256):
-            for number, data in rows.pictures(ids[start : start + 256]).items():
+        for pictures in read_in_batches(ids, rows.pictures, lambda found: sum(map(len, found.values())), 256):
+            for number, data in pictures.items():
                 verdict.pictures += 1
                 try:
-                    images.decode(data, str(number))
+                    images.decode(data, str(number), max_pixels=images.MOST_PIXELS)
                 except PictureError as error:
                     wrong.append(str(error))
         verdict.items += len(ids)
