@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import bowerbird
 
@@ -28,6 +29,39 @@ def test_bm25_search_needs_neither_torch_nor_lancedb(kb_path: object) -> None:
         "print(hits.captions[0][0], [m for m in ('torch', 'lancedb') if m in sys.modules])"
     )
     assert run(code) == "a red apple []"
+
+
+def test_a_picture_from_the_command_line_imports_what_it_needs(kb_path: object, tmp_path: Path) -> None:
+    """Seconds of imports for libraries' parts that no picture needs: they are loaded by whoever asks for them."""
+    parts = (
+        "torch._dynamo.eval_frame",
+        "diffusers.models.transformers.transformer_flux",
+        "diffusers.models.autoencoders.autoencoder_rae",
+        "lance_namespace_urllib3_client.api",
+        "scipy.stats._stats_py",
+        "matplotlib",
+        "cv2",
+    )
+    command = ["bowerbird", "generate", "tiny-rdm-fast", "--kb", str(kb_path), "--prompt", "red apple", "-n", "1"]
+    code = (
+        f"import os, sys\nfrom bowerbird.cli import main\nsys.argv = {[*command, '--out', str(tmp_path / 'out')]}\n"
+        "try:\n    main()\nexcept SystemExit as left:\n    print(left.code)\n"
+        f"print([m for m in {parts} if m in sys.modules], os.environ['OMP_WAIT_POLICY'])"
+    )
+    assert run(code).splitlines() == ["0", "[] PASSIVE"]
+
+
+def test_what_was_put_off_is_there_when_asked_for() -> None:
+    code = (
+        "from bowerbird.cli import lazy_imports\nlazy_imports.install()\n"
+        "import diffusers, scipy.stats, torch\nfrom diffusers import UNet2DModel\n"
+        "from diffusers.models.transformers import DiTTransformer2DModel\n"
+        "from torch._dynamo.eval_frame import OptimizedModule\n"
+        "print(scipy.stats.norm.cdf(0), DiTTransformer2DModel.__name__)\n"
+        "network = torch.compile(torch.nn.Linear(1, 1), backend='eager')\n"
+        "print(isinstance(network, OptimizedModule), network(torch.zeros(2, 1)).shape)"
+    )
+    assert run(code).splitlines() == ["0.5 DiTTransformer2DModel", "True torch.Size([2, 1])"]
 
 
 def test_imports_open_no_socket() -> None:

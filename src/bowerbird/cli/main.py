@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import os
 import sys
 
 import typer
@@ -17,6 +20,7 @@ from bowerbird.cli import (
     generate,
     imports,
     kb,
+    lazy_imports,
     models,
     reproduce,
     search,
@@ -59,8 +63,18 @@ app.command("models")(models.models)
 app.command("doctor")(models.doctor)
 
 
+def start_lightly() -> None:
+    """Settings of this process that make a short command cheap; whoever set them otherwise in the environment keeps
+    that."""
+    lazy_imports.install()
+    gc.set_threshold(50_000, 20, 50)  # imports make objects that stay; looking through them again and again is in vain
+    atexit.register(gc.freeze)  # and a last time, a second long, when the process ends
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for work spin otherwise, beside the search
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    start_lightly()
     try:
         code = app(standalone_mode=False)
     except BowerbirdError as error:
