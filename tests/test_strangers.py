@@ -31,16 +31,16 @@ def hostile_kb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_caption_acts_on_no_terminal(hostile_kb: Path) -> None:
-    found = bowerbird("search", "kb", "--text", "fox", "-k", "2", "--sheet", "s.png", cwd=hostile_kb).stdout
+    found = bowerbird("search", "kb", "--text", "fox", "--sheet", "s.png", cwd=hostile_kb).stdout
     assert len(found.splitlines()) == 2  # one line an item
     assert not ACTS & set(found.replace("\n", ""))
-    coded = bowerbird("search", "kb", "--text", "fox", "-k", "2", "--json", cwd=hostile_kb).stdout
+    coded = bowerbird("search", "kb", "--text", "fox", "--json", cwd=hostile_kb).stdout
     assert not ACTS & set(coded.replace("\n", ""))
     first = json.loads(coded, parse_constant=pytest.fail)["results"][0]
     assert first["caption"] == HOSTILE  # a program gets what is there
     lines = (hostile_kb / "queries.txt").write_text("fox\n")
     assert lines
-    batch = bowerbird("search", "kb", "--queries", "queries.txt", "-k", "2", cwd=hostile_kb).stdout
+    batch = bowerbird("search", "kb", "--queries", "queries.txt", cwd=hostile_kb).stdout
     assert len(batch.splitlines()) == 1
     assert not ACTS & set(batch.strip())
     bowerbird("kb", "export", "kb", "out", cwd=hostile_kb)
@@ -58,3 +58,19 @@ def test_an_error_that_names_what_was_given_is_one_harmless_line(hostile_kb: Pat
         said = bowerbird(*arguments, cwd=hostile_kb, expect=2).stderr
         assert said.count("\n") == 1, said
         assert not ACTS & set(said.rstrip("\n"))
+
+
+def test_the_command_line_says_that_nothing_was_found_and_how_many_there_are(
+    hostile_kb: Path, random_rdm: Path
+) -> None:
+    base = ("generate", random_rdm, "--kb", "kb", "--prompt", "fox", "-n", "1", "--steps", "1", "--out", "nothing")
+    said = bowerbird(*base, "--where", "rate < 0", cwd=hostile_kb, expect=2).stderr
+    assert "--where 'rate < 0'" in said
+    assert "--allow-no-neighbors" in said
+    assert not (hostile_kb / "nothing").exists()
+    said = bowerbird("search", "kb", "--text", "fox", "--where", "rate < 0", cwd=hostile_kb).stderr
+    assert "nothing among the items that satisfy --where 'rate < 0'" in said
+    assert "holds 2 items, fewer than" in bowerbird("search", "kb", "--image", "pictures/b.png", cwd=hostile_kb).stderr
+    assert "k is 2" in bowerbird(*base, cwd=hostile_kb).stderr
+    said = bowerbird(*base[:-1], "nan", "--weights", "nan,1", cwd=hostile_kb, expect=2).stderr
+    assert "0 or more" in said

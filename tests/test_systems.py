@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems import base, generation, loading, registry
 
 AVERAGE = '''\
@@ -17,6 +20,7 @@ import torch
 from bowerbird.core import images, seeds, tensors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems import base, common, queries, registry
 
 class AveragePipeline(base.System):
@@ -145,3 +149,38 @@ def test_bundled_models_say_what_they_can_do(name: str) -> None:
     assert can.sizes[-1] == 64
     assert can.reads_text == can.needs_images == ("reimagen" in name)
     assert can.edits == (name == "tiny-knn")
+
+
+def test_a_search_that_finds_nothing_generates_nothing(kb_path: Path, random_rdm: Path, tiny_knn: Path) -> None:
+    """Every way of asking, in every system: one line that names what was asked, and the picture where it is allowed."""
+    kb, none = KnowledgeBase.open(kb_path), "style = 'none of them'"
+    picture = Image.new("RGB", (64, 64), "red")
+    for pipe, asked in (
+        (loading.load_pipeline(random_rdm), {"prompt": "red apple"}),
+        (loading.load_pipeline(random_rdm), {"prompt": "red apple", "text_mode": "text+neighbors"}),
+        (loading.load_pipeline(random_rdm), {"image": picture}),
+        (loading.load_pipeline(tiny_knn), {"prompt": "red apple"}),
+        (loading.load_pipeline("tiny-reimagen"), {"prompt": "red apple"}),
+    ):
+        how: dict[str, Any] = {**asked, "knowledge_base": kb, "where": none, "num_inference_steps": 1}
+        with pytest.raises(BowerbirdError, match="none of them"):
+            pipe(**how)
+        assert len(pipe(**how, allow_no_neighbors=True).images) == 1
+    with pytest.raises(BowerbirdError, match="qwertyuiop"):  # no condition, no word in common
+        loading.load_pipeline("tiny-reimagen")("qwertyuiop", knowledge_base=kb, search_mode="bm25")
+
+
+def test_a_small_knowledge_base_gives_as_many_neighbors_as_it_holds(tmp_path: Path, random_rdm: Path) -> None:
+    for i, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(color)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", [tmp_path / f"{i}.png" for i in range(3)])
+    pipe = loading.load_pipeline(random_rdm)
+    assert pipe.defaults.k > 3
+    assert pipe("red", knowledge_base=kb, num_inference_steps=1).neighbors.k == 3
+    assert kb.search(text="red").k == 3
+    with pytest.raises(BowerbirdError, match="choose k from 1 to 3"):
+        pipe("red", knowledge_base=kb, k=4)
+    kb.remove(where="true")
+    with pytest.raises(BowerbirdError, match="holds no items; add pictures: bowerbird kb add"):
+        pipe("red", knowledge_base=kb)

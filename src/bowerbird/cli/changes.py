@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import JsonOption, print_json, say
+from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, MemoryOption
 from bowerbird.core.errors import BowerbirdError
 
@@ -157,7 +157,7 @@ def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) ->
         )
         return
     for number, caption in zip(few, hits.captions[0], strict=True):
-        print(f"{number:>19}  {caption or kb.name(number)}")
+        print_line(f"{number:>19}  {caption or kb.name(number)}")
     more = f", {len(chosen) - len(few)} more not shown" if len(chosen) > len(few) else ""
     say(f"{kb.path}: would {verb} {len(chosen)} of {len(kb)} items{more}; nothing was changed (--dry-run)")
 

@@ -64,6 +64,7 @@ def say(text: str) -> None:
 FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
+        "allow_no_neighbors",
         "alpha",
         "bm25_weights",
         "caption",
@@ -82,6 +83,7 @@ FLAGS = {
         "private_urls",
         "patches",
         "registry",
+        "search_mode",
         "styles",
         "where",
         "workers",

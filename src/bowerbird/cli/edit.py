@@ -9,7 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, open_model, progress_bar, tracker
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import print_result, warn_of_copies
+from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -62,6 +62,9 @@ def edit(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
+    allow_no_neighbors: Annotated[
+        bool, typer.Option("--allow-no-neighbors", help="Generate even where the search finds nothing.")
+    ] = False,
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
@@ -100,8 +103,12 @@ def edit(
         raise BowerbirdError(
             f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
         )
-    request = pipe.resolve(make_request(prompt, wanted, k=k, search_mode=search_mode, where=where))
+    request = pipe.resolve(
+        make_request(prompt, wanted, k=k, search_mode=search_mode, where=where, allow_no_neighbors=allow_no_neighbors),
+        opened,
+    )
     hits = pipe.retrieve(request, opened, len(pictures) * n)
+    say_fewer(pipe, opened, k)
     how: dict[str, Any] = {"preservation": preservation, "change_threshold": change_threshold}
     how = {key: value for key, value in how.items() if value is not None}
     settings = generation.Settings(

@@ -101,7 +101,9 @@ def evaluate(
     )
     chosen: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     changes = {name: value for name, value in chosen.items() if value is not None}
-    settings = replace(settings, k=settings.k if k is None else k, generate=replace(settings.generate, **changes))
+    settings = replace(
+        settings, k=min(settings.k, len(opened)) if k is None else k, generate=replace(settings.generate, **changes)
+    )
     with progress_bar(as_json) as bar:
         progress = report_to(bar)
         judges = load_judges(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ from bowerbird.cli.common import (
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.base import System
 
 
 def generate(
@@ -82,6 +86,9 @@ def generate(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
+    allow_no_neighbors: Annotated[
+        bool, typer.Option("--allow-no-neighbors", help="Generate even where the search finds nothing.")
+    ] = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -209,10 +216,13 @@ def generate(
                 where=where,
                 class_key=class_key,
                 top_m=top_m,
-            )
+                allow_no_neighbors=allow_no_neighbors,
+            ),
+            opened,
         )
         counts = opened.proposal(request.k or 1) if proposal == "database" and unconditional else None
         hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
+        say_fewer(pipe, opened, k)
         record["k"] = int((hits.ids[0] >= 0).sum())
         how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
         record |= {key: value for key in how if (value := getattr(request, key)) is not None}
@@ -252,6 +262,13 @@ def _regenerate(source: Path, model: str | None, sampler: str | None, out: Path,
     print_result(
         generation.write([image], [record], hits, out, sources=None if edited is None else [edited]), out, as_json
     )
+
+
+def say_fewer(pipe: System, kb: KnowledgeBase, k: int | None) -> None:
+    """A line where nobody gave `k` and the knowledge base holds fewer items than the model's usual neighbors."""
+    usual = pipe.defaults.k
+    if k is None and len(kb) < usual:
+        say(f"{kb.path} holds {len(kb)} items, fewer than the model's usual {usual} neighbors: k is {len(kb)}")
 
 
 def warn_of_copies(kept: Any, paths: list[Path]) -> None:

@@ -85,7 +85,7 @@ def main() -> None:
     except UsageError as error:
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(message)
+            typer.echo(message)
             sys.exit(0)
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "bowerbird"

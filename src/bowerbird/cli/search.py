@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.base import KnowledgeBase
 
+USUAL = 8
+"""Results where -k is not given."""
 BATCH = 256
 """Queries searched at once."""
 
@@ -44,7 +46,9 @@ def search(
         ),
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
-    k: Annotated[int, typer.Option("-k", "--num-neighbors", help="How many results.")] = 8,
+    k: Annotated[
+        int | None, typer.Option("-k", "--num-neighbors", help="How many results; default 8, or as many as there are.")
+    ] = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
     diversity: Annotated[
         float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
@@ -84,7 +88,7 @@ def search(
         kb, encoder=encoder, device="cpu" if mode == "bm25" and not image else pick_device(device), on_message=say
     )
     single = text[0] if text and len(text) == 1 and not image and not negative and weights is None else None
-    options: dict[str, Any] = {"k": k, "where": where, "diversity": diversity, "exact": exact}
+    options: dict[str, Any] = {"k": _count(opened, k), "where": where, "diversity": diversity, "exact": exact}
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, **options)
         query: dict[str, Any] = {"text": single}
@@ -105,6 +109,7 @@ def search(
         hits = opened.search(
             query_mix=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
         )
+    _say_count(opened, k)
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
         from bowerbird.core.contact_sheet import labeled_grid
@@ -125,7 +130,9 @@ def search(
     for result in results:
         print_line(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
     if not results:
-        say(f"{kb}: nothing shares a word with {single!r}; try --mode dense")
+        condition = "" if where is None else f" among the items that satisfy --where {where!r}"
+        words = f"shares a word with {single!r}; try --mode dense" if mode == "bm25" else "was found"
+        say(f"{kb}: nothing{condition} {words}")
 
 
 def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
@@ -141,6 +148,8 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
     opened = KnowledgeBase.open(
         kb, encoder=encoder, device="cpu" if mode == "bm25" else pick_device(device), on_message=say
     )
+    k = options["k"]
+    options["k"] = _count(opened, k)
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
         for row, text in enumerate(hits.queries):
@@ -155,6 +164,19 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                 },
                 indent=None,
             )
+    _say_count(opened, k)
+
+
+def _count(kb: KnowledgeBase, k: int | None) -> int | None:
+    """How many results: those asked for, else the usual number or as many as there are; an empty one is refused by the
+    search."""
+    return k if k is not None or not len(kb) else min(USUAL, len(kb))
+
+
+def _say_count(kb: KnowledgeBase, k: int | None) -> None:
+    """A line where fewer results than usual are all there is."""
+    if k is None and len(kb) < USUAL:
+        say(f"{kb.path} holds {len(kb)} items, fewer than the usual {USUAL} results: all are ranked")
 
 
 def _read(part: str | Path) -> str | Image.Image:

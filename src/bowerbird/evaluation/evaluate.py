@@ -259,7 +259,9 @@ def _retrieve(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Set
     empty = sum(not c.strip() for c in captions)
     if empty:
         raise BowerbirdError(f"{empty} of the pictures asked for have no caption; evaluate with --query image")
-    return pipe.retrieve(Request(prompts=captions, k=settings.k, search_mode=pipe.defaults.search_mode), kb, 1)
+    return pipe.retrieve(
+        Request(prompts=captions, k=settings.k, search_mode=pipe.defaults.search_mode, allow_no_neighbors=True), kb, 1
+    )
 
 
 def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]) -> dict[str, Any]:
@@ -306,7 +308,11 @@ def _faithfulness(
         )
     columns = np.array([judge.entities.index(e) for e in benchmark.entities])
     hits = pipe.retrieve(
-        Request(prompts=benchmark.prompts, k=settings.k, search_mode=pipe.defaults.search_mode), kb, settings.repeats
+        Request(
+            prompts=benchmark.prompts, k=settings.k, search_mode=pipe.defaults.search_mode, allow_no_neighbors=True
+        ),
+        kb,
+        settings.repeats,
     )
     report_generated = for_stage(progress, "EntityDraw", len(hits))
     images = generation.generate(pipe, hits, settings.generate, progress=report_generated)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.storage.protocol import Store
 
 MODES = ("dense", "bm25", "hybrid")
+DEFAULT_K = 4
+"""Results of a search that does not say how many, where there are as many."""
 
 
 class KnowledgeBase:
@@ -359,7 +361,7 @@ class KnowledgeBase:
         embeddings: np.ndarray | None = None,
         ids: Sequence[int] | None = None,
         query_mix: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None = None,
-        k: int = 4,
+        k: int | None = None,
         mode: str = "hybrid",
         where: str | None = None,
         include_self: bool = False,
@@ -368,7 +370,7 @@ class KnowledgeBase:
         diversity: float = 0.0,
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
-        texts and pictures with weights.
+        texts and pictures with weights. k None: 4, or as many as there are.
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
         rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose
@@ -381,6 +383,9 @@ class KnowledgeBase:
             raise BowerbirdError("search: give one of text, images, embeddings, ids, query_mix")
         if mode not in MODES:
             raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
+        if not len(self):
+            raise BowerbirdError(f"{self.path} holds no items; add pictures: bowerbird kb add {self.path} SOURCE")
+        k = min(DEFAULT_K, len(self)) if k is None else k
         if not 1 <= k <= len(self):
             raise BowerbirdError(
                 f"k = {k} neighbors are asked for and {self.path} holds {len(self)} items; choose k from 1 to"

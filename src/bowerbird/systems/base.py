@@ -159,10 +159,12 @@ class System(DiffusionPipeline, ABC):
         """How often each item was a neighbor in training, by id: p_D. Empty where that is not kept."""
         return {}
 
-    def resolve(self, request: Request) -> Request:
-        """`request` with this model's number of neighbors and search mode where it leaves them open."""
+    def resolve(self, request: Request, kb: KnowledgeBase | None = None) -> Request:
+        """`request` with this model's number of neighbors (at most as many as `kb` holds) and search mode where it
+        leaves them open."""
         own = self.defaults
-        k = own.k if request.k is None else request.k
+        most = own.k if not kb else min(own.k, len(kb))
+        k = most if request.k is None else request.k
         return replace(request, k=k, search_mode=request.search_mode or own.search_mode)
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:

@@ -30,7 +30,8 @@ class Request:
     """What a person asks for: one of `prompts`, `images` (several make one picture), `class_name`, `unconditional`;
     and how to retrieve.
 
-    What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes.
+    What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes. `allow_no_neighbors`:
+    a search that finds nothing is an answer, not an error.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -44,6 +45,7 @@ class Request:
     where: str | None = None
     class_key: str | None = None
     top_m: float = 1.0
+    allow_no_neighbors: bool = False
 
     def __post_init__(self) -> None:
         given = {
@@ -84,11 +86,25 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
         raise BowerbirdError(f"k is the number of neighbors, 1 or more for this model; got {k}")
     if request.prompts is not None:
         text_mode, search_mode = request.text_mode or "neighbors", request.search_mode or "hybrid"
-        hits = by_text(kb, request.prompts, k, text_mode=text_mode, search_mode=search_mode, where=request.where)
-        return hits.repeat(count)
+        return by_text(
+            kb,
+            request.prompts,
+            k,
+            text_mode=text_mode,
+            search_mode=search_mode,
+            where=request.where,
+            allow_no_neighbors=request.allow_no_neighbors,
+        ).repeat(count)
     if request.images is not None:
         image_mode = request.image_mode or "image+neighbors"
-        return by_images(kb, request.images, k, image_mode=image_mode, where=request.where).repeat(count)
+        return by_images(
+            kb,
+            request.images,
+            k,
+            image_mode=image_mode,
+            where=request.where,
+            allow_no_neighbors=request.allow_no_neighbors,
+        ).repeat(count)
     if request.class_name is not None:
         return by_class(kb, request.class_name, k, class_key=request.class_key, count=count, seed=seed)
     return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
@@ -102,17 +118,29 @@ def by_text(
     text_mode: str = "neighbors",
     search_mode: str = "hybrid",
     where: str | None = None,
+    allow_no_neighbors: bool = False,
 ) -> Neighbors:
-    """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors."""
+    """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors.
+
+    Raises: BowerbirdError where a search finds nothing, unless `allow_no_neighbors`.
+    """
     _choice("text_mode", text_mode, TEXT_MODES)
     if any(not p.strip() for p in prompts):
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
+
+    def search(wanted: int) -> Neighbors:
+        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where)
+        empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
+        if empty and not allow_no_neighbors:
+            raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where)
+        return found
+
     if text_mode == "neighbors":
-        return kb.search(text=list(prompts), k=k, mode=search_mode, where=where)
+        return search(k)
     alone = Neighbors.from_embeddings(kb.encoder.embed_text(list(prompts))[:, None], [[f"(text) {p}"] for p in prompts])
     if text_mode == "text" or k == 1:
         return alone
-    return Neighbors.concat(alone, kb.search(text=list(prompts), k=k - 1, mode=search_mode, where=where))
+    return Neighbors.concat(alone, search(k - 1))
 
 
 def by_images(
@@ -122,9 +150,13 @@ def by_images(
     *,
     image_mode: str = "image+neighbors",
     where: str | None = None,
+    allow_no_neighbors: bool = False,
 ) -> Neighbors:
     """One set (Q = 1) for all of `images` together: the pictures themselves, then their nearest items in turn,
-    up to k."""
+    up to k.
+
+    Raises: BowerbirdError where a search finds nothing, unless `allow_no_neighbors`.
+    """
     _choice("image_mode", image_mode, IMAGE_MODES)
     if not images:
         raise BowerbirdError("no picture was given; pass one or several")
@@ -134,6 +166,8 @@ def by_images(
     if image_mode == "image" or rest <= 0:
         return alone
     found = kb.search(embeddings=embeddings, k=k, where=where)
+    if not found.mask.any() and not allow_no_neighbors:
+        raise _nothing_found(kb, "for the picture", where)
     order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
     unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
     retrieved = kb.get(
@@ -155,6 +189,14 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
         )
     draws = [seeds.numpy_generator(seed + i, "class").choice(pool, size=k, replace=False) for i in range(count)]
     return replace(Neighbors.stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
+
+
+def _nothing_found(kb: KnowledgeBase, query: str, where: str | None) -> BowerbirdError:
+    condition = "" if where is None else f" among the items that satisfy `where` {where!r}"
+    return BowerbirdError(
+        f"{kb.path}: no neighbor was found {query}{condition}, so nothing is generated; ask for something else, or"
+        " allow it: `allow_no_neighbors`"
+    )
 
 
 def class_prompt(name: str) -> str:

@@ -93,7 +93,7 @@ def measure(experiment: Experiment) -> Finding:
 
 def _retrieve(kb: KnowledgeBase, benchmark: Benchmark) -> dict[str, Neighbors]:
     """What each model retrieves for the names."""
-    request = Request(prompts=tuple(benchmark.names), k=K)
+    request = Request(prompts=tuple(benchmark.names), k=K, allow_no_neighbors=True)
     return {model: loading.open_pipeline(model).retrieve(request, kb) for model in MODELS}
 
 

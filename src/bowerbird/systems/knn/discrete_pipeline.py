@@ -75,6 +75,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         weights: Sequence[float] | None = None,
         search_mode: str | None = None,
         where: str | None = None,
+        allow_no_neighbors: bool = False,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -108,7 +109,8 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            request = make_request(prompt, image, k=k, search_mode=search_mode, where=where)
+            how = {"search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+            request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else self.weigh(hits, weights)
         predict = guidance.classifier_free(self.predict, self.condition(hits), guidance_scale)

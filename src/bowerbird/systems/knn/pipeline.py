@@ -81,6 +81,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         weights: Sequence[float] | None = None,
         search_mode: str | None = None,
         where: str | None = None,
+        allow_no_neighbors: bool = False,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -117,7 +118,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            request = make_request(prompt, image, k=k, search_mode=search_mode, where=where)
+            how = {"search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+            request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else self.weigh(hits, weights)
         if source is not None and show_source and not self.edits:

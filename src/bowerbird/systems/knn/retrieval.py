@@ -141,7 +141,7 @@ class KNNSystem(System):
         `min_relevance`: leave out neighbors below this quantile of the knowledge base's own similarities.
         Raises: MismatchError for a foreign knowledge base.
         """
-        request = self.resolve(request)
+        request = self.resolve(request, kb)
         return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, min_relevance=min_relevance)
 
     def weigh(self, hits: Neighbors, weights: Sequence[float]) -> Neighbors:

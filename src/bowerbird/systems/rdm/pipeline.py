@@ -112,6 +112,7 @@ class RDMPipeline(System):
         where: str | None = None,
         class_key: str | None = None,
         top_m: float = 1.0,
+        allow_no_neighbors: bool = False,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -127,7 +128,8 @@ class RDMPipeline(System):
     ) -> SystemOutput:
         """Generate `num_images_per_prompt` pictures for each prompt (or for the one image set, class, or nothing).
 
-        `neighbors=` wins over every way of retrieving. `weights` (one a neighbor) scale the references.
+        `neighbors=` wins over every way of retrieving; where it finds none, nothing is generated unless
+        `allow_no_neighbors`. `weights` (one a neighbor) scale the references.
         `guidance_scale`: 1 = off, 0 = without neighbors. It and `num_inference_steps` are the model's usual ones (in
         its config) when None. `guidance_interval`: from and to which share of the noise (0 the clean end, 1 the start)
         guidance acts; None is everywhere, and outside a step is one pass instead of two. `generator`: one, or one a
@@ -155,6 +157,7 @@ class RDMPipeline(System):
                 where=where,
                 class_key=class_key,
                 top_m=top_m,
+                allow_no_neighbors=allow_no_neighbors,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)
@@ -192,13 +195,13 @@ class RDMPipeline(System):
         if kb is None:
             raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
         counts = self.proposal_counts if proposal is None else proposal
-        request = self.resolve(request)
+        request = self.resolve(request, kb)
         return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
 
-    def resolve(self, request: Request) -> Request:
+    def resolve(self, request: Request, kb: KnowledgeBase | None = None) -> Request:
         """`request` with what this model takes where it leaves something open; prompts enter as its authors let them
         (`text_mode`)."""
-        request = super().resolve(request)
+        request = super().resolve(request, kb)
         own = self.config.text_mode
         if request.prompts is None or request.text_mode is not None or own == "neighbors":
             return request

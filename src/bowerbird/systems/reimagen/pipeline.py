@@ -109,6 +109,7 @@ class ReImagenPipeline(System):
         weights: Sequence[float] | None = None,
         search_mode: str | None = None,
         where: str | None = None,
+        allow_no_neighbors: bool = False,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | Sequence[int] = 20,
@@ -126,7 +127,8 @@ class ReImagenPipeline(System):
         """Generate `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval (`Neighbors.from_images` makes them of a person's own pictures); it may
-        carry the prompts itself. k = 0 generates from the text alone. `num_inference_steps`: one for all stages,
+        carry the prompts itself. k = 0 generates from the text alone, as does `allow_no_neighbors` where nothing is
+        found. `num_inference_steps`: one for all stages,
         or one a stage. `guidance`: one for the first stage (those above it are then not guided), or one a stage;
         None is `Guidance.from_scale(guidance_scale)`: interleaved, mostly neighbors. `size`: the edge at which to
         stop, one of `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin
@@ -138,7 +140,8 @@ class ReImagenPipeline(System):
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        hits = self._neighbors(prompt, neighbors, knowledge_base, k, search_mode, where, num_images_per_prompt)
+        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        hits = self._neighbors(prompt, neighbors, knowledge_base, num_images_per_prompt, how)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(common.one_edge(height, width), low_resolution, len(hits))
         balances = self.balance(guidance, guidance_scale)
@@ -199,7 +202,7 @@ class ReImagenPipeline(System):
     ) -> Neighbors:
         """The neighbors for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
         none for prompts with k = 0."""
-        request = self.resolve(request)
+        request = self.resolve(request, kb)
         if request.k == 0 and request.prompts is not None:
             return Neighbors.empty(request.prompts).repeat(count)
         if kb is None:
@@ -224,10 +227,8 @@ class ReImagenPipeline(System):
         prompt: str | Sequence[str] | None,
         given: Neighbors | None,
         kb: KnowledgeBase | None,
-        k: int | None,
-        mode: str | None,
-        where: str | None,
         count: int,
+        how: dict[str, Any],
     ) -> Neighbors:
         prompts = None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
         if prompts == () or (given is not None and not len(given)):
@@ -235,7 +236,7 @@ class ReImagenPipeline(System):
         if given is None:
             if prompts is None:
                 raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
-            request = Request(prompts=prompts, k=k, search_mode=mode, where=where)
+            request = Request(prompts=prompts, **how)
             return self.retrieve(request, kb, count)
         if prompts is not None:
             if len(prompts) not in (1, len(given)):
