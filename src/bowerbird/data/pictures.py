@@ -46,7 +46,8 @@ class PictureStore(Protocol):
 class Pictures:
     """`pixels` uint8 `(n, 3, S, S)` on white, `captions`, flat `metadata` and content `ids`, row by row.
 
-    `left_out`: what the source also holds and could not be read or has no picture, a line each.
+    `left_out`: what the source also holds and could not be read or has no picture, a line each. `alpha` uint8 `(n, S,
+    S)`: where transparency was kept.
     """
 
     pixels: Tensor
@@ -54,6 +55,7 @@ class Pictures:
     metadata: tuple[dict[str, Any], ...]
     ids: tuple[int, ...]
     left_out: tuple[str, ...] = ()
+    alpha: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -94,7 +96,12 @@ class Pictures:
             tuple(self.metadata[i] for i in rows),
             tuple(self.ids[i] for i in rows),
             self.left_out,
+            None if self.alpha is None else self.alpha[rows],
         )
+
+    def opacity(self) -> Tensor:
+        """Alpha uint8 `(n, S, S)`: 255 everywhere where no transparency was kept."""
+        return torch.full_like(self.pixels[:, 0], 255) if self.alpha is None else self.alpha
 
     def filter(self, where: str | None, limit: int | None = None) -> Pictures:
         """The first `limit` rows that satisfy `where` (SQL over the metadata; None: all).
@@ -114,27 +121,37 @@ class Pictures:
 
 
 def load_pictures(
-    source: str | Path, *, size: int = 64, where: str | None = None, limit: int | None = None
+    source: str | Path,
+    *,
+    size: int = 64,
+    where: str | None = None,
+    limit: int | None = None,
+    transparency: bool = False,
 ) -> Pictures:
     """Decode `source` (any SOURCE of the command line) to squares of `size` pixels, keeping the rows that satisfy
-    `where`.
+    `where`, and with `transparency` their alpha beside what is seen on white.
 
     One file is in memory at a time. Raises: BowerbirdError when nothing is left.
     """
-    arrays, captions, metadata, ids, left_out = [], [], [], [], []
+    arrays, alphas, captions, metadata, ids, left_out = [], [], [], [], [], []
     for item in islice(registry.read(source), limit if where is None else None):
         try:
-            arrays.append(np.asarray(images.square(decode_item(item), size)))
+            image = decode_item(item)
+            alpha = images.decode(item.data, item.name, None).getchannel("A") if transparency else None
         except PictureError as error:
             left_out.append(str(error))
             continue
+        arrays.append(np.asarray(images.square(image, size)))
+        if alpha is not None:
+            alphas.append(np.asarray(images.square(alpha, size)))
         captions.append(item.caption)
         metadata.append(item.metadata)
         ids.append(content_id(item))
     if not arrays:
         first = f" (the first: {left_out[0]})" if left_out else ""
         raise BowerbirdError(f"{source}: no readable picture there{first}; give another source")
-    found = Pictures(_stack(arrays), tuple(captions), tuple(metadata), tuple(ids), tuple(left_out))
+    kept = torch.from_numpy(np.stack(alphas)) if alphas else None
+    found = Pictures(_stack(arrays), tuple(captions), tuple(metadata), tuple(ids), tuple(left_out), kept)
     return found if where is None else found.filter(where, limit)
 
 

@@ -152,10 +152,8 @@ def prefetch(make: Callable[[int], BatchT], first: int, end: int) -> Iterator[tu
 
 
 def to_device(batch: Any, device: Any) -> Any:
-    """The same batch with its tensors on `device`."""
-    import torch
-
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    """The same batch with its tensors, and what is made of tensors, on `device`."""
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def _keep(

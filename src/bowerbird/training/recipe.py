@@ -38,7 +38,8 @@ def objective_entries() -> dict[str, ObjectiveEntry]:
 
 
 class Recipe(BaseModel):
-    """`system`: what; `train`: how long; `where`: which rows of the data (SQL over its metadata; None for all)."""
+    """`system`: what; `train`: how long; `where`: which rows of the data (SQL over its metadata; None for all); `size`:
+    edge of the pictures; `transparency`: whether their alpha is kept beside them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str
@@ -47,6 +48,7 @@ class Recipe(BaseModel):
     size: Annotated[int, Field(ge=8, le=4096)] = 64
     where: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    transparency: bool = False
 
     @field_validator("name")
     @classmethod
@@ -159,7 +161,9 @@ def _validate(values: dict[str, Any], source: str) -> Recipe:
 
 def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
     """The rows of `source` this recipe trains on."""
-    return load_pictures(source, size=recipe.size, where=recipe.where, limit=recipe.limit)
+    return load_pictures(
+        source, size=recipe.size, where=recipe.where, limit=recipe.limit, transparency=recipe.transparency
+    )
 
 
 def build_objective(

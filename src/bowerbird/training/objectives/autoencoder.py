@@ -1,37 +1,58 @@
 """The 4x autoencoder in whose latent space the models generate: 64 px pictures <-> 4 x 16 x 16 latents.
 
-A diffusers `AutoencoderKL` trained with L1 on pixels and on their gradients (crisp edges are what drawings are made
-of) and a small KL term that keeps the latents smooth. There is no adversarial loss: at this size it costs more than it
-gives.
-Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization).
+A diffusers `AutoencoderKL` trained with L1 on pixels, on their gradients (crisp edges are what drawings are made of) and
+on coarser forms of the picture, and a small KL term that keeps the latents smooth. There is no adversarial loss: at this
+size it costs more than it gives. In a share of the steps the latents are turned, mirrored or halved, and must decode to the
+picture turned, mirrored or halved: latents that behave like pictures are easier to generate.
+Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization); EQ-VAE, arXiv 2502.09509 (equivariance).
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
-from bowerbird.data import augment
+from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
+from bowerbird.data.variation import VariedPictures
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Amount, Count, Share
 
 
 class AutoencoderConfig(ObjectiveConfig):
-    """Sizes and loss weights; stored in `recipe.json`."""
+    """Sizes and loss weights; stored in `recipe.json`.
+
+    `varied`: the share of pictures under a random `data.variation`; 0 is without it, and then `strong_fraction` counts.
+    `coarse_weight`: of L1 at a half, a quarter and an eighth. `equivariance`: the share of steps with changed latents.
+    `unit_channels`: whether each latent channel is brought to mean 0 and deviation 1 by the exported weights themselves.
+    """
 
     kind: Literal["autoencoder"] = "autoencoder"
     block_out_channels: tuple[int, ...] = (16, 48, 80)
+<<<<<<< HEAD
     latent_channels: Count = 4
     sample_size: Count = 64
     kl_weight: Amount = 2e-4
     gradient_weight: Amount = 0.5
     strong_fraction: Share = 0.4
+=======
+    latent_channels: int = 4
+    sample_size: int = 64
+    kl_weight: float = 2e-4
+    gradient_weight: float = 0.5
+    strong_fraction: float = 0.4
+    varied: float = 0.0
+    coarse_weight: float = 0.0
+    equivariance: float = 0.0
+    unit_channels: bool = False
+>>>>>>> c8e5134 (Vary drawings at random, and queue the trainings of the next models)
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -40,10 +61,19 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     return dx + F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
 
 
-class AutoencoderBatch(TypedDict):
-    """Pictures `(n, 3, S, S)` in [-1, 1], and the seed of the latent noise."""
+def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
+    """L1 distance at a half, a quarter and an eighth of the size, summed."""
+    difference, total = a - b, a.new_zeros(())
+    for _ in range(3):
+        difference = F.avg_pool2d(difference, 2)
+        total = total + difference.abs().mean()
+    return total
 
-    pixels: Tensor
+
+class AutoencoderBatch(TypedDict):
+    """Pictures `(n, 3, S, S)` in [-1, 1], or what they are rendered from, and the seed of the latent noise."""
+
+    pixels: Tensor | VariedPictures
     noise: int
 
 
@@ -55,6 +85,7 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
 
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
+        self.opacity = pictures.opacity()
         levels = len(config.block_out_channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
@@ -73,39 +104,82 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
     def batch(self, step: int, size: int, rank: int = 0) -> AutoencoderBatch:
         """`size` pictures, a share of them strongly changed, and the seed of the latent noise."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
-        x = tensors.to_float(self.pictures.pixels[rng.integers(len(self.pictures), size=size)])
+        rows = rng.integers(len(self.pictures), size=size)
+        noise = seeds.derive(self.seed, "latent", step, rank)
+        if self.config.varied:
+            return {"pixels": self._varied(rows, seeds.torch_generator(self.seed, "vary", step, rank)), "noise": noise}
+        x = tensors.to_float(self.pictures.pixels[rows])
         for i in range(int(size * self.config.strong_fraction)):
             x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
-        return {"pixels": x, "noise": seeds.derive(self.seed, "latent", step, rank)}
+        return {"pixels": x, "noise": noise}
+
+    def _varied(self, rows: np.ndarray, generator: torch.Generator) -> VariedPictures:
+        share = self.config.varied
+        changes = variation.draw(
+            len(rows), generator, colored=share, moved=share, grounded=share, drawn=share / 3, several=share / 4
+        )
+        chosen = torch.from_numpy(rows)
+        return VariedPictures(self.pictures.pixels[chosen], self.opacity[chosen], changes)
 
     def forward(self, batch: AutoencoderBatch) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""
-        x, noise = batch["pixels"], batch["noise"]
+        config = self.config
+        x, noise = batch["pixels"], torch.Generator().manual_seed(batch["noise"])
+        if isinstance(x, VariedPictures):
+            x = x.render(config.sample_size)
         posterior = self.autoencoder.encode(x).latent_dist
-        eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(noise)).to(x.device)
-        generated = self.autoencoder.decode(posterior.mean + posterior.std * eps).sample.float()
+        eps = torch.randn(posterior.mean.shape, generator=noise).to(x.device)
+        z = posterior.mean + posterior.std * eps
+        if config.equivariance and float(torch.rand(1, generator=noise)) < config.equivariance:
+            code, halved = torch.randint(16, (1,), generator=noise).item(), float(torch.rand(1, generator=noise)) < 0.5
+            z, x = augment.dihedral(z, int(code) % 8), augment.dihedral(x, int(code) % 8)
+            if halved:
+                z, x = F.avg_pool2d(z, 2), F.avg_pool2d(x, 2)
+        generated = self.autoencoder.decode(z).sample.float()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        return (
-            F.l1_loss(generated, x)
-            + self.config.gradient_weight * gradient_l1(generated, x)
-            + self.config.kl_weight * kl
+        loss = (
+            F.l1_loss(generated, x) + config.gradient_weight * gradient_l1(generated, x) + config.kl_weight * kl
         )
+        return loss + config.coarse_weight * coarse_l1(generated, x) if config.coarse_weight else loss
 
     @torch.no_grad()
     def export(self, out: Path) -> None:
-        """Write the autoencoder in diffusers layout; `scaling_factor` is set so that training latents have unit
-        variance."""
-        device = next(self.autoencoder.parameters()).device
+        """Write the autoencoder in diffusers layout, so that training latents have unit variance: by `scaling_factor`, or
+        in each channel by the weights themselves (`unit_channels`)."""
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "scale").integers(len(self.pictures), size=512))
-        latents = torch.cat(
-            [
-                self.autoencoder.encode(tensors.to_float(p).to(device)).latent_dist.mean
-                for p in torch.split(self.pictures.pixels[rows], 64)
-            ]
-        )
+        latents = torch.cat([self._latents(p) for p in torch.split(self.pictures.pixels[rows], 64)])
+        if self.config.unit_channels:
+            self.autoencoder.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+            written = unit_channels(self.autoencoder, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+            written.half().save_pretrained(out)
+            return
         self.autoencoder.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
         self.autoencoder.half().save_pretrained(out)
         self.autoencoder.float()
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        device = next(self.autoencoder.parameters()).device
+        x = tensors.to_float(pixels).to(device)
+        if self.pictures.size != self.config.sample_size:
+            x = F.interpolate(x, size=self.config.sample_size, mode="bicubic", antialias=True).clamp(-1, 1)
+        mean: Tensor = self.autoencoder.encode(x).latent_dist.mean
+        return mean
+
+
+def unit_channels(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
+    """A copy whose latents are (z - mean) / deviation in each channel `(C,)`, and which decodes them as before.
+
+    The two 1 x 1 convolutions beside the latents take it up, so that any program that opens the autoencoder has it.
+    """
+    ours = copy.deepcopy(autoencoder)
+    channels = len(mean)
+    after, before = ours.quant_conv, ours.post_quant_conv
+    after.weight[:channels] /= deviation[:, None, None, None]
+    after.bias[:channels] = (after.bias[:channels] - mean) / deviation
+    after.bias[channels:] -= 2 * deviation.log()  # the logarithm of the variance
+    before.bias += before.weight[:, :, 0, 0] @ mean
+    before.weight *= deviation[None, :, None, None]
+    return ours
 
 
 def build(config: AutoencoderConfig, pictures: Pictures, run: RunContext) -> AutoencoderObjective:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES = {
     "small": ("bowerbird.training.recipes.small", "small"),
     "tiny-autoencoder": ("bowerbird.training.recipes.autoencoder", "tiny_autoencoder"),
+    "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),
     "tiny-vq": ("bowerbird.training.recipes.autoencoder", "tiny_vq"),
     "tiny-rdm": ("bowerbird.training.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-fast": ("bowerbird.training.recipes.rdm", "tiny_rdm_fast"),

@@ -1,0 +1,184 @@
+"""The trainings of the next bundled models, one after the other, on whatever machine there is.
+
+On the CPU, in the background, for days; ended and started again it goes on where it was:
+
+    python benchmarks/train_queue.py table ../shared/data/emoji.parquet ../shared/data/icons.parquet
+    nohup setsid nice -n 19 bash runs/queue.sh &          # see docs/log.md; runs `python benchmarks/train_queue.py run`
+
+State is files under runs/queue/NAME: `recipe.json`, `checkpoint.safetensors`, `sheets/`, and at the end `model/`, by which
+an entry counts as done. Everything is written to runs/queue.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent / "runs"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training: its recipe, the entries it stands on with the settings that take their models."""
+
+    name: str
+    needs: tuple[tuple[str, str], ...] = ()
+
+
+TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
+QUEUE = (Entry("autoencoder-8"),)
+
+
+def log(text: str, root: Path) -> None:
+    line = f"{time.strftime('%m-%d %H:%M:%S')} {text}"
+    print(line, flush=True)
+    with (root / "queue.log").open("a") as file:
+        file.write(line + "\n")
+
+
+def table(sources: list[str], out: Path) -> None:
+    """Writes the rows of several tables that are learned from into one, and those of the held-out styles into another
+    beside it; bytes of pictures stay as they are. The rare entities and openmoji are in neither, so that no setting can
+    take them by mistake."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from bowerbird.training.recipes.drawings import HELD_OUT_STYLES
+
+    rows = pa.concat_tables([pq.read_table(source) for source in sources], promote_options="default")
+    rows = rows.filter(pc.and_(pc.not_equal(rows["split"], "rare"), pc.not_equal(rows["style"], "openmoji")))
+    apart = pc.is_in(rows["style"], pa.array(HELD_OUT_STYLES))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in ((TRAINED, rows.filter(pc.invert(apart))), (HELD_OUT, rows.filter(apart))):
+        pq.write_table(part, out / name, compression="zstd")
+        print(f"{out / name}: {len(part):,} rows, {(out / name).stat().st_size / 2**20:.1f} MiB")
+
+
+def settings_of(entry: Entry, root: Path) -> list[str]:
+    return [f"{key}={json.dumps(str(root / 'queue' / needed / 'model'))}" for key, needed in entry.needs]
+
+
+def missing(entry: Entry, root: Path) -> list[str]:
+    return [needed for _, needed in entry.needs if not (root / "queue" / needed / "model").is_dir()]
+
+
+def train_entry(entry: Entry, data: Path, root: Path, device: str, settings: list[str], seconds: float | None) -> None:
+    """Trains one entry to its end, or with `seconds` for so long, with the schedule made to fit."""
+    from bowerbird.core import files
+    from bowerbird.data.pictures import load_pictures
+    from bowerbird.training.loop import train
+    from bowerbird.training.recipe import FILE, build_objective, preview, read_pictures, with_settings
+    from bowerbird.training.recipes import recipe as named
+
+    started = time.time()
+    chosen = ["where=null", *settings_of(entry, root), *settings]  # the tables hold what may be learned from, no more
+    recipe = with_settings(named(entry.name), chosen)
+    pictures = read_pictures(recipe, data / TRAINED)
+    held_out = load_pictures(data / HELD_OUT, size=128, transparency=True)
+    out = root / "queue" / entry.name
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / FILE, recipe.model_dump(mode="json"))
+    objective = build_objective(recipe, pictures, out, device=device)
+    count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    log(f"{entry.name}: {len(pictures)} pictures, {count / 1e6:.2f} M, {recipe.train.steps} steps of"
+        f" {recipe.train.batch_size}, ready after {time.time() - started:.0f} s", root)  # fmt: skip
+    sheet = preview(recipe)
+
+    def show(trained: Any, path: Path) -> None:
+        if sheet is not None:
+            sheet(trained, path)
+        log(f"{entry.name}: {path.stem}: held-out styles: {validate(recipe.system.kind, trained, held_out)}", root)
+
+    losses: list[float] = []
+    told, first = time.time(), None
+    for report in train(objective, recipe.train, out, device=device, preview=show):
+        first = report.step if first is None else first
+        losses.append(report.loss)
+        if time.time() - told > 120 or report.step == recipe.train.steps:
+            rate = len(losses) * recipe.train.batch_size / (time.time() - told)
+            log(f"{entry.name}: {report.step} of {recipe.train.steps}, loss {sum(losses) / len(losses):.4f},"
+                f" {rate:.0f} pictures a second", root)  # fmt: skip
+            losses, told = [], time.time()
+    log(f"{entry.name}: done in {(time.time() - started) / 60:.0f} minutes since the last start", root)
+
+
+def decibels(made: Any, wanted: Any) -> float:
+    """Mean over pictures in [-1, 1] of the peak signal-to-noise ratio."""
+    error = (made.float() - wanted.float()).square().flatten(1).mean(1).clamp(min=1e-8)
+    return float((10 * (4 / error).log10()).mean())
+
+
+def validate(kind: str, trained: Any, held_out: Any) -> str:
+    """One line on pictures of styles that were not trained on."""
+    import torch
+
+    chosen = list(range(0, len(held_out), max(1, len(held_out) // 256)))
+    with torch.no_grad():
+        return VALIDATIONS.get(kind, lambda *_: "not measured")(trained, held_out.select(chosen))
+
+
+def of_autoencoder(trained: Any, pictures: Any) -> str:
+    from bowerbird.data import variation
+
+    model = trained.autoencoder
+    device = next(model.parameters()).device
+    n = len(pictures)
+    import torch
+
+    changed = variation.draw(n, torch.Generator().manual_seed(0))
+    found = []
+    for change in (variation.identity(n), changed):
+        x = variation.apply(change, pictures.pixels, pictures.alpha, 64)
+        made = torch.cat([model.decode(model.encode(p.to(device)).latent_dist.mean).sample.cpu() for p in x.split(64)])
+        corner = float((made - x)[:, :, -2:, :].abs().mean()) * 127.5
+        found.append(f"{decibels(made.clamp(-1, 1), x):.2f} dB, lowest two rows off by {corner:.2f} of 255")
+    return f"as they are {found[0]}; varied {found[1]}"
+
+
+VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {"autoencoder": of_autoencoder}
+
+
+def run(data: Path, root: Path, device: str, names: list[str], settings: list[str]) -> int:
+    """Every entry that is not done, in order. 0 when all are."""
+    for entry in QUEUE:
+        if names and entry.name not in names:
+            continue
+        if (root / "queue" / entry.name / "model").is_dir():
+            continue
+        absent = missing(entry, root)
+        if absent:
+            log(f"{entry.name}: waits for {', '.join(absent)}", root)
+            continue
+        train_entry(entry, data, root, device, settings, None)
+    return sum(not (root / "queue" / entry.name / "model").is_dir() for entry in QUEUE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="where state, data and log lie")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    making = verbs.add_parser("table", help="one table of what may be learned from")
+    making.add_argument("sources", nargs="+")
+    running = verbs.add_parser("run", help="train what is next, until all is done")
+    running.add_argument("names", nargs="*")
+    running.add_argument("--device", default="cpu")
+    running.add_argument("--set", action="append", default=[], dest="settings")
+    arguments = parser.parse_args()
+    arguments.root.mkdir(parents=True, exist_ok=True)
+    data = arguments.root / "data"
+    if arguments.verb == "table":
+        table(arguments.sources, data)
+        return
+    left = run(data, arguments.root, arguments.device, arguments.names, arguments.settings)
+    raise SystemExit(1 if left else 0)
+
+
+if __name__ == "__main__":
+    main()
