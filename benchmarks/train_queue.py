@@ -5,15 +5,14 @@ On the CPU, in the background, for days; ended and started again it goes on wher
     python benchmarks/train_queue.py table ../shared/data/emoji.parquet ../shared/data/icons.parquet
     nohup setsid nice -n 19 bash runs/queue.sh &          # see docs/log.md; runs `python benchmarks/train_queue.py run`
 
-State is files under runs/queue/NAME: `recipe.json`, `checkpoint.safetensors`, `sheets/`, and at the end `model/`, by which
-an entry counts as done. Everything is written to runs/queue.log.
+State is files under runs/queue/NAME: `recipe.json`, `checkpoint.safetensors`, `sheets/`, and at the end `model/`, by
+which an entry counts as done. Everything is written to runs/queue.log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,11 @@ class Entry:
 
 
 TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
-QUEUE = (Entry("autoencoder-8"),)
+QUEUE = (
+    Entry("autoencoder-8"),
+    Entry("small-patches"),
+    Entry("rdm-patches", (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches"))),
+)
 
 
 def log(text: str, root: Path) -> None:
@@ -136,13 +139,55 @@ def of_autoencoder(trained: Any, pictures: Any) -> str:
     found = []
     for change in (variation.identity(n), changed):
         x = variation.apply(change, pictures.pixels, pictures.alpha, 64)
-        made = torch.cat([model.decode(model.encode(p.to(device)).latent_dist.mean).sample.cpu() for p in x.split(64)])
+        latents = [model.encode(part.to(device)).latent_dist.mean for part in torch.split(x, 64)]
+        made = torch.cat([model.decode(part).sample.cpu() for part in latents])
         corner = float((made - x)[:, :, -2:, :].abs().mean()) * 127.5
         found.append(f"{decibels(made.clamp(-1, 1), x):.2f} dB, lowest two rows off by {corner:.2f} of 255")
     return f"as they are {found[0]}; varied {found[1]}"
 
 
-VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {"autoencoder": of_autoencoder}
+def of_encoder(trained: Any, pictures: Any) -> str:
+    """What its tokens give back, and the nearest other picture, which should be the same thing under another variation,
+    or be drawn in the same style."""
+    import torch
+
+    from bowerbird.data import variation
+
+    trained.calibrate()
+    encoder, device = trained.encoder, trained.log_scale.device
+    x = variation.apply(variation.identity(len(pictures)), pictures.pixels, pictures.alpha, 64)
+    changed = variation.draw(len(pictures), torch.Generator().manual_seed(0), several=0.0)
+    y = variation.apply(changed, pictures.pixels, pictures.alpha, 64)
+    semantic, style, patches = encoder.parts(x.to(device))
+    made = trained.decoder(encoder.normal_patches(patches)).clamp(-1, 1).cpu()
+    again = encoder.parts(y.to(device))[0]
+    same = (again @ semantic.T).argmax(1) == torch.arange(len(pictures), device=device)
+    near = (style @ style.T).fill_diagonal_(-1).argmax(1).cpu()
+    styles = pictures.column("style")
+    agreed = sum(styles[i] == styles[int(j)] for i, j in enumerate(near)) / len(styles)
+    return (
+        f"tokens give back {decibels(made, x):.2f} dB, the same thing varied nearest {float(same.float().mean()):.1%},"
+        f" nearest in style is of the style {agreed:.1%}"
+    )
+
+
+def of_pipeline(trained: Any, pictures: Any) -> str:
+    """Each of 64 pictures from itself alone; see `one_picture.py`."""
+    import one_picture
+
+    pictures = pictures.select(list(range(0, len(pictures), max(1, len(pictures) // 64)))[:64])
+    pipe = trained.pipeline().to(next(trained.unet.parameters()).device)
+    encoder = trained.frozen[1] if hasattr(trained, "cache") else None
+    found = one_picture.from_one(pipe, pictures, encoder=encoder, steps=12)
+    return f"from one picture: {found}"
+
+
+VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
+    "autoencoder": of_autoencoder,
+    "patch-encoder": of_encoder,
+    "rdm": of_pipeline,
+    "reimagen": of_pipeline,
+}
 
 
 def run(data: Path, root: Path, device: str, names: list[str], settings: list[str]) -> int:

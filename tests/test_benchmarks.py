@@ -9,8 +9,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation.claims.benchmark import write_table
@@ -88,3 +91,17 @@ def test_rdm_quality_runs(tmp_path: Path, random_rdm: Path, monkeypatch: pytest.
     report = json.loads((tmp_path / "quality" / "report.json").read_text())
     assert {"(a) FD ratio", "(b) rare by name, guidance 2: top-1 of 100"} <= set(report)
     assert {f"(c) database of {style} only: style (k=1)" for style in STYLES} <= set(report)
+
+
+def test_one_picture_measures_tell_the_source_the_distance_and_the_grain() -> None:
+    one_picture = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "one_picture.py")))
+    drawn = load_pictures("drawn", size=64).select(list(range(0, 200, 10)))
+    x = drawn.pixels / 127.5 - 1
+    assert one_picture.nearest(x, x).all()
+    assert one_picture.nearest(x.roll(1, 0), x).float().mean() < 0.5
+    assert torch.allclose(one_picture.decibels((x + 0.2), x), torch.tensor(20.0), atol=1e-3)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 4 / 127.5
+    assert one_picture.grain(x, x) < 0.8
+    assert 3.5 < one_picture.grain(x + noise, x) < 4.5
+    hits = one_picture.own_pictures([Image.new("RGB", (8, 8), color) for color in ("red", "blue")])
+    assert [row[0].getpixel((0, 0)) for row in hits.images()] == [(255, 0, 0), (0, 0, 255)]

@@ -44,6 +44,9 @@ KINDS = [
     "tiny-reimagen-128",
     "tiny-copies",
     "judge",
+    "autoencoder-8",
+    "small-patches",
+    "rdm-patches",
 ]
 
 
@@ -70,7 +73,10 @@ def opens(name: str, model: Path) -> None:
     """What was written is what its users open."""
     if name == "small":
         assert encoders.load(model).embed_text(["x"]).shape == (1, 32)
-    elif name.startswith("tiny-rdm"):
+    elif name == "small-patches":
+        encoder = encoders.load(model)
+        assert encoder.embed_text(["x"]).shape == (1, encoder.layout.dim) == (1, 16 + 16 * 4 + 8)  # type: ignore[attr-defined]
+    elif name.startswith(("tiny-rdm", "rdm-")):
         from bowerbird import RDMPipeline
 
         pipe = RDMPipeline.from_pretrained(model)

@@ -20,6 +20,23 @@ ABSENT = -1
 """The id of a neighbor that is not there; absent ones stand last in their row."""
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """How an embedding that describes a picture part by part is laid out: `semantic` dimensions that texts share, then
+    `tokens` patches of `token_dim` each, whose mean length together is `token_length`, then `style` dimensions."""
+
+    semantic: int
+    tokens: int
+    token_dim: int
+    style: int
+    token_length: float
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the whole embedding."""
+        return self.semantic + self.tokens * self.token_dim + self.style
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """A frozen network that places pictures and texts in one space: the contract of every encoder.
@@ -31,7 +48,8 @@ class Encoder(Protocol):
     `dim`: the embedding dimension d. `shared_dim`: how many of the first dimensions texts and pictures share, `dim`
     unless some are for pictures alone; beyond them a text's are 0. `fingerprint`: a short text that changes with the
     weights and the preprocessing, as a hash of the weights' files; a database is tied to it. An optional attribute
-    `picture_size` (pixels): larger pictures are decoded smaller, to no less than three times that.
+    `picture_size` (pixels): larger pictures are decoded smaller, to no less than three times that. Another, `layout`,
+    is the `TokenLayout` of embeddings that systems may take apart.
 
     A class of one's own works everywhere by the name `module:Class` (see `encoders.load`).
     """

@@ -1,5 +1,5 @@
-"""Random changes after which any drawing looks like something the training showed: other colors, grounds, outlines, sizes
-and turns, line drawings, two or three things in one picture.
+"""Random changes after which any drawing looks like something the training showed: other colors, grounds, outlines,
+sizes and turns, line drawings, two or three things in one picture.
 
 A `Variation` holds the numbers of such a change for n pictures, so that the same change can be made to a picture and to
 its neighbors. `draw` makes them, `apply` uses them: batched torch, on any device. Colors are in [0, 1] inside, pictures
@@ -23,11 +23,11 @@ LAYERS = 3
 class Variation:
     """The numbers of a change for n pictures.
 
-    `color` `(n, 3, 4)`: an affine map of the drawing's colors. `place` `(n, L, 2, 3)`: where each of up to L things lies,
-    as an inverse affine map of half-widths. `things` `(n,)`: how many there are. `ground` `(n, 3, 3)`: two colors and the
-    weights of a pattern; see `_ground`. `outline` `(n, 4)`: a color and a width in parts of the picture. `line` `(n, 4)`:
-    the ink of a line drawing, and whether it is one. `blocks` `(n,)`: edge of pixel-art blocks in pixels of 64, 0 for
-    none. `moved` `(n,)`: whether `place` counts; where not, nothing is resampled.
+    `color` `(n, 3, 4)`: an affine map of the drawing's colors. `place` `(n, L, 2, 3)`: where each of up to L things
+    lies, as an inverse affine map of half-widths. `things` `(n,)`: how many there are. `ground` `(n, 3, 3)`: two
+    colors and the weights of a pattern; see `_ground`. `outline` `(n, 4)`: a color and a width in parts of the
+    picture. `line` `(n, 4)`: the ink of a line drawing, and whether it is one. `blocks` `(n,)`: edge of pixel-art
+    blocks in pixels of 64, 0 for none. `moved` `(n,)`: whether `place` counts; where not, nothing is resampled.
     """
 
     color: Tensor
@@ -53,8 +53,8 @@ class Variation:
 
 @dataclass(frozen=True)
 class VariedPictures:
-    """n pictures with the changes they are under, before any of it is computed: uint8 `pixels` `(n, 3, S, S)` on white and
-    `alpha` `(n, S, S)`. A training carries this to its device and calls `render` there."""
+    """n pictures with the changes they are under, before any of it is computed: uint8 `pixels` `(n, 3, S, S)` on white
+    and `alpha` `(n, S, S)`. A training carries this to its device and calls `render` there."""
 
     pixels: Tensor
     alpha: Tensor
@@ -87,6 +87,15 @@ def identity(n: int) -> Variation:
     )
 
 
+def where(condition: Tensor, first: Variation, second: Variation) -> Variation:
+    """The changes of `first` where `condition` `(n,)` is true, else those of `second`."""
+    chosen = []
+    for field in fields(first):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        chosen.append(torch.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b))
+    return Variation(*chosen)
+
+
 def draw(
     n: int,
     generator: torch.Generator,
@@ -98,8 +107,8 @@ def draw(
     several: float = 0.15,
     mirrored: float = 0.5,
 ) -> Variation:
-    """`n` changes. Shares: `colored` in other colors, `moved` turned, scaled and shifted, `grounded` not on white, `drawn`
-    with an outline, as a line drawing or in blocks, `several` with two or three things (those are moved too),
+    """`n` changes. Shares: `colored` in other colors, `moved` turned, scaled and shifted, `grounded` not on white,
+    `drawn` with an outline, as a line drawing or in blocks, `several` with two or three things (those are moved too),
     `mirrored` of those that are moved."""
 
     def uniform(*shape: int) -> Tensor:
@@ -129,8 +138,8 @@ def draw(
 
 
 def _colors(n: int, generator: torch.Generator) -> Tensor:
-    """Affine color maps `(n, 3, 4)`: a turned hue, exchanged channels, an inversion, less saturation, two colors in place
-    of dark and light, or one color; light and contrast change a little with all of them."""
+    """Affine color maps `(n, 3, 4)`: a turned hue, exchanged channels, an inversion, less saturation, two colors in
+    place of dark and light, or one color; light and contrast change a little with all of them."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator)
@@ -207,11 +216,11 @@ def _ground(ground: Tensor, size: int) -> Tensor:
 
 
 def apply(variation: Variation, pixels: Tensor, alpha: Tensor, size: int, others: Tensor | None = None) -> Tensor:
-    """uint8 pictures on white `(n, 3, S, S)` with `alpha` `(n, S, S)` under the changes -> float `(n, 3, size, size)` in
-    [-1, 1]; S is `size` or a multiple of it, which keeps what is moved sharp.
+    """uint8 pictures on white `(n, 3, S, S)` with `alpha` `(n, S, S)` under the changes -> float `(n, 3, size, size)`
+    in [-1, 1]; S is `size` or a multiple of it, which keeps what is moved sharp.
 
-    `others` `(n, LAYERS - 1)`: the rows of the pictures that are put beside each where there are several things; the next
-    rows when None.
+    `others` `(n, LAYERS - 1)`: the rows of the pictures that are put beside each where there are several things; the
+    next rows when None.
     """
     n, device = len(pixels), pixels.device
     variation = variation.to(device)
@@ -291,7 +300,7 @@ def _cross(x: Tensor) -> Tensor:
 
 def _blocks(x: Tensor, blocks: Tensor, size: int) -> Tensor:
     """Pictures in blocks of one color, where `blocks` says so."""
-    for edge in blocks.unique().tolist():
+    for edge in sorted(set(blocks.tolist())):
         if edge:
             chosen = (blocks == edge).nonzero()[:, 0]
             coarse = F.interpolate(x[chosen], size=max(4, 64 // edge), mode="area")

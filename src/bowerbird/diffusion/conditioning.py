@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bowerbird.core.types import TokenLayout
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 
 
@@ -32,6 +33,40 @@ def neighbor_tokens(
     none = (weights <= 0).all(dim=1, keepdim=True)
     null = Tokens(torch.zeros_like(keys), torch.ones_like(weights))
     return Conditioning(Tokens(keys, torch.where(none, torch.ones_like(weights), weights)), null)
+
+
+def patch_tokens(embeddings: Tensor, weights: Tensor, layout: TokenLayout) -> Conditioning:
+    """Embeddings `(B, K, d)` that describe a picture part by part -> 1 + `layout.tokens` tokens a neighbor, and their
+    null.
+
+    The first token has the semantic and the style dimensions, each part scaled to unit variance so that none is quiet;
+    the others have one patch each. Every token also says in a dimension of its own which place it is of, so that one
+    linear map of the network projects each kind for itself. A neighbor without patches, as a text is, has the first
+    token alone.
+    """
+    places, keys = layout.tokens + 1, embeddings.float()
+    semantic, patches, style = torch.split(keys, [layout.semantic, layout.tokens * layout.token_dim, layout.style], -1)
+    first = torch.cat([_unit_variance(semantic), _unit_variance(style)], -1)
+    patches = patches * ((layout.tokens * layout.token_dim) ** 0.5 / layout.token_length)
+    patches = patches.unflatten(-1, (layout.tokens, layout.token_dim))
+    where = torch.eye(places, device=keys.device) * math.sqrt(places)
+    tokens = torch.cat([F.pad(first[..., None, :], (0, layout.token_dim)), F.pad(patches, (first.shape[-1], 0))], -2)
+    tokens = torch.cat([tokens, where.expand(*tokens.shape[:-1], places)], -1)
+    there = torch.cat([torch.ones_like(patches[..., :1, 0]), (patches != 0).any(-1).float()], -1)
+    counts = (weights.float()[..., None] * there).flatten(1)
+    tokens = torch.where((counts > 0)[..., None], tokens.flatten(1, 2), torch.zeros(()).to(tokens))
+    none = (counts <= 0).all(dim=1, keepdim=True)
+    null = Tokens(torch.zeros_like(tokens), torch.ones_like(counts))
+    return Conditioning(Tokens(tokens, torch.where(none, torch.ones_like(counts), counts)), null)
+
+
+def _unit_variance(part: Tensor) -> Tensor:
+    return F.normalize(part, dim=-1) * math.sqrt(part.shape[-1])
+
+
+def token_width(layout: TokenLayout) -> int:
+    """Dimensions of the tokens that `patch_tokens` makes."""
+    return layout.semantic + layout.style + layout.token_dim + layout.tokens + 1
 
 
 def query_tokens(embeddings: Tensor, weights: Tensor, queries: Tensor, shared_dim: int) -> Conditioning:

@@ -21,6 +21,7 @@ from bowerbird.models.weights import bundled
 
 BUILT_IN: Mapping[str, str] = {
     "bowerbird-small-encoder": "bowerbird.encoders.small:load_small",
+    "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
 }

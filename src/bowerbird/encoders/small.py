@@ -1,4 +1,5 @@
-"""The bundled `small` encoder as an `Encoder`: loads from a directory of `config.json` + `model.safetensors`."""
+"""Encoders of ours as an `Encoder`: the bundled `small`, and those that describe patches too. They load from a
+directory of `config.json` + `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core import files, images, tensors
+from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
 from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
 
 if TYPE_CHECKING:
@@ -24,14 +26,21 @@ the number of threads, and with more they fit the processor's caches less well (
 against 1.2 with 64 on both cores at once)."""
 
 
+TYPES = {"bowerbird-small-encoder": SmallEncoderModel, "bowerbird-patch-encoder": PatchEncoderModel}
+"""By what `config.json` says in `type`: the network."""
+
+
 class SmallEncoder:
-    """`Encoder` over `SmallEncoderModel`; always float32 and `BATCH` pictures at once, so that a picture's embedding
+    """`Encoder` over a network of `TYPES`; always float32 and `BATCH` pictures at once, so that a picture's embedding
     never depends on its company."""
 
-    def __init__(self, model: SmallEncoderModel, name: str, fingerprint: str, device: str = "cpu") -> None:
+    def __init__(
+        self, model: SmallEncoderModel | PatchEncoderModel, name: str, fingerprint: str, device: str = "cpu"
+    ) -> None:
         self.model = model.float().eval().requires_grad_(False).to(device)
         self.name, self.fingerprint, self.dim, self.device = name, fingerprint, model.config.embed_dim, device
         self.shared_dim, self.picture_size = model.config.meaning_dim, model.config.image_size
+        self.layout = model.config.layout if isinstance(model.config, PatchEncoderConfig) else None
         self.preprocessing = f"middle square, bicubic to {model.config.image_size} px, on white"
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -52,6 +61,14 @@ class SmallEncoder:
         parts = tensors.side_by_side(embed, chunks) if self.device == "cpu" else [embed(chunk) for chunk in chunks]
         return torch.cat(parts)[: len(pictures)].numpy()
 
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Float `(n, 3, S, S)` in [-1, 1], S the network's own size -> raw `(n, dim)`, all at once on the encoder's
+        device: for trainings, where the last bit may depend on the batch."""
+        import torch
+
+        with torch.inference_mode():
+            return self.model.encode_pixels(pixels.to(self.device))
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Texts in any script -> raw float32 `(n, dim)`."""
         import torch
@@ -62,21 +79,26 @@ class SmallEncoder:
             return self.model.encode_text(list(texts)).cpu().numpy()
 
 
-def save_small(model: SmallEncoderModel, out: Path) -> None:
+def save_small(model: SmallEncoderModel | PatchEncoderModel, out: Path) -> None:
     """Write `model` to the directory `out`, weights in half precision (the rounding is far below what retrieval can
     see)."""
     import torch
 
     files.save_tensors(out / "model.safetensors", {k: v.to(torch.float16) for k, v in model.state_dict().items()})
-    files.write_json(out / "config.json", {"type": "bowerbird-small-encoder", **asdict(model.config)})
+    kind = next(kind for kind, network in TYPES.items() if type(model) is network)
+    files.write_json(out / "config.json", {"type": kind, **asdict(model.config)})
 
 
 def load_small(path: Path, *, name: str, device: str = "cpu") -> SmallEncoder:
     """Open a directory that `save_small` wrote; its fingerprint is the hash of both files."""
     config = files.read_json(path / "config.json", "small encoder")
-    config.pop("type", None)
+    kind = config.pop("type", "bowerbird-small-encoder")
     config["channels"] = tuple(config["channels"])
-    model = SmallEncoderModel(SmallEncoderConfig(**config))
+    model: SmallEncoderModel | PatchEncoderModel
+    if kind == "bowerbird-patch-encoder":
+        model = PatchEncoderModel(PatchEncoderConfig(**config))
+    else:
+        model = SmallEncoderModel(SmallEncoderConfig(**config))
     model.load_state_dict(files.load_tensors(path / "model.safetensors"))
     digest = hashlib.sha256((path / "config.json").read_bytes() + (path / "model.safetensors").read_bytes())
     return SmallEncoder(model, name, digest.hexdigest()[:16], device)

@@ -78,7 +78,7 @@ class SmallEncoderConfig:
         return self.meaning_dim + self.look_dim + self.hand_dim
 
 
-def _center_and_spread(h: Tensor) -> list[Tensor]:
+def center_and_spread(h: Tensor) -> list[Tensor]:
     """Mean and standard deviation over the places of `(n, c, h, w)`, each `(n, c)`."""
     if torch.is_grad_enabled():
         spread, center = torch.std_mean(h, dim=(2, 3))
@@ -89,7 +89,31 @@ def _center_and_spread(h: Tensor) -> list[Tensor]:
     return [center, ((flat - center[..., None]).square().sum(2) / (flat.shape[2] - 1)).sqrt()]
 
 
-class SmallEncoderModel(nn.Module):
+class WordTower(nn.Module):
+    """The half of an encoder that reads text: a bag of hashed pieces, each with an importance, then two layers."""
+
+    buckets: int
+
+    def build_words(self, buckets: int, text_dim: int, out: int) -> None:
+        """Make the layers; a subclass calls it in its `__init__`."""
+        self.buckets = buckets
+        self.pieces = nn.EmbeddingBag(buckets, text_dim, mode="sum")
+        self.piece_weight = nn.Embedding(buckets, 1)
+        self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, 256), nn.SiLU(), nn.Linear(256, out))
+        nn.init.zeros_(self.piece_weight.weight)
+
+    def text_meaning(self, texts: Sequence[str]) -> Tensor:
+        """n texts -> `(n, out)` of length 1; each piece is weighted by a learned importance, so common pieces can
+        fade."""
+        bags = [pieces(text, self.buckets) for text in texts]
+        device = self.piece_weight.weight.device
+        flat = torch.tensor([p for bag in bags for p in bag], device=device)
+        offsets = torch.tensor([0, *(len(bag) for bag in bags)][:-1], device=device).cumsum(0)
+        weights = self.piece_weight(flat)[:, 0].exp().to(self.pieces.weight.dtype)
+        return F.normalize(self.text(self.pieces(flat, offsets, per_sample_weights=weights)).float(), dim=1)
+
+
+class SmallEncoderModel(WordTower):
     """Picture `(n, 3, S, S)` in [-1, 1] or text -> raw embedding `(n, embed_dim)`; `.encode_pixels` and `.encode_text`.
 
     Plain torch rather than a diffusers `ModelMixin`: a search from the command line must not pay that import.
@@ -114,15 +138,7 @@ class SmallEncoderModel(nn.Module):
         values = 3 * config.look_size**2
         self.look_mean = nn.Parameter(torch.zeros(values), requires_grad=False)
         self.look_basis = nn.Parameter(torch.zeros(values, config.look_dim), requires_grad=False)
-        self.pieces = nn.EmbeddingBag(config.buckets, config.text_dim, mode="sum")
-        self.piece_weight = nn.Embedding(config.buckets, 1)
-        self.text = nn.Sequential(
-            nn.LayerNorm(config.text_dim),
-            nn.Linear(config.text_dim, 256),
-            nn.SiLU(),
-            nn.Linear(256, config.meaning_dim),
-        )
-        nn.init.zeros_(self.piece_weight.weight)
+        self.build_words(config.buckets, config.text_dim, config.meaning_dim)
 
     def _low(self, x: Tensor) -> Tensor:
         return F.interpolate(x.float(), size=self.config.look_size, mode="area").flatten(1)
@@ -153,7 +169,7 @@ class SmallEncoderModel(nn.Module):
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
-            statistics += _center_and_spread(h.float())
+            statistics += center_and_spread(h.float())
         meaning = self.meaning(self.layout(h).flatten(1))
         hand = self.hand(torch.cat(statistics, 1))
         look = (self._low(x) - self.look_mean) @ self.look_basis
@@ -163,16 +179,6 @@ class SmallEncoderModel(nn.Module):
         """`(n, 3, S, S)` in [-1, 1] -> `(n, embed_dim)`."""
         meaning, look, hand = self.picture_parts(x)
         return torch.cat([meaning, self.config.look_weight * look, self.config.hand_weight * hand], 1)
-
-    def text_meaning(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> `(n, meaning_dim)` of length 1; each piece is weighted by a learned importance, so common pieces
-        can fade."""
-        bags = [pieces(text, self.config.buckets) for text in texts]
-        device = self.piece_weight.weight.device
-        flat = torch.tensor([p for bag in bags for p in bag], device=device)
-        offsets = torch.tensor([0, *(len(bag) for bag in bags)][:-1], device=device).cumsum(0)
-        weights = self.piece_weight(flat)[:, 0].exp().to(self.pieces.weight.dtype)
-        return F.normalize(self.text(self.pieces(flat, offsets, per_sample_weights=weights)).float(), dim=1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """n texts -> `(n, embed_dim)`, zero but for the meaning."""

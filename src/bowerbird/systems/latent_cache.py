@@ -8,7 +8,7 @@ The autoencoder and the encoder are frozen, so all of it is computed once (`buil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from bowerbird.core import seeds, tensors
 from bowerbird.core.cache import memoize
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
-from bowerbird.data import augment
+from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
 from bowerbird.knowledge.neighbors.graph import knn_graph, neighbor_counts
 from bowerbird.systems.components import weights_hash
@@ -59,33 +59,46 @@ class CacheSettings(Protocol):
     def view_probability(self) -> float: ...
     @property
     def database_share(self) -> float: ...
+    @property
+    def itself(self) -> float: ...
+    @property
+    def varied(self) -> float: ...
+    @property
+    def varied_views(self) -> int: ...
+    @property
+    def picture_size(self) -> int | None: ...
     def model_dump_json(self, *, include: set[str]) -> str: ...
 
 
 @dataclass(frozen=True)
 class LatentCache:
     """Frozen inputs of a training: latents `(V, n, C, h, w)` of X (tokens, int16 `(V, n, N)`, for a discrete model)
-    and embeddings `(V, m, d)` of D under V views (view 0 unchanged), float16; one table `(n, k_stored)` of rows of D a
-    mix; `ids` (m,) of D. X and D are the same n = m pictures unless `database_share` parts them. `nearest` `(n,
-    k_stored)`: the guarded neighbors that p_D counts."""
+    and embeddings `(V, m, d)` of D under V views (view 0 unchanged; from `varied_from` on each picture under a random
+    variation of its own), float16; one table `(n, k_stored)` of rows of D a mix; `ids` (m,) of D. X and D are the same
+    n = m pictures unless `database_share` parts them. `nearest` `(n, k_stored)`: the guarded neighbors that p_D
+    counts."""
 
     latents: Tensor
     embeddings: Tensor
     tables: tuple[Tensor, ...]
     nearest: Tensor
     ids: np.ndarray
+    varied_from: int | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The form it is stored in."""
         tables = {f"table{number}": table for number, table in enumerate(self.tables)}
         ids = torch.from_numpy(self.ids)
-        return {"latents": self.latents, "embeddings": self.embeddings, "ids": ids, "nearest": self.nearest, **tables}
+        stored = {"latents": self.latents, "embeddings": self.embeddings, "ids": ids, "nearest": self.nearest, **tables}
+        return stored if self.varied_from is None else {**stored, "varied_from": torch.tensor(self.varied_from)}
 
     @staticmethod
     def from_tensors(stored: Mapping[str, Tensor]) -> LatentCache:
         """What `to_tensors` gave."""
         tables = tuple(stored[f"table{number}"] for number in range(sum(name.startswith("table") for name in stored)))
-        return LatentCache(stored["latents"], stored["embeddings"], tables, stored["nearest"], stored["ids"].numpy())
+        varied_from = int(stored["varied_from"]) if "varied_from" in stored else None
+        fixed = stored["latents"], stored["embeddings"], tables, stored["nearest"], stored["ids"].numpy()
+        return LatentCache(*fixed, varied_from)
 
     def counts(self, k: int) -> np.ndarray:
         """How often each row of D is among the k neighbors of X: the numerator of p_D, `(m,)`."""
@@ -170,8 +183,9 @@ def latents_place(
 ) -> tuple[Path, str]:
     """The file that keeps the latents of a run, and the key of all they are made from: data, settings, seed, the
     `encoder`, and the frozen `network` that encodes the pictures."""
+    shaped_by = {"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"}
     shaping = settings.model_dump_json(
-        include={"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"}
+        include=shaped_by | ({"varied_views", "picture_size"} if settings.varied_views else set())
     )
     key = hashlib.sha256(
         f"{pictures.fingerprint()} {encoder.fingerprint} {weights_hash(network)} {shaping} {run.seed}".encode()
@@ -205,28 +219,38 @@ def cached_latents(
 
 @torch.no_grad()
 def build_latents(
-    config: CacheSettings, pictures: Pictures, encode: Callable[[Tensor], Tensor], encoder: Encoder, seed: int
+    config: CacheSettings,
+    pictures: Pictures,
+    encode: Callable[[Tensor], Tensor],
+    encoder: Encoder,
+    seed: int,
 ) -> LatentCache:
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
     `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on the CPU.
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed)
+    size = pictures.size if config.picture_size is None else config.picture_size
+    if config.varied_views and config.database_share:
+        raise BowerbirdError("varied_views needs every picture in both parts; set system.database_share=0")
 
     def latents_of(view: augment.View) -> Tensor:
-        return torch.cat(
-            [encode(view(tensors.to_float(pixels))) for pixels in torch.split(pictures.pixels[x_rows], 64)]
-        )
+        return torch.cat([encode(view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
-        parts = [
-            encoder.embed_images(tensors.to_pil(view(tensors.to_float(pixels))))
-            for pixels in torch.split(pictures.pixels[rows], 64)
-        ]
-        return torch.from_numpy(np.concatenate(parts)).half()
+        return torch.cat(
+            [_embed(encoder, view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
+        )
 
-    views = views_of(config, pictures.size, seed)
+    views = views_of(config, size, seed)
     latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
+    for number in range(config.varied_views):
+        parts = [
+            (encode(x), _embed(encoder, x))
+            for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number))
+        ]
+        latents.append(torch.cat([part[0] for part in parts]))
+        embeddings.append(torch.cat([part[1] for part in parts]))
     database = F.normalize(embeddings[0].float(), dim=1).numpy()
     queries = F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy() if config.database_share else database
     item_ids = np.asarray(pictures.ids, np.int64)
@@ -246,8 +270,39 @@ def build_latents(
         tables.append(torch.from_numpy(table))
     nearest, _ = knn_graph(queries, database, config.k_stored, **guard)
     return LatentCache(
-        torch.stack(latents), torch.stack(embeddings), tuple(tables), torch.from_numpy(nearest), item_ids[d_rows]
+        torch.stack(latents),
+        torch.stack(embeddings),
+        tuple(tables),
+        torch.from_numpy(nearest),
+        item_ids[d_rows],
+        len(views) if config.varied_views else None,
     )
+
+
+def _fit(pixels: Tensor, size: int) -> Tensor:
+    """uint8 `(n, 3, S, S)` as float in [-1, 1], brought to `size`."""
+    x = tensors.to_float(pixels)
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _varied(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """All pictures in parts, each picture under a random variation of its own."""
+    alpha = pictures.opacity()
+    for rows in torch.split(torch.arange(len(pictures)), 64):
+        change = variation.draw(len(rows), generator)
+        yield variation.apply(change, pictures.pixels[rows], alpha[rows], size)
+
+
+def _embed(encoder: Encoder, x: Tensor) -> Tensor:
+    """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
+    and the size is its own."""
+    fast = getattr(encoder, "embed_pixels", None)
+    if fast is not None and getattr(encoder, "layout", None) is not None and x.shape[-1] == encoder.picture_size:  # type: ignore[attr-defined]
+        embedded: Tensor = fast(x)
+        return embedded.half().cpu()
+    return torch.from_numpy(encoder.embed_images(tensors.to_pil(x))).half()
 
 
 def _columns(pictures: Pictures, key: str, x_rows: np.ndarray, d_rows: np.ndarray) -> tuple[list[str], list[str]]:
@@ -283,10 +338,17 @@ def sample_neighbors(
 ) -> BatchSample:
     """Views and k neighbors for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
 
-    Half of the sets are the k nearest, half are sampled from the `pool` nearest; each from one table of the mix.
+    Half of the sets are the k nearest, half are sampled from the `pool` nearest; each from one table of the mix. In the
+    share `itself` the item comes first; where it is under a variation of its own, nothing else does.
     """
     size = len(rows)
-    view = np.where(rng.random(size) < settings.view_probability, rng.integers(len(cache.latents), size=size), 0)
+    exact = len(cache.latents) if cache.varied_from is None else cache.varied_from
+    view = np.where(rng.random(size) < settings.view_probability, rng.integers(exact, size=size), 0)
+    own = rng.random(size) < settings.itself if settings.itself else np.zeros(size, bool)
+    varied = np.zeros(size, bool)
+    if cache.varied_from is not None:
+        varied = own & (rng.random(size) < settings.varied)
+        view = np.where(varied, rng.integers(exact, len(cache.latents), size=size), view)
     view[unchanged] = 0
     shares = np.array([part.share for part in settings.mix])
     table = rng.choice(len(shares), size=size, p=shares / shares.sum())
@@ -296,5 +358,7 @@ def sample_neighbors(
         row = row[row != ABSENT][: max(k, settings.pool)]
         if rng.random() < 0.5:
             row = rng.permutation(row)
+        if own[i]:
+            row = np.concatenate([rows[i : i + 1], row[: 0 if varied[i] else k]])
         chosen[i, : min(k, len(row))] = row[:k]
     return BatchSample(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))

@@ -56,6 +56,26 @@ class ConditionSampling(BaseModel):
     view_probability: Share = 0.55
     database_share: float = Field(default=0.0, ge=0.0, le=0.0)
 
+    @property
+    def itself(self) -> float:
+        """The query is the item itself, so no neighbor is."""
+        return 0.0
+
+    @property
+    def varied(self) -> float:
+        """No samples are under a variation of their own."""
+        return 0.0
+
+    @property
+    def varied_views(self) -> int:
+        """As above."""
+        return 0
+
+    @property
+    def picture_size(self) -> None:
+        """Pictures are learned as large as they come."""
+        return None
+
 
 class ConditionBatch(TypedDict):
     """The condition of n items: `embeddings` `(n, 1 + k, d)` of the query and the neighbors, with `weights` `(n, 1 +

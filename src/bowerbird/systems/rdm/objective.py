@@ -17,6 +17,7 @@ Differs from the paper, and why:
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -48,7 +49,13 @@ from bowerbird.systems.settings import Count, Share, column, network, shares
 
 
 class RDMConfig(ObjectiveConfig):
-    """Everything that shapes RDM and its training data; stored in `recipe.json`."""
+    """Everything that shapes RDM and its training data; stored in `recipe.json`.
+
+    `itself`: the share of samples whose first neighbor is the target itself, so that a look can be kept; of those, the
+    share `varied` is under one of `varied_views` random variations of each picture, and then nothing else is a
+    neighbor. `picture_size`: the edge at which pictures are learned, where the data come larger, which keeps
+    variations sharp.
+    """
 
     kind: Literal["rdm"] = "rdm"
     unet: UNetConfig = UNetConfig()
@@ -67,6 +74,10 @@ class RDMConfig(ObjectiveConfig):
     views: Count = 16
     view_probability: Share = 0.55
     database_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    itself: Share = 0.0
+    varied: Share = 0.6
+    varied_views: Annotated[int, Field(ge=0)] = 0
+    picture_size: Annotated[int, Field(ge=8, le=4096)] | None = None
 
 
 class RDMBatch(TypedDict):
@@ -94,7 +105,9 @@ class RDMObjective(Objective[RDMBatch]):
         )  # a tuple hides them from nn.Module: they are not trained and not checkpointed
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
-            self.unet = with_short_attention(build_unet(config.unet, encoder.dim))
+            self.layout = getattr(encoder, "layout", None)
+            width = encoder.dim if self.layout is None else conditioning.token_width(self.layout)
+            self.unet = with_short_attention(build_unet(config.unet, width))
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.prediction_type)
 
     def batch(self, step: int, size: int, rank: int = 0) -> RDMBatch:
@@ -103,7 +116,10 @@ class RDMObjective(Objective[RDMBatch]):
 
     def forward(self, batch: RDMBatch) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
-        condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
+        if self.layout is None:
+            condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
+        else:
+            condition = conditioning.patch_tokens(batch["embeddings"], batch["weights"], self.layout)
         tokens = condition.without("neighbors", rows=batch["null"]).neighbors
         assert isinstance(tokens, Tokens)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
@@ -163,6 +179,7 @@ def pipeline_of(
         normalize_embeddings=True,
         encoder_name=encoder.name,
         encoder_fingerprint=encoder.fingerprint,
+        token_layout=None if getattr(encoder, "layout", None) is None else asdict(encoder.layout),  # type: ignore[attr-defined]
         **usual,
     )
     pipe.proposal_counts = dict(zip(cache.ids.tolist(), cache.counts(k).tolist(), strict=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.files import load_tensors, save_tensors
-from bowerbird.core.types import Neighbors
+from bowerbird.core.types import Neighbors, TokenLayout
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import low_rank, weights
@@ -36,7 +36,8 @@ class RDMPipeline(System):
     """Generates from the embeddings of retrieved pictures.
 
     `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
-    `conditioning.neighbor_tokens`; `trained_null` is False for released weights, which guide against k zero vectors
+    `conditioning.neighbor_tokens`; `token_layout` (the fields of a `TokenLayout`, None: one token a neighbor) how they
+    are taken apart instead; `trained_null` is False for released weights, which guide against k zero vectors
     that no training showed them (a note for readers, nothing depends on it). `num_inference_steps`, `guidance_scale`,
     `sampler` and `text_mode` are how it generates unless asked otherwise. `proposal_counts` maps an item's id to how
     often it was a neighbor in training: p_D, kept in `proposal.safetensors`.
@@ -60,6 +61,7 @@ class RDMPipeline(System):
         guidance_scale: float = 3.0,
         sampler: str = "dpmsolver++",
         text_mode: str = "neighbors",
+        token_layout: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
@@ -74,7 +76,9 @@ class RDMPipeline(System):
             guidance_scale=guidance_scale,
             sampler=sampler,
             text_mode=text_mode,
+            token_layout=token_layout,
         )
+        self.layout = None if token_layout is None else TokenLayout(**token_layout)
         self._counts: dict[int, int] = {}
         self._as_made = self._chosen = scheduler
 
@@ -211,14 +215,20 @@ class RDMPipeline(System):
         """Neighbors -> tokens on the network's device. Raises: MismatchError when the embeddings have another
         width."""
         width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
+        if self.layout is not None:
+            width = self.layout.dim
         if hits.embeddings.shape[-1] != width:
             raise MismatchError(
                 f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
                 f" encoder {self.config.encoder_name!r}"
             )
         weights = common.weights_of(hits, self.unet.dtype)
-        settings = {"normalize": self.config.normalize_embeddings, "length": self.config.embedding_length}
-        tokens = conditioning.neighbor_tokens(torch.from_numpy(hits.embeddings), torch.from_numpy(weights), **settings)
+        given = torch.from_numpy(hits.embeddings), torch.from_numpy(weights)
+        if self.layout is not None:
+            tokens = conditioning.patch_tokens(*given, self.layout)
+        else:
+            settings = {"normalize": self.config.normalize_embeddings, "length": self.config.embedding_length}
+            tokens = conditioning.neighbor_tokens(*given, **settings)
         place = (self._execution_device, self.unet.dtype)
         null = tokens.neighbors_null
         return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))

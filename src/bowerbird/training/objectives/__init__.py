@@ -11,6 +11,11 @@ REGISTRATION = Registration(
             build=f"{_HERE}.small_encoder:build",
             preview=f"{_HERE}.preview:small_encoder_sheet",
         ),
+        "patch-encoder": ObjectiveEntry(
+            config=f"{_HERE}.patch_encoder:PatchEncoderTraining",
+            build=f"{_HERE}.patch_encoder:build",
+            preview=f"{_HERE}.patch_encoder:sheet",
+        ),
         "autoencoder": ObjectiveEntry(
             config=f"{_HERE}.autoencoder:AutoencoderConfig",
             build=f"{_HERE}.autoencoder:build",

@@ -1,10 +1,10 @@
 """The 4x autoencoder in whose latent space the models generate: 64 px pictures <-> 4 x 16 x 16 latents.
 
-A diffusers `AutoencoderKL` trained with L1 on pixels, on their gradients (crisp edges are what drawings are made of) and
-on coarser forms of the picture, and a small KL term that keeps the latents smooth. There is no adversarial loss: at this
-size it costs more than it gives. In a share of the steps the latents are turned, mirrored or halved, and must decode to the
-picture turned, mirrored or halved: latents that behave like pictures are easier to generate.
-Source: latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization); EQ-VAE, arXiv 2502.09509 (equivariance).
+A diffusers `AutoencoderKL` trained with L1 on pixels, on their gradients (crisp edges are what drawings are made of)
+and on coarser forms of the picture, and a small KL term that keeps the latents smooth. There is no adversarial loss:
+at this size it costs more than it gives. In a share of the steps the latents are turned, mirrored or halved, and must
+decode to the picture turned, mirrored or halved: latents that behave like pictures are easier to generate. Source:
+latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization); EQ-VAE, arXiv 2502.09509 (equivariance).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from bowerbird.systems.settings import Amount, Count, Share
 class AutoencoderConfig(ObjectiveConfig):
     """Sizes and loss weights; stored in `recipe.json`.
 
-    `varied`: the share of pictures under a random `data.variation`; 0 is without it, and then `strong_fraction` counts.
-    `coarse_weight`: of L1 at a half, a quarter and an eighth. `equivariance`: the share of steps with changed latents.
-    `unit_channels`: whether each latent channel is brought to mean 0 and deviation 1 by the exported weights themselves.
+    `varied`: the share of pictures under a random `data.variation`; 0 is without it, and then `strong_fraction`
+    counts. `coarse_weight`: of L1 at a half, a quarter and an eighth. `equivariance`: the share of steps with changed
+    latents. `unit_channels`: whether each latent channel is brought to mean 0 and deviation 1 by the exported weights
+    themselves.
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -137,15 +138,13 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
                 z, x = F.avg_pool2d(z, 2), F.avg_pool2d(x, 2)
         generated = self.autoencoder.decode(z).sample.float()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        loss = (
-            F.l1_loss(generated, x) + config.gradient_weight * gradient_l1(generated, x) + config.kl_weight * kl
-        )
+        loss = F.l1_loss(generated, x) + config.gradient_weight * gradient_l1(generated, x) + config.kl_weight * kl
         return loss + config.coarse_weight * coarse_l1(generated, x) if config.coarse_weight else loss
 
     @torch.no_grad()
     def export(self, out: Path) -> None:
-        """Write the autoencoder in diffusers layout, so that training latents have unit variance: by `scaling_factor`, or
-        in each channel by the weights themselves (`unit_channels`)."""
+        """Write the autoencoder in diffusers layout, so that training latents have unit variance: by `scaling_factor`,
+        or in each channel by the weights themselves (`unit_channels`)."""
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "scale").integers(len(self.pictures), size=512))
         latents = torch.cat([self._latents(p) for p in torch.split(self.pictures.pixels[rows], 64)])
         if self.config.unit_channels:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NAMES = {
     "small": ("bowerbird.training.recipes.small", "small"),
     "tiny-autoencoder": ("bowerbird.training.recipes.autoencoder", "tiny_autoencoder"),
+    "rdm-patches": ("bowerbird.training.recipes.drawings", "rdm_patches"),
+    "small-patches": ("bowerbird.training.recipes.drawings", "small_patches"),
     "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),
     "tiny-vq": ("bowerbird.training.recipes.autoencoder", "tiny_vq"),
     "tiny-rdm": ("bowerbird.training.recipes.rdm", "tiny_rdm"),

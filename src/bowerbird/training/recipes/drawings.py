@@ -1,15 +1,20 @@
 """Which drawings the models of the next generation learn from, and the recipes of their autoencoder.
 
-The data are the emoji and the icons of `bowerbird datasets drawings`, as one table. Besides the rare entities and openmoji,
-two icon styles are left out of every training, one of filled discs and one of thin lines: they stand for a stranger's
-drawings whenever a setting has to be chosen, so that openmoji is never chosen by.
+The data are the emoji and the icons of `bowerbird datasets drawings`, as one table. Besides the rare entities and
+openmoji, two icon styles are left out of every training, one of filled discs and one of thin lines: they stand for a
+stranger's drawings whenever a setting has to be chosen, so that openmoji is never chosen by.
 """
 
 from __future__ import annotations
 
+from bowerbird.models.patch_encoder import PatchEncoderConfig
+from bowerbird.models.unet import UNetConfig
+from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
+from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
 from bowerbird.training.recipe import Recipe
+from bowerbird.training.recipes.rdm import MIX
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 HELD_OUT_STYLES = ("streamline-kameleon-color", "streamline-cyber-color")
@@ -44,9 +49,88 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
         unit_channels=True,
     )
     if not tiny:
-        return Recipe(
-            name="autoencoder-8", system=system, train=train, size=128, where=TRAINED_ON, transparency=True
-        )
+        return Recipe(name="autoencoder-8", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     small = system.model_copy(update={"block_out_channels": (8, 8, 8), "equivariance": 1.0})
     return Recipe(name="autoencoder-8", system=small, train=shorter, size=128, limit=32, transparency=True)
+
+
+def small_patches(*, tiny: bool = False) -> Recipe:
+    """An encoder of a picture as a whole and in 4 x 4 places, for any drawing: what is shown, how it looks where, how
+    it is drawn; with text.
+
+    Command: bowerbird train small-patches --data drawings.parquet --out runs/small-patches
+    """
+    train = TrainConfig(
+        steps=4500,
+        batch_size=96,
+        learning_rate=1.5e-3,
+        warmup_steps=100,
+        cooldown_fraction=0.4,
+        weight_decay=0.05,
+        ema_decay=0.998,
+        save_every=100,
+        sheet_every=250,
+    )
+    if not tiny:
+        return Recipe(
+            name="small-patches",
+            system=PatchEncoderTraining(),
+            train=train,
+            size=128,
+            where=TRAINED_ON,
+            transparency=True,
+        )
+    encoder = PatchEncoderConfig(
+        channels=(8, 8, 8, 8), meaning_dim=16, token_dim=4, style_dim=8, buckets=64, text_dim=8
+    )
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 1})
+    return Recipe(
+        name="small-patches",
+        system=PatchEncoderTraining(encoder=encoder, style_key="class"),
+        train=shorter,
+        size=64,
+        limit=64,
+        transparency=True,
+    )
+
+
+def rdm_patches(*, tiny: bool = False) -> Recipe:
+    """RDM for any drawing: each neighbor is one token for the whole and sixteen for its places; in 40% of the samples
+    the first neighbor is the picture itself, most of those under colors, grounds and lines of their own.
+
+    Command: bowerbird train rdm-patches --set system.encoder=runs/small-patches/model
+    --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out runs/rdm-patches
+    """
+    train = TrainConfig(
+        steps=24000,
+        batch_size=64,
+        learning_rate=5e-4,
+        warmup_steps=300,
+        cooldown_fraction=0.3,
+        ema_decay=0.999,
+        save_every=200,
+        sheet_every=1000,
+    )
+    system = RDMConfig(
+        unet=UNetConfig(in_channels=8, block_out_channels=(80, 144, 192)),
+        autoencoder="runs/autoencoder-8/model",
+        encoder="runs/small-patches/model",
+        mix=MIX,
+        views=8,
+        itself=0.4,
+        varied_views=6,
+        picture_size=64,
+    )
+    if not tiny:
+        return Recipe(name="rdm-patches", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    small = RDMConfig(
+        unet=UNetConfig(block_out_channels=(32, 32, 32), cross_attention_dim=16),
+        views=2,
+        k_stored=4,
+        itself=0.5,
+        varied_views=1,
+        picture_size=64,
+    )
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="rdm-patches", system=small, train=shorter, size=128, limit=32, transparency=True)

@@ -1,0 +1,105 @@
+"""Embeddings that describe a picture part by part: as a vector for search, as tokens for RDM, and their autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bowerbird import RDMPipeline, encoders
+from bowerbird.core import tensors
+from bowerbird.core.types import Neighbors, TokenLayout
+from bowerbird.data.pictures import load_pictures
+from bowerbird.diffusion import conditioning
+from bowerbird.diffusion.conditions import Tokens
+from bowerbird.systems.latent_cache import LatentCache, sample_neighbors
+from bowerbird.training import recipes
+from bowerbird.training.objectives.autoencoder import unit_channels
+from bowerbird.training.recipe import build_objective, read_pictures, with_settings
+
+LAYOUT = TokenLayout(semantic=3, tokens=4, token_dim=2, style=2, token_length=0.5)
+
+
+def test_an_embedding_becomes_a_token_for_the_whole_and_one_a_place() -> None:
+    embeddings = torch.zeros(1, 3, LAYOUT.dim)
+    embeddings[0, 0] = torch.arange(1.0, LAYOUT.dim + 1)
+    embeddings[0, 1, 0] = 1.0  # a text: nothing beyond the semantic part
+    made = conditioning.patch_tokens(embeddings, torch.tensor([[2.0, 1.0, 0.0]]), LAYOUT)
+    tokens = made.neighbors
+    assert isinstance(tokens, Tokens)
+    assert tokens.keys.shape == (1, 15, conditioning.token_width(LAYOUT))
+    assert tokens.weights[0].tolist() == [2] * 5 + [1, 0, 0, 0, 0] + [0] * 5
+    whole, second = tokens.keys[0, 0], tokens.keys[0, 2]
+    assert torch.allclose(whole[:3].square().mean(), torch.tensor(1.0))
+    assert torch.allclose(whole[3:5].square().mean(), torch.tensor(1.0))
+    assert whole[5:7].tolist() == [0, 0]
+    assert torch.allclose(second[5:7], embeddings[0, 0, 5:7] * 8**0.5 / 0.5)
+    assert (whole[7:] != 0).tolist() == [True, False, False, False, False]
+    assert (second[7:] != 0).tolist() == [False, False, True, False, False]
+    assert not tokens.keys[0, 6:].any()
+    null = conditioning.patch_tokens(embeddings, torch.zeros(1, 3), LAYOUT)
+    assert isinstance(null.neighbors, Tokens)
+    assert isinstance(null.neighbors_null, Tokens)
+    assert torch.equal(null.neighbors.keys, null.neighbors_null.keys)
+    assert torch.equal(null.neighbors.weights, torch.ones(1, 15))
+
+
+def test_rdm_trains_on_patches_and_generates_from_pictures_texts_and_both(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("small-patches", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    objective.export(tmp_path / "encoder")
+    rdm = with_settings(recipes.recipe("rdm-patches", tiny=True), [f"system.encoder={tmp_path / 'encoder'}"])
+    trained = build_objective(rdm, read_pictures(rdm, drawn_folder), tmp_path)
+    assert torch.isfinite(trained(trained.batch(0, 4)))
+    trained.export(tmp_path / "model")
+    pipe = RDMPipeline.from_pretrained(tmp_path / "model")
+    encoder = encoders.load(tmp_path / "encoder")
+    pictures = tensors.to_pil(load_pictures(drawn_folder, size=64).pixels[:2])
+    vectors = encoder.embed_images(pictures)
+    text = encoder.embed_text(["a thing"])
+    first = Neighbors.from_embeddings(vectors[None], [["a", "b"]])
+    swapped = Neighbors.from_embeddings(vectors[None, ::-1].copy(), [["b", "a"]])
+    both = Neighbors.from_embeddings(
+        torch.cat([torch.from_numpy(vectors[:1]), torch.from_numpy(text)]).numpy()[None], [["a", "t"]]
+    )
+    made = [pipe(neighbors=n, num_inference_steps=2, output_type="pt", seed=1).images for n in (first, swapped, both)]
+    assert torch.allclose(made[0], made[1], atol=1e-4)  # a set
+    assert not torch.allclose(made[0], made[2], atol=1e-4)
+
+
+def test_the_item_itself_is_a_neighbor_in_its_share_and_alone_under_a_variation(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipes.recipe("rdm-patches", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    cache: LatentCache = objective.cache  # type: ignore[assignment]
+    assert cache.varied_from == 2
+    assert cache.latents.shape[:2] == (3, 32)
+    import numpy as np
+
+    rng, rows = np.random.default_rng(0), np.arange(32).repeat(20)
+    sample = sample_neighbors(objective.config, cache, rng, rows, 3, np.zeros(len(rows), bool))  # type: ignore[arg-type]
+    own = sample.neighbors[:, 0] == sample.rows
+    varied = sample.view == 2
+    assert 0.4 < own.float().mean() < 0.6
+    assert own[varied].all()
+    assert (sample.neighbors[varied, 1:] == -1).all()
+    assert 0.2 < varied.float().mean() < 0.4
+    again = LatentCache.from_tensors(cache.to_tensors())
+    assert again.varied_from == 2
+
+
+def test_channels_of_unit_variance_by_the_weights_decode_as_before(drawn_folder: Path) -> None:
+    recipe = recipes.recipe("autoencoder-8", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), Path("unused"))
+    model = objective.autoencoder
+    x = load_pictures(drawn_folder, size=64).pixels[:16] / 127.5 - 1
+    with torch.no_grad():
+        before = model.encode(x).latent_dist  # type: ignore[operator]
+        ours = unit_channels(model, before.mean.mean((0, 2, 3)), before.mean.std((0, 2, 3)))
+        after = ours.encode(x).latent_dist
+        assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(8), atol=1e-4)
+        assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(8), atol=1e-3)
+        spread = before.mean.std((0, 2, 3))[:, None, None]
+        assert torch.allclose(after.std * spread, before.std, rtol=1e-3)
+        assert torch.allclose(ours.decode(after.mean).sample, model.decode(before.mean).sample, atol=1e-4)  # type: ignore[operator]
