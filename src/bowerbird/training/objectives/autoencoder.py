@@ -37,23 +37,15 @@ class AutoencoderConfig(ObjectiveConfig):
 
     kind: Literal["autoencoder"] = "autoencoder"
     block_out_channels: tuple[int, ...] = (16, 48, 80)
-<<<<<<< HEAD
     latent_channels: Count = 4
     sample_size: Count = 64
     kl_weight: Amount = 2e-4
     gradient_weight: Amount = 0.5
     strong_fraction: Share = 0.4
-=======
-    latent_channels: int = 4
-    sample_size: int = 64
-    kl_weight: float = 2e-4
-    gradient_weight: float = 0.5
-    strong_fraction: float = 0.4
-    varied: float = 0.0
-    coarse_weight: float = 0.0
-    equivariance: float = 0.0
+    varied: Share = 0.0
+    coarse_weight: Amount = 0.0
+    equivariance: Share = 0.0
     unit_channels: bool = False
->>>>>>> c8e5134 (Vary drawings at random, and queue the trainings of the next models)
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:

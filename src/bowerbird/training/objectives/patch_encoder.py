@@ -24,6 +24,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.data.variation import VariedPictures
 from bowerbird.models.patch_encoder import PatchDecoder, PatchEncoderConfig, PatchEncoderModel
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Amount, Share, column
 from bowerbird.training.objectives.autoencoder import gradient_l1
 from bowerbird.training.objectives.small_encoder import info_nce
 
@@ -39,12 +40,12 @@ class PatchEncoderTraining(ObjectiveConfig):
 
     kind: Literal["patch-encoder"] = "patch-encoder"
     encoder: PatchEncoderConfig = PatchEncoderConfig()
-    style_key: str | None = "style"
-    varied: float = 0.5
-    style_share: float = 0.5
-    rebuilt_share: float = 0.5
-    rebuilt_weight: float = 4.0
-    token_noise: float = 0.2
+    style_key: str | None = column("style")
+    varied: Share = 0.5
+    style_share: Share = 0.5
+    rebuilt_share: Share = 0.5
+    rebuilt_weight: Amount = 4.0
+    token_noise: Amount = 0.2
 
 
 class PatchEncoderBatch(TypedDict):
