@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from bowerbird.core import cache
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.emoji_font import find_emoji_font
 
 
 def test_memoize_makes_once_for_each_key_and_again_where_the_file_is_damaged(tmp_path: Path) -> None:
@@ -36,3 +39,18 @@ def test_keys_differ_with_every_part_its_type_and_its_shape() -> None:
     keys = [cache.key(*each) for each in parts] + [cache.key(array) for array in arrays]
     assert len(set(keys)) == len(keys)
     assert cache.key("a", 1, np.arange(3)) == cache.key("a", 1, np.arange(3))
+
+
+def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, say, with a user that the system does not know."""
+    for name in ("HOME", "BOWERBIRD_CACHE", "XDG_CACHE_HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(BowerbirdError, match="set BOWERBIRD_CACHE"):
+        cache.directory("features")
+    find_emoji_font()

@@ -16,6 +16,7 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from tests.faults.plain import FULL, PlainEncoder, source
+from tests.test_cli import bowerbird
 
 STEPS = 40 if FULL else 5
 
@@ -147,6 +148,42 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert again.add(tmp_path / "more.parquet").added == 300
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "kb build new a.parquet --encoder tests.faults.plain:PlainEncoder",
+        "kb export kb out",
+        "kb export kb out --format parquet",
+        "kb neighbors kb a.parquet out.parquet -k 2 --encoder tests.faults.plain:PlainEncoder",
+        "kb embed a.parquet --out out --encoder tests.faults.plain:PlainEncoder",
+        "kb remove kb --where true",
+        "kb restore kb --version 0",
+        "search kb --text thing --mode bm25 --sheet out.png",
+        "export tiny-rdm --out out",
+        "train tiny-rdm --tiny --data drawn --out out",
+    ],
+)
+def test_a_full_disk_is_one_line_with_the_place(tmp_path: Path, command: str) -> None:
+    """No file may grow over 1,000 bytes, which each verb meets in the middle of its work, through another library."""
+    resource = pytest.importorskip("resource")
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", source(tmp_path / "a.parquet", range(30)), encoder=PlainEncoder())
+    left = sorted(p.name for p in tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        done = bowerbird(*command.split(), cwd=tmp_path, expect=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    line = done.stderr.splitlines()[-1]
+    place = next((word for word in command.split() if word.startswith(("new", "out"))), "kb")
+    assert os.strerror(errno.EFBIG) in line
+    assert "Traceback" not in done.stderr
+    assert line.startswith(f"bowerbird: {place}")
+    made = {p.name for p in tmp_path.iterdir()} - set(left)
+    assert made <= ({"out"} if command.startswith(("train", "kb embed")) else set())  # these go on where they were
+    assert len(KnowledgeBase.open(kb.path, encoder=PlainEncoder()).ids()) == 30
 
 
 def test_where_nothing_may_be_written(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@ refused."""
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +93,178 @@ def test_what_was_not_committed_is_not_seen(kb: KnowledgeBase, tmp_path: Path) -
         kb.add([source(tmp_path / "b.parquet", range(100, 110)), tmp_path / "missing"])
     assert len(kb) == len(kb.ids()) == 40
     assert len(kb.ids("number >= 100")) == 0
+
+
+@pytest.mark.parametrize("other", ["another", "a copy that was changed"])
+def test_a_reader_says_that_another_knowledge_base_took_its_place(
+    kb: KnowledgeBase, tmp_path: Path, other: str
+) -> None:
+    """Its versions have the same numbers, and its files would answer for items that this reader never had."""
+    if other == "another":
+        KnowledgeBase.build(tmp_path / "b", source(tmp_path / "b.parquet", range(40, 80)), encoder=PlainEncoder())
+    else:
+        shutil.copytree(kb.path, tmp_path / "b")
+        kb.remove(where="number < 5")
+        KnowledgeBase.open(tmp_path / "b", encoder=PlainEncoder()).remove(where="number >= 35")
+    fresh, used = open_again(kb), open_again(kb)
+    known = used.ids("number >= 5")[:2]
+    assert used.get(known.tolist()).images()[0][0] is not None
+    kb.path.rename(tmp_path / "a")
+    with pytest.raises(BowerbirdError, match="was moved or removed"):
+        fresh.ids("number >= 0")
+    (tmp_path / "b").rename(kb.path)
+    for reader in (fresh, used):
+        with pytest.raises(BowerbirdError, match=r"another knowledge base was put in its place.*open it again"):
+            reader.ids("number >= 0")
+        with pytest.raises(BowerbirdError, match="another knowledge base"):
+            reader.pictures(known[None])
+    with pytest.raises(BowerbirdError, match="another knowledge base"):
+        fresh.search(text="red thing", k=3)
+    if other == "another":  # a writer goes on from any version of the same one
+        with pytest.raises(BowerbirdError, match="another knowledge base"):
+            used.remove(where="true")
+    assert verify(kb.path).good
+
+
+def test_all_is_durable_before_the_manifest_names_it(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut keeps a file that was synced, under a name that its folder had when that was synced. At every rename
+    of kb.json, each file of the rows is so kept: also the first deletion, whose folder is new."""
+    synced: dict[Path, object] = {}
+    checked = 0
+    fsync, replace = files.fsync_path, Path.replace
+
+    def note(path: Path) -> None:
+        fsync(path)
+        synced[path] = {p.name for p in path.iterdir()} if path.is_dir() else path.stat().st_size
+
+    def look(self: Path, target: Path) -> Path:
+        nonlocal checked
+        if target.name == "kb.json":
+            for name in files.read_sealed(target.parent / "files.json", "x"):
+                file = target.parent / name
+                assert file in before or synced.get(file) == file.stat().st_size, f"{name} was not synced"
+                for place in [file, *file.parents]:
+                    if place == target.parent:
+                        break
+                    named = synced.get(place.parent, set())
+                    assert place in before or place.name in named, f"{place.parent} was not synced with {place.name}"
+                checked += 1
+        return replace(self, target)
+
+    before = set(kb.path.rglob("*"))
+    monkeypatch.setattr(files, "fsync_path", note)
+    monkeypatch.setattr(Path, "replace", look)
+    kb.remove(where="number < 3")
+    assert any("_deletions" in str(p) for p in kb.path.rglob("*"))
+    kb.update(where="number < 9", metadata={"mark": 1})
+    kb.restore(1)
+    assert checked > 20
+
+
+def test_a_new_knowledge_base_is_durable_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = files.fsync_path
+    monkeypatch.setattr(files, "fsync_path", lambda path: (fsync(path), synced.append(path)))
+    data = source(tmp_path / "a.parquet", range(5))
+    path = tmp_path / "new" / "deeper" / "kb"
+    KnowledgeBase.build(path, data, encoder=PlainEncoder())
+    assert {tmp_path, tmp_path / "new", tmp_path / "new" / "deeper"} <= set(synced)
+    assert path.with_name(".kb.making") in synced  # its own list of names, before it was renamed
+
+
+def test_building_through_a_link_and_into_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kb: KnowledgeBase
+) -> None:
+    data = tmp_path / "a.parquet"
+    (tmp_path / "disk").mkdir()
+    for target in ("disk", "not-there-yet"):
+        link = tmp_path / f"link-to-{target}"
+        link.symlink_to(target)
+        made, _ = KnowledgeBase.build(link, data, encoder=PlainEncoder())
+        assert len(made) == 40
+        assert link.is_symlink()
+        assert (tmp_path / target / "kb.json").is_file()
+    assert not list(tmp_path.glob(".*"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    for nameless, says in (
+        (".", "names no file or folder"),
+        (empty / "..", "taken"),
+        ("", "is empty"),
+        (" ", "is empty"),
+    ):
+        with pytest.raises(BowerbirdError, match=says):
+            KnowledgeBase.build(nameless, data, encoder=PlainEncoder())
+    monkeypatch.chdir(kb.path)
+    with pytest.raises(BowerbirdError, match="is empty"):
+        KnowledgeBase.open("")  # an unset variable is not the knowledge base one stands in
+    assert not any(empty.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Changing is refused at once, by name; searching goes on, with an index in a temporary folder."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    expected = kb.search(text="red thing", k=3).ids.tolist()
+    shutil.rmtree(kb.path / "index")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BowerbirdError, match=r"has no file locks.*copy it to a place that can"):
+        kb.remove(where="number < 3")
+    assert open_again(kb).search(text="red thing", k=3).ids.tolist() == expected
+    with pytest.raises(OSError, match="has no file locks") as refused:
+        KnowledgeBase.build(tmp_path / "new", tmp_path / "a.parquet", encoder=PlainEncoder())
+    assert str(refused.value.filename).startswith(str(tmp_path))
+    assert not (tmp_path / "new").exists()
+
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *t) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(clock, t);
+    if (clock == CLOCK_REALTIME) t->tv_sec += 864000;
+    return done;
+}
+"""
+BUILD_AHEAD = """
+import sys
+from bowerbird import KnowledgeBase
+from tests.faults.plain import PlainEncoder
+KnowledgeBase.build(sys.argv[1], sys.argv[2], encoder=PlainEncoder())
+"""
+
+
+def test_what_was_removed_is_gone_although_the_clock_went_back(tmp_path: Path) -> None:
+    """LanceDB drops versions by their age; one that was made by a clock ten days ahead has none yet."""
+    if shutil.which("gcc") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs gcc on Linux, to build another clock")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    library = tmp_path / "clock.so"
+    command = ["gcc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no C library to build with")
+    data = source(tmp_path / "a.parquet", range(20))
+    packages = [str(Path(__file__).parents[2]), str(Path(KnowledgeBase.open.__code__.co_filename).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages), "LD_PRELOAD": str(library)}
+    run = [sys.executable, "-c", BUILD_AHEAD, str(tmp_path / "kb"), str(data)]
+    subprocess.run(run, check=True, env=environment, capture_output=True)
+    kb = KnowledgeBase.open(tmp_path / "kb", encoder=PlainEncoder())
+    kb.remove(where="number < 6")
+    kb.compact(drop_history=True)
+    everything = b"".join(p.read_bytes() for p in kb.path.rglob("*") if p.is_file())
+    assert [n for n in range(20) if picture(n) in everything] == list(range(6, 20))
+    assert verify(kb.path).good
 
 
 def test_two_builders_of_one_path(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from bowerbird.cli import (
     train,
 )
 from bowerbird.cli.common import say, with_flags
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
@@ -77,6 +78,7 @@ def main() -> None:
     start_lightly()
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # what a full disk refuses of it is said below
     except BowerbirdError as error:
         say(f"bowerbird: {with_flags(str(error))}")
         code = 2
@@ -96,10 +98,22 @@ def main() -> None:
         code = 130
     except BrokenPipeError:
         code = 0
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        line = _disk_line(error)
+        if line is None:
             raise
-        place = error.filename2 or error.filename  # of a rename the place it was meant for
-        say(f"bowerbird: {place}: {error.strerror}; give another path, or see to this one")
+        say(f"bowerbird: {line}")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _disk_line(error: Exception) -> str | None:
+    """What the system refused, with the place; None for an error that is not the system's."""
+    number = disk_code(error)
+    if not isinstance(error, OSError):
+        return None if number is None else f"{os.strerror(number)} (said by {type(error).__module__.split('.')[0]})"
+    reason = error.strerror if number is None else os.strerror(number)
+    place = error.filename2 or error.filename  # of a rename the place it was meant for
+    if isinstance(place, (str, bytes)):
+        return f"{os.fsdecode(place)}: {reason}; give another path, or see to this one"
+    return None if number is None else f"{reason}, for what was being written; free some space and run this again"

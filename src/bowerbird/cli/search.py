@@ -112,10 +112,12 @@ def search(
     _say_count(opened, k)
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
+        from bowerbird.core import images
         from bowerbird.core.contact_sheet import labeled_grid
 
         label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in negative or [])])
-        labeled_grid([(label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))]).save(sheet)
+        row = (label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))
+        images.write(labeled_grid([row]), sheet)
     if as_json:
         print_json(
             {

@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 
 def directory(*parts: str) -> Path:
     """The folder for one kind of cached thing, made when it is not there. Deleting it loses time only."""
-    root = os.environ.get("BOWERBIRD_CACHE")
-    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bowerbird"
-    path = base.joinpath(*parts)
+    path = _base().joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _base() -> Path:
+    if root := os.environ.get("BOWERBIRD_CACHE"):
+        return Path(root)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bowerbird"
+    except RuntimeError as error:  # no HOME, and the system knows no such user: in a container, say
+        raise BowerbirdError(
+            "there is no home directory to keep a cache in; set BOWERBIRD_CACHE to a folder that can be written"
+        ) from error
 
 
 def key(*parts: str | int | float | bytes | np.ndarray | None) -> str:

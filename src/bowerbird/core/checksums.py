@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bowerbird.core import files
@@ -28,11 +28,9 @@ def sha256(path: Path) -> str:
 
 
 def facts_of(path: Path, *, durable: bool = False) -> dict[str, Any]:
-    """Size, time of change and hash of a file; `durable` has the disk write it, and its folder's list of names,
-    first."""
+    """Size, time of change and hash of a file; `durable` has the disk write it first."""
     if durable:
         files.fsync_path(path)
-        files.fsync_path(path.parent)
     stat = path.stat()
     return {"bytes": stat.st_size, "changed": stat.st_mtime_ns, "sha256": sha256(path)}
 
@@ -50,11 +48,16 @@ def record(
     durable: bool = False,
 ) -> dict[str, Any]:
     """Facts of every file below `folder` but those named; what is `known` already is not read again, and the rest made
-    `durable` if asked."""
+    `durable` if asked, with the folders that name them."""
     names = [n for n in (list_files(folder) if only is None else only) if n not in without]
     fresh = [n for n in names if n not in (known or {})]
     with ThreadPoolExecutor(WORKERS) as pool:
         found = dict(zip(fresh, pool.map(lambda n: facts_of(folder / n, durable=durable), fresh), strict=True))
+    if durable:
+        # a file is found after a power cut when every folder down to it has its entry: the first deletion, say, makes
+        # a folder that the one above has to name
+        for inside in sorted({above for n in fresh for above in PurePosixPath(n).parents}):
+            files.fsync_path(folder / inside)
     return {n: found[n] if n in found else (known or {})[n] for n in names}
 
 

@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.lock import lock
 from bowerbird.core.text import MOST_CHARACTERS, json_ready, parse_json
 
 if TYPE_CHECKING:
@@ -44,37 +46,62 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it, where they are not there, and their entries durable."""
+    fresh = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in fresh:
+        fsync_path(folder.parent)
+
+
+def check_name(path: str | Path) -> Path:
+    """`path`, unless it is empty or ends in no name of its own, as `.` and `..` do: nothing can be made beside these
+    and renamed. Raises: BowerbirdError."""
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise BowerbirdError(f"{str(path)!r}: names no file or folder to make; give it a name, as in {path / 'new'}")
+    return path
+
+
+def _follow(path: Path) -> Path:
+    """What `path` is a link to: a directory takes the place of that, and the link stays."""
+    return path.resolve() if path.is_symlink() else path
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; renamed onto `path` when the block ends well, removed when it does
     not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_name(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        fsync_path(temporary)
-        temporary.replace(path)
-        fsync_path(path.parent)
+        with disk_errors(path, temporary):
+            make_folder(path.parent)
+            yield temporary
+            fsync_path(temporary)
+            temporary.replace(path)
+            fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary sibling directory that takes the place of `path` when the block ends well.
+    """A temporary sibling directory that takes the place of `path`, or of what `path` is a link to, when the block ends
+    well.
 
     Where `path` exists it is moved aside first, so a kill at that instant leaves neither: use this for what is new or
     can be made again, and `atomic_path` for what cannot.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _follow(check_name(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        _take_the_place(temporary, path)
+        with disk_errors(path, temporary):
+            make_folder(path.parent)
+            temporary.mkdir()
+            yield temporary
+            _take_the_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -89,39 +116,40 @@ def resumable_directory(
     An error of ours or of the disk leaves nothing, unless what is there is `worth` keeping. Raises: BowerbirdError
     when another process makes the same path at this moment.
     """
-    from filelock import FileLock, Timeout
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _follow(check_name(path))
     temporary = path.with_name(f".{path.name}.making")
-    lock = FileLock(path.with_name(f".{path.name}.making.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise BowerbirdError(f"{path}: another process is making this at the moment; wait for it") from error
-    try:
+    with disk_errors(path, temporary), _lock_of_making(path):
         mark = temporary / MAKING
         if not mark.is_file() or read_json(mark, "mark") != json.loads(json.dumps(tag)):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             write_json(mark, tag)
         try:
-            yield temporary
+            with disk_errors(path, temporary):
+                yield temporary
         except (BowerbirdError, OSError):
             if not worth(temporary):
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
         _take_the_place(temporary, path)
         (path / MAKING).unlink()
-    finally:
-        with suppress(PermissionError):  # Windows removes no file that is open; it goes with the lock there
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+
+
+@contextmanager
+def _lock_of_making(path: Path) -> Iterator[None]:
+    make_folder(path.parent)
+    guard = path.with_name(f".{path.name}.making.lock")
+    with lock(guard, f"{path}: another process is making this at the moment; wait for it", 0):
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # Windows removes no file that is open; it goes with the lock there
+                guard.unlink(missing_ok=True)
 
 
 def _take_the_place(made: Path, path: Path) -> None:
     """Make everything in `made` durable and rename it to `path`, which is moved aside and removed where it exists."""
-    for file in sorted(made.rglob("*")):
+    for file in [*sorted(made.rglob("*")), made]:
         fsync_path(file)
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -222,18 +250,14 @@ def stream_tensors(
     coded = json.dumps(header, separators=(",", ":")).encode()
     coded += b" " * (-len(coded) % 8)  # tensors start at a multiple of 8 bytes
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            file.write(len(coded).to_bytes(8, "little") + coded)
-            for name, (dtype, shape) in entries.items():
-                tensor = read(name).contiguous()
-                if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
-                    raise ValueError(
-                        f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced"
-                    )
-                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            file.flush()
-        except OSError as error:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        file.write(len(coded).to_bytes(8, "little") + coded)
+        for name, (dtype, shape) in entries.items():
+            tensor = read(name).contiguous()
+            if tensor.dtype != getattr(torch, dtype) or tuple(tensor.shape) != tuple(shape):
+                raise ValueError(
+                    f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {tuple(shape)} was announced"
+                )
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensor_metadata(path: str | Path) -> dict[str, str]:

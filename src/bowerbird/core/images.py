@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError, PictureError
+from bowerbird.core.files import atomic_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -255,6 +256,18 @@ def square(image: Image.Image, size: int) -> Image.Image:
         if side == size
         else image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0 if side > 2 * size else None)
     )
+
+
+def write(image: Image.Image, path: str | Path) -> None:
+    """Write a picture in the format that the ending of `path` names, whole or not at all. Raises: BowerbirdError for an
+    ending that names none."""
+    from PIL import Image
+
+    form = Image.registered_extensions().get(Path(path).suffix.lower())
+    if form not in Image.SAVE:
+        raise BowerbirdError(f"{path}: its ending names no picture format; give a name such as sheet.png")
+    with atomic_path(path) as temporary:
+        image.save(temporary, form)
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -6,6 +6,7 @@ Reads the PNG strikes (CBDT) of fonts such as Noto Color Emoji with fontTools; n
 from __future__ import annotations
 
 import io
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ PATTERNS = ("*NotoColorEmoji*.ttf", "*Noto*Color*Emoji*.ttf", "*ColorEmoji*.ttf"
 def find_emoji_font() -> Path | None:
     """The first color emoji font with PNG strikes in the usual places, or None."""
     for place in PLACES:
-        folder = Path(place).expanduser()
+        folder = Path(os.path.expanduser(place))  # stays as it is where there is no home
         if folder.is_dir():
             for pattern in PATTERNS:
                 found = sorted(folder.rglob(pattern))

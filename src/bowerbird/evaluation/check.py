@@ -12,7 +12,7 @@ from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation import features, reports
 from bowerbird.evaluation.copies import detect
 from bowerbird.knowledge.base import KnowledgeBase
-from bowerbird.knowledge.storage.directory import MANIFEST
+from bowerbird.knowledge.storage.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from PIL import Image

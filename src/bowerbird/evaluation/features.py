@@ -19,6 +19,7 @@ import numpy as np
 
 from bowerbird.core import cache, files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.lock import lock
 from bowerbird.models import weights
 
 if TYPE_CHECKING:
@@ -85,11 +86,10 @@ def extract(extractor: FeatureExtractor, pictures: Sequence[Image.Image], *, cac
     if not cached:
         return extractor.embed_images(list(pictures))
     import torch
-    from filelock import FileLock
 
     file = cache.directory("features") / f"{extractor.name.replace('/', '_')}-{extractor.fingerprint}.safetensors"
     keys = [picture_hash(p) for p in pictures]
-    with FileLock(f"{file}.lock"):
+    with lock(Path(f"{file}.lock"), f"{file}: another process has been adding to it for a day"):
         known: dict[int, np.ndarray] = {}
         if file.is_file():
             try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.core import files
+from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.settings import Amount, Share
 
@@ -177,7 +178,9 @@ def _keep(
         objective.eval()
         if preview is not None and shown:
             (out / "sheets").mkdir(parents=True, exist_ok=True)
-            preview(objective, out / "sheets" / f"{step:06d}.png")
+            sheet = out / "sheets" / f"{step:06d}.png"
+            with disk_errors(sheet):
+                preview(objective, sheet)
         if step in config.keep_steps:
             with files.atomic_directory(out / f"model-{step}") as target:
                 objective.export(target)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bowerbird.core.disk import disk_code, disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 
@@ -140,12 +141,14 @@ def read_members(tarball: Path, names: Collection[str]) -> dict[str, Any]:
 
 def _download(url: str, path: Path, package: Package, progress: Progress | None) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as out:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, disk_errors(path), path.open("wb") as out:
             stated = answer.headers.get("Content-Length", "")
             _copy(answer, out, package, url, int(stated) if stated.isdecimal() else None, progress)
     except urllib.error.HTTPError as error:
         raise BowerbirdError(f"{url}: answered {error.code} {error.reason}; {_otherwise(package)}") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is one; so is a connection that breaks off
+        if disk_code(error) is not None:
+            raise
         reason = getattr(error, "reason", None) or error
         raise BowerbirdError(f"{url}: cannot be reached ({reason}); {_otherwise(package)}") from error
 

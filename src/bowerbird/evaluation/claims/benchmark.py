@@ -20,6 +20,7 @@ import numpy as np
 
 from bowerbird import encoders
 from bowerbird.core import seeds, tensors
+from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import encode_png
 from bowerbird.core.progress import for_stage
@@ -262,5 +263,6 @@ def write_table(pictures: Pictures, path: Path, columns: Sequence[str] = ("hexco
         }
         for image, caption, metadata in zip(images, pictures.captions, pictures.metadata, strict=True)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    with disk_errors(path):
+        pq.write_table(pa.Table.from_pylist(rows), path)
     return path

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bowerbird.core import files
+from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.lock import lock
 from bowerbird.core.progress import OnMessage, log_message
@@ -104,7 +105,8 @@ def make(
         )
         place = Path(tempfile.mkdtemp(prefix="bowerbird-index-"))
         weakref.finalize(rows, shutil.rmtree, place, ignore_errors=True)  # the segment lives no longer than its rows
-        segment.write(place, rows, chosen, tag, dim, on_message)
+        with disk_errors(place):
+            segment.write(place, rows, chosen, tag, dim, on_message)
         found = segment.load(place, tag)
     if found is None:
         raise BowerbirdError(

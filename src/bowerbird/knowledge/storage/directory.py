@@ -6,6 +6,7 @@ holds the truth; `index/` holds caches. Knows embeddings as arrays and an encode
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import checksums, files
-from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.disk import disk_code
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.knowledge.search import build
@@ -25,12 +27,13 @@ from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT, Rows
+from bowerbird.knowledge.storage.manifest import MANIFEST, check_same, read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 2
-MANIFEST, FILES = "kb.json", "files.json"
+FILES = "files.json"
 
 
 class DirectoryStore:
@@ -45,6 +48,7 @@ class DirectoryStore:
     ) -> None:
         self.path, self.manifest, self.memory, self.on_message = path, manifest, memory, on_message
         self._token = 0  # of the change that is being made
+        self._seen: tuple[int, ...] | None = None  # how kb.json lay there when it was found to be this one's
 
     @classmethod
     def open(cls, path: Path, memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message) -> DirectoryStore:
@@ -86,6 +90,7 @@ class DirectoryStore:
             }  # sealed; of `encoder` the name may be edited
             facts = {
                 "format": FORMAT,
+                "id": secrets.token_hex(8),
                 **entry,
                 "metric": metric,
                 "encoder": encoder,
@@ -153,20 +158,18 @@ class DirectoryStore:
     def rows(self) -> Rows:
         """The truth: the table of this version. Raises: BowerbirdError when its files are not those that were
         written."""
-        forgetting = bool(self.manifest.get("forgetting"))
-        wrong = checksums.find_changes(
-            self.path, files.read_sealed(self.path / FILES, "list of files"), by_time=False, may_be_gone=forgetting
-        )
-        if wrong:
-            if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
-                raise BowerbirdError(self._forgotten_line())
-            raise BowerbirdError(
-                f"{wrong[0]}; restore it from a copy; bowerbird kb verify {self.path} names every damaged file"
-            )
-        return Rows(self.path, int(self.manifest["rows_version"]))
+        with self._still_there():
+            forgetting = bool(self.manifest.get("forgetting"))
+            recorded = files.read_sealed(self.path / FILES, "list of files")
+            wrong = checksums.find_changes(self.path, recorded, by_time=False, may_be_gone=forgetting)
+            if wrong:
+                raise BowerbirdError(
+                    f"{wrong[0]}; restore it from a copy; bowerbird kb verify {self.path} names every damaged file"
+                )
+            return Rows(self.path, int(self.manifest["rows_version"]))
 
-    def _forgotten_line(self) -> str:
-        return f"{self.path}: version {self.manifest['version']} was forgotten since it was opened; open it again"
+    def _check_same(self) -> None:
+        self._seen = check_same(self.path, self.manifest, self._seen)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -218,18 +221,23 @@ class DirectoryStore:
 
     @contextmanager
     def _still_there(self) -> Iterator[None]:
-        """Rows are read lazily: say so when another process forgot this version meanwhile."""
+        """Rows are read lazily: say so when another process forgot this version, or put another knowledge base
+        here; also where nothing failed, as the answer may be of that one."""
+        self._check_same()
         try:
             yield
         except (BowerbirdError, OSError, RuntimeError, ValueError) as error:
-            if int(self.manifest["version"]) not in [entry["version"] for entry in read_manifest(self.path)["history"]]:
-                raise BowerbirdError(self._forgotten_line()) from error
+            try:
+                self._check_same()
+            except BowerbirdError as cause:
+                raise cause from error
             if isinstance(error, BowerbirdError):
                 raise
             raise BowerbirdError(
                 f"{self.path}: cannot be read ({_first_line(error)}); bowerbird kb verify {self.path} names every"
                 " damaged file"
             ) from error
+        self._check_same()
 
     def whole(self, ids: Sequence[int]) -> pa.Table:
         """The rows of `ids` with everything they hold, in the order of `ids`."""
@@ -247,7 +255,7 @@ class DirectoryStore:
         """
         with writer_lock(self.path):
             try:
-                self.manifest = read_manifest(self.path)
+                self.manifest = read_manifest(self.path, same_as=self.manifest)
                 self._forget()
                 self._token = secrets.randbits(62)
                 self.rows.roll_back()
@@ -256,12 +264,22 @@ class DirectoryStore:
                 yield
             except BaseException as error:
                 self._forget()  # what was appended and not committed is not to be seen
-                if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "lance" in str(error).lower()):
+                if self._is_of_disk(error):
+                    version = self.manifest["version"]
                     raise BowerbirdError(
-                        f"{self.path}: could not be written ({_first_line(error)}); it is whole at version"
-                        f" {self.manifest['version']}; see to the disk and run this again"
+                        f"{self.path}: could not be written ({_reason(error)});"
+                        f"{f' it is whole at version {version};' if version else ''} see to the disk and run this again"
                     ) from error
                 raise
+
+    def _is_of_disk(self, error: BaseException) -> bool:
+        """Whether what ended a change is that this place could not be written, and not a file of a source, say."""
+        name = getattr(error, "filename", None)
+        if isinstance(name, (str, bytes)) and not Path(os.fsdecode(name)).is_relative_to(self.path):
+            return False
+        if isinstance(error, RuntimeError) and "lance" in str(error).lower():
+            return True
+        return isinstance(error, OSError) or (isinstance(error, Exception) and disk_code(error) is not None)
 
     def unfit(self, item: dict[str, Any]) -> str | None:
         """Why an item cannot be stored here: a directory takes everything."""
@@ -359,27 +377,13 @@ def create(
         )
         raise BowerbirdError(f"{path}: {what}")
     with files.resumable_directory(path, tag, worth=has_items) as target:
-        yield DirectoryStore.create(target, encoder, words, memory, on_message)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in the folder `path`; a person may have given the encoder another name.
-
-    Raises: BowerbirdError when it is damaged, MismatchError when more of the encoder was changed than its name.
-    """
-    manifest = files.read_sealed(path / MANIFEST, "knowledge base", trust=("encoder",))
-    encoder, embeddings = manifest.get("encoder"), manifest.get("embeddings")
-    if isinstance(embeddings, dict) and (
-        not isinstance(encoder, dict)
-        or not isinstance(encoder.get("name"), str)
-        or embeddings != {key: encoder.get(key) for key in embeddings}
-    ):
-        raise MismatchError(
-            f"{path}: made with encoder {embeddings.get('fingerprint')} (embedding dimension {embeddings.get('dim')}),"
-            f" and {MANIFEST} now says {encoder}; restore it from a copy, or build it again: bowerbird kb build NEW"
-            " SOURCE"
-        )
-    return manifest
+        try:
+            yield DirectoryStore.create(target, encoder, words, memory, on_message)
+        except BowerbirdError as error:
+            line = str(error).replace(
+                str(target), str(path)
+            )  # the name it has while it is made says nothing to anybody
+            raise type(error)(line) from error
 
 
 def has_items(folder: Path) -> bool:
@@ -404,6 +408,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, in few words."""
+    number = disk_code(error)
+    return os.strerror(number) if number is not None else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

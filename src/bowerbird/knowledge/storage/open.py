@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
 from bowerbird.knowledge.storage import directory
 from bowerbird.knowledge.storage.milvus.client import is_address
@@ -64,7 +65,10 @@ STORES: list[StoreKind] = [
 
 
 def store_kind(place: str | Path) -> StoreKind:
-    """The kind of store that `place` is of."""
+    """The kind of store that `place` is of. Raises: BowerbirdError for an empty one, which would mean the current
+    folder."""
+    if not str(place).strip():
+        raise BowerbirdError("the path of the knowledge base is empty; give a folder, as in my-kb")
     return next(kind for kind in STORES if kind.matches(str(place)))
 
 

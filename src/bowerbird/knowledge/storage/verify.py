@@ -18,10 +18,11 @@ from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import Progress
 from bowerbird.knowledge.search import build, segment
 from bowerbird.knowledge.storage.batches import read_in_batches
-from bowerbird.knowledge.storage.directory import FILES, MANIFEST, DirectoryStore
+from bowerbird.knowledge.storage.directory import FILES, DirectoryStore
 from bowerbird.knowledge.storage.id_set import Known
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
-from bowerbird.knowledge.storage.lance import HINT
+from bowerbird.knowledge.storage.lance import HINT, version_of
+from bowerbird.knowledge.storage.manifest import MANIFEST
 
 
 @dataclass
@@ -162,10 +163,5 @@ def _hint(path: Path) -> str | None:
         newest = int(files.read_json(hint, "hint")["version"])
     except (BowerbirdError, ValueError, KeyError, TypeError, OverflowError):
         return f"{hint}: damaged"
-    there = [p.name for p in hint.parent.glob("*.manifest")]
-    named = {newest, 2**64 - 1 - newest}  # LanceDB counts its file names down
-    return (
-        None
-        if any(int(name.split(".")[0]) in named for name in there if name.split(".")[0].isdigit())
-        else f"{hint}: names version {newest}, which is not there"
-    )
+    there = [version_of(p) for p in hint.parent.glob("*.manifest") if p.name.split(".")[0].isdigit()]
+    return None if newest in there else f"{hint}: names version {newest}, which is not there"
