@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from bowerbird import KnowledgeBase
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
+from bowerbird.data.sources.base import SourceOptions
 from bowerbird.knowledge.search import planner
 from bowerbird.knowledge.storage import directory
 from bowerbird.knowledge.storage.lance import Rows
@@ -302,12 +304,25 @@ def test_a_caption_that_makes_two_items_one_is_refused(kb: KnowledgeBase, tmp_pa
         assert open_again(kb).get(kb.ids().tolist()).metadata == before
 
 
+class Given:
+    """A source of these items."""
+
+    def __init__(self, items: list[SourceItem]) -> None:
+        self.items = items
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        return iter(self.items)
+
+
 def test_names_and_texts_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Halves of characters, names that are no columns, ours and LanceDB's: all are stored under names that can be
     asked for."""
     odd = {"a.b": 1, "": 2, "_rowid": 3, "added": 4, "with space": "\ud800", "`tick`": 5, "check": 6, "é": 7}
     items = [SourceItem(picture(n), f"n{n}\udc00", f"caption {n} \ud83d", dict(odd)) for n in range(3)]
-    monkeypatch.setattr("bowerbird.data.sources.registry.read", lambda *_, **__: iter(items))
+    monkeypatch.setattr("bowerbird.data.sources.registry.find", lambda place: (Given(items), str(place)))
     kb, report = KnowledgeBase.build(tmp_path / "kb", tmp_path, encoder=PlainEncoder())
     assert report.added == 3
     metadata = kb.get(kb.ids().tolist()).metadata[0][0]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from bowerbird.core.progress import Progress
+    from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
@@ -59,6 +60,12 @@ def print_line(text: str) -> None:
 def say(text: str) -> None:
     """A line for a person, on stderr, so that stdout stays the result's; as harmless as `print_line`."""
     print(printable(text), file=sys.stderr)
+
+
+def say_source(report: SourceReport) -> None:
+    """What reading a source passed over, a line for each kind."""
+    for line in report.lines():
+        say(f"source: {line}")
 
 
 FLAGS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bowerbird.cli.common import print_json, say
+from bowerbird.cli.common import print_json, say, say_source
 from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
@@ -148,6 +148,7 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
                 "unreadable": done.unreadable,
                 "filtered": done.filtered,
                 "duplicates": left,
+                "source": done.source.facts(),
             }
         )
         return
@@ -156,6 +157,7 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
     more = max(0, len(done.unreadable) - SHOWN) + max(0, len(done.filtered) - SHOWN)
     if more:
         say(f"left out: and {more} more; --report FILE.jsonl writes them all")
+    say_source(done.source)
     counts = (
         (done.already_present, "were there already"),
         (len(done.duplicates), "near-duplicates left out"),

@@ -11,16 +11,18 @@ import numpy as np
 
 from bowerbird.core import images
 from bowerbird.core.errors import PictureError
+from bowerbird.data.columns import clean, plain
+from bowerbird.data.report import SourceReport
 
 if TYPE_CHECKING:
     from PIL import Image
 
-CAPTION_COLUMNS = ("caption", "text", "name", "title", "label")
-"""Columns taken for the caption when none is named, first match wins."""
 OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check")
 """Columns of a knowledge base that are not metadata."""
 HIDDEN_COLUMNS = ("image", "embedding", "check")
 """Those of them that are never shown as text or number."""
+LONGEST_NAME = 160
+"""A longer name is cut: it is for reports alone."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,67 @@ def content_id(item: SourceItem) -> int:
     )
 
 
-def clean_item(item: SourceItem) -> SourceItem:
-    """The item with texts and metadata names as they can be stored."""
-    return replace(item, caption=clean(item.caption), name=clean(item.name), metadata=clean_metadata(item.metadata))
+class Cleaner:
+    """Makes what a source gives storable, item by item: texts of whole characters, plain values, and metadata under
+    names that can be columns.
+
+    Two columns of a row never share a name; what was called in two ways in different rows is one column.
+    """
+
+    def __init__(self, report: SourceReport) -> None:
+        self.report = report
+        self._names: dict[str, str] = {}
+
+    def clean(self, item: SourceItem) -> SourceItem:
+        """The item as it can be stored."""
+        name = clean(item.name)
+        return replace(
+            item,
+            caption=clean(item.caption),
+            name=name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…",
+            metadata=self._metadata(item),
+        )
+
+    def _metadata(self, item: SourceItem) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        taken: set[str] = set()
+        for key, value in item.metadata.items():
+            try:
+                stored = plain(value)
+            except ValueError as error:
+                self.report.note("values_left_out", clean(f"{item.name[:80]}, {key}: {error}"))
+                continue
+            if stored is None:
+                continue
+            name = self._names.get(key)
+            if name is None or name.casefold() in taken:
+                name = self._name(key, taken)
+            taken.add(name.casefold())
+            made[name] = stored
+        return made
+
+    def _name(self, key: str, taken: set[str]) -> str:
+        """The name for a column called `key`, none of those `taken` in the same row."""
+        name = wanted = column_name(key)
+        number = 2
+        while name.casefold() in taken:
+            name, number = f"{wanted}_{number}", number + 1
+        name = next((n for n in self._names.values() if n.casefold() == name.casefold()), name)
+        if name != key and key not in self._names:
+            self.report.note("columns_renamed", f"{clean(key)!r} is {name}")
+        self._names[key] = name
+        return name
 
 
-def clean(text: str) -> str:
-    """Text that can be stored: what is no character (half of a pair, in JSON from elsewhere) becomes a question
-    mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def column_name(key: str) -> str:
+    """A metadata name that can be a column and a condition: letters, digits and `_`, not ours and not LanceDB's."""
+    name = re.sub(r"\W", "_", clean(str(key))) or "_"
+    return f"source_{name}" if name.lower() in OWN_COLUMNS or name.lower().startswith("_row") else name
 
 
 def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata under names that can be columns and conditions: letters, digits and `_`, not ours and not LanceDB's."""
-    made: dict[str, Any] = {}
-    for key, value in metadata.items():
-        name = re.sub(r"\W", "_", clean(str(key))) or "_"
-        name = f"source_{name}" if name in OWN_COLUMNS or name.startswith("_row") else name
-        made[name] = clean(value) if isinstance(value, str) else value
-    return made
+    """Metadata from elsewhere as it can be stored; values may be None, which empties them."""
+    return {column_name(key): plain(value) for key, value in metadata.items()}
 
 
 def hash_of(picture: bytes, caption: str) -> int:

@@ -19,7 +19,8 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
-from bowerbird.data.item import OWN_COLUMNS, clean, clean_metadata
+from bowerbird.data.columns import clean
+from bowerbird.data.item import OWN_COLUMNS, clean_metadata
 from bowerbird.knowledge.ingest.add import fill
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.search import dense, query

@@ -1,127 +1,129 @@
-"""Pictures in archives: webdataset `.tar` shards and `.zip` files, read as streams. Nothing is unpacked, so no
-member's name can lead anywhere.
+"""Pictures in archives: `.tar` shards, as webdataset and img2dataset write them, and `.zip` files, each read as the
+folder it was. Nothing is unpacked, so no member's name can lead anywhere.
 
-A sample of a webdataset is what stands together under one name up to the first dot: a picture, `.txt` its caption,
-`.json` its metadata.
+In a tar a sample is what stands under one name up to the first dot: a picture, `.txt` its caption, `.json` its
+metadata, `.cls` its class. A zip is a folder, where names may have dots.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
 import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.images import SUFFIXES
-from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.item import SourceItem
+from bowerbird.data.sources import layout
 from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.layout import MOST_BYTES
+from bowerbird.data.sources.rows import is_table
+from bowerbird.data.sources.tree import read_tree, refuse_empty, sort_names
+from bowerbird.data.text import guess
 
-MOST_BYTES = 64 * 1024**2
-"""A larger member, and all that stands under one name where it is more, is reported and not read: no picture of the
-size we take needs it."""
 MOST_HEADER = 1024**2
 """A tar may say names and attributes of a member in a member of their own, up to so many bytes."""
-_TOO_LARGE = f"over {MOST_BYTES // 1024**2} MB, which no picture of the size we take needs"
-Member = tuple[str, bytes, str]
-"""Name, bytes, and why there are none."""
-TAR, ZIP = (".tar", ".tar.gz", ".tgz"), (".zip",)
+TOO_LARGE = f"over {MOST_BYTES // 1024**2} MB, which no picture of the size we take needs"
 
 
 class Archive:
     """One `.tar` shard of a webdataset, or a `.zip`."""
 
     def matches(self, place: str) -> bool:
-        return is_archive(Path(place)) and Path(place).is_file()
+        return layout.is_archive(place) and Path(place).is_file()
 
     def count(self, place: str) -> int | None:
         return None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
-        return read_archive(Path(place), options.caption_column)
+        path = Path(place)
+        empty = True
+        for item in read_archive(path, options, table=_table_of(path)):
+            empty = False
+            yield item
+        if empty:
+            raise refuse_empty(place, "archive", options.report)
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the name says so."""
-    return path.name.lower().endswith((*TAR, *ZIP))
+def _table_of(path: Path) -> Path | None:
+    """The rows that img2dataset writes beside a shard."""
+    table = path.with_name(path.name.partition(".")[0] + ".parquet")
+    return table if table.is_file() and not path.name.lower().endswith(".zip") else None
 
 
-def read_archive(path: Path, caption_column: str | None = None) -> Iterator[SourceItem]:
-    """The pictures of one archive, in its order. Raises: BowerbirdError when it is no archive, or is cut short."""
-    members = _zip(path) if path.suffix.lower() in ZIP else _tar(path)
-    for key, sample in _samples(members):
-        yield from _items(path, key, sample, caption_column)
+def read_archive(
+    path: Path, options: SourceOptions, *, name: str = "", table: Path | None = None
+) -> Iterator[SourceItem]:
+    """The pictures of one archive, in its order; `name` stands before theirs in reports, `table` has rows by their
+    keys. Raises: BowerbirdError when it is no archive, or is cut short."""
+    name = name or path.name
+    opened = ZipTree if path.suffix.lower() == ".zip" else TarTree
+    with _readable(path), closing(opened(path, name)) as tree:
+        files = sort_names(tree, options.report)
+        for inner in files.archives:
+            options.report.note("files_left_out", f"{name}/{inner} (an archive in an archive)")
+        yield from read_tree(tree, options, files, more=table)
 
 
-@dataclass
-class _Sample:
-    """What stands together under one name: bytes by suffix, and what is wrong with a suffix, or with all."""
-
-    data: dict[str, bytes] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-    held: int = 0
-
-    def add(self, suffix: str, data: bytes, problem: str) -> None:
-        self.held += len(data) + len(suffix) + 128
-        if self.held > MOST_BYTES + 1024:
-            self.data.clear()
-            self.problems = {"": f"over {MOST_BYTES // 1024**2} MB under one name"}
-            return
-        self.data[suffix] = data
-        if problem:
-            self.problems[suffix] = problem
-
-
-def _samples(members: Iterator[Member]) -> Iterator[tuple[str, _Sample]]:
-    """Members that follow one another under one name up to the first dot."""
-    here: tuple[str, _Sample] | None = None
-    for name, data, problem in members:
-        place = PurePosixPath(name)
-        stem, _, suffix = place.name.partition(".")
-        key = str(place.parent / stem)
-        if here is None or here[0] != key:
-            if here is not None:
-                yield here
-            here = (key, _Sample())
-        here[1].add(suffix.lower(), data, problem)
-    if here is not None:
-        yield here
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+    ) as error:
+        raise BowerbirdError(
+            f"{path}: this archive cannot be read ({str(error)[:100] or type(error).__name__}); is it whole?"
+        ) from error
 
 
-def _items(path: Path, key: str, found: _Sample, caption_column: str | None) -> Iterator[SourceItem]:
-    """The items of one sample; none when it holds no picture."""
-    if "" in found.problems:
-        yield SourceItem(b"", f"{path.name}/{key}", problem=found.problems[""])
-        return
-    sample = found.data
-    pictures = [suffix for suffix in sample if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
-    if not pictures:
-        return
-    metadata: dict[str, Any] = {}
-    if "json" in sample:
+class ZipTree:
+    """The members of a `.zip` by name. One that cannot be read is reported, and the rest goes in."""
+
+    samples = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.place, self.label, self._shard = str(path), f"{name}/", name
+        self._archive = zipfile.ZipFile(path)
+        named = {_member_name(_zip_name(m)): m for m in self._archive.infolist() if not m.is_dir()}
+        self._members = {name: m for name, m in named.items() if name and not name.endswith("/")}
+        self.names = sorted(self._members)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        limit = most or MOST_BYTES
+        member = self._members[name]
+        if member.flag_bits & 1:
+            raise OSError("encrypted; give an archive without a password")
         try:
-            facts = json.loads(sample["json"])
-            metadata = {str(k): v for k, v in facts.items() if v is not None} if isinstance(facts, dict) else {}
-        except (ValueError, RecursionError):
-            pass  # a picture is not less for what is written beside it
-    text = sample["txt"].decode("utf-8", "replace").strip() if "txt" in sample else ""
-    named = [caption_column] if caption_column else [c for c in CAPTION_COLUMNS if not text and c in metadata]
-    if named:
-        text = str(metadata.pop(named[0], ""))
-    kept = {("source_id" if k == "id" else k): v for k, v in metadata.items()}
-    for suffix in pictures:
-        yield SourceItem(
-            sample[suffix],
-            f"{path.name}/{key}.{suffix}",
-            text,
-            {"shard": path.name, "key": key, **kept},
-            problem=found.problems.get(suffix, ""),
-        )
+            with self._archive.open(member) as file:
+                data = file.read(limit + 1)  # what a member says of its size may be a lie
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+            raise OSError(f"damaged in the archive ({str(error)[:80] or type(error).__name__})") from error
+        if len(data) > limit:
+            raise OSError(TOO_LARGE if most is None else f"over {limit:,} bytes")
+        return data
+
+    def path(self, name: str) -> Path | None:
+        return None
+
+    def facts(self, name: str) -> dict[str, Any]:
+        return {"file_name": name, "shard": self._shard}
+
+    def close(self) -> None:
+        self._archive.close()
 
 
 class _TarMember(tarfile.TarInfo):
@@ -141,39 +143,98 @@ class _TarMember(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def _tar(path: Path) -> Iterator[Member]:
-    try:
-        with tarfile.open(path, "r|*", tarinfo=_TarMember) as archive:
+class TarTree:
+    """The members of a `.tar` by name, in its order. A plain one is read where a member lies; of a compressed one the
+    texts are kept when it is listed, and the pictures are met in a second pass, as nobody can go back in it."""
+
+    samples = True
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.place, self.label, self._shard, self._path = str(path), f"{name}/", name, path
+        self._plain = tarfile.is_tarfile(path) and _is_plain(path)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._kept: dict[str, bytes] = {}
+        with tarfile.open(path, "r:" if self._plain else "r|*", tarinfo=_TarMember) as archive:
             for member in archive:
-                if member.isfile() and not member.issparse():
-                    file = archive.extractfile(member) if member.size <= MOST_BYTES else None
-                    yield member.name, b"" if file is None else file.read(), _TOO_LARGE if file is None else ""
+                if member.isfile() and not member.issparse() and (inner := _member_name(member.name)):
+                    self._places[inner] = (member.offset_data, member.size)
+                    if not self._plain and _is_text(inner) and member.size <= MOST_BYTES:
+                        file = archive.extractfile(member)
+                        self._kept[inner] = file.read() if file is not None else b""
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every one
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
-        raise BowerbirdError(
-            f"{path}: this archive cannot be read ({str(error)[:100] or type(error).__name__}); is it whole?"
-        ) from error
+        self.names = list(self._places)
+        self._file = path.open("rb") if self._plain else None
+        self._pass = self._stream()
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        start, size = self._places[name]
+        if size > (most or MOST_BYTES):
+            raise OSError(TOO_LARGE if most is None else f"over {most:,} bytes")
+        if self._file is not None:
+            self._file.seek(start)
+            data = self._file.read(size)
+            if len(data) < size:
+                raise tarfile.ReadError("unexpected end of data")
+            return data
+        if name in self._kept:
+            return self._kept[name]
+        for found, data in self._pass:
+            if found == name:
+                return data
+        self._pass = self._stream()  # asked out of order
+        return next((data for found, data in self._pass if found == name), b"")
+
+    def _stream(self) -> Generator[tuple[str, bytes], None, None]:
+        """The members of a compressed archive from its start, those alone that are small enough."""
+        with tarfile.open(self._path, "r|*", tarinfo=_TarMember) as archive:
+            for member in archive:
+                if member.isfile() and not member.issparse() and member.size <= MOST_BYTES:
+                    file = archive.extractfile(member)
+                    yield _member_name(member.name), file.read() if file is not None else b""
+                archive.members.clear()  # type: ignore[attr-defined]
+
+    def path(self, name: str) -> Path | None:
+        return None
+
+    def facts(self, name: str) -> dict[str, Any]:
+        return {"shard": self._shard, "key": layout.sample_key(name)}
+
+    def close(self) -> None:
+        self._pass.close()
+        if self._file is not None:
+            self._file.close()
 
 
-def _zip(path: Path) -> Iterator[Member]:
+def _is_plain(path: Path) -> bool:
+    """Whether a tar is not compressed."""
+    with path.open("rb") as file:
+        return not file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a member may be a caption, metadata or a table."""
+    return layout.suffix_of(name) in layout.SIDECARS or is_table(name)
+
+
+def _member_name(name: str) -> str:
+    """A member's name as a path below the archive: Windows' separators and `./` are undone, and what leads upwards
+    stays a name."""
+    made = name.replace("\\", "/")
+    while made.startswith("./"):
+        made = made[2:]
+    return made.lstrip("/")
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name; one that is not marked as UTF-8 is in the encoding of whoever made the archive."""
+    if member.flag_bits & 0x800 or member.orig_filename.isascii():
+        return member.orig_filename
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.infolist(), key=lambda m: m.filename):
-                if not member.is_dir():
-                    with archive.open(member) as file:
-                        data = file.read(MOST_BYTES + 1)  # what a member says of its size may be a lie
-                    large = len(data) > MOST_BYTES
-                    yield member.filename, b"" if large else data, _TOO_LARGE if large else ""
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise BowerbirdError(
-            f"{path}: this archive cannot be read ({str(error)[:100] or type(error).__name__}); is it whole?"
-        ) from error
+        raw = member.orig_filename.encode("cp437")
+    except UnicodeEncodeError:
+        return member.orig_filename
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding = guess(raw)
+        return raw.decode("cp437" if encoding == "cp1252" else encoding, "replace")

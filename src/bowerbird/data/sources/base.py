@@ -26,10 +26,11 @@ is then asked `matches` for every place, before the formats of ours.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bowerbird.data.item import SourceItem
+from bowerbird.data.report import SourceReport
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class SourceOptions:
     """What a person asks of a source, whichever it is; a format leaves alone what means nothing to it.
 
     `caption_column`: the column, key or field that holds the captions, None for the usual ones
-    (`data.item.CAPTION_COLUMNS`). `fetch_urls`: whether the network may be asked for pictures; False means that nothing
-    is. `private_urls`: whether that holds for addresses of this machine and its network too.
+    (`data.captions.CAPTION_COLUMNS`). `fetch_urls`: whether the network may be asked for pictures; False means that
+    nothing is. `private_urls`: whether that holds for addresses of this machine and its network too. `report` counts
+    what is passed over: `options.report.note("files_left_out", name)`.
     """
 
     caption_column: str | None = None
     fetch_urls: bool = False
     private_urls: bool = False
+    report: SourceReport = field(default_factory=SourceReport)
 
 
 class Source(Protocol):
@@ -67,9 +70,9 @@ class Source(Protocol):
         """The items, one after another, in the same order every time: an interrupted build goes on by it.
 
         An item is the bytes of a picture file (PNG, JPEG, WebP, …; not decoded), a name for reports, a caption, flat
-        metadata (texts, numbers, booleans, lists of texts), and the raw embedding float32 `(d,)` where the source
-        brings one. A picture that cannot be had is an item with no bytes, and with its `problem` where that is known:
-        it is reported by name, and the rest goes in.
+        metadata (texts, numbers, booleans, lists of texts; dates and the like are made such), and the raw embedding
+        float32 `(d,)` where the source brings one. A picture that cannot be had is an item with no bytes and the reason
+        in `problem`: it is reported by name, and the rest goes in.
         Give items as they are read, and hold no more than a few: sources are larger than memory.
 
         Raises: BowerbirdError when the place as a whole cannot be read: what was found, what is expected.

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, PictureError
-from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.captions import caption_column, take_captions, with_captions
+from bowerbird.data.item import SourceItem
 from bowerbird.data.sources.base import SourceOptions
 
 BATCH = 4096
@@ -32,7 +33,7 @@ class ClipRetrieval:
         return None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
-        return read_clip_retrieval(Path(place), options.caption_column)
+        return read_clip_retrieval(Path(place), options)
 
 
 class CompvisParts:
@@ -61,7 +62,7 @@ def is_clip_retrieval(folder: Path) -> bool:
     return (folder / "img_emb").is_dir() and any((folder / "img_emb").glob("*.npy"))
 
 
-def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iterator[SourceItem]:
+def read_clip_retrieval(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
     """The items of a clip-retrieval folder: `img_emb/img_emb_*.npy` beside `metadata/metadata_*.parquet`; pictures
     where their paths still lead.
 
@@ -93,12 +94,11 @@ def read_clip_retrieval(folder: Path, caption_column: str | None = None) -> Iter
         for rows in batches:
             for row, vector in zip(rows, np.asarray(vectors[at : at + len(rows)], np.float32), strict=True):
                 at += 1
-                column = caption_column or next((c for c in CAPTION_COLUMNS if c in row), None)
-                caption = str(row.pop(column, "") or "") if column else ""
+                column = caption_column(row, options.caption_column)
+                options.report.note_columns(row)
                 path = str(row.get("image_path") or "")
-                data = _picture(folder, path)
-                metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
-                yield SourceItem(data, path or f"{part.name}[{at - 1}]", caption, metadata, vector)
+                caption, metadata = with_captions(take_captions(row, column), row)
+                yield SourceItem(_picture(folder, path), path or f"{part.name}[{at - 1}]", caption, metadata, vector)
 
 
 def _picture(folder: Path, path: str) -> bytes:

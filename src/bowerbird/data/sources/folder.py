@@ -2,115 +2,157 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.images import SUFFIXES
 from bowerbird.data.item import SourceItem
-from bowerbird.data.sources import archive, table
+from bowerbird.data.report import SourceReport
+from bowerbird.data.sources import archive, layout
 from bowerbird.data.sources.base import SourceOptions
-from bowerbird.data.sources.picture_file import read_picture_file
+from bowerbird.data.sources.picture_file import MOST_FILE_BYTES, read_picture_file
+from bowerbird.data.sources.tree import Sorted, read_tree, refuse_empty, sort_names
 
 
 class Picture:
-    """One picture file."""
+    """One picture file, with the files of its name beside it."""
 
     def matches(self, place: str) -> bool:
-        return Path(place).suffix.lower() in SUFFIXES and Path(place).is_file()
+        path = Path(place)
+        return path.is_file() and (layout.is_picture(place) or (not path.suffix and _starts_like_picture(path)))
 
     def count(self, place: str) -> int | None:
         return 1
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path = Path(place)
-        data, problem = read_picture_file(path)
-        yield SourceItem(data, path.name, _sidecar(path), {"file_name": path.name}, problem=problem)
+        beside = [path.name, *(f"{b}{s}" for b in (path.stem, path.name) for s in layout.SIDECARS)]
+        tree = FolderTree(path.parent, [name for name in dict.fromkeys(beside) if (path.parent / name).is_file()])
+        yield from read_tree(tree, options, Sorted(pictures=[path.name], sidecars=list(tree.names[1:])))
 
 
 class Folder:
-    """A folder of pictures, of parquet files where there are no pictures, and of archives."""
+    """A folder of pictures, tables of them and archives, in folders as deep as they go."""
 
     def matches(self, place: str) -> bool:
         return Path(place).is_dir()
 
     def count(self, place: str) -> int | None:
-        return sum(1 for p in Path(place).rglob("*") if p.suffix.lower() in SUFFIXES) or None
+        names = walk(Path(place), SourceReport())
+        return sum(1 for name in names if layout.is_picture(name) and not layout.is_system(name)) or None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
-        path = Path(place)
+        path, report = Path(place), options.report
         if (path / "embed.json").is_file() and not files.read_json(path / "embed.json", "list of parts").get("done"):
             raise BowerbirdError(f"{path}: its embedding did not end; the same bowerbird kb embed ends it")
-        shards = sorted(p for p in path.iterdir() if p.is_file() and archive.is_archive(p))
-        if not shards or any(p.suffix.lower() in (*SUFFIXES, ".parquet") for p in path.rglob("*")):
-            yield from _read_folder(path, options)
-        for shard in shards:
-            yield from archive.read_archive(shard, options.caption_column)
+        tree = FolderTree(path, walk(path, report))
+        found = sort_names(tree, report)
+        parquet = [name for name in found.tables if layout.suffix_of(name) in layout.PARQUET]
+        if not (found.pictures or found.archives or parquet):
+            raise refuse_empty(place, "folder", report)
+        shard_rows = {_stem(name): name for name in parquet}
+        beside = {name: shard_rows[_stem(name)] for name in found.archives if _stem(name) in shard_rows}
+        found.tables = [name for name in found.tables if name not in beside.values()]
+        yield from read_tree(tree, options, found)
+        for name in found.archives:
+            table = path / beside[name] if name in beside else None
+            yield from archive.read_archive(path / name, options, name=name, table=table)
 
 
-def _read_folder(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
-    """Pictures below `folder` in name order, captions from `metadata.jsonl`/`.csv`, a same-name `.txt`, or the class
-    sub-folder."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        shards = sorted(folder.rglob("*.parquet"))
-        if not shards:
-            raise BowerbirdError(
-                f"{folder}: no pictures in this folder; it should hold {', '.join(sorted(SUFFIXES))} or .parquet files"
-            )
-        for shard in shards:
-            yield from table.read_parquet(shard, options)
-        return
-    rows = _folder_metadata(folder)
-    for path in paths:
-        relative = path.relative_to(folder).as_posix()
-        metadata: dict[str, Any] = {"file_name": relative}
-        if path.parent != folder:
-            metadata["class"] = path.relative_to(folder).parts[0]
-        row = rows.get(relative, {})
-        metadata.update(
-            {k: v for k, v in row.items() if k not in ("file_name", "text", options.caption_column) and v is not None}
-        )
-        caption = row.get(options.caption_column or "text")
-        if caption is None:  # one that is there and empty stays so
-            caption = _sidecar(path) or str(metadata.get("class", "")).replace("_", " ")
-        data, problem = read_picture_file(path)
-        yield SourceItem(data, relative, str(caption), metadata, problem=problem)
+class FolderTree:
+    """The files of a folder, `names` below `root`."""
+
+    label, samples = "", False
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names, self.place = root, names, str(root)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        data, problem = read_picture_file(self.root / name, most=most or MOST_FILE_BYTES)
+        if problem:
+            raise OSError(problem)
+        return data
+
+    def path(self, name: str) -> Path | None:
+        return self.root / name
+
+    def facts(self, name: str) -> dict[str, Any]:
+        return {"file_name": name}
 
 
-def _sidecar(path: Path) -> str:
-    """The caption in the `.txt` of the same name, or an empty one."""
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+def walk(root: Path, report: SourceReport) -> list[str]:
+    """The files below `root` in the order of their names, but for those of hidden and system folders. Links to folders
+    are followed, but no folder is read twice: a real one comes before a link to it, and none leads out above `root`."""
+    names: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    above = {_identity(folder) for folder in root.resolve().parents}
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        where, identity = folder.relative_to(root).as_posix(), _identity(folder)
+        if identity is None or identity in seen or identity in above:
+            report.note("links_left_out", where)
+            continue
+        seen.add(identity)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            report.note("files_left_out", f"{where} ({error.strerror})")
+            continue
+        for entry in entries:
+            place = folder / entry.name
+            name = place.relative_to(root).as_posix()
+            if not _is_dir(place):
+                if _is_file(place):
+                    names.append(name)
+                elif entry.is_symlink() and layout.is_picture(name):
+                    report.note("links_left_out", name)
+            elif layout.is_system(entry.name):
+                if entry.name != ".git":
+                    report.note("hidden_files", f"{name}/")
+            else:
+                (links if entry.is_symlink() else folders).append(place)
+    return sorted(names, key=lambda name: name.split("/"))
 
 
-def _folder_metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """`metadata.jsonl` or `metadata.csv` of an image folder, keyed by `file_name`."""
-    lines, sheet = folder / "metadata.jsonl", folder / "metadata.csv"
-    rows: list[dict[str, Any]] = []
-    if lines.is_file():
-        for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BowerbirdError(
-                    f"{lines}:{number}: not JSON ({error}); each line is one object with file_name and text"
-                ) from error
-            if isinstance(row, dict):
-                rows.append(row)
-    elif sheet.is_file():
-        with sheet.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        return {}
-    if any("file_name" not in row for row in rows):
-        raise BowerbirdError(
-            f"{lines if lines.is_file() else sheet}: a row without file_name; every row names its picture"
-        )
-    return {str(row["file_name"]): row for row in rows}
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from every other, however it is reached; None where it cannot be reached."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return None
+    return (facts.st_dev, facts.st_ino)
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _starts_like_picture(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return layout.starts_like_picture(file.read(16))
+    except OSError:
+        return False
+
+
+def _stem(name: str) -> str:
+    """A shard's name without its suffixes: what its table shares with it."""
+    low = name.lower()
+    return (
+        next((name[: -len(s)] for s in sorted(layout.ARCHIVES, key=len, reverse=True) if low.endswith(s)), "")
+        or (name.rpartition(".")[0])
+    )

@@ -12,7 +12,9 @@ from typing import Any
 
 from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.data.item import SourceItem
+from bowerbird.data.captions import check_asked
+from bowerbird.data.item import Cleaner, SourceItem
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.archive import Archive
 from bowerbird.data.sources.base import Source, SourceOptions
 from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
@@ -47,19 +49,32 @@ def read(
     caption_column: str | None = None,
     fetch_urls: bool = False,
     private_urls: bool = False,
+    report: SourceReport | None = None,
 ) -> Iterator[SourceItem]:
     """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
-    `fetch_urls` allows addresses to be asked, `private_urls` also those of this machine and its network.
+    `fetch_urls` allows addresses to be asked, `private_urls` also those of this machine and its network. `report`
+    counts what is passed over. Items are storable: whole characters, plain values, names that can be columns.
 
-    Raises: BowerbirdError when there is nothing at `place`, or nothing in it that could be a picture.
+    Raises: BowerbirdError when there is nothing at `place`, or nothing in it that could be a picture, or no row has the
+    column for captions that was asked for.
     """
     source, inside = find(place)
-    for item in source.read(inside, SourceOptions(caption_column, fetch_urls, private_urls)):
-        if not isinstance(item, SourceItem):
-            raise BowerbirdError(
-                f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
-            )
-        yield item
+    report = SourceReport() if report is None else report
+    options = SourceOptions(caption_column, fetch_urls, private_urls)
+    cleaner = Cleaner(options.report)
+    try:
+        for item in source.read(inside, options):
+            if not isinstance(item, SourceItem):
+                raise BowerbirdError(
+                    f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
+                )
+            item = cleaner.clean(item)
+            if item.data and not item.caption.strip():
+                options.report.note("pictures_without_caption", item.name)
+            yield item
+    finally:
+        report.merge(options.report)
+    check_asked(place, caption_column, options.report.columns)
 
 
 def count(place: str | Path) -> int | None:

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.data.item import CAPTION_COLUMNS, SourceItem
+from bowerbird.data.captions import caption_column, take_captions, with_captions
+from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import urls
 from bowerbird.data.sources.base import SourceOptions
-from bowerbird.data.sources.picture_file import read_picture_file
-from bowerbird.data.sources.urls import URL
+from bowerbird.data.sources.labels import label_names, with_labels
+from bowerbird.data.sources.layout import FILE_COLUMNS, PARQUET, starts_like_picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-
-SUFFIXES = (".parquet", ".pq")
 BATCH, BATCH_BYTES = 128, 32 * 1024**2
 """Rows read at once, and about how many bytes of them."""
 ENCODER_KEY = b"bowerbird.encoder"
 """Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
+PICTURE_COLUMNS = (
+    "image",
+    "img",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "picture",
+    "photo",
+    "image_bytes",
+    "img_bytes",
+    "bytes",
+)
+URL_COLUMNS = ("url", "image_url", "img_url")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 
 
 class Parquet:
@@ -32,7 +51,7 @@ class Parquet:
     metadata."""
 
     def matches(self, place: str) -> bool:
-        return Path(place).suffix.lower() in SUFFIXES and Path(place).is_file()
+        return Path(place).suffix.lower() in PARQUET and Path(place).is_file()
 
     def count(self, place: str) -> int | None:
         import pyarrow.parquet as pq
@@ -46,15 +65,19 @@ class Parquet:
         return read_parquet(Path(place), options)
 
 
-def read_parquet(path: Path, options: SourceOptions) -> Iterator[SourceItem]:
-    """The rows of a parquet file. Raises: BowerbirdError when it is none, or has no pictures."""
+def read_parquet(source: Path | BytesIO, options: SourceOptions, *, name: str = "") -> Iterator[SourceItem]:
+    """The rows of a parquet file, called `name` in reports. Raises: BowerbirdError when it is none, or has no
+    pictures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = source if isinstance(source, Path) else Path(name)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source)
     except (pa.ArrowInvalid, OSError) as error:
-        raise BowerbirdError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+        pointer = isinstance(source, Path) and _starts(source, b"version https://git-lfs")
+        reason = "a pointer of Git LFS; fetch the file with git lfs pull" if pointer else str(error).splitlines()[0]
+        raise BowerbirdError(f"{path}: not a parquet file ({reason})") from error
     yield from read_batches(
         file.schema_arrow, file.iter_batches(batch_size=_rows_at_once(file.metadata)), path, options
     )
@@ -68,43 +91,45 @@ def _rows_at_once(facts: pq.FileMetaData) -> int:
 
 
 def read_batches(
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    path: Path,
-    options: SourceOptions,
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, options: SourceOptions
 ) -> Iterator[SourceItem]:
-    """Rows with an `image` struct {bytes, path} or a path column; other columns become metadata. `path` names the
-    table, and paths lie beside it.
+    """Rows with an `image` struct {bytes, path}, bytes, base64 or a path; other columns become metadata, class labels
+    by their names. `path` names the table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. Where `options` say `fetch_urls`, pictures may be had
-    from the addresses in a column `url`.
+    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
+    addresses in a column `url`.
     """
-    caption_column = options.caption_column
-    image_column = _image_column(schema, path, options.fetch_urls)
+    image_column, by_url = _image_column(schema, path, options.fetch_urls)
     fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
     names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
-    if caption_column is not None and caption_column not in names:
-        raise BowerbirdError(f"{path}: no column {caption_column!r} for captions; there is {', '.join(names)}")
-    caption = caption_column or next((c for c in CAPTION_COLUMNS if c in names), None)
+    caption = caption_column(names, options.caption_column)
+    if options.caption_column is not None and caption is None:
+        raise BowerbirdError(
+            f"{path}: no column {options.caption_column!r} for captions (`caption_column`); there is {', '.join(names)}"
+        )
+    options.report.note_columns(names)
+    dropped = [name for name in names if _is_bytes(schema.field(name).type)]
+    for name in dropped:
+        options.report.note("values_left_out", f"{path.name}, column {name} (bytes, and not the picture)")
+    labels = label_names(schema)
     row_number = 0
     for batch in _slices(batches):
         vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
-        rows = batch.select([n for n in batch.schema.names if vectors is None or n != "embedding"]).to_pylist()
+        hidden = {"embedding", *dropped} if vectors is not None else set(dropped)
+        rows = batch.select([n for n in batch.schema.names if n not in hidden]).to_pylist()
         fetched = (
-            iter(urls.fetch([row[image_column] for row in rows], private=options.private_urls))
-            if image_column == URL
-            else None
+            iter(urls.fetch([row[image_column] for row in rows], private=options.private_urls)) if by_url else None
         )
         for row in rows:
             data, name, problem = (
                 next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
             )
-            text = row.pop(caption, None) if caption else None
-            metadata = {("source_id" if k == "id" else k): v for k, v in row.items() if v is not None}
+            row = with_labels(row, labels)
+            text, metadata = with_captions(take_captions(row, caption), row)
             yield SourceItem(
                 data,
                 name or f"{path.name}[{row_number}]",
-                "" if text is None else str(text),
+                text,
                 metadata,
                 next(vectors) if vectors is not None else None,
                 fingerprint,
@@ -142,15 +167,30 @@ def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), -1)
 
 
-def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> str:
-    """The column that holds the pictures: a struct or binary one called `image` or `img`, else a column of paths,
-    else, if allowed, of addresses."""
-    for name in ("image", "img", "jpg", "png", "webp", "image_path", "file_name", "path"):
-        if name in schema.names:
-            return name
-    if URL in schema.names:
-        if fetch_urls:
-            return URL
+def has_pictures(schema: pa.Schema, *, fetch_urls: bool) -> bool:
+    """Whether a table holds pictures as bytes, or addresses that may be asked."""
+    column, by_url = _picture_column(schema, fetch_urls)
+    return column is not None and (by_url or _is_bytes(schema.field(column).type))
+
+
+def _picture_column(schema: pa.Schema, fetch_urls: bool) -> tuple[str | None, bool]:
+    """The column of pictures, whatever its case, or if allowed of addresses, which the second says."""
+    folded: dict[str, str] = {}
+    for name in schema.names:
+        folded.setdefault(name.casefold(), name)
+    for wanted in (*PICTURE_COLUMNS, *(name for name in FILE_COLUMNS if name != "image_id")):
+        if wanted in folded:
+            return folded[wanted], False
+    address = next((folded[name] for name in URL_COLUMNS if name in folded), None) if fetch_urls else None
+    return address, address is not None
+
+
+def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> tuple[str, bool]:
+    """`_picture_column`. Raises: BowerbirdError where there is none."""
+    column, by_url = _picture_column(schema, fetch_urls)
+    if column is not None:
+        return column, by_url
+    if any(name.casefold() in URL_COLUMNS for name in schema.names):
         raise BowerbirdError(
             f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
             " `fetch_urls`"
@@ -161,19 +201,81 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> str:
     )
 
 
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds files: bytes, a struct with bytes, or lists of such."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(_is_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_bytes(kind.value_type)
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
 def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:
-    """Bytes and name of one cell, and why there are no bytes; a relative path is looked up beside the parquet file and
-    never above it."""
+    """Bytes and name of one cell, and why there are no bytes; a relative path is looked up beside the table and never
+    above it."""
+    if isinstance(value, (list, tuple)):  # several pictures a row: the first
+        value = value[0] if value else None
     if isinstance(value, bytes):
-        return value, "", ""
+        return value, "", "" if value else "the cell is empty"
     path = value.get("path") if isinstance(value, dict) else value
     data = value.get("bytes") if isinstance(value, dict) else None
     if data:
         return bytes(data), str(path or ""), ""
-    if not isinstance(path, str):
-        return b"", "", ""
-    target = (folder / path).resolve()
-    if target.is_relative_to(folder.resolve()) and target.is_file():
-        data, problem = read_picture_file(target)
-        return data, path, problem
-    return b"", path, f"no such file in {folder}"
+    if not isinstance(path, str) or not path:
+        return b"", "", "the cell is empty"
+    if (found := _from_base64(path)) is not None:
+        return found, "", "text that is no path, and no picture in base64"
+    if path.lower().startswith(("http://", "https://")):
+        return b"", path, "an address, and no path of a file"
+    return _file_bytes(path, folder)
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The picture in a text; empty for base64 of something else, None for a text that may be a path."""
+    inline = text.startswith("data:")
+    if inline:
+        text = text.partition(",")[2]
+    head = text[:200].strip()
+    if not inline and not (len(text) > 200 and _BASE64.match(head)):
+        return None
+    packed = "".join(text.split()).translate(str.maketrans("-_", "+/"))
+    try:
+        data = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b"" if inline else None
+    return data if inline or starts_like_picture(data) else None
+
+
+def _file_bytes(path: str, folder: Path) -> tuple[bytes, str, str]:
+    """The file at `path` in `folder`, in one of the ways a path is written."""
+    spellings = dict.fromkeys(
+        form
+        for text in (path, path.replace("\\", "/"))
+        for form in (text, *(normalize(f, text) for f in ("NFC", "NFD")))
+    )
+    root = folder.resolve()
+    for spelling in spellings:
+        try:
+            target = (folder / spelling).resolve()
+            if target.is_relative_to(root) and target.is_file():
+                return target.read_bytes(), path, ""
+        except ValueError:  # a NUL in it
+            return b"", path, "not a path"
+        except OSError as error:
+            return b"", path, error.strerror or "cannot be read"
+    return b"", path, f"no such file in {folder}, where the table lies"
+
+
+def _starts(path: Path, with_: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(with_)) == with_
+    except OSError:
+        return False

@@ -17,9 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from bowerbird.data.sources.archive import MOST_BYTES
+from bowerbird.data.sources.layout import MOST_BYTES
 
-URL = "url"
 AT_ONCE, SECONDS = 16, 15.0
 Fetched = tuple[bytes, str, str]
 """Bytes, address, and why there are no bytes."""

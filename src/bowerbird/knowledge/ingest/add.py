@@ -102,7 +102,7 @@ def _prepare(
 
     def work() -> Iterator[list[SourceItem]]:
         done = 0
-        for items, read in prepare.chunks(several, choice, size=size):
+        for items, read in prepare.chunks(several, choice, size=size, report=report.source):
             there = known.has([content_id(item) for item in items])
             report.already_present += sum(there)
             done += read

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bowerbird.core import files
+from bowerbird.data.columns import as_column
 from bowerbird.data.item import SourceItem, content_id
 from bowerbird.data.sources.table import ENCODER_KEY
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Choice, Prepared
-from bowerbird.knowledge.storage.lance import as_column
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.types import Encoder
-from bowerbird.data.filters import filter_rows
-from bowerbird.data.item import SourceItem, clean_item, decode_item
+from bowerbird.data.filters import Condition
+from bowerbird.data.item import SourceItem, decode_item
 from bowerbird.data.portions import ITEMS, portions
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import crops
 
@@ -69,7 +70,7 @@ class Choice:
 @dataclass
 class AddReport:
     """What `add` did: items added, items that were there already, pictures that could not be read, near-duplicates,
-    and what a filter refused.
+    what a filter refused, and in `source` what reading the sources passed over.
 
     `duplicates`: (name, the name it is like, cosine). The lists of `unreadable` and `filtered` give names with reasons.
     """
@@ -79,6 +80,7 @@ class AddReport:
     unreadable: list[str] = field(default_factory=list)
     filtered: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str, float]] = field(default_factory=list)
+    source: SourceReport = field(default_factory=SourceReport)
 
 
 @dataclass(frozen=True)
@@ -113,34 +115,34 @@ def chunk_bytes(memory: int, processes: int = 0) -> int:
 
 
 def chunks(
-    sources: Sequence[str | Path], choice: Choice, *, count: int = ITEMS, size: int
+    sources: Sequence[str | Path],
+    choice: Choice,
+    *,
+    count: int = ITEMS,
+    size: int,
+    report: SourceReport | None = None,
 ) -> Iterator[tuple[list[SourceItem], int]]:
     """Items of `sources` that satisfy `choice`, from `count` items or `size` bytes of them at a time, and how many were
-    read for them.
+    read for them; what was passed over goes to `report`.
 
-    A column that only some rows have is empty in the others. Raises: BowerbirdError for a condition on columns that no
-    row so far has.
+    A column that only some rows have is empty in the others, and of the type that it had first, where that can be.
+    Raises: BowerbirdError for a condition on columns that no row so far has.
     """
-    columns: dict[str, None] = {}
+    condition = Condition(choice.where)
     items = chain.from_iterable(
         registry.read(
             source,
             caption_column=choice.caption_column,
             fetch_urls=choice.fetch_urls,
             private_urls=choice.private_urls,
+            report=report,
         )
         for source in sources
     )
     crowd = max(1, choice.patches)  # patches are held as files until they are stored
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for read in portions(map(clean_item, items), count=max(1, count // crowd), size=max(1, size // crowd)):
-            columns |= dict.fromkeys(name for item in read for name in item.metadata)
-            rows: Sequence[dict[str, Any]] = (
-                [item.metadata for item in read]
-                if choice.where is None
-                else [dict.fromkeys(columns) | item.metadata for item in read]
-            )
-            chosen = [read[i] for i in filter_rows(rows, choice.where)]
+        for read in portions(items, count=max(1, count // crowd), size=max(1, size // crowd)):
+            chosen = [read[i] for i in condition.rows([item.metadata for item in read])]
             if choice.patches:
                 cut = partial(crops.cut, count=choice.patches, max_pixels=choice.max_pixels)
                 chosen = [piece for pieces in pool.map(cut, chosen) for piece in pieces]

@@ -9,7 +9,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Encoder
-from bowerbird.data.item import clean
+from bowerbird.data.columns import clean
 from bowerbird.knowledge.search import dense, fusion
 from bowerbird.knowledge.search.protocol import Searchable
 

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
 from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
 from bowerbird.knowledge.storage.batches import read_in_batches
@@ -101,9 +102,48 @@ class Rows:
         bare = table.drop_columns(["image"]).combine_chunks().to_batches()[0]
         self._table.add(table.set_column(at, table.schema.field(at), pa.array(checks(bare), pa.int64())))
 
+    def widen(self, items: Sequence[dict[str, Any]], added: int) -> list[str]:
+        """Change the type of the columns that the metadata of `items` does not fit, to text if need be, as of the
+        change `added`; returns a line about each."""
+        known = {field.name: field.type for field in self._table.schema if field.name not in OWN_COLUMNS}
+        lines, wider = [], {}
+        for name in sorted({key for item in items for key in item["metadata"]} & known.keys()):
+            coming = as_column([item["metadata"].get(name) for item in items])
+            kind = common_type(known[name], coming.type)
+            if kind != known[name]:
+                wider[name] = kind
+                alone = (i for i in items if i["metadata"].get(name) is not None)
+                odd = next(i for i in alone if _type_with(known[name], i["metadata"][name]) != known[name])
+                word = "text" if pa.types.is_string(kind) else "numbers"
+                lines.append(
+                    f"column {name} becomes {word} (it was {known[name]}):"
+                    f" {str(odd['metadata'][name])[:60]!r} in {odd['name'][:80]}"
+                )
+        if wider:
+            self._retype(wider, added)
+        return lines
+
+    def _retype(self, kinds: dict[str, pa.DataType], added: int) -> None:
+        """Write columns again in another type; rows are then as of the change `added`, with new checks."""
+        parts = []
+        for batch in self.checked_batches(4096):
+            for name, kind in kinds.items():
+                at = batch.schema.get_field_index(name)
+                batch = batch.set_column(at, pa.field(name, kind), column_of(batch.column(at).to_pylist(), kind))
+            at = batch.schema.get_field_index("added")
+            batch = batch.set_column(at, batch.schema.field(at), pa.array([added] * len(batch), pa.int64()))
+            at = batch.schema.get_field_index("check")
+            batch = batch.set_column(at, batch.schema.field(at), pa.array(checks(batch), pa.int64()))
+            parts.append(batch.select(["id", "added", "check", *kinds]))
+        self._table.drop_columns(list(kinds))
+        self._table.add_columns(pa.schema([pa.field(name, kind) for name, kind in kinds.items()]))
+        if parts:
+            self._table.merge_insert("id").when_matched_update_all().execute(pa.Table.from_batches(parts))
+
     def _to_arrow(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, added: int) -> pa.Table:
         names = sorted({key for item in items for key in item["metadata"]})
-        columns = {name: as_column([item["metadata"].get(name) for item in items]) for name in names}
+        values = {name: [item["metadata"].get(name) for item in items] for name in names}
+        columns = {name: as_column(values[name]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
         fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
         if fresh:
@@ -119,7 +159,7 @@ class Rows:
             elif field.name in OWN_COLUMNS:
                 arrays[field.name] = pa.array([item[field.name] for item in items], field.type)
             elif field.name in columns:
-                arrays[field.name] = _cast(columns[field.name], field)
+                arrays[field.name] = _cast(values[field.name], columns[field.name], field)
             else:
                 arrays[field.name] = pa.nulls(len(items), field.type)
         return pa.table(arrays)
@@ -312,35 +352,22 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
     return total.view(np.int64)
 
 
-def as_column(values: list[Any]) -> pa.Array:
-    """Metadata values as one Arrow column: numbers, booleans, texts and lists of texts as such, anything else as JSON
-    text."""
-    plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
-    present = [v for v in plain if v is not None]
-    kinds = {type(v) for v in present}
-    if kinds and (kinds <= {str} or kinds <= {bool} or kinds <= {int} or kinds <= {int, float}):
-        try:
-            return pa.array([float(v) if v is not None and kinds == {int, float} else v for v in plain])
-        except (pa.ArrowInvalid, OverflowError):
-            pass
-    if kinds == {list} and all(isinstance(x, str) for v in present for x in v):
-        return pa.array(plain, pa.list_(pa.string()))
-    return pa.array(
-        [v if v is None or isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for v in plain],
-        pa.string(),
-    )
+def _type_with(known: pa.DataType, value: Any) -> pa.DataType:
+    """The type of a column of `known` that also has `value`."""
+    return common_type(known, as_column([value]).type)
 
 
-def _cast(column: pa.Array, field: pa.Field) -> pa.Array:
-    """`column` in the type the table already has. Raises: BowerbirdError when the two sources disagree beyond that."""
-    if column.type == field.type:
-        return column
+def _cast(values: Sequence[Any], column: pa.Array, field: pa.Field) -> pa.Array:
+    """`values`, by themselves `column`, in the type the table already has. Raises: BowerbirdError when the two disagree
+    beyond that."""
+    if common_type(field.type, column.type) == field.type:
+        return column_of(values, field.type)
     try:
-        if pa.types.is_boolean(field.type) and not pa.types.is_null(column.type):
-            raise pa.ArrowInvalid("Arrow would take any number for true")
-        return column.cast(field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise BowerbirdError(
-            f"metadata column {field.name!r} is {field.type} in this knowledge base and {column.type} in the new"
-            " source; rename it there"
-        ) from error
+        if pa.types.is_integer(field.type) and pa.types.is_floating(column.type):
+            return column.cast(field.type)  # whole numbers all the same
+    except pa.ArrowInvalid:
+        pass
+    raise BowerbirdError(
+        f"metadata column {field.name!r} is {field.type} in this knowledge base and {column.type} in the new values;"
+        " give it another name"
+    )

@@ -121,8 +121,8 @@ class Store(Protocol):
 
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
         """Add items, each `{"id", "caption", "name", "image", "metadata"}` with a new id, and their raw embeddings
-        float32 `(n, d)`; within `writing`. Metadata columns that are new are made. Raises: BowerbirdError when a value
-        is of another type than its column."""
+        float32 `(n, d)`; within `writing`. Metadata columns that are new are made. A value of another
+        type than its column makes that a column of texts, or raises BowerbirdError."""
         ...
 
     def delete(self, ids: Sequence[int]) -> None:

@@ -1,0 +1,68 @@
+"""What reading a source passed over, counted: every format writes into it, and every verb that reads a source shows
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+FIRST = 5
+"""So many names are kept of each kind."""
+KINDS = {
+    "encodings": "texts not in UTF-8, read in another encoding",
+    "rows_left_out": "rows of metadata that cannot be read",
+    "rows_without_picture": "rows that name no picture here",
+    "pictures_without_row": "pictures without a row in the metadata",
+    "pictures_without_caption": "pictures without a caption",
+    "pictures_not_read": "files of picture formats that are not read",
+    "further_pictures": "masks and further pictures of a sample, not items of their own",
+    "hidden_files": "hidden and system files and folders, left out",
+    "links_left_out": "links not followed (to a folder that is read already or lies above, or to nothing)",
+    "files_left_out": "files passed over",
+    "values_left_out": "values that cannot be kept",
+    "columns_renamed": "columns under another name",
+}
+"""The kinds of ours, as a line for a person calls them; a format of somebody else's may have others."""
+
+
+@dataclass
+class SourceReport:
+    """How many of each kind there are, and the first few names. `columns`: those that metadata beside pictures has,
+    None where a source did not say."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    columns: set[str] | None = None
+
+    def note(self, kind: str, name: str, count: int = 1) -> None:
+        """Count `count` more of `kind`, and remember `name` if it is among the first."""
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        names = self.names.setdefault(kind, [])
+        if len(names) < FIRST:
+            names.append(name if len(name) <= 200 else f"{name[:199]}…")
+
+    def note_columns(self, names: Iterable[str]) -> None:
+        """Remember that these columns are there, so that a caption column that no row has can be refused."""
+        self.columns = set() if self.columns is None else self.columns
+        self.columns.update(names)
+
+    def merge(self, other: SourceReport) -> None:
+        """Add what another one counted."""
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            names = self.names.setdefault(kind, [])
+            names.extend(other.names[kind][: FIRST - len(names)])
+
+    def lines(self) -> list[str]:
+        """A line for each kind, for a person."""
+        made = []
+        for kind in sorted(self.counts, key=lambda k: list(KINDS).index(k) if k in KINDS else len(KINDS)):
+            names, count = self.names[kind], self.counts[kind]
+            more = ", …" if count > len(names) else ""
+            made.append(f"{KINDS.get(kind, kind.replace('_', ' '))}: {count:,} ({', '.join(names)}{more})")
+        return made
+
+    def facts(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        return {kind: {"count": count, "first": self.names[kind]} for kind, count in sorted(self.counts.items())}

@@ -1,0 +1,196 @@
+"""What the names of a collection's files say: which are pictures, which belong to them, which are nobody's, and the
+class and split of each picture.
+
+Names are paths below the source with forward slashes, whether they lie in a folder or in an archive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from unicodedata import normalize
+
+from bowerbird.core.images import SUFFIXES
+
+MOST_BYTES = 64 * 1024**2
+"""A larger member of an archive, or answer of an address, is reported and not read: no picture of the size we take
+needs it."""
+_UNREAD = (
+    "heic heif hif jxl avif webp svg svgz psd psb xcf kra ai eps ps pdf raw dng cr2 cr3 nef nrw arw srf orf rw2 raf pef"
+    " srw x3f exr hdr jxr wdp jpm djvu cdr dcm"
+)
+NOT_READ = frozenset(f".{suffix}" for suffix in _UNREAD.split())
+"""Suffixes of pictures; those that are in `SUFFIXES` as well are read."""
+SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
+"""Folders that systems make for themselves, in small letters; so is all that begins with a dot."""
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "data"})
+"""Folders named for what lies in them, which is no class."""
+FILE_COLUMNS = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "image_path",
+    "image_file",
+    "image_name",
+    "img",
+    "img_path",
+    "img_name",
+    "path",
+    "filepath",
+    "file_path",
+    "picture",
+    "photo",
+    "image_id",
+)
+"""Columns that name a row's picture, in small letters; the first that is there wins."""
+TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
+PARQUET = (".parquet", ".pq")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+SIDECARS = (".txt", ".caption", ".json", ".cls")
+_MASK = re.compile(r"(?P<of>.+?)[._-](mask|masks|masklabel|seg|segmentation|depth|alpha|matte)", re.IGNORECASE)
+_REPEATS = re.compile(r"\d{1,3}_(?P<name>.+)")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"BM")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in small letters, empty where there is none."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder on the way to it is hidden, or a system's own."""
+    return any(part.startswith(".") or part.lower() in SYSTEM for part in PurePosixPath(name).parts if part != "..")
+
+
+def is_picture(name: str) -> bool:
+    return suffix_of(name) in SUFFIXES
+
+
+def looks_like_picture(name: str) -> bool:
+    """Whether the suffix is that of a picture that is not read."""
+    return suffix_of(name) in NOT_READ - SUFFIXES
+
+
+def starts_like_picture(head: bytes) -> bool:
+    """Whether the first bytes are those of a picture, for files without a suffix."""
+    return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVES)
+
+
+def fold(name: str) -> str:
+    """A name as lists may write it: slashes of either kind, `./` in front, and composed or decomposed letters."""
+    made = normalize("NFC", name.strip().replace("\\", "/"))
+    while made.startswith("./"):
+        made = made[2:].lstrip("/")
+    return made
+
+
+def drop_further(names: list[str], *, samples: bool) -> tuple[list[str], list[str]]:
+    """Pictures that are items, and those that belong to another one: `a.mask.png` beside `a.png`.
+
+    With `samples`, as in a webdataset, what stands under one name up to the first dot is one sample, and a picture with
+    nothing but a suffix after it comes before all others.
+    """
+    stems = {name.rpartition(".")[0] if "." in PurePosixPath(name).name else name for name in names}
+    keys = {stem for stem in stems if "." not in PurePosixPath(stem).name}
+    kept: list[str] = []
+    further: list[str] = []
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        mask = _MASK.fullmatch(stem)
+        of_sample = samples and stem != (key := sample_key(name)) and key in keys
+        (further if of_sample or (mask and mask["of"] in stems) else kept).append(name)
+    return kept, further
+
+
+def sample_key(name: str) -> str:
+    """The name up to the first dot after its folder: a webdataset's key."""
+    place = PurePosixPath(name)
+    return str(place.parent / place.name.partition(".")[0])
+
+
+class NameIndex:
+    """Finds files by names that others wrote: separators, `./`, composed letters, and case where only one file is
+    meant."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._exact: dict[str, str] = {}
+        self._folded: dict[str, str | None] = {}
+        self._short: dict[str, list[str]] = {}
+        for name in names:
+            key = fold(name)
+            self._exact[key] = name
+            low = key.casefold()
+            self._folded[low] = None if low in self._folded else name
+            self._short.setdefault(PurePosixPath(low).name, []).append(name)
+
+    def find(self, written: str) -> str | None:
+        """The one file of this name."""
+        key = fold(written)
+        return self._exact.get(key) or self._folded.get(key.casefold())
+
+    def below(self, folder: str, written: str) -> str | None:
+        """The one file in or below `folder` that is called `written`, which names no folder itself."""
+        low = fold(written).casefold()
+        inside = f"{folder}/" if folder else ""
+        found = [name for name in self._short.get(low, ()) if name.startswith(inside)]
+        return found[0] if len(found) == 1 else None
+
+
+class Layout:
+    """Classes and splits of pictures by the folders they lie in."""
+
+    def __init__(self, pictures: Iterable[str]) -> None:
+        self._children: dict[str, set[str]] = {}
+        for folder in {str(PurePosixPath(name).parent) for name in pictures}:
+            parts = PurePosixPath(folder).parts
+            for i, part in enumerate(parts):
+                self._children.setdefault("/".join(parts[:i]), set()).add(part)
+
+    def split_of(self, name: str) -> str | None:
+        """train, validation or test, where a folder on the way says so and none beside it says anything else."""
+        parts = PurePosixPath(name).parts[:-1]
+        return next((SPLITS[p.lower()] for i, p in enumerate(parts) if self._is_split(parts[:i], p)), None)
+
+    def class_of(self, name: str) -> str | None:
+        """The folder the picture lies in, without the repeats that kohya's trainer has in front of it (`10_name`);
+        None where that says only what its files are."""
+        parts = PurePosixPath(name).parts[:-1]
+        for i in range(len(parts) - 1, -1, -1):
+            part = parts[i]
+            if part in ("..", "/") or part.lower() in CONTAINERS or self._is_split(parts[:i], part):
+                continue
+            repeats = _REPEATS.fullmatch(part)
+            return repeats["name"] if repeats else part
+        return None
+
+    def _is_split(self, above: tuple[str, ...], part: str) -> bool:
+        """Whether a folder is a split: by its name, and as its neighbors are splits too (a class may be called train,
+        among cars and ships)."""
+        if part.lower() not in SPLITS:
+            return False
+        beside = self._children.get("/".join(above), set())
+        return all(other.lower() in SPLITS or other.lower() in CONTAINERS for other in beside)
+
+
+def split_of_file(name: str) -> str | None:
+    """The split that a table of a hub data set is of: `train-00000-of-00001.parquet`."""
+    found = re.match(r"([a-z]+)(?:[-._]|$)", PurePosixPath(name).stem.lower())
+    return SPLITS.get(found[1]) if found else None
