@@ -88,7 +88,7 @@ def peak(path: Path) -> tuple[list[SourceItem], int]:
         tracemalloc.stop()
 
 
-def test_large_members_and_samples_of_archives_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_members_of_archives_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MOST_BYTES", 1024**2)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as made:
         for n in range(20):
@@ -97,8 +97,7 @@ def test_large_members_and_samples_of_archives_are_named(tmp_path: Path, monkeyp
         made.writestr("x.png", picture(1))
     found, held = peak(tmp_path / "bomb.zip")
     problems = {item.name: item.problem for item in found}
-    assert len(problems) == 3
-    assert "under one name" in problems["bomb.zip/same"]
+    assert len(problems) == 22  # of one stem, and still one after another
     assert "over" in problems["bomb.zip/wide.png"]
     assert problems["bomb.zip/x.png"] == ""
     assert held < 8 * 1024**2
@@ -124,8 +123,8 @@ def test_tar_members_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "many.tar"
     with tarfile.open(path, "w") as made:
         for n in range(4000):
-            made.addfile(tarfile.TarInfo(f"{n}.txt"), io.BytesIO())
-    assert peak(path)[1] < 1024**2
+            made.addfile(tarfile.TarInfo(f"{n}.png"), io.BytesIO())
+    assert peak(path)[1] < 2 * 1024**2
 
 
 def test_a_file_larger_than_any_picture_is_named_and_not_read(tmp_path: Path) -> None:
@@ -135,9 +134,7 @@ def test_a_file_larger_than_any_picture_is_named_and_not_read(tmp_path: Path) ->
         os.truncate(file.fileno(), MOST_FILE_BYTES + 1)
     made, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", encoder=PlainEncoder())
     assert len(made) == 1
-    assert report.unreadable == [
-        f"b.png: a file of {MOST_FILE_BYTES + 1:,} bytes; pictures of up to {MOST_FILE_BYTES:,} are read"
-    ]
+    assert report.unreadable == [f"b.png: a file of {MOST_FILE_BYTES + 1:,} bytes; up to {MOST_FILE_BYTES:,} are read"]
 
 
 def test_tables_are_read_some_bytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

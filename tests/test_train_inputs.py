@@ -270,9 +270,9 @@ def test_a_file_is_decoded_before_the_next_is_read(monkeypatch: pytest.MonkeyPat
             Image.new("RGB", (8, 8), (i, 0, 0)).save(stored, "PNG")
             yield SourceItem(stored.getvalue(), str(i), metadata={"n": i})
 
-    def decode(*arguments: Any) -> Image.Image:
+    def decode(*arguments: Any, **options: Any) -> Image.Image:
         order.append("decoded")
-        return opened(*arguments)
+        return opened(*arguments, **options)
 
     opened = images.decode
     monkeypatch.setattr("bowerbird.data.sources.registry.read", lambda *_, **__: items())

@@ -12,6 +12,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from array import array
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -151,23 +152,27 @@ class TarTree:
 
     def __init__(self, path: Path, name: str) -> None:
         self.place, self.label, self._shard, self._path = str(path), f"{name}/", name, path
-        self._plain = tarfile.is_tarfile(path) and _is_plain(path)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._plain = _is_plain(path)
+        self._number: dict[str, int] = {}  # lean: a shard may have millions of members
+        self._starts, self._sizes = array("q"), array("q")
         self._kept: dict[str, bytes] = {}
         with tarfile.open(path, "r:" if self._plain else "r|*", tarinfo=_TarMember) as archive:
             for member in archive:
                 if member.isfile() and not member.issparse() and (inner := _member_name(member.name)):
-                    self._places[inner] = (member.offset_data, member.size)
+                    self._number[inner] = len(self._starts)
+                    self._starts.append(member.offset_data)
+                    self._sizes.append(member.size)
                     if not self._plain and _is_text(inner) and member.size <= MOST_BYTES:
                         file = archive.extractfile(member)
                         self._kept[inner] = file.read() if file is not None else b""
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every one
-        self.names = list(self._places)
+        self.names = list(self._number)
         self._file = path.open("rb") if self._plain else None
         self._pass = self._stream()
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        start, size = self._places[name]
+        number = self._number[name]
+        start, size = self._starts[number], self._sizes[number]
         if size > (most or MOST_BYTES):
             raise OSError(TOO_LARGE if most is None else f"over {most:,} bytes")
         if self._file is not None:

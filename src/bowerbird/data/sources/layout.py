@@ -7,7 +7,7 @@ Names are paths below the source with forward slashes, whether they lie in a fol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from unicodedata import normalize
 
@@ -108,16 +108,19 @@ def drop_further(names: list[str], *, samples: bool) -> tuple[list[str], list[st
     With `samples`, as in a webdataset, what stands under one name up to the first dot is one sample, and a picture with
     nothing but a suffix after it comes before all others.
     """
-    stems = {name.rpartition(".")[0] if "." in PurePosixPath(name).name else name for name in names}
+    masks = {name: found["of"] for name in names if (found := _MASK.fullmatch(_stem(name)))}
+    dotted = {name for name in names if samples and _stem(name) != sample_key(name)}
+    if not (masks or dotted):
+        return names, []
+    stems = {_stem(name) for name in names}
     keys = {stem for stem in stems if "." not in PurePosixPath(stem).name}
-    kept: list[str] = []
-    further: list[str] = []
-    for name in names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        mask = _MASK.fullmatch(stem)
-        of_sample = samples and stem != (key := sample_key(name)) and key in keys
-        (further if of_sample or (mask and mask["of"] in stems) else kept).append(name)
-    return kept, further
+    further = [n for n in names if masks.get(n) in stems or (n in dotted and sample_key(n) in keys)]
+    left = set(further)
+    return [name for name in names if name not in left], further
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def sample_key(name: str) -> str:
@@ -128,29 +131,38 @@ def sample_key(name: str) -> str:
 
 class NameIndex:
     """Finds files by names that others wrote: separators, `./`, composed letters, and case where only one file is
-    meant."""
+    meant. Lean, as there may be millions: most names are kept once."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._exact: dict[str, str] = {}
-        self._folded: dict[str, str | None] = {}
-        self._short: dict[str, list[str]] = {}
+    def __init__(self, names: Sequence[str]) -> None:
+        self._all = names
+        self._exact = set(names)
+        self._spelled = {key: name for name in names if (key := fold(name)) != name}
+        self._cased: dict[str, str | None] = {}
         for name in names:
-            key = fold(name)
-            self._exact[key] = name
-            low = key.casefold()
-            self._folded[low] = None if low in self._folded else name
-            self._short.setdefault(PurePosixPath(low).name, []).append(name)
+            low = fold(name).casefold()
+            if low != name:
+                self._cased[low] = None if low in self._cased else name
+        self._short: dict[str, list[str]] = {}
 
     def find(self, written: str) -> str | None:
         """The one file of this name."""
         key = fold(written)
-        return self._exact.get(key) or self._folded.get(key.casefold())
+        if key in self._exact:
+            return key
+        if key in self._spelled:
+            return self._spelled[key]
+        low = key.casefold()
+        if low in self._cased:
+            return None if low in self._exact else self._cased[low]
+        return low if low in self._exact else None
 
     def below(self, folder: str, written: str) -> str | None:
         """The one file in or below `folder` that is called `written`, which names no folder itself."""
-        low = fold(written).casefold()
+        if not self._short:
+            for name in self._all:
+                self._short.setdefault(fold(PurePosixPath(name).name).casefold(), []).append(name)
         inside = f"{folder}/" if folder else ""
-        found = [name for name in self._short.get(low, ()) if name.startswith(inside)]
+        found = [name for name in self._short.get(fold(written).casefold(), ()) if name.startswith(inside)]
         return found[0] if len(found) == 1 else None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ntpath
 import posixpath
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,11 +23,21 @@ class Listing:
     def __init__(self, pictures: Sequence[str], asked: str | None, report: SourceReport) -> None:
         self.report, self.asked = report, asked
         self._scopes: set[str] = set()
-        self._pictures = NameIndex(pictures)
-        self._stems = NameIndex(str(PurePosixPath(name).with_suffix("")) for name in pictures)
-        self._of_stem = {str(PurePosixPath(name).with_suffix("")): name for name in pictures}
+        self._names = pictures
         self._rows: dict[str, dict[str, Any]] = {}
         self._captions: dict[str, list[str]] = {}
+
+    @cached_property
+    def _pictures(self) -> NameIndex:
+        return NameIndex(self._names)
+
+    @cached_property
+    def _of_stem(self) -> dict[str, str]:
+        return {str(PurePosixPath(name).with_suffix("")): name for name in self._names}
+
+    @cached_property
+    def _stems(self) -> NameIndex:
+        return NameIndex(list(self._of_stem))
 
     def add(self, table: str, rows: list[dict[str, Any]], folder: str) -> bool:
         """Take the rows of `table` for pictures in `folder` and below; False where nothing in it names pictures.

@@ -116,7 +116,7 @@ def read_tree(
     files = files or sort_names(tree, report)
     listing = Listing(files.pictures, options.caption_column, report)
     sidecars = layout.NameIndex(files.sidecars)
-    stems = {name.rpartition(".")[0] for name in files.pictures}
+    stems = {name.rpartition(".")[0] for name in files.pictures} if files.tables else set()
     report.note_columns(())
     sidecar_kinds = {layout.suffix_of(name) for name in files.sidecars}
     data = _read_tables(tree, files, [n for n in files.tables if n.rpartition(".")[0] not in stems], listing, options)
