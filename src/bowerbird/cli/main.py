@@ -1,11 +1,16 @@
-"""The `bowerbird` command: gathers the verbs and turns exceptions into exit codes (2 bad input, 130 interrupted)."""
+"""The `bowerbird` command: gathers the verbs and turns exceptions into exit codes (2 bad input, 130 interrupted, 143
+terminated)."""
 
 from __future__ import annotations
 
 import atexit
 import gc
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -28,7 +33,7 @@ from bowerbird.cli import (
 )
 from bowerbird.cli.common import say, with_flags
 from bowerbird.core.disk import disk_code
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, Terminated
 
 # typer carries a click of its own in newer versions, so the class is taken from what typer itself exports
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -73,12 +78,34 @@ def start_lightly() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for work spin otherwise, beside the search
 
 
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM (docker, timeout, batch systems) end the work where it is; a second one ends the process."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    # what started this process in the background may have told it to heed none
+    heeded = [number for number in numbers if before[number] != signal.SIG_IGN]
+    try:
+        for number in heeded:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
     start_lightly()
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()  # what a full disk refuses of it is said below
+        with _signals():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()  # what a full disk refuses of it is said below
     except BowerbirdError as error:
         say(f"bowerbird: {with_flags(str(error))}")
         code = 2
@@ -93,9 +120,11 @@ def main() -> None:
         command = context.command_path if context is not None else "bowerbird"
         say(f"bowerbird: {message}; see {command} --help")
         code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        say("bowerbird: interrupted; nothing half-written was left")
-        code = 130
+    except (KeyboardInterrupt, Terminated, typer.Abort) as error:
+        number = getattr(error, "signal", signal.SIGINT)
+        kept = getattr(error, "__notes__", ["nothing half-written was left"])[-1]
+        say(f"bowerbird: {'interrupted' if number == signal.SIGINT else 'terminated'}; {kept}")
+        code = 128 + number
     except BrokenPipeError:
         code = 0
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, progress_bar, say
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, Terminated
 
 if TYPE_CHECKING:
     from bowerbird.data.pictures import Pictures
@@ -70,12 +70,16 @@ def train(
     losses: list[float] = []
     with progress_bar(quiet=as_json) as bar:
         task = bar.add_task("training", total=chosen.train.steps)
-        for report in train_recipe(chosen, pictures, out, device=used):
-            losses.append(report.loss)
-            recent = sum(losses[-50:]) / len(losses[-50:])
-            bar.update(task, completed=report.step, description=f"loss {recent:.4f}")
-            if bar.disable and (report.step % 50 == 0 or report.step == chosen.train.steps):
-                say(f"step {report.step} of {chosen.train.steps}, loss {recent:.4f}")
+        try:
+            for report in train_recipe(chosen, pictures, out, device=used):
+                losses.append(report.loss)
+                recent = sum(losses[-50:]) / len(losses[-50:])
+                bar.update(task, completed=report.step, description=f"loss {recent:.4f}")
+                if bar.disable and (report.step % 50 == 0 or report.step == chosen.train.steps):
+                    say(f"step {report.step} of {chosen.train.steps}, loss {recent:.4f}")
+        except (KeyboardInterrupt, Terminated) as error:
+            error.add_note(f"{out}: the last checkpoint is kept, and the same command goes on from there")
+            raise
     result = {
         "recipe": chosen.name,
         "steps": chosen.train.steps,

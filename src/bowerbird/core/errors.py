@@ -18,3 +18,15 @@ class PictureError(BowerbirdError):
 
 class MismatchError(BowerbirdError):
     """Two things that must belong together do not: an encoder and a database, a model and its embeddings."""
+
+
+class Terminated(BaseException):
+    """The command line was asked to end (SIGINT, SIGTERM), as `signal` says. What can be gone on with adds a note (PEP
+    678) that says how, as it does to a KeyboardInterrupt.
+
+    No KeyboardInterrupt itself, which the parser of the command line would take for its own.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal

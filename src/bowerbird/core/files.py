@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core import leftovers
 from bowerbird.core.disk import disk_errors
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import lock
 from bowerbird.core.text import MOST_CHARACTERS, json_ready, parse_json
 
@@ -73,7 +74,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; renamed onto `path` when the block ends well, removed when it does
     not."""
     path = check_name(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    leftovers.clear_once(path.parent)
+    temporary = leftovers.temporary_name(path, "tmp")
     try:
         with disk_errors(path, temporary):
             make_folder(path.parent)
@@ -94,7 +96,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     can be made again, and `atomic_path` for what cannot.
     """
     path = _follow(check_name(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    leftovers.clear_once(path.parent)
+    temporary = leftovers.temporary_name(path, "tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with disk_errors(path, temporary):
@@ -131,6 +134,9 @@ def resumable_directory(
             if not worth(temporary):
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
+        except (KeyboardInterrupt, Terminated) as error:
+            error.add_note(f"{path}: what is done is kept, and the same command goes on from there")
+            raise
         _take_the_place(temporary, path)
         (path / MAKING).unlink()
 
@@ -151,7 +157,7 @@ def _take_the_place(made: Path, path: Path) -> None:
     """Make everything in `made` durable and rename it to `path`, which is moved aside and removed where it exists."""
     for file in [*sorted(made.rglob("*")), made]:
         fsync_path(file)
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = leftovers.temporary_name(path, "old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)

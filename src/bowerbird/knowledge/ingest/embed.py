@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from bowerbird.core import files
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.progress import Progress
 from bowerbird.core.text import parse_json
 from bowerbird.data.item import SourceItem
@@ -122,8 +122,12 @@ def _here(
                     sent.append((path, mark, done))
                     yield items
 
-    for prepared in workers.in_order(work(), encoder, look, processes):
-        path, mark, done = sent.pop(0)
-        write(path, prepared, encoder, mark)
-        if progress is not None:
-            progress(done, total)
+    try:
+        for prepared in workers.in_order(work(), encoder, look, processes):
+            path, mark, done = sent.pop(0)
+            write(path, prepared, encoder, mark)
+            if progress is not None:
+                progress(done, total)
+    except (KeyboardInterrupt, Terminated) as error:
+        error.add_note(f"{out}: the parts that are done are kept, and the same command goes on from there")
+        raise

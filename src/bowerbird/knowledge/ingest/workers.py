@@ -8,12 +8,16 @@ gives depends on neither the number of workers nor their order.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
@@ -44,9 +48,9 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look, wor
             f"the filter {prepare.name_of(look.filter_fn)} cannot be handed to worker processes; give a function of a"
             " module, or no workers"
         ) from error
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start, (encoder.name, encoder.fingerprint)
-    )
+    context = multiprocessing.get_context("spawn")
+    ending, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _start, (encoder.name, encoder.fingerprint, ending))
     try:
         for items in work:
             under_way.append(pool.submit(_prepare, items, look))
@@ -59,8 +63,13 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look, wor
             "a worker process ended (out of memory, or a script that is no file); run it again with fewer workers or"
             " none"
         ) from error
+    except BaseException:
+        held.close()  # what the workers are at is of no use any more, and may take minutes
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        held.close()
+        ending.close()
 
 
 def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look) -> Iterator[Prepared]:
@@ -83,8 +92,17 @@ def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look) -
                 parts = []
 
 
-def _start(name: str, fingerprint: str) -> None:
+def _end_with(ending: Connection) -> None:
+    """End this process when the other end of the pipe closes: with the process that started it, however that ends, or
+    before. Waiting for work it would live on, and hold the output that somebody reads."""
+    multiprocessing.connection.wait([ending])
+    os._exit(1)
+
+
+def _start(name: str, fingerprint: str, ending: Connection) -> None:
     global _encoder, _trouble  # a worker has no other place to keep them
+    threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all, and the first process says what to do
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries of numbers are loaded, which they are not yet
     from bowerbird import encoders
 

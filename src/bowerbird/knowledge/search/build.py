@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bowerbird.core import files
+from bowerbird.core import files, leftovers
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.lock import lock
@@ -23,6 +23,7 @@ from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.snapshot import Snapshot
 
 LAYOUT = 4
+TEMPORARY = "bowerbird-index-"
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8
 """The main segment is made again when more than an eighth of the items came or went since, and more than
@@ -103,7 +104,10 @@ def make(
         on_message(
             f"{path}: the index cannot be written here ({error}); it is made in a temporary folder, for this process"
         )
-        place = Path(tempfile.mkdtemp(prefix="bowerbird-index-"))
+        for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+            if leftovers.is_gone("-".join(left.name.removeprefix(TEMPORARY).split("-")[:2])):
+                leftovers.remove(left)
+        place = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{leftovers.owner()}-"))
         weakref.finalize(rows, shutil.rmtree, place, ignore_errors=True)  # the segment lives no longer than its rows
         with disk_errors(place):
             segment.write(place, rows, chosen, tag, dim, on_message)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core import checksums, files
+from bowerbird.core import checksums, files, leftovers
 from bowerbird.core.disk import disk_code
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.knowledge.search import build
@@ -257,6 +257,7 @@ class DirectoryStore:
             try:
                 self.manifest = read_manifest(self.path, same_as=self.manifest)
                 self._forget()
+                leftovers.clear(self.path, alone=True)
                 self._token = secrets.randbits(62)
                 self.rows.roll_back()
                 if self.manifest.get("forgetting"):
@@ -264,6 +265,10 @@ class DirectoryStore:
                 yield
             except BaseException as error:
                 self._forget()  # what was appended and not committed is not to be seen
+                if isinstance(error, (KeyboardInterrupt, Terminated)):
+                    error.add_note(
+                        f"{self.path}: whole at version {self.manifest['version']}; the same command goes on from there"
+                    )
                 if self._is_of_disk(error):
                     version = self.manifest["version"]
                     raise BowerbirdError(
