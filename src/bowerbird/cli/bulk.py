@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, show_progress
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, say_source, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
     EncoderOption,
@@ -53,10 +53,12 @@ def neighbors(
 
     Example: bowerbird kb neighbors my-kb photos/ neighbors.parquet -k 20
     """
+    from bowerbird.data.report import SourceReport
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.neighbors.export import write_neighbors
 
     opened = KnowledgeBase.open(kb, encoder=encoder, device=pick_device(device))
+    passed_over = SourceReport()
     with show_progress("searching", as_json) as progress:
         count = write_neighbors(
             opened,
@@ -68,10 +70,12 @@ def neighbors(
             exclude_key=exclude_key,
             counts=counts,
             progress=progress,
+            report=passed_over,
         )
     if as_json:
-        print_json({"path": str(kb), "out": str(out), "items": count, "k": k})
+        print_json({"path": str(kb), "out": str(out), "items": count, "k": k, "source": passed_over.facts()})
     else:
+        say_source(passed_over)
         say(f"{out}: the {k} neighbors of {count} items")
 
 
@@ -132,9 +136,11 @@ def embed(
                 "items": report.items,
                 "parts before": report.before,
                 "left out": report.left_out,
+                "source": report.source.facts(),
             }
         )
         return
+    say_source(report.source)
     for line in report.left_out[:20]:
         say(f"left out: {line}")
     say(

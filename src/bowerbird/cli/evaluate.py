@@ -18,8 +18,9 @@ from bowerbird.cli.common import (
     progress_bar,
     report_to,
     say,
+    say_source,
 )
-from bowerbird.cli.filling import OpenEncoderOption
+from bowerbird.cli.filling import SHOWN, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
 
@@ -93,6 +94,9 @@ def evaluate(
     from bowerbird.evaluation.judge import load_judges
 
     whole = load_pictures(data)
+    say_source(whole.source)
+    for line in whole.left_out[:SHOWN]:
+        say(f"left out: {line}")
     pictures = whole if where is None else load_pictures(data, where=where)
     evaluation.check_pictures(pictures, data)
     pipe = open_model(model, device)
@@ -122,7 +126,7 @@ def evaluate(
     found.report["model"]["name"] = model
     files = reports.write_evaluation(found, out)
     if as_json:
-        print_json({"out": str(out), "files": [str(f) for f in files], **found.report})
+        print_json({"out": str(out), "files": [str(f) for f in files], "source": whole.source.facts(), **found.report})
     else:
         say(
             f"{out / 'report.md'} holds the figures; look at {out / 'best.png'}, median.png and worst.png before you"
@@ -186,6 +190,7 @@ def check_copies(
             limit=limit,
             seed=seed,
             progress=report_to(bar),
+            on_message=say,
         )
     if as_json:
         print_json({"out": str(folder), **report})

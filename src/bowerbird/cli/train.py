@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, progress_bar, say
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, progress_bar, say, say_source
 from bowerbird.core.errors import BowerbirdError, Terminated
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def train(
         say(f"{chosen.name}: this data has no {', '.join(absent)}, so what the recipe would do by it is left out")
     check_run(chosen, out)
     pictures = read(chosen)
+    say_source(pictures.source)
     for line in pictures.left_out[:20]:
         say(f"left out: {line}")
     if pictures.left_out:
@@ -85,6 +86,7 @@ def train(
         "steps": chosen.train.steps,
         "loss": losses[-1] if losses else None,
         "out": str(out / "model"),
+        "source": pictures.source.facts(),
     }
     if as_json:
         print_json(result)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,7 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import content_id, decode_item
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Pictures:
     """`pixels` uint8 `(n, 3, S, S)` on white, `captions`, flat `metadata` and content `ids`, row by row.
 
     `left_out`: what the source also holds and could not be read or has no picture, a line each. `alpha` uint8 `(n, S,
-    S)`: where transparency was kept.
+    S)`: where transparency was kept. `source`: what reading the source passed over.
     """
 
     pixels: Tensor
@@ -56,6 +57,7 @@ class Pictures:
     ids: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     alpha: Tensor | None = None
+    source: SourceReport = field(default_factory=SourceReport)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -97,6 +99,7 @@ class Pictures:
             tuple(self.ids[i] for i in rows),
             self.left_out,
             None if self.alpha is None else self.alpha[rows],
+            self.source,
         )
 
     def opacity(self) -> Tensor:
@@ -134,7 +137,8 @@ def load_pictures(
     One file is in memory at a time. Raises: BowerbirdError when nothing is left.
     """
     arrays, alphas, captions, metadata, ids, left_out = [], [], [], [], [], []
-    for item in islice(registry.read(source), limit if where is None else None):
+    report = SourceReport()
+    for item in islice(registry.read(source, report=report), limit if where is None else None):
         try:
             image = decode_item(item)
             alpha = images.decode(item.data, item.name, None).getchannel("A") if transparency else None
@@ -151,7 +155,7 @@ def load_pictures(
         first = f" (the first: {left_out[0]})" if left_out else ""
         raise BowerbirdError(f"{source}: no readable picture there{first}; give another source")
     kept = torch.from_numpy(np.stack(alphas)) if alphas else None
-    found = Pictures(_stack(arrays), tuple(captions), tuple(metadata), tuple(ids), tuple(left_out), kept)
+    found = Pictures(_stack(arrays), tuple(captions), tuple(metadata), tuple(ids), tuple(left_out), kept, report)
     return found if where is None else found.filter(where, limit)
 
 

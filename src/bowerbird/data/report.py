@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bowerbird.core.progress import OnMessage
+
 FIRST = 5
 """So many names are kept of each kind."""
 KINDS = {
@@ -47,13 +49,6 @@ class SourceReport:
         self.columns = set() if self.columns is None else self.columns
         self.columns.update(names)
 
-    def merge(self, other: SourceReport) -> None:
-        """Add what another one counted."""
-        for kind, count in other.counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            names = self.names.setdefault(kind, [])
-            names.extend(other.names[kind][: FIRST - len(names)])
-
     def lines(self) -> list[str]:
         """A line for each kind, for a person."""
         made = []
@@ -62,6 +57,11 @@ class SourceReport:
             more = ", …" if count > len(names) else ""
             made.append(f"{KINDS.get(kind, kind.replace('_', ' '))}: {count:,} ({', '.join(names)}{more})")
         return made
+
+    def tell(self, on_message: OnMessage, place: object) -> None:
+        """Give the lines to `on_message`, with the place they are about."""
+        for line in self.lines():
+            on_message(f"{place}: {line}")
 
     def facts(self) -> dict[str, Any]:
         """The same for `--json`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import images, provenance, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation import features, reports
 from bowerbird.evaluation.copies import detect
@@ -31,6 +32,7 @@ def check_files(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    on_message: OnMessage = log_message,
 ) -> dict[str, Any]:
     """Compare the pictures in `paths` with those `against` (knowledge bases and sources) and with the neighbors that
     their records name; write `report.json` (returned), `report.md` and sheets into `out`.
@@ -43,7 +45,7 @@ def check_files(
     extractor = features.load(descriptor)
     size = detect.working_size(extractor)
     generated = [images.square(images.read(path), size) for path in paths]
-    training, by_id = training_pictures(against, size)
+    training, by_id = training_pictures(against, size, on_message)
     if limit is not None and limit < len(training):
         rows = seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False)
         training = [training[i] for i in sorted(rows)]
@@ -83,7 +85,9 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def training_pictures(against: Sequence[str], size: int) -> tuple[list[Image.Image], dict[int, Image.Image]]:
+def training_pictures(
+    against: Sequence[str], size: int, on_message: OnMessage = log_message
+) -> tuple[list[Image.Image], dict[int, Image.Image]]:
     """The pictures of knowledge bases and of sources at `size` px; and those of knowledge bases by id."""
     everything: list[Image.Image] = []
     by_id: dict[int, Image.Image] = {}
@@ -99,7 +103,11 @@ def training_pictures(against: Sequence[str], size: int) -> tuple[list[Image.Ima
             by_id |= dict(found)
             everything += [image for _, image in found]
         else:
-            everything += tensors.to_pil(load_pictures(place, size=size).pixels)
+            pictures = load_pictures(place, size=size)
+            pictures.source.tell(on_message, place)
+            for line in pictures.left_out:
+                on_message(f"left out: {line}")
+            everything += tensors.to_pil(pictures.pixels)
     return everything, by_id
 
 

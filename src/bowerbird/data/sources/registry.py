@@ -60,21 +60,19 @@ def read(
     """
     source, inside = find(place)
     report = SourceReport() if report is None else report
-    options = SourceOptions(caption_column, fetch_urls, private_urls)
-    cleaner = Cleaner(options.report)
-    try:
-        for item in source.read(inside, options):
-            if not isinstance(item, SourceItem):
-                raise BowerbirdError(
-                    f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
-                )
-            item = cleaner.clean(item)
-            if item.data and not item.caption.strip():
-                options.report.note("pictures_without_caption", item.name)
-            yield item
-    finally:
-        report.merge(options.report)
-    check_asked(place, caption_column, options.report.columns)
+    report.columns = None  # those of a source before it are of no concern
+    options = SourceOptions(caption_column, fetch_urls, private_urls, report)
+    cleaner = Cleaner(report)
+    for item in source.read(inside, options):
+        if not isinstance(item, SourceItem):
+            raise BowerbirdError(
+                f"{place}: this source gives {type(item).__name__}; give bowerbird.data.sources.SourceItem"
+            )
+        item = cleaner.clean(item)
+        if item.data and not item.caption.strip():
+            report.note("pictures_without_caption", item.name)
+        yield item
+    check_asked(place, caption_column, report.columns)
 
 
 def count(place: str | Path) -> int | None:

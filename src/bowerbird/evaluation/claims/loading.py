@@ -37,7 +37,9 @@ def load_experiment(
     if photos is not None and not photos.exists():
         raise BowerbirdError(f"{photos}: no such photographs; give a parquet file with the columns image and label")
     settings = settings or Settings()
-    drawings = _sample(load_pictures(data), limit)
+    every = load_pictures(data)
+    every.source.tell(on_message, data)
+    drawings = _sample(every, limit)
     missing = [key for key in ("hexcode", "style") if not all(drawings.column(key))]
     if missing:
         raise BowerbirdError(

@@ -20,6 +20,7 @@ from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.progress import Progress
 from bowerbird.core.text import parse_json
 from bowerbird.data.item import SourceItem
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.parts import LEFT_OUT, PART, Full, missing, write
@@ -36,12 +37,13 @@ DONE = "done"
 @dataclass
 class EmbedReport:
     """Parts and items that are there at the end, parts that were there before, and what could not be read or was
-    refused."""
+    refused. `source`: what reading the sources passed over, where they are read by this process."""
 
     parts: int = 0
     items: int = 0
     before: int = 0
     left_out: list[str] = field(default_factory=list)
+    source: SourceReport = field(default_factory=SourceReport)
 
 
 def embed(
@@ -90,7 +92,7 @@ def embed(
 
         on_ray(groups, out, encoder, choice, look, full, ray_address)
     else:
-        _here(groups, out, encoder, choice, look, full, processes, progress)
+        _here(groups, out, encoder, choice, look, full, processes, progress, report.source)
     for path in sorted(out.glob("part-*.parquet")):
         found = pq.ParquetFile(path)
         report.parts, report.items = report.parts + 1, report.items + found.metadata.num_rows
@@ -108,6 +110,7 @@ def _here(
     full: Full,
     processes: int,
     progress: Progress | None,
+    report: SourceReport,
 ) -> None:
     counts = [registry.count(one) for group in groups for one in group]
     total = None if None in counts else sum(n or 0 for n in counts)
@@ -116,7 +119,7 @@ def _here(
     def work() -> Iterator[list[SourceItem]]:
         done = 0
         for number, group in enumerate(groups):
-            for path, items, mark, read in missing(group, number, out, choice, full):
+            for path, items, mark, read in missing(group, number, out, choice, full, report):
                 done += read
                 if items is not None:
                     sent.append((path, mark, done))

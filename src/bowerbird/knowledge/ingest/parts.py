@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from bowerbird.core import files
 from bowerbird.data.columns import as_column
 from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.table import ENCODER_KEY
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Choice, Prepared
@@ -37,12 +38,19 @@ LEFT_OUT, MADE_OF = b"bowerbird.left_out", b"bowerbird.made_of"
 
 
 def missing(
-    sources: Sequence[str], number: int, out: Path, choice: Choice, full: Full
+    sources: Sequence[str],
+    number: int,
+    out: Path,
+    choice: Choice,
+    full: Full,
+    report: SourceReport | None = None,
 ) -> Iterator[tuple[Path, list[SourceItem] | None, str, int]]:
     """The parts of one source, or of several pictures: file, its items (None where the file was made of the same ones),
-    their mark, and how many were read for them."""
+    their mark, and how many were read for them; `report` counts what was passed over."""
     there = set(out.glob(f"part-{number:04d}-*.parquet"))
-    for part, (items, read) in enumerate(prepare.chunks(sources, choice, count=full.items, size=full.bytes)):
+    for part, (items, read) in enumerate(
+        prepare.chunks(sources, choice, count=full.items, size=full.bytes, report=report)
+    ):
         path = out / f"part-{number:04d}-{part:06d}.parquet"
         there.discard(path)
         mark = hashlib.sha256(b"".join(content_id(item).to_bytes(8, "big") for item in items)).hexdigest()

@@ -21,6 +21,7 @@ from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT
 from bowerbird.data.item import SourceItem, content_id
 from bowerbird.data.portions import BYTES
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Choice
@@ -60,6 +61,7 @@ def write_neighbors(
     exclude_key: str | None = None,
     counts: str | Path | None = None,
     progress: Progress | None = None,
+    report: SourceReport | None = None,
 ) -> int:
     """Write `id`, `neighbors` (list of ids, best first) and `scores` for every readable item of `source`; returns how
     many.
@@ -68,7 +70,7 @@ def write_neighbors(
     never among its neighbors, nor one whose embedding is more similar than `max_similarity` (the same picture in
     other form), nor one with the same value of the metadata column `exclude_key`; k neighbors are found wherever k
     are allowed. `counts`: a second parquet file, `id` and `count` of every item of the knowledge base, the numerator
-    of p_D.
+    of p_D. `report` counts what reading the source passed over.
     Raises: BowerbirdError when nothing of `source` can be read, or captions are missing.
     """
     if mode not in MODES:
@@ -76,7 +78,7 @@ def write_neighbors(
     guard, total, done, written = Guard(max_similarity, exclude_key), registry.count(source), 0, 0
     times: dict[int, int] = {}
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
-        for items, read in prepare.chunks([source], Choice(), size=BYTES):
+        for items, read in prepare.chunks([source], Choice(), size=BYTES, report=report):
             prepared = prepare.prepare(items, kb.encoder)
             if prepared.items:
                 found, scores = _neighbors(kb, prepared.items, prepared.embeddings, k, mode, guard)
