@@ -17,13 +17,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from bowerbird import KnowledgeBase
+from bowerbird.cli.main import app
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
+from bowerbird.data.pictures import load_pictures
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import read
 from bowerbird.data.text import guess
+from bowerbird.evaluation.check import training_pictures
+from bowerbird.knowledge.ingest.embed import embed
+from bowerbird.knowledge.neighbors.export import write_neighbors
 from bowerbird.knowledge.storage.verify import verify
 from tests.faults.plain import PlainEncoder, picture
 
@@ -460,3 +466,29 @@ def test_a_source_of_somebody_elses_reports_too(tmp_path: Path, monkeypatch: pyt
     report = SourceReport()
     assert list(read("own_album:Album", report=report)) == [SourceItem(b"x", "a", "caption", {"day": "2020-01-02"})]
     assert report.lines() == ["files passed over: 1 (b.doc)"]
+
+
+def test_every_verb_says_what_its_source_passed_over(tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", **{"a.png": picture(1), "b.png": picture(2), "c.NEF": b"raw", "b.png.txt": "b"})
+    said = {"pictures_without_caption": ["a.png"], "pictures_not_read": ["c.NEF"]}
+    kb, report = KnowledgeBase.build(tmp_path / "kb", folder, encoder=PlainEncoder())
+    assert report.source.names == said
+    assert embed([folder], tmp_path / "parts", PlainEncoder()).source.names == said
+    passed_over = SourceReport()
+    write_neighbors(kb, folder, tmp_path / "n.parquet", 1, report=passed_over)
+    assert passed_over.names == said
+    assert load_pictures(folder, size=8).source.names == said
+    lines_said: list[str] = []
+    training_pictures([str(folder)], 8, lines_said.append)
+    assert lines_said == [f"{folder}: {line}" for line in passed_over.lines()]
+
+
+def test_the_command_line_shows_it_and_writes_it_as_json(tmp_path: Path) -> None:
+    folder = put(tmp_path / "in", **{"a.png": picture(1), "c.NEF": b"raw", "metadata.csv": "file_name,text\nx.png,é\n"})
+    done = CliRunner().invoke(app, ["kb", "build", str(tmp_path / "kb"), str(folder), "--json"])
+    assert json.loads(done.stdout)["source"]["rows_without_picture"] == {"count": 1, "first": ["x.png"]}
+    done = CliRunner().invoke(app, ["kb", "build", str(tmp_path / "kb2"), str(folder)])
+    assert "source: rows that name no picture here: 1 (x.png)\n" in done.stderr
+    done = CliRunner().invoke(app, ["kb", "build", str(tmp_path / "kb3"), str(folder), "--caption-column", "capton"])
+    assert str(done.exception).endswith("no row has the `caption_column` 'capton'; there is text")
+    assert not (tmp_path / "kb3").exists()

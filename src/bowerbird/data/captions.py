@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import parse_json
 
 CAPTION_COLUMNS = (
     "caption",
@@ -63,8 +63,8 @@ def texts_of(value: Any) -> list[str]:
     if isinstance(value, str):
         if value.startswith(('["', "['")) and value.endswith("]"):
             try:
-                found = json.loads(value)
-            except (ValueError, RecursionError):
+                found = parse_json(value, "a caption", "list")
+            except BowerbirdError:
                 return [value]
             return texts_of(found) if isinstance(found, list) else [value]
         return [value]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -12,9 +14,10 @@ if TYPE_CHECKING:
 def label_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of the classes of each label column, as the hub writes them into a schema."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        written = (schema.metadata or {}).get(b"huggingface", b"{}")
+        features = parse_json(written, "the schema", "description of features")["info"]["features"]
         found = {name: _class_names(feature) for name, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (BowerbirdError, KeyError, TypeError, AttributeError):
         return {}
     return {name: names for name, names in found.items() if names}
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import parse_json
 from bowerbird.data.columns import type_cells
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.labels import label_names, with_labels
@@ -23,6 +24,8 @@ KEY = "key"
 JSON_NAMES = ("metadata", "caption", "annotation", "label", "meta_")
 """What is in the name of a `.json` file that may be a table."""
 TEXT_TABLES = ("captions.txt", "labels.txt", "metadata.txt")
+MOST_JSON, MOST_VALUES = 256 * 2**20, 20_000_000
+"""Characters and values of a JSON table: COCO's captions are about a third of it."""
 SEPARATORS = ",;\t|"
 
 
@@ -68,12 +71,9 @@ def _json_lines(text: str, name: str, report: SourceReport) -> list[dict[str, An
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            report.note("rows_left_out", f"{name}:{number} (not JSON: {error})")
-            continue
-        except RecursionError:
-            report.note("rows_left_out", f"{name}:{number} (nested too deep)")
+            row = parse_json(line, f"{name}:{number}", "row")
+        except BowerbirdError as error:
+            report.note("rows_left_out", str(error))
             continue
         if isinstance(row, dict):
             rows.append(row)
@@ -85,10 +85,10 @@ def _json_lines(text: str, name: str, report: SourceReport) -> list[dict[str, An
 def _json_rows(text: str, name: str, report: SourceReport | None) -> list[dict[str, Any]]:
     """The rows of a JSON document: a list of objects, one of objects or texts by file name, or COCO's captions."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, name, "table", characters=MOST_JSON, values=MOST_VALUES)
+    except BowerbirdError as error:
         if report is not None:
-            report.note("files_left_out", f"{name} (not JSON: {str(error)[:60]})")
+            report.note("files_left_out", str(error))
         return []
     if isinstance(found, list):
         return [row for row in found if isinstance(row, dict)]

@@ -7,7 +7,6 @@ that no more than one is in memory here.
 from __future__ import annotations
 
 import io
-import json
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import SUFFIXES
+from bowerbird.core.text import parse_json
 from bowerbird.data.captions import caption_column, check_asked, take_captions, with_captions
 from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
@@ -257,9 +257,9 @@ def _object(text: str | None, name: str, report: SourceReport) -> dict[str, Any]
     if not text:
         return {}
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        report.note("files_left_out", f"the JSON beside {name} ({str(error)[:60]})")
+        found = parse_json(text, name, "JSON beside a picture")
+    except BowerbirdError as error:
+        report.note("files_left_out", str(error))
         return {}
     return {str(k): v for k, v in found.items() if v is not None} if isinstance(found, dict) else {}
 
