@@ -8,6 +8,7 @@ import decimal
 import io
 import json
 import os
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -20,7 +21,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bowerbird import KnowledgeBase
-from bowerbird.cli.main import app
+from bowerbird.cli.common import print_json, print_line
+from bowerbird.cli.main import app, main
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
 from bowerbird.data.pictures import load_pictures
@@ -492,3 +494,17 @@ def test_the_command_line_shows_it_and_writes_it_as_json(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["kb", "build", str(tmp_path / "kb3"), str(folder), "--caption-column", "capton"])
     assert str(done.exception).endswith("no row has the `caption_column` 'capton'; there is text")
     assert not (tmp_path / "kb3").exists()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_output_on_a_terminal_of_another_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    print_json({"caption": "红 é\u2028"})
+    monkeypatch.setattr(sys.modules["bowerbird.cli.main"], "app", lambda **_: print_line("红 é"))
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    document, _, line = written.getvalue().decode(encoding).rpartition("}")
+    assert json.loads(document + "}") == {"caption": "红 é\u2028"}
+    assert line.strip() == {"cp1252": "\\u7ea2 é", "ascii": "\\u7ea2 \\xe9", "utf-8": "红 é"}[encoding]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,12 @@ def pick_device(name: str) -> str:
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
     """One JSON document on stdout, in one line with `indent=None`."""
-    sys.stdout.write(to_json(document, indent=indent) + "\n")
+    text = to_json(document, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal of another encoding: escaped, the same document
+        text = json.dumps(json.loads(text), indent=indent)
+    sys.stdout.write(text + "\n")
 
 
 def print_line(text: str) -> None:

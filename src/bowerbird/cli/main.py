@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -102,6 +103,9 @@ def _signals() -> Iterator[None]:
 def main() -> None:
     """Run the command line and leave with its exit code."""
     start_lightly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal has no character for is written as \u72d0
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _signals():
             code = app(standalone_mode=False)
