@@ -32,7 +32,8 @@ from bowerbird import encoders
 from bowerbird.core import seeds, tensors
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation import features
-from bowerbird.evaluation.copies import detect, synthetic
+from bowerbird.evaluation.copies import calibration, detect, synthetic
+from bowerbird.evaluation.copies.nearest import nearest, to_neighbors
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 
@@ -60,22 +61,22 @@ def measure(
     `detect.check_copies` does it."""
     start = time.perf_counter()
     rows = np.sort(seeds.numpy_generator(0, "replication benchmark").choice(len(references), baseline, replace=False))
-    rows = rows[~detect.near_duplicates(references, rows)]
-    copies = detect.synthesize(references, count)
+    rows = rows[~calibration.near_duplicates(references, rows)]
+    copies = calibration.synthesize(references, count)
     sets = {"of the collection": [references[i] for i in rows], **honest}
     queries = [*copies.pictures, *(p for s in sets.values() for p in s)]
     own = np.full(len(queries), -1)
     own[: len(copies.hosts)] = copies.hosts
     own[len(copies.hosts) : len(copies.hosts) + len(rows)] = rows
-    found = detect.nearest(extractor, queries, references, own=own)
+    found = nearest(extractor, queries, references, own=own)
     table: dict[str, Any] = {"references": len(references)}
     at = len(copies.pictures)
     for against, pictures in sets.items():
-        recall, rate = detect.recall_of_synthetic(
+        recall = detect.recall_of_synthetic(
             found.part(slice(0, len(copies.pictures))), copies.sources, found.part(slice(at, at + len(pictures)))
         )
         at += len(pictures)
-        table[against] = {"pictures": len(pictures), "false alarms": rate, **recall}
+        table[against] = {"pictures": len(pictures), "false alarms": recall.strict.rate, **recall.found}
     table["seconds"] = round(time.perf_counter() - start, 1)
     return table
 
@@ -85,11 +86,11 @@ def honest_neighbors(extractor: Any, pictures: Pictures, count: int) -> dict[str
     training = tensors.to_pil(pictures.pixels)
     vectors = encoders.load("small").embed_images(training)
     rows = np.sort(seeds.numpy_generator(0, "honest").choice(len(training), count, replace=False))
-    rows = rows[~detect.near_duplicates(training, rows)]
+    rows = rows[~calibration.near_duplicates(training, rows)]
     table = vectors[rows] @ vectors.T
     table[np.arange(len(rows)), rows] = -np.inf
     near = np.argsort(-table, axis=1)[:, :4]
-    found = detect.to_neighbors(extractor, [training[i] for i in rows], [[training[j] for j in some] for some in near])
+    found = to_neighbors(extractor, [training[i] for i in rows], [[training[j] for j in some] for some in near])
     return {f"{q:.1%}": float(np.quantile(found.whole, q)) for q in (0.5, 0.9, 0.95, 0.99, 0.995)}
 
 

@@ -342,6 +342,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
     for i, picture in enumerate(taken):
         assert picture is not None
         picture.save(tmp_path / "made" / f"{i}.PNG")
+    (tmp_path / "made" / "._0.PNG").write_bytes(b"\0\5\x16\7")
     for arguments, says in (
         (("check-copies", "empty", "--against", kb_path), "no picture to check"),
         (("check-copies", "made", "--against", "nowhere"), "no such file"),
@@ -370,8 +371,15 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
     )
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
     assert report["synthetic copies found"]["copy"]["source first"] > 0.9
-    assert report["synthetic copies found"]["false alarms"] == pytest.approx(1 / (1 + report["baseline"]["pictures"]))
-    assert {p.name for p in (tmp_path / "r").iterdir()} == {"report.json", "report.md", "worst.png", "similarities.png"}
+    assert report["synthetic copies found"]["false alarms"] <= 6 / (1 + report["baseline"]["pictures"])  # a pair in each kind
+    assert report["left out"] == ["made/._0.PNG: a file that macOS leaves beside another, not a picture"]
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {
+        "report.json",
+        "report.md",
+        "worst.png",
+        "alike.png",
+        "similarities.png",
+    }
 
 
 def test_models_and_doctor(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.drawn import read_drawn
 from bowerbird.encoders.gradients import GradientEncoder
 from bowerbird.encoders.inception import InceptionV3, prepare
-from bowerbird.evaluation import features
-from bowerbird.evaluation.copies import detect, synthetic, windows
-from bowerbird.evaluation.copies.thresholds import alarm_level, calibrate, ranks, summarize
+from bowerbird.evaluation import features, reports
+from bowerbird.evaluation.copies import calibration, detect, nearest, synthetic, windows
+from bowerbird.evaluation.copies.thresholds import alarm, quantiles, ranks, summarize
 from bowerbird.models import weights
 
 
@@ -156,14 +156,16 @@ def test_synthetic_copies_are_found() -> None:
     assert found.training.whole_at[1] == found.training.split_at[1] == 7
     assert found.training.whole[1] == pytest.approx(1, abs=1e-3)
     least = {"copy": 1.0, "mirrored": 0.9, "crop": 0.6, "tinted": 0.6, "pasted part": 0.4, "shrunk and pasted": 0.4}
-    assert set(found.recall) == set(synthetic.KINDS) == set(least)
-    assert {name: share for name, share in least.items() if found.recall[name]["any"] < share} == {}
+    assert found.recall is not None
+    shares = found.recall.found
+    assert set(shares) == set(synthetic.KINDS) == set(least)
+    assert {name: share for name, share in least.items() if shares[name]["any"] < share} == {}
     honest = detect.check_copies(
         features.load(detect.DESCRIPTOR),
         [scene(i) for i in range(1000, 1015)],
         training,
         baseline=100,
-        copies_per_kind=1,
+        copies_per_kind=6,
         seed=1,
     )
     assert honest.report()["whole"]["generated to training"]["over"]["99% quantile of the baseline"] < 0.1
@@ -172,11 +174,11 @@ def test_synthetic_copies_are_found() -> None:
 def test_pictures_held_twice_are_left_out_of_the_baseline() -> None:
     training = [scene(i) for i in range(40)]
     training += [training[3], ImageOps.mirror(training[5])]
-    alike = detect.near_duplicates(training, np.arange(len(training)))
+    alike = calibration.near_duplicates(training, np.arange(len(training)))
     assert np.flatnonzero(alike).tolist() == [3, 5, 40, 41]
     found = detect.check_copies(GradientEncoder(), [scene(99)], training, baseline=42, copies_per_kind=1)
-    assert found.near_duplicates == 4
-    assert not set(found.baseline_rows) & {3, 5, 40, 41}
+    assert found.calibration.near_duplicates == 4
+    assert not set(found.calibration.rows) & {3, 5, 40, 41}
 
 
 def test_a_copy_descriptor_sees_pictures_alone_and_past_changes() -> None:
@@ -192,9 +194,9 @@ def test_a_copy_descriptor_sees_pictures_alone_and_past_changes() -> None:
 
 def test_described_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [scene(i) for i in range(2000, 2005)]
-    first = detect.describe_cached(GradientEncoder(), pictures)
-    monkeypatch.setattr(windows, "describe", lambda *_: pytest.fail("described again"))
-    assert np.array_equal(detect.describe_cached(GradientEncoder(), [p.copy() for p in pictures]), first)
+    first = nearest.describe_cached(GradientEncoder(), pictures)
+    monkeypatch.setattr(windows, "describe", lambda *_, **__: pytest.fail("described again"))
+    assert np.array_equal(nearest.describe_cached(GradientEncoder(), [p.copy() for p in pictures]), first)
 
 
 def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) -> None:
@@ -210,7 +212,7 @@ def test_check_reports_both_sides_and_leaves_self_out(drawn: list[Image.Image]) 
     )
     assert found.training.whole[0] == pytest.approx(1, abs=1e-4)
     assert (found.training.whole_at[0], found.neighbors and found.neighbors.whole_at[0]) == (3, 0)
-    assert (found.baseline.whole_at != found.baseline_rows).all()
+    assert (found.baseline.whole_at != found.calibration.rows).all()
     assert found.neighbors is not None
     assert found.neighbors.whole[1] == -1
     report = found.report()
@@ -224,14 +226,49 @@ def test_similarities_are_summed_up() -> None:
     found = summarize(values, {"half": 0.5})
     assert (found.mean, found.p75, found.p90, found.p95) == pytest.approx((0.5, 0.75, 0.9, 0.95))
     assert found.over["half"] == pytest.approx(50 / 101)
-    assert calibrate(values)["99% quantile of the baseline"] == pytest.approx(0.99)
+    assert quantiles(values)["99% quantile of the baseline"] == pytest.approx(0.99)
     honest = np.random.default_rng(0).permutation(300).astype(float)
-    level, rate = alarm_level(honest)
-    assert (level, rate) == (297, 3 / 301)  # a new value is as likely in each of the 301 gaps
-    assert alarm_level(honest[:20])[1] == 1 / 21
-    own = ranks(honest, honest, own=True)
-    assert own.argsort().tolist() == honest.argsort().tolist()
-    assert ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist() == sorted(
-        ranks(np.array([298.5, 1000.0, 2000.0]), honest).tolist()
+    found = ranks(np.array([298.5, 1000.0, 2000.0]), honest)
+    assert found.tolist() == sorted(found.tolist())
+    assert found[1] > ranks(honest, honest).max()
+
+
+def test_an_alarm_keeps_its_rate_over_all_kinds_and_one_odd_pair_spoils_one_kind() -> None:
+    rng = np.random.default_rng(0)
+    alike = rng.permutation(300).astype(float)
+    one = alarm({"whole": alike}, 0.01)
+    assert (one.levels, one.rate) == ({"whole": 297}, 3 / 301)  # a new value is as likely in each of the 301 gaps
+    assert alarm({"whole": alike, "split": 2 * alike}, 0.01).levels == {"whole": 297, "split": 594}
+    other = alarm({"whole": alike, "split": rng.permutation(300).astype(float)}, 0.01)
+    assert other.rate <= 0.01
+    assert alarm({"whole": alike[:20]}, 0.01).rate == 1 / 21
+    odd = {"whole": rng.random(150), "aligned": np.append(rng.random(149), 50.0)}
+    copies = {"whole": np.full(9, 1.1), "aligned": np.full(9, 2.0)}
+    assert alarm(odd, 0.01).passed(copies).all()  # ranked together, the odd pair hid them all
+
+
+def test_a_calibration_is_made_once_for_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = [scene(i) for i in range(3000, 3025)]
+    first = detect.check_copies(GradientEncoder(), [scene(1)], training, copies_per_kind=1)
+    monkeypatch.setattr(calibration, "nearest", lambda *_, **__: pytest.fail("calibrated again"))
+    again = detect.check_copies(GradientEncoder(), [scene(2)], [p.copy() for p in training], copies_per_kind=1)
+    assert again.report()["thresholds"] == first.report()["thresholds"]
+    assert again.recall == first.recall
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_training_pictures_are_checked_with_a_wide_statement(count: int, tmp_path: Path) -> None:
+    training = [scene(i) for i in range(count)]
+    found = detect.check_copies(
+        features.load(detect.DESCRIPTOR), [ImageOps.mirror(training[0]), scene(50)], training, copies_per_kind=1
     )
-    assert ranks(np.array([300.0]), honest)[0] > own.max() - 1 / 300
+    over = found.report()["whole"]["generated to training"]["over"]
+    assert over[f"{detect.COPY_THRESHOLD} of the copy guard"] == 0.5
+    report = reports.write_copy_report(found, ["a", "b"], [scene(0), scene(50)], training, tmp_path, {})
+    lines = reports.recall_lines(report)
+    if count == 1:
+        assert "nothing to say how like honest pictures are" in lines[0]
+    else:
+        assert found.recall is not None
+        assert found.recall.strict.at_most > 0.4  # so few cannot say more
+        assert f"in {count} pictures; below" in lines[0]

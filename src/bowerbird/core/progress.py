@@ -35,3 +35,13 @@ def for_stage(progress: Progress | None, name: str, size: int | None = None) -> 
             progress(done, size if total is None else total, name)
 
     return report
+
+
+def within(progress: Progress | None, name: str) -> Progress:
+    """`progress` for a part of the work called `name` that has stages of its own."""
+
+    def report(done: int, total: int | None = None, stage: str = "") -> None:
+        if progress is not None:
+            progress(done, total, f"{name}, {stage}" if stage else name)
+
+    return report

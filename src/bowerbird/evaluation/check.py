@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import images, provenance, seeds, tensors
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation import features, reports
@@ -38,17 +38,22 @@ def check_files(
     their records name; write `report.json` (returned), `report.md` and sheets into `out`.
 
     `descriptor`: see `features.load`. `limit`: at most so many training pictures, drawn by `seed`. The others: see
-    `detect.check_copies`. Raises: BowerbirdError when there are no pictures, or too few to compare with.
+    `detect.check_copies`. Files that cannot be read are left out, and named to `on_message` and in the report. Raises:
+    BowerbirdError when there are no pictures, or none to compare with.
     """
     if not paths:
         raise BowerbirdError("no picture to check; give PNG files, or the folder that bowerbird generate wrote")
     extractor = features.load(descriptor)
     size = detect.working_size(extractor)
-    generated = [images.square(images.read(path), size) for path in paths]
+    generated, paths, unreadable = read_pictures(paths, size)
+    if not generated:
+        raise BowerbirdError(f"none of the pictures to check can be read ({unreadable[0]})")
     training, by_id = training_pictures(against, size, on_message)
     if limit is not None and limit < len(training):
         rows = seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False)
         training = [training[i] for i in sorted(rows)]
+    for line in unreadable:
+        on_message(f"left out: {line}")
     neighbors = recorded_neighbors(paths, by_id)
     report = detect.check_copies(
         extractor,
@@ -71,8 +76,25 @@ def check_files(
             "preprocessing": extractor.preprocessing,
         },
         "neighbors known": neighbors is not None,
+        "left out": unreadable,
     }
     return reports.write_copy_report(report, [str(path) for path in paths], generated, training, out, facts)
+
+
+def read_pictures(paths: Sequence[Path], size: int) -> tuple[list[Image.Image], list[Path], list[str]]:
+    """The pictures of `paths` that can be read, at `size` px; their paths; and for each of the others its name and the
+    reason."""
+    found, there, unreadable = [], [], []
+    for path in paths:
+        if path.name.startswith("._"):
+            unreadable.append(f"{path}: a file that macOS leaves beside another, not a picture")
+            continue
+        try:
+            found.append(images.square(images.read(path), size))
+            there.append(path)
+        except PictureError as error:
+            unreadable.append(str(error))
+    return found, there, unreadable
 
 
 def find_pictures(places: Sequence[Path]) -> list[Path]:

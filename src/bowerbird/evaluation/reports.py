@@ -14,7 +14,8 @@ from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
 from bowerbird.core.text import printable, to_json
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.copies.detect import KINDS, CopyReport, Nearest
+from bowerbird.evaluation.copies.detect import CopyReport
+from bowerbird.evaluation.copies.nearest import KINDS, Nearest
 from bowerbird.evaluation.copies.thresholds import ranks
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def write_copy_report(
     out: Path,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """`report.json` (returned), `report.md`, a histogram, and a sheet of the worst pairs."""
+    """`report.json` (returned), `report.md`, a histogram, a sheet of the worst pairs, and one of the training pictures
+    that are most alike."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -83,8 +85,9 @@ def write_copy_report(
     write_json(out / "report.json", report)
     copy_plot(out / "similarities.png", found)
     copy_sheet(out / "worst.png", generated, found, training)
+    alike_sheet(out / "alike.png", found, training)
     shown = {k: v for k, v in report.items() if k != "pictures"}
-    _write_text(out / "report.md", _page("Copy check", shown, ["worst.png", "similarities.png"]))
+    _write_text(out / "report.md", _page("Copy check", shown, ["worst.png", "alike.png", "similarities.png"]))
     return report
 
 
@@ -105,7 +108,7 @@ def copy_plot(path: Path, found: CopyReport) -> None:
         groups["generated to its neighbors"] = found.neighbors.known().whole
     plots.histogram(
         path,
-        groups,
+        {name: values for name, values in groups.items() if len(values)},
         title="Similarity to the nearest (whole pictures)",
         label="cosine",
         marks=found.thresholds["whole"],
@@ -140,6 +143,49 @@ def copy_sheet(
     ]
     with atomic_path(path) as temporary:
         labeled_grid(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
+
+
+def alike_sheet(path: Path, copies: CopyReport, training: Sequence[Image.Image], *, rows: int = 6) -> None:
+    """The training pictures that are most like another: what the strictest thresholds let pass."""
+    found = copies.baseline
+    suspicion = np.max([ranks(value, value) for value in found.similarities().values()], axis=0)
+    table: list[tuple[str, list[Image.Image | None], list[str]]] = [
+        (
+            "  ".join(f"{kind} {value[i]:.3g}" for kind, value in found.similarities().items()),
+            [training[copies.calibration.rows[i]], *(training[getattr(found, f"{kind}_at")[i]] for kind in KINDS)],
+            ["training", "nearest, whole", "nearest by windows", "laid over it"],
+        )
+        for i in np.argsort(-suspicion, kind="stable")[:rows]
+    ] or [("one training picture: there is no other to be like", [training[0]], [""])]
+    with atomic_path(path) as temporary:
+        labeled_grid(table, title="training pictures that are most alike", size=EDGE, divide=1).save(temporary, "PNG")
+
+
+def recall_lines(report: dict[str, Any]) -> list[str]:
+    """What a copy check says of itself, from its `report`: how many synthetic copies it finds, at how many false
+    alarms, and how sure that is."""
+    count = report["baseline"]["pictures"]
+    rates = dict(report["synthetic copies found"])
+    if not rates:
+        return ["one training picture: there is nothing to say how like honest pictures are; look at the pairs"]
+    lines = []
+    names = ("false alarms", "false alarms, loose")
+    alarms = [(rates.pop(name), rates.pop(f"{name}, at most")) for name in names]
+    for (rate, most), name in zip(alarms, ("any", "any, loose"), strict=True):
+        found = ", ".join(f"{kind} {share[name]:.0%}" for kind, share in rates.items())
+        lines.append(
+            f"synthetic copies found at {rate:.1%} false alarms (in {count} pictures; below {most:.0%}): {found}"
+        )
+    first = ", ".join(f"{kind} {share['source first']:.0%}" for kind, share in rates.items())
+    lines.append(f"synthetic copies whose source is the nearest, whatever the threshold: {first}")
+    if np.mean([share["any"] for share in rates.values()]) < 0.5 * np.mean(
+        [share["source first"] for share in rates.values()]
+    ):
+        lines.append(
+            "training pictures that are nearly alike raise these thresholds: alike.png shows them; a copy that is no"
+            " nearer than they are to each other cannot be told from an honest picture"
+        )
+    return lines
 
 
 def _framed(picture: Image.Image, window: np.ndarray) -> Image.Image:

@@ -12,6 +12,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import FeatureExtractor, Neighbors
 from bowerbird.evaluation import features
 from bowerbird.evaluation.copies import detect
+from bowerbird.evaluation.copies.nearest import nearest
 from bowerbird.systems import generation
 
 if TYPE_CHECKING:
@@ -122,9 +123,7 @@ def _compare(
     there = [c for c, picture in enumerate(near) if picture is not None]
     if not there:
         return None
-    found = detect.nearest(
-        extractor, [image], [picture for c in there if (picture := near[c]) is not None], align=False
-    )
+    found = nearest(extractor, [image], [picture for c in there if (picture := near[c]) is not None], align=False)
     return {
         "descriptor": extractor.name,
         "score": round(float(found.whole[0]), 4),

@@ -19,22 +19,42 @@ from bowerbird.core.images import square
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.core.progress import Progress
     from bowerbird.core.types import FeatureExtractor
 
 SCALES = (0.7, 0.5)
 """Edges of the windows as shares of the picture's; three by three of each."""
 PER_PICTURE = 1 + 9 * len(SCALES)
+PART = 32
+"""Pictures whose views are in memory at once."""
 
 
 def windows(image: Image.Image) -> list[Image.Image]:
     """The middle square of `image`, then its windows, 19 pictures: the whole first, scale by scale, row by row."""
     whole = square(image, min(image.size))
     made = [whole]
-    for scale in SCALES:
-        side = max(1, round(scale * whole.width))
-        places = [round(i * (whole.width - side) / 2) for i in range(3)]
+    for side, places in _grid(whole.width):
         made += [whole.crop((x, y, x + side, y + side)) for y in places for x in places]
     return made
+
+
+def _grid(edge: int) -> list[tuple[int, list[int]]]:
+    """By scale the edge of the windows of a square with this `edge`, and where the three of a row begin."""
+    sides = [max(1, round(scale * edge)) for scale in SCALES]
+    return [(side, [round(i * (edge - side) / 2) for i in range(3)]) for side in sides]
+
+
+MIRRORED_ORDER = np.array(
+    [0, *(1 + 9 * s + 3 * row + 2 - x for s in range(len(SCALES)) for row in range(3) for x in range(3))]
+)
+"""Which view of a picture is the mirror image of each view of its mirror image."""
+
+
+def are_symmetric(image: Image.Image) -> bool:
+    """Whether the windows of the mirror image of `image` are the mirror images of its windows."""
+    edge = min(image.size)
+    even = (image.width - edge) % 2 == 0  # the middle square is in the middle
+    return even and all(places[1] * 2 == edge - side for side, places in _grid(edge))
 
 
 @dataclass(frozen=True)
@@ -60,41 +80,46 @@ def information(window: Image.Image) -> float:
     return min(1.0, float(edges.reshape(8, 4, 8, 4).any((1, 3)).mean()) / 0.6)
 
 
-def describe(extractor: FeatureExtractor, pictures: Sequence[Image.Image], *, mirrored: bool = False) -> np.ndarray:
-    """Descriptors of every view, float32 `(n, 19, d)`, or `(n, 38, d)` with the mirrored views after them.
+def describe(
+    extractor: FeatureExtractor,
+    pictures: Sequence[Image.Image],
+    *,
+    mirrored: bool = False,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Descriptors of every view, float32 `(n, 19, d)`; `mirrored`: of the mirror images of those views, in their order.
 
     Of the whole picture it has length 1, of a window the root of its `information`, so that the product of two such
-    windows is small.
+    windows is small. `progress` counts pictures.
     """
     from PIL import ImageOps
 
-    seen = [view for picture in pictures for view in windows(picture)]
-    weights = np.sqrt([1.0 if i % PER_PICTURE == 0 else information(view) for i, view in enumerate(seen)]).astype(
-        np.float32
-    )
-    vectors = extractor.embed_images(seen).reshape(len(pictures), PER_PICTURE, -1)
-    if mirrored:
-        other = extractor.embed_images([ImageOps.mirror(view) for view in seen]).reshape(vectors.shape)
-        vectors = np.concatenate([vectors, other], 1)
-    lengths = np.tile(weights.reshape(len(pictures), PER_PICTURE), (1, vectors.shape[1] // PER_PICTURE))
-    return np.asarray(
-        vectors / np.linalg.norm(vectors, axis=2, keepdims=True).clip(min=1e-9) * lengths[:, :, None], np.float32
-    )
+    made = [np.zeros((0, PER_PICTURE, extractor.dim), np.float32)]
+    for start in range(0, len(pictures), PART):
+        views = [view for picture in pictures[start : start + PART] for view in windows(picture)]
+        weights = [1.0 if i % PER_PICTURE == 0 else information(view) for i, view in enumerate(views)]
+        vectors = extractor.embed_images([ImageOps.mirror(view) for view in views] if mirrored else views)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-9)
+        made.append((unit * np.sqrt(np.asarray(weights, np.float32))[:, None]).reshape(-1, PER_PICTURE, extractor.dim))
+        if progress is not None:
+            progress(min(start + PART, len(pictures)), len(pictures))
+    return np.concatenate(made).astype(np.float32, copy=False)
 
 
 def compare(queries: np.ndarray, references: np.ndarray) -> Similarity:
-    """Products (cosines, less where windows show little) of described queries `(n, 19 or 38, d)` (mirrored or not) and
-    references `(m, 19, d)`.
+    """Products (cosines, less where windows show little) of described queries `(n, 19, d)` and references `(m, 19, d)`.
 
-    Work is n m 722 d products at most; give parts of the references at a time.
+    Work is n m 361 d products; give parts of the references at a time.
     """
+    import torch
+
     n, m = len(queries), len(references)
-    best = np.full((2, n, m), -1.0, np.float32)
-    flat = np.ascontiguousarray(references.reshape(-1, references.shape[-1]).T)
-    for start in range(0, queries.shape[1], PER_PICTURE):
+    best = torch.empty((2, n, m))
+    asked = torch.from_numpy(queries)
+    flat = torch.from_numpy(references).flatten(0, 1).T.contiguous()
+    with torch.inference_mode():
         for i in range(n):
-            table = (queries[i, start : start + PER_PICTURE] @ flat).reshape(PER_PICTURE, m, PER_PICTURE)
-            whole = np.maximum(table[0].max(1), table[:, :, 0].max(0))
-            best[0, i] = np.maximum(best[0, i], whole)
-            best[1, i] = np.maximum(best[1, i], table[1:, :, 1:].max((0, 2)))
-    return Similarity(best[0], best[1])
+            table = (asked[i] @ flat).view(PER_PICTURE, m, PER_PICTURE)
+            best[0, i] = torch.maximum(table[0].amax(1), table[:, :, 0].amax(0))
+            best[1, i] = table[1:].amax(0)[:, 1:].amax(1)
+    return Similarity(best[0].numpy(), best[1].numpy())
