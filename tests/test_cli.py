@@ -371,7 +371,9 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
     )
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
     assert report["synthetic copies found"]["copy"]["source first"] > 0.9
-    assert report["synthetic copies found"]["false alarms"] <= 6 / (1 + report["baseline"]["pictures"])  # a pair in each kind
+    assert report["synthetic copies found"]["false alarms"] <= 6 / (
+        1 + report["baseline"]["pictures"]
+    )  # a pair in each kind
     assert report["left out"] == ["made/._0.PNG: a file that macOS leaves beside another, not a picture"]
     assert {p.name for p in (tmp_path / "r").iterdir()} == {
         "report.json",
