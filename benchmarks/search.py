@@ -21,6 +21,7 @@ import numpy as np
 
 from bowerbird import KnowledgeBase
 from bowerbird.knowledge.search import bm25, dense
+from bowerbird.knowledge.search.words import words
 
 
 def seconds(task: Callable[[], object], repeats: int) -> float:
@@ -63,15 +64,15 @@ def main() -> None:
     everything = kb.get(kb.ids().tolist())
     vectors, captions = everything.embeddings[0], list(everything.captions[0])
     query = vectors[:1]
-    index, words = faiss.IndexFlatIP(vectors.shape[1]), bm25.build(captions, [""] * len(captions))
+    index, by_words = faiss.IndexFlatIP(vectors.shape[1]), bm25.build(captions, [""] * len(captions))
     index.add(dense.prepare(vectors, True))
     ours = seconds(lambda: kb.search(embeddings=query, k=20), 200)
     bare = seconds(lambda: index.search(dense.prepare(query, True), 20), 200)
     print(f"in process, dense: ours {ours * 1e3:.2f} ms, FAISS flat alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f}")
     ours = seconds(lambda: kb.search(text="red fox", k=20, mode="bm25"), 200)
-    bm25.save(words, folder := Path(tempfile.mkdtemp()))
+    bm25.save(by_words, folder := Path(tempfile.mkdtemp()))
     theirs = bm25s.BM25.load(str(folder))
-    bare = seconds(lambda: theirs.retrieve([bm25.words("red fox")], k=20, show_progress=False), 200)
+    bare = seconds(lambda: theirs.retrieve([words("red fox")], k=20, show_progress=False), 200)
     print(
         f"in process, bm25: ours {ours * 1e3:.2f} ms, bm25s alone {bare * 1e3:.2f} ms, ratio {ours / bare:.2f} (ours"
         " adds captions, metadata, embeddings)"

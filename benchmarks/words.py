@@ -52,11 +52,12 @@ def bm25s_numba(captions: list[str], folder: Path) -> Search:
     import bm25s
 
     from bowerbird.knowledge.search import bm25
+    from bowerbird.knowledge.search.words import words
 
     index = bm25s.BM25(method="lucene", k1=bm25.K1, b=bm25.B, backend="numba")
     index.compile()
-    index.index([bm25.words(c) for c in captions], show_progress=False)
-    search: Search = lambda text: index.retrieve([bm25.words(text)], k=K, show_progress=False)[0][0]  # noqa: E731
+    index.index([words(c) for c in captions], show_progress=False)
+    search: Search = lambda text: index.retrieve([words(text)], k=K, show_progress=False)[0][0]  # noqa: E731
     for _ in range(3):
         search("warm up " + captions[0])
     return search

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-import unicodedata
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -22,63 +22,17 @@ import numpy as np
 from bowerbird.core import files
 from bowerbird.core.text import parse_json
 from bowerbird.core.types import ABSENT
+from bowerbird.knowledge.search.words import exact, name_words, query_words, whole, whole_of, words
 
 K1, B = 1.5, 0.75
-HASHES, ROWS = "wholes.npy", "wholes.rows.npy"
+HASHES, ROWS, EXACT = "wholes.npy", "wholes.rows.npy", "exact.npy"
 DATA, INDICES, INDPTR = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 VOCABULARY, PARAMETERS = "vocab.index.json", "params.index.json"
-FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "in",
-        "into",
-        "is",
-        "it",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "this",
-        "to",
-        "with",
-    ]
-)
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of any script without function words; accents folded, a plain plural s dropped."""
-    folded = text.lower()
-    if not folded.isascii():
-        folded = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c)).replace(
-            "’", "'"
-        )
-    folded = folded.replace("'s", "")
-    found = [w for w in re.findall(r"[^\W_]+|[#*]", folded) if w not in FUNCTION_WORDS]
-    return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found]
-
-
-def whole(text: str) -> str:
-    """One token for a text as a whole: an item whose entire caption is the query shares this word too, and so comes
-    first."""
-    return _whole(words(text))
-
-
-def _whole(own: Sequence[str]) -> str:
-    return "=" + " ".join(own)
-
-
 EVERY = "="
 """The word that every caption has once: it stands where the whole caption would, so that lengths are the same, and its
 scores hold the lengths."""
+NAME, NAME_WEIGHT = "/", 0.5
+"""What stands before a word of a file's name in the vocabulary, and what such a word counts beside one of a caption."""
 MOST_WORDS = 50_000_000
 """Of a vocabulary that is read."""
 
@@ -90,7 +44,8 @@ class Words:
 
     `vocabulary` gives a word its number w; its postings are `rows_of[starts[w] : starts[w + 1]]`, ascending, and `data`
     at the same places its score in each, float32. Whole captions are words too, but nearly as many as items, too many
-    for a vocabulary in memory. `like`: the index whose counts weigh these words, of one that stands beside another.
+    for a vocabulary in memory. `exact`: each row's caption as it stands, as a number `(n,)`. `like`: the index whose
+    counts weigh these words, of one that stands beside another.
     """
 
     documents: int
@@ -100,6 +55,7 @@ class Words:
     starts: np.ndarray
     hashes: np.ndarray
     rows: np.ndarray
+    exact: np.ndarray
     like: Words | None = None
 
     def span(self, word: str) -> slice:
@@ -113,9 +69,16 @@ class Words:
 
     def same(self, text: str) -> np.ndarray:
         """The rows whose whole caption is this one, in their order."""
-        number = _number(whole(text))
+        token = whole(text)
+        if not token:
+            return self.rows[:0]
+        number = _number(token)
         first, last = (int(np.searchsorted(self.hashes, number, side)) for side in ("left", "right"))
         return np.sort(self.rows[first:last])
+
+    def closeness(self, rows: np.ndarray, text: str) -> np.ndarray:
+        """How much of each caption the text is, of `rows` `(n,)`: 2 as it stands, 1 all of its words, 0 less."""
+        return np.isin(rows, self.same(text)).astype(np.int64) * (1 + (self.exact[rows] == _short_number(text)))
 
     def score_of_same(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """`same`, and what the whole caption adds to the score of each, as if it were a word among the others."""
@@ -140,6 +103,11 @@ def _number(text: str) -> np.uint64:
     )
 
 
+def _short_number(text: str) -> int:
+    """A text as it stands, as 32 bits, which are enough among captions of the same words."""
+    return zlib.crc32(exact(text).encode("utf-8", "surrogatepass"))
+
+
 def tokens_of(
     captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], first: Callable[[str], str] = str
 ) -> Iterator[list[str]]:
@@ -150,31 +118,69 @@ def tokens_of(
     """
     for caption, more in zip(captions, tags, strict=True):
         own = words(caption)
-        yield [first(_whole(own)), *own] * weights[0] + words(more) * weights[1]
+        yield [first(whole_of(own, caption)), *own] * weights[0] + words(more) * weights[1]
 
 
-def build(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int] = (1, 1)) -> Words:
+def name_tokens(name: str, own: Sequence[str]) -> list[str]:
+    """The words of an item's file name that are not its `own` already, each once."""
+    return [NAME + word for word in dict.fromkeys(name_words(name)) if word not in own]
+
+
+def build(
+    captions: Iterable[str],
+    tags: Iterable[str],
+    weights: Sequence[int] = (1, 1),
+    names: Iterable[str] | None = None,
+) -> Words:
     """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order; `weights` of the two
-    fields."""
-    return build_and_count(captions, tags, weights)[0]
+    fields. A file's name is a third one, without weight in the length of an item."""
+    return build_and_count(captions, tags, weights, names)[0]
 
 
-def build_and_count(captions: Iterable[str], tags: Iterable[str], weights: Sequence[int]) -> tuple[Words, float]:
+def build_and_count(
+    captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], names: Iterable[str] | None = None
+) -> tuple[Words, float]:
     """`build`, and the mean number of words an item, which `build_like` needs."""
     vocabulary: dict[str, int] = {}
-    numbers, tokens, lengths = array("Q"), array("i"), array("i")
+    numbers, exacts, tokens, lengths = array("Q"), array("I"), array("i"), array("i")
+    named: dict[str, array[int]] = {}
     # numbers in place of words: a million captions are then arrays, not lists of strings
-    for each in tokens_of(captions, tags, weights, _number_wholes(numbers)):
+    words_of = tokens_of(_note_exact(captions, exacts), tags, weights, _number_wholes(numbers))
+    for row, (each, name) in enumerate(zip(words_of, names or repeat(""), strict=names is not None)):
         tokens.extend([vocabulary.setdefault(word, len(vocabulary)) for word in each])
         lengths.append(len(each))
+        for word in name_tokens(name, each) if name else ():
+            named.setdefault(word, array("i")).append(row)
     if not vocabulary:  # no item has a word; an index has at least one, and nobody can ask for this one
         vocabulary, lengths = {"": 0}, array("i", [1] * max(1, len(lengths)))
         tokens = array("i", [0] * len(lengths))
     sizes = np.frombuffer(lengths, np.int32)
-    data, rows_of, starts = _postings(np.frombuffer(tokens, np.int32), sizes, len(vocabulary))
+    parts = _postings(np.frombuffer(tokens, np.int32), sizes, len(vocabulary))
+    for word in named:
+        vocabulary[word] = len(vocabulary)
+    data, rows_of, starts = _with_names(parts, named, len(sizes))
     vocabulary.setdefault("", len(vocabulary))  # bm25s has it as well, without postings
-    words = Words(len(sizes), vocabulary, data, rows_of, starts, *_sort(numbers))
-    return words, len(tokens) / max(1, len(sizes))
+    made = Words(
+        len(sizes), vocabulary, data, rows_of, starts, *_sort(numbers), np.frombuffer(exacts or b"", np.uint32)
+    )
+    return made, len(tokens) / max(1, len(sizes))
+
+
+def _with_names(
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray], named: dict[str, array[int]], items: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, rows and starts with those of the names' words behind: each is there once, whatever else is."""
+    if not named:
+        return parts
+    counts = [len(rows) for rows in named.values()]
+    scores = np.asarray([_name_score(_rarity(items, n)) for n in counts], np.float32)
+    rows = np.concatenate([np.frombuffer(each, np.int32) for each in named.values()])
+    starts = np.concatenate([parts[2], parts[2][-1] + np.cumsum(counts, dtype=np.int64)])
+    return np.concatenate([parts[0], np.repeat(scores, counts)]), np.concatenate([parts[1], rows]), starts
+
+
+def _name_score(rarity: float) -> float:
+    return NAME_WEIGHT * rarity / (1 + K1)
 
 
 def _postings(tokens: np.ndarray, sizes: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -206,6 +212,13 @@ def _number_wholes(numbers: array[int]) -> Callable[[str], str]:
     return number
 
 
+def _note_exact(captions: Iterable[str], numbers: array[int]) -> Iterator[str]:
+    """The captions, each taken down as a number while it passes."""
+    for caption in captions:
+        numbers.append(_short_number(caption))
+        yield caption
+
+
 def _sort(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
     hashes = np.frombuffer(numbers, np.uint64) if len(numbers) else np.zeros(0, np.uint64)
     rows = np.argsort(hashes, kind="stable").astype(np.int32)
@@ -213,47 +226,54 @@ def _sort(numbers: array[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_like(
-    like: Words, mean_words: float, captions: Sequence[str], tags: Sequence[str], weights: Sequence[int]
+    like: Words,
+    mean_words: float,
+    captions: Sequence[str],
+    tags: Sequence[str],
+    weights: Sequence[int],
+    names: Sequence[str],
 ) -> Words:
     """An index of further captions whose scores can stand beside those of `like`: the weights of words and the mean
     length are that one's.
 
     `mean_words`: words an item of `like`. A word that `like` does not know weighs as one that only these items have.
     """
-    numbers = array("Q")
-    tokens = [Counter(t) for t in tokens_of(captions, tags, weights, _number_wholes(numbers))]
-    frequencies = Counter(word for counts in tokens for word in counts)
-    vocab = {word: i for i, word in enumerate(frequencies)}
-    rows: list[list[int]] = [[] for _ in vocab]
-    data: list[list[float]] = [[] for _ in vocab]
-    for row, counts in enumerate(tokens):
+    numbers, exacts = array("Q"), array("I")
+    tokens = [Counter(t) for t in tokens_of(_note_exact(captions, exacts), tags, weights, _number_wholes(numbers))]
+    named = [name_tokens(name, list(counts)) for name, counts in zip(names, tokens, strict=True)]
+    frequencies = Counter(word for each in (*tokens, *named) for word in each)
+
+    def rarity(word: str) -> float:
+        span = like.span(word)
+        known = span.stop - span.start
+        return _rarity(like.documents, known) if known else math.log(1 + like.documents / (frequencies[word] + 0.5))
+
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for row, (counts, more) in enumerate(zip(tokens, named, strict=True)):
         longer = K1 * (1 - B + B * counts.total() / mean_words)
         for word, count in counts.items():
-            span = like.span(word)
-            known = span.stop - span.start
-            rarity = (
-                _rarity(like.documents, known) if known else math.log(1 + like.documents / (frequencies[word] + 0.5))
-            )
-            rows[vocab[word]].append(row)
-            data[vocab[word]].append(rarity * count / (count + longer))
+            columns.setdefault(word, []).append((row, rarity(word) * count / (count + longer)))
+        for word in more:
+            columns.setdefault(word, []).append((row, _name_score(rarity(word))))
     return Words(
         len(tokens),
-        vocab,
-        np.asarray([x for column in data for x in column], np.float32),
-        np.asarray([x for column in rows for x in column], np.int32),
-        np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        {word: i for i, word in enumerate(columns)},
+        np.asarray([score for column in columns.values() for _, score in column], np.float32),
+        np.asarray([row for column in columns.values() for row, _ in column], np.int32),
+        np.cumsum([0, *map(len, columns.values())]).astype(np.int64),
         *_sort(numbers),
+        np.frombuffer(exacts or b"", np.uint32),
         like,
     )
 
 
 def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; equal
-    ones by row; -1 pads."""
+    ones by row; -1 pads. Captions that are the text come first (`lift`)."""
     rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-    own = words(text)
-    spans = [span for word in dict.fromkeys(own) if (span := index.span(word)).stop > span.start]
-    same = index.score_of_same(text) if own else (np.zeros(0, np.int32), np.zeros(0, np.float32))
+    asked = [place for word in dict.fromkeys(query_words(text)) for place in (word, NAME + word)]
+    spans = [span for word in asked if (span := index.span(word)).stop > span.start]
+    same = index.score_of_same(text)
     if k < 1 or not (spans or len(same[0])):
         return rows, best
     scores = np.zeros(index.documents, np.float32)
@@ -266,9 +286,24 @@ def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None
     if len(found) > 4 * k:
         edge = np.partition(scores[found], len(found) - k)[len(found) - k]
         found = found[scores[found] >= edge]
+    if len(same[0]):
+        found = np.union1d(found, same[0][scores[same[0]] > 0])
+        scores[found] = lift(scores[found], index.closeness(found, text))
     found = found[np.lexsort((found, -scores[found]))][:k]
     rows[: len(found)], best[: len(found)] = found, scores[found]
     return rows, best
+
+
+def lift(scores: np.ndarray, closeness: np.ndarray) -> np.ndarray:
+    """The scores `(n,)` with those of closer captions raised, where they have to be, just over all that are less
+    close."""
+    lifted = scores.copy()
+    for level in (1, 2):
+        closer, below = closeness == level, lifted[closeness < level]
+        if closer.any() and len(below) and np.isfinite(below.max()):
+            over = np.nextafter(below.max(), np.float32(np.inf), dtype=np.float32)
+            lifted[closer] = np.maximum(lifted[closer], over)
+    return lifted
 
 
 def search(
@@ -291,14 +326,17 @@ def save(index: Words, path: Path) -> None:
     (path / PARAMETERS).write_text(json.dumps(parameters, indent=4), encoding="utf-8")
     np.save(path / HASHES, index.hashes)
     np.save(path / ROWS, index.rows)
+    np.save(path / EXACT, index.exact)
 
 
 def load(path: Path) -> Words:
     """The index in the directory `path`, whose files are ours, checked by their hashes; large arrays are mapped, not
     read."""
-    names = (DATA, INDICES, INDPTR, HASHES, ROWS)
-    data, rows_of, starts, hashes, rows = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names)
+    names = (DATA, INDICES, INDPTR, HASHES, ROWS, EXACT)
+    data, rows_of, starts, hashes, rows, exacts = (
+        np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names
+    )
     text = (path / VOCABULARY).read_bytes()
     vocabulary = parse_json(text, str(path), "vocabulary", characters=len(text), values=MOST_WORDS)
     documents = int(files.read_json(path / PARAMETERS, "list of parameters")["num_docs"])
-    return Words(documents, vocabulary, data, rows_of, starts, hashes, rows)
+    return Words(documents, vocabulary, data, rows_of, starts, hashes, rows, exacts)

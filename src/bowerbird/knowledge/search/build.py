@@ -22,7 +22,7 @@ from bowerbird.knowledge.search.protocol import IndexedRows
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.snapshot import Snapshot
 
-LAYOUT = 4
+LAYOUT = 5
 TEMPORARY = "bowerbird-index-"
 TAIL_AT_LEAST = 1024
 TAIL_SHARE = 8

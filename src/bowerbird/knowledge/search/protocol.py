@@ -58,8 +58,8 @@ class Searchable(Protocol):
         ...
 
     def words(self, text: str, k: int, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k best `(rows, scores)`, each `(k,)`, by BM25 (`search.bm25.words` of captions and tags); only items that
-        share a word with `text`."""
+        """The k best `(rows, scores)`, each `(k,)`, by BM25 (`search.words.words` of captions and tags); only items
+        that share a word with `text`."""
         ...
 
 

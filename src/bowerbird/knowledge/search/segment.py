@@ -123,13 +123,13 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
         dense.Vectors(raw, dense.lengths_of(raw, bool(tag["normalize"]))),
         {"files": {}},
     )
-    captions, tags = made.table["caption"].to_pylist(), tags_of(made.table)
+    captions, tags, names = made.table["caption"].to_pylist(), tags_of(made.table), made.table["name"].to_pylist()
     if not len(made):
         made.words = None
     elif like is None or like.words is None:
-        made.words = bm25.build(captions, tags, tag["words"])
+        made.words = bm25.build(captions, tags, tag["words"], names)
     else:
-        made.words = bm25.build_like(like.words, float(like.facts["mean_words"]), captions, tags, tag["words"])
+        made.words = bm25.build_like(like.words, float(like.facts["mean_words"]), captions, tags, tag["words"], names)
     return made
 
 
@@ -147,12 +147,13 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
         on_message("indexing words")
-        columns = [name for name in ("caption", *FURTHER) if name in table.column_names]
+        columns = [name for name in ("caption", "name", *FURTHER) if name in table.column_names]
         chosen = table.select(columns)
         words, facts["mean_words"] = bm25.build_and_count(
             (c for b in chosen.to_batches() for c in b.column("caption").to_pylist()),
             (t for b in chosen.to_batches() for t in tags_of(b)),
             tag["words"],
+            (n for b in chosen.to_batches() for n in b.column("name").to_pylist()),
         )
         bm25.save(words, folder / WORDS)
     done.unlink()

@@ -137,7 +137,7 @@ class Snapshot:
     def words(self, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(k,)`, by the words of `text`."""
         cut = len(self.main)
-        parts = []
+        parts, closeness = [], []
         for segment, start, always in ((self.main, 0, None if self.whole else self.live), (self.tail, cut, None)):
             if segment.words is None:
                 continue
@@ -146,11 +146,23 @@ class Snapshot:
                 mask = np.zeros(len(segment), bool)
                 mask[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
             rows, scores = bm25.best_rows(segment.words, text, k, mask)
-            parts.append((np.where(rows == ABSENT, ABSENT, rows + start)[None], scores[None]))
-        if not parts:
-            return np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-        rows, scores = parts[0] if len(parts) == 1 else dense.merge(parts[0], parts[1], k)
-        return rows[0], scores[0]
+            there = rows != ABSENT
+            closeness.append(segment.words.closeness(rows[there], text))
+            parts.append((rows[there] + start, scores[there]))
+        if len(parts) == 2:  # each has the closest of its own first; so has the whole
+            lifted = bm25.lift(np.concatenate([p[1] for p in parts]), np.concatenate(closeness))
+            parts = [(parts[0][0], lifted[: len(parts[0][0])]), (parts[1][0], lifted[len(parts[0][0]) :])]
+        return _best([part[0] for part in parts], [part[1] for part in parts], k)
+
+
+def _best(rows: list[np.ndarray], scores: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of several lists, equal ones in their order; -1 and -inf pad."""
+    found, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
+    if rows:
+        every, values = np.concatenate(rows), np.concatenate(scores)
+        order = np.argsort(-values, kind="stable")[:k]
+        found[: len(order)], best[: len(order)] = every[order], values[order]
+    return found, best
 
 
 def _column(segment: Segment, name: str) -> pa.ChunkedArray:

@@ -20,7 +20,7 @@ from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.knowledge.neighbors.tables import neighbor_table
-from bowerbird.knowledge.search import bm25
+from bowerbird.knowledge.search.words import whole
 from bowerbird.systems.reimagen.config import ReImagenConfig
 
 STYLED = ("{text}, {style} style", "{text} in {style} style", "a {style} drawing of {text}")
@@ -81,7 +81,7 @@ class ReImagenBatches:
             parts = [encoder.embed_images(tensors.to_pil(part)) for part in torch.split(pictures.pixels, 256)]
             raw = np.concatenate(parts)
             embeddings = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
-        same = [bm25.whole(caption) for caption in pictures.captions]
+        same = [whole(caption) for caption in pictures.captions]
         ids = np.asarray(pictures.ids, np.int64)
         found = [
             neighbor_table(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.types import ABSENT
-from bowerbird.knowledge.search import bm25
+from bowerbird.knowledge.search import bm25, words
 from bowerbird.knowledge.storage.milvus.client import one_line_errors
 
 if TYPE_CHECKING:
@@ -169,8 +169,9 @@ def stored_words(caption: str, tags: str, weights: Sequence[int]) -> str:
 
 def query_words(text: str) -> str:
     """The words of a query, each once; the whole caption is one of them."""
-    own = bm25.words(text)
-    return " ".join(dict.fromkeys(_plain(token) for token in ([_short(bm25.whole(text)), *own] if own else [])))
+    whole = words.whole(text)
+    asked = [_short(whole), *words.query_words(text)] if whole else []
+    return " ".join(dict.fromkeys(_plain(token) for token in asked))
 
 
 def _short(whole: str) -> str:

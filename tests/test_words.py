@@ -1,0 +1,149 @@
+"""What a text is found by, in the scripts people write: the right words, in the right order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bowerbird import KnowledgeBase
+from bowerbird.knowledge.search import bm25, build
+from bowerbird.knowledge.search.words import name_words, query_words, whole, words
+from tests.faults.plain import PlainEncoder
+
+CAPTIONS = {
+    "zh": ("北京烤鸭", "一盘北京烤鸭", "上海小笼包", "黒猫"),
+    "ja": ("ハス", "バス", "パス", "味噌ラーメンの写真"),
+    "hi": ("दिल", "दाल", "दल"),
+    "th": ("แมวดำ", "หมา"),
+    "ko": ("빨간 사과를 먹다", "개 사진"),
+    "emoji": ("🦊", "🐺", "👩🏽‍🚀 in space", "👍🏽", "it", "♥"),
+    "en": ("die Straße", "a fox", "a glass", "the bus", "two dishes", "a cherry", "potatoes", "Łódź, naïve café’s"),
+}
+
+
+@pytest.fixture(scope="module")
+def index() -> tuple[bm25.Words, list[str]]:
+    every = [caption for group in CAPTIONS.values() for caption in group]
+    return bm25.build(every, [""] * len(every)), every
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("烤鸭", ["北京烤鸭", "一盘北京烤鸭"]),
+        ("北京烤鸭", ["北京烤鸭", "一盘北京烤鸭"]),
+        ("猫", ["黒猫"]),
+        ("ラーメン", ["味噌ラーメンの写真"]),
+        ("ﾗｰﾒﾝ", ["味噌ラーメンの写真"]),
+        ("パス", ["パス"]),
+        ("ハス", ["ハス"]),
+        ("दाल", ["दाल"]),
+        ("แมว", ["แมวดำ"]),
+        ("사과", ["빨간 사과를 먹다"]),
+        ("개", ["개 사진"]),
+        ("🦊", ["🦊"]),
+        ("👩‍🚀", ["👩🏽‍🚀 in space"]),
+        ("🚀", ["👩🏽‍🚀 in space"]),
+        ("👍", ["👍🏽"]),
+        ("❤", []),
+        ("♥️", ["♥"]),
+        ("it", ["it"]),
+        ("the", []),
+        ("strasse", ["die Straße"]),
+        ("STRASSE", ["die Straße"]),
+        ("foxes", ["a fox"]),
+        ("glasses", ["a glass"]),
+        ("buses", ["the bus"]),
+        ("dish", ["two dishes"]),
+        ("cherries", ["a cherry"]),
+        ("potato", ["potatoes"]),
+        ("lodz cafe", ["Łódź, naïve café’s"]),
+    ],
+)
+def test_what_is_found(index: tuple[bm25.Words, list[str]], query: str, found: list[str]) -> None:
+    rows, scores = bm25.best_rows(index[0], query, 3)
+    assert [index[1][row] for row in rows if row >= 0] == found
+    assert (scores[: len(found)] > 0).all()
+
+
+def test_an_ending_joins_no_two_words() -> None:
+    apart = ["tens", "tense", "dens", "dense", "browse", "brow", "tea", "please", "plea", "moose", "moo", "axe", "ox"]
+    apart += ["horse", "house", "bus", "use", "lass", "less", "base", "bass", "rose", "row"]
+    assert len({words(word)[0] for word in apart}) == len(apart)
+    for plural, one in (
+        ("axes", "axe"),
+        ("shoes", "shoe"),
+        ("cookies", "cookie"),
+        ("houses", "house"),
+        ("pies", "pie"),
+    ):
+        assert words(plural) == words(one)
+
+
+def test_a_caption_that_is_the_query_comes_first() -> None:
+    """Before one that has the word more often, or a shorter item, and before one of the same words in other forms."""
+    captions = ["fox fox fox", "a fox", "foxes", "the fox", "fox"]
+    index = bm25.build(captions, ["", "", "", "red animal in a wood with snow", "red animal in a wood with snow"])
+    for query, first in (("the fox", 3), ("fox", 4), ("foxes", 2)):
+        rows, scores = bm25.best_rows(index, query, 5)
+        assert rows[0] == first
+        assert rows[-1] == 0
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_the_same_whether_indexed_or_come_since(tmp_path: Path) -> None:
+    """Captions that are the query come first from either side; so do words of file names behind those of captions."""
+    for number, (part, caption) in enumerate(
+        (("a", "fox fox fox"), ("a", "it"), ("b", "fox"), ("b", "烤鸭"), ("b", ""))
+    ):
+        (tmp_path / part).mkdir(exist_ok=True)
+        name = tmp_path / part / f"IMG_12{number}4"
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(f"{name}.png")
+        name.with_suffix(".txt").write_text(caption)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
+    kb.search(text="fox", k=1, mode="bm25")
+    kb.add(tmp_path / "b")
+    again, _ = KnowledgeBase.build(tmp_path / "kb2", [tmp_path / "a", tmp_path / "b"], encoder=PlainEncoder())
+    for one in (kb, again):
+        hits = one.search(text="fox", k=2, mode="bm25")
+        assert hits.captions[0] == ("fox", "fox fox fox")
+        assert one.search(text="烤鸭", k=1, mode="bm25").captions == (("烤鸭",),)
+        names = one.search(text="img 1204", k=5, mode="bm25")
+        assert names.captions[0][0] == "fox fox fox"
+        assert names.mask.sum() == 5
+
+
+def test_names_are_a_field_of_less_weight() -> None:
+    names = ["red_fox.png", "IMG_1234.jpg", "0.png", "pictures.parquet[2]"]
+    index = bm25.build(["a red fox", "", "fox tail by 1234 birds", ""], [""] * 4, names=names)
+    assert bm25.best_rows(index, "1234", 4)[0].tolist() == [2, 1, -1, -1]
+    plain = bm25.build(["a red fox", "", "fox tail by 1234 birds", ""], [""] * 4)
+    np.testing.assert_array_equal(bm25.best_rows(index, "fox", 4)[1], bm25.best_rows(plain, "fox", 4)[1])
+    assert bm25.best_rows(index, "parquet", 4)[0].tolist() == [-1] * 4
+    assert name_words("C:\\photos\\Red-Fox 2.JPG") == ["red", "fox", "2"]
+
+
+def test_an_index_of_earlier_words_is_made_again(
+    kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "1.png")
+    (tmp_path / "in" / "1.txt").write_text("烤鸭")
+    monkeypatch.setattr(build, "LAYOUT", build.LAYOUT - 1)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", encoder=PlainEncoder())
+    kb.search(text="x", k=1, mode="bm25")
+    monkeypatch.undo()
+    KnowledgeBase.open(tmp_path / "kb").search(text="x", k=1, mode="bm25")
+    manifest = json.loads((tmp_path / "kb" / "index" / "manifest.json").read_text())
+    assert manifest["layout"] == build.LAYOUT
+
+
+def test_whole_texts() -> None:
+    assert whole("The red Foxes") == whole("a red fox") != whole("red")
+    assert whole("it") != whole("the")
+    assert whole("  …") == ""
+    assert query_words("烤鸭") == ["烤鸭"]
