@@ -208,7 +208,7 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
         bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout
     )
     assert set(found) == {"kb", "version", "mode", "query", "results"}
-    assert all(set(r) == {"id", "score", "caption", "metadata", "path"} for r in found["results"])
+    assert all(set(r) == {"id", "score", "similarity", "bm25", "caption", "metadata", "path"} for r in found["results"])
     scores = [r["score"] for r in found["results"]]
     assert scores == sorted(scores, reverse=True)
     item = found["results"][0]["id"]

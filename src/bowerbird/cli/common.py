@@ -91,6 +91,7 @@ FLAGS = {
         "max_pixels",
         "max_similarity",
         "memory",
+        "min_score",
         "mode",
         "packages",
         "private_urls",

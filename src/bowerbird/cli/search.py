@@ -12,6 +12,7 @@ from bowerbird.cli.filling import KbArgument, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from bowerbird.core.types import Neighbors
@@ -56,6 +57,10 @@ def search(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="hybrid by scores, this share dense; default by ranks.")
     ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", help="Leave out what is less similar: a cosine; with --mode bm25 a BM25 score."),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
     encoder: OpenEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
@@ -77,7 +82,7 @@ def search(
             kb,
             queries,
             mode,
-            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha},
+            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score},
             encoder,
             device,
         )
@@ -89,9 +94,13 @@ def search(
     )
     single = text[0] if text and len(text) == 1 and not image and not negative and weights is None else None
     options: dict[str, Any] = {"k": _count(opened, k), "where": where, "diversity": diversity, "exact": exact}
+    options["min_score"] = min_score
+    usual: np.ndarray | None = None
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, **options)
         query: dict[str, Any] = {"text": single}
+        if mode != "bm25" and (as_json or min_score is not None):
+            usual = opened.similarities(text=single)
     else:
         if alpha is not None or mode == "bm25":
             raise BowerbirdError(
@@ -106,9 +115,9 @@ def search(
             "weights": counts,
         }
         query = {"images": query["images"]} if image and not text and not negative and weights is None else query
-        hits = opened.search(
-            query_mix=[(_read(part), weight) for part, weight in zip(parts, counts, strict=True)], **options
-        )
+        mix = [(_read(part), weight) for part, weight in zip(parts, counts, strict=True)]
+        hits = opened.search(query_mix=mix, **options)
+        usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
@@ -125,16 +134,19 @@ def search(
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
                 "query": query,
+                **({} if usual is None else {"usual_similarity": _usual(usual)}),
                 "results": results,
             }
         )
         return
+    if results:
+        say(f"{'score':>8}  {'cosine':>6}  {'bm25':>6}  {'id':>19}  file: caption")
     for result in results:
-        print_line(f"{result['score']:8.3f}  {result['id']:>19}  {result['caption'] or result['path']}")
+        cosine, words = (f"{result[n]:.3f}" if result[n] is not None else "-" for n in ("similarity", "bm25"))
+        text_of = ": ".join(part for part in (result["path"], result["caption"]) if part)
+        print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {result['id']:>19}  {text_of}")
     if not results:
-        condition = "" if where is None else f" among the items that satisfy --where {where!r}"
-        words = f"shares a word with {single!r}; try --mode dense" if mode == "bm25" else "was found"
-        say(f"{kb}: nothing{condition} {words}")
+        say(f"{kb}: nothing{_why_nothing(single, mode, where, min_score, usual)}")
 
 
 def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
@@ -167,6 +179,25 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                 indent=None,
             )
     _say_count(opened, k)
+
+
+def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
+    """Why there is no result: the condition, the words, the cut-off."""
+    among = f" among the items that satisfy --where {where!r}" if where else ""
+    if least is None:
+        return f"{among} shares a word with {text!r}; try --mode dense" if mode == "bm25" else f"{among} was found"
+    if usual is None:
+        return f"{among} has a BM25 score of {least:g} or more; lower --min-score, or try --mode dense"
+    ordinary = ", ".join(f"{name} of all items {value:.3f}" for name, value in _usual(usual).items())
+    return f"{among} is as similar as --min-score {least:g} (with this query have {ordinary}, or more); lower it"
+
+
+def _usual(usual: np.ndarray) -> dict[str, float]:
+    """The similarity to a query that half of all items exceed, one in ten, and one in a hundred."""
+    import numpy as np
+
+    shares = {"half": 0.5, "a tenth": 0.9, "a hundredth": 0.99}
+    return {name: round(float(np.quantile(usual, below)), 6) for name, below in shares.items()}
 
 
 def _count(kb: KnowledgeBase, k: int | None) -> int | None:
@@ -203,7 +234,14 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
     return {
         "id": item,
         "score": round(float(hits.scores[row, column]), 6),
+        **{name: _known(hits.measures.get(name), row, column) for name in ("similarity", "bm25")},
         "caption": hits.captions[row][column],
         "metadata": hits.metadata[row][column],
         "path": kb.name(item),
     }
+
+
+def _known(values: np.ndarray | None, row: int, column: int) -> float | None:
+    """A measure, None where it is not known."""
+    value = None if values is None else float(values[row, column])
+    return None if value is None or value != value else round(value, 6)  # NaN: the search did not look at it

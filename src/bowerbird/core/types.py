@@ -5,7 +5,7 @@ numpy only: retrieval knows no torch, so neither does its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -74,10 +74,11 @@ class Neighbors:
 
     `ids` int64 `(Q, K)`, -1 where there is none (always last), below -1 for what is of no knowledge base (a query
     itself, a picture of one's own); `scores` float32 `(Q, K)`, larger is closer; `embeddings` raw float32 `(Q, K, d)`,
-    zero where absent, d = 0 where they are not known; `captions` and `metadata`, Q rows of K; `weights` float32
-    `(Q, K)`, how much each counts (None: as retrieved, 1 each); `queries`: the text of each row, "" where it was none,
-    empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None where pictures are not at
-    hand. Raises: BowerbirdError when the shapes do not agree.
+    zero where absent, d = 0 where they are not known; `captions` and `metadata`, Q rows of K; `weights` float32 `(Q,
+    K)`, how much each counts (None: as retrieved, 1 each); `measures`: what else is known of each, by name, float32
+    `(Q, K)` (`similarity`: cosine to the query; `bm25`), NaN where it is not; `queries`: the text of each row, "" where
+    it was none, empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None where pictures
+    are not at hand. Raises: BowerbirdError when the shapes do not agree.
     """
 
     ids: np.ndarray
@@ -86,6 +87,7 @@ class Neighbors:
     captions: tuple[tuple[str, ...], ...]
     metadata: tuple[tuple[dict[str, Any], ...], ...] = ()
     weights: np.ndarray | None = None
+    measures: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     queries: tuple[str, ...] = ()
     load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
         default=None, compare=False, repr=False
@@ -151,6 +153,7 @@ class Neighbors:
             captions=tuple(tuple(row[c] for c in cols) for row in self.captions),
             metadata=tuple(tuple(row[c] for c in cols) for row in self.metadata),
             weights=None if self.weights is None else self.weights[:, cols],
+            measures={name: values[:, cols] for name, values in self.measures.items()},
         )
 
     def repeat(self, times: int) -> Neighbors:
@@ -169,6 +172,7 @@ class Neighbors:
             captions=tuple(self.captions[i] for i in index),
             metadata=tuple(self.metadata[i] for i in index) if self.metadata else (),
             weights=None if self.weights is None else self.weights[index],
+            measures={name: values[index] for name, values in self.measures.items()},
             queries=tuple(self.queries[i] for i in index) if self.queries else (),
         )
 

@@ -369,15 +369,17 @@ class KnowledgeBase:
         exact: bool = False,
         alpha: float | None = None,
         diversity: float = 0.0,
+        min_score: float | None = None,
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights. k None: 4, or as many as there are.
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
-        rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose
-        words match. `exact` compares with every item, whatever the index. `diversity` from 0 to 1 prefers results
-        unlike those before (maximal marginal relevance). Queries by id leave the item itself out unless
-        `include_self`. Rows with fewer than k results are padded with id -1.
+        rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose words
+        match. `exact` compares with every item, whatever the index. `diversity` from 0 to 1 prefers results unlike
+        those before (maximal marginal relevance). `min_score` leaves out what is less similar to the query: a cosine,
+        or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). Queries by id
+        leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
         if [text is None, images is None, embeddings is None, ids is None, query_mix is None].count(False) != 1:
@@ -394,6 +396,12 @@ class KnowledgeBase:
             )
         if not 0 <= diversity <= 1 or not 0 <= (alpha or 0.0) <= 1:
             raise BowerbirdError(f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}")
+        if min_score is not None and not (
+            -1 <= min_score <= 1 or (text is not None and mode == "bm25" and min_score > 0)
+        ):
+            raise BowerbirdError(
+                f"`min_score` {min_score}: a cosine from -1 to 1, as in 0.3; with `mode=bm25` a BM25 score of 0 or more"
+            )
         texts = [
             clean(one) for one in ([text] if isinstance(text, str) else text or [])
         ]  # a command line may hand over what is no character
@@ -404,7 +412,7 @@ class KnowledgeBase:
         wanted = min(len(self), 4 * k + 20) if diversity else k
         if texts:
             encoder = None if mode == "bm25" else self.encoder  # words need none, and it takes seconds to load
-            found = query.by_text(
+            answer = query.by_text(
                 snapshot,
                 encoder,
                 texts,
@@ -415,9 +423,10 @@ class KnowledgeBase:
                 exact=exact,
                 alpha=alpha,
             )
+            found, vectors, words = answer.found, answer.vectors, answer.words
         else:
             own = self._rows_of(ids) if ids is not None else None
-            vectors = self._vectors(images, embeddings, own, query_mix)
+            vectors, words = self._vectors(images, embeddings, own, query_mix), None
             alone = own is None or include_self
             found = snapshot.dense(
                 dense.prepare(vectors, self.normalize),
@@ -426,8 +435,28 @@ class KnowledgeBase:
                 exact=exact,
             )
             found = found if own is None or include_self else query.without(found, own, wanted)
-        hits = self._neighbors(*(query.various(snapshot, found, k, diversity) if diversity else found))
-        return replace(hits, queries=tuple(texts)) if texts else hits
+        found = query.various(snapshot, found, k, diversity) if diversity else found
+        measures = query.measure(snapshot, found[0], vectors, words)
+        if min_score is not None:
+            found = query.at_least(found, measures.get("similarity", measures.get("bm25", found[1])), min_score)
+            measures = query.measure(snapshot, found[0], vectors, words)
+        return replace(self._neighbors(*found), queries=tuple(texts), measures=measures)
+
+    def similarities(
+        self,
+        *,
+        text: str | None = None,
+        query_mix: Sequence[tuple[str | Image.Image | np.ndarray, float]] | None = None,
+    ) -> np.ndarray:
+        """The cosines of one query with up to 1,000 items spread over all, ascending, float32 `(n,)`.
+
+        They say what is usual: a `min_score` is chosen by them, and a result's `similarity` read.
+        Raises: BowerbirdError when neither or both of `text` and `query_mix` are given.
+        """
+        if (text is None) == (query_mix is None):
+            raise BowerbirdError("similarities: give text or query_mix, one of them")
+        vectors = self._vectors(None, None, None, query_mix if query_mix is not None else [(str(text), 1.0)])
+        return query.sample_similarities(self.store.snapshot, vectors)[0]
 
     def _vectors(
         self,

@@ -131,7 +131,7 @@ def _neighbors(
             encoder = None if mode == "bm25" else kb.encoder
             rows, found = query.by_text(
                 snapshot, encoder, texts, wanted, mode=mode, normalize=kb.normalize, allowed=None, exact=False
-            )
+            ).found
         allowed = (rows != ABSENT) & (snapshot.ids_of(rows) != own[left, None])
         if guard.max_similarity is not None:
             likeness = np.einsum(

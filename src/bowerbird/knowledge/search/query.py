@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Found = tuple[np.ndarray, np.ndarray]
+Measures = dict[str, np.ndarray]
+SAMPLE = 1000
+"""Items that stand for a random one."""
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """`found`: `(rows, scores)`, each `(Q, k)`; what it was found by: the raw `vectors` `(Q, d)` of the texts, and the
+    best `(rows, scores)` by words. None for what the mode does not look at."""
+
+    found: Found
+    vectors: np.ndarray | None = None
+    words: Found | None = None
 
 
 def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any) -> Found:
@@ -36,17 +50,18 @@ def by_text(
     allowed: Any,
     exact: bool,
     alpha: float | None = None,
-) -> Found:
-    """`(rows, scores)`, each `(Q, k)`, of texts: `dense`, `bm25`, or `hybrid`, which fuses both rankings, the dense
+) -> TextResult:
+    """The k best for each text: `dense`, `bm25`, or `hybrid`, which fuses both rankings, the dense
     one led by the words.
 
     `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones.
     """
     if mode == "bm25" or encoder is None:
-        return by_words(snapshot, texts, k, allowed)
+        words = by_words(snapshot, texts, k, allowed)
+        return TextResult(words, words=words)
     vectors = encoder.embed_text(texts)
     if mode == "dense":
-        return snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact)
+        return TextResult(snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact), vectors)
     depth = min(len(snapshot), max(50, 2 * k))
     words = by_words(snapshot, texts, depth, allowed)
     looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
@@ -55,7 +70,42 @@ def by_text(
     else:
         pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
         fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
-    return np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])
+    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words)
+
+
+def measure(snapshot: Searchable, rows: np.ndarray, vectors: np.ndarray | None, words: Found | None) -> Measures:
+    """What a person can read of `rows` `(Q, K)`, float32 `(Q, K)` each: `similarity`, the cosine to the query's
+    `vectors`, and `bm25`, the score by words; NaN where a row is none, or none of those that `words` found."""
+    measures: Measures = {}
+    if vectors is not None:
+        near = snapshot.embeddings(rows)
+        unit = dense.prepare(near.reshape(-1, near.shape[-1]), True).reshape(near.shape)
+        cosines = np.einsum("qd,qkd->qk", dense.prepare(vectors, True), unit)
+        measures["similarity"] = np.where(rows == ABSENT, np.nan, cosines).astype(np.float32)
+    if words is not None:
+        known = [dict(zip(*(side[q].tolist() for side in words), strict=True)) for q in range(len(rows))]
+        scores = [
+            [np.nan if r == ABSENT else of.get(r, np.nan) for r in line] for line, of in zip(rows, known, strict=True)
+        ]
+        measures["bm25"] = np.asarray(scores, np.float32).reshape(rows.shape)
+    return measures
+
+
+def at_least(found: Found, values: np.ndarray, least: float) -> Found:
+    """Each query's results whose value `(Q, K)` is `least` or more; the others are padding at the end."""
+    rows, scores = np.full_like(found[0], ABSENT), np.full_like(found[1], -np.inf)
+    for q, good in enumerate(values >= least):
+        rows[q, : good.sum()], scores[q, : good.sum()] = found[0][q, good], found[1][q, good]
+    return rows, scores
+
+
+def sample_similarities(snapshot: Searchable, vectors: np.ndarray) -> np.ndarray:
+    """The cosines of raw query `vectors` `(Q, d)` with up to `SAMPLE` items spread over all, `(Q, n)`, ascending: what
+    is to be expected of an item that has nothing to do with the query."""
+    ids = np.sort(snapshot.ids)
+    some = ids[np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).astype(np.int64)]
+    near = dense.prepare(snapshot.embeddings(snapshot.rows_of(some)), True)
+    return np.sort(dense.prepare(vectors, True) @ near.T, axis=1)
 
 
 def _feedback(snapshot: Searchable, vectors: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""What a search says of each result besides its rank: cosine and BM25 as they are, and results cut off by them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bowerbird import KnowledgeBase
+from bowerbird.core.errors import BowerbirdError
+
+
+def run(*arguments: str, expect: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a command, in this process."""
+    from bowerbird.cli import main
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        patch.setattr(sys, "argv", ["bowerbird", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+    assert (left.value.code or 0) == expect, errors.getvalue()
+    return out.getvalue(), errors.getvalue()
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+
+
+def test_similarity_and_bm25_stand_beside_the_fused_score(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    hits = kb.search(text="red apple", k=12)
+    cosines = unit(hits.embeddings[0]) @ unit(kb.encoder.embed_text(["red apple"]))[0]
+    np.testing.assert_allclose(hits.measures["similarity"][0], cosines, atol=1e-6)
+    by_words = kb.search(text="red apple", k=len(kb), mode="bm25")
+    scores = dict(zip(by_words.ids[0].tolist(), by_words.scores[0].tolist(), strict=True))
+    for item, value in zip(hits.ids[0].tolist(), hits.measures["bm25"][0].tolist(), strict=True):
+        assert scores[item] == value if item in scores else np.isnan(value)
+    assert hits.scores[0, 0] < 0.05 < hits.measures["bm25"][0, 0]
+    assert "bm25" not in kb.search(text="red apple", k=2, mode="dense").measures
+    half = hits.repeat(2).select([1, 0])
+    np.testing.assert_array_equal(half.measures["similarity"], np.tile(hits.measures["similarity"][:, [1, 0]], (2, 1)))
+
+
+def test_a_cut_off_leaves_out_and_keeps_the_order(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    for mode, measure in (("dense", "similarity"), ("hybrid", "similarity"), ("bm25", "bm25")):
+        every = kb.search(text="red apple", k=20, mode=mode)
+        least = float(np.sort(every.measures[measure][0])[-2])
+        some = kb.search(text="red apple", k=20, mode=mode, min_score=least)
+        kept = [i for i, v in zip(every.ids[0].tolist(), every.measures[measure][0], strict=True) if v >= least]
+        assert 0 < len(kept) < 20
+        assert some.ids[0].tolist() == kept + [-1] * (20 - len(kept))
+        assert (some.scores[0, len(kept) :] == -np.inf).all()
+    picture = kb.search(ids=[int(kb.ids()[0])], k=1, include_self=True).images()[0]
+    assert kb.search(images=picture, k=30, min_score=0.999).mask.sum() == 1  # type: ignore[arg-type]
+    for wrong, mode in ((1.5, "dense"), (-2.0, "hybrid"), (-1.0, "bm25"), (float("nan"), "dense")):
+        with pytest.raises(BowerbirdError, match="min_score"):
+            kb.search(text="red", k=1, mode=mode, min_score=wrong)
+
+
+def test_what_is_usual_is_measured(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    usual = kb.similarities(text="red apple")
+    every = kb.search(text="red apple", k=len(kb), mode="dense")
+    np.testing.assert_allclose(usual[::-1], every.scores[0], atol=1e-5)  # fewer than 1,000 items: all of them
+
+
+def test_the_command_shows_them(kb_path: Path) -> None:
+    found = json.loads(run("search", str(kb_path), "--text", "red apple", "-k", "3", "--json")[0])
+    first = found["results"][0]
+    assert first["caption"] == "a red apple"
+    assert first["path"].endswith("red apple")
+    assert first["bm25"] > 1 > first["similarity"] > first["score"] > 0
+    assert found["usual_similarity"]["half"] < found["usual_similarity"]["a hundredth"] <= first["similarity"]
+    out, _ = run("search", str(kb_path), "--text", "red apple", "-k", "1")
+    score, cosine, words, item, rest = out.split(maxsplit=4)
+    assert (float(score), float(cosine), float(words)) == tuple(
+        round(first[name], 3) for name in ("score", "similarity", "bm25")
+    )
+    assert (int(item), rest.strip()) == (first["id"], f"{first['path']}: a red apple")
+    out, error = run("search", str(kb_path), "--text", "red apple", "--min-score", "0.99")
+    assert out == ""
+    assert "--min-score 0.99" in error
+    assert "half of all items" in error
+    assert json.loads(run("search", str(kb_path), "--text", "zebra", "--mode", "bm25", "--json")[0])["results"] == []
