@@ -396,9 +396,8 @@ class KnowledgeBase:
             )
         if not 0 <= diversity <= 1 or not 0 <= (alpha or 0.0) <= 1:
             raise BowerbirdError(f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}")
-        if min_score is not None and not (
-            -1 <= min_score <= 1 or (text is not None and mode == "bm25" and min_score > 0)
-        ):
+        words_alone = text is not None and mode == "bm25"
+        if min_score is not None and not (min_score >= 0 if words_alone else -1 <= min_score <= 1):
             raise BowerbirdError(
                 f"`min_score` {min_score}: a cosine from -1 to 1, as in 0.3; with `mode=bm25` a BM25 score of 0 or more"
             )
