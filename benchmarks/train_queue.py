@@ -24,17 +24,25 @@ ROOT = Path(__file__).parent.parent / "runs"
 
 @dataclass(frozen=True)
 class Entry:
-    """A training: its recipe, the entries it stands on with the settings that take their models."""
+    """A training: its recipe, the entries it stands on with the settings that take their models, and what a GPU is
+    given in a step."""
 
     name: str
     needs: tuple[tuple[str, str], ...] = ()
+    gpu_batch: int = 256
+    gpu_rate: float = 1e-3
 
 
 TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
-    Entry("autoencoder-8"),
-    Entry("small-patches"),
-    Entry("rdm-patches", (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches"))),
+    Entry("autoencoder-8", gpu_rate=1.5e-3),
+    Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
+    Entry(
+        "rdm-patches",
+        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches")),
+        gpu_batch=512,
+        gpu_rate=8e-4,
+    ),
 )
 
 
@@ -72,26 +80,36 @@ def missing(entry: Entry, root: Path) -> list[str]:
     return [needed for _, needed in entry.needs if not (root / "queue" / needed / "model").is_dir()]
 
 
-def train_entry(entry: Entry, data: Path, root: Path, device: str, settings: list[str], seconds: float | None) -> None:
-    """Trains one entry to its end, or with `seconds` for so long, with the schedule made to fit."""
+@dataclass(frozen=True)
+class Prepared:
+    """A training ready to run: its recipe, what is trained, and the sheet with a line of measures to write on the
+    way."""
+
+    recipe: Any
+    objective: Any
+    out: Path
+    show: Callable[[Any, Path], None]
+
+
+def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepared:
+    """Reads the data, builds what the entry trains, and keeps its settings beside its state."""
     from bowerbird.core import files
     from bowerbird.data.pictures import load_pictures
-    from bowerbird.training.loop import train
     from bowerbird.training.recipe import FILE, build_objective, preview, read_pictures, with_settings
     from bowerbird.training.recipes import recipe as named
 
     started = time.time()
     chosen = ["where=null", *settings_of(entry, root), *settings]  # the tables hold what may be learned from, no more
     recipe = with_settings(named(entry.name), chosen)
-    pictures = read_pictures(recipe, data / TRAINED)
-    held_out = load_pictures(data / HELD_OUT, size=128, transparency=True)
+    pictures = read_pictures(recipe, root / "data" / TRAINED)
+    held_out = load_pictures(root / "data" / HELD_OUT, size=128, transparency=True)
     out = root / "queue" / entry.name
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, recipe.model_dump(mode="json"))
     objective = build_objective(recipe, pictures, out, device=device)
     count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    log(f"{entry.name}: {len(pictures)} pictures, {count / 1e6:.2f} M, {recipe.train.steps} steps of"
-        f" {recipe.train.batch_size}, ready after {time.time() - started:.0f} s", root)  # fmt: skip
+    told = f"{len(pictures)} pictures, {count / 1e6:.2f} M parameters, ready after {time.time() - started:.0f} s"
+    log(f"{entry.name}: {told}", root)
     sheet = preview(recipe)
 
     def show(trained: Any, path: Path) -> None:
@@ -99,15 +117,24 @@ def train_entry(entry: Entry, data: Path, root: Path, device: str, settings: lis
             sheet(trained, path)
         log(f"{entry.name}: {path.stem}: held-out styles: {validate(recipe.system.kind, trained, held_out)}", root)
 
+    return Prepared(recipe, objective, out, show)
+
+
+def train_entry(entry: Entry, root: Path, device: str, settings: list[str]) -> None:
+    """Trains one entry to its end, from its last checkpoint."""
+    from bowerbird.training.loop import train
+
+    started = time.time()
+    ready = prepare(entry, root, device, settings)
+    config = ready.recipe.train
     losses: list[float] = []
-    told, first = time.time(), None
-    for report in train(objective, recipe.train, out, device=device, preview=show):
-        first = report.step if first is None else first
+    told = time.time()
+    for report in train(ready.objective, config, ready.out, device=device, preview=ready.show):
         losses.append(report.loss)
-        if time.time() - told > 120 or report.step == recipe.train.steps:
-            rate = len(losses) * recipe.train.batch_size / (time.time() - told)
-            log(f"{entry.name}: {report.step} of {recipe.train.steps}, loss {sum(losses) / len(losses):.4f},"
-                f" {rate:.0f} pictures a second", root)  # fmt: skip
+        if time.time() - told > 300 or report.step == config.steps:
+            rate = len(losses) * config.batch_size / (time.time() - told)
+            line = f"{report.step} of {config.steps}, loss {sum(losses) / len(losses):.4f}"
+            log(f"{entry.name}: {line}, {rate:.0f} pictures a second", root)
             losses, told = [], time.time()
     log(f"{entry.name}: done in {(time.time() - started) / 60:.0f} minutes since the last start", root)
 
@@ -190,7 +217,7 @@ VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
 }
 
 
-def run(data: Path, root: Path, device: str, names: list[str], settings: list[str]) -> int:
+def run(root: Path, device: str, names: list[str], settings: list[str]) -> int:
     """Every entry that is not done, in order. 0 when all are."""
     for entry in QUEUE:
         if names and entry.name not in names:
@@ -201,7 +228,7 @@ def run(data: Path, root: Path, device: str, names: list[str], settings: list[st
         if absent:
             log(f"{entry.name}: waits for {', '.join(absent)}", root)
             continue
-        train_entry(entry, data, root, device, settings, None)
+        train_entry(entry, root, device, settings)
     return sum(not (root / "queue" / entry.name / "model").is_dir() for entry in QUEUE)
 
 
@@ -217,11 +244,10 @@ def main() -> None:
     running.add_argument("--set", action="append", default=[], dest="settings")
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
-    data = arguments.root / "data"
     if arguments.verb == "table":
-        table(arguments.sources, data)
+        table(arguments.sources, arguments.root / "data")
         return
-    left = run(data, arguments.root, arguments.device, arguments.names, arguments.settings)
+    left = run(arguments.root, arguments.device, arguments.names, arguments.settings)
     raise SystemExit(1 if left else 0)
 
 

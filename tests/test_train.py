@@ -171,6 +171,17 @@ for delay in (0.0, 0.007, 0.013, 0.021, 0.037):
     assert done.stdout.split() == ["whole"] * 5, done.stderr
 
 
+def test_a_training_by_the_clock_cools_down_and_ends_with_it(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-autoencoder", tiny=True)
+    config = recipe.train.model_copy(update={"steps": 100, "cooldown_fraction": 0.5})
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    hands = iter([0.0, 0.2, 0.25, 0.5, 0.75, 0.9, 0.9, 1.0])  # asked before and after each step
+    reports = list(train(objective, config, tmp_path, device="cpu", spent=lambda: next(hands)))
+    assert [r.learning_rate / config.learning_rate for r in reports] == pytest.approx([1.0, 1.0, 0.5, 0.2])
+    assert files.read_tensor_metadata(tmp_path / "checkpoint.safetensors")["step"] == "4"
+    assert (tmp_path / "model").is_dir()
+
+
 def test_learning_rate_warms_up_and_cools_down() -> None:
     config = TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10, cooldown_fraction=0.2)
     rates = [learning_rate(config, step) for step in range(100)]

@@ -9,6 +9,7 @@ it, exports; a `Preview` shows it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -82,12 +83,14 @@ def train(
     *,
     device: str = "auto",
     preview: Preview[Any] | None = None,
+    spent: Callable[[], float] | None = None,
 ) -> Iterator[StepReport]:
     """Train `objective` and write `out/model` from the averaged weights.
 
     The checkpoint is `out/checkpoint.safetensors`, the sheets that `preview` draws (None: no sheets) go to
     `out/sheets`; `keep_steps` exports averaged weights on the way to `out/model-<step>`. Starting again with the same
-    `out` resumes. Under `torchrun` every process samples its own batches.
+    `out` resumes. Under `torchrun` every process samples its own batches. `spent`: the share of the time allowed that
+    is over; where it is given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end.
     """
     import torch
     from accelerate import Accelerator
@@ -111,9 +114,11 @@ def train(
     saved = out / CHECKPOINT
     done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
     for step, batch in prefetch(
-        lambda step: objective.batch(step, config.batch_size, accelerator.process_index), done, config.steps
+        lambda step: objective.batch(step, config.batch_size, accelerator.process_index),
+        done,
+        config.steps if spent is None else sys.maxsize,
     ):
-        rate = learning_rate(config, step)
+        rate = learning_rate(config, step if spent is None else min(config.steps - 1, int(spent() * config.steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
@@ -130,9 +135,12 @@ def train(
             raise BowerbirdError(
                 f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out"
             )
+        last = finished == config.steps if spent is None else spent() >= 1
         if accelerator.is_main_process:
-            _keep(objective, parameters, optimizer, ema, config, out, finished, preview)
+            _keep(objective, parameters, optimizer, ema, config, out, finished, preview, last=last)
         yield StepReport(finished, value, rate)
+        if last:
+            break
     if accelerator.is_main_process:
         with ema_weights(ema, parameters):
             objective.eval()
@@ -166,9 +174,10 @@ def _keep(
     out: Path,
     step: int,
     preview: Preview[Any] | None,
+    *,
+    last: bool,
 ) -> None:
-    """Checkpoint, sheet and side export, where `step` asks for one."""
-    last = step == config.steps
+    """Checkpoint, sheet and side export, where `step` asks for one or is the last."""
     if step % config.save_every == 0 or last:
         save_checkpoint(out / CHECKPOINT, objective, optimizer, ema, step)
     shown = preview is not None and (step % config.sheet_every == 0 or last or step in config.keep_steps)

@@ -188,7 +188,7 @@ def pipeline_of(
 
 def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjective:
     """The objective over `pictures`, with the frozen networks that `config` names."""
-    encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
+    encoder, autoencoder = encoders.load(config.encoder, device=run.device), load_autoencoder(config.autoencoder)
     cache = cached_latents(config, pictures, autoencoder, encoder, run)
     check_edge(cache, pictures, config.unet.sample_size)
     if config.neighbors:
