@@ -43,6 +43,9 @@ QUEUE = (
         gpu_batch=512,
         gpu_rate=8e-4,
     ),
+    Entry("reimagen-drawings-32", gpu_rate=1e-3),
+    Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=128),
+    Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64),
 )
 
 

@@ -12,6 +12,8 @@ from bowerbird.core.types import Neighbors, TokenLayout
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models.neighbor_unet import NeighborUNet
+from bowerbird.models.unet import build_unet
 from bowerbird.systems.latent_cache import LatentCache, sample_neighbors
 from bowerbird.training import recipes
 from bowerbird.training.objectives.autoencoder import unit_channels
@@ -103,3 +105,14 @@ def test_channels_of_unit_variance_by_the_weights_decode_as_before(drawn_folder:
         spread = before.mean.std((0, 2, 3))[:, None, None]
         assert torch.allclose(after.std * spread, before.std, rtol=1e-3)
         assert torch.allclose(ours.decode(after.mean).sample, model.decode(before.mean).sample, atol=1e-4)  # type: ignore[operator]
+
+
+def test_the_networks_of_full_size_can_be_made_and_are_as_large_as_the_queue_expects() -> None:
+    unet = recipes.recipe("rdm-patches").system.unet  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        network = build_unet(unet, 273)
+    assert 11e6 < sum(p.numel() for p in network.parameters()) < 16e6
+    for stage in ("32", "64", "128"):
+        sizes = recipes.recipe(f"reimagen-drawings-{stage}").system.unet  # type: ignore[attr-defined]
+        with torch.device("meta"):
+            NeighborUNet(**sizes.model_dump())

@@ -23,6 +23,7 @@ from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
 from bowerbird.systems import generation, queries
 from bowerbird.systems.reimagen.batches import low_resolution
+from bowerbird.systems.reimagen.config import NeighborKind
 from bowerbird.systems.reimagen.objective import ReImagenObjective
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
@@ -339,3 +340,20 @@ def test_pictures_of_another_size_are_refused(drawn_folder: Path) -> None:
     with pytest.raises(BowerbirdError, match="24 px"):
         ReImagenObjective(recipe.system, pictures, 0)  # type: ignore[arg-type]
     assert dataclasses.is_dataclass(pictures)
+
+
+def test_a_varied_target_is_its_own_first_neighbor_and_has_no_other(drawn_folder: Path) -> None:
+    recipe = recipes.recipe("reimagen-drawings-32", tiny=True)
+    draws = (NeighborKind(kind="itself", share=1.0, style_named=0.0),)
+    always = {"draws": draws, "varied": 1.0, "itself_exact": 1.0, "neighbors_null": 0.0, "text_null": 0.0}
+    config = recipe.system.model_copy(update=always)
+    pictures = load_pictures(drawn_folder, size=128, transparency=True)
+    objective = ReImagenObjective(config, pictures, 0)  # type: ignore[arg-type]
+    assert objective.pictures.size == 16
+    for step in range(4):
+        batch = objective.batch(step, 8)
+        assert torch.equal(batch["neighbors"][:, 0], batch["clean"])
+        assert batch["weights"][:, 0].tolist() == [1.0] * 8
+        assert not batch["weights"][:, 1:].any()
+    plain = ReImagenObjective(config.model_copy(update={"varied": 0.0}), objective.pictures, 0).batch(0, 8)  # type: ignore[arg-type]
+    assert not torch.equal(plain["clean"], objective.batch(0, 8)["clean"])

@@ -47,6 +47,9 @@ KINDS = [
     "autoencoder-8",
     "small-patches",
     "rdm-patches",
+    "reimagen-drawings-32",
+    "reimagen-drawings-64",
+    "reimagen-drawings-128",
 ]
 
 
@@ -90,12 +93,13 @@ def opens(name: str, model: Path) -> None:
         from diffusers import VQModel
 
         assert VQModel.from_pretrained(model).config.num_vq_embeddings == 16
-    elif name.startswith("tiny-reimagen"):
+    elif "reimagen" in name:
         from bowerbird import ReImagenPipeline
 
-        assert ReImagenPipeline.from_pretrained(model).sizes == [
-            {"tiny-reimagen-32": 16, "tiny-reimagen": 32, "tiny-reimagen-128": 64}[name]
-        ]
+        sizes = {"tiny-reimagen-32": 16, "tiny-reimagen": 32, "tiny-reimagen-128": 64}
+        sizes |= {"reimagen-drawings-32": 16, "reimagen-drawings-64": 32}
+        opened = ReImagenPipeline.from_pretrained(model).sizes
+        assert opened == ([32, 64, 128] if name == "reimagen-drawings-128" else [sizes[name]])
     elif name == "tiny-copies":
         from bowerbird.encoders.copy_descriptor import CopyDescriptor
         from bowerbird.evaluation import features

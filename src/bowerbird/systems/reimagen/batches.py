@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.types import ABSENT
-from bowerbird.data import augment
+from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.knowledge.neighbors.tables import neighbor_table
@@ -65,10 +65,20 @@ class ReImagenBatch(TypedDict):
 
 class ReImagenBatches:
     """Batches over one set of pictures; `tables`: the neighbors of each by the search, and by the search among other
-    things."""
+    things. `source`: the same pictures as they came, which variations are made from."""
 
-    def __init__(self, config: ReImagenConfig, pictures: Pictures, seed: int, encoder: Any = None) -> None:
+    def __init__(
+        self,
+        config: ReImagenConfig,
+        pictures: Pictures,
+        seed: int,
+        encoder: Any = None,
+        *,
+        source: Pictures | None = None,
+    ) -> None:
         self.config, self.pictures, self.seed = config, pictures, seed
+        self.source = pictures if source is None else source
+        self.opacity = self.source.opacity() if config.varied else None
         self.styles = pictures.column(config.style_key) if config.style_key else [""] * len(pictures)
         self.tables = self._tables(encoder)
 
@@ -126,14 +136,25 @@ class ReImagenBatches:
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
         clean, neighbors = x[:, 0], x[:, 1:].clone()
         own = torch.tensor(itself)
+        present_weights = torch.tensor(weights)
+        if config.varied and own.any():
+            chosen = own & (torch.rand(size, generator=generator) < config.varied)
+            clean, neighbors, texts, captions = self._vary(
+                chosen, rows, clean, neighbors, texts, captions, rng, generator
+            )
+            present_weights[chosen, 1:] = 0.0
         if own.any():
-            neighbors[own, 0] = _other_form(neighbors[own, 0], generator)
+            other = _other_form(neighbors[own, 0], generator, config.itself_change)
+            if config.itself_exact:
+                kept = torch.rand(len(other), generator=generator) < config.itself_exact
+                other = torch.where(kept[:, None, None, None], neighbors[own, 0], other)
+            neighbors[own, 0] = other
         luck = torch.rand(2, size, generator=generator)
         no_neighbors = luck[1] < config.neighbors_null
         batch: ReImagenBatch = {
             "clean": clean,
             "neighbors": neighbors,
-            "weights": torch.tensor(weights) * (~no_neighbors)[:, None],
+            "weights": present_weights * (~no_neighbors)[:, None],
             "texts": ["" if luck[0, i] < config.text_null else text for i, text in enumerate(texts)],
             "captions": captions,
             "eps": torch.randn(clean.shape, generator=generator),
@@ -143,6 +164,33 @@ class ReImagenBatches:
             batch["level"] = torch.randint(config.max_level, (size,), generator=generator)
             batch["low_eps"] = torch.randn(clean.shape, generator=generator)
         return batch
+
+    def _vary(
+        self,
+        chosen: Tensor,
+        rows: np.ndarray,
+        clean: Tensor,
+        neighbors: Tensor,
+        texts: list[str],
+        captions: list[str],
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, list[str], list[str]]:
+        """The batch with the pictures that are `chosen` `(n,)` under variations, as targets and as their own first
+        neighbors, and by invented names."""
+        at = chosen.nonzero()[:, 0]
+        if not len(at) or self.opacity is None:
+            return clean, neighbors, texts, captions
+        source = torch.from_numpy(rows)[at]
+        change = variation.draw(len(at), generator)
+        x = variation.apply(change, self.source.pixels[source], self.opacity[source], self.config.unet.sample_size)
+        clean, neighbors, texts, captions = clean.clone(), neighbors.clone(), list(texts), list(captions)
+        clean[at], neighbors[at, 0] = x, x
+        k = neighbors.shape[1]
+        for i in at.tolist():
+            name = invented_name(rng)
+            texts[i], captions[i * k] = str(rng.choice(PLAIN)).replace("{text}", name), name
+        return clean, neighbors, texts, captions
 
     def _neighbors(self, row: int, kind: str, k: int, rng: np.random.Generator) -> list[int]:
         """k rows of D for the target `row`, -1 pads: the best in order in half the samples, else any of the best
@@ -166,10 +214,15 @@ class ReImagenBatches:
         return str(rng.choice(PLAIN)).replace("{text}", text)
 
 
-def _other_form(x: Tensor, generator: torch.Generator) -> Tensor:
+def _other_form(x: Tensor, generator: torch.Generator, change: float = 1.0) -> Tensor:
     """Pictures `(n, 3, S, S)`, a quarter of them mirrored, turned up to 10 degrees, at scale .9 to 1.1, shifted up to
-    5%."""
+    5%; each `change` times as often or as far."""
     n = len(x)
     drawn = torch.rand(5, n, generator=generator)
-    x = torch.where((drawn[0] < 0.25)[:, None, None, None], x.flip(3), x)
-    return augment.affine(x, (drawn[1] * 2 - 1) * 0.175, 0.9 + 0.2 * drawn[2], (drawn[3:].T * 2 - 1) * 0.05)
+    x = torch.where((drawn[0] < 0.25 * change)[:, None, None, None], x.flip(3), x)
+    return augment.affine(
+        x,
+        (drawn[1] * 2 - 1) * (0.175 * change),
+        1 - 0.1 * change + 0.2 * change * drawn[2],
+        (drawn[3:].T * 2 - 1) * (0.05 * change),
+    )

@@ -73,6 +73,10 @@ class ReImagenConfig(ObjectiveConfig):
 
     `text_encoder`: a frozen T5 or CLIP (directory or hub id) in place of the small tower. `base`: the directory of a
     trained pipeline that this stage is added to; its text tower is used, frozen.
+    Of samples of the kind `itself`, the share `varied` is under a random variation of colors, grounds, lines and places
+    (the data may then come larger, which keeps it sharp), target and neighbor alike, and has no other neighbor; in the
+    share `itself_exact` the neighbor is the target as it is, else in another form, turned and moved `itself_change`
+    times as far as usual.
     """
 
     kind: Literal["reimagen"] = "reimagen"
@@ -96,6 +100,9 @@ class ReImagenConfig(ObjectiveConfig):
     text_null: Share = 0.1
     neighbors_null: Share = 0.1
     view_probability: Share = 0.5
+    varied: Share = 0.0
+    itself_exact: Share = 0.0
+    itself_change: Share = 1.0
 
     @property
     def schedule_type(self) -> str:

@@ -19,6 +19,7 @@ Differs from the paper, and why:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird import encoders
-from bowerbird.core import seeds
+from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
@@ -59,6 +60,9 @@ class ReImagenObjective(Objective[ReImagenBatch]):
         """`text`: a frozen tower and its tokenizer (None for the small tower); None trains a small tower. `below`: the
         networks of the stages below, frozen. `encoder`: for dense search and `max_similarity`."""
         super().__init__()
+        source = pictures
+        if config.varied and pictures.size % config.unet.sample_size == 0:
+            pictures = _at_size(pictures, config.unet.sample_size)
         if pictures.size != config.unet.sample_size:
             raise BowerbirdError(
                 f"the pictures are {pictures.size} px and this stage generates {config.unet.sample_size}; set"
@@ -78,7 +82,7 @@ class ReImagenObjective(Objective[ReImagenBatch]):
         self.frozen = text or (None, None)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
         self.below = tuple(below)
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.schedule_type)
-        self.batches = ReImagenBatches(config, pictures, seed, encoder)
+        self.batches = ReImagenBatches(config, pictures, seed, encoder, source=source)
 
     def batch(self, step: int, size: int, rank: int = 0) -> ReImagenBatch:
         """See `ReImagenBatches.batch`."""
@@ -151,6 +155,15 @@ class ReImagenObjective(Objective[ReImagenBatch]):
         self.pipeline().save_pretrained(out)
         for module in ours:
             module.float()
+
+
+def _at_size(pictures: Pictures, size: int) -> Pictures:
+    """The same pictures, smaller."""
+    parts = [
+        tensors.to_uint8(F.interpolate(tensors.to_float(part), size=size, mode="bicubic", antialias=True))
+        for part in torch.split(pictures.pixels, 256)
+    ]
+    return replace(pictures, pixels=torch.cat(parts), alpha=None)
 
 
 def build(config: ReImagenConfig, pictures: Pictures, run: RunContext) -> ReImagenObjective:

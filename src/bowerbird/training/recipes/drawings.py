@@ -10,6 +10,7 @@ from __future__ import annotations
 from bowerbird.models.patch_encoder import PatchEncoderConfig
 from bowerbird.models.unet import UNetConfig
 from bowerbird.systems.rdm.objective import RDMConfig
+from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, TowerSizes, UNetSizes
 from bowerbird.training.loop import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
@@ -113,7 +114,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
         sheet_every=1000,
     )
     system = RDMConfig(
-        unet=UNetConfig(in_channels=8, block_out_channels=(80, 144, 192)),
+        unet=UNetConfig(in_channels=8, block_out_channels=(96, 160, 192)),
         autoencoder="runs/autoencoder-8/model",
         encoder="runs/small-patches/model",
         mix=MIX,
@@ -134,3 +135,91 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
     )
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     return Recipe(name="rdm-patches", system=small, train=shorter, size=128, limit=32, transparency=True)
+
+
+DRAWS = (
+    NeighborKind(kind="retrieved", share=0.4, style_named=0.7),
+    NeighborKind(kind="itself", share=0.42, style_named=0.0),
+    NeighborKind(kind="others", share=0.18, style_named=0.5),
+)
+
+
+def reimagen_drawings_32(*, tiny: bool = False) -> Recipe:
+    """Re-Imagen's first stage for any drawing, with a text tower. A neighbor that is the target itself is under a
+    variation most of the time, and as it is in 40%: so a look is kept, and where it is.
+
+    Command: bowerbird train reimagen-drawings-32 --data drawings.parquet --out runs/reimagen-drawings-32
+    """
+    unet = UNetSizes(block_out_channels=(64, 112, 144))
+    return _stage("reimagen-drawings-32", unet, None, 16000, 8e-4, tiny)
+
+
+def reimagen_drawings_64(*, tiny: bool = False) -> Recipe:
+    """Its second stage, 32 to 64 px.
+
+    Command: bowerbird train reimagen-drawings-64 --set system.base=runs/reimagen-drawings-32/model --data
+    drawings.parquet --out runs/reimagen-drawings-64
+    """
+    unet = UNetSizes(
+        sample_size=64,
+        low_size=32,
+        block_out_channels=(48, 64, 96),
+        attention=(False, True, True),
+        itself=(False, False, True),
+        prediction_type="sample",
+    )
+    return _stage("reimagen-drawings-64", unet, "runs/reimagen-drawings-32/model", 7000, 6e-4, tiny)
+
+
+def reimagen_drawings_128(*, tiny: bool = False) -> Recipe:
+    """Its third stage, 64 to 128 px, in patches of 4.
+
+    Command: bowerbird train reimagen-drawings-128 --set system.base=runs/reimagen-drawings-64/model --data
+    drawings.parquet --out runs/reimagen-drawings-128
+    """
+    unet = UNetSizes(
+        sample_size=128,
+        low_size=64,
+        patch_size=4,
+        block_out_channels=(64, 80, 96),
+        attention=(False, True, True),
+        itself=(False, False, True),
+        prediction_type="sample",
+    )
+    return _stage("reimagen-drawings-128", unet, "runs/reimagen-drawings-64/model", 6000, 6e-4, tiny)
+
+
+def _stage(name: str, unet: UNetSizes, base: str | None, steps: int, rate: float, tiny: bool) -> Recipe:
+    train = TrainConfig(
+        steps=steps,
+        batch_size=32,
+        learning_rate=rate,
+        warmup_steps=200,
+        cooldown_fraction=0.35,
+        ema_decay=0.999,
+        save_every=150,
+        sheet_every=1000,
+    )
+    system = ReImagenConfig(unet=unet, base=base, draws=DRAWS, varied=0.6, itself_exact=0.4, itself_change=0.5)
+    if not tiny:
+        return Recipe(name=name, system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    # the third stage stands on the bundled two, the others alone
+    third = unet.sample_size == 128
+    size, low_size = (128, 64) if third else (unet.sample_size // 2, unet.low_size // 2)
+    smaller = UNetSizes(
+        sample_size=size,
+        low_size=low_size,
+        block_out_channels=(16, 16),
+        layers_per_block=(1, 1),
+        attention=(False, True),
+        itself=(False, True),
+        head_channels=8,
+        text_dim=96 if third else 16,
+        time_dim=16,
+        prediction_type=unet.prediction_type,
+    )
+    tower = TowerSizes(buckets=64, dim=16, heads=2)
+    changed = {"unet": smaller, "tower": tower, "base": "tiny-reimagen" if third else None, "style_key": None}
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    tried = system.model_copy(update=changed)
+    return Recipe(name=name, system=tried, train=shorter, size=128, limit=32, transparency=True)
