@@ -50,6 +50,7 @@ def train_for(entry: Entry, root: Path, device: str, seconds: float, batch: int 
     """Trains one entry from nothing in so many seconds, reading of the data included."""
     import torch
 
+    from bowerbird.core import files
     from bowerbird.training.loop import train
 
     deadline = time.time() + seconds
@@ -75,14 +76,22 @@ def train_for(entry: Entry, root: Path, device: str, seconds: float, batch: int 
     def clock() -> float:
         return min(1.0, (time.time() - begun) / max(1.0, end - begun))
 
-    for report in train(ready.objective, config, ready.out, device=device, preview=ready.show, spent=clock):
+    for report in train(ready.objective, config, ready.out, device=device, spent=clock):
         losses.append(report.loss)
         if time.time() - told > seconds / 12:
             pace = len(losses) * config.batch_size / (time.time() - told)
             log(f"{entry.name}: {report.step} steps, {clock():.0%} of the time, loss {sum(losses) / len(losses):.4f},"
                 f" {pace:.0f} pictures a second", root)  # fmt: skip
             losses, told = [], time.time()
-    (ready.out / "checkpoint.safetensors").unlink(missing_ok=True)
+    # the model is written; what follows is for people and may be cut off
+    checkpoint = ready.out / "checkpoint.safetensors"
+    averaged = files.load_tensors(checkpoint)
+    for name, parameter in ready.objective.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(averaged[f"ema.{name}"])
+    checkpoint.unlink()
+    (ready.out / "sheets").mkdir(exist_ok=True)
+    ready.show(ready.objective.eval(), ready.out / "sheets" / f"{report.step:06d}.png")
     log(f"{entry.name}: done, {deadline - time.time():.0f} s before its time is over", root)
 
 
