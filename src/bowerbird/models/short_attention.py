@@ -13,7 +13,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-MOST_KEYS = 64
+MOST_KEYS = 128
 
 
 class ShortAttention(AttnProcessor2_0):
