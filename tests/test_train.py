@@ -18,7 +18,9 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import load_pictures
 from bowerbird.systems import registry
 from bowerbird.training import recipes
-from bowerbird.training.loop import StepReport, TrainConfig, learning_rate, train
+from bowerbird.training.config import TrainConfig
+from bowerbird.training.loop import train
+from bowerbird.training.losses import StepReport
 from bowerbird.training.recipe import (
     Recipe,
     build_objective,
@@ -28,6 +30,7 @@ from bowerbird.training.recipe import (
     with_settings,
 )
 from bowerbird.training.run import train_recipe
+from bowerbird.training.schedule import learning_rate
 
 RATES = {"tiny-vq": 3e-4, "tiny-knn-discrete": 1e-2}
 """Learning rates at which eight steps show; the tokenizer starts from trained weights, which large steps only spoil."""

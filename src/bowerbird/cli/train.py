@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, progress_bar, say, say_source
+from bowerbird.cli.common import (
+    DeviceOption,
+    JsonOption,
+    pick_device,
+    print_json,
+    progress_bar,
+    say,
+    say_source,
+    show_progress,
+)
 from bowerbird.core.errors import BowerbirdError, Terminated
 
 if TYPE_CHECKING:
     from bowerbird.data.pictures import Pictures
     from bowerbird.training.recipe import Recipe
+    from bowerbird.training.sweep import Run
+
+GUIDANCE = "guidance_scale"
+"""The setting of sampling that a sweep takes beside those of a recipe."""
 
 
 def train(
@@ -30,6 +47,19 @@ def train(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="key=value,value: a run for each value; guidance_scale=1,3: one run, measured at each."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="module:NAME", help="The Registration of a system of your own.")
+    ] = None,
+    report_to: Annotated[
+        list[str] | None, typer.Option("--report-to", help="tensorboard or wandb; several times for both.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="ID", help="Publish the model there, privately, at the end.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Over the recipe's seed.", min=0)] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -40,11 +70,16 @@ def train(
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """
+    from bowerbird.systems import registry
+    from bowerbird.training import sweep as sweeps
     from bowerbird.training.data import fit_to_columns
     from bowerbird.training.recipe import given_keys
     from bowerbird.training.recipes import NAMES, open_recipe
-    from bowerbird.training.run import check_run, train_recipe
+    from bowerbird.training.run import check_run
+    from bowerbird.training.trackers import check_trackers
 
+    if system is not None:
+        registry.register_named(system)
     settings = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
     chosen = open_recipe(recipe, tiny=tiny, settings=settings)
     if dry_run:
@@ -52,46 +87,138 @@ def train(
         return
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
-    out, used = out or Path("runs") / chosen.name, pick_device(device)
+    out = out or Path("runs") / chosen.name
+    key, values = ("", [""]) if sweep is None else sweeps.parse(sweep)
+    scales = _scales(values) if key == GUIDANCE else []
+    if push_to_hub is not None and sweep is not None:
+        raise BowerbirdError("train: a sweep makes several models; leave --push-to-hub out, and publish one of them")
+    check_trackers(report_to or [])
     # a recipe of one's own was written for its data; of ours, what names columns is a default
     given = given_keys(settings) if recipe in NAMES else ["system", "where"]
-    check_run(chosen, out, compared=lambda each: fit_to_columns(each, None, given)[0])
+
+    def runs_of(each: Recipe) -> list[Run]:
+        return [sweeps.Run("", each, out)] if not key or scales else sweeps.runs(each, key, values, out)
+
+    for run in runs_of(chosen):
+        check_run(run.recipe, run.out, compared=lambda each: fit_to_columns(each, None, given)[0])
+    options = _Options(pick_device(device), tuple(report_to or ()), str(data or kb), as_json)
+    if push_to_hub is not None:
+        from bowerbird.systems import hub
+
+        hub.reserve(push_to_hub)
     columns, read = _source(data, kb, chosen)
     chosen, absent = fit_to_columns(chosen, columns, given)
-    if absent:
+    if absent and _is_first():
         say(f"{chosen.name}: this data has no {', '.join(absent)}, so what the recipe would do by it is left out")
-    check_run(chosen, out)
-    pictures = read(chosen)
+    pictures, runs = read(chosen), runs_of(chosen)
+    if _is_first():
+        _say_left_out(pictures)
+    for run in runs:
+        check_run(run.recipe, run.out)
+    results = [_run(run, pictures, options) for run in runs]
+    if push_to_hub is not None and _is_first():
+        say(f"published: {hub.publish(out / 'model', push_to_hub)}")
+        results[0]["hub"] = push_to_hub
+    if not key:
+        print_json(results[0]) if as_json else say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
+        return
+    if not _is_first():
+        return
+    rows = [sweeps.row(key, run) for run in runs] if not scales else _measure(out, kb, data, pictures, scales, options)
+    table = sweeps.write_table(out, rows)
+    if as_json:
+        print_json({"sweep": key, "rows": rows, "table": str(table)})
+        return
+    say("\t".join(rows[0]))
+    for row in rows:
+        say("\t".join("" if value is None else str(value) for value in row.values()))
+    say(f"done: {table}")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all runs of a command share."""
+
+    device: str
+    report_to: tuple[str, ...]
+    source: str
+    as_json: bool
+
+
+def _is_first() -> bool:
+    """Whether this process is the one of a `torchrun` that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
+    """Train one recipe to its end: a bar on a terminal, else a line a step."""
+    from bowerbird.training.data import held_out_rows
+    from bowerbird.training.losses import StepReport
+    from bowerbird.training.run import train_recipe
+
+    recipe, out, first = run.recipe, run.out, _is_first()
+    trained, held = held_out_rows(recipe, pictures)
+    if first:
+        if len(trained) < len(pictures):
+            say(f"{recipe.name}: {len(trained)} pictures to train on, {len(held)} held out for the validation loss")
+        say(f"{recipe.name}: {len(pictures)} pictures, {recipe.train.steps} steps of {_batch(recipe)}, into {out}")
+    done: StepReport | None = None
+    with progress_bar(quiet=options.as_json or not first) as bar:
+        task = bar.add_task("training", total=recipe.train.steps)
+        steps = train_recipe(
+            recipe,
+            pictures,
+            out,
+            device=options.device,
+            report_to=options.report_to,
+            source=options.source,
+            command=_command(),
+        )
+        try:
+            for done in steps:
+                line = f"loss {done.loss:.4f}"
+                if done.validation_loss is not None:
+                    line += f", validation loss {done.validation_loss:.4f}"
+                bar.update(task, completed=done.step, description=line)
+                if bar.disable and first:
+                    rate = f"learning rate {done.learning_rate:.3g}"
+                    say(f"step {done.step} of {recipe.train.steps}, {line}, {rate}, {done.seconds:.2f} s")
+        except (KeyboardInterrupt, Terminated) as error:
+            error.add_note(f"{out}: the last checkpoint is kept, and the same command goes on from there")
+            raise
+    return {
+        "recipe": recipe.name,
+        "steps": recipe.train.steps,
+        "loss": done.loss if done else None,
+        "out": str(out / "model"),
+        "source": pictures.source.facts(),
+    }
+
+
+def _batch(recipe: Recipe) -> str:
+    times = recipe.train.gradient_accumulation
+    return f"{recipe.train.batch_size}{f' x {times}' if times > 1 else ''}"
+
+
+def _command() -> str:
+    """How this run was started; of paths the last part, as the rest is this machine's business."""
+    from bowerbird.training.data import last_part
+
+    def short(word: str) -> str:
+        key, equals, value = word.partition("=")
+        if equals and "/" in value:
+            return f"{key}={short(value)}"
+        return last_part(word) if Path(word).exists() or word.startswith(("/", "~", ".")) else word
+
+    return shlex.join(["bowerbird", *map(short, sys.argv[1:])])
+
+
+def _say_left_out(pictures: Pictures) -> None:
     say_source(pictures.source)
     for line in pictures.left_out[:20]:
         say(f"left out: {line}")
     if pictures.left_out:
         say(f"{len(pictures.left_out)} of {len(pictures) + len(pictures.left_out)} items were left out")
-    say(f"{chosen.name}: {len(pictures)} pictures, {chosen.train.steps} steps of {chosen.train.batch_size}, into {out}")
-    losses: list[float] = []
-    with progress_bar(quiet=as_json) as bar:
-        task = bar.add_task("training", total=chosen.train.steps)
-        try:
-            for report in train_recipe(chosen, pictures, out, device=used):
-                losses.append(report.loss)
-                recent = sum(losses[-50:]) / len(losses[-50:])
-                bar.update(task, completed=report.step, description=f"loss {recent:.4f}")
-                if bar.disable and (report.step % 50 == 0 or report.step == chosen.train.steps):
-                    say(f"step {report.step} of {chosen.train.steps}, loss {recent:.4f}")
-        except (KeyboardInterrupt, Terminated) as error:
-            error.add_note(f"{out}: the last checkpoint is kept, and the same command goes on from there")
-            raise
-    result = {
-        "recipe": chosen.name,
-        "steps": chosen.train.steps,
-        "loss": losses[-1] if losses else None,
-        "out": str(out / "model"),
-        "source": pictures.source.facts(),
-    }
-    if as_json:
-        print_json(result)
-    else:
-        say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
 
 
 def _source(data: str | None, kb: str | None, recipe: Recipe) -> tuple[Collection[str], Callable[[Recipe], Pictures]]:
@@ -103,5 +230,36 @@ def _source(data: str | None, kb: str | None, recipe: Recipe) -> tuple[Collectio
 
         base = KnowledgeBase.open(kb)
         return base.info()["metadata"], lambda r: pictures_of(base, size=r.size, where=r.where, limit=r.limit)
-    everything = load_pictures(str(data), size=recipe.size, limit=None if recipe.where else recipe.limit)
+    limit = None if recipe.where else recipe.limit
+    everything = load_pictures(str(data), size=recipe.size, limit=limit, transparency=recipe.transparency)
     return everything.columns, lambda r: everything.filter(r.where, r.limit)
+
+
+def _scales(values: list[str]) -> list[float]:
+    try:
+        found = [float(value) for value in values]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= scale <= 100 for scale in found):
+        raise BowerbirdError(f"--sweep {GUIDANCE}={','.join(values)}: give numbers from 0 to 100, for example 1,3")
+    return found
+
+
+def _measure(
+    out: Path, kb: str | None, data: str | None, pictures: Pictures, scales: list[float], options: _Options
+) -> list[dict[str, Any]]:
+    """The trained model of a run at several guidance scales, with the knowledge base it was trained from, or one that
+    is made of the data in the run's folder."""
+    from bowerbird.cli.common import open_model
+    from bowerbird.evaluation.guidance_sweep import measure
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    pipe = open_model(str(out / "model"), options.device)
+    if kb is not None:
+        base = KnowledgeBase.open(kb)
+    elif (out / "kb").is_dir():
+        base = KnowledgeBase.open(out / "kb")
+    else:
+        base, _ = KnowledgeBase.build(out / "kb", str(data), encoder=getattr(pipe.config, "encoder_name", "small"))
+    with show_progress("measuring", options.as_json) as progress:
+        return measure(pipe, base, pictures, scales, progress=progress)

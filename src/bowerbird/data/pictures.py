@@ -106,6 +106,18 @@ class Pictures:
         """Alpha uint8 `(n, S, S)`: 255 everywhere where no transparency was kept."""
         return torch.full_like(self.pixels[:, 0], 255) if self.alpha is None else self.alpha
 
+    def concat(self, others: Pictures) -> Pictures:
+        """These pictures, then the others, which are of the same size."""
+        return Pictures(
+            torch.cat([self.pixels, others.pixels]),
+            self.captions + others.captions,
+            self.metadata + others.metadata,
+            self.ids + others.ids,
+            self.left_out + others.left_out,
+            None if self.alpha is None and others.alpha is None else torch.cat([self.opacity(), others.opacity()]),
+            self.source,
+        )
+
     def filter(self, where: str | None, limit: int | None = None) -> Pictures:
         """The first `limit` rows that satisfy `where` (SQL over the metadata; None: all).
 

@@ -25,7 +25,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.models.weights import bundled
-from bowerbird.systems import common
+from bowerbird.systems import common, hub
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
@@ -221,10 +221,12 @@ class System(DiffusionPipeline, ABC):
         Weights are float32 unless `dtype` (or the older `torch_dtype`) says otherwise; the rest is diffusers'.
         """
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
-        own = bundled(str(pretrained_model_name_or_path))
-        place = own or Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
+        place = bundled(name) or Path(name)
+        if not place.is_dir():
+            place = hub.fetch(name, kwargs)
         kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
-        pipe: Self = super().from_pretrained(str(own or pretrained_model_name_or_path), dtype=dtype, **kwargs)
+        pipe: Self = super().from_pretrained(str(place), dtype=dtype, **kwargs)
         pipe.after_loading(place)
         return pipe
 

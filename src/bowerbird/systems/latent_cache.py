@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ class CacheSettings(Protocol):
     @property
     def picture_size(self) -> int | None: ...
     def model_dump_json(self, *, include: set[str]) -> str: ...
+    def model_copy(self, *, update: dict[str, Any]) -> Self: ...
+
+
+SettingsT = TypeVar("SettingsT", bound=CacheSettings)
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,9 @@ class LatentCache:
         )
 
 
-def check_neighbors(cache: LatentCache, settings: CacheSettings) -> LatentCache:
-    """`cache` itself. Raises: BowerbirdError when its leak guard left no item a neighbor."""
-    if bool((cache.nearest == ABSENT).all()):
+def check_neighbors(cache: LatentCache, settings: CacheSettings, run: RunContext) -> LatentCache:
+    """`cache` itself. Raises: BowerbirdError when its leak guard left no item a neighbor to be trained with."""
+    if run.database is None and bool((cache.nearest == ABSENT).all()):
         if len(cache.ids) < 2:
             raise BowerbirdError("one picture has no neighbor to learn from, as it is none of its own; give more")
         key = "" if settings.exclude_key is None else f", exclude_key {settings.exclude_key!r}"
@@ -157,8 +161,11 @@ def views_of(config: CacheSettings, size: int, seed: int) -> list[augment.View]:
     ]
 
 
-def part_rows(config: CacheSettings, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of X and of D among n pictures: the same, or disjoint with `database_share` of them in D."""
+def part_rows(config: CacheSettings, n: int, seed: int, held_out: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of X and of D among n pictures: the same, or disjoint with `database_share` of them in D; with
+    `held_out` X is the first so many, and D all."""
+    if held_out is not None:
+        return np.arange(held_out), np.arange(n)
     if not config.database_share:
         return np.arange(n), np.arange(n)
     order = seeds.numpy_generator(seed, "database").permutation(n)
@@ -190,8 +197,19 @@ def latents_place(
     key = hashlib.sha256(
         f"{pictures.fingerprint()} {encoder.fingerprint} {weights_hash(network)} {shaping} {run.seed}".encode()
     ).hexdigest()
-    shared = run.caches
-    return (run.out / "cache.safetensors" if shared is None else shared / f"{key[:16]}.safetensors"), key
+    if run.database is not None:
+        key = hashlib.sha256(f"{key} {len(run.database)}".encode()).hexdigest()
+    shared, name = run.caches, "cache" if run.database is None else "validation"
+    return (run.out / f"{name}.safetensors" if shared is None else shared / f"{key[:16]}.safetensors"), key
+
+
+def with_database(settings: SettingsT, pictures: Pictures, run: RunContext) -> tuple[SettingsT, Pictures]:
+    """Pictures that are held out, before those they find neighbors in, all of them unchanged; of a training both
+    arguments as they are."""
+    if run.database is None:
+        return settings, pictures
+    once = {"views": 1} | ({"varied_views": 0} if settings.varied_views else {})
+    return settings.model_copy(update=once), pictures.concat(run.database)
 
 
 def cached_latents(
@@ -206,12 +224,14 @@ def cached_latents(
 
     `encode(network, pictures, device=…)`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in.
     """
-    path, key = latents_place(settings, pictures, network, encoder, run)
+    settings, everything = with_database(settings, pictures, run)
+    path, key = latents_place(settings, everything, network, encoder, run)
     network.to(run.device)
+    held_out = None if run.database is None else len(pictures)
 
     def make() -> dict[str, Tensor]:
         return build_latents(
-            settings, pictures, lambda x: encode(network, x, device=run.device), encoder, run.seed
+            settings, everything, lambda x: encode(network, x, device=run.device), encoder, run.seed, held_out
         ).to_tensors()
 
     return LatentCache.from_tensors(memoize(path, key, make))
@@ -224,12 +244,14 @@ def build_latents(
     encode: Callable[[Tensor], Tensor],
     encoder: Encoder,
     seed: int,
+    held_out: int | None = None,
 ) -> LatentCache:
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
-    `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on the CPU.
+    `held_out`: see `part_rows`. `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on
+    the CPU.
     """
-    x_rows, d_rows = part_rows(config, len(pictures), seed)
+    x_rows, d_rows = part_rows(config, len(pictures), seed, held_out)
     size = pictures.size if config.picture_size is None else config.picture_size
     if config.varied_views and config.database_share:
         raise BowerbirdError("varied_views needs every picture in both parts; set system.database_share=0")
@@ -252,7 +274,11 @@ def build_latents(
         latents.append(torch.cat([part[0] for part in parts]))
         embeddings.append(torch.cat([part[1] for part in parts]))
     database = F.normalize(embeddings[0].float(), dim=1).numpy()
-    queries = F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy() if config.database_share else database
+    queries = (
+        database
+        if np.array_equal(x_rows, d_rows)
+        else F.normalize(embed(augment.IDENTITY, x_rows).float(), dim=1).numpy()
+    )
     item_ids = np.asarray(pictures.ids, np.int64)
     guard: dict[str, Any] = {
         "query_ids": item_ids[x_rows],

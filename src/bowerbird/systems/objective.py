@@ -48,12 +48,18 @@ class ObjectiveConfig(BaseModel):
 @dataclass(frozen=True)
 class RunContext:
     """Where and with what a training is built: `seed` of weights and batches, the run's folder `out`, the torch
-    `device`, and a folder `caches` in which trainings that differ in other things share latents (None: `out`)."""
+    `device`, and a folder `caches` in which trainings that differ in other things share latents (None: `out`).
+
+    `database`: what is trained on, where an objective is built over pictures that are held out, to be scored by the
+    weights of the trained one. A system that retrieves finds their neighbors in it too, and what depends on the
+    pictures of a training (labels, a codebook) is taken from it.
+    """
 
     seed: int
     out: Path
     device: str = "cpu"
     caches: Path | None = None
+    database: Pictures | None = None
 
 
 class Objective(nn.Module, ABC, Generic[BatchT]):

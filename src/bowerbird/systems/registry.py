@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 
 SYSTEMS = ("rdm", "knn", "reimagen")
@@ -53,6 +54,19 @@ _JOINED: list[Registration] = []
 def register(registration: Registration) -> None:
     """Make a system known to this process."""
     _JOINED.append(registration)
+
+
+def register_named(place: str) -> None:
+    """Make the system known whose `Registration` is `module:NAME`; importing it runs its code, so a person gives it.
+
+    Raises: BowerbirdError when there is none.
+    """
+    found = plugins.load_object(place, "system")
+    if not isinstance(found, Registration):
+        raise BowerbirdError(
+            f"system {place!r} is {type(found).__name__}; name a bowerbird.systems.registry.Registration"
+        )
+    register(found)
 
 
 def registrations() -> list[Registration]:

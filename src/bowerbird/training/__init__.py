@@ -9,8 +9,8 @@ _LAZY = {
     "Objective": "bowerbird.systems.objective",
     "ObjectiveConfig": "bowerbird.systems.objective",
     "RunContext": "bowerbird.systems.objective",
-    "StepReport": "bowerbird.training.loop",
-    "TrainConfig": "bowerbird.training.loop",
+    "StepReport": "bowerbird.training.losses",
+    "TrainConfig": "bowerbird.training.config",
     "train": "bowerbird.training.loop",
     "Recipe": "bowerbird.training.recipe",
     "build_objective": "bowerbird.training.recipe",
@@ -33,7 +33,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
-    from bowerbird.training.loop import StepReport, TrainConfig, train
+    from bowerbird.training.config import TrainConfig
+    from bowerbird.training.loop import train
+    from bowerbird.training.losses import StepReport
     from bowerbird.training.recipe import Recipe, build_objective, load_recipe
     from bowerbird.training.run import train_recipe
 

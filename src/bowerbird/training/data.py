@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from bowerbird.core import files
+from bowerbird.core import files, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 from bowerbird.systems.settings import names, without_columns
 from bowerbird.training.recipe import Recipe, is_given
 
 FILE = "data.json"
+VALIDATION = ("validation", "valid", "val", "dev")
+TEST = ("test",)
+LICENSES = ("license", "licence", "rights", "license_url")
+"""Columns that say what a picture may be used for; the first there is."""
 
 
 def fit_to_columns(
@@ -54,9 +59,60 @@ def data_fingerprint(recipe: Recipe, pictures: Pictures) -> str:
     return hashlib.sha256(f"{pictures.fingerprint()}\0{labels}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def data_note(recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
-    """What a run notes of the pictures it is trained on."""
-    return {"pictures": len(pictures), "fingerprint": data_fingerprint(recipe, pictures)}
+def held_out_rows(recipe: Recipe, pictures: Pictures) -> tuple[list[int], list[int]]:
+    """The rows to train on, and those to measure the loss on; see `Recipe`.
+
+    Rows for tests are measured where there are none for validation, and trained on by nobody. A choice that would leave
+    nothing to train on is none: then somebody means just those rows.
+    """
+    split = pictures.column(recipe.split_column) if recipe.split_column else []
+    tests = [row for row, name in enumerate(split) if name.strip().lower() in TEST]
+    held = [row for row, name in enumerate(split) if name.strip().lower() in VALIDATION]
+    if len(tests) + len(held) == len(pictures):
+        tests, held = [], []
+    left = sorted(set(range(len(pictures))) - {*tests, *held})
+    if recipe.held_out and len(left) > 1:
+        by_hash = sorted(left, key=lambda row: _place(pictures.ids[row]))
+        count = sum(_place(pictures.ids[row]) < recipe.held_out for row in left)
+        count = min(max(count, 1), len(left) - 1)  # of few pictures one, and never all
+        held, left = sorted([*held, *by_hash[:count]]), sorted(by_hash[count:])
+    return left, held or tests
+
+
+def _place(number: int) -> float:
+    """Where an item's id falls from 0 to 1, the same in every run."""
+    return seeds.derive(0, "held out", number) / 2**63
+
+
+def hold_out(recipe: Recipe, pictures: Pictures) -> tuple[Pictures, Pictures | None]:
+    """The pictures to train on, and those to measure the loss on (None: there are none)."""
+    left, held = held_out_rows(recipe, pictures)
+    return (
+        pictures if len(left) == len(pictures) else pictures.select(left),
+        pictures.select(held) if held else None,
+    )
+
+
+def data_note(recipe: Recipe, pictures: Pictures, source: str = "") -> dict[str, Any]:
+    """What a run notes of the pictures it is given: how many, their fingerprint, what they are called (the last part
+    of a path), and the licenses of those that are trained on, where there is a column for that."""
+    trained, held = held_out_rows(recipe, pictures)
+    column = next((name for name in LICENSES if name in pictures.columns), None)
+    named = pictures.column(column) if column else []
+    licenses = Counter(named[row] for row in trained) if named else {}
+    return {
+        "pictures": len(pictures),
+        "fingerprint": data_fingerprint(recipe, pictures),
+        "source": source if source.startswith("hf:") else last_part(source),
+        "trained_on": len(trained),
+        "held_out": len(held),
+        "licenses": dict(sorted(licenses.items())),
+    }
+
+
+def last_part(text: str) -> str:
+    """The last part of a path, as the rest says who and where somebody is; other text as it is."""
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def check_data(note: Mapping[str, Any], out: Path) -> None:
@@ -64,7 +120,7 @@ def check_data(note: Mapping[str, Any], out: Path) -> None:
     if not (out / FILE).is_file():
         return
     there = files.read_json(out / FILE, "note on the data")
-    if there != note:
+    if there.get("fingerprint") != note["fingerprint"]:
         raise BowerbirdError(
             f"{out}: a run on other pictures is there ({_count(there)}; these are {_count(note)}); give these another"
             " folder, or the run its own pictures"

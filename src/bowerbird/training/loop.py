@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bowerbird.core import files
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.settings import Amount, Share
+from bowerbird.training import trackers
+from bowerbird.training.config import TrainConfig
+from bowerbird.training.losses import StepReport, loss_log
+from bowerbird.training.schedule import learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -30,50 +31,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from bowerbird.systems.objective import BatchT, Objective, Preview
+    from bowerbird.systems.objective import Objective, Preview
+    from bowerbird.training.validation import Validation
+
+MadeT = TypeVar("MadeT")
 
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-class TrainConfig(BaseModel):
-    """How long and how; one for every recipe. `batch_size` is per process, as in accelerate. `compile`: minutes at the
-    start, for long runs on a GPU."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    steps: Annotated[int, Field(ge=1, le=10**9)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
-    cooldown_fraction: Share = 0.0
-    weight_decay: Amount = 0.01
-    ema_decay: Share = 0.999
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["bf16", "no"] = "bf16"
-    compile: bool = False
-    save_every: Annotated[int, Field(ge=1)] = 500
-    sheet_every: Annotated[int, Field(ge=1)] = 500
-    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One finished step: its number (from 1), the loss of this process's batch and the learning rate used."""
-
-    step: int
-    loss: float
-    learning_rate: float
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, constant, then linear to zero over the last `cooldown_fraction` of the steps; `step` counts from
-    0."""
-    cooldown = max(1, round(config.steps * config.cooldown_fraction)) if config.cooldown_fraction else 0
-    factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if cooldown and step >= config.steps - cooldown:
-        factor = min(factor, (config.steps - step) / cooldown)
-    return config.learning_rate * factor
 
 
 def train(
@@ -83,21 +47,29 @@ def train(
     *,
     device: str = "auto",
     preview: Preview[Any] | None = None,
+    validation: Validation | None = None,
+    report_to: Sequence[str] = (),
+    on_export: Callable[[Path], None] | None = None,
     spent: Callable[[], float] | None = None,
 ) -> Iterator[StepReport]:
     """Train `objective` and write `out/model` from the averaged weights.
 
-    The checkpoint is `out/checkpoint.safetensors`, the sheets that `preview` draws (None: no sheets) go to
-    `out/sheets`; `keep_steps` exports averaged weights on the way to `out/model-<step>`. Starting again with the same
-    `out` resumes. Under `torchrun` every process samples its own batches. `spent`: the share of the time allowed that
-    is over; where it is given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end.
+    The checkpoint is `out/checkpoint.safetensors`, each step a line of `out/losses.csv`, the sheets that `preview`
+    draws (None: no sheets) go to `out/sheets`; `keep_steps` exports averaged weights on the way to
+    `out/model-<step>`. Starting again with the same `out` resumes. Under `torchrun` every process samples its own
+    batches.
+
+    `validation`: measured with the averaged weights every `validate_every` steps and at the end. `report_to`: names of
+    accelerate's trackers, whose files go to `out/logs`. `on_export`: called with every folder that a model was
+    written to, before the folder takes its place. `spent`: the share of the time allowed that is over; where it is
+    given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end.
     """
     import torch
     from accelerate import Accelerator
     from diffusers.training_utils import EMAModel
 
     out = Path(out)
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=device == "cpu", log_with=list(report_to) or None, project_dir=str(out / "logs"))
     objective.train()
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -113,44 +85,91 @@ def train(
     ema.to(accelerator.device)
     saved = out / CHECKPOINT
     done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
-    for step, batch in prefetch(
-        lambda step: objective.batch(step, config.batch_size, accelerator.process_index),
-        done,
-        config.steps if spent is None else sys.maxsize,
-    ):
-        rate = learning_rate(config, step if spent is None else min(config.steps - 1, int(spent() * config.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    times = config.gradient_accumulation
+    main = accelerator.is_main_process
+
+    def export(target: Path) -> None:
+        objective.export(target)
+        if on_export is not None:
+            on_export(target)
+
+    def loss_of(scored: Any, batch: Any) -> Tensor:
         # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = model(to_device(batch, accelerator.device))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(parameters)
-        finished = step + 1
-        value = float(loss.detach())  # the one place in a step where a GPU is waited for
-        if not math.isfinite(value):
-            raise BowerbirdError(
-                f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out"
-            )
-        last = finished == config.steps if spent is None else spent() >= 1
-        if accelerator.is_main_process:
-            _keep(objective, parameters, optimizer, ema, config, out, finished, preview, last=last)
-        yield StepReport(finished, value, rate)
-        if last:
-            break
-    if accelerator.is_main_process:
+            loss: Tensor = scored(to_device(batch, accelerator.device))
+        return loss
+
+    def gradients(batches: Sequence[Any]) -> float:
+        losses = []
+        for number, batch in enumerate(batches):
+            last = number == times - 1
+            with nullcontext() if last else accelerator.no_sync(model):
+                loss = loss_of(model, batch)
+                accelerator.backward(loss if times == 1 else loss / times)
+            losses.append(loss.detach())
+        # the one place in a step where a GPU is waited for
+        return float(losses[0] if times == 1 else torch.stack(losses).mean())
+
+    def validated(finished: int, last: bool) -> float | None:
+        if not main or validation is None or (finished % config.validate_every and not last):
+            return None
+        with ema_weights(ema, parameters):
+            return validation.loss(objective, config.batch_size, loss_of)
+
+    with ExitStack() as open_files:
+        note = open_files.enter_context(loss_log(out, done)) if main else None
+        if report_to:
+            trackers.start(accelerator, config, out)
+            open_files.callback(accelerator.end_training)
+        for step, batches in prefetch(
+            lambda step: [
+                objective.batch(number, config.batch_size, accelerator.process_index)
+                for number in range(step * times, (step + 1) * times)
+            ],
+            done,
+            config.steps if spent is None else sys.maxsize,
+        ):
+            started = time.perf_counter()
+            rate = learning_rate(config, step if spent is None else min(config.steps - 1, int(spent() * config.steps)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            try:
+                value = gradients(batches)
+                accelerator.clip_grad_norm_(parameters, config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                ema.step(parameters)
+            except torch.OutOfMemoryError as error:
+                raise BowerbirdError(
+                    f"{accelerator.device}: out of memory with batches of {config.batch_size}; lower train.batch_size,"
+                    " and raise train.gradient_accumulation as much, in another folder"
+                ) from error
+            finished = step + 1
+            if not math.isfinite(value):
+                raise BowerbirdError(
+                    f"the loss became {value} at step {finished}; lower learning_rate and start again in another --out"
+                )
+            seconds = time.perf_counter() - started
+            last = finished == config.steps if spent is None else spent() >= 1
+            report = StepReport(finished, value, rate, seconds, validated(finished, last))
+            if note is not None:
+                note(report)  # before the checkpoint: what a kill leaves without one is done again
+                _keep(objective, parameters, optimizer, ema, config, out, finished, preview, export, last=last)
+            if report_to:
+                trackers.report(accelerator, report)
+            yield report
+            if last:
+                break
+    if main:
         with ema_weights(ema, parameters):
             objective.eval()
             with files.atomic_directory(out / "model") as target:
-                objective.export(target)
+                export(target)
 
 
-def prefetch(make: Callable[[int], BatchT], first: int, end: int) -> Iterator[tuple[int, BatchT]]:
-    """(step, its batch) from `first` to before `end`; the next batch is made while a step computes. A batch depends
-    on its number alone."""
+def prefetch(make: Callable[[int], MadeT], first: int, end: int) -> Iterator[tuple[int, MadeT]]:
+    """(step, what is made for it) from `first` to before `end`; the next is made while a step computes. What is made
+    depends on the number alone."""
     with ThreadPoolExecutor(1, "batches") as executor:
         following = executor.submit(make, first) if first < end else None
         for step in range(first, end):
@@ -174,6 +193,7 @@ def _keep(
     out: Path,
     step: int,
     preview: Preview[Any] | None,
+    export: Callable[[Path], None],
     *,
     last: bool,
 ) -> None:
@@ -192,7 +212,7 @@ def _keep(
                 preview(objective, sheet)
         if step in config.keep_steps:
             with files.atomic_directory(out / f"model-{step}") as target:
-                objective.export(target)
+                export(target)
         objective.train()
 
 

@@ -26,9 +26,14 @@ from bowerbird.systems.objective import Objective, ObjectiveConfig, Preview, Run
 from bowerbird.systems.registry import ObjectiveEntry
 from bowerbird.systems.settings import names as settings_named
 from bowerbird.training import objectives
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 
 FILE = "recipe.json"
+LATER: tuple[dict[str, Any], dict[str, Any]] = (
+    {"split_column": "split", "held_out": 0.0, "transparency": False},
+    {"gradient_accumulation": 1, "schedule": "cooldown"},
+)
+"""Settings that a recipe and its `train` had not always, with the values that change nothing."""
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 
 
@@ -39,7 +44,11 @@ def objective_entries() -> dict[str, ObjectiveEntry]:
 
 class Recipe(BaseModel):
     """`system`: what; `train`: how long; `where`: which rows of the data (SQL over its metadata; None for all); `size`:
-    edge of the pictures; `transparency`: whether their alpha is kept beside them."""
+    edge of the pictures; `transparency`: whether their alpha is kept beside them.
+
+    Not trained on are rows that `split_column` calls validation or test, and besides the share `held_out` of the rows
+    (by a hash of their content); the loss on them is measured.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str
@@ -49,6 +58,8 @@ class Recipe(BaseModel):
     where: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     transparency: bool = False
+    split_column: str | None = "split"
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @field_validator("name")
     @classmethod
@@ -79,8 +90,16 @@ class Recipe(BaseModel):
         return registry.load(entries[kind].config).model_validate(value)
 
     def fingerprint(self) -> str:
-        """A hash of every setting that shapes the weights; trainings are cached by it."""
-        return hashlib.sha256(self.model_dump_json(exclude={"train": {"compile"}}).encode()).hexdigest()[:16]
+        """A hash of every setting that shapes the weights; trainings are cached by it.
+
+        A setting that came later counts where it is not what there was before it, so that older trainings are found.
+        """
+        own, train = (
+            {key for key, value in later.items() if getattr(settings, key) == value}
+            for settings, later in zip((self, self.train), LATER, strict=True)
+        )
+        excluded: Any = {"train": train | {"compile", "validate_every"}} | dict.fromkeys(own, True)
+        return hashlib.sha256(self.model_dump_json(exclude=excluded).encode()).hexdigest()[:16]
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -167,14 +186,20 @@ def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
 
 
 def build_objective(
-    recipe: Recipe, pictures: Pictures, out: Path, *, device: str = "cpu", caches: Path | None = None
+    recipe: Recipe,
+    pictures: Pictures,
+    out: Path,
+    *,
+    device: str = "cpu",
+    caches: Path | None = None,
+    database: Pictures | None = None,
 ) -> Objective[Any]:
-    """What `recipe` trains, over `pictures`.
+    """What `recipe` trains, over `pictures`; with a `database`, over pictures that are held out (see `RunContext`).
 
     Latents are kept in `out`, or in the folder `caches`, where trainings that differ in other things share them.
     Raises: BowerbirdError when a network that the recipe names is not there.
     """
-    run = RunContext(recipe.train.seed, out, device, caches)
+    run = RunContext(recipe.train.seed, out, device, caches, database)
     try:
         objective: Objective[Any] = registry.load(_entry(recipe).build)(recipe.system, pictures, run)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes that make no network, or too large a one

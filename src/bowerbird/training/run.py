@@ -5,7 +5,7 @@ sample sheets and the model. The same call goes on where a cut one stopped, and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 from bowerbird.training.data import FILE as DATA
-from bowerbird.training.data import check_data, data_note
-from bowerbird.training.loop import StepReport, train
+from bowerbird.training.data import check_data, data_note, hold_out
+from bowerbird.training.loop import train
+from bowerbird.training.losses import StepReport
+from bowerbird.training.model_card import write_card
 from bowerbird.training.recipe import FILE, Recipe, build_objective, preview, read_recipe
+from bowerbird.training.trackers import check_trackers
+from bowerbird.training.validation import Validation
 
 
 def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> None:
@@ -61,22 +65,33 @@ def train_recipe(
     device: str = "cpu",
     caches: Path | None = None,
     sheets: bool = True,
+    report_to: Sequence[str] = (),
+    source: str = "",
+    command: str = "",
 ) -> Iterator[StepReport]:
-    """Train `recipe` on `pictures` in the folder `out`.
+    """Train `recipe` on `pictures` in the folder `out`, but for those it holds out (`data.hold_out`).
 
     Yields after every step; the same call goes on where a cut one stopped.
 
-    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets.
+    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets; `report_to`:
+    see `loop.train`; `source` and `command`: what the model card calls the data, and how the run was started.
     Raises: BowerbirdError when a run with other settings or on other pictures is in `out`, or the settings do not fit
     the pictures; a new folder is gone then.
     """
     out = Path(out)
     check_run(recipe, out)
-    note = data_note(recipe, pictures)
+    check_trackers(report_to)
+    note = data_note(recipe, pictures, source)
     check_data(note, out)
+    trained, held = hold_out(recipe, pictures)
     new = not out.exists()
     try:
-        objective = build_objective(recipe, pictures, out, device=device, caches=caches)
+        objective = build_objective(recipe, trained, out, device=device, caches=caches)
+        validation = None
+        if held is not None:
+            scored = build_objective(recipe, held, out, device=device, caches=caches, database=trained)
+            made = Validation(scored, len(held), recipe.train.seed)
+            validation = made if made.fits(objective) else None
     except (BowerbirdError, OSError):
         if new:
             shutil.rmtree(out, ignore_errors=True)
@@ -84,4 +99,13 @@ def train_recipe(
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, recipe.model_dump(mode="json"))
     files.write_json(out / DATA, note)
-    yield from train(objective, recipe.train, out, device=device, preview=preview(recipe) if sheets else None)
+    yield from train(
+        objective,
+        recipe.train,
+        out,
+        device=device,
+        preview=preview(recipe) if sheets else None,
+        validation=validation,
+        report_to=report_to,
+        on_export=lambda model: write_card(out, model, command),
+    )

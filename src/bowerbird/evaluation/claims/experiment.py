@@ -29,7 +29,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.latent_cache import part_rows
 from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.training.cached import train_once
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.judge import judge as judge_recipe
 

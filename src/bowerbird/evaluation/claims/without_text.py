@@ -22,7 +22,7 @@ from bowerbird.systems.knn.batches import ConditionSampling
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
 from bowerbird.training.cached import train_once
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 
 MODEL = "tiny-knn"

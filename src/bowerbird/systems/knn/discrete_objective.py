@@ -167,7 +167,7 @@ def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNN
     """The objective over `pictures`, with the frozen networks that `config` names, or a tokenizer fitted here."""
     encoder, tokenizer = encoders.load(config.encoder), _open_tokenizer(config, pictures, run)
     cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
-    check_neighbors(cache, config.draws)
+    check_neighbors(cache, config.draws, run)
     return KNNDiscreteObjective(config, cache, tokenizer, encoder, run.seed)
 
 

@@ -28,7 +28,14 @@ from bowerbird.core.cache import memoize
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.systems.knn import ecc
-from bowerbird.systems.latent_cache import CacheSettings, LatentCache, encode_latents, latents_place, views_of
+from bowerbird.systems.latent_cache import (
+    CacheSettings,
+    LatentCache,
+    encode_latents,
+    latents_place,
+    views_of,
+    with_database,
+)
 from bowerbird.systems.objective import RunContext
 from bowerbird.systems.settings import Count, Share
 
@@ -108,14 +115,14 @@ def build_edits(
     seed: int,
     device: str = "cpu",
 ) -> EditCache:
-    """Prepare the edits of every picture: draw a view, a neighbor and a region, lay the neighbor onto the picture,
-    encode and embed."""
+    """Prepare the edits of every picture of X, the first of `pictures`: draw a view, a neighbor and a region, lay the
+    neighbor onto the picture, encode and embed."""
     views = views_of(sampling, pictures.size, seed)
     latents, regions, chosen = [], [], []
     for number in range(settings.each):
         rng = seeds.numpy_generator(seed, "edits", number)
         shown, inner, view = [], [], []
-        for row in range(len(pictures)):
+        for row in range(cache.latents.shape[1]):
             view.append(int(rng.integers(len(views))) if rng.random() < sampling.view_probability else 0)
             table = cache.tables[int(rng.integers(len(cache.tables)))][row].numpy()
             near = table[table != ABSENT][: settings.near]
@@ -149,6 +156,7 @@ def cached_edits(
     run: RunContext,
 ) -> EditCache:
     """The edits of a run, from the file beside its latents where the same were made before."""
+    sampling, pictures = with_database(sampling, pictures, run)
     path, latents_key = latents_place(sampling, pictures, autoencoder, encoder, run)
     shaping = settings.model_dump_json(exclude={"share"})  # how often they are sampled does not change them
     key = hashlib.sha256(f"{latents_key} {shaping} {sampling.view_probability}".encode()).hexdigest()

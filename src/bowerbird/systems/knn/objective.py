@@ -174,7 +174,7 @@ class KNNObjective(Objective[KNNBatch]):
 def build(config: KNNConfig, pictures: Pictures, run: RunContext) -> KNNObjective:
     """The objective over `pictures`, with the frozen networks that `config` names and the network it starts from."""
     encoder, autoencoder = encoders.load(config.encoder), load_autoencoder(config.autoencoder)
-    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws)
+    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws, run)
     if config.base is None:
         check_edge(cache, pictures, config.unet.sample_size)
     edits = None

@@ -192,7 +192,7 @@ class FewStepObjective(Objective[FewStepBatch]):
 def build(config: FewStepConfig, pictures: Pictures, run: RunContext) -> FewStepObjective:
     """The objective over `pictures`, with the teacher and the frozen networks that `config` names."""
     encoder, autoencoder = encoders.load(config.draws.encoder), load_autoencoder(config.draws.autoencoder)
-    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws)
+    cache = check_neighbors(cached_latents(config.draws, pictures, autoencoder, encoder, run), config.draws, run)
     teacher = rdm.load_teacher(config.base, autoencoder, encoder).to(run.device)
     return FewStepObjective(config, cache, teacher, autoencoder, encoder, run.seed)
 

@@ -192,7 +192,7 @@ def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjectiv
     cache = cached_latents(config, pictures, autoencoder, encoder, run)
     check_edge(cache, pictures, config.unet.sample_size)
     if config.neighbors:
-        check_neighbors(cache, config)
+        check_neighbors(cache, config, run)
     return RDMObjective(config, cache, autoencoder, encoder, run.seed)
 
 

@@ -75,10 +75,13 @@ class ReImagenBatches:
         encoder: Any = None,
         *,
         source: Pictures | None = None,
+        drawn: int | None = None,
     ) -> None:
+        """`drawn`: targets are among the first so many pictures (None: all); neighbors are among all."""
         self.config, self.pictures, self.seed = config, pictures, seed
         self.source = pictures if source is None else source
         self.opacity = self.source.opacity() if config.varied else None
+        self.drawn = len(pictures) if drawn is None else drawn
         self.styles = pictures.column(config.style_key) if config.style_key else [""] * len(pictures)
         self.tables = self._tables(encoder)
 
@@ -114,7 +117,7 @@ class ReImagenBatches:
         config = self.config
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         k = int(rng.integers(1, config.k + 1))
-        rows = rng.integers(len(self.pictures), size=size)
+        rows = rng.integers(self.drawn, size=size)
         shares = np.array([kind.share for kind in config.draws])
         kinds = rng.choice(len(shares), size=size, p=shares / shares.sum())
         sets, texts, captions, weights, itself = [], [], [], [], []

@@ -56,9 +56,11 @@ class ReImagenObjective(Objective[ReImagenBatch]):
         text: tuple[Any, Any] | None = None,
         below: Sequence[Any] = (),
         encoder: Any = None,
+        drawn: int | None = None,
     ) -> None:
         """`text`: a frozen tower and its tokenizer (None for the small tower); None trains a small tower. `below`: the
-        networks of the stages below, frozen. `encoder`: for dense search and `max_similarity`."""
+        networks of the stages below, frozen. `encoder`: for dense search and `max_similarity`. `drawn`: see
+        `ReImagenBatches`."""
         super().__init__()
         source = pictures
         if config.varied and pictures.size % config.unet.sample_size == 0:
@@ -82,7 +84,7 @@ class ReImagenObjective(Objective[ReImagenBatch]):
         self.frozen = text or (None, None)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
         self.below = tuple(below)
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.schedule_type)
-        self.batches = ReImagenBatches(config, pictures, seed, encoder, source=source)
+        self.batches = ReImagenBatches(config, pictures, seed, encoder, source=source, drawn=drawn)
 
     def batch(self, step: int, size: int, rank: int = 0) -> ReImagenBatch:
         """See `ReImagenBatches.batch`."""
@@ -178,7 +180,9 @@ def build(config: ReImagenConfig, pictures: Pictures, run: RunContext) -> ReImag
         tower, tokenizer = load_text_tower(config.text_encoder)
         text = (tower.to(run.device), tokenizer)
     encoder = encoders.load(config.encoder, device=run.device) if _needs_encoder(config) else None
-    return ReImagenObjective(config, pictures, run.seed, text=text, below=below, encoder=encoder)
+    drawn = None if run.database is None else len(pictures)
+    seen = pictures if run.database is None else pictures.concat(run.database)
+    return ReImagenObjective(config, seen, run.seed, text=text, below=below, encoder=encoder, drawn=drawn)
 
 
 def frozen(config: ReImagenConfig) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import files, seeds, tensors
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.data import augment
 from bowerbird.data.pictures import Pictures
 from bowerbird.models.classifier import ClassifierModel
@@ -48,15 +49,29 @@ class JudgeObjective(Objective[JudgeBatch]):
     """Cross-entropy on entity and style; a `held_out` share of the pictures is never drawn (none of the others is
     touched)."""
 
-    def __init__(self, config: JudgeConfig, pictures: Pictures, seed: int) -> None:
+    def __init__(self, config: JudgeConfig, pictures: Pictures, seed: int, known: Pictures) -> None:
+        """`known`: the pictures whose labels are told apart. Raises: BowerbirdError when none of `pictures` has one."""
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
+        for key in ("entity_key", "style_key"):
+            if getattr(config, key) not in known.columns:
+                raise BowerbirdError(
+                    f"system.{key} {getattr(config, key)!r} is no column of this data; it has"
+                    f" {', '.join(sorted(known.columns)) or 'none'}"
+                )
         entity, style = pictures.column(config.entity_key), pictures.column(config.style_key)
-        self.entities, self.styles = sorted(set(entity)), sorted(set(style))
-        self.entity_labels = torch.tensor([self.entities.index(e) for e in entity])
-        self.style_labels = torch.tensor([self.styles.index(s) for s in style])
+        self.entities, self.styles = (sorted(set(known.column(key))) for key in (config.entity_key, config.style_key))
+        self.entity_labels = _numbers(entity, self.entities)
+        self.style_labels = _numbers(style, self.styles)
         shuffled = seeds.numpy_generator(seed, "held out").permutation(len(pictures))
         self.rows = np.sort(shuffled[int(len(pictures) * config.held_out) :])
+        labeled = ((self.entity_labels >= 0) & (self.style_labels >= 0)).numpy()
+        self.rows = self.rows[labeled[self.rows]]
+        if not len(self.rows):
+            raise BowerbirdError(
+                f"no picture is left to learn from with a known {config.entity_key!r} and {config.style_key!r}; lower"
+                " system.held_out, or hold out others"
+            )
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.model = ClassifierModel(config.channels, len(self.entities), len(self.styles))
@@ -95,6 +110,12 @@ class JudgeObjective(Objective[JudgeBatch]):
         )
 
 
+def _numbers(values: list[str], known: list[str]) -> Tensor:
+    """Where each value stands among the `known` ones, -1 where it does not."""
+    places = {value: place for place, value in enumerate(known)}
+    return torch.tensor([places.get(value, -1) for value in values])
+
+
 def build(config: JudgeConfig, pictures: Pictures, run: RunContext) -> JudgeObjective:
     """The objective over `pictures`."""
-    return JudgeObjective(config, pictures, run.seed)
+    return JudgeObjective(config, pictures, run.seed, pictures if run.database is None else run.database)

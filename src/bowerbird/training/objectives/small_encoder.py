@@ -60,17 +60,18 @@ class ContrastiveBatch(TypedDict):
 class ContrastiveObjective(Objective[ContrastiveBatch]):
     """The encoder with its losses over one set of pictures."""
 
-    def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int) -> None:
+    def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int, known: Pictures) -> None:
+        """`known`: the pictures whose styles are told apart, and whose look is fitted to."""
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         named = pictures.column(config.style_key) if config.style_key else [None] * len(pictures)
-        self.styles = sorted({style for style in named if style})
-        self.style = torch.tensor([self.styles.index(style) if style else -1 for style in named])
+        self.styles = sorted({s for s in known.column(config.style_key) if s}) if config.style_key else []
+        self.style = torch.tensor([self.styles.index(style) if style in self.styles else -1 for style in named])
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.encoder = SmallEncoderModel(config.encoder)
             self.style_head = nn.Linear(config.encoder.hand_dim, max(1, len(self.styles)))
-        self.encoder.fit_look(tensors.to_float(pictures.pixels))
+        self.encoder.fit_look(tensors.to_float(known.pixels))
         self.log_scale = nn.Parameter(torch.tensor([math.log(10.0), math.log(10.0)]))
         self.groups = pictures.groups(config.entity_key)
 
@@ -139,4 +140,4 @@ class ContrastiveObjective(Objective[ContrastiveBatch]):
 
 def build(config: ContrastiveConfig, pictures: Pictures, run: RunContext) -> ContrastiveObjective:
     """The objective over `pictures`."""
-    return ContrastiveObjective(config, pictures, run.seed)
+    return ContrastiveObjective(config, pictures, run.seed, pictures if run.database is None else run.database)

@@ -45,10 +45,10 @@ class VQBatch(TypedDict):
 class VQObjective(Objective[VQBatch]):
     """The tokenizer with its loss over one set of pictures."""
 
-    def __init__(self, config: VQConfig, pictures: Pictures, base: Any, seed: int) -> None:
+    def __init__(self, config: VQConfig, pictures: Pictures, base: Any, seed: int, fitted_to: Pictures) -> None:
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
-        self.model = fit_tokenizer(base, pictures.pixels, config.symbols, seed)
+        self.model = fit_tokenizer(base, fitted_to.pixels, config.symbols, seed)
 
     def batch(self, step: int, size: int, rank: int = 0) -> VQBatch:
         """`size` pictures, a share of them strongly changed."""
@@ -77,7 +77,8 @@ class VQObjective(Objective[VQBatch]):
 
 def build(config: VQConfig, pictures: Pictures, run: RunContext) -> VQObjective:
     """The objective over `pictures`, from the autoencoder that `config` names."""
-    return VQObjective(config, pictures, load_autoencoder(config.base), run.seed)
+    fitted_to = pictures if run.database is None else run.database
+    return VQObjective(config, pictures, load_autoencoder(config.base), run.seed, fitted_to)
 
 
 def frozen(config: VQConfig) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def open_recipe(name: str, *, tiny: bool = False, settings: Sequence[str] = ()) 
 
 
 def _own(path: str, function: str) -> Recipe:
-    from bowerbird.training.recipe import Recipe
-
     if not Path(path).is_file():
-        raise BowerbirdError(f"{path}: no such file; a recipe of your own is file.py:function")
+        if plugins.is_path(f"{path}:{function}"):
+            return _made(plugins.load_object(f"{path}:{function}", "recipe"), path, function)
+        raise BowerbirdError(f"{path}: no such file; a recipe of your own is file.py:function or module:function")
     spec = importlib.util.spec_from_file_location("bowerbird_user_recipe", path)
     assert spec is not None
     assert spec.loader is not None
@@ -80,7 +81,13 @@ def _own(path: str, function: str) -> Recipe:
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise BowerbirdError(f"{path}: it has no function {function!r}")
-    found = getattr(module, function)()
+    return _made(getattr(module, function), path, function)
+
+
+def _made(make: Callable[[], object], path: str, function: str) -> Recipe:
+    from bowerbird.training.recipe import Recipe
+
+    found = make()
     if not isinstance(found, Recipe):
         raise BowerbirdError(f"{path}: {function}() gives {type(found).__name__}; it must return a Recipe")
     return found

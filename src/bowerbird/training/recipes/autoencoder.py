@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.vq import VQConfig
 from bowerbird.training.recipe import Recipe

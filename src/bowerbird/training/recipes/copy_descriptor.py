@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.copy_descriptor import CopyConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON

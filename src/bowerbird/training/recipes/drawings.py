@@ -11,7 +11,7 @@ from bowerbird.models.patch_encoder import PatchEncoderConfig
 from bowerbird.models.unet import UNetConfig
 from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, TowerSizes, UNetSizes
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
 from bowerbird.training.recipe import Recipe

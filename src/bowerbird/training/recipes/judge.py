@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.judge import JudgeConfig
 from bowerbird.training.recipe import Recipe
 

@@ -9,7 +9,7 @@ from bowerbird.systems.knn.discrete_objective import KNNDiscreteConfig, TokenSiz
 from bowerbird.systems.knn.edit_data import EditSettings
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.latent_cache import NeighborStrategy
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 

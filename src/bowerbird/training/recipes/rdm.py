@@ -6,7 +6,7 @@ from bowerbird.models.unet import UNetConfig
 from bowerbird.systems.latent_cache import NeighborStrategy
 from bowerbird.systems.rdm.distillation import FewStepConfig
 from bowerbird.systems.rdm.objective import RDMConfig
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 

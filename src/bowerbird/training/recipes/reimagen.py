@@ -7,7 +7,7 @@ from typing import Any
 
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, TowerSizes, UNetSizes
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bowerbird.models.small_encoder import SmallEncoderConfig
-from bowerbird.training.loop import TrainConfig
+from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.small_encoder import ContrastiveConfig
 from bowerbird.training.recipe import Recipe
 
