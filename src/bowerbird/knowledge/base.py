@@ -149,7 +149,8 @@ class KnowledgeBase:
                     if report.unreadable or report.filtered
                     else "no row was left"
                 )
-                raise BowerbirdError(f"{source}: no picture could be read, so nothing was made ({reason})")
+                places = ", ".join(map(str, several))
+                raise BowerbirdError(f"{places}: no picture could be read, so nothing was made ({reason})")
         return cls.open(path, encoder=loaded, device=device, memory=memory, on_message=on_message), report
 
     # -- facts -------------------------------------------------------------------------------------------------------

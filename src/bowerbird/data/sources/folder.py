@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Folder:
         found = sort_names(tree, report)
         parquet = [name for name in found.tables if layout.suffix_of(name) in layout.PARQUET]
         if not (found.pictures or found.archives or parquet):
+            for name in found.tables:
+                report.note("files_left_out", f"{name} (a table, and its pictures are not here)")
             raise refuse_empty(place, "folder", report)
         shard_rows = {_stem(name): name for name in parquet}
         beside = {name: shard_rows[_stem(name)] for name in found.archives if _stem(name) in shard_rows}
@@ -88,25 +90,25 @@ def walk(root: Path, report: SourceReport) -> list[str]:
     are followed, but no folder is read twice: a real one comes before a link to it, and none leads out above `root`."""
     names: list[str] = []
     seen: set[tuple[int, int]] = set()
-    above = {_identity(folder) for folder in root.resolve().parents}
-    folders, links = [root], list[Path]()
+    above = {_identity(str(folder)) for folder in root.resolve().parents}
+    folders, links = [""], list[str]()
     while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        where, identity = folder.relative_to(root).as_posix(), _identity(folder)
+        where = folders.pop() if folders else links.pop(0)
+        place = os.path.join(root, where)
+        identity = _identity(place)
         if identity is None or identity in seen or identity in above:
             report.note("links_left_out", where)
             continue
         seen.add(identity)
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = list(os.scandir(place))
         except OSError as error:
             report.note("files_left_out", f"{where} ({error.strerror})")
             continue
-        for entry in entries:
-            place = folder / entry.name
-            name = place.relative_to(root).as_posix()
-            if not _is_dir(place):
-                if _is_file(place):
+        for entry in sorted(entries, key=lambda one: one.name):
+            name = f"{where}/{entry.name}" if where else entry.name
+            if not _is(entry.is_dir):
+                if _is(entry.is_file):
                     names.append(name)
                 elif entry.is_symlink() and layout.is_picture(name):
                     report.note("links_left_out", name)
@@ -114,29 +116,23 @@ def walk(root: Path, report: SourceReport) -> list[str]:
                 if entry.name != ".git":
                     report.note("hidden_files", f"{name}/")
             else:
-                (links if entry.is_symlink() else folders).append(place)
+                (links if entry.is_symlink() else folders).append(name)
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _identity(folder: str) -> tuple[int, int] | None:
     """What tells a folder from every other, however it is reached; None where it cannot be reached."""
     try:
-        facts = folder.stat()
+        facts = os.stat(folder)
     except OSError:
         return None
     return (facts.st_dev, facts.st_ino)
 
 
-def _is_dir(path: Path) -> bool:
+def _is(question: Callable[[], bool]) -> bool:
+    """What a folder's entry answers, False where it cannot be reached."""
     try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
+        return question()
     except OSError:
         return False
 

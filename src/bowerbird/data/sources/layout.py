@@ -6,9 +6,9 @@ Names are paths below the source with forward slashes, whether they lie in a fol
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from unicodedata import normalize
 
 from bowerbird.core.images import SUFFIXES
@@ -68,12 +68,12 @@ _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II
 
 def suffix_of(name: str) -> str:
     """The suffix in small letters, empty where there is none."""
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def is_system(name: str) -> bool:
     """Whether a file or folder on the way to it is hidden, or a system's own."""
-    return any(part.startswith(".") or part.lower() in SYSTEM for part in PurePosixPath(name).parts if part != "..")
+    return any(part.startswith(".") or part.lower() in SYSTEM for part in name.split("/") if part != "..")
 
 
 def is_picture(name: str) -> bool:
@@ -113,20 +113,21 @@ def drop_further(names: list[str], *, samples: bool) -> tuple[list[str], list[st
     if not (masks or dotted):
         return names, []
     stems = {_stem(name) for name in names}
-    keys = {stem for stem in stems if "." not in PurePosixPath(stem).name}
+    keys = {stem for stem in stems if "." not in posixpath.basename(stem)}
     further = [n for n in names if masks.get(n) in stems or (n in dotted and sample_key(n) in keys)]
     left = set(further)
     return [name for name in names if name not in left], further
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return posixpath.splitext(name)[0]
 
 
 def sample_key(name: str) -> str:
     """The name up to the first dot after its folder: a webdataset's key."""
-    place = PurePosixPath(name)
-    return str(place.parent / place.name.partition(".")[0])
+    folder, _, own = name.rpartition("/")
+    own = own.partition(".")[0]
+    return f"{folder}/{own}" if folder else own
 
 
 class NameIndex:
@@ -160,7 +161,7 @@ class NameIndex:
         """The one file in or below `folder` that is called `written`, which names no folder itself."""
         if not self._short:
             for name in self._all:
-                self._short.setdefault(fold(PurePosixPath(name).name).casefold(), []).append(name)
+                self._short.setdefault(fold(posixpath.basename(name)).casefold(), []).append(name)
         inside = f"{folder}/" if folder else ""
         found = [name for name in self._short.get(fold(written).casefold(), ()) if name.startswith(inside)]
         return found[0] if len(found) == 1 else None
@@ -171,27 +172,32 @@ class Layout:
 
     def __init__(self, pictures: Iterable[str]) -> None:
         self._children: dict[str, set[str]] = {}
-        for folder in {str(PurePosixPath(name).parent) for name in pictures}:
-            parts = PurePosixPath(folder).parts
+        self._known: dict[str, tuple[str | None, str | None]] = {}
+        for folder in {posixpath.dirname(name) for name in pictures}:
+            parts = tuple(part for part in folder.split("/") if part)
             for i, part in enumerate(parts):
                 self._children.setdefault("/".join(parts[:i]), set()).add(part)
 
     def split_of(self, name: str) -> str | None:
         """train, validation or test, where a folder on the way says so and none beside it says anything else."""
-        parts = PurePosixPath(name).parts[:-1]
-        return next((SPLITS[p.lower()] for i, p in enumerate(parts) if self._is_split(parts[:i], p)), None)
+        return self._of_folder(posixpath.dirname(name))[0]
 
     def class_of(self, name: str) -> str | None:
         """The folder the picture lies in, without the repeats that kohya's trainer has in front of it (`10_name`);
         None where that says only what its files are."""
-        parts = PurePosixPath(name).parts[:-1]
-        for i in range(len(parts) - 1, -1, -1):
-            part = parts[i]
-            if part in ("..", "/") or part.lower() in CONTAINERS or self._is_split(parts[:i], part):
-                continue
-            repeats = _REPEATS.fullmatch(part)
-            return repeats["name"] if repeats else part
-        return None
+        return self._of_folder(posixpath.dirname(name))[1]
+
+    def _of_folder(self, folder: str) -> tuple[str | None, str | None]:
+        """Split and class of the pictures in a folder."""
+        if folder not in self._known:
+            parts = tuple(part for part in folder.split("/") if part and part != "..")
+            split = next((SPLITS[p.lower()] for i, p in enumerate(parts) if self._is_split(parts[:i], p)), None)
+            classes = [
+                p for i, p in enumerate(parts) if p.lower() not in CONTAINERS and not self._is_split(parts[:i], p)
+            ]
+            repeats = _REPEATS.fullmatch(classes[-1]) if classes else None
+            self._known[folder] = split, repeats["name"] if repeats else classes[-1] if classes else None
+        return self._known[folder]
 
     def _is_split(self, above: tuple[str, ...], part: str) -> bool:
         """Whether a folder is a split: by its name, and as its neighbors are splits too (a class may be called train,
@@ -204,5 +210,5 @@ class Layout:
 
 def split_of_file(name: str) -> str | None:
     """The split that a table of a hub data set is of: `train-00000-of-00001.parquet`."""
-    found = re.match(r"([a-z]+)(?:[-._]|$)", PurePosixPath(name).stem.lower())
+    found = re.match(r"([a-z]+)(?:[-._]|$)", posixpath.basename(name).lower())
     return SPLITS.get(found[1]) if found else None

@@ -7,7 +7,6 @@ import ntpath
 import posixpath
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any
 
 from bowerbird.data.captions import caption_column, take_captions
@@ -33,7 +32,7 @@ class Listing:
 
     @cached_property
     def _of_stem(self) -> dict[str, str]:
-        return {str(PurePosixPath(name).with_suffix("")): name for name in self._names}
+        return {posixpath.splitext(name)[0]: name for name in self._names}
 
     @cached_property
     def _stems(self) -> NameIndex:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
@@ -31,7 +31,7 @@ SEPARATORS = ",;\t|"
 
 def is_table(name: str) -> bool:
     """Whether a file may hold rows, by its name."""
-    low = PurePosixPath(name).name.lower()
+    low = name.rpartition("/")[2].lower()
     return (
         low.endswith((*TABLES, *PARQUET))
         or low in TEXT_TABLES

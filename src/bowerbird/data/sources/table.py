@@ -31,6 +31,7 @@ ENCODER_KEY = b"bowerbird.encoder"
 """Schema metadata of a table whose `embedding` column is made by the encoder of this fingerprint."""
 PICTURE_COLUMNS = (
     "image",
+    "images",
     "img",
     "jpg",
     "jpeg",

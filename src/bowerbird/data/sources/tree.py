@@ -268,6 +268,6 @@ def refuse_empty(place: str, what: str, report: SourceReport) -> BowerbirdError:
     """What to say of a collection without pictures, and what was passed over in it."""
     over = "; ".join(report.lines())
     return BowerbirdError(
-        f"{place}: no pictures in this {what}; it should hold {', '.join(sorted(SUFFIXES))} or .parquet files"
-        + (f" ({over})" if over else "")
+        f"{place}: no pictures in this {what}; it should hold .png, .jpg, .webp or any of"
+        f" {len(SUFFIXES)} suffixes of pictures, or .parquet files" + (f" ({over})" if over else "")
     )

@@ -294,7 +294,7 @@ class DirectoryStore:
         """Add items (id, caption, name, image, metadata) with their raw embeddings `(n, d)`; seen from the next
         `commit` on. A column whose values disagree becomes text."""
         for line in self.rows.widen(items, self._token):
-            self.on_message(f"{self.path}: {line}")
+            self.on_message(line)
         self.rows.append(items, embeddings, self._token)
 
     def delete(self, ids: Sequence[int]) -> None:
