@@ -217,6 +217,23 @@ def test_a_change_that_cannot_be_changes_nothing(both: tuple[KnowledgeBase, Know
     assert there.search(text="omega", mode="bm25", k=1).captions[0][0].startswith("beta")
 
 
+def test_a_value_of_another_kind_is_left_out_and_several_captions_are_searched(
+    both: tuple[KnowledgeBase, KnowledgeBase], tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    there = KnowledgeBase.open(both[0].path, encoder=PlainEncoder(), on_message=messages.append)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a.png").write_bytes(picture(99))
+    row = {"file_name": "a.png", "number": "none", "kind": 7, "captions": ["first", "a vixen"]}
+    (tmp_path / "odd" / "metadata.jsonl").write_text(json.dumps(row))
+    assert there.add(tmp_path / "odd").added == 1
+    found = there.search(text="vixen", mode="bm25", k=1)
+    assert found.captions == (("first",),)
+    assert found.metadata[0][0]["kind"] == "7"
+    assert "number" not in found.metadata[0][0]
+    assert messages[0] == "a.png: column number is int64, so 'none' is left out"
+
+
 def test_nothing_that_is_not_ours_is_replaced(
     both: tuple[KnowledgeBase, KnowledgeBase], place: str, tmp_path: Path
 ) -> None:

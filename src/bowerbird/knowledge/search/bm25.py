@@ -12,16 +12,18 @@ import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bowerbird.core import files
 from bowerbird.core.text import parse_json
 from bowerbird.core.types import ABSENT
+from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.knowledge.search.words import exact, name_words, query_words, whole, whole_of, words
 
 K1, B = 1.5, 0.75
@@ -33,6 +35,8 @@ EVERY = "="
 scores hold the lengths."""
 NAME, NAME_WEIGHT = "/", 0.5
 """What stands before a word of a file's name in the vocabulary, and what such a word counts beside one of a caption."""
+FURTHER = ("tags", CAPTIONS)
+"""Metadata columns whose words are searched beside those of the caption."""
 MOST_WORDS = 50_000_000
 """Of a vocabulary that is read."""
 
@@ -106,6 +110,13 @@ def _number(text: str) -> np.uint64:
 def _short_number(text: str) -> int:
     """A text as it stands, as 32 bits, which are enough among captions of the same words."""
     return zlib.crc32(exact(text).encode("utf-8", "surrogatepass"))
+
+
+def further_words(metadata: Mapping[str, Any]) -> str:
+    """What is searched of an item beside its caption: its tags, and its other captions where it has several."""
+    tags, captions = metadata.get("tags") or "", metadata.get(CAPTIONS)
+    others = captions[1:] if isinstance(captions, list) else []
+    return " ".join([*map(str, tags), *others] if isinstance(tags, list) else [str(tags), *others])
 
 
 def tokens_of(

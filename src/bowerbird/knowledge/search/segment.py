@@ -19,7 +19,6 @@ import pyarrow as pa
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
-from bowerbird.data.captions import EVERY
 from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
 from bowerbird.knowledge.search import ann, bm25, dense
 from bowerbird.knowledge.search.planner import Plan
@@ -38,8 +37,6 @@ MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = (
     "bm25",
     "table.arrow",
 )
-FURTHER = ("tags", EVERY)
-"""Metadata columns whose words are searched beside those of the caption."""
 SMALL, STEPS = "small.npy", "steps.npy"
 BATCH = 8192
 
@@ -94,13 +91,10 @@ class Segment:
 
 
 def tags_of(table: pa.Table | pa.RecordBatch) -> list[str]:
-    """The further words of each row: its `tags`, and all captions of a picture that has several."""
-    there = [table.column(name).to_pylist() for name in FURTHER if name in table.schema.names]
-    return [" ".join(map(_joined, row)) for row in zip(*there, strict=True)] if there else [""] * len(table)
-
-
-def _joined(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    """The further words of each row (`bm25.further_words`)."""
+    there = [name for name in bm25.FURTHER if name in table.schema.names]
+    rows = table.select(there).to_pylist() if there else [{}] * len(table)
+    return [bm25.further_words(row) for row in rows]
 
 
 def vectors_of(batch: pa.RecordBatch, dim: int) -> np.ndarray:
@@ -147,7 +141,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
         on_message("indexing words")
-        columns = [name for name in ("caption", "name", *FURTHER) if name in table.column_names]
+        columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in table.column_names]
         chosen = table.select(columns)
         words, facts["mean_words"] = bm25.build_and_count(
             (c for b in chosen.to_batches() for c in b.column("caption").to_pylist()),

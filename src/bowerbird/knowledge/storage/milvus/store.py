@@ -20,8 +20,10 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.core.text import parse_json
+from bowerbird.data.columns import text_of
 from bowerbird.data.filters import check_condition, filter_rows
 from bowerbird.data.item import hash_of, item_id
+from bowerbird.knowledge.search import bm25
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus import conditions
 from bowerbird.knowledge.storage.milvus.client import PICTURES, Address, address_of, connect, one_line_errors, release
@@ -295,8 +297,9 @@ class MilvusStore:
         return None
 
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
-        """Add items with their raw embeddings; seen at once. Pictures first: an item that is seen has its picture."""
-        rows = self._rows(items, embeddings)
+        """Add items with their raw embeddings; seen at once. Pictures first: an item that is seen has its picture. A
+        value of another kind than its column's is left empty, and named to `on_message`."""
+        rows = self._rows(items, embeddings, on_odd=self.on_message)
         for start in range(0, len(items), AT_ONCE):
             self._put(
                 self._pictures,
@@ -310,28 +313,33 @@ class MilvusStore:
             with one_line_errors(self.place):
                 self.client.upsert(collection, rows[start : start + BATCH])
 
-    def _rows(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> list[dict[str, Any]]:
-        """The items as Milvus takes them, with metadata of one kind a column. Raises: BowerbirdError, before anything
-        is written, when one is not."""
+    def _rows(
+        self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, *, on_odd: OnMessage | None = None
+    ) -> list[dict[str, Any]]:
+        """The items as Milvus takes them, with metadata of one kind a column; what is of another is left out with a
+        line to `on_odd`. Raises: BowerbirdError, before anything is written, when there is no `on_odd`."""
         metadata = [
             {key: _plain(value) for key, value in item["metadata"].items() if value is not None} for item in items
         ]
         columns = dict(self.manifest["columns"])
-        for facts in metadata:
-            for key, value in facts.items():
-                columns[key] = _kind(key, value, columns.get(key), self.place)
+        for item, facts in zip(items, metadata, strict=True):
+            for key, value in list(facts.items()):
+                if on_odd is not None and columns.get(key) == "string":
+                    facts[key] = value = text_of(value)
+                try:
+                    columns[key] = _kind(key, value, columns.get(key), self.place)
+                except BowerbirdError:
+                    if on_odd is None:
+                        raise
+                    del facts[key]
+                    on_odd(f"{item['name'][:80]}: column {key} is {columns[key]}, so {str(value)[:60]!r} is left out")
         if columns != self.manifest["columns"]:
             self._write({**self.manifest, "columns": columns})
         rows = []
         for item, facts, vector in zip(items, metadata, embeddings, strict=True):
             if (reason := self.unfit({**item, "metadata": facts})) is not None:
                 raise BowerbirdError(f"{item['name'][:80]}: {reason}; nothing was changed")
-            tags = facts.get("tags") or ""
-            words = stored_words(
-                item["caption"],
-                " ".join(map(str, tags)) if isinstance(tags, list) else str(tags),
-                self.manifest["words"],
-            )
+            words = stored_words(item["caption"], bm25.further_words(facts), self.manifest["words"])
             cut = words.encode()[:TEXT_BYTES].decode("utf-8", "ignore")
             own = {"id": int(item["id"]), "caption": item["caption"], "name": item["name"]}
             rows.append({**own, "metadata": facts, "words": cut, "vector": vector.tolist()})
