@@ -153,9 +153,10 @@ def shop() -> Iterator[str]:
         server.shutdown()
 
 
-def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> None:
+@pytest.mark.parametrize(("url", "text"), [("url", "caption"), ("URL", "TEXT")])
+def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str, url: str, text: str) -> None:
     listed = [f"{shop}/picture1", f"{shop}/nothing", f"{shop}/away", "file:///etc/hostname", None, f"{shop}/picture2"]
-    pq.write_table(pa.table({"url": listed, "caption": [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({url: listed, text: [f"c{n}" for n in range(6)]}), tmp_path / "list.parquet")
     with pytest.raises(BowerbirdError, match="`fetch_urls`"):
         KnowledgeBase.build(tmp_path / "kb", tmp_path / "list.parquet", encoder=PlainEncoder())
     with pytest.raises(BowerbirdError, match="this machine or its network"):
@@ -165,7 +166,7 @@ def test_addresses_are_asked_only_when_allowed(tmp_path: Path, shop: str) -> Non
     )
     assert sorted(kb.get(kb.ids().tolist()).captions[0]) == ["c0", "c5"]
     assert len(report.unreadable) == 4
-    assert kb.get(kb.ids().tolist()).metadata[0][0]["url"].startswith(shop)
+    assert kb.get(kb.ids().tolist()).metadata[0][0][url].startswith(shop)
     assert next(urls.fetch(["ftp://127.0.0.1/x"])) == (b"", "ftp://127.0.0.1/x", "no http or https address")
 
 

@@ -71,7 +71,7 @@ def _plain_object(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             return None
-        return int(value) if value == value.to_integral_value() and abs(value) < 2**63 else float(value)
+        return int(value) if value.as_tuple().exponent == 0 and abs(value) < 2**63 else float(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return None
     return clean(str(value))

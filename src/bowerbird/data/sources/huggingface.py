@@ -102,8 +102,10 @@ def read_hub(name: str, options: SourceOptions) -> Iterator[SourceItem]:
             if isinstance(feature, datasets.Image):
                 stream = stream.cast_column(column, datasets.Image(decode=False))
         place = Path(f"hf-{dataset.replace('/', '-')}")
+        described = stream.features.arrow_schema.metadata if stream.features else None  # names of classes
         for part in stream.with_format("arrow").iter(batch_size=256):
-            yield from table.read_batches(part.schema, part.to_batches(), place, options)
+            schema = part.schema.with_metadata(described or part.schema.metadata)
+            yield from table.read_batches(schema, part.to_batches(), place, options)
     except BowerbirdError:
         raise
     except Exception as error:  # the library has many ways to say that it cannot
