@@ -149,6 +149,8 @@ def test_changes_are_seen_and_removed_items_never_come_back(
         again.restore(version)
     with pytest.raises(BowerbirdError, match="is empty"):
         again.remove(where=" ")
+    with pytest.raises(BowerbirdError, match="use a directory"):
+        again.sync(tmp_path / "b.parquet", key="number")
     assert export(again, tmp_path / "out", form="parquet") == 29
     assert len(KnowledgeBase.build(tmp_path / "back", tmp_path / "out", encoder=PlainEncoder())[0]) == 29
 

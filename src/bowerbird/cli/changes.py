@@ -47,12 +47,13 @@ def remove(
         _preview(opened, opened.select_ids(ids=numbers, where=where), "remove", as_json)
         return
     count = opened.remove(ids=numbers, where=where)
-    undo = _undo(opened) if count else None
+    undo = undo_of(opened) if count else None
     if as_json:
         print_json({"path": str(kb), "version": opened.version, "items": len(opened), "removed": count, "undo": undo})
         return
     say(f"{kb}: removed {count}, {len(opened)} items left (version {opened.version})")
-    _say_undo(kb, count, undo)
+    if count:
+        say_undo(kb, undo)
 
 
 def update(
@@ -85,12 +86,13 @@ def update(
         _preview(opened, opened.select_ids(ids=numbers, where=where), "update", as_json)
         return
     count = opened.update(ids=numbers, where=where, caption=caption, metadata=metadata)
-    undo = _undo(opened) if count else None
+    undo = undo_of(opened) if count else None
     if as_json:
         print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count, "undo": undo})
         return
     say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
-    _say_undo(kb, count, undo)
+    if count:
+        say_undo(kb, undo)
 
 
 def restore(
@@ -162,15 +164,15 @@ def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) ->
     say(f"{kb.path}: would {verb} {len(chosen)} of {len(kb)} items{more}; nothing was changed (--dry-run)")
 
 
-def _undo(kb: KnowledgeBase) -> str | None:
+def undo_of(kb: KnowledgeBase) -> str | None:
     """The command that goes back to before the last change; None where no earlier version is kept."""
     before = kb.version - 1
     return f"bowerbird kb restore {shlex.quote(str(kb.path))} --version {before}" if before in kb.versions else None
 
 
-def _say_undo(kb: str, count: int, undo: str | None) -> None:
-    if count:
-        say(f"undo: {undo}" if undo else f"{kb}: keeps no earlier version, so this cannot be undone")
+def say_undo(kb: str, undo: str | None) -> None:
+    """How the last change is undone, for a person."""
+    say(f"undo: {undo}" if undo else f"{kb}: keeps no earlier version, so this cannot be undone")
 
 
 def _ids(text: str | None, kb: str) -> list[int] | None:

@@ -88,6 +88,7 @@ FLAGS = {
         "exclude_key",
         "fetch_urls",
         "ids",
+        "key",
         "max_pixels",
         "max_similarity",
         "memory",

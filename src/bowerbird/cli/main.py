@@ -30,6 +30,7 @@ from bowerbird.cli import (
     models,
     reproduce,
     search,
+    sync,
     train,
 )
 from bowerbird.cli.common import say, with_flags
@@ -51,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
-for verb in (changes.remove, changes.update, changes.restore, changes.compact):
+for verb in (sync.sync, changes.remove, changes.update, changes.restore, changes.compact):
     kb.app.command(verb.__name__)(verb)
 kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from bowerbird.data.report import SourceReport
 if TYPE_CHECKING:
     from PIL import Image
 
-OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check")
-"""Columns of a knowledge base that are not metadata."""
+OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash")
+"""Columns of a knowledge base that are not metadata. `content_hash`: what the id of an item would be by its picture and
+caption, where it has another one, kept through a change of them; else empty or not there."""
 HIDDEN_COLUMNS = ("image", "embedding", "check")
 """Those of them that are never shown as text or number."""
 LONGEST_NAME = 160
@@ -126,6 +128,15 @@ def hash_of(picture: bytes, caption: str) -> int:
     everywhere."""
     digest = hashlib.sha256(len(picture).to_bytes(8, "big") + picture + caption.encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def free_id(content: int, taken: Callable[[int], bool]) -> int:
+    """The id of a new item of that content hash: the same number, or one made of it where an item that has changed
+    since, or one with another key, has that."""
+    number = content
+    while taken(number):
+        number = int.from_bytes(hashlib.sha256(number.to_bytes(8, "big")).digest()[:8], "big") >> 1
+    return number
 
 
 def item_id(picture: bytes, embedding: np.ndarray, caption: str) -> int:

@@ -139,7 +139,9 @@ def evaluate(
         },
         "settings": asdict(settings),
     }
-    report["data"]["share of it that the knowledge base holds"] = float(np.isin(pictures.ids, kb.ids()).mean())
+    report["data"]["share of it that the knowledge base holds"] = float(
+        np.isin(pictures.ids, kb.store.contents()).mean()
+    )
     report["distribution"] = distribution(ours, theirs, manifold_k=settings.manifold_k, seed=settings.generate.seed)
     report["retrieval"] = _hubness(kb, settings.k)
     if settings.query == "caption":

@@ -23,6 +23,7 @@ from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
 from bowerbird.knowledge.ingest.add import fill
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
+from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
@@ -274,6 +275,43 @@ class KnowledgeBase:
             choice,
             dedup=dedup,
             filter_fn=filter_fn,
+            processes=workers,
+            progress=progress,
+        )
+
+    def sync(
+        self,
+        source: str | Path | Sequence[str | Path],
+        *,
+        key: str,
+        delete_missing: bool = False,
+        dry_run: bool = False,
+        caption_column: str | None = None,
+        fetch_urls: bool = False,
+        private_urls: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> SyncReport:
+        """Bring the items to what `source` says of the same `key`, a metadata column or `name` (the file's): what is
+        new is added, a changed picture is embedded again, changed captions and metadata are written without that.
+
+        An item keeps its id, whatever of it changes. Columns that the source does not have are kept. `delete_missing`
+        removes the items whose key the source does not have; items without a key stay. `dry_run` changes nothing.
+        Readers see all of it or nothing: it is one version. The rest: `add`.
+        Raises: BowerbirdError, before anything is embedded, when a row has no key, or two rows, or two items, have the
+        same one.
+        """
+        several = [source] if isinstance(source, (str, Path)) else list(source)
+        choice = Choice(caption_column, None, 0, fetch_urls, private_urls, images.check_max_pixels(max_pixels))
+        return sync(
+            check_store(self.store),
+            lambda: self.encoder,
+            several,
+            key,
+            choice,
+            delete_missing=delete_missing,
+            dry_run=dry_run,
             processes=workers,
             progress=progress,
         )

@@ -24,6 +24,7 @@ from bowerbird.knowledge.storage.batches import read_in_batches
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
+NOT_EXPORTED = ("image", "check", "added", "id", "name", "content_hash")
 BATCH = 256
 _SIGNATURES = {
     b"\x89PNG": "png",
@@ -107,7 +108,7 @@ def _parquet(folder: Path, batches: Iterator[pa.Table], fingerprint: str) -> int
             ]
             kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
             made = (
-                table.drop_columns(["image", "check", "added", "id", "name"])
+                table.drop_columns([name for name in NOT_EXPORTED if name in table.schema.names])
                 .append_column("image", pa.array(pictures, kind))
                 .replace_schema_metadata({ENCODER_KEY: fingerprint})
             )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.core.progress import OnMessage, Progress
-from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.item import SourceItem, content_id, free_id
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
@@ -48,7 +48,7 @@ def fill(
             planner.choose(len(store) + total * max(1, choice.patches), store.dim, store.memory).describe()
         )
     with store.writing():
-        known = Known(store.all_ids())
+        known, taken = Known(store.contents()), Known(store.all_ids())
         duplicates = NearDuplicates(dedup, _nearest(store)) if dedup is not None else None
         since = 0
         for prepared in _prepare(
@@ -64,7 +64,7 @@ def fill(
             store.on_message,
             prepare.chunk_bytes(store.memory, processes),
         ):
-            since += _append(store, prepared, known, duplicates, report)
+            since += _append(store, prepared, known, taken, duplicates, report)
             if since >= COMMIT_EVERY:
                 store.commit()
                 since = 0
@@ -128,9 +128,15 @@ def _prepare(
 
 
 def _append(
-    store: Store, prepared: Prepared, known: Known, duplicates: NearDuplicates | None, report: AddReport
+    store: Store,
+    prepared: Prepared,
+    known: Known,
+    taken: Known,
+    duplicates: NearDuplicates | None,
+    report: AddReport,
 ) -> int:
-    """Store what is prepared, without what came twice and without near-duplicates; returns how many."""
+    """Store what is prepared, without what came twice (the `known` contents) and without near-duplicates, under ids
+    that are not `taken`; returns how many."""
     numbers = [content_id(item) for item in prepared.items]
     chosen = known.new(numbers)  # asked here once more: the source may be read far ahead of what is stored
     report.already_present += len(numbers) - len(chosen)
@@ -141,13 +147,7 @@ def _append(
     fields, places = [], []
     for i in chosen:
         item = prepared.items[i]
-        field = {
-            "id": numbers[i],
-            "caption": item.caption,
-            "name": item.name,
-            "image": item.data,
-            "metadata": item.metadata,
-        }
+        field = field_of(item, free_id(numbers[i], taken.holds), item.metadata)
         reason = store.unfit(field)
         if reason is not None:
             report.unreadable.append(f"{item.name}: {reason}")
@@ -157,8 +157,22 @@ def _append(
     if fields:
         store.append(fields, prepared.embeddings[places])
         known.add([numbers[i] for i in places])
+        taken.add([field["id"] for field in fields])
     report.added += len(fields)
     return len(fields)
+
+
+def field_of(item: SourceItem, number: int, metadata: dict[str, Any]) -> dict[str, Any]:
+    """An item as a store takes it, under the id `number`."""
+    content = content_id(item)
+    return {
+        "id": number,
+        "caption": item.caption,
+        "name": item.name,
+        "image": item.data,
+        "metadata": metadata,
+        "content_hash": None if content == number else content,
+    }
 
 
 def _nearest(store: Store) -> Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None:

@@ -42,11 +42,13 @@ class Guard:
     """What may not be a neighbor: the item itself always; what is more alike than `max_similarity`; what shares its
     value of a metadata column.
 
-    `seen`: whether anybody had a value in that column.
+    `moved`: content hashes by id, of items whose id is another number. `seen`: whether anybody had a value in that
+    column.
     """
 
-    max_similarity: float | None = None
-    exclude_key: str | None = None
+    max_similarity: float | None
+    exclude_key: str | None
+    moved: dict[int, int]
     seen: bool = False
 
 
@@ -75,7 +77,7 @@ def write_neighbors(
     """
     if mode not in MODES:
         raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
-    guard, total, done, written = Guard(max_similarity, exclude_key), registry.count(source), 0, 0
+    guard, total, done, written = Guard(max_similarity, exclude_key, _moved(kb)), registry.count(source), 0, 0
     times: dict[int, int] = {}
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, GRAPH) as writer:
         for items, read in prepare.chunks([source], Choice(), size=BYTES, report=report):
@@ -132,7 +134,7 @@ def _neighbors(
             rows, found = query.by_text(
                 snapshot, encoder, texts, wanted, mode=mode, normalize=kb.normalize, allowed=None, exact=False
             ).found
-        allowed = (rows != ABSENT) & (snapshot.ids_of(rows) != own[left, None])
+        allowed = (rows != ABSENT) & (_contents(snapshot.ids_of(rows), guard.moved) != own[left, None])
         if guard.max_similarity is not None:
             likeness = np.einsum(
                 "qd,qkd->qk",
@@ -159,3 +161,17 @@ def _neighbors(
         short = (allowed.sum(1) < k) & (rows != ABSENT).all(1) & (wanted < len(kb))
         left, wanted = left[short], min(len(kb), 4 * wanted)
     return ids, scores
+
+
+def _moved(kb: KnowledgeBase) -> dict[int, int]:
+    """The content hashes of items that kept their id when they were changed, by id."""
+    ids, contents = kb.store.all_ids(), kb.store.contents()
+    return dict(zip(ids[ids != contents].tolist(), contents[ids != contents].tolist(), strict=True))
+
+
+def _contents(ids: np.ndarray, moved: dict[int, int]) -> np.ndarray:
+    """The content hashes of items by their `ids`, of the same shape."""
+    made = ids.copy()
+    for at in np.argwhere(np.isin(ids, list(moved))) if moved else ():
+        made[tuple(at)] = moved[int(ids[tuple(at)])]
+    return made

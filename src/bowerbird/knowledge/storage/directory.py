@@ -26,7 +26,7 @@ from bowerbird.knowledge.search import build
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
-from bowerbird.knowledge.storage.lance import HINT, Rows
+from bowerbird.knowledge.storage.lance import HINT, Form, Rows
 from bowerbird.knowledge.storage.manifest import MANIFEST, check_same, read_manifest
 
 if TYPE_CHECKING:
@@ -210,6 +210,10 @@ class DirectoryStore:
         """The ids of all items, from the rows: also of those that no commit names yet."""
         return self.rows.keys()[0]
 
+    def contents(self) -> np.ndarray:
+        """The content hashes of all items, from the rows."""
+        return self.rows.contents()
+
     def allowed(self, where: str) -> np.ndarray:
         """The rows that satisfy `where`, as the snapshot takes them."""
         return np.sort(self.snapshot.rows_of(self.ids(where)))
@@ -304,6 +308,14 @@ class DirectoryStore:
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
         """Give items another caption or other metadata, from the next `commit` on."""
         self.rows.change(ids, self._token, caption, metadata)
+
+    def described(self) -> pa.Table:
+        """All rows without picture and embedding, from the rows."""
+        return self.rows.described()
+
+    def rewrite(self, ids: Sequence[int], form: Form) -> None:
+        """Write items again as `form` makes them, from the next `commit` on; embeddings are kept."""
+        self.rows.rewrite(ids, form, self.append)
 
     def restore(self, version: int) -> None:
         """Hold what `version` holds, from the next `commit` on."""

@@ -22,6 +22,10 @@ class Known:
         fresh = self._fresh
         return [was or number in fresh for was, number in zip(old.tolist(), wanted.tolist(), strict=True)]
 
+    def holds(self, number: int) -> bool:
+        """Whether one id is here."""
+        return self.has([number])[0]
+
     def new(self, ids: Sequence[int]) -> list[int]:
         """The positions of those `ids` that are not here, each id's first."""
         first: dict[int, int] = {}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.columns import as_column, column_of, common_type
@@ -29,6 +30,10 @@ FOLDER = "rows.lance"
 HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
 CACHE_BYTES = 64 * 1024**2
+CONTENT = "content_hash"
+
+Form = Callable[[dict[str, Any], np.ndarray], dict[str, Any]]
+"""From an item as it is stored, with its `metadata`, and its embedding to the item that takes its place."""
 
 
 class Rows:
@@ -146,6 +151,8 @@ class Rows:
         columns = {name: as_column(values[name]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
         fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
+        if CONTENT not in known and any(item.get(CONTENT) is not None for item in items):
+            fresh.append(pa.field(CONTENT, pa.int64()))
         if fresh:
             self._table.add_columns(pa.schema(fresh))
         arrays: dict[str, pa.Array] = {}
@@ -157,7 +164,7 @@ class Rows:
             elif field.name in ("added", "check"):
                 arrays[field.name] = pa.array([added] * len(items), field.type)
             elif field.name in OWN_COLUMNS:
-                arrays[field.name] = pa.array([item[field.name] for item in items], field.type)
+                arrays[field.name] = pa.array([item.get(field.name) for item in items], field.type)
             elif field.name in columns:
                 arrays[field.name] = _cast(values[field.name], columns[field.name], field)
             else:
@@ -186,6 +193,17 @@ class Rows:
         earlier form of itself."""
         found = self._table.search().select(["id", "added"]).limit(max(1, len(self))).to_arrow()
         return found["id"].to_numpy().astype(np.int64), found["added"].to_numpy().astype(np.int64)
+
+    def contents(self) -> np.ndarray:
+        """The content hash of every row, int64 `(n,)`, in the order of `keys`: its id, for most."""
+        names = ["id", CONTENT] if CONTENT in self._table.schema.names else ["id"]
+        found = self._table.search().select(names).limit(max(1, len(self))).to_arrow()
+        return pc.coalesce(*(found[name] for name in reversed(names))).to_numpy().astype(np.int64)
+
+    def described(self) -> pa.Table:
+        """Every row without its picture and its embedding: captions, names and metadata."""
+        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check")]
+        return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
 
     def schema_without(self, *names: str) -> pa.Schema:
         """The table's columns but for those named."""
@@ -240,14 +258,12 @@ class Rows:
         wanted = sorted({int(i) for i in ids})
         if not wanted:
             return {}
-        found = (
-            self._table.search().where(_among(wanted)).select(["id", "image", "caption"]).limit(len(wanted)).to_arrow()
-        )
+        names = [name for name in ("id", "image", "caption", CONTENT) if name in self._table.schema.names]
+        found = self._table.search().where(_among(wanted)).select(names).limit(len(wanted)).to_arrow()
         pictures = {}
-        for number, data, caption in zip(
-            *(found[name].to_pylist() for name in ("id", "image", "caption")), strict=True
-        ):
-            if data and hash_of(data, caption) != number:
+        for row in found.to_pylist():
+            number, data, content = row["id"], row["image"], row.get(CONTENT)
+            if data and hash_of(data, row["caption"]) != (number if content is None else content):
                 raise BowerbirdError(
                     f"{self.folder}: the picture of id {number} is not as it was added; bowerbird kb verify"
                     f" {self.folder} names the damaged file"
@@ -263,37 +279,43 @@ class Rows:
         """
         if caption is not None:
             self._refuse_collisions(ids, caption)
+
+        def changed(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
+            item = row | {"metadata": row["metadata"] | metadata}
+            if caption is None:
+                return item
+            content = item_id(row["image"], vector, caption)
+            own = {"id": content} if row.get(CONTENT) is None else {CONTENT: content}
+            return item | {"caption": caption} | own
+
+        self.rewrite(ids, changed, lambda items, embeddings: self.append(items, embeddings, added))
+
+    def rewrite(
+        self, ids: Sequence[int], form: Form, append: Callable[[list[dict[str, Any]], np.ndarray], None]
+    ) -> None:
+        """Remove the rows of `ids` and `append` them as `form` makes them of what they were."""
+        before = Rows(self.folder, self.version)
         names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
-        for found in self.whole_batches(ids, 200):
-            items = []
-            for row in found.drop_columns(["embedding"]).to_pylist():
-                new_caption = row["caption"] if caption is None else caption
-                kept = {name: row[name] for name in names if row[name] is not None}
-                items.append(
-                    {
-                        "id": row["id"],
-                        "caption": new_caption,
-                        "name": row["name"],
-                        "image": row["image"],
-                        "metadata": kept | metadata,
-                    }
-                )
+        self.delete(ids)
+        for found in before.whole_batches(ids, 2000):
             embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
-            if caption is not None:
-                items = [
-                    item | {"id": item_id(item["image"], vector, caption)}
-                    for item, vector in zip(items, embeddings, strict=True)
-                ]
-            self.delete(found["id"].to_pylist())
-            self.append(items, embeddings, added)
+            items = []
+            for row, vector in zip(found.drop_columns(["embedding"]).to_pylist(), embeddings, strict=True):
+                own = {name: row.get(name) for name in ("id", "caption", "name", "image", CONTENT)}
+                kept = {name: row[name] for name in names if row[name] is not None}
+                items.append(form(own | {"metadata": kept}, vector))
+            append(items, embeddings)
 
     def _refuse_collisions(self, ids: Sequence[int], caption: str) -> None:
         becomes: dict[int, int] = {}
         others = set(self.keys()[0].tolist()) - set(ids)
         for found in self.whole_batches(ids, 200):
             vectors = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
-            for number, data, vector in zip(found["id"].to_pylist(), found["image"].to_pylist(), vectors, strict=True):
-                new = item_id(data, vector, caption)
+            kept = found[CONTENT].is_valid().to_pylist() if CONTENT in found.schema.names else [False] * len(found)
+            for number, data, vector, keeps_id in zip(
+                found["id"].to_pylist(), found["image"].to_pylist(), vectors, kept, strict=True
+            ):
+                new = number if keeps_id else item_id(data, vector, caption)
                 if new in others or becomes.setdefault(new, number) != number:
                     raise BowerbirdError(
                         f"{self.folder}: with caption {caption!r}, item {number} would be the same as item"

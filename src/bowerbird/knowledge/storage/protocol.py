@@ -92,6 +92,11 @@ class Store(Protocol):
         """The ids of all items int64 `(n,)`, also of those appended inside `writing` and not committed yet."""
         ...
 
+    def contents(self) -> np.ndarray:
+        """The content hashes (`data.item.content_id`) of all items int64 `(n,)`, as `all_ids`: the same numbers, but
+        for items that kept their id when their picture or caption was changed."""
+        ...
+
     def allowed(self, where: str) -> Any:
         """The items that satisfy `where`, in the form that this store's `snapshot` takes as `allowed`. Raises: as
         `ids`."""

@@ -1,0 +1,112 @@
+"""`bowerbird kb sync`: a knowledge base brought to what a catalog says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bowerbird.cli.changes import say_undo, undo_of
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, say_source, show_progress
+from bowerbird.cli.filling import (
+    SHOWN,
+    CaptionOption,
+    FetchOption,
+    KbArgument,
+    MaxPixelsOption,
+    MemoryOption,
+    OpenEncoderOption,
+    PrivateOption,
+    SourceArgument,
+    WorkersOption,
+)
+from bowerbird.core.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.ingest.sync import SyncReport
+
+
+def sync(
+    kb: KbArgument,
+    source: SourceArgument,
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="COLUMN", help="Column that names an item, such as sku; or name, the file's."),
+    ],
+    delete_missing: Annotated[
+        bool, typer.Option("--delete-missing", help="Remove the items whose key the source does not have.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would be, embed nothing and change nothing.")
+    ] = False,
+    encoder: OpenEncoderOption = None,
+    caption_column: CaptionOption = None,
+    fetch: FetchOption = False,
+    private: PrivateOption = False,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    workers: WorkersOption = 0,
+    memory: MemoryOption = "2G",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a knowledge base to what a catalog says, item by item of the same key, as one version.
+
+    What is new is added, a changed picture is embedded again, changed captions and metadata are written without that.
+    Items keep their ids. Interrupted, nothing has changed.
+
+    Example: bowerbird kb sync my-kb catalog.parquet --key sku --delete-missing
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.search.planner import parse_memory
+
+    opened = KnowledgeBase.open(
+        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+    )
+    before = opened.version
+    with show_progress("comparing", as_json) as progress:
+        done = opened.sync(
+            list(source),
+            key=key,
+            delete_missing=delete_missing,
+            dry_run=dry_run,
+            caption_column=caption_column,
+            fetch_urls=fetch,
+            private_urls=private,
+            max_pixels=max_pixels,
+            workers=workers,
+            progress=progress,
+        )
+    undo = undo_of(opened) if opened.version != before else None
+    if as_json:
+        facts = {"path": str(kb), "version": opened.version, "items": len(opened), "dry_run": dry_run}
+        print_json(facts | _facts(done) | {"undo": undo})
+        return
+    for line in done.unreadable[:SHOWN]:
+        say(f"left as it was: {line}")
+    if len(done.unreadable) > SHOWN:
+        say(f"left as they were: {len(done.unreadable) - SHOWN} more")
+    say_source(done.source)
+    counts = f"added {len(done.added)}, changed {len(done.changed)}, removed {len(done.removed)}"
+    line = f"{counts}, unchanged {done.unchanged}; {done.embedded} pictures embedded"
+    if dry_run:
+        say(f"{kb}: would be {line}; nothing was changed (--dry-run)")
+    else:
+        say(f"{kb}: {line}; {len(opened)} items (version {opened.version})")
+    if done.missing:
+        say(f"{done.missing} items are not in the source; --delete-missing removes them")
+    if undo is not None:
+        say_undo(kb, undo)
+
+
+def _facts(done: SyncReport) -> dict[str, object]:
+    return {
+        "added": len(done.added),
+        "changed": len(done.changed),
+        "removed": len(done.removed),
+        "unchanged": done.unchanged,
+        "embedded": done.embedded,
+        "missing": done.missing,
+        "unreadable": done.unreadable,
+        "keys": {"added": done.added, "changed": done.changed, "removed": done.removed},
+        "source": done.source.facts(),
+    }
