@@ -105,3 +105,32 @@ def test_one_picture_measures_tell_the_source_the_distance_and_the_grain() -> No
     assert 3.5 < one_picture.grain(x + noise, x) < 4.5
     hits = one_picture.own_pictures([Image.new("RGB", (8, 8), color) for color in ("red", "blue")])
     assert [row[0].getpixel((0, 0)) for row in hits.images()] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_a_gpu_trains_what_stands_on_what_and_its_models_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    gpu = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "gpu_queue.py")))
+    there, here = tmp_path / "there", tmp_path / "here"
+
+    def names(root: Path) -> list[set[str]]:
+        return [{entry.name for entry in part} for part in gpu.rounds(root, [])]
+
+    assert names(there)[0] == {"autoencoder-8", "small-patches", "reimagen-drawings-32"}
+    assert names(there)[1] == {"rdm-patches", "reimagen-drawings-64"}
+    for root, text in ((there, "new"), (here, "old")):
+        model = root / "queue" / "autoencoder-8" / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(text)
+        (root / "queue.log").write_text("")
+    (there / "queue" / "autoencoder-8" / "model" / "large").write_bytes(os.urandom(16 * 2**20))
+    assert names(there)[0] == {"small-patches", "reimagen-drawings-32"}
+    out = tmp_path / "out"
+    out.mkdir()
+    gpu.pack(there, out, ["autoencoder-8"])
+    assert all(file.stat().st_size <= 16 * 2**20 for file in out.iterdir())
+    gpu.adopt(here, out)
+    assert (here / "queue" / "autoencoder-8" / "model" / "config.json").read_text() == "new"
+    assert len((here / "queue" / "autoencoder-8" / "model" / "large").read_bytes()) == 16 * 2**20
+    assert [p.read_text() for p in here.glob("queue/autoencoder-8.before-*/model/config.json")] == ["old"]

@@ -112,6 +112,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
         ema_decay=0.999,
         save_every=200,
         sheet_every=1000,
+        keep_steps=(2000, 8000),
     )
     system = RDMConfig(
         unet=UNetConfig(in_channels=8, block_out_channels=(96, 160, 192)),
@@ -133,7 +134,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
         varied_views=1,
         picture_size=64,
     )
-    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1, "keep_steps": ()})
     return Recipe(name="rdm-patches", system=small, train=shorter, size=128, limit=32, transparency=True)
 
 
