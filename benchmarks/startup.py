@@ -30,7 +30,7 @@ start_lightly(); lap("python and the command line")
 import torch; lap("import torch")
 from bowerbird.knowledge.base import KnowledgeBase
 kb = KnowledgeBase.open(sys.argv[1]); lap("open the knowledge base")
-from bowerbird.systems import base, generation; lap("import diffusers, transformers")
+from bowerbird.systems import base, generation, output, records; lap("import diffusers, transformers")
 from bowerbird.cli.common import open_model
 pipe = open_model(sys.argv[2], "cpu"); lap("open the model")
 from bowerbird.systems.queries import make_request
@@ -39,8 +39,8 @@ settings = generation.default_settings(pipe)
 images = generation.generate(pipe, hits, settings); lap("sample one picture")
 from bowerbird.evaluation.copies import guard
 guard.guard(pipe, images, hits, settings, policy="warn"); lap("neighbors' pictures, copy guard")
-records = generation.generation_records(pipe, sys.argv[2], kb, hits, images, settings, {"prompt": "red apple"})
-generation.write(images, records, hits, Path(sys.argv[3])); lap("write picture and sheet")
+made = records.generation_records(pipe, sys.argv[2], kb, hits, images, settings, {"prompt": "red apple"})
+output.write(images, made, hits, Path(sys.argv[3])); lap("write picture and sheet")
 print(f"  {'in all':34} {seconds():6.2f}")
 """
 

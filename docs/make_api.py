@@ -16,7 +16,7 @@ CONTRACTS = (
     (
         "Loading and generating",
         "from a name to a pipeline, from a request to files",
-        ("systems.loading", "systems.generation"),
+        ("systems.loading", "systems.generation", "systems.records", "systems.regeneration", "systems.output"),
     ),
     ("Storage", "where a knowledge base keeps its rows", ("knowledge.storage.protocol", "knowledge.storage.open")),
     ("Sources", "where pictures come from", ("data.sources.base", "data.sources.registry", "data.item")),

@@ -266,7 +266,7 @@ def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, ran
         "red apple\nSteps: 3, Sampler: dpmsolver++, CFG scale: 3.0, Seed: 8, Size: 64x64"
     )
     assert "trainedAlgorithmicMedia" in opened.text["XML:com.adobe.xmp"]
-    process("generate", "--from", picture, "--out", "again", cwd=tmp_path)  # another one
+    process("generate", random_rdm, "--from", picture, "--out", "again", cwd=tmp_path)  # another one
     assert (np.asarray(Image.open(tmp_path / "again" / "000.png")) == np.asarray(opened)).all()
     other = tmp_path / "plain.png"
     Image.new("RGB", (4, 4)).save(other)

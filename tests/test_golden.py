@@ -202,10 +202,10 @@ def test_picture_made_again_from_a_record_of_before(file: str) -> None:
 
 def again(path: Path) -> Image.Image:
     from bowerbird.core import provenance
-    from bowerbird.systems import generation, loading
+    from bowerbird.systems import loading, regeneration
 
     record = provenance.read_png(path)
-    return generation.regenerate(loading.open_pipeline(record["model"]["name"]), record)[0]
+    return regeneration.regenerate(loading.open_pipeline(record["model"]["name"]), record)[0]
 
 
 # -- making them new ---------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
         "--guidance-interval",
     ]
     bowerbird(*generate, "0,0.7", "--out", "a", cwd=tmp_path)
-    bowerbird("generate", "--from", "a/000.png", "--out", "b", cwd=tmp_path)
+    bowerbird("generate", "rdm", "--from", "a/000.png", "--out", "b", cwd=tmp_path)
     first, second = (Image.open(tmp_path / name / "000.png") for name in "ab")
     assert first.size == (64, 64)
     assert first.tobytes() == second.tobytes()

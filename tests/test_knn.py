@@ -19,7 +19,7 @@ from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models.unet import widen
-from bowerbird.systems import generation, relevance
+from bowerbird.systems import generation, output, records, regeneration, relevance
 from bowerbird.systems.knn import ecc, edit_source
 from bowerbird.systems.knn.batches import add_noise
 from bowerbird.systems.knn.edit_data import EditSettings, region, replace_part
@@ -414,25 +414,23 @@ def test_an_edit_is_generated_again_from_its_png(
     hits = pipe.retrieve(Request(prompts=("moon",), k=2), kb, 2)
     settings = generation.Settings(steps=3, strength=0.7, preservation=0.4)
     images = generation.generate(pipe, hits, settings, sources=sources)
-    made = generation.generation_records(
-        pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources
-    )
-    paths = generation.write(images, made, hits, tmp_path, sources=sources)
+    made = records.generation_records(pipe, "tiny-knn", kb, hits, images, settings, {"prompt": "moon"}, sources=sources)
+    paths = output.write(images, made, hits, tmp_path, sources=sources)
     record = provenance.read_png(paths[1])
-    again, _ = generation.regenerate(pipe, record)
+    again, _ = regeneration.regenerate(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert '"source"' not in (tmp_path / "generation.jsonl").read_text()
     record["edit"]["strength"] = 0.2
-    assert not np.array_equal(np.asarray(generation.regenerate(pipe, record)[0]), np.asarray(images[1]))
+    assert not np.array_equal(np.asarray(regeneration.regenerate(pipe, record)[0]), np.asarray(images[1]))
     for damage in ({"source": "no picture"}, {"strength": None}, {"show_source": []}, None):
         hostile = {**record, "edit": None if damage is None else {**record["edit"], **damage}}
         if damage == {"show_source": []}:
             hostile["edit"]["strength"] = 1.0  # image-to-image from noise alone
         with pytest.raises(BowerbirdError):
-            generation.regenerate(pipe, hostile)
+            regeneration.regenerate(pipe, hostile)
     del record["edit"]["strength"]
     with pytest.raises(BowerbirdError, match="damaged"):
-        generation.regenerate(pipe, record)
+        regeneration.regenerate(pipe, record)
     rdm = RDMPipeline.from_pretrained(random_rdm)
     with pytest.raises(BowerbirdError, match="does not edit"):
         generation.generate(rdm, hits, settings, sources=sources)

@@ -21,7 +21,7 @@ from bowerbird.evaluation import evaluate, features
 from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
-from bowerbird.systems import generation, queries
+from bowerbird.systems import generation, output, queries, records, regeneration
 from bowerbird.systems.reimagen.batches import low_resolution
 from bowerbird.systems.reimagen.config import NeighborKind
 from bowerbird.systems.reimagen.objective import ReImagenObjective
@@ -307,12 +307,12 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
     hits = pipe.retrieve(queries.Request(prompts=("red apple", "blue fish"), k=2), kb)
     settings = generation.Settings(steps=4, seed=9, guidance=Guidance("interleaved", 2.0, 3.0, 0.5))
     images = generation.generate(pipe, hits, settings)
-    records = generation.generation_records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
-    paths = generation.write(images, records, hits, tmp_path)
+    made = records.generation_records(pipe, "model", kb, hits, images, settings, {"prompt": "red apple"})
+    paths = output.write(images, made, hits, tmp_path)
     record = provenance.read_png(paths[1])
     assert [len(stage) for stage in record["text_steps"]] == [4, 4]
     assert set("".join(record["text_steps"])) <= {"t", "n"}
-    again, _ = generation.regenerate(pipe, record)
+    again, _ = regeneration.regenerate(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
 

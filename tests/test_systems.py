@@ -80,7 +80,10 @@ def test_a_system_is_one_file_and_one_registration(average: Path, kb_path: Path,
     out = tmp_path / "out"
     call = ["generate", str(average), "--kb", str(kb_path), "--prompt", "red apple", "-n", "2", "--out", str(out)]
     app([*call, "--sampler", "ddim", "--json"], standalone_mode=False)
-    app(["generate", "--from", str(out / "001.png"), "--out", str(tmp_path / "again")], standalone_mode=False)
+    app(
+        ["generate", str(average), "--from", str(out / "001.png"), "--out", str(tmp_path / "again")],
+        standalone_mode=False,
+    )
     made = [np.asarray(Image.open(path)) for path in (out / "001.png", tmp_path / "again" / "000.png")]
     np.testing.assert_array_equal(*made)
     near = loading.load_pipeline(average).retrieve(base.Request(prompts=("red apple",)), KnowledgeBase.open(kb_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.base import System
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -160,7 +161,7 @@ def numbers(text: str | None, option: str) -> list[float]:
         found = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         found = []
-    if not found:
+    if not found or not all(map(math.isfinite, found)):
         raise BowerbirdError(f"{option} {text!r}: write numbers with commas between, e.g. 2,1")
     return found
 

@@ -85,7 +85,7 @@ def edit(
     from bowerbird.core import images
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation
+    from bowerbird.systems import generation, output, records
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)
@@ -132,7 +132,7 @@ def edit(
     }
     record = {key: value for key, value in record.items() if value}
     record |= {"k": request.k, "search_mode": request.search_mode, "where": where}
-    records = generation.generation_records(
+    made_records = records.generation_records(
         pipe,
         model,
         opened,
@@ -144,6 +144,6 @@ def edit(
         picture_seeds=kept.seeds,
         copies=kept.copies,
     )
-    paths = generation.write(kept.images, records, kept.hits, out, sources=sources)
+    paths = output.write(kept.images, made_records, kept.hits, out, sources=sources)
     warn_of_copies(kept, paths)
     print_result(paths, out, as_json, "edit")

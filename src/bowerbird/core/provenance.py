@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.images import open_image
-from bowerbird.core.text import printable, to_json
+from bowerbird.core.text import parse_json, printable, to_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
 KEY = "bowerbird"
+MOST_CHARACTERS = 2**24
+"""Of a record that is read; one with four pictures of 1024 pixels has half as many."""
 XMP_KEY = "XML:com.adobe.xmp"
 XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -50,6 +52,11 @@ def parameters(record: dict[str, Any]) -> str:
     return printable(first) + "\n" + ", ".join(f"{key}: {printable(str(value))}" for key, value in settings.items())
 
 
+def last_part(path: str) -> str:
+    """The name at the end of a path or address: where a file lies says who made it, and is nobody's business."""
+    return re.split(r"[/\\]", str(Path(path).resolve()) if path in (".", "..") else path.rstrip("/\\"))[-1]
+
+
 def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> None:
     """Write `image` with its `record` (see `cli/generate.py`) as PNG, atomically."""
     from PIL.PngImagePlugin import PngInfo
@@ -63,19 +70,18 @@ def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> No
 
 
 def read_png(path: str | Path) -> dict[str, Any]:
-    """The record in a PNG that `save_png` wrote. Raises: BowerbirdError when there is no such file or it
-    carries none."""
-    from PIL import UnidentifiedImageError
+    """The record in a PNG that `save_png` wrote, whoever wrote this one; no pixel is decoded.
 
+    Raises: BowerbirdError when there is no such file, or it carries no record that can be read.
+    """
     try:
         with open_image(path, formats=("PNG",)) as image:
-            text = getattr(image, "text", {}).get(KEY)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise BowerbirdError(f"{path}: cannot be read as a picture ({error})") from error
-    try:
-        record = json.loads(text or "")
-    except ValueError:
-        record = None
+            text = image.info.get(KEY)
+    except OSError as error:
+        raise BowerbirdError(f"{path}: cannot be read as a PNG ({error.strerror or error})") from error
+    except Exception as error:  # Pillow raises nearly anything on hostile bytes
+        raise BowerbirdError(f"{path}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
+    record = parse_json(text, str(path), "record", characters=MOST_CHARACTERS) if isinstance(text, str) else None
     if not isinstance(record, dict):
         raise BowerbirdError(f"{path}: carries no bowerbird record; give a PNG that bowerbird generate wrote")
     return record

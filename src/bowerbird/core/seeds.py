@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bowerbird.core.errors import BowerbirdError
+
 if TYPE_CHECKING:
     import torch
+
+LARGEST = 2**64 - 1
+"""The largest seed of a picture."""
 
 
 def derive(seed: int, *purpose: int | str) -> int:
@@ -36,9 +41,16 @@ def torch_generator(seed: int, *purpose: int | str, device: str = "cpu") -> torc
 
 def picture_generators(seed: int, count: int) -> list[torch.Generator]:
     """One CPU generator a picture: picture i is drawn from seed `seed + i`, whatever batch it lands in."""
+    return [picture_generator(seed + i) for i in range(count)]
+
+
+def picture_generator(seed: int) -> torch.Generator:
+    """The CPU generator that the picture of this seed is drawn from. Raises: BowerbirdError for what is no seed."""
     import torch
 
-    return [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    if not 0 <= seed <= LARGEST:
+        raise BowerbirdError(f"a picture's seed is a whole number from 0 to {LARGEST}; got {seed}")
+    return torch.Generator().manual_seed(seed)
 
 
 def noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:

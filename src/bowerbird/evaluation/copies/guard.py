@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import FeatureExtractor, Neighbors
 from bowerbird.evaluation import features
@@ -95,7 +96,7 @@ def guard(
                 continue
             column = int(np.flatnonzero(hits.ids[i] == copy["neighbor"])[0])
             if policy == "resample":
-                numbers[i] += NEXT_SEED
+                numbers[i] = (numbers[i] + NEXT_SEED) % (seeds.LARGEST + 1)
             elif weights[i, column] > 0 and (weights[i] > 0).sum() > 1:
                 weights[i, column] = 0
             else:  # one that was left out and is copied still: the warning stands

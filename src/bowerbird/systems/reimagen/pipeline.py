@@ -288,7 +288,7 @@ class ReImagenPipeline(System):
     def _reference_pixels(self, hits: Neighbors, edge: int) -> Tensor:
         """The neighbors' pictures `(Q, K, 3, edge, edge)` in [-1, 1], white where there is none.
 
-        By way of the largest stage's size, so that a picture kept at that size (`generation.records`) gives the same
+        By way of the largest stage's size, so that a picture kept at that size (`records.py`) gives the same
         pixels again.
         """
         from PIL import Image

@@ -1,0 +1,147 @@
+"""What is written about a generated picture: enough to generate it again (`regeneration.py`), and nothing that says
+where on a machine it was made."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.core.provenance import last_part
+from bowerbird.core.types import Neighbors
+from bowerbird.core.version import __version__
+from bowerbird.diffusion.guidance import sample_text_steps
+from bowerbird.systems.generation import EDIT_SETTINGS, Settings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.base import Capabilities, System
+
+PATHS = ("images", "references", "edited", "reference")
+"""Entries of a request that are files of a person's own: their names are kept, not where they lie."""
+
+
+def generation_records(
+    pipe: System,
+    model: str,
+    kb: KnowledgeBase | None,
+    hits: Neighbors,
+    images: Sequence[Image.Image],
+    settings: Settings,
+    request: dict[str, Any],
+    *,
+    sources: Sequence[Image.Image] | None = None,
+    picture_seeds: Sequence[int] | None = None,
+    copies: Sequence[dict[str, Any] | None] | None = None,
+) -> list[dict[str, Any]]:
+    """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
+    whether it copies one."""
+    import torch
+
+    fingerprint, can = pipe.fingerprint(), pipe.capabilities
+    numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
+    made = []
+    for i, image in enumerate(images):
+        present = [c for c in range(hits.k) if hits.mask[i, c]]
+        weights = hits.weights[i] if hits.weights is not None else np.ones(hits.k, np.float32)
+        made.append(
+            {
+                "bowerbird": __version__,
+                "request": _request(request),
+                "seed": numbers[i],
+                "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
+                "sampler": settings.sampler or pipe.defaults.sampler,
+                "guidance_scale": settings.guidance_scale,
+                "eta": settings.eta,
+                **(
+                    {}
+                    if settings.guidance_interval is None
+                    else {"guidance_interval": list(settings.guidance_interval)}
+                ),
+                **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
+                "size": list(image.size),
+                "model": {"name": model_name(model), "fingerprint": fingerprint},
+                "kb": None if kb is None else {"path": last_part(str(kb.path)), "version": kb.version},
+                "neighbors": [
+                    {
+                        "id": int(hits.ids[i, c]),
+                        "score": round(float(hits.scores[i, c]), 6),
+                        "caption": hits.captions[i][c],
+                        "weight": float(weights[c]),
+                    }
+                    for c in present
+                ],
+                **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
+                # what the picture was generated from, itself: it can be generated again when the database has moved on
+                **(_pictures(can, hits, i) if can.needs_images else _embeddings(hits, i, present)),
+                **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
+                **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if can.reads_text else {}),
+            }
+        )
+    return made
+
+
+def model_name(model: str) -> str:
+    """What a record calls a model: a bundled name or hub id as it is, of a directory the last part of its path, of
+    `runs/mine/model`, which a training writes, `mine`."""
+    place = Path(model)
+    if not place.is_dir():
+        return model
+    whole = place.resolve()
+    return (whole.parent if (whole.parent / "recipe.json").is_file() else whole).name
+
+
+def _request(request: dict[str, Any]) -> dict[str, Any]:
+    """`request` with files by their last part."""
+
+    def short(value: Any) -> Any:
+        return [last_part(each) for each in value] if isinstance(value, list) else value and last_part(value)
+
+    return {key: short(value) if key in PATHS else value for key, value in request.items()}
+
+
+def _edit(pipe: System, source: Image.Image, settings: Settings) -> dict[str, Any]:
+    """The picture that was edited, as PNG at the size it was edited at, and how."""
+    from bowerbird.core.images import encode_png, on_background, square
+    from bowerbird.systems import common
+
+    edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
+    coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
+    return {"source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
+
+
+def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
+    """The neighbors' embeddings, float32."""
+    return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
+
+
+def _pictures(can: Capabilities, hits: Neighbors, i: int) -> dict[str, Any]:
+    """The neighbors' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
+    neighbors were."""
+    from bowerbird.core.images import encode_png, square
+
+    near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
+    coded = [base64.b64encode(encode_png(square(picture, max(can.sizes)))).decode() for picture in near]
+    return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
+
+
+def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+    """How text and neighbors were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
+    for neighbors."""
+    edge, drawn = settings.height or settings.width, []
+    stages = range(len([size for size in pipe.capabilities.sizes if edge is None or size <= edge]))
+    balance = pipe.balance(settings.guidance, settings.guidance_scale)
+    for stage in stages:
+        steps = settings.steps[stage] if isinstance(settings.steps, tuple) else settings.steps
+        own = balance[stage]
+        texts = sample_text_steps([seed], [present], steps, own.text_ratio, stage + 1)[0].tolist()
+        drawn.append("".join("t" if text else "n" for text in texts) if own.kind == "interleaved" else None)
+    # a record says eta, as the paper does
+    kept = [{"eta" if key == "text_ratio" else key: value for key, value in asdict(each).items()} for each in balance]
+    return {"guidance": kept, "text_steps": drawn}

@@ -1,0 +1,265 @@
+"""A picture from its record: the record is checked whole, in one place, before anything is made of it.
+
+Anybody may have written a record. Its sizes, counts and numbers are bounded here, what it names loads no code and
+fetches nothing, and what is wrong with it is said in one line.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.diffusion.guidance import Guidance
+from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.systems.base import System
+
+MOST_STEPS = 1000
+"""As many as the networks are trained on timesteps; more change nothing but the time."""
+MOST_EDGE, MOST_TIMES = 4096, 4
+"""Largest edge of a picture, in pixels and in times of the model's own; a larger one takes as many fewer steps."""
+MOST_NEIGHBORS, MOST_PICTURES = 1000, 32
+"""More than any picture is generated from, by embeddings and by pictures."""
+MOST_PIXELS = 2**25
+"""Of all pictures in a record together: 32 of 1024 x 1024."""
+
+Text = Annotated[str, Field(max_length=100_000)]
+Name = Annotated[str, Field(max_length=1000)]
+Coded = Annotated[str, Field(max_length=2**24)]
+Scale = Annotated[float, Field(ge=-1000, le=1000)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+
+class _Request(_Part):
+    prompt: Text | None = None
+    class_name: Annotated[Text | None, Field(alias="class")] = None
+    reference: Name | None = None
+    images: Annotated[list[Name], Field(max_length=1000)] = []
+
+
+class _Model(_Part):
+    name: Name
+    fingerprint: Name
+
+
+class _Neighbor(_Part):
+    id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    score: float
+    caption: Text
+    weight: Annotated[float, Field(ge=0, le=1e6)]
+
+
+class _Guidance(_Part):
+    kind: Name
+    text_scale: Scale
+    neighbor_scale: Scale
+    eta: Share
+
+
+class _Edit(_Part):
+    source: Coded
+    strength: Annotated[float, Field(gt=0, le=1)]
+    fidelity: Share
+    show_source: bool
+    least_change: Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Record(_Part):
+    """What of a picture's record generating it again depends on; other entries are passed over."""
+
+    request: _Request
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    steps: Steps | Annotated[list[Steps], Field(min_length=1, max_length=8)]
+    sampler: Name
+    guidance_scale: Scale
+    eta: Share
+    guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
+    model: _Model
+    neighbors: Annotated[list[_Neighbor], Field(max_length=MOST_NEIGHBORS)]
+    embeddings: Coded | None = None
+    pictures: Annotated[list[Coded], Field(max_length=MOST_PICTURES)] | None = None
+    query: Text = ""
+    k: Annotated[int, Field(ge=0, le=MOST_PICTURES)] = 0
+    guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
+    edit: _Edit | None = None
+
+
+def parse_record(record: Mapping[str, Any]) -> Record:
+    """`record` as it is in a PNG, checked. Raises: BowerbirdError naming the first entry that is missing or out of
+    bounds."""
+    try:
+        found = Record.model_validate(dict(record))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _damaged(f"{place}: {first['msg']}") from error
+    if "edit" in record and found.edit is None:
+        raise _damaged("edit: is nothing")
+    if (found.embeddings is None) == (found.pictures is None):
+        raise _damaged("it holds the neighbors' embeddings or their pictures, one of them")
+    if found.pictures is not None and not len(found.pictures) == len(found.neighbors) <= found.k:
+        raise _damaged(f"{len(found.pictures)} pictures for {len(found.neighbors)} of {found.k} neighbors")
+    return found
+
+
+def _damaged(what: str) -> BowerbirdError:
+    return BowerbirdError(f"the picture's bowerbird record is damaged ({what})")
+
+
+def _decoded(coded: Sequence[str]) -> list[Image.Image]:
+    """The pictures of a record. Raises: BowerbirdError when one is none, or all together are too large."""
+    from bowerbird.core.images import decode, open_image
+
+    plain = [_bytes(text) for text in coded]
+    pixels = 0
+    for data in plain:
+        try:
+            with open_image(io.BytesIO(data), formats=("PNG",)) as picture:
+                pixels += picture.width * picture.height
+        except Exception as error:  # Pillow raises nearly anything on hostile bytes
+            raise _damaged(f"no picture: {type(error).__name__}") from error
+    if pixels > MOST_PIXELS:
+        raise _damaged(f"its pictures have {pixels:,} pixels in all, at most {MOST_PIXELS:,} are read")
+    return [decode(data, "the picture's bowerbird record") for data in plain]
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise _damaged("what is to be base64 is none") from error
+
+
+def neighbors_of(record: Record) -> Neighbors:
+    """The neighbors that a record names, with the embeddings or pictures it carries. Raises: BowerbirdError when those
+    do not fit."""
+    rows = record.neighbors
+    ids = np.array([[row.id for row in rows]], np.int64)
+    scores, weights = (np.array([[getattr(row, key) for row in rows]], np.float32) for key in ("score", "weight"))
+    captions = tuple(row.caption for row in rows)
+    if record.pictures is not None:
+        return _with_pictures(record, ids, scores, weights, captions)
+    flat = _bytes(record.embeddings or "")
+    if len(flat) % (4 * max(1, len(rows))) or (flat and not rows):
+        raise _damaged(f"{len(flat)} bytes of embeddings for {len(rows)} neighbors")
+    embeddings = np.frombuffer(flat, "<f4").astype(np.float32)
+    if not np.isfinite(embeddings).all():
+        raise _damaged("an embedding is no number")
+    return Neighbors(
+        ids=ids,
+        scores=scores,
+        embeddings=embeddings.reshape(1, len(rows), -1) if rows else np.zeros((1, 0, 0), np.float32),
+        captions=(captions,),
+        metadata=(({},) * len(rows),),
+        weights=weights,
+    )
+
+
+def _with_pictures(
+    record: Record, ids: np.ndarray, scores: np.ndarray, weights: np.ndarray, captions: tuple[str, ...]
+) -> Neighbors:
+    """Neighbors with their pictures, padded to the K they were generated with: the same shapes give the same last
+    bits."""
+    pictures = _decoded(record.pictures or [])
+    count, k = ids.shape[1], record.k
+    at = {int(number): column for column, number in enumerate(ids[0])}
+    gap = ((0, 0), (0, k - count))
+    ids, scores, weights = (
+        np.pad(array, gap, constant_values=value) for array, value in ((ids, ABSENT), (scores, -np.inf), (weights, 0.0))
+    )
+    return Neighbors(
+        ids=ids,
+        scores=scores,
+        embeddings=np.zeros((1, k, 0), np.float32),
+        captions=(captions + ("",) * (k - count),),
+        metadata=(({},) * k,),
+        weights=weights,
+        queries=(record.query,),
+        load_images=lambda asked: [
+            [None if number not in at else pictures[at[number]] for number in row] for row in asked.tolist()
+        ],
+    )
+
+
+def settings_of(record: Record) -> Settings:
+    """The settings that a record names."""
+    kept, interval = record.guidance, record.guidance_interval
+    edit: dict[str, Any] = {}
+    if record.edit is not None:
+        edit = {name: getattr(record.edit, key) for key, name in EDIT_SETTINGS.items()}
+    return Settings(
+        steps=tuple(record.steps) if isinstance(record.steps, list) else record.steps,
+        guidance_scale=record.guidance_scale,
+        sampler=record.sampler,
+        eta=record.eta,
+        height=record.size[1],
+        width=record.size[0],
+        seed=record.seed,
+        guidance=None
+        if kept is None
+        else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
+        guidance_interval=None if interval is None else (interval[0], interval[1]),
+        **edit,
+    )
+
+
+def source_of(record: Record) -> Image.Image | None:
+    """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is
+    damaged."""
+    return None if record.edit is None else _decoded([record.edit.source])[0]
+
+
+def regenerate(pipe: System, record: Mapping[str, Any], *, sampler: str | None = None) -> tuple[Image.Image, Neighbors]:
+    """Generate the picture of `record` again; `sampler` in place of the one it names.
+
+    Raises: MismatchError when the model is not the one that generated it; BowerbirdError when the record is damaged or
+    out of bounds.
+    """
+    found = parse_record(record)
+    own = str(pipe.dtype).removeprefix("torch.")
+    if found.dtype != own:
+        raise MismatchError(
+            f"the picture was generated in {found.dtype}, this model computes in {own}; pipe.to(torch.{found.dtype})"
+            " generates it again"
+        )
+    there = pipe.fingerprint()
+    if found.model.fingerprint != there:
+        raise MismatchError(
+            f"the picture was generated by model {found.model.name!r} ({found.model.fingerprint}), this one is"
+            f" {there}; give that model"
+        )
+    trained = max(pipe.capabilities.sizes)
+    steps = found.steps if isinstance(found.steps, int) else sum(found.steps) // len(found.steps)
+    larger = max(1.0, found.size[0] * found.size[1] / trained**2)
+    if max(found.size) > MOST_TIMES * trained or steps * larger > MOST_STEPS:
+        raise _damaged(
+            f"size: {found.size[0]} x {found.size[1]} pixels in {steps} steps, of a model trained at {trained}"
+        )
+    hits, settings, source = neighbors_of(found), settings_of(found), source_of(found)
+    if sampler is not None:
+        settings = replace(settings, sampler=sampler)
+    elif settings.sampler not in pipe.capabilities.samplers:  # a name in a stranger's file loads no code
+        raise BowerbirdError(
+            f"the record names the sampler {settings.sampler!r}, which is not one of {type(pipe).__name__}'s; pass"
+            " sampler= to use it all the same"
+        )
+    return generate(pipe, hits, settings, sources=None if source is None else [source])[0], hits
