@@ -119,6 +119,11 @@ def drop_further(names: list[str], *, samples: bool) -> tuple[list[str], list[st
     return [name for name in names if name not in left], further
 
 
+def is_mask(name: str) -> bool:
+    """Whether the name is that of a mask or the like, which beside its picture is no item."""
+    return _MASK.fullmatch(_stem(name)) is not None
+
+
 def _stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 

@@ -263,7 +263,9 @@ def build_like(
     for row, (counts, more) in enumerate(zip(tokens, named, strict=True)):
         longer = K1 * (1 - B + B * counts.total() / mean_words)
         for word, count in counts.items():
-            columns.setdefault(word, []).append((row, rarity(word) * count / (count + longer)))
+            # as `_postings` has it, to the last bit, so that equal captions are equal here and there
+            score = float(np.float32(rarity(word))) * (count / (longer + count))
+            columns.setdefault(word, []).append((row, score))
         for word in more:
             columns.setdefault(word, []).append((row, _name_score(rarity(word))))
     return Words(
@@ -278,9 +280,11 @@ def build_like(
     )
 
 
-def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def best_rows(
+    index: Words, text: str, k: int, allowed: np.ndarray | None = None, ids: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; equal
-    ones by row; -1 pads. Captions that are the text come first (`lift`)."""
+    ones by the `ids` of the rows, or by row; -1 pads. Captions that are the text come first (`lift`)."""
     rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
     asked = [place for word in dict.fromkeys(query_words(text)) for place in (word, NAME + word)]
     spans = [span for word in asked if (span := index.span(word)).stop > span.start]
@@ -300,7 +304,7 @@ def best_rows(index: Words, text: str, k: int, allowed: np.ndarray | None = None
     if len(same[0]):
         found = np.union1d(found, same[0][scores[same[0]] > 0])
         scores[found] = lift(scores[found], index.closeness(found, text))
-    found = found[np.lexsort((found, -scores[found]))][:k]
+    found = found[np.lexsort((found if ids is None else ids[found], -scores[found]))][:k]
     rows[: len(found)], best[: len(found)] = found, scores[found]
     return rows, best
 
@@ -321,7 +325,7 @@ def search(
     index: Words, ids: np.ndarray, text: str, k: int, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`best_rows` by the `ids` of the rows."""
-    rows, scores = best_rows(index, text, k, allowed)
+    rows, scores = best_rows(index, text, k, allowed, ids if len(ids) else None)
     return np.where(rows == ABSENT, ABSENT, ids[rows]) if len(ids) else rows, scores
 
 

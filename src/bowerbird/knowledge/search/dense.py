@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 FEW = 512
 """Up to so many rows are read one by one."""
+SPARE = 16
+"""So many rows beyond those wanted are kept, for the last of them may have equals."""
+ROUNDING = 1e-6
+"""Of the lengths of query and vector: scores that are closer are compared again."""
 BLOCK_BYTES = 64 * 1024**2
 """Vectors compared at once by exact search."""
 
@@ -150,19 +155,100 @@ def exact(
 
     Equal scores are ordered by row.
     """
+    found, scores = nearest(vectors, queries, k, rows)
+    return _pad(found[:, :k], scores[:, :k], k)
+
+
+def nearest(
+    vectors: Vectors, queries: np.ndarray, k: int, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`exact`, and beyond the k best every row that is as near as the last of them but for rounding, for
+    `settle_ties`."""
     total = len(vectors) if rows is None else len(rows)
-    width = min(k, total)
+    width = min(k + SPARE, total)
     best_rows, best = np.full((len(queries), 0), ABSENT, np.int64), np.zeros((len(queries), 0), np.float32)
+    for at, scores in _scores(vectors, queries, rows):
+        best_rows, best = _merge(best_rows, best, np.broadcast_to(at, scores.shape), scores, width)
+    if 0 < k < width < total:
+        edge = best[:, k - 1] - rounding(vectors, queries, best_rows)
+        crowded = np.flatnonzero(best[:, -1] >= edge)
+        if len(crowded):  # more equal ones than there is room for: all of them, in a second pass
+            all_rows = [[best_rows[q]] for q in range(len(queries))]
+            all_scores = [[best[q]] for q in range(len(queries))]
+            for q in crowded:
+                all_rows[q], all_scores[q] = [], []
+            for at, scores in _scores(vectors, queries[crowded], rows):
+                for q, line in zip(crowded, scores, strict=True):
+                    near = line >= edge[q]
+                    all_rows[q].append(at[near])
+                    all_scores[q].append(line[near])
+            best_rows, best = _ragged([np.concatenate(r) for r in all_rows], [np.concatenate(x) for x in all_scores])
+            order = np.lexsort((best_rows, -best), axis=1)
+            best_rows, best = np.take_along_axis(best_rows, order, 1), np.take_along_axis(best, order, 1)
+    return _pad(best_rows, best, k)
+
+
+def _scores(vectors: Vectors, queries: np.ndarray, rows: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows `(b,)` and the scores `(Q, b)` of a block of them, block after block."""
+    total = len(vectors) if rows is None else len(rows)
     block = max(1, BLOCK_BYTES // (4 * max(1, vectors.raw.shape[1])))
     for start in range(0, total, block):
         at = np.arange(start, min(start + block, total)) if rows is None else rows[start : start + block]
         raw = vectors.raw[start : start + block] if rows is None else vectors.raw[at]
         scores = queries @ raw.T
         scores /= vectors.lengths[at]
-        best_rows, best = _merge(best_rows, best, np.broadcast_to(at, scores.shape), scores, width)
+        yield at, scores
         if total > block:
             vectors.release()
-    return _pad(best_rows, best, k)
+
+
+def _ragged(rows: list[np.ndarray], scores: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of different lengths as arrays, padded."""
+    width = max(map(len, rows))
+    made, best = np.full((len(rows), width), ABSENT, np.int64), np.full((len(rows), width), -np.inf, np.float32)
+    for q, (line, values) in enumerate(zip(rows, scores, strict=True)):
+        made[q, : len(line)], best[q, : len(line)] = line, values
+    return made, best
+
+
+def rounding(vectors: Vectors, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How far apart the scores `(Q,)` of one and the same vector may lie: a product of matrices sums a row by where it
+    stands."""
+    longest = 1.0
+    if len(vectors) and not (vectors.lengths[rows] != 1).any():  # not scaled to length 1
+        some = np.unique(rows[rows != ABSENT])[:FEW]
+        longest = float(np.linalg.norm(vectors.few(some), axis=1).max(initial=1e-12))
+    found: np.ndarray = ROUNDING * longest * np.linalg.norm(queries, axis=1)
+    return found
+
+
+def settle_ties(
+    found: tuple[np.ndarray, np.ndarray],
+    queries: np.ndarray,
+    k: int,
+    within: np.ndarray,
+    scaled: Callable[[np.ndarray], np.ndarray],
+    ids: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of `found` `(rows, scores)`, best first, where those that are equal but for rounding (`within`,
+    `(Q,)`) are compared again in double precision, one by one, and equal ones ordered by id: the same in every
+    knowledge base that holds them, wherever its rows stand.
+
+    `scaled`: rows -> the vectors as they are compared; `ids`: rows -> their ids.
+    """
+    rows, scores = found[0].copy(), found[1].copy()
+    there = rows != ABSENT
+    with np.errstate(invalid="ignore"):
+        close = (scores[:, :-1] - scores[:, 1:] <= within[:, None]) & there[:, 1:]
+    for q in np.flatnonzero(close[:, :k].any(1)):
+        group = np.concatenate([[0], np.cumsum(~close[q])])
+        again = np.flatnonzero(np.concatenate([[False], close[q]]) | np.concatenate([close[q], [False]]))
+        for start in range(0, len(again), FEW):
+            at = again[start : start + FEW]
+            scores[q, at] = (scaled(rows[q, at]).astype(np.float64) * queries[q].astype(np.float64)).sum(1)
+        order = np.lexsort((ids(rows[q]), -scores[q], group))
+        rows[q], scores[q] = rows[q, order], scores[q, order]
+    return _pad(rows[:, :k], scores[:, :k], k)
 
 
 def approximate(
@@ -219,11 +305,9 @@ def candidates_of(index: faiss.Index, queries: np.ndarray, depth: int, probes: i
     return found
 
 
-def merge(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of two results over different rows."""
-    return _pad(*_merge(*first, *second, k), k)
+def merge(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Two results over different rows as one, best first, then by row."""
+    return _merge(*first, *second, first[0].shape[1] + second[0].shape[1])
 
 
 def _merge(

@@ -101,9 +101,23 @@ class Snapshot:
         cut = len(self.main)
         here = None if allowed is None else allowed[allowed < cut]
         recent = None if allowed is None else allowed[allowed >= cut] - cut
-        late_rows, late = dense.exact(self.tail.vectors, queries, k, recent)
-        late_rows = np.where(late_rows == ABSENT, ABSENT, late_rows + cut)
-        return dense.merge(self._main_dense(queries, k, here, exact), (late_rows, late), k)
+        found = self._main_dense(queries, k, here, exact)
+        within = dense.rounding(self.main.vectors, queries, found[0])
+        if len(self.tail):
+            late_rows, late = dense.nearest(self.tail.vectors, queries, k, recent)
+            within = np.maximum(within, dense.rounding(self.tail.vectors, queries, late_rows))
+            found = dense.merge(found, (np.where(late_rows == ABSENT, ABSENT, late_rows + cut), late))
+        return dense.settle_ties(found, queries, k, within, self._scaled, self.ids_of)
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of `rows` `(n,)` as they are compared."""
+        cut = len(self.main)
+        lengths = np.ones(len(rows), np.float32)
+        here = rows < cut
+        lengths[here] = self.main.vectors.lengths[rows[here]]
+        lengths[~here] = self.tail.vectors.lengths[rows[~here] - cut]
+        scaled: np.ndarray = self.embeddings(rows) / lengths[:, None]
+        return scaled
 
     def _main_dense(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None, exact: bool
@@ -112,7 +126,7 @@ class Snapshot:
         count = len(allowed) if allowed is not None else int(self.live.sum())
         if exact or main.index is None or count <= FEW:
             rows = allowed if allowed is not None else None if self.whole else np.flatnonzero(self.live)
-            return dense.exact(main.vectors, queries, k, rows)
+            return dense.nearest(main.vectors, queries, k, rows)
         mask = (
             None
             if allowed is None and self.whole
@@ -145,24 +159,23 @@ class Snapshot:
             if allowed is not None:
                 mask = np.zeros(len(segment), bool)
                 mask[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
-            rows, scores = bm25.best_rows(segment.words, text, k, mask)
+            rows, scores = bm25.best_rows(segment.words, text, k, mask, segment.ids)
             there = rows != ABSENT
             closeness.append(segment.words.closeness(rows[there], text))
             parts.append((rows[there] + start, scores[there]))
         if len(parts) == 2:  # each has the closest of its own first; so has the whole
             lifted = bm25.lift(np.concatenate([p[1] for p in parts]), np.concatenate(closeness))
             parts = [(parts[0][0], lifted[: len(parts[0][0])]), (parts[1][0], lifted[len(parts[0][0]) :])]
-        return _best([part[0] for part in parts], [part[1] for part in parts], k)
+        return self._best([part[0] for part in parts], [part[1] for part in parts], k)
 
-
-def _best(rows: list[np.ndarray], scores: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of several lists, equal ones in their order; -1 and -inf pad."""
-    found, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-    if rows:
-        every, values = np.concatenate(rows), np.concatenate(scores)
-        order = np.argsort(-values, kind="stable")[:k]
-        found[: len(order)], best[: len(order)] = every[order], values[order]
-    return found, best
+    def _best(self, rows: list[np.ndarray], scores: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of several lists, equal ones by id; -1 and -inf pad."""
+        found, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
+        if rows:
+            every, values = np.concatenate(rows), np.concatenate(scores)
+            order = np.lexsort((self.ids_of(every), -values))[:k]
+            found[: len(order)], best[: len(order)] = every[order], values[order]
+        return found, best
 
 
 def _column(segment: Segment, name: str) -> pa.ChunkedArray:
