@@ -18,6 +18,7 @@ from PIL import Image
 
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.drawn import read_drawn
 
 
 def environment() -> dict[str, str]:
@@ -98,6 +99,11 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, kb_path: Path) -> None
         (("kb", "update", kb_path, "--where", "", "--set", "x=1"), "--where '' is empty"),
         (("kb", "update", kb_path, "--where", "true", "--dry-run"), "nothing to change"),
         (("kb", "export", kb_path, "out", "--where", ""), "--where '' is empty"),
+        (("kb", "show", kb_path, "17"), "no item with id 17"),
+        (("kb", "list", kb_path, "--where", ""), "--where '' is empty"),
+        (("kb", "sheet", kb_path, "s.png", "--where", "caption = 'nope'"), "no sheet to write"),
+        (("kb", "sheet", kb_path, "s.xyz"), "no picture format"),
+        (("search", kb_path, "--text", "x", "--mode", "bm25", "--sheet", "s"), "no picture format"),
         (("kb", "restore", kb_path, "--version", "7"), "there are 0 to 1"),
         (("search", kb_path), "--text or --image"),
         (("search", kb_path, "--text", " "), "empty"),
@@ -228,6 +234,35 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 200
+
+
+def test_looking_at_what_a_knowledge_base_holds(tmp_path: Path, kb_path: Path, drawn_folder: Path) -> None:
+    all_of_it = json.loads(bowerbird("kb", "list", kb_path, "-n", "0", "--json", cwd=tmp_path).stdout)
+    assert (all_of_it["items"], len(all_of_it["results"])) == (216, 216)
+    red = json.loads(
+        bowerbird("kb", "list", kb_path, "--where", "caption LIKE '%red%'", "-n", "3", "--json", cwd=tmp_path).stdout
+    )
+    assert red["items"] == sum("red" in item["caption"] for item in all_of_it["results"]) > 3
+    assert [set(item) for item in red["results"]] == [{"id", "caption", "metadata", "path"}] * 3
+    first = red["results"][0]
+    lines = bowerbird("kb", "list", kb_path, cwd=tmp_path)
+    assert lines.stdout.count("\n") == 20
+    assert "216 items; 196 more: -n 0 lists all" in lines.stderr
+    shown = json.loads(bowerbird("kb", "show", kb_path, first["id"], "--json", cwd=tmp_path).stdout)
+    assert {name: shown[name] for name in first} == first
+    data = next(item.data for item in read_drawn() if item.caption == first["caption"] and item.name == first["path"])
+    with Image.open(io.BytesIO(data)) as drawn:
+        size = {"width": drawn.width, "height": drawn.height}
+    assert shown["picture"] == {"format": "png", "bytes": len(data), **size}
+    text = bowerbird("kb", "show", kb_path, first["id"], cwd=tmp_path).stdout
+    assert first["caption"] in text
+    assert f"{size['width']} x {size['height']} pixels, {len(data):,} bytes" in text
+    done = bowerbird("kb", "sheet", kb_path, "s.png", "--where", "caption LIKE '%red%'", "-n", "12", cwd=tmp_path)
+    assert f"12 of {red['items']} items; -n shows more" in done.stderr
+    with Image.open(tmp_path / "s.png") as sheet:
+        corners = [(190 + 104 * (n % 8), 44 + 126 * (n // 8)) for n in range(16)]
+        drawn_at = [len(sheet.crop((x, y, x + 96, y + 96)).getcolors(9216) or []) > 1 for x, y in corners]
+    assert drawn_at == [True] * 12 + [False] * 4
 
 
 def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:

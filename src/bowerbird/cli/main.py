@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import typer
 
 from bowerbird.cli import (
+    browse,
     bulk,
     changes,
     datasets,
@@ -54,6 +55,9 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 for verb in (sync.sync, changes.remove, changes.update, changes.restore, changes.compact):
     kb.app.command(verb.__name__)(verb)
+kb.app.command("list")(browse.list_items)
+kb.app.command("show")(browse.show)
+kb.app.command("sheet")(browse.sheet)
 kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")

@@ -548,7 +548,11 @@ class KnowledgeBase:
 
     def name(self, item: int) -> str:
         """Where the item came from: its file or row name."""
-        return self.store.snapshot.names(self._rows_of([item]))[0]
+        return self.names([item])[0]
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Where items came from: their file or row names."""
+        return self.store.snapshot.names(self._rows_of(ids))
 
     def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
         """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.
