@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -16,6 +17,7 @@ from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data import sources
 from bowerbird.data.sources import registry
+from bowerbird.systems import registry as systems_registry
 
 SOURCE = """
 from bowerbird.data.sources import SourceItem
@@ -85,6 +87,56 @@ def test_own_classes_from_the_command_line(here: Path) -> None:
     assert "own_colors" not in sys.modules
     found, _ = run("search", "kb", "--text", "blue", "--encoder", "own_colors:Colors", "-k", "1", "--json")
     assert "imported" in found
+
+
+SYSTEM = """
+from bowerbird.systems.rdm.pipeline import RDMPipeline
+from bowerbird.systems.registry import Registration
+
+class Mine(RDMPipeline):
+    pass
+
+REGISTRATION = Registration(pipelines={"Mine": "own_system:Mine"})
+"""
+
+
+@pytest.mark.parametrize("how", ["own_system:Mine", "own_system:REGISTRATION", "entry point"])
+def test_own_systems_from_the_command_line(
+    how: str, here: Path, kb_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_system.py").write_text(SYSTEM)
+    shutil.copytree(random_rdm, here / "model")
+    index = json.loads((here / "model/model_index.json").read_text())
+    (here / "model/model_index.json").write_text(json.dumps({**index, "_class_name": "Mine"}))
+    monkeypatch.delitem(sys.modules, "own_system", raising=False)
+    monkeypatch.setattr(systems_registry, "_JOINED", [])
+    generate = ["generate", "model", "--kb", str(kb_path), "--prompt", "red apple", "-n", "1", "--steps", "1"]
+    _, error = run(*generate, "--out", "out", expect=2)
+    assert "'Mine'" in error
+    assert error.count("\n") == 1
+    if how == "entry point":
+        point = EntryPoint("mine", "own_system:REGISTRATION", systems_registry.ENTRY_POINTS)
+        monkeypatch.setattr(plugins, "_points", lambda group: {"mine": point} if group == point.group else {})
+        monkeypatch.syspath_prepend(str(here))
+        systems_registry._installed.cache_clear()
+    try:
+        run(*generate, *([] if how == "entry point" else ["--system", how]), "--out", "out")
+    finally:
+        systems_registry._installed.cache_clear()
+        sys.modules.pop("own_system", None)
+    assert (here / "out/000.png").is_file()
+
+
+def test_what_is_no_system_is_said(here: Path) -> None:
+    (here / "own_half.py").write_text("class Half:\n    pass\nNUMBER = 1\n")
+    for place, message in (
+        ("own_half:Half", "no capabilities"),
+        ("own_half:NUMBER", "is int; name a"),
+        ("half", "module:name"),
+    ):
+        _, error = run("generate", "model", "--system", place, "--out", "out", expect=2)
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_an_installed_package_joins_by_entry_points(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

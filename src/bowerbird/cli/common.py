@@ -26,6 +26,26 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def _register_system(place: str | None) -> str | None:
+    """Make a system known before its verb begins."""
+    if place is not None:
+        from bowerbird.systems import registry
+
+        registry.register_named(place)
+    return place
+
+
+SystemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        metavar="MODULE:NAME",
+        help="A system of your own: its Registration, or its pipeline's class.",
+        callback=_register_system,
+    ),
+]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, open_model, progress_bar, tracker
+from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, SystemOption, open_model, progress_bar, tracker
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
@@ -69,6 +69,7 @@ def edit(
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
     seed: SeedOption = 0,
+    system: SystemOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

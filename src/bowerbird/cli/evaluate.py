@@ -12,6 +12,7 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SeedOption,
+    SystemOption,
     open_model,
     pick_device,
     print_json,
@@ -68,6 +69,7 @@ def evaluate(
         Path | None, typer.Option("--style-judge", help="Directory; default trained with the judge.")
     ] = None,
     seed: SeedOption = 0,
+    system: SystemOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

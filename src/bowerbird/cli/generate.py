@@ -11,6 +11,7 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SeedOption,
+    SystemOption,
     numbers,
     open_model,
     print_json,
@@ -122,6 +123,7 @@ def generate(
         str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")
     ] = "float32",
     seed: SeedOption = 0,
+    system: SystemOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

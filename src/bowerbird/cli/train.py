@@ -15,6 +15,7 @@ import typer
 from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
+    SystemOption,
     pick_device,
     print_json,
     progress_bar,
@@ -51,9 +52,7 @@ def train(
         str | None,
         typer.Option(help="key=value,value: a run for each value; guidance_scale=1,3: one run, measured at each."),
     ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="module:NAME", help="The Registration of a system of your own.")
-    ] = None,
+    system: SystemOption = None,
     report_to: Annotated[
         list[str] | None, typer.Option("--report-to", help="tensorboard or wandb; several times for both.")
     ] = None,
@@ -70,7 +69,6 @@ def train(
 
     Example: bowerbird train tiny-rdm --data pictures/ --set train.steps=2000 --out runs/mine
     """
-    from bowerbird.systems import registry
     from bowerbird.training import sweep as sweeps
     from bowerbird.training.data import fit_to_columns
     from bowerbird.training.recipe import given_keys
@@ -78,8 +76,6 @@ def train(
     from bowerbird.training.run import check_run
     from bowerbird.training.trackers import check_trackers
 
-    if system is not None:
-        registry.register_named(system)
     settings = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
     chosen = open_recipe(recipe, tiny=tiny, settings=settings)
     if dry_run:

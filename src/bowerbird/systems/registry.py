@@ -20,6 +20,8 @@ from bowerbird.core.errors import BowerbirdError
 SYSTEMS = ("rdm", "knn", "reimagen")
 """Folders of `bowerbird.systems`, in the order they are listed."""
 ENTRY_POINTS = "bowerbird.systems"
+PIPELINE = ("capabilities", "retrieve", "condition", "predict", "from_pretrained")
+"""What the class of a pipeline has."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,20 @@ def register(registration: Registration) -> None:
 
 
 def register_named(place: str) -> None:
-    """Make the system known whose `Registration` is `module:NAME`; importing it runs its code, so a person gives it.
+    """Make the system that `module:name` names known to this process: a `Registration`, or a pipeline's class alone.
 
-    Raises: BowerbirdError when there is none.
+    Its module is run. Raises: BowerbirdError when it cannot be imported, or is neither.
     """
+    if not plugins.is_path(place):
+        raise BowerbirdError(f"system {place!r}: give module:name, of a module in this directory or installed")
     found = plugins.load_object(place, "system")
+    if isinstance(found, type):
+        missing = plugins.missing_members(found, PIPELINE)
+        if missing:
+            raise BowerbirdError(f"system {place!r}: the class has no {', '.join(missing)}; see systems.base.System")
+        found = Registration(pipelines={found.__name__: place})
     if not isinstance(found, Registration):
-        raise BowerbirdError(
-            f"system {place!r} is {type(found).__name__}; name a bowerbird.systems.registry.Registration"
-        )
+        raise BowerbirdError(f"system {place!r} is {type(found).__name__}; name a Registration or a pipeline's class")
     register(found)
 
 
@@ -76,10 +83,9 @@ def registrations() -> list[Registration]:
 
 @cache
 def _installed() -> tuple[Registration, ...]:
-    from importlib.metadata import entry_points
-
     ours = [importlib.import_module(f"bowerbird.systems.{name}").REGISTRATION for name in SYSTEMS]
-    return (*ours, *(point.load() for point in entry_points(group=ENTRY_POINTS)))
+    others = (plugins.entry_point(ENTRY_POINTS, name) for name in plugins.entry_point_names(ENTRY_POINTS))
+    return (*ours, *(found for found in others if found is not None))
 
 
 def objectives() -> dict[str, ObjectiveEntry]:
