@@ -94,7 +94,7 @@ def _signals() -> Iterator[None]:
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in numbers}
-    # what started this process in the background may have told it to heed none
+    # what started this process in the background may have set it to heed none
     heeded = [number for number in numbers if before[number] != signal.SIG_IGN]
     try:
         for number in heeded:

@@ -65,7 +65,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def guess(data: bytes) -> str:
-    """The encoding, of those below, in which `data` looks most like writing; cp1252 where none can be told from it."""
+    """The encoding, of those below, in which `data` looks most like writing; cp1252 where nothing decides."""
     sample = data[:SAMPLE]
     best, most = "cp1252", 0.0
     for encoding, weigh in _CANDIDATES:

@@ -183,7 +183,7 @@ def recall_lines(report: dict[str, Any]) -> list[str]:
     ):
         lines.append(
             "training pictures that are nearly alike raise these thresholds: alike.png shows them; a copy that is no"
-            " nearer than they are to each other cannot be told from an honest picture"
+            " nearer than they are to each other cannot be distinguished from an honest picture"
         )
     return lines
 

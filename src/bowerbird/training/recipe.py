@@ -64,7 +64,7 @@ class Recipe(BaseModel):
     @field_validator("name")
     @classmethod
     def _is_one_folder(cls, value: str) -> str:
-        """A run lies in `runs/NAME` unless it is told otherwise, so a name leads nowhere else."""
+        """A run lies in `runs/NAME` unless another folder is given, so a name leads nowhere else."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
             raise PydanticCustomError(
                 "name",

@@ -23,7 +23,7 @@ from bowerbird.training.validation import Validation
 
 
 def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> None:
-    """`compared`: what of both recipes is compared, all of them unless told otherwise.
+    """`compared`: what of both recipes is compared, all of them by default.
 
     Raises: BowerbirdError when `out` is no folder, or a run with other settings than those of `recipe` is in it.
     """

@@ -61,7 +61,7 @@ class ContrastiveObjective(Objective[ContrastiveBatch]):
     """The encoder with its losses over one set of pictures."""
 
     def __init__(self, config: ContrastiveConfig, pictures: Pictures, seed: int, known: Pictures) -> None:
-        """`known`: the pictures whose styles are told apart, and whose look is fitted to."""
+        """`known`: the pictures whose styles are to be distinguished, and whose look is fitted to."""
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         named = pictures.column(config.style_key) if config.style_key else [None] * len(pictures)
