@@ -50,7 +50,7 @@ class JudgeObjective(Objective[JudgeBatch]):
     touched)."""
 
     def __init__(self, config: JudgeConfig, pictures: Pictures, seed: int, known: Pictures) -> None:
-        """`known`: the pictures whose labels are to be distinguished. Raises: BowerbirdError when none of `pictures` has one."""
+        """`known`: the pictures with the labels to learn. Raises: BowerbirdError when none of `pictures` has one."""
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         for key in ("entity_key", "style_key"):
