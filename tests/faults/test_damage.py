@@ -153,3 +153,39 @@ def test_a_missing_file_is_named(made: Path, tmp_path: Path) -> None:
         assert any(Path(name).name in line or "no knowledge base" in line for line in verify(path).corrupt), name
         with pytest.raises(BowerbirdError):
             answers(path)
+
+
+def test_an_index_of_other_rows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file of an index, one by one, as it is of another knowledge base: all hashes fit what was written, and the
+    answers would be wrong."""
+    monkeypatch.setitem(planner.INDEXES, "rabitq", planner.Index(10_000, "RaBitQfs"))
+    monkeypatch.setitem(planner.INDEXES, "ivf-rabitq", planner.Index(121, "IVF{lists},RaBitQfs"))
+    kb, other = (
+        KnowledgeBase.build(tmp_path / name, source(tmp_path / f"{name}.parquet", numbers), encoder=PlainEncoder())[0]
+        for name, numbers in (("kb", range(200)), ("other", range(200, 400)))
+    )
+    kb.update(where="number < 4", metadata={"mark": 1})  # beside the index
+    kb.remove(where="number < 2")
+    assert verify(kb.path).good
+    saved = tmp_path / "index"
+    shutil.copytree(kb.path / "index", saved)
+    names = checksums.list_files(saved)
+    found = set()
+    for name in names:
+        if name == "manifest.json" or (saved / name).read_bytes() == (other.path / "index" / name).read_bytes():
+            continue
+        shutil.rmtree(kb.path / "index")
+        shutil.copytree(saved, kb.path / "index")
+        shutil.copy(other.path / "index" / name, kb.path / "index" / name)
+        facts = files.read_sealed(kb.path / "index" / "manifest.json", "x")
+        files.write_sealed(
+            kb.path / "index" / "manifest.json",
+            facts | {"files": checksums.record(kb.path / "index", "manifest.json")},
+        )
+        verdict = verify(kb.path)
+        assert verdict.outdated, f"{name} of another knowledge base passed"
+        found.add(name)
+    assert {"vectors.npy", "table.arrow", "dense.faiss", "lengths.npy", "small.npy", "steps.npy"} <= found, names
+    assert sum(name.startswith("bm25/") for name in found) >= 4
+    assert verify(kb.path, repair=True).good
+    assert verify(kb.path).good

@@ -8,6 +8,7 @@ memory that the plan allows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,14 +142,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
         on_message("indexing words")
-        columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in table.column_names]
-        chosen = table.select(columns)
-        words, facts["mean_words"] = bm25.build_and_count(
-            (c for b in chosen.to_batches() for c in b.column("caption").to_pylist()),
-            (t for b in chosen.to_batches() for t in tags_of(b)),
-            tag["words"],
-            (n for b in chosen.to_batches() for n in b.column("name").to_pylist()),
-        )
+        words, facts["mean_words"] = word_index(table, tag["words"])
         bm25.save(words, folder / WORDS)
     done.unlink()
     for left in folder.glob("shard*"):
@@ -157,6 +151,23 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
         folder / MANIFEST,
         {**tag, "items": plan.items, **facts, "files": checksums.record(folder, MANIFEST, files.MAKING)},
     )
+
+
+def word_index(table: pa.Table, weights: Sequence[int]) -> tuple[bm25.Words, float]:
+    """The word index of a segment's table, and the mean number of words that it weighs by."""
+    columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in table.column_names]
+    chosen = table.select(columns)
+    return bm25.build_and_count(
+        (c for b in chosen.to_batches() for c in b.column("caption").to_pylist()),
+        (t for b in chosen.to_batches() for t in tags_of(b)),
+        weights,
+        (n for b in chosen.to_batches() for n in b.column("name").to_pylist()),
+    )
+
+
+def shown_columns(schema: pa.Schema) -> list[str]:
+    """Those columns of the rows that a segment's table has."""
+    return [name for name in schema.names if name not in HIDDEN_COLUMNS]
 
 
 def _write_dense(folder: Path, plan: Plan, on_message: OnMessage) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
                 file.write(np.ascontiguousarray(raw).tobytes())
                 lengths[at : at + len(raw)] = dense.lengths_of(raw, normalize)
                 at += len(raw)
-                writer.write_batch(batch.select([n for n in batch.schema.names if n not in HIDDEN_COLUMNS]))
+                writer.write_batch(batch.select(shown_columns(batch.schema)))
     if at != items:
         raise BowerbirdError(
             f"{folder.parent}: the manifest says {items} items and {at} rows are there; bowerbird kb verify"

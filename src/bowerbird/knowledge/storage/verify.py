@@ -16,13 +16,14 @@ from bowerbird.core import checksums, files, images
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import Progress
-from bowerbird.knowledge.search import build, segment
+from bowerbird.knowledge.search import build
 from bowerbird.knowledge.storage.batches import read_in_batches
 from bowerbird.knowledge.storage.directory import FILES, DirectoryStore
 from bowerbird.knowledge.storage.id_set import Known
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT, version_of
 from bowerbird.knowledge.storage.manifest import MANIFEST
+from bowerbird.knowledge.storage.verify_index import index_fault
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _read_everything(path: Path, repair: bool, progress: Progress | None) -> Ver
         verdict.corrupt.append(f"{path / MANIFEST}: damaged ({type(error).__name__}: {error})")
     if verdict.corrupt:
         return verdict
-    derived = {"index": _index(store), "hint": _hint(path)}
+    derived = {"index": index_fault(store), "hint": _hint(path)}
     verdict.outdated = [line for line in derived.values() if line]
     if repair and verdict.outdated:
         with writer_lock(path):
@@ -128,30 +129,6 @@ def _rows(store: DirectoryStore, verdict: Verdict, progress: Progress | None) ->
         if progress is not None:
             progress(verdict.items, len(store))
     return wrong
-
-
-def _index(store: DirectoryStore) -> str | None:
-    """What is wrong with the main segment, if anything."""
-    folder = store.path / segment.FOLDER
-    if not folder.exists():
-        return f"{folder}: not there"
-    try:
-        recorded = files.read_sealed(folder / segment.MANIFEST, "index", exactly=True)["files"]
-        wrong = checksums.find_changes(folder, recorded, thorough=True)
-    except (BowerbirdError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / segment.MANIFEST}: {error}"
-    if wrong:
-        return wrong[0]
-    main = segment.load(folder, store.tag())
-    if main is None:
-        return f"{folder / segment.MANIFEST}: of another encoder or another bowerbird"
-    for batch in store.rows.checked_batches(4096):
-        ids, added = (batch.column(batch.schema.get_field_index(name)).to_numpy() for name in ("id", "added"))
-        at = main.rows_of(ids)
-        same = (at >= 0) & (main.added[at] == added) if len(main) else np.zeros(len(ids), bool)
-        if not np.array_equal(main.vectors.raw[at[same]], segment.vectors_of(batch, store.dim)[same]):
-            return f"{folder / segment.VECTORS}: not the embeddings of the rows"
-    return None
 
 
 def _hint(path: Path) -> str | None:
