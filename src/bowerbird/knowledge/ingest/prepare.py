@@ -29,7 +29,7 @@ from bowerbird.knowledge.ingest import crops
 if TYPE_CHECKING:
     from PIL import Image
 
-HELD = 16
+HELD = 32
 """A chunk holds this part of the memory allowed: beside it lie the next one, its rows, and what LanceDB writes."""
 ENOUGH = 3
 """A picture is kept at so many times the pixels that the encoder looks at, or up to twice that, and not at all of its
