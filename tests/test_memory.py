@@ -34,7 +34,7 @@ def test_a_portion_is_full_by_number_or_by_bytes() -> None:
 
 
 def test_the_chunks_of_a_build_hold_a_share_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 64 MB a chunk is 4 MB: pictures with a megabyte beside them come four at a time, not 512."""
+    """At 64 MB a chunk is 2 MB: pictures with a megabyte beside them come two at a time, not 512."""
     for n in range(12):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{n:02d}.png").write_bytes(picture(n) + b"\0" * 1024**2)
@@ -42,9 +42,9 @@ def test_the_chunks_of_a_build_hold_a_share_of_the_memory(tmp_path: Path, monkey
     whole = prepare.portions
     monkeypatch.setattr(prepare, "portions", lambda *a, **k: (seen.append(len(p)) or p for p in whole(*a, **k)))
     made, report = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", encoder=PlainEncoder(), memory=64 * 1024**2)
-    assert (len(made), report.unreadable, seen) == (12, [], [4, 4, 4])
+    assert (len(made), report.unreadable, seen) == (12, [], [2] * 6)
     embed.embed([tmp_path / "in"], tmp_path / "parts", PlainEncoder(), memory=64 * 1024**2)
-    assert seen == [4] * 6
+    assert seen == [2] * 12
 
 
 def test_whole_rows_are_read_fewer_at_a_time_where_they_are_large() -> None:
@@ -149,5 +149,5 @@ def test_tables_are_read_some_bytes_at_a_time(tmp_path: Path, monkeypatch: pytes
 
 
 def test_processes_share_the_memory() -> None:
-    assert prepare.chunk_bytes(2**31) == 2**27
-    assert prepare.chunk_bytes(2**31, processes=2) == 2**31 // 80
+    assert prepare.chunk_bytes(2**31) == 2**26
+    assert prepare.chunk_bytes(2**31, processes=2) == 2**31 // 160

@@ -245,6 +245,8 @@ def generate(
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else None,
     )
+    if (line := can.far_size(settings.height, settings.width)) is not None:
+        say(f"{model}: {line}")
     with progress_bar(as_json) as bar:
         made = generation.generate(pipe, hits, settings, progress=tracker(bar, "generating", n))
     kept = guard.guard(pipe, made, hits, settings, policy=on_copy)

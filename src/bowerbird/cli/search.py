@@ -125,8 +125,11 @@ def search(
         from bowerbird.core.contact_sheet import labeled_grid
 
         label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in negative or [])])
-        row = (label, [i for i in hits.images()[0] if i is not None], list(hits.captions[0]))
-        images.write(labeled_grid([row]), sheet)
+        asked = [images.read(path) for path in image or []]
+        there = [c for c in range(hits.k) if hits.mask[0, c]]  # those without a picture keep their place and caption
+        cells = [*asked, *(hits.images()[0][c] for c in there)]
+        shown = [*("query" for _ in asked), *(hits.captions[0][c] for c in there)]
+        images.write(labeled_grid([(label, cells, shown)], divide=len(asked) or None), sheet)
     if as_json:
         print_json(
             {

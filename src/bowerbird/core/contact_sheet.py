@@ -59,12 +59,12 @@ def labeled_grid(
         draw.text((10, 12), title, INK, ImageFont.load_default(18))
     for r, (label, images, words) in enumerate(rows):
         y = top + r * (size + under)
-        draw.multiline_text((10, y + 6), "\n".join(_wrap(draw, label, large, left - 20)[:5]), INK, large, spacing=3)
+        draw.multiline_text((10, y + 6), "\n".join(_wrap(draw, label, large, left - 20, 5)), INK, large, spacing=3)
         for c, image in enumerate(images):
             x = left + c * (size + gap)
             if image is not None:
                 canvas.paste(_fit(image, size), (x, y))
-            word = _wrap(draw, words[c], small, size)[:2] if c < len(words) else []
+            word = _wrap(draw, words[c], small, size, 2) if c < len(words) else []
             draw.multiline_text((x, y + size + 2), "\n".join(word), PALE, small, spacing=1)
         if divide is not None:
             x = left + divide * (size + gap) - gap // 2
@@ -83,15 +83,19 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
 
 
 def _wrap(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int
 ) -> list[str]:
-    """`text` broken into lines of at most `width` pixels; control characters and what the font lacks become plain."""
-    clean = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)
+    """The first `most` lines of `text`, each of at most `width` pixels; control characters and what the font lacks
+    become plain. No more of the text is looked at than could be shown."""
+    start = text[: 4 * most * width].lstrip()[: most * width]  # no character is narrower than a pixel
+    clean = "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in start)
     lines: list[str] = []
     for word in clean.split():
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and draw.textlength(joined, font) <= width:
             lines[-1] = joined
+        elif len(lines) == most:
+            break
         else:
             lines.append(
                 word

@@ -179,15 +179,23 @@ class Neighbors:
     # -- making them ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def from_embeddings(embeddings: np.ndarray, captions: Sequence[Sequence[str]]) -> Neighbors:
-        """Embeddings `(Q, K, d)` that belong to no knowledge base, such as a query's own, with score and weight 1."""
+    def from_embeddings(
+        embeddings: np.ndarray, captions: Sequence[Sequence[str]], pictures: Sequence[Image.Image] = ()
+    ) -> Neighbors:
+        """Embeddings `(Q, K, d)` that belong to no knowledge base, such as a query's own, with score and weight 1.
+
+        `pictures`: what the K of them are of, where they are of pictures.
+        """
         shape = embeddings.shape[:2]
+        own = -2 - np.arange(len(pictures), dtype=np.int64)
         return Neighbors(
-            ids=np.full(shape, -2, np.int64),  # below -1: present, yet no item of any knowledge base
+            # below -1: present, yet no item of any knowledge base
+            ids=np.broadcast_to(own, shape) if pictures else np.full(shape, -2, np.int64),
             scores=np.ones(shape, np.float32),
             embeddings=np.asarray(embeddings, np.float32),
             captions=tuple(map(tuple, captions)),
             metadata=tuple(({},) * shape[1] for _ in range(shape[0])),
+            load_images=_own_pictures(pictures) if pictures else None,
         )
 
     @staticmethod
@@ -207,10 +215,6 @@ class Neighbors:
         if not pictures:
             return Neighbors.empty(prompts)
         plain = [on_background(picture) for picture in pictures]
-
-        def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
-            return [[None if i == ABSENT else plain[-2 - i] for i in row] for row in ids.tolist()]
-
         shape = (len(prompts), len(pictures))
         return Neighbors(
             ids=np.broadcast_to(-2 - np.arange(len(pictures), dtype=np.int64), shape),
@@ -219,7 +223,7 @@ class Neighbors:
             captions=tuple(tuple(captions) for _ in prompts),
             metadata=tuple(({},) * len(pictures) for _ in prompts),
             queries=tuple(prompts),
-            load_images=load,
+            load_images=_own_pictures(plain),
         )
 
     @staticmethod
@@ -243,7 +247,8 @@ class Neighbors:
 
     @staticmethod
     def concat(first: Neighbors, second: Neighbors) -> Neighbors:
-        """Both sets of each query, `first` before `second`, along K; texts and pictures are those of `second`."""
+        """Both sets of each query, `first` before `second`, along K; texts are those of `second`, pictures those of
+        each, where `second` has items alone."""
         return Neighbors(
             ids=np.concatenate([first.ids, second.ids], 1),
             scores=np.concatenate([first.scores, second.scores], 1),
@@ -252,7 +257,7 @@ class Neighbors:
             metadata=tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
             weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
             queries=second.queries,
-            load_images=second.load_images,
+            load_images=_pictures_of_both(first, second),
         )
 
     @staticmethod
@@ -269,6 +274,33 @@ class Neighbors:
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
             load_images=parts[0].load_images,
         )
+
+
+Pictures = Callable[[np.ndarray], "list[list[Image.Image | None]]"]
+
+
+def _own_pictures(pictures: Sequence[Image.Image]) -> Pictures:
+    """Of a person's own pictures by their ids, which count down from -2; None for any other."""
+
+    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
+        return [[pictures[-2 - i] if -2 - len(pictures) < i <= -2 else None for i in row] for row in ids.tolist()]
+
+    return load
+
+
+def _pictures_of_both(first: Neighbors, second: Neighbors) -> Pictures | None:
+    """Of ids below -1 the pictures of `first`, of items those of `second`."""
+    own, items = first.load_images, second.load_images
+    if own is None or items is None or (second.ids < ABSENT).any() or (first.ids > ABSENT).any():
+        return items
+
+    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
+        mine, theirs = own(np.minimum(ids, ABSENT)), items(np.maximum(ids, ABSENT))
+        return [
+            [a if b is None else b for a, b in zip(*lines, strict=True)] for lines in zip(mine, theirs, strict=True)
+        ]
+
+    return load
 
 
 def _given_weights(part: Neighbors) -> np.ndarray:

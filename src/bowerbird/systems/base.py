@@ -36,6 +36,10 @@ Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": …}) -> what to go on with."""
 
 
+FAR = 1.5
+"""Beyond so many times its size a network draws worse: its attention and its field of view know that size alone."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a system can do.
@@ -66,6 +70,18 @@ class Capabilities:
     def stages(self) -> int:
         """How many networks a picture passes, one after the other."""
         return len(self.sizes)
+
+    def far_size(self, height: int | None, width: int | None) -> str | None:
+        """A line for a person where an edge is over `FAR` times as long, or as short, as all that were trained; None
+        where none is."""
+        far = [e for e in (height, width) if e and all(max(e / s, s / e) > FAR for s in self.sizes)]
+        if not far:
+            return None
+        trained = " and ".join(map(str, self.sizes))
+        return (
+            f"{far[0]} px is far from the {trained} px that this model was trained at: expect repeated or torn shapes;"
+            " generate at its own size, and enlarge the picture"
+        )
 
 
 @dataclass(frozen=True)

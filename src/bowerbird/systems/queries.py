@@ -161,7 +161,7 @@ def by_images(
     if not images:
         raise BowerbirdError("no picture was given; pass one or several")
     embeddings = kb.encoder.embed_images(list(images))
-    alone = Neighbors.from_embeddings(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]])
+    alone = Neighbors.from_embeddings(embeddings[None], [[f"(image {i + 1})" for i in range(len(images))]], images)
     rest = k if image_mode == "neighbors" else k - len(images)
     if image_mode == "image" or rest <= 0:
         return alone

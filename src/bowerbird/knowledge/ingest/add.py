@@ -11,6 +11,7 @@ import numpy as np
 
 from bowerbird.core.progress import OnMessage, Progress
 from bowerbird.data.item import SourceItem, content_id, free_id
+from bowerbird.data.photographs import FEWEST, are_photographs
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
     from bowerbird.knowledge.storage.protocol import Store
 
+PHOTOGRAPHS = (
+    "these look like photographs, and the encoder small knows drawings; one that knows photographs finds better:"
+    " --encoder openai/clip-vit-base-patch32"
+)
 ESTIMATE_FROM = 2000
 """From so many pictures on, time, memory and disk are estimated."""
 COMMIT_EVERY = 20_000
@@ -50,7 +55,8 @@ def fill(
     with store.writing():
         known, taken = Known(store.contents()), Known(store.all_ids())
         duplicates = NearDuplicates(dedup, _nearest(store)) if dedup is not None else None
-        since = 0
+        since, shares = 0, list[float]()
+        hint = not len(store) and encoder.name == "small"
         for prepared in _prepare(
             encoder,
             several,
@@ -64,6 +70,11 @@ def fill(
             store.on_message,
             prepare.chunk_bytes(store.memory, processes),
         ):
+            shares += prepared.color_shares
+            if hint and len(shares) >= FEWEST:
+                hint = False
+                if are_photographs(shares):
+                    store.on_message(PHOTOGRAPHS)
             since += _append(store, prepared, known, taken, duplicates, report)
             if since >= COMMIT_EVERY:
                 store.commit()

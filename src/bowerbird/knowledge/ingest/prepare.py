@@ -20,6 +20,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.types import Encoder
 from bowerbird.data.filters import Condition
 from bowerbird.data.item import SourceItem, decode_item
+from bowerbird.data.photographs import color_share
 from bowerbird.data.portions import ITEMS, portions
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
@@ -28,11 +29,13 @@ from bowerbird.knowledge.ingest import crops
 if TYPE_CHECKING:
     from PIL import Image
 
-HELD = 16
+HELD = 32
 """A chunk holds this part of the memory allowed: beside it lie the next one, its rows, and what LanceDB writes."""
 ENOUGH = 3
 """A picture is kept at so many times the pixels that the encoder looks at, or up to twice that, and not at all of its
 own."""
+SAMPLE = 16
+"""Of so many pictures of a piece it is seen whether they are photographs."""
 PIECE = 128
 """Pictures that are in memory decoded, and as many being decoded."""
 GROUP = 32
@@ -85,12 +88,16 @@ class AddReport:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out."""
+    """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out.
+
+    `color_shares`: of some of the pictures, to tell photographs (`data.photographs`).
+    """
 
     items: list[SourceItem]
     embeddings: np.ndarray
     unreadable: list[str]
     filtered: list[str]
+    color_shares: list[float]
 
 
 @dataclass(frozen=True)
@@ -169,9 +176,9 @@ def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
 def join(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     """Several portions as one."""
     embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
-    lists = ([one for part in parts for one in getattr(part, name)] for name in ("items", "unreadable", "filtered"))
-    items, unreadable, refused = lists
-    return Prepared(items, np.concatenate(embeddings), unreadable, refused)
+    names = ("items", "unreadable", "filtered", "color_shares")
+    items, unreadable, refused, shares = ([one for part in parts for one in getattr(part, name)] for name in names)
+    return Prepared(items, np.concatenate(embeddings), unreadable, refused, shares)
 
 
 def decode(items: Sequence[SourceItem], encoder: Encoder, look: Look) -> Decoded:
@@ -205,6 +212,7 @@ def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
         np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
         [text for text, filtered in left if not filtered],
         [text for text, filtered in left if filtered],
+        [color_share(picture) for _, picture in kept[:SAMPLE] if picture is not None],
     )
 
 
