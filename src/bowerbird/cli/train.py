@@ -101,7 +101,8 @@ def train(
     if push_to_hub is not None:
         from bowerbird.systems import hub
 
-        hub.reserve(push_to_hub)
+        if _is_first():
+            hub.reserve(push_to_hub)
     columns, read = _source(data, kb, chosen)
     chosen, absent = fit_to_columns(chosen, columns, given)
     if absent and _is_first():
@@ -115,10 +116,10 @@ def train(
     if push_to_hub is not None and _is_first():
         say(f"published: {hub.publish(out / 'model', push_to_hub)}")
         results[0]["hub"] = push_to_hub
+    if not _is_first():
+        return
     if not key:
         print_json(results[0]) if as_json else say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
-        return
-    if not _is_first():
         return
     rows = [sweeps.row(key, run) for run in runs] if not scales else _measure(out, kb, data, pictures, scales, options)
     table = sweeps.write_table(out, rows)

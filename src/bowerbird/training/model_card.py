@@ -137,7 +137,8 @@ def _hardware() -> str:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         return f"{processes} x {torch.cuda.get_device_name()}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {platform.system()}"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {processes} x {threads} threads, {platform.system()}"
 
 
 def _table(rows: Iterable[tuple[Any, Any]], heading: tuple[str, str] = ("", "")) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,12 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in NAMES:
             raise BowerbirdError(f"report_to {name!r} is not known; choose from {', '.join(NAMES)}")
-        if importlib.util.find_spec(name) is None:
-            raise BowerbirdError(f"report_to {name!r}: it is not installed; run pip install {name}")
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # another package's code runs here
+            raise BowerbirdError(
+                f"report_to {name!r}: it cannot be imported ({type(error).__name__}: {error}); run pip install {name}"
+            ) from error
 
 
 def start(accelerator: Accelerator, config: TrainConfig, out: Path) -> None:
