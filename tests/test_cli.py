@@ -384,7 +384,10 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         (("check-copies", "made", "--against", "nowhere"), "no such file"),
         (("check-copies", "made", "--against", kb_path, "--descriptor", "psychic:x"), "KIND:PATH"),
         (("evaluate", "tiny-rdm", "--kb", "nowhere", "--data", "made", "--out", "r"), "kb build"),
-        (("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r"), "too few"),
+        (
+            ("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r", "--metrics", "fdi"),
+            "--metrics 'fdi'",
+        ),
         (("reproduce", "--data", "nowhere.parquet"), "datasets drawings"),
         (("reproduce", "style"), "datasets drawings"),
     ):

@@ -83,6 +83,43 @@ def test_evaluating_twice_gives_the_same_bytes(
     assert other.report["distribution"]["frechet distance"] != distance
 
 
+def test_own_pictures_are_measured_with_what_they_have(
+    drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path
+) -> None:
+    """No captions, no column of entities, few pictures: what is left out is named, and the rest is measured."""
+    pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
+    plain = replace(drawn.select([0, 7, 30]), captions=("", "", ""), metadata=({}, {}, {}))
+    settings = evaluate.Settings(n=4, k=2, baseline=4, copies_per_kind=1, generate=generation.Settings(steps=1))
+    lines: list[str] = []
+    found = evaluate.evaluate(pipe, kb, plain, None, settings, descriptor=Colors(), on_message=lines.append)
+    assert found.report["features"]["name"] == "small"
+    assert found.report["settings"]["query"] == "image"
+    assert [line.partition(":")[0] for line in found.report["left out"]] == [
+        "captions",
+        "clip-score",
+        "certainty",
+        "faithfulness, inception-score",
+    ]
+    assert [f"left out: {line}" for line in found.report["left out"]] == lines[-4:]
+    assert np.isfinite(found.report["distribution"]["frechet distance"]["mean"])
+    assert "faithfulness" not in found.report
+    assert (tmp_path / "r" / "copies.png") in reports.write_evaluation(found, tmp_path / "r")
+    few = replace(settings, metrics=evaluate.parse_metrics("fid, KID,hubness"))
+    one = evaluate.evaluate(pipe, kb, plain.select([0]), Colors(), few, on_message=lines.append)
+    assert "distribution" not in one.report  # one real picture is no set
+    assert one.copies is None
+    assert set(one.report["retrieval"]) == {"hubness of the database"}
+    named = replace(plain, captions=("a red apple", "", ""))
+    asked = evaluate.evaluate(pipe, kb, named, Colors(), few, on_message=lines.append)
+    assert set(asked.hits.queries) == {"a red apple"}
+    assert {"frechet distance", "kid x 1000"} <= set(asked.report["distribution"])
+    assert "vendi score" not in asked.report["distribution"]
+    with pytest.raises(BowerbirdError, match=r"'fdi': there is no such measure; choose from fid,kid,cmmd"):
+        evaluate.parse_metrics("fdi")
+    assert not evaluate.needs_judge(("copies",), has_features=False)
+    assert evaluate.needs_judge(("fid",), has_features=False)
+
+
 def test_near_copies_are_dropped_or_drawn_again(
     kb_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

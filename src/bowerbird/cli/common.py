@@ -114,6 +114,7 @@ FLAGS = {
         "max_similarity",
         "memory",
         "min_score",
+        "metrics",
         "mode",
         "packages",
         "private_urls",

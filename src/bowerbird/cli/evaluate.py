@@ -35,7 +35,17 @@ def evaluate(
     encoder: OpenEncoderOption = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
     n: Annotated[int, typer.Option("-n", "--num-images", help="Pictures for the distribution measures.", min=4)] = 500,
-    query: Annotated[str, typer.Option("--query", help="caption, image or unconditional.")] = "caption",
+    query: Annotated[
+        str, typer.Option("--query", help="caption (image where the data has none), image or unconditional.")
+    ] = "caption",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAMES",
+            help="Only these, as in fid,kid: a judge is trained only where one is needed; default all.",
+        ),
+    ] = None,
     k: Annotated[
         int | None, typer.Option("-k", "--num-neighbors", help="Neighbors a picture; default the model's.", min=1)
     ] = None,
@@ -59,7 +69,11 @@ def evaluate(
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="KIND:PATH", help="Features of the set measures; default the judge's."),
+        typer.Option(
+            "--features",
+            metavar="KIND:PATH",
+            help="Features of the set measures; default the judge's, or those of small without one.",
+        ),
     ] = None,
     descriptor: Annotated[
         str, typer.Option("--descriptor", help="For copies: tiny-copies, gradients, copies:DIR or sscd:FILE.")
@@ -87,8 +101,7 @@ def evaluate(
             " drawings.parquet"
         )
     opened = KnowledgeBase.open(kb, encoder=encoder)
-    if judge == "none" and features is None:
-        raise BowerbirdError("--judge none leaves no features to measure with; give --features, as in encoder:small")
+    from bowerbird.core.progress import within
     from bowerbird.data.pictures import load_pictures
     from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
@@ -100,10 +113,16 @@ def evaluate(
     for line in whole.left_out[:SHOWN]:
         say(f"left out: {line}")
     pictures = whole if where is None else load_pictures(data, where=where)
-    evaluation.check_pictures(pictures, data)
+    chosen_metrics = evaluation.parse_metrics(metrics)
     pipe = open_model(model, device)
     settings = evaluation.default_settings(
-        pipe, n=n, query=query, repeats=repeats, templates=tuple(template or ["{name}"]), entity_key=entity_key
+        pipe,
+        n=n,
+        query=query,
+        repeats=repeats,
+        templates=tuple(template or ["{name}"]),
+        entity_key=entity_key,
+        metrics=chosen_metrics,
     )
     chosen: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
     changes = {name: value for name, value in chosen.items() if value is not None}
@@ -113,7 +132,13 @@ def evaluate(
     with progress_bar(as_json) as bar:
         progress = report_to(bar)
         judges = load_judges(
-            whole, judge, style_judge, entity_key=entity_key, device=pick_device(device), progress=progress
+            whole,
+            judge if evaluation.needs_judge(chosen_metrics, has_features=features is not None) else "none",
+            style_judge,
+            entity_key=entity_key,
+            device=pick_device(device),
+            progress=within(progress, "training a judge"),
+            on_message=say,
         )
         found = evaluation.evaluate(
             pipe,
@@ -124,6 +149,7 @@ def evaluate(
             judges=judges,
             descriptor=extractors.load(descriptor),
             progress=progress,
+            on_message=say,
         )
     found.report["model"]["name"] = model
     files = reports.write_evaluation(found, out)

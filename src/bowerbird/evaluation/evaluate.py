@@ -6,9 +6,7 @@ arguments give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +14,16 @@ import numpy as np
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
-from bowerbird.core.progress import Progress, for_stage
+from bowerbird.core.progress import OnMessage, Progress, for_stage, log_message
 from bowerbird.core.types import Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
-from bowerbird.evaluation import entity_draw, features
+from bowerbird.evaluation import entity_draw, features, set_measures
 from bowerbird.evaluation.copies import detect
-from bowerbird.evaluation.metrics import diversity, frechet, kernel
+from bowerbird.evaluation.metrics import diversity
 from bowerbird.evaluation.metrics.faithfulness import faithfulness
-from bowerbird.evaluation.metrics.intervals import over_groups, over_halves
-from bowerbird.evaluation.metrics.manifold import distances, manifold
+from bowerbird.evaluation.metrics.intervals import over_groups
+from bowerbird.evaluation.metrics.manifold import distances
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
@@ -39,14 +37,17 @@ if TYPE_CHECKING:
 
 CHECKED = 200
 """Pictures of an evaluation that the copy check looks at, the first ones."""
-LEAST_PICTURES = 10
+FEATURES = "encoder:small"
+"""Of the set measures where there is no judge."""
+FEW = 50
+"""Real pictures below which measures of the set are said to be rough."""
 QUERIES = ("caption", "image", "unconditional")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What an evaluation does; every one of these moves a figure and stands in the report. `n`: pictures of the set
-    measures; `repeats`: pictures a prompt of EntityDraw."""
+    measures; `repeats`: pictures a prompt of EntityDraw; `metrics`: of `parse_metrics`, None for all."""
 
     n: int = 500
     query: str = "caption"
@@ -58,6 +59,7 @@ class Settings:
     manifold_k: int = 5
     baseline: int = 300
     copies_per_kind: int = detect.COPIES_PER_KIND
+    metrics: tuple[str, ...] | None = None
     generate: generation.Settings = field(default_factory=generation.Settings)
 
 
@@ -69,7 +71,7 @@ class Evaluation:
     images: list[Image.Image]
     hits: Neighbors
     goodness: np.ndarray
-    copies: detect.CopyReport
+    copies: detect.CopyReport | None
     training: list[Image.Image]
     entities: list[tuple[str, float]]
 
@@ -80,12 +82,29 @@ def default_settings(pipe: System, **changes: Any) -> Settings:
     return replace(Settings(k=pipe.defaults.k, generate=generation.default_settings(pipe)), **changes)
 
 
-def check_pictures(pictures: Pictures, name: str = "data") -> None:
-    """Raises: BowerbirdError when `pictures`, called `name`, are too few to measure against."""
-    if len(pictures) < LEAST_PICTURES:
+PARTS = ("inception-score", "faithfulness", "clip-score", "hubness", "copies")
+"""Measures that are not of sets alone."""
+
+
+def parse_metrics(text: str | None) -> tuple[str, ...] | None:
+    """The names in a text such as "fid,kid", or None for all. Raises: BowerbirdError for a name that is none."""
+    if text is None:
+        return None
+    known = [*set_measures.names(), *PARTS]
+    found = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    wrong = [name for name in found if name not in known]
+    if wrong or not found:
         raise BowerbirdError(
-            f"{name}: {len(pictures)} pictures are too few to measure against; {LEAST_PICTURES} is the least"
+            f"`metrics` {wrong[0] if wrong else text!r}: there is no such measure; choose from {','.join(known)}"
         )
+    return found
+
+
+def needs_judge(metrics: tuple[str, ...] | None, *, has_features: bool) -> bool:
+    """Whether these measures need a judge: for its verdicts, or for its features where no others are given."""
+    return metrics is None or bool(
+        {"faithfulness", "inception-score"} & set(metrics) or (not has_features and set(metrics) - set(PARTS))
+    )
 
 
 def evaluate(
@@ -98,24 +117,22 @@ def evaluate(
     judges: tuple[Judge, Judge] | None = None,
     descriptor: FeatureExtractor | None = None,
     progress: Progress | None = None,
+    on_message: OnMessage = log_message,
 ) -> Evaluation:
-    """Measure `pipe` with `kb` against `pictures` on the features of `extractor` (None: of the judge).
+    """Measure `pipe` with `kb` against `pictures` on the features of `extractor` (None: of the judge, and without one
+    of the bundled encoder).
 
     `judges`: judges of entity and style; without them (or without such columns) faithfulness is left out.
-    `descriptor`: for the copy check against the items of `kb` (None: `tiny-copies`). Raises: BowerbirdError when
-    there is nothing to measure with, or too little to measure.
+    `descriptor`: for the copy check against the items of `kb` (None: `tiny-copies`). What the data does not allow is
+    left out, and named with the reason in the report and to `on_message`, which also hears what takes long. Raises:
+    BowerbirdError for settings that are not known.
     """
     if settings.query not in QUERIES:
         raise BowerbirdError(f"query {settings.query!r} is not known; choose one of {', '.join(QUERIES)}")
-    if len(kb) < 20 or settings.n < 4:
-        raise BowerbirdError(
-            f"an evaluation needs 20 items in the knowledge base and 4 pictures; got {len(kb)} and {settings.n}"
-        )
-    check_pictures(pictures)
-    if extractor is None:
-        if judges is None:
-            raise BowerbirdError("without judges there are no features to measure with; give features KIND:PATH")
-        extractor = judges[0]
+    extractor = extractor or (judges[0] if judges is not None else features.load(FEATURES))
+    wanted = set(settings.metrics or (*set_measures.names(), *PARTS))
+    settings, left_out = _fit(pictures, settings, wanted, judges is not None)
+    on_message(f"generating {settings.n} pictures by {settings.query}")
     hits = _retrieve(pipe, kb, pictures, settings)
     report_generated = for_stage(progress, "generating", len(hits))
     images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
@@ -142,78 +159,79 @@ def evaluate(
     report["data"]["share of it that the knowledge base holds"] = float(
         np.isin(pictures.ids, kb.store.contents()).mean()
     )
-    report["distribution"] = distribution(ours, theirs, manifold_k=settings.manifold_k, seed=settings.generate.seed)
-    report["retrieval"] = _hubness(kb, settings.k)
-    if settings.query == "caption":
+    seed = settings.generate.seed
+    of_sets = [name for name in set_measures.names() if name in wanted]
+    if of_sets:
+        report["distribution"] = set_measures.distribution(
+            ours, theirs, chosen=of_sets, manifold_k=settings.manifold_k, seed=seed
+        )
+    if "hubness" in wanted:
+        report["retrieval"] = _hubness(kb, settings.k)
+    if "clip-score" in wanted:
         report["text alignment"] = _alignment(kb, images, [pictures.captions[i] for i in _rows(pictures, settings)])
     goodness = -distances(ours, theirs).min(1)
     entities: list[tuple[str, float]] = []
-    if judges is not None:
-        report["distribution"] |= _inception_style(judges[0], images, pictures, settings.generate.seed)
+    if judges is not None and "inception-score" in wanted:
+        report.setdefault("distribution", {}).update(_inception_style(judges[0], images, pictures, seed))
+    if judges is not None and "faithfulness" in wanted:
+        on_message("generating what EntityDraw asks for")
         report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, progress)
-    copies, training = _copies(kb, images, hits, descriptor, settings, progress)
-    facts = {
-        "pictures checked": min(len(images), CHECKED),
-        "descriptor": detect.DESCRIPTOR if descriptor is None else descriptor.name,
-    }
-    report["copies"] = facts | copies.report()
+    copies: detect.CopyReport | None = None
+    training: list[Image.Image] = []
+    if "copies" in wanted:
+        on_message("looking for copies of the items of the knowledge base")
+        copies, training = _copies(kb, images, hits, descriptor, settings, progress)
+        if copies is None:
+            left_out.append("copies: the knowledge base holds no pictures")
+        else:
+            facts = {
+                "pictures checked": min(len(images), CHECKED),
+                "descriptor": detect.DESCRIPTOR if descriptor is None else descriptor.name,
+            }
+            report["copies"] = facts | copies.report()
+    for line in left_out:
+        on_message(f"left out: {line}")
+    report["left out"] = left_out
     return Evaluation(report, images, hits, goodness, copies, training, entities)
 
 
-SetMetric = Callable[[np.ndarray, np.ndarray, int], float]
-"""A measure of a set: features `(n, d)` of generated and `(m, d)` of real pictures, and a seed -> a number."""
-
-SET_METRICS: dict[str, SetMetric] = {
-    "frechet distance": lambda made, real, seed: frechet.frechet_distance(made, real),
-    "kid x 1000": lambda made, real, seed: 1000 * kernel.kernel_distance(made, real, subsets=10, seed=seed)[0],
-    "cmmd (unit features, sigma 10)": lambda made, real, seed: kernel.gaussian_mmd(
-        diversity.unit(made), diversity.unit(real)
-    ),
-    "vendi score": lambda made, real, seed: diversity.vendi_score(made),
-    "mean pairwise distance": lambda made, real, seed: diversity.mean_pairwise_distance(made),
-}
-"""What `distribution` reports, each with an interval, by the name it has there. A line here is a metric."""
-
-
-def _measure(metric: SetMetric, real: np.ndarray, seed: int, made: np.ndarray) -> float:
-    return metric(made, real, seed)
-
-
-def distribution(made: np.ndarray, real: np.ndarray, *, manifold_k: int = 5, seed: int = 0) -> dict[str, Any]:
-    """Set measures of features `(n, d)` against `(m, d)`, each with its interval, and the same for real against real
-    as the floor."""
-    bounded = partial(over_halves, features=made, seed=seed)
-    k = max(1, min(manifold_k, len(made) // 2 - 1, len(real) - 1))
-    found: dict[str, Any] = {"n generated": len(made), "n real": len(real)}
-    for name, metric in SET_METRICS.items():
-        found[name] = asdict(bounded(partial(_measure, metric, real, seed)))
-    found["vendi score of as many real"] = diversity.vendi_score(_some(real, len(made), seed))
-    found["mean pairwise distance of real"] = diversity.mean_pairwise_distance(real)
-    for name in ("precision", "recall", "density", "coverage"):
-        estimate = bounded(partial(_of_manifold, real=real, k=k, name=name))
-        most = np.inf if name == "density" else 1.0  # the others are shares
-        found[f"{name} (k = {k})"] = {
-            "mean": estimate.mean,
-            "low": max(0.0, estimate.low),
-            "high": min(most, estimate.high),
-        }
-    if len(made) >= 20:
-        found["frechet distance, extrapolated to infinite n"] = frechet.frechet_infinity(made, real, seed=seed)
-    half = seeds.numpy_generator(seed, "floor").permutation(len(real))
-    size = min(len(made), len(real) // 2)
-    if size >= 2:
-        found["floor: frechet distance of two disjoint real sets"] = {
-            "n": f"{size} and {len(real) - size}",
-            "value": frechet.frechet_distance(real[half[:size]], real[half[size:]]),
-            "generated at the same n": frechet.frechet_distance(made[:size], real[half[size:]]),
-        }
-    return found
+def _fit(pictures: Pictures, settings: Settings, wanted: set[str], judged: bool) -> tuple[Settings, list[str]]:
+    """The settings that these pictures allow, and why each thing that they do not allow is left out (of `wanted`
+    too)."""
+    lines = []
+    without = sum(not caption.strip() for caption in pictures.captions)
+    if settings.query == "caption" and without == len(pictures):
+        lines.append("captions: no picture has one, so each is asked for by the picture itself")
+        settings = replace(settings, query="image")
+    elif settings.query == "caption" and without:
+        lines.append(f"captions: {without} of {len(pictures)} pictures have none and are not asked for")
+    if settings.query != "caption" and "clip-score" in wanted:
+        wanted.discard("clip-score")
+        lines.append(f"clip-score: pictures are asked for by {settings.query}, not by caption")
+    of_sets = wanted & set(set_measures.names())
+    if of_sets and (settings.n < set_measures.LEAST or len(pictures) < set_measures.LEAST // 2):
+        wanted -= of_sets
+        lines.append(
+            f"{', '.join(sorted(of_sets))}: {settings.n} generated and {len(pictures)} real pictures are too few, the"
+            f" least is {set_measures.LEAST} and {set_measures.LEAST // 2}"
+        )
+    elif of_sets and len(pictures) < FEW:
+        lines.append(
+            f"certainty: {len(pictures)} real pictures say little of a distribution; read its intervals and floor"
+        )
+    missing = wanted & {"inception-score", "faithfulness"}
+    if not judged and missing:
+        wanted -= missing
+        lines.append(
+            f"{', '.join(sorted(missing))}: no judge, or no column that names an entity (entity, hexcode, class)"
+        )
+    return settings, lines
 
 
 def _inception_style(judge: Judge, images: list[Image.Image], pictures: Pictures, seed: int) -> dict[str, Any]:
     """The Inception-style score by the judge's entities, and of as many real pictures: comparable with each other
     only."""
-    as_many = _some(np.arange(len(pictures)), len(images), seed)
+    as_many = set_measures.some_of(np.arange(len(pictures)), len(images), seed)
     return {
         f"inception-style score{name}": diversity.inception_score(judge(pixels)[1].softmax(1).numpy(), splits=1)[0]
         for name, pixels in (
@@ -223,20 +241,13 @@ def _inception_style(judge: Judge, images: list[Image.Image], pictures: Pictures
     }
 
 
-def _of_manifold(made: np.ndarray, real: np.ndarray, k: int, name: str) -> float:
-    return float(getattr(manifold(made, real, k=k), name))
-
-
-def _some(features: np.ndarray, n: int, seed: int) -> np.ndarray:
-    return features[seeds.numpy_generator(seed, "some").permutation(len(features))[:n]]
-
-
 def _rows(pictures: Pictures, settings: Settings) -> np.ndarray:
     """The rows that are asked for: all in random order, again in another order when `n` is more."""
     rng = seeds.numpy_generator(settings.generate.seed, "rows")
-    return np.concatenate([rng.permutation(len(pictures)) for _ in range(-(-settings.n // len(pictures)))])[
-        : settings.n
-    ]
+    # one without a caption cannot be asked for by it
+    there = np.flatnonzero([settings.query != "caption" or bool(c.strip()) for c in pictures.captions])
+    walks = [there[rng.permutation(len(there))] for _ in range(-(-settings.n // len(there)))]
+    return np.concatenate(walks)[: settings.n]
 
 
 def proposal_counts(pipe: System, kb: KnowledgeBase, k: int) -> dict[int, int] | None:
@@ -258,9 +269,6 @@ def _retrieve(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Set
     if settings.query == "image":
         return kb.search(images=tensors.to_pil(pictures.pixels[rows]), k=settings.k)
     captions = tuple(pictures.captions[i] for i in rows)
-    empty = sum(not c.strip() for c in captions)
-    if empty:
-        raise BowerbirdError(f"{empty} of the pictures asked for have no caption; evaluate with --query image")
     return pipe.retrieve(
         Request(prompts=captions, k=settings.k, search_mode=pipe.defaults.search_mode, allow_no_neighbors=True), kb, 1
     )
@@ -357,13 +365,15 @@ def _copies(
     descriptor: FeatureExtractor | None,
     settings: Settings,
     progress: Progress | None,
-) -> tuple[detect.CopyReport, list[Image.Image]]:
-    """the copy check of at most 200 generations against the items of the database and the neighbors used, at
+) -> tuple[detect.CopyReport | None, list[Image.Image]]:
+    """The copy check of at most 200 generations against the items of the database and the neighbors used, at
     128 px or what is wanted."""
     shown = min(len(images), CHECKED)
     chosen = descriptor or features.load(detect.DESCRIPTOR)
     size = detect.working_size(chosen)
     items = [square(image, size) for image in kb.pictures(kb.ids()[None])[0] if image is not None]
+    if not items:
+        return None, []
     near = [[square(image, size) for image in row if image is not None] for row in hits.rows(range(shown)).images()]
     found = detect.check_copies(
         chosen,

@@ -11,7 +11,7 @@ import numpy as np
 from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.evaluation import features
-from bowerbird.evaluation.evaluate import SET_METRICS
+from bowerbird.evaluation.set_measures import SET_METRICS
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bowerbird.core import files, images, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import entity_draw
@@ -23,7 +24,6 @@ from bowerbird.training.recipes.judge import style_judge as style_judge_recipe
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bowerbird.core.progress import Progress
     from bowerbird.training.recipe import Recipe
 
 
@@ -87,25 +87,28 @@ def load_judges(
     entity_key: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    on_message: OnMessage = log_message,
 ) -> tuple[Judge, Judge] | None:
-    """The judges of entity and of style: one network may be both.
+    """The judges of entity and of style: one network may be both. None where `judge` is `none`, or where it is to be
+    trained and no column names two entities or more.
 
-    `judge`: `train` (on all of `pictures`, cached by their content), `none` (returns None), or a trained judge's
-    directory. `style_judge`: a directory; None is trained with the judge, or the same as the judge where there is no
-    column `style`. `entity_key`: the column that names the entity, None: found by `entity_draw.entity_key`. Raises:
-    BowerbirdError when there is nothing to train on.
+    `judge`: `train` (on all of `pictures`, cached by their content), `none`, or a trained judge's directory.
+    `style_judge`: a directory; None is trained with the judge, or the same as the judge where there is no column
+    `style`. `entity_key`: the column that names the entity, None: found by `entity_draw.entity_key`. Raises:
+    BowerbirdError when there is no such column.
     """
     if judge == "none":
         return None
     if judge != "train":
         return Judge(Path(judge)), Judge(style_judge or Path(judge))
     key = entity_draw.entity_key(pictures, entity_key)
-    if key is None:
-        raise BowerbirdError(
-            "the data has no column that names the entity; name one as entity_key, or give judge 'none' and features"
-            " KIND:PATH"
-        )
+    if key is None or len(set(pictures.column(key))) < 2:  # there is nothing to choose among
+        return None
     recipe = judge_recipe()
+    on_message(
+        f"judging by the column {key!r}: a judge is trained on {len(pictures)} pictures, {recipe.train.steps} steps,"
+        " once; the next time it is there"
+    )
     style_key = "style" if all(pictures.column("style")) else key
     system = recipe.system.model_copy(update={"entity_key": key, "style_key": style_key})
     trained_judge = train_judge(

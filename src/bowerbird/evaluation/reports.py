@@ -32,7 +32,7 @@ SMALL_SAMPLE = (
 
 
 def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
-    """`report.json`, `report.md`, `copies.png`, `entities.png` (with entities), and sheets of the best, median
+    """`report.json`, `report.md`, `copies.png`, `entities.png` (where there are such), and sheets of the best, median
     and worst pictures."""
     out.mkdir(parents=True, exist_ok=True)
     report = found.report
@@ -46,9 +46,11 @@ def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
         ("worst", order[-shown:][::-1]),
     ):
         _sheet(out / f"{name}.png", found, rows, name)
-    copy_plot(out / "copies.png", found.copies)
-    copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
-    files = ["best.png", "median.png", "worst.png", "nearest-training.png", "copies.png"]
+    files = ["best.png", "median.png", "worst.png"]
+    if found.copies is not None:
+        copy_plot(out / "copies.png", found.copies)
+        copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
+        files += ["nearest-training.png", "copies.png"]
     if found.entities:
         weakest = sorted(found.entities, key=lambda e: e[1])[:12]
         plots.intervals(
