@@ -87,12 +87,14 @@ def evaluate(
     opened = KnowledgeBase.open(kb, encoder=encoder)
     if judge == "none" and features is None:
         raise BowerbirdError("--judge none leaves no features to measure with; give --features, as in encoder:small")
+    from bowerbird.core.outputs import check_output
     from bowerbird.data.pictures import load_pictures
     from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
     from bowerbird.evaluation.judge import load_judges
 
+    check_output(out, reports.EVALUATION)
     whole = load_pictures(data)
     say_source(whole.source)
     for line in whole.left_out[:SHOWN]:
@@ -169,6 +171,7 @@ def check_copies(
 
     Example: bowerbird check-copies foxes/ --against my-kb --out copies
     """
+    from bowerbird.core.outputs import check_output
     from bowerbird.evaluation import check, reports
     from bowerbird.evaluation.copies.nearest import KINDS
 
@@ -178,7 +181,7 @@ def check_copies(
             f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate"
             " wrote"
         )
-    folder = out or paths[0].parent / "bowerbird-check"
+    folder = check_output(out or paths[0].parent / "bowerbird-check", reports.COPY_CHECK)
     with progress_bar(as_json) as bar:
         report = check.check_files(
             paths,
