@@ -58,9 +58,11 @@ def demo(
     """
     start = time.perf_counter()
     from bowerbird.cli.common import open_model
+    from bowerbird.core.outputs import check_folder
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import generation
 
+    check_folder(out)
     main, swaps = (KnowledgeBase.open(kb), []) if kb is not None else _collections(out)
     say(f"1. a knowledge base of {len(main)} pictures: {main.path}")
     words = _subjects(main)

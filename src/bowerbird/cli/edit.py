@@ -18,7 +18,10 @@ def edit(
         str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of a model that edits.")
     ],
     image: Annotated[list[Path], typer.Option("--image", help="The picture to edit; several times for several.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl, new or of an earlier run."),
+    ],
     kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
@@ -83,10 +86,13 @@ def edit(
         raise BowerbirdError("edit: say what the picture is to show with --prompt T or --reference F, one of them")
     if img2img and strength >= 1:
         raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
+    from bowerbird.systems import output
+
+    output.check(out)
     from bowerbird.core import images
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, output, records
+    from bowerbird.systems import generation, records
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)

@@ -101,6 +101,7 @@ def evaluate(
             " drawings.parquet"
         )
     opened = KnowledgeBase.open(kb, encoder=encoder)
+    from bowerbird.core.outputs import check_output
     from bowerbird.core.progress import within
     from bowerbird.data.pictures import load_pictures
     from bowerbird.evaluation import evaluate as evaluation
@@ -108,6 +109,7 @@ def evaluate(
     from bowerbird.evaluation import reports
     from bowerbird.evaluation.judge import load_judges
 
+    check_output(out, reports.EVALUATION)
     whole = load_pictures(data)
     say_source(whole.source)
     for line in whole.left_out[:SHOWN]:
@@ -197,6 +199,7 @@ def check_copies(
 
     Example: bowerbird check-copies foxes/ --against my-kb --out copies
     """
+    from bowerbird.core.outputs import check_output
     from bowerbird.evaluation import check, reports
     from bowerbird.evaluation.copies.nearest import KINDS
 
@@ -206,7 +209,7 @@ def check_copies(
             f"{', '.join(map(str, files))}: no picture to check; give PNG files, or the folder that bowerbird generate"
             " wrote"
         )
-    folder = out or paths[0].parent / "bowerbird-check"
+    folder = check_output(out or paths[0].parent / "bowerbird-check", reports.COPY_CHECK)
     with progress_bar(as_json) as bar:
         report = check.check_files(
             paths,

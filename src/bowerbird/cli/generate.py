@@ -31,7 +31,8 @@ def generate(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl.")
+        Path | None,
+        typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl, new or of an earlier run."),
     ] = None,
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     encoder: OpenEncoderOption = None,
@@ -135,6 +136,9 @@ def generate(
     """
     if out is None:
         raise BowerbirdError("generate: give --out DIR, the folder for the pictures")
+    from bowerbird.systems import output
+
+    output.check(out)
     if source is not None:
         _check_beside(context)
         _regenerate(source, model, sampler, out, device, as_json)
@@ -168,7 +172,7 @@ def generate(
     from bowerbird.diffusion.guidance import by_stage
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, output, records
+    from bowerbird.systems import generation, records
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)

@@ -31,6 +31,11 @@ def temporary_name(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{owner()}.bowerbird.{kind}")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is one of ours that is not finished."""
+    return _NAME.fullmatch(name) is not None
+
+
 def clear_once(folder: Path) -> None:
     """`clear` the first time that this process writes to `folder`."""
     if folder not in _cleared:

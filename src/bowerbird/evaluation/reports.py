@@ -12,6 +12,7 @@ import numpy as np
 from bowerbird.core.contact_sheet import labeled_grid
 from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
+from bowerbird.core.outputs import FileSet, output_directory
 from bowerbird.core.text import printable, to_json
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.copies.detect import CopyReport
@@ -31,36 +32,52 @@ SMALL_SAMPLE = (
 )
 
 
+EVALUATION = FileSet(
+    "report.json",
+    (
+        "report.md",
+        "best.png",
+        "median.png",
+        "worst.png",
+        "nearest-training.png",
+        "copies.png",
+        "entities.png",
+    ),
+)
+COPY_CHECK = FileSet("report.json", ("report.md", "similarities.png", "worst.png", "alike.png"))
+"""What each leaves in its folder."""
+
+
 def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
     """`report.json`, `report.md`, `copies.png`, `entities.png` (where there are such), and sheets of the best, median
-    and worst pictures."""
-    out.mkdir(parents=True, exist_ok=True)
+    and worst pictures, in place of an earlier evaluation. Raises: BowerbirdError when `out` holds anything else."""
     report = found.report
-    write_json(out / "report.json", report)  # the figures first, whatever becomes of the pictures
     order = np.argsort(-found.goodness, kind="stable")
     shown = min(8, len(order))
     middle = max(0, len(order) // 2 - shown // 2)
-    for name, rows in (
-        ("best", order[:shown]),
-        ("median", order[middle : middle + shown]),
-        ("worst", order[-shown:][::-1]),
-    ):
-        _sheet(out / f"{name}.png", found, rows, name)
     files = ["best.png", "median.png", "worst.png"]
-    if found.copies is not None:
-        copy_plot(out / "copies.png", found.copies)
-        copy_sheet(out / "nearest-training.png", found.images, found.copies, found.training)
-        files += ["nearest-training.png", "copies.png"]
-    if found.entities:
-        weakest = sorted(found.entities, key=lambda e: e[1])[:12]
-        plots.intervals(
-            out / "entities.png",
-            [(n, v, 0.0, v) for n, v in weakest],
-            title="The entities named least",
-            label="share named rightly",
-        )
-        files.append("entities.png")
-    _write_text(out / "report.md", _page("Evaluation", report, files))
+    with output_directory(out, EVALUATION) as folder:
+        for name, rows in (
+            ("best", order[:shown]),
+            ("median", order[middle : middle + shown]),
+            ("worst", order[-shown:][::-1]),
+        ):
+            _sheet(folder / f"{name}.png", found, rows, name)
+        if found.copies is not None:
+            copy_plot(folder / "copies.png", found.copies)
+            copy_sheet(folder / "nearest-training.png", found.images, found.copies, found.training)
+            files += ["nearest-training.png", "copies.png"]
+        if found.entities:
+            weakest = sorted(found.entities, key=lambda e: e[1])[:12]
+            plots.intervals(
+                folder / "entities.png",
+                [(n, v, 0.0, v) for n, v in weakest],
+                title="The entities named least",
+                label="share named rightly",
+            )
+            files.append("entities.png")
+        _write_text(folder / "report.md", _page("Evaluation", report, files))
+        write_json(folder / "report.json", report)
     return [out / f for f in ("report.json", "report.md", *files)]
 
 
@@ -73,8 +90,7 @@ def write_copy_report(
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """`report.json` (returned), `report.md`, a histogram, a sheet of the worst pairs, and one of the training pictures
-    that are most alike."""
-    out.mkdir(parents=True, exist_ok=True)
+    that are most alike, in place of an earlier check. Raises: BowerbirdError when `out` holds anything else."""
     rows = [
         {
             "file": names[i],
@@ -84,12 +100,13 @@ def write_copy_report(
         for i in range(len(generated))
     ]
     report = {**facts, **found.report(), "pictures": rows}
-    write_json(out / "report.json", report)
-    copy_plot(out / "similarities.png", found)
-    copy_sheet(out / "worst.png", generated, found, training)
-    alike_sheet(out / "alike.png", found, training)
     shown = {k: v for k, v in report.items() if k != "pictures"}
-    _write_text(out / "report.md", _page("Copy check", shown, ["worst.png", "alike.png", "similarities.png"]))
+    with output_directory(out, COPY_CHECK) as folder:
+        copy_plot(folder / "similarities.png", found)
+        copy_sheet(folder / "worst.png", generated, found, training)
+        alike_sheet(folder / "alike.png", found, training)
+        _write_text(folder / "report.md", _page("Copy check", shown, ["worst.png", "alike.png", "similarities.png"]))
+        write_json(folder / "report.json", report)
     return report
 
 

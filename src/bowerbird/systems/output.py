@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import provenance
-from bowerbird.core.files import atomic_path
+from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
 from bowerbird.core.types import Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
+
+FILES = FileSet("generation.jsonl", ("[0-9][0-9][0-9]*.png", "sheet.png"))
+"""What a generation leaves."""
+
+
+def check(out: str | Path) -> None:
+    """Raises: BowerbirdError when `write` could not write to `out`; ask before anything is generated."""
+    check_output(out, FILES)
 
 
 def write(
@@ -24,16 +32,32 @@ def write(
     sources: Sequence[Image.Image] | None = None,
 ) -> list[Path]:
     """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbors;
-    an edit between its source and where the two differ."""
-    from bowerbird.core.contact_sheet import difference, labeled_grid
+    an edit between its source and where the two differ.
 
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"{i:03d}.png" for i in range(len(images))]
-    for image, record, path in zip(images, made, paths, strict=True):
-        provenance.save_png(image, path, record)
-    with atomic_path(out / "generation.jsonl") as temporary:
-        lines = [to_json({"file": p.name, **_without_bytes(r)}) for p, r in zip(paths, made, strict=True)]
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    They take the place of an earlier set as a whole. Raises: BowerbirdError when `out` holds anything else.
+    """
+    from bowerbird.core.contact_sheet import labeled_grid
+
+    names = [f"{i:03d}.png" for i in range(len(images))]
+    sheet = labeled_grid(_rows(images, made, hits, sources), divide=1 if sources is None else 3)
+    with output_directory(out, FILES) as folder:
+        for image, record, name in zip(images, made, names, strict=True):
+            provenance.save_png(image, folder / name, record)
+        sheet.save(folder / "sheet.png", "PNG")
+        lines = [to_json({"file": name, **_without_bytes(r)}) for name, r in zip(names, made, strict=True)]
+        (folder / FILES.last).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [out / name for name in names]
+
+
+def _rows(
+    images: Sequence[Image.Image],
+    made: Sequence[dict[str, Any]],
+    hits: Neighbors,
+    sources: Sequence[Image.Image] | None,
+) -> list[tuple[str, list[Image.Image | None], list[str]]]:
+    """The lines of the sheet: of the first pictures, each with its neighbors."""
+    from bowerbird.core.contact_sheet import difference
+
     shown = min(len(images), 24)
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
     rows = []
@@ -46,9 +70,7 @@ def write(
                 ["source", "edited", "difference", *hits.captions[i]],
             )
         rows.append((title, cells, words))
-    with atomic_path(out / "sheet.png") as temporary:
-        labeled_grid(rows, divide=1 if sources is None else 3).save(temporary, "PNG")
-    return paths
+    return rows
 
 
 def _without_bytes(record: dict[str, Any]) -> dict[str, Any]:
