@@ -108,7 +108,11 @@ FLAGS = {
         "encoder",
         "exclude_key",
         "fetch_urls",
+        "guidance",
+        "guidance_interval",
         "ids",
+        "image",
+        "kb",
         "key",
         "max_pixels",
         "max_similarity",
@@ -116,16 +120,24 @@ FLAGS = {
         "min_score",
         "metrics",
         "mode",
+        "neighbor_scale",
         "packages",
         "private_urls",
         "patches",
+        "prompt",
+        "proposal",
+        "reference",
         "registry",
         "search_mode",
         "styles",
+        "text_mode",
+        "text_ratio",
+        "text_scale",
+        "unconditional",
         "where",
         "workers",
     )
-} | {"filter_fn": "--filter", "form": "--format", "k": "-k", "metadata": "--set"}
+} | {"class_name": "--class", "filter_fn": "--filter", "form": "--format", "k": "-k", "metadata": "--set"}
 """The flag of a parameter of the library, for errors: those name parameters, as a Python user has no flags."""
 
 

@@ -25,6 +25,7 @@ from bowerbird.core.errors import BowerbirdError
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.jobs import Job
 
 
 def generate(
@@ -37,6 +38,14 @@ def generate(
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What to generate.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="A prompt a line (.txt), or an object a line (.jsonl) with seed, n, k, where, … of its own; resumes.",
+        ),
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="Generate from this picture; several are used together.")
     ] = None,
@@ -52,7 +61,10 @@ def generate(
     k: Annotated[
         int | None, typer.Option("-k", "--num-neighbors", help="Neighbors a picture; default the model's.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--num-images", help="How many pictures.", min=1)] = 4,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--num-images", help="How many pictures; default 4, of each of --prompts 1.", min=1),
+    ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
@@ -138,128 +150,125 @@ def generate(
         raise BowerbirdError("generate: give --out DIR, the folder for the pictures")
     from bowerbird.systems import output
 
-    output.check(out)
+    if prompts is None:
+        output.check(out)
     if source is not None:
         _check_beside(context)
         _regenerate(source, model, sampler, out, device, as_json)
         return
-    alone = bool(reference) or (k == 0 and kb is None)
-    if alone and (kb is not None or image or class_name or unconditional or (k and reference)):
-        raise BowerbirdError(
-            "generate: --reference and -k 0 stand in place of --kb, --image, --class, --unconditional and -k; leave"
-            " those out"
-        )
-    if caption and not reference:
-        raise BowerbirdError("generate: --caption says what a --reference shows; give --reference F.png too")
-    if model is None or (kb is None and not alone):
+    if model is None:
         raise BowerbirdError(
             "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
-        )
-    if proposal not in ("model", "database"):
-        raise BowerbirdError(f"--proposal {proposal!r} is not known; choose model or database")
-    if alone and prompt is None:
-        raise BowerbirdError("generate: --reference and -k 0 go with --prompt, which says what to generate")
-    interval = numbers(guidance_interval, "--guidance-interval")
-    if len(interval) not in (0, 2):
-        raise BowerbirdError(
-            f"--guidance-interval {guidance_interval!r}: write two shares of the noise, the lower first, e.g. 0.1,0.8"
         )
     counted = tuple(int(step) for step in numbers(steps, "--steps"))
     if any(step != whole for step, whole in zip(numbers(steps, "--steps"), counted, strict=True)):
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
-    from bowerbird.core import images
-    from bowerbird.core.types import Neighbors
-    from bowerbird.diffusion.guidance import by_stage
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, records
-    from bowerbird.systems.queries import make_request
+    from bowerbird.systems import generation, jobs, records
 
-    guard.check_policy(on_copy)
-    opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
-    own = [images.read(path) for path in reference or []]
-    pictures = [images.read(path) for path in image] if image else None
-    pipe = open_model(model, device, dtype)
-    can, usual = pipe.capabilities, generation.default_settings(pipe)
-    if alone and not (can.needs_images and can.without_neighbors):
-        raise BowerbirdError(
-            f"model {model!r} generates from embeddings: give --image F or --text-mode text with --kb KB; --reference"
-            " and -k 0 are for models like tiny-reimagen"
-        )
-    if k == 0 and opened is not None and can.needs_images:
-        raise BowerbirdError("generate: -k 0 generates from the text alone, and looks nothing up; leave --kb out")
-    balance_options = {"--guidance": guidance, "--text-ratio": text_ratio, "--text-scale": text_scale}
-    balance_options["--neighbor-scale"] = neighbor_scale
-    if not can.reads_text and any(value is not None for value in balance_options.values()):
-        raise BowerbirdError(
-            f"model {model!r} generates from neighbors alone: {', '.join(balance_options)} are for models like"
-            " tiny-reimagen"
-        )
-    scale = usual.guidance_scale if guidance_scale is None else guidance_scale
-    balance = None
-    if can.reads_text:
-        balance = by_stage(
-            scale,
-            guidance or "interleaved",
-            text_ratio=numbers(text_ratio, "--text-ratio"),
-            text_scale=numbers(text_scale, "--text-scale"),
-            neighbor_scale=numbers(neighbor_scale, "--neighbor-scale"),
-        )
-    record: dict[str, Any] = {"prompt": prompt, "images": [str(p) for p in image or []], "class": class_name}
-    record |= {"unconditional": unconditional, "references": [str(p) for p in reference or []]}
-    record = {key: value for key, value in record.items() if value}
-    if opened is None:
-        assert prompt is not None
-        hits = Neighbors.from_images([prompt], own, caption or []).repeat(n)
-        record["k"] = hits.k
-    else:
-        request = pipe.resolve(
-            make_request(
-                prompt,
-                pictures,
-                class_name=class_name,
-                unconditional=unconditional,
-                k=k,
-                text_mode=text_mode,
-                image_mode=image_mode,
-                search_mode=search_mode,
-                where=where,
-                class_key=class_key,
-                top_m=top_m,
-                allow_no_neighbors=allow_no_neighbors,
-            ),
-            opened,
-        )
-        counts = opened.proposal(request.k or 1) if proposal == "database" and unconditional else None
-        hits = pipe.retrieve(request, opened, n, seed=seed, proposal=counts)
-        say_fewer(pipe, opened, k)
-        record["k"] = int((hits.ids[0] >= 0).sum())
-        how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
-        record |= {key: value for key in how if (value := getattr(request, key)) is not None}
-    if weights is not None:
-        hits = pipe.weigh(hits, numbers(weights, "--weights"))
-    settings = generation.Settings(
-        steps=usual.steps if not counted else counted[0] if len(counted) == 1 else counted,
-        guidance_scale=scale,
+    job = jobs.Job(
+        prompt=prompt,
+        images=tuple(image or ()),
+        class_name=class_name,
+        unconditional=unconditional,
+        references=tuple(reference or ()),
+        captions=tuple(caption or ()),
+        n=n or (4 if prompts is None else 1),
+        seed=seed,
+        k=k,
+        weights=tuple(numbers(weights, "--weights")),
+        text_mode=text_mode,
+        image_mode=image_mode,
+        search_mode=search_mode,
+        where=where,
+        class_key=class_key,
+        top_m=top_m,
+        allow_no_neighbors=allow_no_neighbors,
+        proposal=proposal,
+        steps=counted,
+        guidance_scale=guidance_scale,
+        guidance_interval=tuple(numbers(guidance_interval, "--guidance-interval")),
         sampler=sampler,
         eta=eta,
         height=height or size,
         width=width or size,
-        seed=seed,
-        guidance=balance,
-        guidance_interval=(interval[0], interval[1]) if interval else None,
+        guidance=guidance,
+        text_ratio=tuple(numbers(text_ratio, "--text-ratio")),
+        text_scale=tuple(numbers(text_scale, "--text-scale")),
+        neighbor_scale=tuple(numbers(neighbor_scale, "--neighbor-scale")),
     )
-    if (line := can.far_size(settings.height, settings.width)) is not None:
+    guard.check_policy(on_copy)
+    if prompts is not None:
+        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, as_json)
+        return
+    jobs.check(job, has_kb=kb is not None)
+    opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
+    pipe = open_model(model, device, dtype)
+    prepared = jobs.prepare(pipe, opened, job)
+    hits, settings = prepared.hits, prepared.settings
+    if opened is not None:
+        say_fewer(pipe, opened, k)
+    if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
     with progress_bar(as_json) as bar:
-        made = generation.generate(pipe, hits, settings, progress=tracker(bar, "generating", n))
+        made = generation.generate(pipe, hits, settings, progress=tracker(bar, "generating", job.n))
     kept = guard.guard(pipe, made, hits, settings, policy=on_copy)
     made_records = records.generation_records(
-        pipe, model, opened, kept.hits, kept.images, settings, record, picture_seeds=kept.seeds, copies=kept.copies
+        pipe,
+        model,
+        opened,
+        kept.hits,
+        kept.images,
+        settings,
+        prepared.request,
+        picture_seeds=kept.seeds,
+        copies=kept.copies,
     )
     paths = output.write(kept.images, made_records, kept.hits, out)
     warn_of_copies(kept, paths)
     print_result(paths, out, as_json)
+
+
+def _series(
+    prompts: Path,
+    usual: Job,
+    model: str,
+    kb: str | None,
+    encoder: str | None,
+    on_copy: str,
+    out: Path,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Every line of a file of prompts, with one model."""
+    from bowerbird.evaluation.copies import guard
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems import prompt_file, series
+
+    if usual.prompt or usual.images or usual.class_name or usual.unconditional:
+        raise BowerbirdError(
+            "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"
+            " --unconditional"
+        )
+    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None)
+    opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
+    pipe = open_model(model, device, dtype)
+
+    def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
+        return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=on_copy)
+
+    with progress_bar(as_json) as bar:
+        total = sum(job.n for job in work)
+        made = series.run(
+            pipe, model, opened, work, out, finish=finish, how=on_copy, progress=tracker(bar, "generating", total)
+        )
+    if made.kept:
+        say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
+    for line in made.near_copies:
+        say(f"{line}; --on-copy drop or resample avoids that")
+    print_result(made.paths, out, as_json)
 
 
 BESIDE_FROM = ("source", "model", "out", "sampler", "device", "as_json")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bowerbird.core import provenance
+from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
 from bowerbird.core.types import Neighbors
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+SHOWN = 24
+"""Pictures on a sheet, at most."""
 
 FILES = FileSet("generation.jsonl", ("[0-9][0-9][0-9]*.png", "sheet.png"))
 """What a generation leaves."""
@@ -44,8 +52,7 @@ def write(
         for image, record, name in zip(images, made, names, strict=True):
             provenance.save_png(image, folder / name, record)
         sheet.save(folder / "sheet.png", "PNG")
-        lines = [to_json({"file": name, **_without_bytes(r)}) for name, r in zip(names, made, strict=True)]
-        (folder / FILES.last).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_lines(folder, [line(Path(name), record) for name, record in zip(names, made, strict=True)])
     return [out / name for name in names]
 
 
@@ -58,7 +65,7 @@ def _rows(
     """The lines of the sheet: of the first pictures, each with its neighbors."""
     from bowerbird.core.contact_sheet import difference
 
-    shown = min(len(images), 24)
+    shown = min(len(images), SHOWN)
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
     rows = []
     for i in range(shown):
@@ -73,7 +80,36 @@ def _rows(
     return rows
 
 
-def _without_bytes(record: dict[str, Any]) -> dict[str, Any]:
+def line(path: Path, record: Mapping[str, Any]) -> str:
+    """What `generation.jsonl` says of a picture."""
+    return to_json({"file": path.name, **_without_bytes(record)})
+
+
+def write_lines(out: Path, lines: Sequence[str]) -> None:
+    """`generation.jsonl` of these lines."""
+    with atomic_path(out / FILES.last) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> None:
+    """`sheet.png` of pictures that are written already, each beside the neighbors that its record names, where `kb`
+    still has them."""
+    from bowerbird.core import images
+    from bowerbird.core.contact_sheet import labeled_grid
+
+    rows = []
+    for path in paths[:SHOWN]:
+        record = provenance.read_png(path)
+        title = f"{path.stem}  {provenance.parameters(record).splitlines()[0]}"
+        near = record["neighbors"]
+        ids = np.asarray([[neighbor["id"] for neighbor in near]], np.int64)
+        pictures = [None] * len(near) if kb is None or not near else kb.pictures(ids)[0]
+        rows.append((title, [images.read(path), *pictures], ["", *(str(neighbor["caption"]) for neighbor in near)]))
+    with atomic_path(out / "sheet.png") as temporary:
+        labeled_grid(rows, divide=1).save(temporary, "PNG")
+
+
+def _without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a person reads it: what only regenerating needs is left out."""
     plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
     return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})

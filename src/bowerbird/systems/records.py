@@ -39,12 +39,13 @@ def generation_records(
     sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     copies: Sequence[dict[str, Any] | None] | None = None,
+    fingerprint: str | None = None,
 ) -> list[dict[str, Any]]:
     """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
-    whether it copies one."""
+    whether it copies one. `fingerprint`: the model's, where it is known, since making it reads all weights."""
     import torch
 
-    fingerprint, can = pipe.fingerprint(), pipe.capabilities
+    fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     made = []
     for i, image in enumerate(images):

@@ -72,6 +72,7 @@ def guard(
     settings: generation.Settings,
     *,
     sources: Sequence[Image.Image] | None = None,
+    picture_seeds: Sequence[int] | None = None,
     policy: str = "warn",
     threshold: float = detect.COPY_THRESHOLD,
 ) -> Guarded:
@@ -82,7 +83,8 @@ def guard(
     Raises: BowerbirdError for another policy.
     """
     check_policy(policy)
-    images, numbers = list(images), [settings.seed + i for i in range(len(hits))]
+    images = list(images)
+    numbers = [settings.seed + i for i in range(len(hits))] if picture_seeds is None else list(picture_seeds)
     if policy == "off" or hits.load_images is None:
         return Guarded(images, hits, numbers, [None] * len(images))
     near = hits.images()

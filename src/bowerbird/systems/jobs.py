@@ -1,0 +1,188 @@
+"""What somebody asks of a model, whole: the request and the settings of one picture or several; and its neighbors.
+
+A command line is one job, a line of a prompts file (`prompt_file.py`) another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core import images
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion.guidance import by_stage
+from bowerbird.systems import generation
+from bowerbird.systems.queries import make_request
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.base import System
+
+BALANCE = ("guidance", "text_ratio", "text_scale", "neighbor_scale")
+"""What balances text and neighbors, in systems that read both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`n` pictures of one request; picture i is drawn from `seed + i`. None, 0 and nothing are the model's own.
+
+    One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
+    each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
+    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`.
+    """
+
+    prompt: str | None = None
+    images: tuple[Path, ...] = ()
+    class_name: str | None = None
+    unconditional: bool = False
+    references: tuple[Path, ...] = ()
+    captions: tuple[str, ...] = ()
+    n: int = 1
+    seed: int = 0
+    k: int | None = None
+    weights: tuple[float, ...] = ()
+    text_mode: str | None = None
+    image_mode: str | None = None
+    search_mode: str | None = None
+    where: str | None = None
+    class_key: str | None = None
+    top_m: float = 1.0
+    allow_no_neighbors: bool = False
+    proposal: str = "model"
+    steps: tuple[int, ...] = ()
+    guidance_scale: float | None = None
+    guidance_interval: tuple[float, ...] = ()
+    sampler: str | None = None
+    eta: float = 0.0
+    height: int | None = None
+    width: int | None = None
+    guidance: str | None = None
+    text_ratio: tuple[float, ...] = ()
+    text_scale: tuple[float, ...] = ()
+    neighbor_scale: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with its neighbors, a row a picture, its settings, and what its pictures' records say was asked for."""
+
+    hits: Neighbors
+    settings: generation.Settings
+    request: dict[str, Any]
+
+
+def check(job: Job, *, has_kb: bool) -> None:
+    """Raises: BowerbirdError for a job that no model can do, before one is opened."""
+    alone = stands_alone(job, has_kb=has_kb)
+    if alone and (job.images or job.class_name or job.unconditional or (job.k and job.references)):
+        raise BowerbirdError(
+            "generate: `reference` and `k=0` stand in place of `kb`, `image`, `class_name`, `unconditional` and `k`;"
+            " leave those out"
+        )
+    if job.captions and not job.references:
+        raise BowerbirdError("generate: `caption` says what a `reference` shows; give one with it")
+    if not alone and not has_kb:
+        raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
+    if alone and job.prompt is None:
+        raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
+    if job.proposal not in ("model", "database"):
+        raise BowerbirdError(f"`proposal` {job.proposal!r} is not known; choose model or database")
+    if len(job.guidance_interval) not in (0, 2):
+        raise BowerbirdError(
+            f"`guidance_interval` {_written(job.guidance_interval)}: write two shares of the noise, the lower first,"
+            " e.g. 0.1,0.8"
+        )
+
+
+def stands_alone(job: Job, *, has_kb: bool) -> bool:
+    """Whether nothing is looked up for it."""
+    return bool(job.references) or (job.k == 0 and not has_kb)
+
+
+def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
+    """The neighbors and settings of a job, checked against what the model can do. `kb` is passed over where the job
+    brings its own references. Raises: BowerbirdError for what cannot be done."""
+    alone = stands_alone(job, has_kb=kb is not None)
+    can, name = pipe.capabilities, type(pipe).__name__
+    if alone and not (can.needs_images and can.without_neighbors):
+        raise BowerbirdError(
+            f"a {name} generates from embeddings: give `image` or `text_mode=text` with `kb`; `reference` and `k=0` are"
+            " for models like tiny-reimagen"
+        )
+    if job.k == 0 and not alone and can.needs_images:
+        raise BowerbirdError("generate: `k=0` generates from the text alone, and looks nothing up; leave `kb` out")
+    settings = settings_of(pipe, job)
+    asked: dict[str, Any] = {"prompt": job.prompt, "images": [str(p) for p in job.images], "class": job.class_name}
+    asked |= {"unconditional": job.unconditional, "references": [str(p) for p in job.references]}
+    asked = {key: value for key, value in asked.items() if value}
+    if alone or kb is None:
+        assert job.prompt is not None
+        own = [images.read(path) for path in job.references]
+        hits = Neighbors.from_images([job.prompt], own, job.captions).repeat(job.n)
+        asked["k"] = hits.k
+    else:
+        hits, how = _look_up(pipe, kb, job)
+        asked |= {"k": int((hits.ids[0] >= 0).sum()), **how}
+    return Prepared(pipe.weigh(hits, job.weights) if job.weights else hits, settings, asked)
+
+
+def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapping[str, Any]]:
+    """A job's neighbors in a knowledge base, and how they were looked for."""
+    request = make_request(
+        job.prompt,
+        [images.read(path) for path in job.images] or None,
+        class_name=job.class_name,
+        unconditional=job.unconditional,
+        k=job.k,
+        text_mode=job.text_mode,
+        image_mode=job.image_mode,
+        search_mode=job.search_mode,
+        where=job.where,
+        class_key=job.class_key,
+        top_m=job.top_m,
+        allow_no_neighbors=job.allow_no_neighbors,
+    )
+    request = pipe.resolve(request, kb)
+    counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
+    hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
+    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
+    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
+
+
+def settings_of(pipe: System, job: Job) -> generation.Settings:
+    """The settings of a job, the model's own where it leaves them open."""
+    usual, can = generation.default_settings(pipe), pipe.capabilities
+    if not can.reads_text and any(getattr(job, name) for name in BALANCE):
+        raise BowerbirdError(
+            f"a {type(pipe).__name__} generates from neighbors alone: {', '.join(f'`{name}`' for name in BALANCE)} are"
+            " for models like tiny-reimagen"
+        )
+    scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
+    balance = None
+    if can.reads_text:
+        balance = by_stage(
+            scale,
+            job.guidance or "interleaved",
+            text_ratio=job.text_ratio,
+            text_scale=job.text_scale,
+            neighbor_scale=job.neighbor_scale,
+        )
+    interval = job.guidance_interval
+    return generation.Settings(
+        steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,
+        guidance_scale=scale,
+        sampler=job.sampler,
+        eta=job.eta,
+        height=job.height,
+        width=job.width,
+        seed=job.seed,
+        guidance=balance,
+        guidance_interval=(interval[0], interval[1]) if interval else None,
+    )
+
+
+def _written(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
