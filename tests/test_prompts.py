@@ -65,7 +65,7 @@ def test_each_picture_is_as_if_alone(prompts: Path, random_rdm: Path, kb_path: P
 def test_only_what_is_missing_is_generated(
     prompts: Path, random_rdm: Path, kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after a batch, and then with a line that says something else, one that is new, and another model setting."""
+    """Killed after a batch; then a line that says something else, one that is new, and another model setting."""
     out, made = tmp_path / "out", []
     command = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "--prompts", str(prompts)]
     command += ["--out", str(out)]
@@ -134,7 +134,7 @@ def test_a_folder_of_something_else_is_refused(prompts: Path, random_rdm: Path, 
 def test_a_line_that_cannot_be_done_is_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "fine"}\n' + line + "\n")
-    with pytest.raises(BowerbirdError, match="p.jsonl:2: ") as error:
+    with pytest.raises(BowerbirdError, match=r"p\.jsonl:2: ") as error:
         prompt_file.read_jobs(path, Job(), has_kb=True)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -172,5 +172,5 @@ def test_references_of_a_line(tmp_path: Path, random_reimagen: Path, kb_path: Pa
         np.testing.assert_array_equal(pixels(path), np.asarray(generation.generate(pipe, one.hits, one.settings)[0]))
     assert provenance.read_png(done.paths[0])["kb"] is None
     (tmp_path / "r.png").unlink()
-    with pytest.raises(BowerbirdError, match="r.png"):
+    with pytest.raises(BowerbirdError, match=r"r\.png"):
         series.run(pipe, "m", kb, work, tmp_path / "out2", finish=finish)
