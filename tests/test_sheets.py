@@ -51,9 +51,10 @@ def test_the_picture_that_was_asked_with_is_on_the_sheet(tmp_path: Path) -> None
     assert [cell is None for cell in texts] == [True, False, False]  # a text has no picture
 
 
-def test_a_size_far_from_all_that_were_trained_is_said() -> None:
-    can = Capabilities(sizes=(64, 256))
+def test_a_size_far_from_the_trained_one_is_said() -> None:
+    can = Capabilities(sizes=(64,))
     assert can.far_size(None, None) is None
-    assert can.far_size(64, 384) is None
-    assert "768 px is far from the 64 and 256 px" in str(can.far_size(256, 768))
+    assert can.far_size(64, 96) is None
+    assert "768 px is far from the 64 px" in str(can.far_size(64, 768))
     assert "16 px is far" in str(can.far_size(16, None))
+    assert Capabilities(sizes=(32, 64)).far_size(256, None) is None  # a cascade refuses it, with its sizes
