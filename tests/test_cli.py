@@ -210,12 +210,13 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     built = json.loads(bowerbird("kb", "build", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (built["items"], built["added"], built["version"]) == (36, 36, 1)
     info = json.loads(bowerbird("kb", "info", "kb", "--json", cwd=tmp_path).stdout)
-    assert set(info) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
+    assert set(info) == {"path", "version", "items", "encoder", "credit", "indexes", "bytes", "metadata"}
     found = json.loads(
         bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout
     )
     assert set(found) == {"kb", "version", "mode", "query", "results"}
-    assert all(set(r) == {"id", "score", "similarity", "bm25", "caption", "metadata", "path"} for r in found["results"])
+    keys = {"id", "score", "similarity", "bm25", "caption", "metadata", "path", "credit"}
+    assert all(set(r) == keys for r in found["results"])
     scores = [r["score"] for r in found["results"]]
     assert scores == sorted(scores, reverse=True)
     item = found["results"][0]["id"]

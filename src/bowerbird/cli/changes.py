@@ -1,4 +1,4 @@
-"""`bowerbird kb remove`, `update`, `restore` and `compact`: change what a knowledge base holds."""
+"""`bowerbird kb remove`, `update`, `credit`, `restore` and `compact`: change what a knowledge base holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
-from bowerbird.cli.filling import KbArgument, MemoryOption
+from bowerbird.cli.filling import KbArgument, MemoryOption, parse_columns
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -93,6 +93,34 @@ def update(
     say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
     if count:
         say_undo(kb, undo)
+
+
+def credit(
+    kb: KbArgument,
+    columns: Annotated[
+        str | None,
+        typer.Argument(metavar="[COLUMNS]", help="Metadata columns with commas between; left out: print those kept."),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Credit no column, the file name alone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the metadata that says who made a picture and what its license is; every record names it from then on.
+
+    Example: bowerbird kb credit my-kb sku,license,author
+    """
+    from bowerbird.knowledge.base import KnowledgeBase
+
+    if none and columns is not None:
+        raise BowerbirdError("credit: give columns or --none, one of them")
+    opened = KnowledgeBase.open(kb)
+    if none or columns is not None:
+        opened.set_credit(parse_columns(columns))
+    if as_json:
+        print_json({"path": str(kb), "version": opened.version, "credit": list(opened.credit)})
+    elif opened.credit:
+        say(f"{kb}: credits {', '.join(opened.credit)}, beside the file name")
+    else:
+        say(f"{kb}: credits the file name alone; it has {', '.join(opened.info()['metadata']) or 'no metadata'}")
 
 
 def restore(

@@ -103,6 +103,7 @@ FLAGS = {
         "bm25_weights",
         "caption",
         "caption_column",
+        "credit",
         "dedup",
         "diversity",
         "encoder",

@@ -3,6 +3,7 @@ left out."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,13 @@ import typer
 
 from bowerbird.cli.common import print_json, say, say_source
 from bowerbird.core import plugins
+from bowerbird.core.credit import usual_columns
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.text import to_json
 
 if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.ingest.prepare import AddReport, Filter
 
 SHOWN = 20
@@ -40,6 +43,14 @@ OpenEncoderOption = Annotated[
     typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
+CreditOption = Annotated[
+    str | None,
+    typer.Option(
+        "--credit",
+        metavar="COLUMNS",
+        help="Metadata that says who made a picture, as in sku,license,author: kept, and in every picture's record.",
+    ),
+]
 MemoryOption = Annotated[
     str,
     typer.Option(
@@ -115,6 +126,25 @@ def parse_weights(text: str) -> list[int]:
         raise BowerbirdError(
             f"--bm25-weights {text!r}: two whole numbers, for captions and for tags, as in 3,1"
         ) from error
+
+
+def parse_columns(text: str | None) -> list[str]:
+    """The columns of `--credit`, with commas between. Raises: BowerbirdError when there is none in it."""
+    found = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if text is not None and not found:
+        raise BowerbirdError(f"--credit {text!r}: names of columns with commas between, as in sku,license,author")
+    return found
+
+
+def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
+    """A line where columns are there that often say who made a picture, and none is credited."""
+    columns = [] if kb.credit else usual_columns(kb.info()["metadata"])
+    if columns:
+        listed = ",".join(columns)
+        say(
+            f"{place}: no column is credited in the records of pictures that are generated from it; to name"
+            f" {'them' if len(columns) > 1 else 'it'}: bowerbird kb credit {shlex.quote(place)} {listed}"
+        )
 
 
 def check_report_path(path: Path | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -329,7 +330,9 @@ def print_result(paths: list[Path], out: Path, as_json: bool, what: str = "pictu
     """Where the pictures, the sheet and the records are."""
     if as_json:
         files = {"images": [str(p) for p in paths], "sheet": str(out / "sheet.png")}
-        print_json({"out": str(out), **files, "records": str(out / "generation.jsonl")})
+        records = out / "generation.jsonl"
+        near = [json.loads(line)["neighbors"] for line in records.read_text(encoding="utf-8").split("\n") if line]
+        print_json({"out": str(out), **files, "records": str(records), "neighbors": near})
         return
     beside = "its neighbors" if what == "picture" else "its source, their difference and the neighbors"
     say(f"{len(paths)} {what}{'s' if len(paths) > 1 else ''} in {out}; {out / 'sheet.png'} shows each beside {beside}")

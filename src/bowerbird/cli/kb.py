@@ -10,6 +10,7 @@ import typer
 from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
+    CreditOption,
     DedupOption,
     EncoderOption,
     FetchOption,
@@ -26,8 +27,10 @@ from bowerbird.cli.filling import (
     WorkersOption,
     check_report_path,
     load_filter,
+    parse_columns,
     parse_weights,
     print_report,
+    say_credit_hint,
 )
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import MAX_PIXELS
@@ -54,6 +57,7 @@ def build(
         str,
         typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
     ] = "1,1",
+    credit: CreditOption = None,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -66,7 +70,7 @@ def build(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
-    report = check_report_path(report)
+    report, credited = check_report_path(report), parse_columns(credit)
     with show_progress("embedding", as_json) as progress:
         made, done = KnowledgeBase.build(
             kb,
@@ -82,6 +86,7 @@ def build(
             private_urls=private,
             max_pixels=max_pixels,
             bm25_weights=parse_weights(bm25_weights),
+            credit=credited,
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
@@ -89,6 +94,7 @@ def build(
             progress=progress,
         )
     print_report(done, made.version, len(made), kb, report, as_json)
+    say_credit_hint(made, kb)
 
 
 @app.command()
@@ -233,4 +239,5 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
         f" {beside['added']} added, {beside['removed']} removed"
     )
+    print_line(f"credited  {', '.join(facts['credit']) or 'the file name alone'}")
     print_line(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")

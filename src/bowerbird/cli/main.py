@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
-for verb in (sync.sync, changes.remove, changes.update, changes.restore, changes.compact):
+for verb in (sync.sync, changes.remove, changes.update, changes.credit, changes.restore, changes.compact):
     kb.app.command(verb.__name__)(verb)
 kb.app.command("list")(browse.list_items)
 kb.app.command("show")(browse.show)

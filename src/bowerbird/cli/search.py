@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, OpenEncoderOption
+from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def search(
         there = [c for c in range(hits.k) if hits.mask[0, c]]  # those without a picture keep their place and caption
         cells = [*asked, *(hits.images()[0][c] for c in there)]
         shown = [*("query" for _ in asked), *(hits.captions[0][c] for c in there)]
-        images.write(labeled_grid([(label, cells, shown)], divide=len(asked) or None), sheet)
+        notes = [*("" for _ in asked), *(credit_line(opened.credits([int(hits.ids[0, c])])[0]) for c in there)]
+        images.write(labeled_grid([(label, cells, shown)], divide=len(asked) or None, notes=[notes]), sheet)
     if as_json:
         print_json(
             {
@@ -147,6 +149,7 @@ def search(
     for result in results:
         cosine, words = (f"{result[n]:.3f}" if result[n] is not None else "-" for n in ("similarity", "bm25"))
         text_of = ": ".join(part for part in (result["path"], result["caption"]) if part)
+        text_of += f"  ({credit})" if (credit := ", ".join(map(str, result["credit"].values()))) else ""
         print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {result['id']:>19}  {text_of}")
     if not results:
         say(f"{kb}: nothing{_why_nothing(single, mode, where, min_score, usual)}")
@@ -241,6 +244,7 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
         "caption": hits.captions[row][column],
         "metadata": hits.metadata[row][column],
         "path": kb.name(item),
+        "credit": credit_of(hits.metadata[row][column], kb.credit),
     }
 
 

@@ -199,7 +199,7 @@ def _batch(recipe: Recipe) -> str:
 
 def _command() -> str:
     """How this run was started; of paths the last part, as the rest is this machine's business."""
-    from bowerbird.training.data import last_part
+    from bowerbird.core.files import last_part
 
     def short(word: str) -> str:
         key, equals, value = word.partition("=")

@@ -43,14 +43,17 @@ def labeled_grid(
     title: str = "",
     size: int = 96,
     divide: int | None = None,
+    notes: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
     """Rows of (label, pictures, a word under each) with the label on the left.
 
     `divide`: a thin line before that column, between pictures that were generated and the neighbors they came from.
+    `notes`: of each row a further text under each picture, two lines at most.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    left, gap, under, top = 190, 8, 30, 44 if title else 8
+    noted = any(note for row in notes for note in row)
+    left, gap, under, top = 190, 8, 54 if noted else 30, 44 if title else 8
     small, large = ImageFont.load_default(11), ImageFont.load_default(15)
     width = left + max(len(images) for _, images, _ in rows) * (size + gap) + gap
     canvas = Image.new("RGB", (width, top + len(rows) * (size + under)), "white")
@@ -65,7 +68,9 @@ def labeled_grid(
             if image is not None:
                 canvas.paste(_fit(image, size), (x, y))
             word = _wrap(draw, words[c], small, size, 2) if c < len(words) else []
+            note = _wrap(draw, notes[r][c], small, size, 2) if r < len(notes) and c < len(notes[r]) else []
             draw.multiline_text((x, y + size + 2), "\n".join(word), PALE, small, spacing=1)
+            draw.multiline_text((x, y + size + 2 + 12 * len(word)), "\n".join(note), INK, small, spacing=1)
         if divide is not None:
             x = left + divide * (size + gap) - gap // 2
             draw.line((x, y, x, y + size), "#cccccc")

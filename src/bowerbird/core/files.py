@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -62,6 +63,11 @@ def check_name(path: str | Path) -> Path:
     if path.name in ("", ".."):
         raise BowerbirdError(f"{str(path)!r}: names no file or folder to make; give it a name, as in {path / 'new'}")
     return path
+
+
+def last_part(path: str) -> str:
+    """The name at the end of a path or address: where a file lies says who made it, and is nobody's business."""
+    return re.split(r"[/\\]", str(Path(path).resolve()) if path in (".", "..") else path.rstrip("/\\"))[-1]
 
 
 def _follow(path: Path) -> Path:

@@ -1,12 +1,14 @@
 """Where a picture came from, written into the PNG itself: for people (A1111 `parameters`), for machines (iTXt
-`bowerbird`, JSON that reproduces it) and for the web (XMP: made by a trained model)."""
+`bowerbird`, JSON that reproduces it) and for the web (XMP, `xmp.py`)."""
 
 from __future__ import annotations
 
-import re
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core import xmp
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.images import open_image
@@ -18,26 +20,13 @@ if TYPE_CHECKING:
 KEY = "bowerbird"
 MOST_CHARACTERS = 2**24
 """Of a record that is read; one with four pictures of 1024 pixels has half as many."""
-XMP_KEY = "XML:com.adobe.xmp"
-XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
+
+Sign = Callable[[bytes], bytes]
 
 
 def parameters(record: dict[str, Any]) -> str:
     """The A1111 text form of a generation record: the request on the first line, settings on the second."""
-    asked = record["request"]
-    first = str(
-        asked.get("prompt")
-        or asked.get("class")
-        or asked.get("reference")
-        or ", ".join(asked.get("images", []))
-        or "(unconditional)"
-    )
+    first = _asked(record) or "(unconditional)"
     settings = {
         "Steps": " + ".join(map(str, record["steps"])) if isinstance(record["steps"], list) else record["steps"],
         "Sampler": record["sampler"],
@@ -52,21 +41,32 @@ def parameters(record: dict[str, Any]) -> str:
     return printable(first) + "\n" + ", ".join(f"{key}: {printable(str(value))}" for key, value in settings.items())
 
 
-def last_part(path: str) -> str:
-    """The name at the end of a path or address: where a file lies says who made it, and is nobody's business."""
-    return re.split(r"[/\\]", str(Path(path).resolve()) if path in (".", "..") else path.rstrip("/\\"))[-1]
+def _asked(record: dict[str, Any]) -> str:
+    """What a picture was asked for with, nothing where it was not."""
+    asked = record["request"]
+    return str(
+        asked.get("prompt") or asked.get("class") or asked.get("reference") or ", ".join(asked.get("images", []))
+    )
 
 
-def save_png(image: Image.Image, path: str | Path, record: dict[str, Any]) -> None:
-    """Write `image` with its `record` (see `cli/generate.py`) as PNG, atomically."""
+def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
+    """`image` as PNG with its `record` (see `systems/records.py`)."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_itxt("parameters", parameters(record))
     info.add_itxt(KEY, to_json(record))
-    info.add_itxt(XMP_KEY, XMP)
+    info.add_itxt(xmp.KEY, xmp.packet(record, _asked(record)))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def save_png(image: Image.Image, path: str | Path, record: dict[str, Any], *, sign: Sign | None = None) -> None:
+    """Write `image` with its `record` as PNG, atomically; `sign` makes of the file's bytes those that are written."""
+    data = encode_png(image, record)
     with atomic_path(path) as temporary:
-        image.save(temporary, "PNG", pnginfo=info)
+        temporary.write_bytes(data if sign is None else sign(data))
 
 
 def read_png(path: str | Path) -> dict[str, Any]:

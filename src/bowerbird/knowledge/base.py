@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from bowerbird.core import images
+from bowerbird.core.credit import MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
 from bowerbird.knowledge.ingest.add import fill
+from bowerbird.knowledge.ingest.credit import check_sources, known_columns
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.search import dense, query
@@ -95,6 +97,7 @@ class KnowledgeBase:
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
+        credit: Sequence[str] = (),
         workers: int = 0,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
@@ -105,7 +108,7 @@ class KnowledgeBase:
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
         (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25. The rest: `add`.
+        BM25; `credit`: see `set_credit`. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -131,6 +134,8 @@ class KnowledgeBase:
         }
         with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
             kb = cls(store, loaded, device)
+            if credit:
+                check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
             report = kb.add(
                 several,
                 caption_column=caption_column,
@@ -152,6 +157,8 @@ class KnowledgeBase:
                 )
                 places = ", ".join(map(str, several))
                 raise BowerbirdError(f"{places}: no picture could be read, so nothing was made ({reason})")
+            if credit:
+                kb.set_credit(credit)
         return cls.open(path, encoder=loaded, device=device, memory=memory, on_message=on_message), report
 
     # -- facts -------------------------------------------------------------------------------------------------------
@@ -225,8 +232,15 @@ class KnowledgeBase:
             "version": self.version,
             "items": len(self),
             "encoder": dict(self.manifest["encoder"]),
+            "credit": list(self.credit),
             **self.store.info(),
         }
+
+    @property
+    def credit(self) -> tuple[str, ...]:
+        """The metadata columns that say who made an item, see `set_credit`."""
+        kept = self.manifest.get("credit")
+        return tuple(c for c in kept if isinstance(c, str))[:MOST_COLUMNS] if isinstance(kept, list) else ()
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -356,6 +370,16 @@ class KnowledgeBase:
                 self.store.commit()
                 self.store.renew()
         return len(chosen)
+
+    def set_credit(self, columns: Sequence[str]) -> None:
+        """Keep which metadata columns say who made an item and what its license is, none with an empty list: their
+        values go, beside the file's name, into the record of every picture that is generated from it.
+
+        It holds for every version and makes no new one. Raises: BowerbirdError for a column that is not there.
+        """
+        with self.store.writing():
+            there = self.store.info()["metadata"]
+            self.store.set_credit(known_columns(columns, there, str(self.path)))
 
     def close(self) -> None:
         """Give back what is held open: a Milvus Lite file is one process's at a time."""
@@ -553,6 +577,17 @@ class KnowledgeBase:
     def names(self, ids: Sequence[int]) -> list[str]:
         """Where items came from: their file or row names."""
         return self.store.snapshot.names(self._rows_of(ids))
+
+    def credits(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """What names the source of each of `ids`: its file `name`, without the folders, and `credit`, its values of
+        the columns of `set_credit`. Nothing for an id that is no item's."""
+        rows = self.store.snapshot.rows_of(_whole_numbers(ids))
+        there = np.flatnonzero(rows != ABSENT)
+        names, metadata = self.store.snapshot.names(rows[there]), self.store.snapshot.describe(rows[there][None])[1][0]
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for at, name, values in zip(there.tolist(), names, metadata, strict=True):
+            found[at] = {"name": source_name(name), "credit": credit_of(values, self.credit)}
+        return found
 
     def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
         """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.

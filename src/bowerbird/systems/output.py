@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import provenance
+from bowerbird.core.credit import credit_line
 from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
@@ -47,7 +48,8 @@ def write(
     from bowerbird.core.contact_sheet import labeled_grid
 
     names = [f"{i:03d}.png" for i in range(len(images))]
-    sheet = labeled_grid(_rows(images, made, hits, sources), divide=1 if sources is None else 3)
+    before = 1 if sources is None else 3
+    sheet = labeled_grid(_rows(images, made, hits, sources), divide=before, notes=_notes(made, before))
     with output_directory(out, FILES) as folder:
         for image, record, name in zip(images, made, names, strict=True):
             provenance.save_png(image, folder / name, record)
@@ -62,7 +64,7 @@ def _rows(
     hits: Neighbors,
     sources: Sequence[Image.Image] | None,
 ) -> list[tuple[str, list[Image.Image | None], list[str]]]:
-    """The lines of the sheet: of the first pictures, each with its neighbors."""
+    """The lines of the sheet: of the first pictures, each with its neighbors and their credit."""
     from bowerbird.core.contact_sheet import difference
 
     shown = min(len(images), SHOWN)
@@ -70,14 +72,18 @@ def _rows(
     rows = []
     for i in range(shown):
         title = f"{i:03d}  {provenance.parameters(made[i]).splitlines()[0]}"
-        cells, words = [images[i], *near[i]], ["", *hits.captions[i]]
+        own: list[Image.Image | None] = [images[i]]
+        words = [""]
         if sources is not None:
-            cells, words = (
-                [sources[i], images[i], difference(sources[i], images[i]), *near[i]],
-                ["source", "edited", "difference", *hits.captions[i]],
-            )
-        rows.append((title, cells, words))
+            own = [sources[i], images[i], difference(sources[i], images[i])]
+            words = ["source", "edited", "difference"]
+        rows.append((title, [*own, *near[i]], [*words, *hits.captions[i]]))
     return rows
+
+
+def _notes(made: Sequence[Mapping[str, Any]], before: int) -> list[list[str]]:
+    """What stands under the captions of a sheet: the credit of each neighbor, which come after so many other cells."""
+    return [[*[""] * before, *map(credit_line, record["neighbors"])] for record in made[:SHOWN]]
 
 
 def line(path: Path, record: Mapping[str, Any]) -> str:
@@ -97,16 +103,17 @@ def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> N
     from bowerbird.core import images
     from bowerbird.core.contact_sheet import labeled_grid
 
-    rows = []
+    rows, made = [], []
     for path in paths[:SHOWN]:
         record = provenance.read_png(path)
         title = f"{path.stem}  {provenance.parameters(record).splitlines()[0]}"
         near = record["neighbors"]
+        made.append(record)
         ids = np.asarray([[neighbor["id"] for neighbor in near]], np.int64)
         pictures = [None] * len(near) if kb is None or not near else kb.pictures(ids)[0]
         rows.append((title, [images.read(path), *pictures], ["", *(str(neighbor["caption"]) for neighbor in near)]))
     with atomic_path(out / "sheet.png") as temporary:
-        labeled_grid(rows, divide=1).save(temporary, "PNG")
+        labeled_grid(rows, divide=1, notes=_notes(made, 1)).save(temporary, "PNG")
 
 
 def _without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core.provenance import last_part
-from bowerbird.core.types import Neighbors
+from bowerbird.core.credit import source_name
+from bowerbird.core.files import last_part
+from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
 from bowerbird.systems.generation import EDIT_SETTINGS, Settings
@@ -47,6 +48,7 @@ def generation_records(
 
     fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
+    named = _credits(kb, hits, request)
     made = []
     for i, image in enumerate(images):
         present = [c for c in range(hits.k) if hits.mask[i, c]]
@@ -75,13 +77,18 @@ def generation_records(
                         "score": round(float(hits.scores[i, c]), 6),
                         "caption": hits.captions[i][c],
                         "weight": float(weights[c]),
+                        **named.get(int(hits.ids[i, c]), {}),
                     }
                     for c in present
                 ],
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on
                 **(_pictures(can, hits, i) if can.needs_images else _embeddings(hits, i, present)),
-                **({} if sources is None else {"edit": _edit(pipe, sources[i], settings)}),
+                **(
+                    {}
+                    if sources is None
+                    else {"edit": _edit(pipe, sources[i], settings, _edited(request, i, len(images)))}
+                ),
                 **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if can.reads_text else {}),
             }
         )
@@ -107,14 +114,31 @@ def _request(request: dict[str, Any]) -> dict[str, Any]:
     return {key: short(value) if key in PATHS else value for key, value in request.items()}
 
 
-def _edit(pipe: System, source: Image.Image, settings: Settings) -> dict[str, Any]:
-    """The picture that was edited, as PNG at the size it was edited at, and how."""
+def _credits(kb: KnowledgeBase | None, hits: Neighbors, request: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What names the source of each neighbor by its id: of an item what its knowledge base says, of a person's own
+    picture the file's name."""
+    ids = sorted({int(number) for number in hits.ids[hits.mask]})
+    items = [number for number in ids if number >= 0]
+    own = request.get("references") or request.get("images") or []
+    named = {number: {"name": source_name(own[-2 - number])} for number in ids if ABSENT > number >= -1 - len(own)}
+    return named | ({} if kb is None else dict(zip(items, kb.credits(items), strict=True)))
+
+
+def _edited(request: dict[str, Any], i: int, count: int) -> str:
+    """The name of the file that edit i of `count` started from; each has as many edits."""
+    files = request.get("edited") or []
+    return source_name(files[i * len(files) // count]) if files else ""
+
+
+def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> dict[str, Any]:
+    """The picture that was edited, as PNG at the size it was edited at, its file's name, and how."""
     from bowerbird.core.images import encode_png, on_background, square
     from bowerbird.systems import common
 
     edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
-    return {"source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
+    named = {"name": name} if name else {}
+    return {**named, "source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
 
 
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:

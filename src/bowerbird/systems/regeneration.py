@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
@@ -64,6 +65,8 @@ class _Neighbor(_Part):
     score: float
     caption: Text
     weight: Annotated[float, Field(ge=0, le=1e6)]
+    name: Name = ""
+    credit: Annotated[dict[Name, Name | int | float | bool], Field(max_length=MOST_COLUMNS)] = {}
 
 
 class _Guidance(_Part):
@@ -74,6 +77,7 @@ class _Guidance(_Part):
 
 
 class _Edit(_Part):
+    name: Name = ""
     source: Coded
     strength: Annotated[float, Field(gt=0, le=1)]
     fidelity: Share

@@ -103,16 +103,11 @@ def data_note(recipe: Recipe, pictures: Pictures, source: str = "") -> dict[str,
     return {
         "pictures": len(pictures),
         "fingerprint": data_fingerprint(recipe, pictures),
-        "source": source if source.startswith("hf:") else last_part(source),
+        "source": source if source.startswith("hf:") else files.last_part(source),
         "trained_on": len(trained),
         "held_out": len(held),
         "licenses": dict(sorted(licenses.items())),
     }
-
-
-def last_part(text: str) -> str:
-    """The last part of a path, as the rest says who and where somebody is; other text as it is."""
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def check_data(note: Mapping[str, Any], out: Path) -> None:

@@ -21,7 +21,6 @@ from bowerbird.core.version import __version__
 from bowerbird.systems.settings import names
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.data import FILE as DATA
-from bowerbird.training.data import last_part
 from bowerbird.training.losses import StepReport, read_losses
 from bowerbird.training.recipe import FILE, read_recipe
 
@@ -83,7 +82,7 @@ def _without_folders(system: BaseModel) -> dict[str, Any]:
         for part in path:
             inside, place = inside[place], part
         if Path(name).exists() or Path(name).is_absolute():
-            inside[place] = last_part(name)
+            inside[place] = files.last_part(name)
     return values
 
 

@@ -317,6 +317,10 @@ class DirectoryStore:
         """Write items again as `form` makes them, from the next `commit` on; embeddings are kept."""
         self.rows.rewrite(ids, form, self.append)
 
+    def set_credit(self, columns: Sequence[str]) -> None:
+        """Keep in the manifest which metadata columns say who made an item; of every version, and no new one."""
+        self._write_manifest({**self.manifest, "credit": list(columns)})
+
     def restore(self, version: int) -> None:
         """Hold what `version` holds, from the next `commit` on."""
         self.rows.restore(int(self._entry(version)["rows_version"]))

@@ -39,8 +39,8 @@ class Store(Protocol):
     @property
     def manifest(self) -> dict[str, Any]:
         """At least `version` (int, counts commits), `encoder` (`name`, `fingerprint`, `dim`, `normalize`), `metric`
-        (`cosine` or `inner product`) and `words` (how often a word of the caption, and of the tags, counts in BM25).
-        Read only."""
+        (`cosine` or `inner product`) and `words` (how often a word of the caption, and of the tags, counts in BM25);
+        `credit` (names of metadata columns) where `set_credit` was called. Read only."""
         ...
 
     @property
@@ -138,6 +138,11 @@ class Store(Protocol):
         """Give items another caption (None keeps it), with which they get another id, and other values in the columns
         of `metadata` (None empties one); within `writing`. Raises: BowerbirdError, before anything is changed, when
         two items would become one."""
+        ...
+
+    def set_credit(self, columns: Sequence[str]) -> None:
+        """Keep in the manifest, for every version, which metadata columns say who made an item; within `writing`, and
+        not undone when the block ends otherwise."""
         ...
 
     def restore(self, version: int) -> None:

@@ -402,6 +402,10 @@ class MilvusStore:
             for number, vector in zip(ids, self.snapshot.embeddings(ids), strict=True)
         ]
 
+    def set_credit(self, columns: Sequence[str]) -> None:
+        """Keep in the manifest which metadata columns say who made an item."""
+        self._write({**self.manifest, "credit": list(columns)})
+
     def restore(self, version: int) -> None:
         """Raises: BowerbirdError for any version but the present one: Milvus keeps none."""
         self.at_version(version)
