@@ -105,6 +105,7 @@ FLAGS = {
         "caption_column",
         "credit",
         "dedup",
+        "delete_missing",
         "diversity",
         "encoder",
         "exclude_key",

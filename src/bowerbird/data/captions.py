@@ -7,6 +7,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import parse_json
+from bowerbird.data.columns import column_key
 
 CAPTION_COLUMNS = (
     "caption",
@@ -15,11 +16,15 @@ CAPTION_COLUMNS = (
     "sentences",
     "prompt",
     "description",
+    "alt_text",
+    "sentence",
     "name",
     "title",
     "label",
+    "comment",
+    "conversations",
 )
-"""Columns taken for the caption when none is named, in small letters; the first that is there wins."""
+"""Columns taken for the caption when none is named, written in any way (`Alt Text`); the first that is there wins."""
 KEPT = ("label",)
 """Of these, metadata as well: they are asked for by conditions."""
 EVERY = "captions"
@@ -27,20 +32,20 @@ EVERY = "captions"
 
 
 def caption_column(names: Iterable[str], asked: str | None = None) -> str | None:
-    """The column of captions: the one `asked` for, else the first usual one, whatever its case; None where there is
-    none."""
+    """The column of captions: the one `asked` for, else the first usual one, however it is written; None where there
+    is none."""
     folded: dict[str, str] = {}
     for name in names:
         if name == asked:
             return name
-        folded.setdefault(str(name).casefold(), name)
-    wanted = CAPTION_COLUMNS if asked is None else (asked.casefold(),)
-    return next((folded[name] for name in wanted if name in folded), None)
+        folded.setdefault(column_key(name), name)
+    wanted = CAPTION_COLUMNS if asked is None else (asked,)
+    return next((folded[key] for key in map(column_key, wanted) if key in folded), None)
 
 
 def check_asked(place: object, asked: str | None, columns: Iterable[str] | None) -> None:
     """Raises: BowerbirdError when a column was asked for and is none of `columns`; None where those are not known."""
-    if asked is None or columns is None or asked.casefold() in {name.casefold() for name in columns}:
+    if asked is None or columns is None or column_key(asked) in set(map(column_key, columns)):
         return
     there = ", ".join(sorted(columns))
     raise BowerbirdError(
@@ -69,11 +74,22 @@ def texts_of(value: Any) -> list[str]:
             return texts_of(found) if isinstance(found, list) else [value]
         return [value]
     if isinstance(value, dict):
-        inner = next((value[key] for key in ("raw", "caption", "text") if key in value), None)
-        return [] if inner is None else texts_of(inner)
+        return _texts_of_record(value)
     if isinstance(value, (list, tuple)):
         return [text for one in value if one is not None for text in texts_of(one)]
     return [str(value)]
+
+
+def _texts_of_record(value: dict[str, Any]) -> list[str]:
+    """The texts of a record: its raw text, what a model answered in a conversation, or one text for each language."""
+    inner = next((value[key] for key in ("raw", "caption", "text") if key in value), None)
+    if inner is not None:
+        return texts_of(inner)
+    speaker = value.get("from", value.get("role"))
+    if speaker is not None:
+        said = value.get("value", value.get("content"))
+        return texts_of(said) if speaker in ("gpt", "assistant") and isinstance(said, str) else []
+    return [text for text in value.values() if isinstance(text, str)]
 
 
 def with_captions(captions: list[str] | None, metadata: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -28,6 +28,11 @@ _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
+def column_key(name: object) -> str:
+    """A column's name without what people write differently: case, blanks, `_` and `-`."""
+    return re.sub(r"[\s_-]+", "", str(name)).casefold()
+
+
 def clean(text: str) -> str:
     """Text that can be stored: what is no character (half of a pair, in JSON from elsewhere) becomes a question
     mark."""

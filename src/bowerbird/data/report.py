@@ -13,15 +13,18 @@ FIRST = 5
 """So many names are kept of each kind."""
 KINDS = {
     "encodings": "texts not in UTF-8, read in another encoding",
+    "files_damaged": "damaged files, left out where the damage begins",
     "rows_left_out": "rows of metadata that cannot be read",
     "rows_without_picture": "rows that name no picture here",
     "pictures_without_row": "pictures without a row in the metadata",
     "pictures_without_caption": "pictures without a caption",
     "pictures_not_read": "files of picture formats that are not read",
+    "texts_without_picture": "text and JSON files that belong to no picture",
     "further_pictures": "masks and further pictures of a sample, not items of their own",
     "hidden_files": "hidden and system files and folders, left out",
     "links_left_out": "links not followed (to a folder that is read already or lies above, or to nothing)",
     "files_left_out": "files passed over",
+    "other_files": "files of other kinds, left alone",
     "values_left_out": "values that cannot be kept",
     "columns_renamed": "columns under another name",
 }

@@ -13,17 +13,18 @@ import tarfile
 import zipfile
 import zlib
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
+from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout
-from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.base import DamagedError, SourceOptions
 from bowerbird.data.sources.layout import MOST_BYTES
-from bowerbird.data.sources.rows import is_table
+from bowerbird.data.sources.listing import Table
+from bowerbird.data.sources.rows import is_table, read_rows
 from bowerbird.data.sources.tree import read_tree, refuse_empty, sort_names
 from bowerbird.data.text import guess
 
@@ -44,9 +45,13 @@ class Archive:
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path = Path(place)
         empty = True
-        for item in read_archive(path, options, table=_table_of(path)):
+        table = _table_of(path)
+        tables = [table_at(table, options.report)] if table is not None else []
+        for item in read_archive(path, options, tables=tables):
             empty = False
             yield item
+        for one in tables:
+            one.note_missed(options.report)
         if empty:
             raise refuse_empty(place, "archive", options.report)
 
@@ -57,18 +62,23 @@ def _table_of(path: Path) -> Path | None:
     return table if table.is_file() and not path.name.lower().endswith(".zip") else None
 
 
+def table_at(path: Path, report: SourceReport) -> Table:
+    """The rows of a table beside an archive."""
+    return Table(path.name, read_rows(path, path.name, report))
+
+
 def read_archive(
-    path: Path, options: SourceOptions, *, name: str = "", table: Path | None = None
+    path: Path, options: SourceOptions, *, name: str = "", tables: Sequence[Table] = ()
 ) -> Iterator[SourceItem]:
-    """The pictures of one archive, in its order; `name` stands before theirs in reports, `table` has rows by their
-    keys. Raises: BowerbirdError when it is no archive, or is cut short."""
+    """The pictures of one archive, in its order; `name` stands before theirs in reports, `tables` outside it have rows
+    about them. Raises: DamagedError when it is no archive, or is cut short."""
     name = name or path.name
     opened = ZipTree if path.suffix.lower() == ".zip" else TarTree
     with _readable(path), closing(opened(path, name)) as tree:
         files = sort_names(tree, options.report)
         for inner in files.archives:
             options.report.note("files_left_out", f"{name}/{inner} (an archive in an archive)")
-        yield from read_tree(tree, options, files, more=table)
+        yield from read_tree(tree, options, files, outside=tables)
 
 
 @contextmanager
@@ -86,7 +96,7 @@ def _readable(path: Path) -> Iterator[None]:
         ValueError,
         NotImplementedError,
     ) as error:
-        raise BowerbirdError(
+        raise DamagedError(
             f"{path}: this archive cannot be read ({str(error)[:100] or type(error).__name__}); is it whole?"
         ) from error
 

@@ -29,8 +29,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
+
+
+class DamagedError(BowerbirdError):
+    """A file of a source is not whole: by itself it is refused, in a folder it is named and the others are read."""
+
+
+class WithoutPicturesError(BowerbirdError):
+    """A table has no pictures: by itself it is refused, in a folder it is named and the others are read."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import archive, layout
 from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.listing import Table
 from bowerbird.data.sources.picture_file import MOST_FILE_BYTES, read_picture_file
-from bowerbird.data.sources.tree import Sorted, read_tree, refuse_empty, sort_names
+from bowerbird.data.sources.tree import Sorted, read_parts, read_tree, refuse_empty, sort_names
 
 
 class Picture:
@@ -55,13 +56,30 @@ class Folder:
             for name in found.tables:
                 report.note("files_left_out", f"{name} (a table, and its pictures are not here)")
             raise refuse_empty(place, "folder", report)
-        shard_rows = {_stem(name): name for name in parquet}
-        beside = {name: shard_rows[_stem(name)] for name in found.archives if _stem(name) in shard_rows}
+        shard_rows = {layout.stem_of_archive(name): name for name in parquet}
+        beside = {name: rows for name in found.archives if (rows := shard_rows.get(layout.stem_of_archive(name)))}
         found.tables = [name for name in found.tables if name not in beside.values()]
-        yield from read_tree(tree, options, found)
-        for name in found.archives:
-            table = path / beside[name] if name in beside else None
-            yield from archive.read_archive(path / name, options, name=name, table=table)
+        tables: list[Table] = []
+        came = False
+        for item in read_tree(tree, options, found, collect=tables):
+            came = True
+            yield item
+        parts = ((name, _archive(path, name, beside.get(name), tables, options)) for name in found.archives)
+        yield from read_parts(parts, report, came=came)
+        for one in tables:
+            one.note_missed(report)
+
+
+def _archive(
+    root: Path, name: str, rows: str | None, tables: list[Table], options: SourceOptions
+) -> Iterator[SourceItem]:
+    """The pictures of one archive in a folder, with what tables outside it say of them: those of its folder and above,
+    and the one of its own name."""
+    about = [one for one in tables if not one.folder or name.startswith(f"{one.folder}/")]
+    own = [archive.table_at(root / rows, options.report)] if rows is not None else []
+    yield from archive.read_archive(root / name, options, name=name, tables=[*about, *own])
+    for one in own:
+        one.note_missed(options.report)
 
 
 class FolderTree:
@@ -143,12 +161,3 @@ def _starts_like_picture(path: Path) -> bool:
             return layout.starts_like_picture(file.read(16))
     except OSError:
         return False
-
-
-def _stem(name: str) -> str:
-    """A shard's name without its suffixes: what its table shares with it."""
-    low = name.lower()
-    return (
-        next((name[: -len(s)] for s in sorted(layout.ARCHIVES, key=len, reverse=True) if low.endswith(s)), "")
-        or (name.rpartition(".")[0])
-    )

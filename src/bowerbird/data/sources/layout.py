@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from unicodedata import normalize
 
 from bowerbird.core.images import SUFFIXES
+from bowerbird.data.columns import column_key
 
 MOST_BYTES = 64 * 1024**2
 """A larger member of an archive, or answer of an address, is reported and not read: no picture of the size we take
@@ -24,6 +25,11 @@ NOT_READ = frozenset(f".{suffix}" for suffix in _UNREAD.split())
 """Suffixes of pictures; those that are in `SUFFIXES` as well are read."""
 SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 """Folders that systems make for themselves, in small letters; so is all that begins with a dot."""
+ABOUT = re.compile(
+    r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|thumbs\.db|desktop\.ini",
+    re.IGNORECASE,
+)
+"""Files that say something of a collection, or that systems make, and are never of a picture."""
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -40,7 +46,6 @@ CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "data"})
 """Folders named for what lies in them, which is no class."""
 FILE_COLUMNS = (
     "file_name",
-    "filename",
     "file",
     "image",
     "image_path",
@@ -50,20 +55,27 @@ FILE_COLUMNS = (
     "img_path",
     "img_name",
     "path",
-    "filepath",
     "file_path",
     "picture",
     "photo",
     "image_id",
 )
-"""Columns that name a row's picture, in small letters; the first that is there wins."""
+"""Columns that name a row's picture, written in any way (`File Name`); the first that is there wins."""
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
 PARQUET = (".parquet", ".pq")
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 SIDECARS = (".txt", ".caption", ".json", ".cls")
+TAKEOUT = ".supplemental-metadata.json"
+"""What Google's export of photographs puts after a picture's name."""
+_YEAR = re.compile(r"[-_]?(19|20)\d\d")
 _MASK = re.compile(r"(?P<of>.+?)[._-](mask|masks|masklabel|seg|segmentation|depth|alpha|matte)", re.IGNORECASE)
 _REPEATS = re.compile(r"\d{1,3}_(?P<name>.+)")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"BM")
+
+
+def split_name(folder: str) -> str | None:
+    """The split that a folder of this name is: `train`, `Val`, COCO's `train2017`."""
+    return SPLITS.get(_YEAR.sub("", folder.lower(), count=1))
 
 
 def suffix_of(name: str) -> str:
@@ -74,6 +86,11 @@ def suffix_of(name: str) -> str:
 def is_system(name: str) -> bool:
     """Whether a file or folder on the way to it is hidden, or a system's own."""
     return any(part.startswith(".") or part.lower() in SYSTEM for part in name.split("/") if part != "..")
+
+
+def is_about(name: str) -> bool:
+    """Whether a file is of the collection as a whole, or a system's own."""
+    return ABOUT.fullmatch(posixpath.basename(name)) is not None
 
 
 def is_picture(name: str) -> bool:
@@ -92,6 +109,27 @@ def starts_like_picture(head: bytes) -> bool:
 
 def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
+
+
+def file_column(names: Iterable[str]) -> str | None:
+    """The column that names a row's picture: one of `FILE_COLUMNS`, or HF's `…_file_name`."""
+    keys: dict[str, str] = {}
+    for name in names:
+        keys.setdefault(column_key(name), name)
+    found = next((keys[key] for key in map(column_key, FILE_COLUMNS) if key in keys), None)
+    return found or next((name for key, name in keys.items() if key.endswith("filename")), None)
+
+
+def without_number(name: str) -> str:
+    """A picture's name without the number of its caption, as Flickr's lists have it: `1.jpg#2`."""
+    return re.sub(r"#\d+$", "", name)
+
+
+def stem_of_archive(name: str) -> str:
+    """A shard's name without its suffixes: what its table shares with it."""
+    low = name.lower()
+    suffix = next((one for one in sorted(ARCHIVES, key=len, reverse=True) if low.endswith(one)), None)
+    return name[: -len(suffix)] if suffix else name.rpartition(".")[0]
 
 
 def fold(name: str) -> str:
@@ -196,7 +234,7 @@ class Layout:
         """Split and class of the pictures in a folder."""
         if folder not in self._known:
             parts = tuple(part for part in folder.split("/") if part and part != "..")
-            split = next((SPLITS[p.lower()] for i, p in enumerate(parts) if self._is_split(parts[:i], p)), None)
+            split = next((split_name(p) for i, p in enumerate(parts) if self._is_split(parts[:i], p)), None)
             classes = [
                 p for i, p in enumerate(parts) if p.lower() not in CONTAINERS and not self._is_split(parts[:i], p)
             ]
@@ -207,10 +245,10 @@ class Layout:
     def _is_split(self, above: tuple[str, ...], part: str) -> bool:
         """Whether a folder is a split: by its name, and as its neighbors are splits too (a class may be called train,
         among cars and ships)."""
-        if part.lower() not in SPLITS:
+        if split_name(part) is None:
             return False
         beside = self._children.get("/".join(above), set())
-        return all(other.lower() in SPLITS or other.lower() in CONTAINERS for other in beside)
+        return all(split_name(other) is not None or other.lower() in CONTAINERS for other in beside)
 
 
 def split_of_file(name: str) -> str | None:

@@ -5,22 +5,57 @@ from __future__ import annotations
 
 import ntpath
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from bowerbird.data.captions import caption_column, take_captions
 from bowerbird.data.columns import clean
 from bowerbird.data.report import SourceReport
-from bowerbird.data.sources.layout import NameIndex, fold, is_picture
-from bowerbird.data.sources.rows import KEY, file_column, type_rows
+from bowerbird.data.sources.layout import NameIndex, file_column, fold, is_picture, without_number
+from bowerbird.data.sources.rows import KEY, type_rows
+
+
+@dataclass
+class Table:
+    """The rows of one table, the `folder` it is about, and which rows were met: it may be about the pictures of several
+    archives."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    folder: str = ""
+    met: set[int] = field(default_factory=set)
+    missed: dict[int, str | None] = field(default_factory=dict)
+
+    def note_missed(self, report: SourceReport) -> None:
+        """Say which rows are of no picture anywhere."""
+        for number, written in sorted(self.missed.items()):
+            if number in self.met:
+                continue
+            if written is None:
+                report.note("rows_left_out", f"{self.name}, row {number + 1} (names no picture)")
+            else:
+                report.note("rows_without_picture", written)
+
+
+def _written(row: dict[str, Any], files: str | None, keys: str | None) -> str | None:
+    """What a row says for a picture's name; None where it says nothing."""
+    name, key = row.get(files) if files else None, row.get(keys) if keys else None
+    if not isinstance(name, (str, int)) and key is None:
+        return None
+    return clean(str(name if name is not None else key))[:120]
 
 
 class Listing:
-    """Rows of tables by the pictures they name. `captions`: those of a picture, None where no row has one."""
+    """Rows of tables by the pictures they name. `captions`: those of a picture, None where no row has one. `inside`:
+    what may stand before names in tables from outside, the archive that the pictures lie in."""
 
-    def __init__(self, pictures: Sequence[str], asked: str | None, report: SourceReport) -> None:
-        self.report, self.asked = report, asked
+    def __init__(
+        self, pictures: Sequence[str], asked: str | None, report: SourceReport, inside: Sequence[str] = ()
+    ) -> None:
+        self.report, self.asked, self._inside = report, asked, [fold(name) for name in inside]
         self._scopes: set[str] = set()
         self._names = pictures
         self._rows: dict[str, dict[str, Any]] = {}
@@ -38,31 +73,39 @@ class Listing:
     def _stems(self) -> NameIndex:
         return NameIndex(list(self._of_stem))
 
-    def add(self, table: str, rows: list[dict[str, Any]], folder: str) -> bool:
-        """Take the rows of `table` for pictures in `folder` and below; False where nothing in it names pictures.
-        Tables of outer folders come first."""
+    def add(self, table: Table, folder: str, *, tentative: bool = False) -> bool:
+        """Take the rows of `table` for pictures in `folder` and below; False where nothing in it names pictures, which
+        of a `tentative` one has to be a picture that is there. Tables of outer folders come first."""
+        rows = table.rows
         columns = list(dict.fromkeys(name for row in rows for name in row))
         files, keys = file_column(columns), next((name for name in columns if name.lower() == KEY), None)
         if files is None and keys is None:
             return False
+        found = [
+            None if number in table.met else self._picture_of(row, files, keys, folder)
+            for number, row in enumerate(rows)
+        ]
+        if tentative and not any(found):
+            return False
         captions = caption_column([name for name in columns if name != files], self.asked)
-        type_rows(rows, table, [name for name in (files, keys, captions) if name])
+        type_rows(rows, table.name, [name for name in (files, keys, captions) if name])
         self.report.note_columns(name for name in columns if name != files)
         self._scopes.add(f"{folder}/" if folder else "")
         seen: set[str] = set()
-        for number, row in enumerate(rows, 1):
-            written = row.get(files) if files else None
-            key = row.get(keys) if keys else None
-            if not isinstance(written, str) and key is None and not isinstance(written, int):
-                self.report.note("rows_left_out", f"{table}, row {number} (names no picture)")
-                continue
-            picture = self._find(folder, written) or self._by_key(folder, key)
+        for number, (row, picture) in enumerate(zip(rows, found, strict=True)):
             if picture is None:
-                self.report.note("rows_without_picture", clean(str(written if written is not None else key))[:120])
+                table.missed.setdefault(number, _written(row, files, keys))
                 continue
+            table.met.add(number)
             self._take(picture, {k: v for k, v in row.items() if k != files}, captions, again=picture in seen)
             seen.add(picture)
         return True
+
+    def _picture_of(self, row: dict[str, Any], files: str | None, keys: str | None, folder: str) -> str | None:
+        """The picture that a row names."""
+        return self._find(folder, row.get(files) if files else None) or self._by_key(
+            folder, row.get(keys) if keys else None
+        )
 
     def of(self, picture: str) -> tuple[dict[str, Any], list[str] | None]:
         """The metadata of a picture, and its captions, None where no row has any."""
@@ -72,6 +115,8 @@ class Listing:
 
     def _take(self, picture: str, row: dict[str, Any], captions: str | None, *, again: bool) -> None:
         """Join a row with what is known of the picture. A second row of one table is another caption of it."""
+        if self.asked is None and captions not in row:  # rows of one table may say it under different names
+            captions = caption_column(row)
         found = take_captions(row, captions)
         if found is not None:
             self._captions[picture] = [*self._captions.get(picture, []), *found] if again else found
@@ -82,9 +127,9 @@ class Listing:
     def _find(self, folder: str, written: Any) -> str | None:
         """The picture that a row means, whose table is for `folder`. Of a path that is elsewhere the last part alone
         never stands for a picture further below: it may be another one."""
-        if written is None:
+        if not isinstance(written, (str, int)):
             return None
-        for name in _readings(str(written)):
+        for name in _readings(str(written), self._inside):
             found = self._pictures.find(posixpath.join(folder, name)) or self._pictures.find(name)
             if found is None and "/" not in fold(str(written)):
                 found = self._pictures.below(folder, name)
@@ -92,7 +137,21 @@ class Listing:
                 found = self._by_key(folder, name)
             if found is not None and (not folder or found.startswith(f"{folder}/")):
                 return found
-        return None
+        return self._by_number(folder, written) if isinstance(written, int) else None
+
+    @cached_property
+    def _numbers(self) -> dict[int, str | None]:
+        """Pictures by the number at the end of their names, None where several have it."""
+        found: dict[int, str | None] = {}
+        for name in self._names:
+            if digits := re.search(r"(?:^|[/_-])0*(\d{1,18})\.\w+$", name):
+                found[int(digits[1])] = None if int(digits[1]) in found else name
+        return found
+
+    def _by_number(self, folder: str, number: int) -> str | None:
+        """The picture of this number, as COCO's are called: `COCO_val2014_000000057870.jpg` is 57870."""
+        found = self._numbers.get(number)
+        return found if found is not None and (not folder or found.startswith(f"{folder}/")) else None
 
     def _by_key(self, folder: str, key: Any) -> str | None:
         """The picture whose name without its suffix is `key`."""
@@ -104,14 +163,18 @@ class Listing:
         return None if stem is None else self._of_stem[stem]
 
 
-def _readings(written: str) -> Iterator[str]:
-    """A name as it may be meant: as it is, and of a path from the root of another machine its ends, longest first."""
+def _readings(written: str, inside: Sequence[str]) -> Iterator[str]:
+    """A name as it may be meant: as it is, without the number of a caption, below one of `inside`, and of a path from
+    the root of another machine its ends, longest first."""
     name = fold(written)
+    if is_picture(short := without_number(name)):
+        name = short
     absolute = name.startswith("/") or bool(ntpath.splitdrive(name)[0])
     if not absolute:
         while name.startswith("../"):
             name = name[3:]
         yield posixpath.normpath(name) if ".." in name else name
+        yield from (name[len(above) + 1 :] for above in inside if name.startswith(f"{above}/"))
         return
     parts = [part for part in ntpath.splitdrive(name)[1].split("/") if part]
     for start in range(len(parts)):

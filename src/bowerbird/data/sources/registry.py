@@ -21,6 +21,7 @@ from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
 from bowerbird.data.sources.folder import Folder, Picture
 from bowerbird.data.sources.generated import Drawn, EmojiFont
 from bowerbird.data.sources.huggingface import HubDataset, SavedDataset
+from bowerbird.data.sources.rows import is_table
 from bowerbird.data.sources.table import Parquet
 
 BUILT_IN: tuple[Source, ...] = (
@@ -108,6 +109,10 @@ def find(place: str | Path) -> tuple[Source, str]:
     spec, _, inside = text.partition("@")
     if plugins.is_path(spec) and not Path(text).exists():
         return _instance(plugins.load_object(spec, "source"), spec), inside
+    if Path(text).is_file() and is_table(text):
+        raise BowerbirdError(
+            f"{text}: a table is read with the pictures beside it; give its folder, {Path(text).parent}"
+        )
     reason = "not a source" if Path(text).exists() else "no such file or folder"
     raise BowerbirdError(f"{text}: {reason}; give {KINDS}")
 

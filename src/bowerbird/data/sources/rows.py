@@ -1,11 +1,12 @@
 """Rows of the tables that lie beside pictures: JSON lines, CSV with any separator, JSON, parquet.
 
-A row that cannot be read is noted and left out; a table is left out only where nothing in it names pictures.
+A row that cannot be read is noted and left out; a table is left out only where nothing in it names pictures. What is
+called like a table, and no text of one picture, is read as one; any other text or JSON that belongs to no picture is
+looked at, in case it is one.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,10 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import parse_json
 from bowerbird.data.columns import type_cells
 from bowerbird.data.report import SourceReport
+from bowerbird.data.sources.csv_rows import csv_rows
+from bowerbird.data.sources.json_rows import json_rows
 from bowerbird.data.sources.labels import label_names, with_labels
-from bowerbird.data.sources.layout import FILE_COLUMNS, PARQUET, TABLES, suffix_of
+from bowerbird.data.sources.layout import PARQUET, TABLES, suffix_of
 from bowerbird.data.text import lines_of, read_text
 
 KEY = "key"
@@ -26,7 +29,6 @@ JSON_NAMES = ("metadata", "caption", "annotation", "label", "meta_")
 TEXT_TABLES = ("captions.txt", "labels.txt", "metadata.txt")
 MOST_JSON, MOST_VALUES = 256 * 2**20, 20_000_000
 """Characters and values of a JSON table: COCO's captions are about a third of it."""
-SEPARATORS = ",;\t|"
 
 
 def is_table(name: str) -> bool:
@@ -39,15 +41,6 @@ def is_table(name: str) -> bool:
     )
 
 
-def file_column(names: Iterable[str]) -> str | None:
-    """The column that names a row's picture, whatever its case: one of `FILE_COLUMNS`, or HF's `…_file_name`."""
-    folded: dict[str, str] = {}
-    for name in names:
-        folded.setdefault(str(name).strip().casefold(), name)
-    found = next((folded[name] for name in FILE_COLUMNS if name in folded), None)
-    return found or next((name for low, name in folded.items() if low.endswith("_file_name")), None)
-
-
 def read_rows(source: Path | bytes, name: str, report: SourceReport) -> list[dict[str, Any]]:
     """The rows of one table, called `name`. Empty where it holds none: that is noted."""
     suffix = suffix_of(name)
@@ -57,13 +50,13 @@ def read_rows(source: Path | bytes, name: str, report: SourceReport) -> list[dic
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(text, name, report)
     if suffix == ".json":
-        return _json_rows(text, name, report)
-    return _csv_rows(text, name, report)
+        return _document(text, name, report)
+    return csv_rows(text, name, report)
 
 
 def _json_lines(text: str, name: str, report: SourceReport) -> list[dict[str, Any]]:
     if text.lstrip().startswith("[") and "\n[" not in text.strip():  # one list, whatever the file is called
-        found = _json_rows(text, name, None)
+        found = _document(text, name, None)
         if found:
             return found
     rows = []
@@ -82,62 +75,14 @@ def _json_lines(text: str, name: str, report: SourceReport) -> list[dict[str, An
     return rows
 
 
-def _json_rows(text: str, name: str, report: SourceReport | None) -> list[dict[str, Any]]:
-    """The rows of a JSON document: a list of objects, one of objects or texts by file name, or COCO's captions."""
+def _document(text: str, name: str, report: SourceReport | None) -> list[dict[str, Any]]:
+    """The rows of a JSON document; what is wrong with it goes to `report`, if there is one."""
     try:
-        found = parse_json(text, name, "table", characters=MOST_JSON, values=MOST_VALUES)
+        return json_rows(parse_json(text, name, "table", characters=MOST_JSON, values=MOST_VALUES))
     except BowerbirdError as error:
         if report is not None:
             report.note("files_left_out", str(error))
         return []
-    if isinstance(found, list):
-        return [row for row in found if isinstance(row, dict)]
-    if not isinstance(found, dict):
-        return []
-    if isinstance(found.get("images"), list):
-        return _coco_rows(found)
-    return [
-        {"file_name": key, **value} if isinstance(value, dict) else {"file_name": key, "caption": value}
-        for key, value in found.items()
-        if isinstance(value, (dict, str))
-    ]
-
-
-def _coco_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Images with the captions of their annotations; boxes and the like are left alone."""
-    captions: dict[Any, list[str]] = {}
-    for one in found.get("annotations") or []:
-        if isinstance(one, dict) and isinstance(one.get("caption"), str):
-            captions.setdefault(one.get("image_id"), []).append(one["caption"])
-    return [
-        {
-            "file_name": str(image["file_name"]),
-            **({"caption": captions[image.get("id")]} if image.get("id") in captions else {}),
-        }
-        for image in found["images"]
-        if isinstance(image, dict) and "file_name" in image
-    ]
-
-
-def _csv_rows(text: str, name: str, report: SourceReport) -> list[dict[str, Any]]:
-    """The rows of a table of texts; numbers as such. Raises: nothing."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
-    head = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows: list[dict[str, Any]] = []
-    try:
-        names = [column.strip() for column in next(reader, [])]
-        for cells in reader:
-            if not any(cells):
-                continue
-            if len(cells) > len(names):
-                report.note("rows_left_out", f"{name}:{reader.line_num} ({len(cells)} cells under {len(names)} names)")
-                continue
-            rows.append({column: cell for column, cell in zip(names, cells, strict=False) if column})
-    except csv.Error as error:
-        report.note("rows_left_out", f"{name}:{reader.line_num} and all that follow ({error})")
-    return rows
 
 
 def type_rows(rows: list[dict[str, Any]], name: str, leave: Iterable[str]) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.captions import caption_column, take_captions, with_captions
+from bowerbird.data.columns import column_key
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import urls
-from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
 from bowerbird.data.sources.labels import label_names, with_labels
 from bowerbird.data.sources.layout import FILE_COLUMNS, PARQUET, starts_like_picture
 
@@ -78,10 +79,18 @@ def read_parquet(source: Path | BytesIO, options: SourceOptions, *, name: str = 
     except (pa.ArrowInvalid, OSError) as error:
         pointer = isinstance(source, Path) and _starts(source, b"version https://git-lfs")
         reason = "a pointer of Git LFS; fetch the file with git lfs pull" if pointer else str(error).splitlines()[0]
-        raise BowerbirdError(f"{path}: not a parquet file ({reason})") from error
-    yield from read_batches(
-        file.schema_arrow, file.iter_batches(batch_size=_rows_at_once(file.metadata)), path, options
-    )
+        raise DamagedError(f"{path}: not a parquet file ({reason})") from error
+    yield from read_batches(file.schema_arrow, _batches(file, path), path, options)
+
+
+def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of an open file. Raises: DamagedError where its bytes are not what was written."""
+    import pyarrow as pa
+
+    try:
+        yield from file.iter_batches(batch_size=_rows_at_once(file.metadata))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{path}: this table is damaged ({str(error).splitlines()[0][:100]})") from error
 
 
 def _rows_at_once(facts: pq.FileMetaData) -> int:
@@ -122,9 +131,13 @@ def read_batches(
             iter(urls.fetch([row[image_column] for row in rows], private=options.private_urls)) if by_url else None
         )
         for row in rows:
-            data, name, problem = (
-                next(fetched) if fetched is not None else _picture_bytes(row.pop(image_column), path.parent)
-            )
+            if fetched is not None:
+                data, name, problem = next(fetched)
+            else:
+                cell = row.pop(image_column)
+                data, name, problem = _picture_bytes(cell, path.parent)
+                if isinstance(cell, list) and len(cell) > 1:
+                    options.report.note("further_pictures", f"{path.name}[{row_number}]", len(cell) - 1)
             row = with_labels(row, labels)
             text, metadata = with_captions(take_captions(row, caption), row)
             yield SourceItem(
@@ -175,14 +188,15 @@ def has_pictures(schema: pa.Schema, *, fetch_urls: bool) -> bool:
 
 
 def _picture_column(schema: pa.Schema, fetch_urls: bool) -> tuple[str | None, bool]:
-    """The column of pictures, whatever its case, or if allowed of addresses, which the second says."""
-    folded: dict[str, str] = {}
+    """The column of pictures, however it is written, or if allowed of addresses, which the second says."""
+    keys: dict[str, str] = {}
     for name in schema.names:
-        folded.setdefault(name.casefold(), name)
-    for wanted in (*PICTURE_COLUMNS, *(name for name in FILE_COLUMNS if name != "image_id")):
-        if wanted in folded:
-            return folded[wanted], False
-    address = next((folded[name] for name in URL_COLUMNS if name in folded), None) if fetch_urls else None
+        keys.setdefault(column_key(name), name)
+    files = (name for name in FILE_COLUMNS if name != "image_id")
+    for wanted in map(column_key, (*PICTURE_COLUMNS, *files)):
+        if wanted in keys:
+            return keys[wanted], False
+    address = next((keys[key] for key in map(column_key, URL_COLUMNS) if key in keys), None) if fetch_urls else None
     return address, address is not None
 
 
@@ -191,12 +205,12 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> tuple[str,
     column, by_url = _picture_column(schema, fetch_urls)
     if column is not None:
         return column, by_url
-    if any(name.casefold() in URL_COLUMNS for name in schema.names):
+    if not {column_key(name) for name in schema.names}.isdisjoint(map(column_key, URL_COLUMNS)):
         raise BowerbirdError(
             f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
             " `fetch_urls`"
         )
-    raise BowerbirdError(
+    raise WithoutPicturesError(
         f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"
         f" {', '.join(schema.names)}"
     )
@@ -221,7 +235,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:
     """Bytes and name of one cell, and why there are no bytes; a relative path is looked up beside the table and never
     above it."""
-    if isinstance(value, (list, tuple)):  # several pictures a row: the first
+    if isinstance(value, list):  # several pictures a row: the first
         value = value[0] if value else None
     if isinstance(value, bytes):
         return value, "", "" if value else "the cell is empty"

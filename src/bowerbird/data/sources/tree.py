@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,9 @@ from bowerbird.data.captions import caption_column, check_asked, take_captions, 
 from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout, rows, table
-from bowerbird.data.sources.base import SourceOptions
-from bowerbird.data.sources.listing import Listing
+from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
+from bowerbird.data.sources.listing import Listing, Table
+from bowerbird.data.sources.sidecars import Sidecars
 from bowerbird.data.text import read_text
 
 MOST_TEXT = 1024**2
@@ -83,11 +84,13 @@ def sort_names(tree: Tree, report: SourceReport) -> Sorted:
             made.archives.append(name)
         elif not suffix and _starts_like_picture(tree, name):
             made.pictures.append(name)
+        elif layout.is_about(name):
+            continue
+        elif rows.is_table(name) or suffix in layout.SIDECARS:
+            made.tables += [name] if rows.is_table(name) else []
+            made.sidecars += [name] if suffix in layout.SIDECARS else []
         else:
-            if rows.is_table(name):
-                made.tables.append(name)
-            if suffix in layout.SIDECARS:
-                made.sidecars.append(name)
+            report.note("other_files", f"{tree.label}{name}")
     made.pictures, further = layout.drop_further(made.pictures, samples=tree.samples)
     for name in further:
         report.note("further_pictures", f"{tree.label}{name}")
@@ -108,58 +111,108 @@ def _starts_like_picture(tree: Tree, name: str) -> bool:
 
 
 def read_tree(
-    tree: Tree, options: SourceOptions, files: Sorted | None = None, *, more: Path | None = None
+    tree: Tree,
+    options: SourceOptions,
+    files: Sorted | None = None,
+    *,
+    outside: Sequence[Table] = (),
+    collect: list[Table] | None = None,
 ) -> Iterator[SourceItem]:
-    """The pictures of a tree with what its tables (and one `more`), the files beside them and their folders say of
-    them, then the rows of tables that hold pictures. Nested archives are the caller's."""
+    """The pictures of a tree with what its tables (and those from `outside`), the files beside them and their folders
+    say of them, then the rows of tables that hold pictures. Nested archives are the caller's: with `collect` the tables
+    are put there, and which of their rows are of no picture is the caller's to say."""
     report = options.report
     files = files or sort_names(tree, report)
-    listing = Listing(files.pictures, options.caption_column, report)
-    sidecars = layout.NameIndex(files.sidecars)
-    stems = {name.rpartition(".")[0] for name in files.pictures} if files.tables else set()
+    inside = [tree.label.rstrip("/"), layout.stem_of_archive(tree.label.rstrip("/"))] if tree.label else []
+    listing = Listing(files.pictures, options.caption_column, report, inside)
+    sidecars = Sidecars(files.pictures, files.sidecars, samples=tree.samples)
     report.note_columns(())
-    sidecar_kinds = {layout.suffix_of(name) for name in files.sidecars}
-    data = _read_tables(tree, files, [n for n in files.tables if n.rpartition(".")[0] not in stems], listing, options)
-    if more is not None:
-        listing.add(more.name, rows.read_rows(more, more.name, report), "")
-    if not (data or files.archives or ".json" in sidecar_kinds):  # else a column may still come
+    for one in outside:
+        listing.add(one, "")
+    data, tables = _read_tables(tree, files, sidecars, listing, options)
+    if collect is None:
+        for one in tables:
+            one.note_missed(report)
+    else:
+        collect += tables
+    if not (data or files.archives or ".json" in sidecars.kinds):  # else a column may still come
         check_asked(tree.place, options.caption_column, report.columns)
     places = layout.Layout(files.pictures)
     for name in files.pictures:
-        yield _item(tree, name, listing, (sidecars, sidecar_kinds), places, options)
-    for name in data:
-        yield from _table_items(tree, name, options)
+        yield _item(tree, name, listing, sidecars, places, options)
+    parts = ((f"{tree.label}{name}", _table_items(tree, name, options)) for name in data)
+    yield from read_parts(parts, report, came=bool(files.pictures or files.archives))
+
+
+def read_parts(
+    parts: Iterable[tuple[str, Iterator[SourceItem]]], report: SourceReport, *, came: bool
+) -> Iterator[SourceItem]:
+    """The items of several files, by their names. One that is damaged, or a table without pictures, is noted, and the
+    others are read; where nothing `came` before and nothing comes of any, the first error is raised."""
+    first: BowerbirdError | None = None
+    for name, items in parts:
+        try:
+            for item in items:
+                came = True
+                yield item
+        except (DamagedError, WithoutPicturesError) as error:
+            first = first or error
+            kind = "files_damaged" if isinstance(error, DamagedError) else "files_left_out"
+            report.note(kind, f"{name} ({str(error).partition(': ')[2]})")
+    if first is not None and not came:
+        raise first
 
 
 def _read_tables(
-    tree: Tree, files: Sorted, tables: Sequence[str], listing: Listing, options: SourceOptions
-) -> list[str]:
-    """Give the listing its tables, outer folders first; returns the parquet files that hold pictures themselves."""
-    data = []
-    for name in sorted(tables, key=lambda n: (n.count("/"), n)):
+    tree: Tree, files: Sorted, sidecars: Sidecars, listing: Listing, options: SourceOptions
+) -> tuple[list[str], list[Table]]:
+    """Give the listing its tables, outer folders first; returns the parquet files that hold pictures themselves, and
+    what was read."""
+    data, read, alone = [], list[Table](), set(sidecars.without_picture)
+    named = [name for name in files.tables if layout.suffix_of(name) not in layout.SIDECARS or name in alone]
+    maybe = alone.difference(named)
+    for name in sorted([*named, *maybe], key=lambda n: (n.count("/"), n)):
         label = f"{tree.label}{name}"
         if layout.suffix_of(name) in layout.PARQUET and _holds_pictures(tree, name, bool(files.pictures), options):
             data.append(name)
             continue
-        if not files.pictures:
+        if name in maybe and layout.suffix_of(name) not in (".txt", ".json"):
+            options.report.note("texts_without_picture", label)
             continue
-        try:
-            source = tree.path(name) or tree.read(name, MOST_TABLE)
-            if isinstance(source, Path) and source.stat().st_size > MOST_TABLE:
-                raise OSError("larger than a table of captions is")
-        except OSError as error:
-            options.report.note("files_left_out", f"{label} ({error.strerror or error})")
+        if not (files.pictures or files.archives):
+            options.report.note("files_left_out", f"{label} (a table or text, and its pictures are not here)")
             continue
-        found = rows.read_rows(source, label, options.report)
-        if found and not listing.add(label, found, _scope(name, files.pictures)):
+        found = _read_table(tree, name, label, options, quiet=name in maybe)
+        if found is None:
+            continue
+        scope = _scope(name, [*files.pictures, *files.archives])
+        if listing.add(found, scope, tentative=name in maybe) or (files.archives and name not in maybe):
+            read.append(found)
+            found.folder = scope
+        elif name in maybe:
+            options.report.note("texts_without_picture", label)
+        elif found.rows:
             options.report.note("files_left_out", f"{label} (no column names pictures, as file_name does)")
-    return data
+    return data, read
 
 
-def _scope(table: str, pictures: Sequence[str]) -> str:
-    """The folder whose pictures a table is about: its own, or the nearest around it that has pictures."""
+def _read_table(tree: Tree, name: str, label: str, options: SourceOptions, *, quiet: bool) -> Table | None:
+    """The rows of a table; None where it cannot be read, which is noted. What a `quiet` one has wrong is not: it may
+    be none."""
+    try:
+        source = tree.path(name) or tree.read(name, MOST_TABLE)
+        if isinstance(source, Path) and source.stat().st_size > MOST_TABLE:
+            raise OSError("larger than a table of captions is")
+        return Table(label, rows.read_rows(source, label, SourceReport() if quiet else options.report))
+    except OSError as error:
+        options.report.note("files_left_out", f"{label} ({error.strerror or error})")
+        return None
+
+
+def _scope(table: str, files: Sequence[str]) -> str:
+    """The folder whose pictures a table is about: its own, or the nearest around it that has pictures or archives."""
     folder = posixpath.dirname(table)
-    while folder and not any(name.startswith(f"{folder}/") for name in pictures):
+    while folder and not any(name.startswith(f"{folder}/") for name in files):
         folder = posixpath.dirname(folder)
     return folder
 
@@ -192,7 +245,7 @@ def _item(
     tree: Tree,
     name: str,
     listing: Listing,
-    sidecars: tuple[layout.NameIndex, set[str]],
+    sidecars: Sidecars,
     places: layout.Layout,
     options: SourceOptions,
 ) -> SourceItem:
@@ -200,12 +253,11 @@ def _item(
     metadata = tree.facts(name)
     split, kind = places.split_of(name), places.class_of(name)
     row, captions = listing.of(name)
-    index, kinds = sidecars
     beside = {
-        suffix: _sidecar(tree, name, suffix, index, options.report) if suffix in kinds else None
+        suffix: _text_beside(tree, sidecars.find(name, suffix), options.report) if suffix in sidecars.kinds else None
         for suffix in layout.SIDECARS
     }
-    facts = _object(beside[".json"], f"{tree.label}{name}", options.report)
+    facts = _facts(beside[".json"], f"{tree.label}{name}", options.report)
     options.report.note_columns(facts)
     text = (beside[".txt"] or "").strip() or (beside[".caption"] or "").strip()
     column = caption_column(facts, options.caption_column)
@@ -238,11 +290,8 @@ def _bytes(tree: Tree, name: str) -> tuple[bytes, str]:
     return (b"", NOT_HERE) if data.startswith(LFS) else (data, "" if data else "the file is empty")
 
 
-def _sidecar(tree: Tree, picture: str, suffix: str, sidecars: layout.NameIndex, report: SourceReport) -> str | None:
-    """The text beside a picture: the same name with another suffix, or with one more, or the name of its sample."""
-    stem = picture.rpartition(".")[0] if layout.suffix_of(picture) else picture
-    bases = [stem, picture, *([layout.sample_key(picture)] if tree.samples else [])]
-    name = next((found for base in bases if (found := sidecars.find(f"{base}{suffix}")) is not None), None)
+def _text_beside(tree: Tree, name: str | None, report: SourceReport) -> str | None:
+    """The text of a file beside a picture."""
     if name is None:
         return None
     try:
@@ -252,8 +301,9 @@ def _sidecar(tree: Tree, picture: str, suffix: str, sidecars: layout.NameIndex, 
         return None
 
 
-def _object(text: str | None, name: str, report: SourceReport) -> dict[str, Any]:
-    """The JSON object beside a picture, without what is empty: a picture is not less for what is written beside it."""
+def _facts(text: str | None, name: str, report: SourceReport) -> dict[str, Any]:
+    """The JSON beside a picture, without what is empty: an object, or its captions alone. A picture is not less for
+    what is written beside it."""
     if not text:
         return {}
     try:
@@ -261,6 +311,8 @@ def _object(text: str | None, name: str, report: SourceReport) -> dict[str, Any]
     except BowerbirdError as error:
         report.note("files_left_out", str(error))
         return {}
+    if isinstance(found, (str, list)):
+        return {"caption": found}
     return {str(k): v for k, v in found.items() if v is not None} if isinstance(found, dict) else {}
 
 

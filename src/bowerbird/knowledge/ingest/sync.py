@@ -130,6 +130,11 @@ def _compare(
 def _count(stored: Stored, found: Difference, report: SyncReport, delete_missing: bool) -> None:
     report.unchanged, report.missing = found.unchanged, len(found.missing)
     if delete_missing:
+        if damaged := report.source.names.get("files_damaged"):
+            raise BowerbirdError(
+                f"{damaged[0]}: with `delete_missing`, the items of a file that cannot be read would be removed; repair"
+                " it, or sync without `delete_missing`"
+            )
         report.missing, report.removed = 0, [stored.value(row) for row in found.missing]
 
 

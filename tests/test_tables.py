@@ -1,0 +1,174 @@
+"""Tables of captions as people's tools write them: every row arrives at its picture, and what does not is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bowerbird import KnowledgeBase
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.report import SourceReport
+from bowerbird.data.sources import read
+from tests.faults.plain import PlainEncoder, picture
+
+
+def gather(place: Path, files: dict[str, str | bytes]) -> tuple[dict[str, list[str]], dict[str, Any], SourceReport]:
+    """All captions of every picture, their metadata, and what was passed over."""
+    for name, data in files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+    report = SourceReport()
+    items = list(read(place, report=report))
+    captions = {one.name: one.metadata.get("captions", [one.caption] if one.caption else []) for one in items}
+    return captions, {one.name: one.metadata for one in items}, report
+
+
+ONE, TWO = "Two dogs .", "A dog , running ."
+TALK = (("human", "<image>"), ("gpt", ONE), ("human", "And?"), ("gpt", TWO))
+TABLES: dict[str, tuple[str, Any]] = {
+    "flickr30k": ("results.csv", f"image_name| comment_number| comment\na.png| 0| {ONE}\na.png| 1| {TWO}\n"),
+    "flickr8k": ("Flickr8k.token.txt", f"a.png#0\t{ONE}\na.png#1\t{TWO}\n"),
+    "unquoted commas": ("captions.txt", f"image,caption\na.png,{ONE}\na.png,{TWO}\n"),
+    "no names, commas": ("data.csv", f"a.png,{ONE}\na.png,{TWO}\n"),
+    "names written otherwise": ("m.csv", f'\n File Name ,Alt Text\na.png,{ONE}\na.png,"{TWO}"\n'),
+    "spreadsheet": ("m.csv", f"\ufeffsep=;\r\nfile_name;text\r\na.png;{ONE}\r\na.png;{TWO}\r\n"),
+    "karpathy": ("dataset_x.json", {"images": [{"filename": "a.png", "sentences": [{"raw": ONE}, {"raw": TWO}]}]}),
+    "under a name": ("train.json", {"v": 1, "data": [{"image": "a.png", "caption": one} for one in (ONE, TWO)]}),
+    "lists by file": ("captions.json", {"a.png": [ONE, TWO]}),
+    "pandas": ("meta.json", {"file_name": {"0": "a.png", "1": "a.png"}, "text": {"0": ONE, "1": TWO}}),
+    "llava": (
+        "chat.json",
+        [{"image": "x/a.png", "conversations": [{"from": who, "value": said} for who, said in TALK]}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_as_data_sets_have_them(tmp_path: Path, kind: str) -> None:
+    name, table = TABLES[kind]
+    folder = "x/" if kind == "llava" else ""
+    text = table if isinstance(table, str) else json.dumps(table)
+    captions, _, report = gather(tmp_path, {f"{folder}a.png": picture(1), name: text})
+    assert captions == {f"{folder}a.png": [ONE, TWO]}
+    assert report.counts == {}
+
+
+def test_a_stray_quote_costs_its_own_line_alone(tmp_path: Path) -> None:
+    rows = '0.png\t"Hello" he said\n1.png\t"never closed\n2.png\tplain\n3.png\t"two\nlines"\n4.png\t"say \\"hi\\""\n'
+    captions, _, _ = gather(
+        tmp_path, {"m.tsv": "file_name\ttext\n" + rows} | {f"{i}.png": picture(i) for i in range(5)}
+    )
+    assert [c for (c,) in captions.values()] == ['"Hello" he said', '"never closed', "plain", "two\nlines", 'say "hi"']
+
+
+def test_numbers_with_a_comma_and_columns_of_one_name(tmp_path: Path) -> None:
+    table = "file_name;text;price;tag;tag\n0.png;a;1.234,50;x;y\n1.png;b;;;\n2.png;c;7;;\n"
+    _, metadata, report = gather(tmp_path, {"m.csv": table} | {f"{i}.png": picture(i) for i in range(3)})
+    assert [one.get("price") for one in metadata.values()] == [1234.5, None, 7.0]
+    assert (metadata["0.png"]["tag"], metadata["0.png"]["tag_2"]) == ("x", "y")
+    assert report.counts == {"columns_renamed": 1}
+
+
+def test_coco_as_it_is_published(tmp_path: Path) -> None:
+    listed = [{"image_id": 57870, "id": 1, "caption": "a room"}]
+    captions, metadata, report = gather(
+        tmp_path,
+        {
+            "val2014/COCO_val2014_000000057870.jpg": picture(1),
+            "train2014/1.jpg": picture(2),
+            "train2014/1.txt": "one",
+            "annotations/captions_val2014.json": json.dumps(listed),
+        },
+    )
+    assert captions == {"train2014/1.jpg": ["one"], "val2014/COCO_val2014_000000057870.jpg": ["a room"]}
+    assert [one["split"] for one in metadata.values()] == ["train", "validation"]
+    assert report.counts == {"columns_renamed": 1, "pictures_without_row": 1}
+
+
+def test_a_table_beside_archives(tmp_path: Path) -> None:
+    """As LLaVA's and many hub data sets come: the pictures zipped, their table beside."""
+    for name, inner in {"images.zip": "a.png", "b.zip": "sub/b.png"}.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inner, picture(len(name)))
+    rows = [{"file_name": "images/a.png", "text": "A"}, {"file_name": "sub/b.png", "text": "B"}, {"file_name": "c.png"}]
+    captions, _, report = gather(tmp_path, {"metadata.jsonl": "\n".join(map(json.dumps, rows))})
+    assert captions == {"b.zip/sub/b.png": ["B"], "images.zip/a.png": ["A"]}
+    assert report.names == {"rows_without_picture": ["c.png"]}
+
+
+def test_whose_file_it_is(tmp_path: Path) -> None:
+    captions, _, report = gather(
+        tmp_path,
+        {
+            "A.png": picture(1),
+            "a.png": picture(2),
+            "a.txt": "of the small one",
+            "l.png": picture(3),
+            "l.json": '["one", "uno"]',
+            "t.jpg": picture(4),
+            "t.jpg.supplemental-metadata.json": json.dumps({"title": "t.jpg", "description": "a beach"}),
+            "d.png": picture(5),
+            "d.json": json.dumps({"caption": {"en": "hello", "de": "hallo"}}),
+            "lost.txt": "nobody's",
+            "film.mp4": "x",
+            "README.md": "x",
+        },
+    )
+    assert captions == {
+        "A.png": [],
+        "a.png": ["of the small one"],
+        "d.png": ["hello", "hallo"],
+        "l.png": ["one", "uno"],
+        "t.jpg": ["a beach"],
+    }
+    passed = {"pictures_without_caption": ["A.png"], "texts_without_picture": ["lost.txt"], "other_files": ["film.mp4"]}
+    assert report.names == passed
+
+
+def test_the_only_text_of_a_sample(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, data in {"s0.input.jpg": picture(1), "s0.outputs.txt": b"a bird"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert [item.caption for item in read(tmp_path / "s.tar")] == ["a bird"]
+
+
+def test_a_damaged_file_costs_no_other(tmp_path: Path) -> None:
+    """And no item is removed because its file could not be read."""
+    for name in ("a", "b", "c"):
+        pq.write_table(
+            pa.table({"image": [picture(ord(name))], "text": [name], "sku": [name]}), tmp_path / f"{name}.parquet"
+        )
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "stats.parquet")
+    kb, _ = KnowledgeBase.build(tmp_path.with_name("kb"), tmp_path, encoder=PlainEncoder())
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 and no more")
+    report = SourceReport()
+    assert [item.caption for item in read(tmp_path, report=report)] == ["a", "c"]
+    assert [name.partition(" ")[0] for name in report.names["files_damaged"]] == ["b.parquet", "z.zip"]
+    assert report.names["files_left_out"][0].startswith("stats.parquet (no picture column")
+    with pytest.raises(BowerbirdError, match=r"^b.parquet .*cannot be read would be removed"):
+        kb.sync([tmp_path], key="sku", delete_missing=True)
+    assert len(kb) == 3
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(BowerbirdError, match="cannot be read"):
+        list(read(tmp_path))
+
+
+def test_further_pictures_of_a_row_are_counted(tmp_path: Path) -> None:
+    pictures = [{"bytes": picture(1), "path": "1.png"}, {"bytes": picture(2), "path": "2.png"}]
+    pq.write_table(pa.table({"images": [pictures], "text": ["two"]}), tmp_path / "t.parquet")
+    report = SourceReport()
+    assert [item.name for item in read(tmp_path / "t.parquet", report=report)] == ["1.png"]
+    assert report.names == {"further_pictures": ["t.parquet[0]"]}
