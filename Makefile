@@ -19,8 +19,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: setup  ## from a bundled model to demo/sheet.png, no network
 	$(BIN)/bowerbird demo --out demo
 
-test: setup-dev check  ## everything CI runs
-	$(BIN)/python -m pytest
+test: setup-dev check  ## everything CI runs; tests are of one thread each, so as many at once as there are cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 faults: setup-dev  ## what the knowledge base survives; BOWERBIRD_FAULTS=full for full size
 	$(BIN)/python -m pytest tests/faults
