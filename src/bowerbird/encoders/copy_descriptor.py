@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
+from bowerbird.core.opening import opening
+from bowerbird.models import network_files
 from bowerbird.models.small_encoder import ResidualBlock
 
 if TYPE_CHECKING:
@@ -61,14 +63,18 @@ class CopyDescriptor:
 
     def __init__(self, path: Path, name: str = "tiny-copies") -> None:
         """Open the directory that `save` wrote. Raises: BowerbirdError when there is none."""
-        config = files.read_json(path / "config.json", "copy descriptor")
+        config = network_files.check_config(path / "config.json")
         if config.get("type") != TYPE:
             raise BowerbirdError(
                 f"{path}: no copy descriptor; train one: bowerbird train tiny-copies --data SOURCE --out {path}"
             )
-        self.name, self.dim = name, int(config["dim"])
-        self.model = CopyModel(config["channels"], self.dim)
-        self.model.load_state_dict(files.load_tensors(path / "model.safetensors"))
+        weights = files.load_tensors(path / "model.safetensors")
+        with opening(f"copy descriptor {str(path)!r}", "fetch it or train it again: bowerbird train tiny-copies"):
+            self.name, self.dim = name, int(config["dim"])
+            network_files.check_shapes(lambda: CopyModel(config["channels"], self.dim), weights, path)
+            self.model = CopyModel(config["channels"], self.dim)
+        self.model.load_state_dict(weights)
+        network_files.check_finite(self.model, path)
         self.model.float().eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
         self.preprocessing = f"middle square, bicubic to {SIZE} px, on white"

@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.core import files, images, tensors
+from bowerbird.core.opening import opening
+from bowerbird.models import network_files
 from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
 from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
 
@@ -24,7 +26,8 @@ BATCH = 16
 """Pictures that go through the network at once, always: with fewer the last bit depends on how many there are and on
 the number of threads, and with more they fit the processor's caches less well (0.65 ms a picture in two threads,
 against 1.2 with 64 on both cores at once)."""
-
+MOST_EDGE = 4096
+"""Of the pictures that an encoder looks at, in pixels."""
 
 TYPES = {"bowerbird-small-encoder": SmallEncoderModel, "bowerbird-patch-encoder": PatchEncoderModel}
 """By what `config.json` says in `type`: the network."""
@@ -91,14 +94,22 @@ def save_small(model: SmallEncoderModel | PatchEncoderModel, out: Path) -> None:
 
 def load_small(path: Path, *, name: str, device: str = "cpu") -> SmallEncoder:
     """Open a directory that `save_small` wrote; its fingerprint is the hash of both files."""
-    config = files.read_json(path / "config.json", "small encoder")
-    kind = config.pop("type", "bowerbird-small-encoder")
-    config["channels"] = tuple(config["channels"])
-    model: SmallEncoderModel | PatchEncoderModel
-    if kind == "bowerbird-patch-encoder":
-        model = PatchEncoderModel(PatchEncoderConfig(**config))
-    else:
-        model = SmallEncoderModel(SmallEncoderConfig(**config))
-    model.load_state_dict(files.load_tensors(path / "model.safetensors"))
+    config = network_files.check_config(path / "config.json")
+    weights = files.load_tensors(path / "model.safetensors")
+
+    def build() -> SmallEncoderModel | PatchEncoderModel:
+        settings: dict[str, Any] = {key: value for key, value in config.items() if key != "type"}
+        settings["channels"] = tuple(settings["channels"])
+        if config.get("type") == "bowerbird-patch-encoder":
+            return PatchEncoderModel(PatchEncoderConfig(**settings))
+        return SmallEncoderModel(SmallEncoderConfig(**settings))
+
+    with opening(f"encoder {name!r}", "fetch the directory again, or name another: --encoder small"):
+        network_files.check_shapes(build, weights, path)
+        model = build()
+        if not 8 <= model.config.image_size <= MOST_EDGE:
+            raise ValueError(f"its pictures are {model.config.image_size} pixels, 8 to {MOST_EDGE} are possible")
+    model.load_state_dict(weights)
+    network_files.check_finite(model, path)
     digest = hashlib.sha256((path / "config.json").read_bytes() + (path / "model.safetensors").read_bytes())
     return SmallEncoder(model, name, digest.hexdigest()[:16], device)

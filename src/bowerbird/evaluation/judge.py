@@ -12,10 +12,12 @@ from torch import Tensor
 
 from bowerbird.core import files, images, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import entity_draw
+from bowerbird.models import network_files
 from bowerbird.models.classifier import ClassifierModel
 from bowerbird.training.cached import train_once
 from bowerbird.training.recipes.judge import judge as judge_recipe
@@ -34,14 +36,19 @@ class Judge:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        config = files.read_json(path / "config.json", "judge")
+        config = files.read_json(path / "config.json", "judge")  # a label for each entity: no bounds for its lists
         if config.get("type") != "bowerbird-evaluator":
             raise BowerbirdError(f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {path}")
-        self.entities, self.styles = list(config["entities"]), list(config["styles"])
-        self.size = int(config.get("size", 64))
+        weights = files.load_tensors(path / "model.safetensors")
+        with opening(f"judge {str(path)!r}", "fetch it or train it again: bowerbird train judge"):
+            self.entities, self.styles = list(config["entities"]), list(config["styles"])
+            sizes = (config["channels"], len(self.entities), len(self.styles))
+            self.size = int(config.get("size", 64))
+            network_files.check_shapes(lambda: ClassifierModel(*sizes), weights, path)
+            self.model = ClassifierModel(*sizes)
+        self.model.load_state_dict(weights)
+        network_files.check_finite(self.model, path)
         self.preprocessing = f"middle square, bicubic to {self.size} px, on white"
-        self.model = ClassifierModel(config["channels"], len(self.entities), len(self.styles))
-        self.model.load_state_dict(files.load_tensors(path / "model.safetensors"))
         self.model.eval().requires_grad_(False)
         self.fingerprint = file_fingerprint(path / "model.safetensors")
 

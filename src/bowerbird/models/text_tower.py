@@ -18,7 +18,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
 from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models import network_files
 from bowerbird.models.small_encoder import MAX_WORDS, pieces, words_of
 
 T5_LENGTH = 128
@@ -112,11 +114,14 @@ def load_text_tower(name: str) -> tuple[Any, Any]:
 
     if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise BowerbirdError(f"text tower {name!r}: no such directory, and no hub id such as google/t5-v1_1-small")
-    try:
-        kind = AutoConfig.from_pretrained(name).model_type
+    here = Path(name).is_dir()
+    with opening(f"text tower {name!r}", "give a directory or hub id of T5 or CLIP with safetensors"):
+        if here:
+            network_files.check_folder(Path(name))
+        kind = AutoConfig.from_pretrained(name, local_files_only=here).model_type
         if kind not in ("t5", "clip", "clip_text_model"):
             raise BowerbirdError(f"text tower {name!r} is a {kind} model; give T5 or CLIP")
-        model = (T5EncoderModel if kind == "t5" else CLIPTextModel).from_pretrained(name, use_safetensors=True)
-        return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise BowerbirdError(f"text tower {name!r} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+        tower = T5EncoderModel if kind == "t5" else CLIPTextModel
+        model = tower.from_pretrained(name, use_safetensors=True, local_files_only=here)
+        network_files.check_finite(model, Path(name))
+        return model.eval().requires_grad_(False), AutoTokenizer.from_pretrained(name, local_files_only=here)

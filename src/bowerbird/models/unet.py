@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bowerbird.core.errors import MismatchError
 from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
+from bowerbird.models import network_files
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,9 @@ def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype, base_h
             f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the"
             " bowerbird they came with"
         )
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path))
-    unet.load_state_dict(base.state_dict() | load_tensors(path / OWN))
+    config, state = network_files.check_folder(path), base.state_dict() | load_tensors(path / OWN)
+    network_files.check_shapes(lambda: UNet2DConditionModel.from_config(config), state, path)
+    unet = UNet2DConditionModel.from_config(config)
+    unet.load_state_dict(state)
+    network_files.check_finite(unet, path)
     return (unet if unet.dtype == dtype else unet.to(dtype)).eval()

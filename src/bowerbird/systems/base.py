@@ -21,11 +21,13 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
-from bowerbird.systems import common, hub
+from bowerbird.systems import common, hub, model_index
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
@@ -110,11 +112,13 @@ class System(DiffusionPipeline, ABC):
     base.
 
     `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
-    the attributes that `set_sampler` changes, none for a system without a scheduler.
+    the attributes that `set_sampler` changes, none for a system without a scheduler. `strange`: whether it was read
+    from a directory that anybody may have made.
     """
 
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
     sampler_state: ClassVar[tuple[str, ...]] = ("scheduler",)
+    strange: bool = False
     _callback_tensor_inputs = ("latents",)
     scheduler: Any
 
@@ -234,16 +238,30 @@ class System(DiffusionPipeline, ABC):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """A bundled name, a directory in diffusers layout, or a hub id.
 
-        Weights are float32 unless `dtype` (or the older `torch_dtype`) says otherwise; the rest is diffusers'.
+        Weights are float32 unless `dtype` (or the older `torch_dtype`) says otherwise; the rest is diffusers'. Anybody
+        may have made the directory: it is looked at first, runs no code, and nothing else is fetched.
+
+        Raises: BowerbirdError when it cannot be had or opened.
         """
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
         name = str(pretrained_model_name_or_path)
         place = bundled(name) or Path(name)
         if not place.is_dir():
             place = hub.fetch(name, kwargs)
-        kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
-        pipe: Self = super().from_pretrained(str(place), dtype=dtype, **kwargs)
-        pipe.after_loading(place)
+        with opening(f"model {name!r}", "fetch or export it again; bowerbird models lists those that come along"):
+            ours = network_files.is_bundled(place)
+            kinds = {} if ours else model_index.check(cls, place)
+            kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
+            if not ours and "device_map" not in kwargs:
+                options = {"variant": kwargs["variant"]} if kwargs.get("variant") else {}
+                kwargs |= model_index.load_networks(kinds, place, set(kwargs), dtype, options)
+            pipe: Self = super().from_pretrained(
+                str(place), dtype=dtype, **{"local_files_only": True, "use_safetensors": True, **kwargs}
+            )
+            pipe.after_loading(place)
+            pipe.strange = not ours
+            if pipe.strange:
+                model_index.check_model(pipe, place)
         return pipe
 
     @classmethod

@@ -190,6 +190,11 @@ def as_output(sample: Tensor, output_type: str) -> Any:
     [0, 1]."""
     from diffusers.image_processor import VaeImageProcessor
 
+    if not sample.isfinite().all():
+        raise BowerbirdError(
+            "the model computes values that are no numbers: its weights are damaged, or float16 is too narrow for them;"
+            " compute in float32, or fetch it again"
+        )
     if output_type == "pil":
         return tensors.to_pil(sample)  # our own rounding, which every recorded picture was made with
     return VaeImageProcessor().postprocess(sample, output_type)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
+from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
+from bowerbird.systems import model_index
 
 
 def load_autoencoder(name: str) -> Any:
     """The frozen autoencoder called `name`: bundled, a directory in diffusers layout, or `pixels-2` (no autoencoder: 2
     x 2 pixels a place). Raises: BowerbirdError when it is not there."""
-    import torch
     from diffusers import AutoencoderKL
 
     if name.startswith("pixels-") and name[7:].isdigit() and int(name[7:]) in (1, 2, 4, 8):
@@ -29,13 +31,12 @@ def load_autoencoder(name: str) -> Any:
             f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train"
             " tiny-autoencoder"
         )
-    return AutoencoderKL.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    return _frozen(f"autoencoder {name!r}", AutoencoderKL, path)
 
 
 def load_tokenizer(name: str) -> Any:
     """The frozen tokenizer called `name`, a directory in diffusers layout. Raises: BowerbirdError when it is not
     there."""
-    import torch
     from diffusers import VQModel
 
     path = bundled(name) or Path(name)
@@ -43,7 +44,15 @@ def load_tokenizer(name: str) -> Any:
         raise BowerbirdError(
             f"tokenizer {name!r}: no directory with a config.json; train it first: bowerbird train tiny-vq"
         )
-    return VQModel.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    return _frozen(f"tokenizer {name!r}", VQModel, path)
+
+
+def _frozen(what: str, kind: Any, path: Path) -> Any:
+    """A network in a directory that anybody may have made. Raises: BowerbirdError when it cannot be opened."""
+    import torch
+
+    with opening(what, "fetch it or train it again"):
+        return network_files.load_network(kind, path, dtype=torch.float32).eval().requires_grad_(False)
 
 
 def load_base(name: str, pipeline: Any, train_first: str) -> Any:
@@ -57,7 +66,7 @@ def load_base(name: str, pipeline: Any, train_first: str) -> Any:
             f"base {name!r}: no trained pipeline there; train one first: bowerbird train {train_first}, or name"
             " another: --set system.base=…"
         )
-    found = pipeline.load_config(str(folder)).get("_class_name")
+    found = model_index.read_index(folder)["_class_name"]
     if found != pipeline.__name__:
         raise BowerbirdError(f"base {name!r} is a {found}; name a {pipeline.__name__}: --set system.base=…")
     return pipeline.from_pretrained(name)

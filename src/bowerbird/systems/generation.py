@@ -6,11 +6,13 @@ What is written about a picture is in `records.py`, the files in `output.py`; `r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import attempt
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
@@ -85,7 +87,14 @@ def generate(
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
     batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
-    with pipe.sampling_with(settings.sampler or pipe.defaults.sampler):
+    # a configuration can be a network's own and still not fit the others, or need more memory than there is
+    named = f"a model that was read from a directory ({type(pipe).__name__})"
+    checked = (
+        attempt(f"{named} cannot generate this", "take another model, or smaller pictures")
+        if pipe.strange
+        else nullcontext()
+    )
+    with checked, pipe.sampling_with(settings.sampler or pipe.defaults.sampler):
         for start in range(0, len(hits), batch):
             rows = [min(i, len(hits) - 1) for i in range(start, start + batch)]
             if sources is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
@@ -18,12 +19,20 @@ OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download
 def fetch(model: str, options: dict[str, Any]) -> Path:
     """The folder of a copy of the hub's model called `model`; takes huggingface_hub's own of `options`.
 
-    Raises: OSError when it cannot be had.
+    Raises: BowerbirdError when it cannot be had.
     """
     from huggingface_hub import snapshot_download
 
     chosen = {name: options.pop(name) for name in OPTIONS if name in options}
-    return Path(snapshot_download(model, allow_patterns=list(PATTERNS), **chosen))
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(PATTERNS), **chosen))
+    except _failures() as error:
+        if disk_code(error) is not None:
+            raise
+        raise BowerbirdError(
+            f"model {model!r}: no such directory, and the hub does not give it ({_reason(error)}); see hf auth login,"
+            " or name a bundled one: bowerbird models"
+        ) from error
 
 
 def reserve(model: str) -> None:

@@ -289,4 +289,9 @@ class RDMPipeline(System):
         file = ((bundled("tiny-rdm") if changed else None) or place) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)
-            self.proposal_counts = dict(zip(stored["ids"].tolist(), stored["counts"].tolist(), strict=True))
+            ids, counts = stored["ids"], stored["counts"]
+            if ids.ndim != 1 or ids.shape != counts.shape or ids.dtype != counts.dtype or ids.is_floating_point():
+                raise BowerbirdError(f"{file}: no ids with a count each; fetch it again")
+            if len(counts) and int(counts.min()) < 0:
+                raise BowerbirdError(f"{file}: a count is below 0; fetch it again")
+            self.proposal_counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))

@@ -14,6 +14,8 @@ from typing import Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
+from bowerbird.models import network_files
 
 PARTS = ("vae", "clip", "tokenizer", "unet", "scheduler", "feature_extractor")
 PICTURES = "preprocessor_config.json"
@@ -26,7 +28,6 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     """
     import diffusers
     import torch
-    from safetensors import SafetensorError
     from transformers import CLIPModel, CLIPTokenizer
 
     from bowerbird.systems.rdm.pipeline import AS_SAVED, RDMPipeline
@@ -44,7 +45,10 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
     if lacking:
         raise BowerbirdError(f"{source}: {lacking[0]} is missing; fetch the whole pipeline again")
     named = {part: _class(diffusers, index, part) for part in ("unet", "vae", "scheduler")}
-    try:
+    with opening(f"pipeline {str(source)!r}", "fetch it again"):
+        for part in ("unet", "vae", "clip"):
+            network_files.check_config(source / part / "config.json")
+        network_files.check_config(source / "scheduler" / "scheduler_config.json")
         # where there are no safetensors it is a pickle, read with weights_only
         unet, vae = (
             _whole(
@@ -52,29 +56,17 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
                     source / part,
                     dtype=getattr(torch, dtype),
                     output_loading_info=True,
+                    local_files_only=True,
                     **_files(source / part),
                 )
             )
             for part in ("unet", "vae")
         )
-        scheduler = named["scheduler"].from_pretrained(source / "scheduler")
-        clip = _whole(*CLIPModel.from_pretrained(source / "clip", output_loading_info=True, **_files(source / "clip")))
-        tokenizer = CLIPTokenizer.from_pretrained(source / "tokenizer")
+        scheduler = named["scheduler"].from_pretrained(source / "scheduler", local_files_only=True)
+        options = {"output_loading_info": True, "local_files_only": True, **_files(source / "clip")}
+        clip = _whole(*CLIPModel.from_pretrained(source / "clip", **options))
+        tokenizer = CLIPTokenizer.from_pretrained(source / "tokenizer", local_files_only=True)
         width = int(clip.config.projection_dim)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ZeroDivisionError,
-        SafetensorError,
-    ) as error:
-        raise BowerbirdError(
-            f"{source}: cannot be opened ({(str(error).strip() or type(error).__name__).splitlines()[0]}); fetch it"
-            " again"
-        ) from error
     if unet.config.cross_attention_dim != width:
         raise BowerbirdError(
             f"{source}: its U-Net reads {unet.config.cross_attention_dim} numbers, its CLIP makes {width}; the parts"
