@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from bowerbird.data.drawn import read_drawn
+
+AUTHOR = 'Ann <b>"O\'Neil"</b> & Sons'
+"""Of every picture of `catalog`."""
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +96,34 @@ def small_kb_path(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     path = tmp_path_factory.mktemp("small-kb") / "kb"
     KnowledgeBase.build(path, drawn_folder)
+    return path
+
+
+@pytest.fixture(scope="session")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog: pictures in a class folder and a table with sku, license, author, page and a local path."""
+    folder = tmp_path_factory.mktemp("catalog")
+    (folder / "fruit").mkdir()
+    rows = []
+    for number, item in enumerate(list(read_drawn())[::12]):
+        name = f"fruit/{number:03d}.png"
+        (folder / name).write_bytes(item.data)
+        rows.append({"file_name": name, "text": item.caption, "sku": f"B-{number:03d}", "license": "CC-BY-4.0"})
+        rows[-1] |= {"author": AUTHOR, "page": f"https://me:secret@shop.test/{number}", "shot at": "/home/ann/a.raw"}
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def catalog_kb(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A knowledge base of `catalog` that credits sku, license and author; do not change it."""
+    from bowerbird import KnowledgeBase
+
+    path = tmp_path_factory.mktemp("catalog-kb") / "kb"
+    KnowledgeBase.build(path, catalog, credit=["sku", "License", "author"])
     return path
 
 

@@ -3,7 +3,6 @@ XMP packet, whatever strangers wrote into it."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ from bowerbird import KnowledgeBase
 from bowerbird.core import credit, provenance, xmp
 from bowerbird.core.contact_sheet import labeled_grid
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.data.drawn import read_drawn
 from bowerbird.systems import regeneration
+from tests.conftest import AUTHOR
 from tests.faults.plain import PlainEncoder
 from tests.test_cli import bowerbird, refused
 from tests.test_records import RECORDS
@@ -32,32 +31,6 @@ SPACES = {
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
 }
-AUTHOR = 'Ann <b>"O\'Neil"</b> & Sons'
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A catalog: pictures in a class folder and a table with sku, license, author and a page."""
-    folder = tmp_path_factory.mktemp("shop")
-    (folder / "fruit").mkdir()
-    rows = []
-    for number, item in enumerate(list(read_drawn())[::12]):
-        name = f"fruit/{number:03d}.png"
-        (folder / name).write_bytes(item.data)
-        rows.append({"file_name": name, "text": item.caption, "sku": f"B-{number:03d}", "license": "CC-BY-4.0"})
-        rows[-1] |= {"author": AUTHOR, "page": f"https://me:secret@shop.test/{number}", "shot at": "/home/ann/a.raw"}
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def kb_path(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("credited") / "kb"
-    KnowledgeBase.build(path, shop, credit=["sku", "License", "author"])
-    return path
 
 
 def read_xmp(path: Path) -> dict[str, Any]:
@@ -71,10 +44,10 @@ def read_xmp(path: Path) -> dict[str, Any]:
     return {**lists, "description": asked, "kind": kind, "tool": about.findtext("xmp:CreatorTool", None, SPACES)}
 
 
-def test_columns_are_kept_and_known(tmp_path: Path, shop: Path) -> None:
-    refused("kb", "build", "kb", shop, "--credit", "sku,auther", says="auther", cwd=tmp_path)
+def test_columns_are_kept_and_known(tmp_path: Path, catalog: Path) -> None:
+    refused("kb", "build", "kb", catalog, "--credit", "sku,auther", says="auther", cwd=tmp_path)
     assert not (tmp_path / "kb").exists()
-    said = bowerbird("kb", "build", "kb", shop, cwd=tmp_path).stderr
+    said = bowerbird("kb", "build", "kb", catalog, cwd=tmp_path).stderr
     assert "bowerbird kb credit kb author,license,sku" in said
     assert "credits the file name alone" in bowerbird("kb", "credit", "kb", cwd=tmp_path).stderr
     refused("kb", "credit", "kb", "sku,nope", says="'nope': kb has no such column; it has author,", cwd=tmp_path)
@@ -97,12 +70,12 @@ def test_columns_are_kept_and_known(tmp_path: Path, shop: Path) -> None:
     assert KnowledgeBase.open(tmp_path / "kb").credit == ()
 
 
-def test_records_sheets_and_xmp_name_the_sources(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:
-    base = ("--kb", kb_path, "--prompt", "red <apple> & \x1b]0;x\x07", "-k", "2", "-n", "1", "--steps", "1")
+def test_records_sheets_and_xmp_name_the_sources(tmp_path: Path, catalog_kb: Path, random_rdm: Path) -> None:
+    base = ("--kb", catalog_kb, "--prompt", "red <apple> & \x1b]0;x\x07", "-k", "2", "-n", "1", "--steps", "1")
     done = json.loads(bowerbird("generate", random_rdm, *base, "--out", "o", "--json", cwd=tmp_path).stdout)
     picture = tmp_path / "o" / "000.png"
     record = provenance.read_png(picture)
-    kb = KnowledgeBase.open(kb_path)
+    kb = KnowledgeBase.open(catalog_kb)
     line = json.loads((tmp_path / "o" / "generation.jsonl").read_text())
     assert record["neighbors"] == line["neighbors"] == done["neighbors"][0]
     for near in record["neighbors"]:
@@ -122,15 +95,17 @@ def test_records_sheets_and_xmp_name_the_sources(tmp_path: Path, kb_path: Path, 
     bowerbird("generate", random_rdm, "--from", picture, "--out", "again", cwd=tmp_path)
     assert picture.read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
     (tmp_path / "p.txt").write_text("a red apple\n")
-    bowerbird("generate", random_rdm, "--kb", kb_path, "--prompts", "p.txt", "--steps", "1", "--out", "p", cwd=tmp_path)
+    bowerbird(
+        "generate", random_rdm, "--kb", catalog_kb, "--prompts", "p.txt", "--steps", "1", "--out", "p", cwd=tmp_path
+    )
     assert provenance.read_png(tmp_path / "p" / "000.png")["neighbors"][0]["credit"]["author"] == AUTHOR
 
 
-def test_an_edit_names_the_picture_it_started_from(tmp_path: Path, kb_path: Path, tiny_knn: Path) -> None:
+def test_an_edit_names_the_picture_it_started_from(tmp_path: Path, catalog_kb: Path, tiny_knn: Path) -> None:
     for name in ("one.png", "two.png"):
         Image.new("RGB", (64, 64), "red").save(tmp_path / name)
     own = ("--image", "one.png", "--image", tmp_path / "two.png", "-n", "2")
-    command = ("edit", tiny_knn, "--kb", kb_path, *own, "--prompt", "star", "--steps", "1", "-k", "2", "--out", "o")
+    command = ("edit", tiny_knn, "--kb", catalog_kb, *own, "--prompt", "star", "--steps", "1", "-k", "2", "--out", "o")
     bowerbird(*command, cwd=tmp_path)
     found = [provenance.read_png(tmp_path / "o" / f"00{i}.png") for i in range(4)]
     assert [record["edit"]["name"] for record in found] == ["one.png", "one.png", "two.png", "two.png"]
@@ -192,8 +167,8 @@ def test_a_sheet_without_credit_is_as_it_was() -> None:
     assert noted.height == plain.height + 24
 
 
-def test_a_base_that_says_anything_of_credit_opens(tmp_path: Path, shop: Path) -> None:
-    kb, _ = KnowledgeBase.build(tmp_path / "kb", shop, encoder=PlainEncoder())
+def test_a_base_that_says_anything_of_credit_opens(tmp_path: Path, catalog: Path) -> None:
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", catalog, encoder=PlainEncoder())
     for kept in (None, "sku", [3, "sku", None], {"a": 1}, ["gone"] * 99):
         kb.store.manifest["credit"] = kept  # as somebody else's kb.json may say
         assert len(kb.credit) <= credit.MOST_COLUMNS

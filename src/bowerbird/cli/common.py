@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bowerbird.core.progress import Progress
     from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
+    from bowerbird.systems.content_credentials import Signer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
@@ -35,6 +37,28 @@ def _register_system(place: str | None) -> str | None:
 
         registry.register_named(place)
     return place
+
+
+SignCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-cert", metavar="CERT.pem", help="Sign each picture by C2PA: a certificate chain, your own first."
+    ),
+]
+SignKeyOption = Annotated[
+    Path | None, typer.Option("--sign-key", metavar="KEY.pem", help="The private key of --sign-cert.")
+]
+
+
+def load_signer(certificate: Path | None, key: Path | None) -> Signer | None:
+    """What signs pictures, None where it is not asked for."""
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise BowerbirdError("--sign-cert CERT.pem and --sign-key KEY.pem go together; give both")
+    from bowerbird.systems import content_credentials
+
+    return content_credentials.load_signer(certificate, key)
 
 
 SystemOption = Annotated[

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, SystemOption, open_model, progress_bar, tracker
+from bowerbird.cli.common import (
+    DeviceOption,
+    JsonOption,
+    SeedOption,
+    SignCertOption,
+    SignKeyOption,
+    SystemOption,
+    load_signer,
+    open_model,
+    progress_bar,
+    tracker,
+)
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
@@ -71,6 +82,8 @@ def edit(
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
+    sign_cert: SignCertOption = None,
+    sign_key: SignKeyOption = None,
     seed: SeedOption = 0,
     system: SystemOption = None,
     device: DeviceOption = "auto",
@@ -89,6 +102,7 @@ def edit(
     from bowerbird.systems import output
 
     output.check(out)
+    signer = load_signer(sign_cert, sign_key)
     from bowerbird.core import images
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
@@ -151,6 +165,6 @@ def edit(
         picture_seeds=kept.seeds,
         copies=kept.copies,
     )
-    paths = output.write(kept.images, made_records, kept.hits, out, sources=sources)
+    paths = output.write(kept.images, made_records, kept.hits, out, sources=sources, signer=signer)
     warn_of_copies(kept, paths)
     print_result(paths, out, as_json, "edit")

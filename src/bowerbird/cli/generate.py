@@ -12,7 +12,10 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SeedOption,
+    SignCertOption,
+    SignKeyOption,
     SystemOption,
+    load_signer,
     numbers,
     open_model,
     print_json,
@@ -26,6 +29,7 @@ from bowerbird.core.errors import BowerbirdError
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.content_credentials import Signer
     from bowerbird.systems.jobs import Job
 
 
@@ -136,6 +140,8 @@ def generate(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")
     ] = "float32",
+    sign_cert: SignCertOption = None,
+    sign_key: SignKeyOption = None,
     seed: SeedOption = 0,
     system: SystemOption = None,
     device: DeviceOption = "auto",
@@ -153,9 +159,10 @@ def generate(
 
     if prompts is None:
         output.check(out)
+    signer = load_signer(sign_cert, sign_key)
     if source is not None:
         _check_beside(context)
-        _regenerate(source, model, sampler, out, device, as_json)
+        _regenerate(source, model, sampler, out, device, as_json, signer)
         return
     if model is None:
         raise BowerbirdError(
@@ -201,7 +208,7 @@ def generate(
     )
     guard.check_policy(on_copy)
     if prompts is not None:
-        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, as_json)
+        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, as_json, signer)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
@@ -226,7 +233,7 @@ def generate(
         picture_seeds=kept.seeds,
         copies=kept.copies,
     )
-    paths = output.write(kept.images, made_records, kept.hits, out)
+    paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
     print_result(paths, out, as_json)
 
@@ -242,6 +249,7 @@ def _series(
     device: str,
     dtype: str,
     as_json: bool,
+    signer: Signer | None,
 ) -> None:
     """Every line of a file of prompts, with one model."""
     from bowerbird.evaluation.copies import guard
@@ -262,9 +270,8 @@ def _series(
 
     with progress_bar(as_json) as bar:
         total = sum(job.n for job in work)
-        made = series.run(
-            pipe, model, opened, work, out, finish=finish, how=on_copy, progress=tracker(bar, "generating", total)
-        )
+        report = tracker(bar, "generating", total)
+        made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
     for line in made.near_copies:
@@ -272,7 +279,7 @@ def _series(
     print_result(made.paths, out, as_json)
 
 
-BESIDE_FROM = ("source", "model", "out", "sampler", "device", "as_json")
+BESIDE_FROM = ("source", "model", "out", "sampler", "sign_cert", "sign_key", "device", "as_json")
 """What can be given beside --from; everything else is in the record."""
 
 
@@ -291,7 +298,15 @@ def _check_beside(context: typer.Context) -> None:
         )
 
 
-def _regenerate(source: Path, model: str | None, sampler: str | None, out: Path, device: str, as_json: bool) -> None:
+def _regenerate(
+    source: Path,
+    model: str | None,
+    sampler: str | None,
+    out: Path,
+    device: str,
+    as_json: bool,
+    signer: Signer | None,
+) -> None:
     from bowerbird.core import provenance
     from bowerbird.models.weights import bundled
     from bowerbird.systems import output, regeneration
@@ -307,7 +322,8 @@ def _regenerate(source: Path, model: str | None, sampler: str | None, out: Path,
     pipe = open_model(model or name, device, found.dtype)
     image, hits = regeneration.regenerate(pipe, record, sampler=sampler)
     edited = regeneration.source_of(found)
-    print_result(output.write([image], [record], hits, out, sources=None if edited is None else [edited]), out, as_json)
+    sources = None if edited is None else [edited]
+    print_result(output.write([image], [record], hits, out, sources=sources, signer=signer), out, as_json)
 
 
 def say_fewer(pipe: System, kb: KnowledgeBase, k: int | None) -> None:

@@ -26,6 +26,7 @@ from bowerbird.cli import (
     export,
     generate,
     imports,
+    inspect,
     kb,
     lazy_imports,
     models,
@@ -65,6 +66,7 @@ app.command("search")(search.search)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check-copies")(evaluate.check_copies)
 app.command("reproduce")(reproduce.reproduce)

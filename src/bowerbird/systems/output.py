@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.content_credentials import Signer
 
 SHOWN = 24
 """Pictures on a sheet, at most."""
@@ -39,11 +41,13 @@ def write(
     out: Path,
     *,
     sources: Sequence[Image.Image] | None = None,
+    signer: Signer | None = None,
 ) -> list[Path]:
     """`000.png` …, `generation.jsonl` (a line an image) and `sheet.png` into `out`: each image beside its neighbors;
     an edit between its source and where the two differ.
 
-    They take the place of an earlier set as a whole. Raises: BowerbirdError when `out` holds anything else.
+    `signer` gives each Content Credentials. They take the place of an earlier set as a whole. Raises: BowerbirdError
+    when `out` holds anything else.
     """
     from bowerbird.core.contact_sheet import labeled_grid
 
@@ -51,11 +55,30 @@ def write(
     before = 1 if sources is None else 3
     sheet = labeled_grid(_rows(images, made, hits, sources), divide=before, notes=_notes(made, before))
     with output_directory(out, FILES) as folder:
-        for image, record, name in zip(images, made, names, strict=True):
-            provenance.save_png(image, folder / name, record)
+        for i, name in enumerate(names):
+            source = None if sources is None else sources[i]
+            save(images[i], folder / name, made[i], hits.rows([i]), source=source, signer=signer)
         sheet.save(folder / "sheet.png", "PNG")
         write_lines(folder, [line(Path(name), record) for name, record in zip(names, made, strict=True)])
     return [out / name for name in names]
+
+
+def save(
+    image: Image.Image,
+    path: Path,
+    record: dict[str, Any],
+    hits: Neighbors,
+    *,
+    source: Image.Image | None = None,
+    signer: Signer | None = None,
+) -> None:
+    """Write one picture with its record; `hits`: its neighbors, of one query."""
+    if signer is None:
+        provenance.save_png(image, path, record)
+        return
+    near = hits.images()[0] if hits.load_images is not None else []
+    sign = partial(signer.sign, record=record, title=path.name, pictures=near, source=source)
+    provenance.save_png(image, path, record, sign=sign)
 
 
 def _rows(
@@ -88,7 +111,7 @@ def _notes(made: Sequence[Mapping[str, Any]], before: int) -> list[list[str]]:
 
 def line(path: Path, record: Mapping[str, Any]) -> str:
     """What `generation.jsonl` says of a picture."""
-    return to_json({"file": path.name, **_without_bytes(record)})
+    return to_json({"file": path.name, **without_bytes(record)})
 
 
 def write_lines(out: Path, lines: Sequence[str]) -> None:
@@ -116,7 +139,7 @@ def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> N
         labeled_grid(rows, divide=1, notes=_notes(made, 1)).save(temporary, "PNG")
 
 
-def _without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:
+def without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a person reads it: what only regenerating needs is left out."""
     plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
     return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})

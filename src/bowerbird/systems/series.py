@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.content_credentials import Signer
 
 KEY = "job"
 """The entry of a record that holds its picture's key."""
@@ -74,13 +75,16 @@ def run(
     *,
     finish: Finish,
     how: str = "",
+    signer: Signer | None = None,
     progress: Progress | None = None,
 ) -> Series:
     """Generate the pictures of all jobs into `out`: `000.png` …, `generation.jsonl`, `sheet.png`.
 
-    `finish` looks at each batch, and `how` names what it does. Every job is prepared before anything is generated.
-    Raises: BowerbirdError when a job cannot be done, or `out` holds something else.
+    `finish` looks at each batch, and `how` names what it does. `signer` gives each Content Credentials. Every job is
+    prepared before anything is generated. Raises: BowerbirdError when a job cannot be done, or `out` holds something
+    else.
     """
+    how = how if signer is None else f"{how}, signed by {signer.fingerprint}"
     pictures = _plan(pipe, model, kb, work, out, how)
     lines = _there(out, pictures)
     missing = [picture for picture in pictures if picture.path.name not in lines]
@@ -109,7 +113,7 @@ def run(
                 copies=[made.copies[i]],
                 fingerprint=fingerprint,
             )[0] | {KEY: picture.key}
-            provenance.save_png(made.images[i], picture.path, record)
+            output.save(made.images[i], picture.path, record, made.hits.rows([i]), signer=signer)
             lines[picture.path.name] = output.line(picture.path, record)
             copy = made.copies[i]
             if copy is not None and copy["score"] > copy["threshold"]:
