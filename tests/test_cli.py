@@ -373,7 +373,9 @@ def test_interrupt_leaves_with_130_and_nothing_behind(tmp_path: Path, drawn_fold
 def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_path: Path, small_kb_path: Path) -> None:
     from bowerbird import KnowledgeBase
 
-    taken = KnowledgeBase.open(small_kb_path).search(text="a red apple", k=2).images()[0]
+    small_kb = KnowledgeBase.open(small_kb_path)
+    hits = small_kb.search(text="a red apple", k=2)
+    taken, names = hits.images()[0], [name.rpartition("/")[2] for name in small_kb.names(hits.ids[0].tolist())]
     (tmp_path / "made").mkdir()
     (tmp_path / "empty").mkdir()
     for i, picture in enumerate(taken):
@@ -410,6 +412,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         ).stdout
     )
     assert [p["training"]["whole"] > 0.99 for p in report["pictures"]] == [True, True]
+    assert [p["training"]["of"]["whole"]["name"] for p in report["pictures"]] == names
     assert report["synthetic copies found"]["copy"]["source first"] > 0.9
     assert report["synthetic copies found"]["false alarms"] <= 6 / (
         1 + report["baseline"]["pictures"]

@@ -90,6 +90,13 @@ def test_it_answers_as_a_directory_does(both: tuple[KnowledgeBase, KnowledgeBase
     assert there.search(text=caption(12), k=3).ids[0, 0] == here.search(text=caption(12), k=3).ids[0, 0] == identity(12)
     assert there.search(text="red", k=4, where="number > 20", alpha=0.5, diversity=0.3).mask.all()
     assert there.proposal(3) == here.proposal(3)
+    for kb in both:
+        kb.set_credit(["Kind", "number"])
+        with pytest.raises(BowerbirdError, match="no such column"):
+            kb.set_credit(["kin"])
+    reopened = there.at_version(there.version)
+    assert reopened.credit == here.credit == ("kind", "number")
+    assert there.credits([*ids, 7]) == here.credits([*ids, 7])
 
 
 def test_conditions_find_the_same_items(both: tuple[KnowledgeBase, KnowledgeBase]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import images, provenance, seeds, tensors
+from bowerbird.core.credit import shorten
 from bowerbird.core.errors import BowerbirdError, PictureError
+from bowerbird.core.files import last_part
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation import features, reports
@@ -48,13 +51,15 @@ def check_files(
     generated, paths, unreadable = read_pictures(paths, size)
     if not generated:
         raise BowerbirdError(f"none of the pictures to check can be read ({unreadable[0]})")
-    training, by_id = training_pictures(against, size, on_message)
+    known = training_pictures(against, size, on_message)
+    training, named = known.pictures, known.named
     if limit is not None and limit < len(training):
         rows = seeds.numpy_generator(seed, "limit").choice(len(training), limit, replace=False)
-        training = [training[i] for i in sorted(rows)]
+        training, named = [training[i] for i in sorted(rows)], [named[i] for i in sorted(rows)]
     for line in unreadable:
         on_message(f"left out: {line}")
-    neighbors = recorded_neighbors(paths, by_id)
+    near = recorded_neighbors(paths, known.by_id)
+    neighbors = None if near is None else [[known.pictures[i] for i in row] for row in near]
     report = detect.check_copies(
         extractor,
         generated,
@@ -78,7 +83,9 @@ def check_files(
         "neighbors known": neighbors is not None,
         "left out": unreadable,
     }
-    return reports.write_copy_report(report, [str(path) for path in paths], generated, training, out, facts)
+    near_named = [[known.named[i] for i in row] for row in near or []]
+    names = [str(path) for path in paths]
+    return reports.write_copy_report(report, names, generated, training, out, facts, named=named, near_named=near_named)
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> tuple[list[Image.Image], list[Path], list[str]]:
@@ -107,12 +114,21 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def training_pictures(
-    against: Sequence[str], size: int, on_message: OnMessage = log_message
-) -> tuple[list[Image.Image], dict[int, Image.Image]]:
-    """The pictures of knowledge bases and of sources at `size` px; and those of knowledge bases by id."""
+@dataclass(frozen=True)
+class TrainingPictures:
+    """Pictures to compare with; what names each (id, file name and credit of an item, the caption of a source's); and
+    where the item of an id stands among them."""
+
+    pictures: list[Image.Image]
+    named: list[dict[str, Any]]
+    by_id: dict[int, int]
+
+
+def training_pictures(against: Sequence[str], size: int, on_message: OnMessage = log_message) -> TrainingPictures:
+    """The pictures of knowledge bases and of sources at `size` px."""
     everything: list[Image.Image] = []
-    by_id: dict[int, Image.Image] = {}
+    named: list[dict[str, Any]] = []
+    by_id: dict[int, int] = {}
     for place in against:
         if (Path(place) / MANIFEST).is_file():
             kb = KnowledgeBase.open(place)
@@ -122,19 +138,24 @@ def training_pictures(
                 for i, image in zip(ids, kb.pictures(ids[None])[0], strict=True)
                 if image is not None
             ]
-            by_id |= dict(found)
+            there = [number for number, _ in found]
+            by_id |= {number: len(everything) + i for i, number in enumerate(there)}
+            of = {"from": last_part(place)}
+            named += [{**of, "id": i, **credit} for i, credit in zip(there, kb.credits(there), strict=True)]
             everything += [image for _, image in found]
         else:
             pictures = load_pictures(place, size=size)
             pictures.source.tell(on_message, place)
             for line in pictures.left_out:
                 on_message(f"left out: {line}")
+            named += [{"from": last_part(place), "caption": shorten(text)} for text in pictures.captions]
             everything += tensors.to_pil(pictures.pixels)
-    return everything, by_id
+    return TrainingPictures(everything, named, by_id)
 
 
-def recorded_neighbors(paths: Sequence[Path], by_id: dict[int, Image.Image]) -> list[list[Image.Image]] | None:
-    """The neighbors that each picture's record names, as far as `by_id` holds them; None when it holds none of any."""
+def recorded_neighbors(paths: Sequence[Path], by_id: dict[int, int]) -> list[list[int]] | None:
+    """Where the neighbors that each picture's record names stand, as far as `by_id` holds them; None when it holds none
+    of any."""
     near = []
     for path in paths:
         try:

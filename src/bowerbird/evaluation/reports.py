@@ -3,13 +3,14 @@ for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.core.contact_sheet import labeled_grid
+from bowerbird.core.credit import credit_line
 from bowerbird.core.files import atomic_path, write_json
 from bowerbird.core.images import square
 from bowerbird.core.outputs import FileSet, output_directory
@@ -88,14 +89,21 @@ def write_copy_report(
     training: Sequence[Image.Image],
     out: Path,
     facts: dict[str, Any],
+    *,
+    named: Sequence[Mapping[str, Any]] = (),
+    near_named: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> dict[str, Any]:
     """`report.json` (returned), `report.md`, a histogram, a sheet of the worst pairs, and one of the training pictures
-    that are most alike, in place of an earlier check. Raises: BowerbirdError when `out` holds anything else."""
+    that are most alike, in place of an earlier check.
+
+    `named`: what names each training picture, `near_named` each picture's neighbors, for report and sheet. Raises:
+    BowerbirdError when `out` holds anything else.
+    """
     rows = [
         {
             "file": names[i],
-            "training": _pair(found.training, i),
-            **({} if found.neighbors is None else {"neighbors": _pair(found.neighbors, i)}),
+            "training": _pair(found.training, i, named),
+            **({} if found.neighbors is None else {"neighbors": _pair(found.neighbors, i, _row(near_named, i))}),
         }
         for i in range(len(generated))
     ]
@@ -103,19 +111,27 @@ def write_copy_report(
     shown = {k: v for k, v in report.items() if k != "pictures"}
     with output_directory(out, COPY_CHECK) as folder:
         copy_plot(folder / "similarities.png", found)
-        copy_sheet(folder / "worst.png", generated, found, training)
+        copy_sheet(folder / "worst.png", generated, found, training, named=named)
         alike_sheet(folder / "alike.png", found, training)
         _write_text(folder / "report.md", _page("Copy check", shown, ["worst.png", "alike.png", "similarities.png"]))
         write_json(folder / "report.json", report)
     return report
 
 
-def _pair(found: Nearest, i: int) -> dict[str, Any]:
-    """Picture i's similarities, the references they are to, and the window of the picture that `aligned` is about."""
+def _row(rows: Sequence[Sequence[Mapping[str, Any]]], i: int) -> Sequence[Mapping[str, Any]]:
+    return rows[i] if rows else ()
+
+
+def _pair(found: Nearest, i: int, named: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Picture i's similarities, the references they are to with what names them, and the window of the picture that
+    `aligned` is about."""
     values = {kind: float(value[i]) for kind, value in found.similarities().items()}
+    at = {kind: int(getattr(found, f"{kind}_at")[i]) for kind in KINDS}
+    sources = {kind: named[row] for kind, row in at.items() if 0 <= row < len(named)}
     return {
         **values,
-        "at": {kind: int(getattr(found, f"{kind}_at")[i]) for kind in KINDS},
+        "at": at,
+        **({"of": sources} if sources else {}),
         "window": [round(float(x), 4) for x in found.window[i]],
     }
 
@@ -141,27 +157,30 @@ def copy_sheet(
     training: Sequence[Image.Image],
     *,
     rows: int = 10,
+    named: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """The most suspicious pictures, those that pass the most of the baseline, with the nearest by each kind; a frame
-    where they agree."""
+    where they agree, and their credit."""
     found = copies.training
     suspicion = np.max(
         [ranks(value, getattr(copies.baseline, kind)) for kind, value in found.similarities().items()], axis=0
     )
     order = np.lexsort((-found.whole, -suspicion))[:rows]
+    columns = (found.whole_at, found.split_at, found.aligned_at)
     table: list[tuple[str, list[Image.Image | None], list[str]]] = [
         (
             "  ".join(f"{kind} {value[i]:.3g}" for kind, value in found.similarities().items()),
             [
                 _framed(generated[i], found.window[i]),
-                *(training[at[i]] if at[i] >= 0 else None for at in (found.whole_at, found.split_at, found.aligned_at)),
+                *(training[at[i]] if at[i] >= 0 else None for at in columns),
             ],
             ["generated", "nearest, whole", "nearest by windows", "laid over it"],
         )
         for i in order
     ]
+    notes = [["", *(credit_line(named[at[i]]) if 0 <= at[i] < len(named) else "" for at in columns)] for i in order]
     with atomic_path(path) as temporary:
-        labeled_grid(table, title="nearest training pictures", size=EDGE, divide=1).save(temporary, "PNG")
+        labeled_grid(table, title="nearest training pictures", size=EDGE, divide=1, notes=notes).save(temporary, "PNG")
 
 
 def alike_sheet(path: Path, copies: CopyReport, training: Sequence[Image.Image], *, rows: int = 6) -> None:
