@@ -4,6 +4,7 @@ XMP packet, whatever strangers wrote into it."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,20 @@ def test_records_sheets_and_xmp_name_the_sources(tmp_path: Path, catalog_kb: Pat
     assert (under < 100).any()  # the credit is written darker than a caption
     bowerbird("generate", random_rdm, "--from", picture, "--out", "again", cwd=tmp_path)
     assert picture.read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
+
+
+def test_pictures_of_a_list_are_generated_again_when_others_are_credited(
+    tmp_path: Path, catalog_kb: Path, random_rdm: Path
+) -> None:
+    shutil.copytree(catalog_kb, tmp_path / "kb")
     (tmp_path / "p.txt").write_text("a red apple\n")
-    bowerbird(
-        "generate", random_rdm, "--kb", catalog_kb, "--prompts", "p.txt", "--steps", "1", "--out", "p", cwd=tmp_path
-    )
+    command = ("generate", random_rdm, "--kb", "kb", "--prompts", "p.txt", "--steps", "1", "--out", "p")
+    bowerbird("kb", "credit", "kb", "--none", cwd=tmp_path)
+    bowerbird(*command, cwd=tmp_path)
+    assert provenance.read_png(tmp_path / "p" / "000.png")["neighbors"][0]["credit"] == {}
+    bowerbird("kb", "credit", "kb", "author", cwd=tmp_path)
+    bowerbird(*command, cwd=tmp_path)
+    bowerbird("kb", "verify", "kb", cwd=tmp_path)
     assert provenance.read_png(tmp_path / "p" / "000.png")["neighbors"][0]["credit"]["author"] == AUTHOR
 
 

@@ -16,7 +16,8 @@ from bowerbird.core.version import __version__
 KEY = "XML:com.adobe.xmp"
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
-LONGEST_PROMPT = 10_000
+LONGEST_PROMPT, LONGEST_RIGHTS = 10_000, 50_000
+"""Characters of texts; longer ones are cut."""
 MOST_SOURCES = 1000
 # what XML 1.0 has no character for, C1 controls, and marks that turn the direction of writing
 _NOT_XML = re.compile(
@@ -59,7 +60,8 @@ def rights(record: Mapping[str, Any]) -> str:
         terms = values_of(neighbor, RIGHTS)
         if terms:
             names.setdefault(", ".join([*terms, *values_of(neighbor, MAKERS)]), []).append(source_of(neighbor))
-    return "; ".join(f"{terms}: {', '.join(dict.fromkeys(filter(None, of)))}" for terms, of in names.items())
+    whole = "; ".join(f"{terms}: {', '.join(dict.fromkeys(filter(None, of)))}" for terms, of in names.items())
+    return whole if len(whole) <= LONGEST_RIGHTS else f"{whole[: LONGEST_RIGHTS - 1]}…"
 
 
 def packet(record: Mapping[str, Any], description: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from bowerbird.core import images
-from bowerbird.core.credit import MOST_COLUMNS, credit_of, source_name
+from bowerbird.core.credit import LONGEST, MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
@@ -240,7 +240,8 @@ class KnowledgeBase:
     def credit(self) -> tuple[str, ...]:
         """The metadata columns that say who made an item, see `set_credit`."""
         kept = self.manifest.get("credit")
-        return tuple(c for c in kept if isinstance(c, str))[:MOST_COLUMNS] if isinstance(kept, list) else ()
+        columns = [c for c in kept if isinstance(c, str) and len(c) <= LONGEST] if isinstance(kept, list) else []
+        return tuple(columns[:MOST_COLUMNS])
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ def _plan(
     pipe: System, model: str, kb: KnowledgeBase | None, work: Sequence[Job], out: Path, how: str
 ) -> list[_Picture]:
     """Every picture of the series, in order. Its key is a hash of the job, the model, the knowledge base and `how`."""
-    base = None if kb is None else [kb.version, kb.encoder_fingerprint, kb.manifest.get("token")]
+    base = None if kb is None else [kb.version, kb.encoder_fingerprint, kb.manifest.get("token"), *kb.credit]
     facts = [records.model_name(model), pipe.fingerprint(), str(pipe.dtype), base, how]
     plan: list[_Picture] = []
     for number, job in enumerate(work):

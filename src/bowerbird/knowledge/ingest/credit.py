@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 from bowerbird.core.credit import MOST_COLUMNS
@@ -36,13 +37,14 @@ def check_sources(sources: Sequence[str | Path], choice: Choice, columns: Sequen
     """
     wanted = {column_name(column).casefold() for column in columns}
     there: set[str] = set()
-    for source in sources:
-        for item in registry.read(
+    for most, source in [*((1, source) for source in sources), *((None, source) for source in sources)]:
+        items = registry.read(
             source,
             caption_column=choice.caption_column,
             fetch_urls=choice.fetch_urls,
             private_urls=choice.private_urls,
-        ):
+        )
+        for item in islice(items, most):
             there.update(item.metadata)
             wanted.difference_update(name.casefold() for name in item.metadata)
             if not wanted:
