@@ -137,6 +137,9 @@ def test_generate_refuses_before_it_writes(tmp_path: Path, kb_path: Path, random
         (("--prompt", "x", "--sampler", "magic"), "dpmsolver++"),
         (("--prompt", "x", "--weights", "a"), "--weights"),
         (("--prompt", "x", "--size", "50"), "multiple"),
+        (("--prompt", "x", "--guidance-scale", "nan"), "guidance_scale is nan"),
+        (("--prompt", "x", "--eta", "5"), "0 to 1; got 5"),
+        (("--prompt", "x", "--top-m", "nan"), "top_m"),
     ):
         refused(*base, *extra, says=says, cwd=tmp_path)
 
@@ -236,6 +239,26 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 200
+
+
+def test_what_is_said_is_short_and_names_what_is_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    item = next(iter(read_drawn()))
+    (folder / "p.png").write_bytes(item.data)
+    (folder / "p.txt").write_text("novel " * 2_000)
+    (tmp_path / "q.txt").write_bytes("no\u2028vel\r\n\r\nFüchse".encode("utf-16"))  # as `>` of a Windows shell writes
+    bowerbird("kb", "build", "kb", "pictures", cwd=tmp_path)
+    listed = bowerbird("kb", "list", "kb", cwd=tmp_path)
+    assert "p.png: novel" in listed.stdout
+    assert len(listed.stdout) < 400
+    found = bowerbird("search", "kb", "--mode", "bm25", "--queries", "q.txt", cwd=tmp_path)
+    assert [json.loads(line)["query"]["text"] for line in found.stdout.splitlines()] == ["no\u2028vel", "Füchse"]
+    assert "q.txt (UTF-16)" in found.stderr
+    number = json.loads(bowerbird("kb", "list", "kb", "--json", cwd=tmp_path).stdout)["results"][0]["id"]
+    removed = bowerbird("kb", "remove", "kb", "--ids", f"{number},7,8", "--json", cwd=tmp_path)
+    assert (json.loads(removed.stdout)["removed"], json.loads(removed.stdout)["not_here"]) == (1, [7, 8])
+    assert "ids that are not here: 2 (7, 8)" in removed.stderr
 
 
 def test_looking_at_what_a_knowledge_base_holds(tmp_path: Path, kb_path: Path, drawn_folder: Path) -> None:

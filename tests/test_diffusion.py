@@ -209,6 +209,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"neighbors": hits, "num_inference_steps": 0}, "num_inference_steps"),
         ({"neighbors": hits, "output_type": "jpeg"}, "output_type"),
         ({"neighbors": hits, "height": 50, "width": 50}, "multiple of 16"),
+        ({"neighbors": hits, "height": 100_000}, "up to 4096"),
         ({"neighbors": hits, "generator": [torch.Generator()] * 3}, "3 generators for 1"),
         ({"prompt": "a", "text_mode": "no", "knowledge_base": kb}, "text_mode"),
     ]

@@ -12,6 +12,7 @@ from PIL import Image
 from bowerbird import KnowledgeBase, ReImagenPipeline
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.report import SourceReport
 from bowerbird.systems import generation, jobs, prompt_file, series
 from bowerbird.systems.jobs import Job
 from tests.test_search_scores import run
@@ -146,9 +147,12 @@ def test_text_files(tmp_path: Path) -> None:
     found = prompt_file.read_jobs(path, Job(seed=5, n=2), has_kb=True)
     assert [job.prompt for job in found] == ["ein Füchslein", '"quoted"', "# one"]
     assert {(job.seed, job.n) for job in found} == {(5, 2)}
-    path.write_bytes("Füchse".encode("latin-1"))
-    with pytest.raises(BowerbirdError, match="not UTF-8"):
-        prompt_file.read_jobs(path, Job(), has_kb=True)
+    report = SourceReport()
+    for encoding in ("latin-1", "utf-16"):  # of an old editor, and of `>` in a Windows shell
+        path.write_bytes("Füchse\r\nam Ufer\r\n".encode(encoding))
+        found = prompt_file.read_jobs(path, Job(), has_kb=True, report=report)
+        assert [job.prompt for job in found] == ["Füchse", "am Ufer"]
+    assert report.names == {"encodings": ["p.txt (cp1252)", "p.txt (UTF-16)"]}
 
 
 def test_references_of_a_line(tmp_path: Path, random_reimagen: Path, kb_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import shortened
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -39,7 +40,9 @@ def list_items(
         print_json({"kb": str(kb), "version": opened.version, "items": len(ids), "results": results})
         return
     for facts in results:
-        print_line(f"{facts['id']:>19}  {': '.join(part for part in (facts['path'], facts['caption']) if part)}")
+        print_line(
+            f"{facts['id']:>19}  {': '.join(part for part in (facts['path'], shortened(facts['caption'])) if part)}"
+        )
     more = f"; {len(ids) - len(shown)} more: -n 0 lists all" if len(shown) < len(ids) else ""
     say(f"{kb}: {len(ids)} items{'' if where is None else f' satisfy {where!r}'}{more}")
 

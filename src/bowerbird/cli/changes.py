@@ -11,6 +11,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, MemoryOption, parse_columns
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +44,15 @@ def remove(
 
     numbers = _ids(ids, kb)
     opened = KnowledgeBase.open(kb)
+    absent = _say_absent(opened, numbers)
     if dry_run:
         _preview(opened, opened.select_ids(ids=numbers, where=where), "remove", as_json)
         return
     count = opened.remove(ids=numbers, where=where)
     undo = undo_of(opened) if count else None
     if as_json:
-        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "removed": count, "undo": undo})
+        facts = {"path": str(kb), "version": opened.version, "items": len(opened)}
+        print_json({**facts, "removed": count, "not_here": absent, "undo": undo})
         return
     say(f"{kb}: removed {count}, {len(opened)} items left (version {opened.version})")
     if count:
@@ -81,6 +84,7 @@ def update(
 
     numbers, metadata = _ids(ids, kb), dict(_pair(text) for text in changes or [])
     opened = KnowledgeBase.open(kb)
+    absent = _say_absent(opened, numbers)
     if dry_run:
         check_change(caption, metadata)
         _preview(opened, opened.select_ids(ids=numbers, where=where), "update", as_json)
@@ -88,7 +92,8 @@ def update(
     count = opened.update(ids=numbers, where=where, caption=caption, metadata=metadata)
     undo = undo_of(opened) if count else None
     if as_json:
-        print_json({"path": str(kb), "version": opened.version, "items": len(opened), "updated": count, "undo": undo})
+        facts = {"path": str(kb), "version": opened.version, "items": len(opened)}
+        print_json({**facts, "updated": count, "not_here": absent, "undo": undo})
         return
     say(f"{kb}: updated {count} of {len(opened)} items (version {opened.version})")
     if count:
@@ -175,6 +180,17 @@ def compact(
         )
 
 
+def _say_absent(kb: KnowledgeBase, ids: list[int] | None) -> list[int]:
+    """Name those of the ids that are not here, and return them."""
+    if not ids:
+        return []
+    absent = sorted(set(ids).difference(kb.select_ids(ids=ids).tolist()))
+    if absent:
+        more = ", …" if len(absent) > EXAMPLES else ""
+        say(f"{kb.path}: ids that are not here: {len(absent)} ({', '.join(map(str, absent[:EXAMPLES]))}{more})")
+    return absent
+
+
 def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) -> None:
     """What a dry run says: how many items, and the first few."""
     few = chosen[:EXAMPLES].tolist()
@@ -187,7 +203,7 @@ def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) ->
         )
         return
     for number, caption in zip(few, hits.captions[0], strict=True):
-        print_line(f"{number:>19}  {caption or kb.name(number)}")
+        print_line(f"{number:>19}  {shortened(caption or kb.name(number))}")
     more = f", {len(chosen) - len(few)} more not shown" if len(chosen) > len(few) else ""
     say(f"{kb.path}: would {verb} {len(chosen)} of {len(kb)} items{more}; nothing was changed (--dry-run)")
 

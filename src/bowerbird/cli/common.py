@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable, to_json
+from bowerbird.core.text import printable, shortened, to_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -109,8 +109,9 @@ def print_line(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr, so that stdout stays the result's; as harmless as `print_line`."""
-    print(printable(text), file=sys.stderr)
+    """A line for a person, on stderr, so that stdout stays the result's; as harmless as `print_line`, and no longer
+    than one can read."""
+    print(shortened(printable(text), 2_000), file=sys.stderr)
 
 
 def say_source(report: SourceReport) -> None:

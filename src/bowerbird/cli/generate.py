@@ -21,6 +21,7 @@ from bowerbird.cli.common import (
     print_json,
     progress_bar,
     say,
+    say_source,
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
@@ -252,6 +253,7 @@ def _series(
     signer: Signer | None,
 ) -> None:
     """Every line of a file of prompts, with one model."""
+    from bowerbird.data.report import SourceReport
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
@@ -261,7 +263,9 @@ def _series(
             "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"
             " --unconditional"
         )
-    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None)
+    report = SourceReport()
+    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=report)
+    say_source(report)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     pipe = open_model(model, device, dtype)
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say
+from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say, say_source
 from bowerbird.cli.filling import KbArgument, OpenEncoderOption
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,7 +149,7 @@ def search(
         say(f"{'score':>8}  {'cosine':>6}  {'bm25':>6}  {'id':>19}  file: caption")
     for result in results:
         cosine, words = (f"{result[n]:.3f}" if result[n] is not None else "-" for n in ("similarity", "bm25"))
-        text_of = ": ".join(part for part in (result["path"], result["caption"]) if part)
+        text_of = ": ".join(part for part in (result["path"], shortened(result["caption"])) if part)
         text_of += f"  ({credit})" if (credit := ", ".join(map(str, result["credit"].values()))) else ""
         print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {result['id']:>19}  {text_of}")
     if not results:
@@ -157,12 +158,13 @@ def search(
 
 def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
     """One JSON line a query, in their order."""
+    from bowerbird.data.report import SourceReport
+    from bowerbird.data.text import lines_of, read_text_file
     from bowerbird.knowledge.base import KnowledgeBase
 
-    try:
-        texts = [line.strip() for line in queries.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BowerbirdError(f"{queries}: cannot be read as text ({error}); give a file with a query a line") from error
+    report = SourceReport()
+    texts = [text for line in lines_of(read_text_file(queries, "a query a line", report)) if (text := line.strip())]
+    say_source(report)
     if not texts:
         raise BowerbirdError(f"{queries}: no query in it; write one a line")
     opened = KnowledgeBase.open(

@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(_escaped, _BLANKS.sub(" ", text))
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """`text` with its middle left out where it is longer than `most`: a caption may be a novel."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
+
+
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

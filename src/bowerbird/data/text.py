@@ -7,9 +7,12 @@ like writing. The choice is a guess from what characters stand side by side, so 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable
+from pathlib import Path
 from unicodedata import category
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.report import SourceReport
 
 SAMPLE = 20_000
@@ -39,6 +42,10 @@ _KOREAN = frozenset(
 )
 
 
+_ALONE = re.compile("(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])")
+"""A character beside Latin letters and none of its kind."""
+
+
 def read_text(data: bytes, name: str, report: SourceReport) -> str:
     """The text in `data` without a byte order mark. An encoding that had to be guessed is noted under `name`."""
     for mark, encoding in _MARKS:
@@ -59,6 +66,15 @@ def read_text(data: bytes, name: str, report: SourceReport) -> str:
     return data.decode(found, "replace")
 
 
+def read_text_file(path: Path, holds: str, report: SourceReport) -> str:
+    """`read_text` of a file. Raises: BowerbirdError where it cannot be read, saying what it should hold."""
+    try:
+        return read_text(path.read_bytes(), path.name, report)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BowerbirdError(f"{path}: cannot be read ({reason}); give a text file with {holds}") from error
+
+
 def lines_of(text: str) -> list[str]:
     """The lines of a text, ended by a line feed alone: U+2028, U+0085 and form feeds belong to what is written."""
     return [line.removesuffix("\r") for line in text.split("\n")]
@@ -74,6 +90,8 @@ def guess(data: bytes) -> str:
             text = codec.decode(sample, final=len(sample) == len(data))
         except UnicodeDecodeError:
             continue
+        if len(text) < len(sample):  # an accent and the letter after it make a character of two bytes
+            text = _ALONE.sub("\x84", text)
         score = _score(text, weigh)
         if score > most:
             best, most = encoding, score

@@ -136,6 +136,10 @@ def trained_size(unet: Any, vae: Any) -> int:
     return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+MOST_EDGE = 4096
+"""Largest edge of a picture that is generated, in pixels: beyond, one layer's features fill the memory of a machine."""
+
+
 def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> tuple[int, int]:
     """Rows and columns of the latents for pictures of `height` x `width` pixels (None: as the model was trained).
 
@@ -146,9 +150,10 @@ def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> 
     trained = trained_size(unet, vae)
     edges = {"height": trained if height is None else height, "width": trained if width is None else width}
     for name, edge in edges.items():
-        if edge < step or edge % step:
+        if not step <= edge <= MOST_EDGE or edge % step:
             raise BowerbirdError(
-                f"{name} is a multiple of {step} pixels for this model (trained at {trained}); got {edge}"
+                f"{name} is a multiple of {step} pixels for this model (trained at {trained}), up to {MOST_EDGE}; got"
+                f" {edge}"
             )
     return edges["height"] // factor, edges["width"] // factor
 

@@ -5,6 +5,7 @@ What is written about a picture is in `records.py`, the files in `output.py`; `r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -107,9 +108,19 @@ def generate(
     return made
 
 
+def check_numbers(settings: Settings) -> None:
+    """Raises: BowerbirdError for a number that no sampler can use: the picture would be noise, or nothing."""
+    for name in ("guidance_scale", "strength", "preservation", "change_threshold"):
+        if not math.isfinite(getattr(settings, name)):
+            raise BowerbirdError(f"{name} is {getattr(settings, name)}; give a number, as in {getattr(Settings, name)}")
+    if not 0 <= settings.eta <= 1:
+        raise BowerbirdError(f"eta is the share of fresh noise, 0 to 1; got {settings.eta}")
+
+
 def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]:
     """The arguments of the pipeline's call that `settings` make. Raises: BowerbirdError for what it cannot do."""
     can, name = pipe.capabilities, type(pipe).__name__
+    check_numbers(settings)
     options: dict[str, Any] = {
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance_scale,

@@ -88,6 +88,8 @@ def check(job: Job, *, has_kb: bool) -> None:
         raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
     if alone and job.prompt is None:
         raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
+    if not 0 < job.top_m <= 1:
+        raise BowerbirdError(f"top_m is the fraction of the database kept, above 0 and up to 1; got {job.top_m}")
     if job.proposal not in ("model", "database"):
         raise BowerbirdError(f"`proposal` {job.proposal!r} is not known; choose model or database")
     if len(job.guidance_interval) not in (0, 2):

@@ -16,6 +16,8 @@ from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.seeds import LARGEST
 from bowerbird.core.text import parse_json
+from bowerbird.data.report import SourceReport
+from bowerbird.data.text import read_text_file
 from bowerbird.systems.jobs import Job, check
 
 MOST_LINES, MOST_PICTURES = 10_000, 100_000
@@ -38,17 +40,14 @@ ALIASES = {
 """Other names of entries, by which people know them."""
 
 
-def read_jobs(path: Path, usual: Job, *, has_kb: bool) -> list[Job]:
+def read_jobs(path: Path, usual: Job, *, has_kb: bool, report: SourceReport | None = None) -> list[Job]:
     """A job for each line of `path` (`.txt`: the line is the prompt; `.jsonl`: an object, or a prompt in quotes),
     `usual` where it says nothing; blank lines are none. Files in it are looked for beside it.
+    An encoding that had to be guessed is noted in `report`.
 
     Raises: BowerbirdError naming the first line that cannot be done.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise BowerbirdError(f"{path}: cannot be read ({reason}); give a text file with a prompt a line") from error
+    text = read_text_file(path, "a prompt a line", SourceReport() if report is None else report)
     jobs = []
     for place, line in _lines(path, text):
         try:

@@ -19,6 +19,7 @@ from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 1000
 """As many as the networks are trained on timesteps; more change nothing but the time."""
-MOST_EDGE, MOST_TIMES = 4096, 4
-"""Largest edge of a picture, in pixels and in times of the model's own; a larger one takes as many fewer steps."""
+MOST_TIMES = 4
+"""Largest edge of a picture in times of the model's own; a larger one takes as many fewer steps."""
 MOST_NEIGHBORS, MOST_PICTURES = 1000, 32
 """More than any picture is generated from, by embeddings and by pictures."""
 MOST_PIXELS = 2**25
