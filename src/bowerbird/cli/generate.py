@@ -263,9 +263,9 @@ def _series(
             "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"
             " --unconditional"
         )
-    report = SourceReport()
-    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=report)
-    say_source(report)
+    passed_over = SourceReport()
+    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=passed_over)
+    say_source(passed_over)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     pipe = open_model(model, device, dtype)
 

@@ -26,7 +26,7 @@ NOT_READ = frozenset(f".{suffix}" for suffix in _UNREAD.split())
 SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 """Folders that systems make for themselves, in small letters; so is all that begins with a dot."""
 ABOUT = re.compile(
-    r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|thumbs\.db|desktop\.ini",
+    r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
 """Files that say something of a collection, or that systems make, and are never of a picture."""
