@@ -118,6 +118,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, kb_path: Path) -> None
         (("generate", "--from", "texts/a.png", "--out", "o"), "a.png"),
         (("train", "nope", "--data", "drawn"), "tiny-rdm"),
         (("train", "tiny-rdm"), "--data"),
+        (("train", "os:system", "--data", "drawn"), "without arguments"),
         (("train", "tiny-rdm", "--data", "drawn", "--set", "train.stepz=1"), "train.stepz"),
         (("search", kb_path, "--text", "x", "--nope"), "--help"),
         (("nope",), "--help"),

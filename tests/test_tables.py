@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -172,3 +173,29 @@ def test_further_pictures_of_a_row_are_counted(tmp_path: Path) -> None:
     report = SourceReport()
     assert [item.name for item in read(tmp_path / "t.parquet", report=report)] == ["1.png"]
     assert report.names == {"further_pictures": ["t.parquet[0]"]}
+
+
+def test_names_in_the_bytes_of_another_system(tmp_path: Path) -> None:
+    """Files of an old disk: their names are no UTF-8, and rows and captions find them all the same."""
+    folder = os.fsencode(tmp_path) + b"/f\xfcchse"
+    os.mkdir(folder)
+    for name, data in {b"caf\xe9.png": picture(1), b"caf\xe8.png": picture(2), b"caf\xe8.txt": b"beside"}.items():
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(data)
+    (tmp_path / "metadata.csv").write_text("file_name,text\nfüchse/café.png,in a row\n")
+    found = {item.name: (item.caption, item.metadata["file_name"], item.metadata["class"]) for item in read(tmp_path)}
+    assert found == {
+        "füchse/cafè.png": ("beside", "füchse/cafè.png", "füchse"),
+        "füchse/café.png": ("in a row", "füchse/café.png", "füchse"),
+    }
+
+
+def test_what_generate_wrote_is_a_collection(tmp_path: Path) -> None:
+    """Its pictures with their prompts: not the sheet of them, nor what check-copies wrote beside them."""
+    record = {"file": "000.png", "request": {"prompt": "a red fox", "k": 4}, "seed": 7}
+    files = {"000.png": picture(1), "sheet.png": picture(2), "bowerbird-check/worst.png": picture(3)}
+    captions, metadata, report = gather(tmp_path, {**files, "generation.jsonl": json.dumps(record) + "\n"})
+    assert captions == {"000.png": ["a red fox"]}
+    assert metadata["000.png"]["seed"] == 7
+    assert report.names == {"further_pictures": ["sheet.png"], "hidden_files": ["bowerbird-check/"]}
+    assert [item.name for item in read(tmp_path / "sheet.png")] == ["sheet.png"]

@@ -157,6 +157,8 @@ def _reason(data: bytes, error: Exception) -> str:
         brand = _BRANDS.get(data[8:12])
     if brand in PLUG_INS and brand not in readable_formats():
         return f"a {brand} picture, which Pillow reads with a plug-in: pip install {PLUG_INS[brand][1]}"
+    if not data:
+        return "the file is empty"
     if type(error).__name__ == "UnidentifiedImageError":
         return f"not a readable picture (of no format that is read; it begins with {data[:12]!r})"
     return f"not a readable picture ({type(error).__name__}: {error})"

@@ -14,6 +14,7 @@ from bowerbird.core import images
 from bowerbird.core.errors import PictureError
 from bowerbird.data.columns import clean, plain
 from bowerbird.data.report import SourceReport
+from bowerbird.data.text import spelled
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,7 +74,7 @@ class Cleaner:
 
     def clean(self, item: SourceItem) -> SourceItem:
         """The item as it can be stored."""
-        name = clean(item.name)
+        name = clean(spelled(item.name))
         return replace(
             item,
             caption=clean(item.caption),

@@ -7,6 +7,7 @@ like writing. The choice is a guess from what characters stand side by side, so 
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,10 @@ _ALONE = re.compile("(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])
 """A character beside Latin letters and none of its kind."""
 
 
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""Bytes in a file's name that are no character, as Python keeps them."""
+
+
 def read_text(data: bytes, name: str, report: SourceReport) -> str:
     """The text in `data` without a byte order mark. An encoding that had to be guessed is noted under `name`."""
     for mark, encoding in _MARKS:
@@ -73,6 +78,21 @@ def read_text_file(path: Path, holds: str, report: SourceReport) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise BowerbirdError(f"{path}: cannot be read ({reason}); give a text file with {holds}") from error
+
+
+def spelled(name: str) -> str:
+    """A file's name as text: one whose bytes are not in the system's encoding (of an old disk, or an archive made
+    elsewhere) is read as texts are. Only for what is shown and kept: it opens no file."""
+    if _ESCAPED.search(name) is None:
+        return name
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:
+        return name
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode(guess(raw), "replace")
 
 
 def lines_of(text: str) -> list[str]:

@@ -26,7 +26,7 @@ from bowerbird.data.sources.layout import MOST_BYTES
 from bowerbird.data.sources.listing import Table
 from bowerbird.data.sources.rows import is_table, read_rows
 from bowerbird.data.sources.tree import read_tree, refuse_empty, sort_names
-from bowerbird.data.text import guess
+from bowerbird.data.text import guess, spelled
 
 MOST_HEADER = 1024**2
 """A tar may say names and attributes of a member in a member of their own, up to so many bytes."""
@@ -234,7 +234,7 @@ def _is_text(name: str) -> bool:
 def _member_name(name: str) -> str:
     """A member's name as a path below the archive: Windows' separators and `./` are undone, and what leads upwards
     stays a name."""
-    made = name.replace("\\", "/")
+    made = spelled(name).replace("\\", "/")
     while made.startswith("./"):
         made = made[2:]
     return made.lstrip("/")

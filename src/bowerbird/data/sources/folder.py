@@ -16,6 +16,7 @@ from bowerbird.data.sources.base import SourceOptions
 from bowerbird.data.sources.listing import Table
 from bowerbird.data.sources.picture_file import MOST_FILE_BYTES, read_picture_file
 from bowerbird.data.sources.tree import Sorted, read_parts, read_tree, refuse_empty, sort_names
+from bowerbird.data.text import spelled
 
 
 class Picture:
@@ -100,7 +101,7 @@ class FolderTree:
         return self.root / name
 
     def facts(self, name: str) -> dict[str, Any]:
-        return {"file_name": name}
+        return {"file_name": spelled(name)}
 
 
 def walk(root: Path, report: SourceReport) -> list[str]:

@@ -13,6 +13,7 @@ from unicodedata import normalize
 
 from bowerbird.core.images import SUFFIXES
 from bowerbird.data.columns import column_key
+from bowerbird.data.text import spelled
 
 MOST_BYTES = 64 * 1024**2
 """A larger member of an archive, or answer of an address, is reported and not read: no picture of the size we take
@@ -23,8 +24,10 @@ _UNREAD = (
 )
 NOT_READ = frozenset(f".{suffix}" for suffix in _UNREAD.split())
 """Suffixes of pictures; those that are in `SUFFIXES` as well are read."""
-SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
-"""Folders that systems make for themselves, in small letters; so is all that begins with a dot."""
+SYSTEM = frozenset(
+    {"bowerbird-check", "@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
+"""Folders that systems, and check-copies, make for themselves, in small letters; so is all that begins with a dot."""
 ABOUT = re.compile(
     r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
@@ -61,6 +64,8 @@ FILE_COLUMNS = (
     "image_id",
 )
 """Columns that name a row's picture, written in any way (`File Name`); the first that is there wins."""
+GENERATED, SHEET = "generation.jsonl", "sheet.png"
+"""What `generate` writes beside its pictures: their records, and a picture of all, which is none of them."""
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv")
 PARQUET = (".parquet", ".pq")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
@@ -134,7 +139,7 @@ def stem_of_archive(name: str) -> str:
 
 def fold(name: str) -> str:
     """A name as lists may write it: slashes of either kind, `./` in front, and composed or decomposed letters."""
-    made = normalize("NFC", name.strip().replace("\\", "/"))
+    made = normalize("NFC", spelled(name).strip().replace("\\", "/"))
     while made.startswith("./"):
         made = made[2:].lstrip("/")
     return made

@@ -19,7 +19,7 @@ from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.csv_rows import csv_rows
 from bowerbird.data.sources.json_rows import json_rows
 from bowerbird.data.sources.labels import label_names, with_labels
-from bowerbird.data.sources.layout import PARQUET, TABLES, suffix_of
+from bowerbird.data.sources.layout import GENERATED, PARQUET, TABLES, suffix_of
 from bowerbird.data.text import lines_of, read_text
 
 KEY = "key"
@@ -69,6 +69,9 @@ def _json_lines(text: str, name: str, report: SourceReport) -> list[dict[str, An
             report.note("rows_left_out", str(error))
             continue
         if isinstance(row, dict):
+            asked = row.get("request")
+            if isinstance(asked, dict) and "prompt" in asked and name.endswith(GENERATED):
+                row["prompt"] = asked["prompt"]
             rows.append(row)
         else:
             report.note("rows_left_out", f"{name}:{number} (no object with names)")

@@ -23,7 +23,7 @@ from bowerbird.data.sources import layout, rows, table
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
 from bowerbird.data.sources.listing import Listing, Table
 from bowerbird.data.sources.sidecars import Sidecars
-from bowerbird.data.text import read_text
+from bowerbird.data.text import read_text, spelled
 
 MOST_TEXT = 1024**2
 """A caption file beside a picture is not longer; a longer one is not read."""
@@ -71,12 +71,16 @@ class Sorted:
 def sort_names(tree: Tree, report: SourceReport) -> Sorted:
     """What each file is for; what is passed over is noted."""
     made = Sorted()
+    names = {name for name in tree.names if name.endswith(layout.GENERATED)}
     for name in tree.names:
         suffix, picture = layout.suffix_of(name), layout.is_picture(name)
         if layout.is_system(name):
             if picture:
                 report.note("hidden_files", f"{tree.label}{name}")
         elif picture:
+            if name.rpartition("/")[2] == layout.SHEET and f"{name[: -len(layout.SHEET)]}{layout.GENERATED}" in names:
+                report.note("further_pictures", f"{tree.label}{name}")
+                continue
             made.pictures.append(name)
         elif layout.looks_like_picture(name):
             report.note("pictures_not_read", f"{tree.label}{name}")
@@ -272,7 +276,7 @@ def _item(
     if split is not None:
         metadata["split"] = split
     if kind is not None:
-        metadata["class"] = kind
+        metadata["class"] = spelled(kind)
     metadata |= facts | row
     if captions is None:
         captions = [str(metadata.get("class", "")).replace("_", " ")]

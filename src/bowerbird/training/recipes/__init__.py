@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,10 @@ def _own(path: str, function: str) -> Recipe:
 def _made(make: Callable[[], object], path: str, function: str) -> Recipe:
     from bowerbird.training.recipe import Recipe
 
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError) as error:
+        raise BowerbirdError(f"{path}: {function} is called without arguments to make a Recipe ({error})") from error
     found = make()
     if not isinstance(found, Recipe):
         raise BowerbirdError(f"{path}: {function}() gives {type(found).__name__}; it must return a Recipe")
