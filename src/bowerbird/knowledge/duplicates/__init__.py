@@ -1,0 +1,1 @@
+"""Copies among the items of a knowledge base."""
