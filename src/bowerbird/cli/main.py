@@ -21,6 +21,7 @@ from bowerbird.cli import (
     changes,
     datasets,
     demo,
+    duplicates,
     edit,
     evaluate,
     export,
@@ -59,6 +60,7 @@ for verb in (sync.sync, changes.remove, changes.update, changes.credit, changes.
 kb.app.command("list")(browse.list_items)
 kb.app.command("show")(browse.show)
 kb.app.command("sheet")(browse.sheet)
+kb.app.command("duplicates")(duplicates.duplicates)
 kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")

@@ -331,12 +331,20 @@ class KnowledgeBase:
             progress=progress,
         )
 
-    def remove(self, *, ids: Sequence[int] | None = None, where: str | None = None) -> int:
+    def remove(
+        self, *, ids: Sequence[int] | None = None, where: str | None = None, expected_version: int | None = None
+    ) -> int:
         """Remove items by id or by condition (`true` for all) and return how many; `restore` undoes it.
 
-        Raises: BowerbirdError when neither or both are given, or the condition is empty.
+        `expected_version`: remove nothing when another writer has changed it since that version.
+        Raises: BowerbirdError when neither or both are given, the condition is empty, or that version is past.
         """
         with self.store.writing():
+            if expected_version not in (None, self.version):
+                raise BowerbirdError(
+                    f"{self.path}: has changed since version {expected_version} (now {self.version}), so nothing was"
+                    " removed; look at it again"
+                )
             gone = self.select_ids(ids=ids, where=where)
             if len(gone):
                 self.store.delete(gone.tolist())

@@ -1,27 +1,25 @@
 """Are two pictures one picture: saved again, scaled, turned, mirrored, or a window cut from the other?
 
-Judged on pixels, every part of the picture: embeddings say what is alike, and two drawings of one thing are alike.
+Judged on pixels, every part of the picture for itself: embeddings say what is alike, and two drawings of one thing are
+alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+
+from bowerbird.core import images
 
 if TYPE_CHECKING:
     from PIL import Image
 
-GRID = 32
-"""Edge of the grid that two pictures are compared on, stretched to a square."""
-ON_AVERAGE, ANYWHERE = 8.0, 40.0
-"""The most that copies differ, in levels of 255: root mean square over the grid; and in the mean of any 2 x 2 cells of
-it. What lossy formats and scaling do stays below half of that; another color of the smallest part does not."""
-ASPECT = 0.04
-"""Relative difference of aspect ratios that rounding to whole pixels makes."""
-FLAT = 6.0
-"""Standard deviation in levels below which a picture shows nothing that could be recognized."""
+EDGE = 128
+"""Edge of the square that two pictures are compared on, or the shortest of their edges where that is less."""
 TURNS = (
     "",
     "rotated 90",
@@ -33,107 +31,169 @@ TURNS = (
     "mirrored, rotated 270",
 )
 """What was done to the first to make the second, as `turned` does it: a quarter is counterclockwise."""
-COARSE, FINE = 64, 160
-"""Edges at which a window is looked for, and found exactly."""
-SHARES = np.geomspace(0.97, 0.45, 24)
-"""Widths of windows that are looked for, as shares of the picture's."""
-LIKELY = 0.85
-"""Correlation at `COARSE` from which a window is looked at closely."""
+ASPECT = 0.02
+"""Relative difference of aspect ratios, beside what rounding to whole pixels makes."""
+SHIFT = 12.0
+"""Levels of 255 that the mean of a small part may differ by, beside `EDGES` of the range of values around it: what
+lossy formats do to plain areas is under 10, and a color one could name apart is above."""
+EDGES = 0.08
+UNLIKE, NOISE, MOST_UNLIKE = 0.06, 16.0, 0.45
+"""1 - SSIM that the least similar part may have: `UNLIKE`, and `NOISE` times what the upper quarter of the parts with
+something in them has, up to `MOST_UNLIKE`. Saving and scaling differ everywhere a little, another hand of a clock in
+one place much."""
+SOFT = 1000.0
+"""Variance, summed over channels, below which a part has too little in it for SSIM to matter."""
+LEAST_SHARE = 0.7
+"""Least share of width and height that a window shows to be looked for."""
+FLAT = 12.0
+"""Standard deviation in levels below which a window could lie anywhere."""
 
 
 @dataclass(frozen=True)
-class Relation:
-    """What the second of two pictures is to the first: `turn` of `TURNS`, and `window`, the share of the first's width
-    that the second shows (1: all)."""
+class View:
+    """A picture as it is compared: `pixels` uint8 `(h, w, 3)`, laid on white, or with its opacity `(h, w, 4)` where
+    something shows through it; of no more pixels than that takes."""
 
-    turn: str
-    window: float = 1.0
+    pixels: np.ndarray
 
-
-def turned(grid: np.ndarray, turn: int) -> np.ndarray:
-    """A picture `(h, w, 3)` turned by quarters, from `turn` 4 on mirrored left to right first."""
-    plain = grid[:, ::-1] if turn >= 4 else grid
-    return np.rot90(plain, turn % 4)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def on_grid(picture: Image.Image, size: int = GRID) -> np.ndarray:
-    """The whole picture stretched to `size` x `size`, float32 `(size, size, 3)` in levels of 255."""
-    from PIL import Image
-
-    return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BOX, reducing_gap=3.0), np.float32)
+def view(data: bytes, name: str, *, at_least: int = 2 * EDGE) -> View:
+    """Decode a picture to be compared. Raises: PictureError."""
+    return view_of(images.decode(data, name, None, at_least=at_least, max_pixels=images.MOST_PIXELS))
 
 
-def differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Pairs of grids `(…, s, s, 3)` -> float32 `(…,)`: 1 and below is the same picture, as large as it may differ."""
-    apart = one - other
-    average = np.sqrt((apart**2).mean((-3, -2, -1)))
-    s = apart.shape[-2]
-    cells = np.abs(apart.reshape(*apart.shape[:-3], s // 2, 2, s // 2, 2, 3).mean((-4, -2))).max((-3, -2, -1))
-    return np.maximum(average / ON_AVERAGE, cells / ANYWHERE)
+def view_of(picture: Image.Image) -> View:
+    """A picture in memory to be compared."""
+    picture = images.reduced(picture, 2 * EDGE)
+    if "A" not in picture.getbands() or picture.getchannel("A").getextrema() == (255, 255):
+        return View(np.asarray(picture.convert("RGB")))
+    laid = np.asarray(images.on_background(picture))
+    return View(np.dstack([laid, np.asarray(picture.getchannel("A"))]))
 
 
-def relation(one: Image.Image, other: Image.Image) -> Relation | None:
-    """What `other` is to `one` as its copy: all of it, turned or not; None where neither that nor a window fits."""
-    a, b = on_grid(one), on_grid(other)
-    if max(a.std(), b.std()) < FLAT:
-        return Relation("") if differ(a, b) <= 0.25 and _same_shape(one.size, other.size) else None
-    for turn, name in enumerate(TURNS):
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """A picture `(…, h, w, channels)` turned by quarters, from `turn` 4 on mirrored left to right first."""
+    plain = pixels[..., ::-1, :] if turn >= 4 else pixels
+    return np.rot90(plain, turn % 4, axes=(-3, -2))
+
+
+def scaled(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`pixels` as float32 at another size, each new pixel the mean of what it covers."""
+    smaller = width <= pixels.shape[1] and height <= pixels.shape[0]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    made: np.ndarray = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    return made.astype(np.float32)
+
+
+def turn_between(one: View, other: View, turns: Iterable[int] = range(len(TURNS))) -> int | None:
+    """The first of `turns` that makes `other` of `one`; None where none does."""
+    for turn in turns:
         size = one.size if turn % 2 == 0 else one.size[::-1]
-        if _same_shape(size, other.size) and differ(turned(a, turn), b) <= 1:
-            return Relation(name)
-    share = window_of(one, other)
-    return None if share is None else Relation("", share)
+        if _same_shape(size, other.size) and same(turned(one.pixels, turn), other.pixels):
+            return turn
+    return None
 
 
-def window_of(whole: Image.Image, part: Image.Image) -> float | None:
-    """The share of the width of `whole` that `part` shows, where it is a window of it; None where it is none."""
-    import cv2
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures `(h, w, channels)` of about one shape show the same in every part."""
+    channels = min(one.shape[2], other.shape[2])  # what lies behind an opaque copy nobody knows
+    edge = min(EDGE, *one.shape[:2], *other.shape[:2])
+    a, b = (
+        cv2.GaussianBlur(scaled(p[..., :channels], edge, edge), (0, 0), max(0.3, edge / EDGE)) for p in (one, other)
+    )
+    apart, spread = a - b, max(float(a.std((0, 1)).max()), float(b.std((0, 1)).max()))
+    if np.sqrt((apart**2).mean()) > max(1.5, 0.25 * spread):
+        return False
+    part = max(3, edge // 10 | 1)
 
-    b = on_grid(part)
-    if b.std() < 4 * FLAT:  # a piece of a plain ground is a piece of every picture with that ground
+    def mean(pixels: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(pixels, -1, (part, part))
+
+    around = np.ones((part, part), np.uint8)
+    ranges = [cv2.dilate(p, around) - cv2.erode(p, around) for p in (a, b)]
+    mean_a, mean_b = mean(a), mean(b)
+    if (np.abs(mean_a - mean_b) - EDGES * np.maximum(*ranges)).max() > SHIFT:
+        return False
+    variance_a = (mean(a * a) - mean_a * mean_a).sum(-1).clip(0)
+    variance_b = (mean(b * b) - mean_b * mean_b).sum(-1).clip(0)
+    together = (mean(a * b) - mean_a * mean_b).sum(-1)
+    unlike = 1 - (2 * together + SOFT) / (variance_a + variance_b + SOFT)
+    filled = unlike[np.maximum(variance_a, variance_b) > 0.3 * SOFT]
+    usual = float(np.quantile(filled, 0.75)) if len(filled) else 0.0
+    return float(unlike.max()) <= min(MOST_UNLIKE, UNLIKE + NOISE * usual)
+
+
+def window(whole: View, part: View, at: tuple[float, float, float, float]) -> float | None:
+    """The share of the width of `whole` that `part` shows, where it is a window of it; None where it is none.
+
+    `at`: where it may lie, left, top, width and height in shares of `whole`, to a few hundredths.
+    """
+    if part.pixels[..., :3].astype(np.float32).std((0, 1)).max() < FLAT:
+        return None  # a piece of a plain ground is a piece of every picture with that ground
+    ground = whole.pixels[..., :3]
+    height, width = ground.shape[:2]
+    edge = max(16, min(EDGE, *part.size, round(at[2] * width), round(at[3] * height)))  # no finer than either is
+    template = scaled(part.pixels[..., :3], edge, edge)
+    factor = min(1.0, 1.5 * edge / min(at[2] * width, at[3] * height))
+    if factor < 1:
+        ground = scaled(ground, max(8, round(width * factor)), max(8, round(height * factor))).astype(np.uint8)
+        height, width = ground.shape[:2]
+    start = np.array([[at[2] * width / edge, 0, at[0] * width], [0, at[3] * height / edge, at[1] * height]], np.float32)
+    gray, gray_ground = _gray(template), _gray(ground)
+    for find in (_aligned, _slid):  # what varies in one direction only, as a striped flag, gives no alignment
+        warp = find(gray, gray_ground, start)
+        if warp is None:
+            continue
+        shares = float(warp[0, 0]) * edge / width, float(warp[1, 1]) * edge / height
+        shape = (shares[1] * whole.size[0], shares[0] * whole.size[1])
+        if min(shares) < 0.95 * LEAST_SHARE or max(shares) > 1.02 or not _same_shape(shape, part.size, 0.02):
+            continue
+        method = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        found = cv2.warpAffine(ground, warp, (edge, edge), flags=method, borderMode=cv2.BORDER_REPLICATE)
+        if same(found, template):
+            return min(1.0, shares[0])
+    return None
+
+
+def _aligned(template: np.ndarray, ground: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+    """The affine map from `template` into `ground` near `start` that fits best; None where it shears, or there is
+    none."""
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
+    everywhere = np.full(ground.shape, 255, np.uint8)
+    try:
+        found = cv2.findTransformECC(template, ground, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 5)
+    except cv2.error:  # nothing to converge to
         return None
-
-    def best(edge: int, shares: np.ndarray) -> tuple[float, float, tuple[int, int, int, int]]:
-        ground = _fitted(whole, edge)
-        found = (-1.0, 0.0, (0, 0, 0, 0))
-        for share in shares:
-            width = round(float(share) * ground.shape[1])
-            height = round(width * part.height / part.width)
-            if not (4 <= width <= ground.shape[1] and 4 <= height <= ground.shape[0]):
-                continue
-            piece = np.asarray(part.convert("RGB").resize((width, height), resample=_area()), np.float32)
-            table = cv2.matchTemplate(ground, piece, cv2.TM_CCOEFF_NORMED)
-            table = np.nan_to_num(table, nan=-1.0, posinf=-1.0, neginf=-1.0)
-            y, x = np.unravel_index(int(table.argmax()), table.shape)
-            if table[y, x] > found[0]:
-                found = (float(table[y, x]), float(share), (int(x), int(y), width, height))
-        return found
-
-    score, share, _ = best(COARSE, SHARES)
-    if score < LIKELY:
-        return None
-    edge = min(FINE, max(whole.size))
-    _, share, (x, y, width, height) = best(edge, share * np.linspace(0.96, 1.04, 9))
-    if not width:
-        return None
-    scale = max(whole.size) / edge
-    box = tuple(round(value * scale) for value in (x, y, x + width, y + height))
-    return share if differ(on_grid(whole.crop(box)), b) <= 1 else None
+    warp = np.asarray(found[1])
+    sheared = max(abs(float(warp[0, 1])), abs(float(warp[1, 0])))
+    return None if sheared > 0.02 * min(abs(float(warp[0, 0])), abs(float(warp[1, 1]))) else warp
 
 
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def _slid(template: np.ndarray, ground: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+    """The best place of `template`, at the scale of `start` and a little more or less, anywhere in `ground`."""
+    edge, highest, best = template.shape[0], 0.0, None
+    for scale in np.linspace(0.96, 1.04, 9):
+        width, height = round(start[0, 0] * edge * scale), round(start[1, 1] * edge * scale)
+        if width > ground.shape[1] or height > ground.shape[0]:
+            continue
+        scores = cv2.matchTemplate(ground, scaled(template, width, height), cv2.TM_CCOEFF_NORMED)
+        _, score, _, (left, top) = cv2.minMaxLoc(scores)
+        if score > highest:
+            highest, best = score, np.array([[width / edge, 0, left], [0, height / edge, top]], np.float32)
+    return best
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+    made: np.ndarray = cv2.cvtColor(pixels.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    return made
+
+
+def _same_shape(one: tuple[float, float], other: tuple[float, float], more: float = 0.0) -> bool:
     ratio = one[0] * other[1] / (one[1] * other[0])
-    slack = ASPECT + 1.0 / min(*one, *other)
+    slack = ASPECT + more + 1.0 / min(*one, *other)
     return 1 / (1 + slack) <= ratio <= 1 + slack
-
-
-def _fitted(picture: Image.Image, edge: int) -> np.ndarray:
-    scale = edge / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.convert("RGB").resize(size, resample=_area()), np.float32)
-
-
-def _area() -> Image.Resampling:
-    from PIL import Image
-
-    return Image.Resampling.BOX
