@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.duplicates.find import DuplicateReport, Item
 
-ACROSS, MOST_ROWS = 8, 200
+ACROSS, MOST_ROWS = 8, 60
 """Pictures in a row of a sheet, and rows of one."""
 
 
@@ -82,14 +82,20 @@ def _summarize(kb: str, report: DuplicateReport) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items() if count)
     also = f"; {report.without_picture} items have no picture" if report.without_picture else ""
     more = f" ({kinds})" if kinds else ""
-    say(f"{kb}: {copies} copies in {len(report.groups)} groups among {report.pictures} pictures{more}{also}")
+    counted = [
+        f"{n} {word if n == 1 else many}"
+        for n, word, many in (
+            (copies, "copy", "copies"),
+            (len(report.groups), "group", "groups"),
+            (report.pictures, "picture", "pictures"),
+        )
+    ]
+    say(f"{kb}: {counted[0]} in {counted[1]} among {counted[2]}{more}{also}")
     pairs = [(group.kept, copy) for group in report.groups for copy in group.copies]
     others = [copy for kept, copy in pairs if copy.caption not in ("", kept.caption)]
     if others:
         staying = sum(bool(copy.stays) for copy in others)
-        say(
-            f"{len(others)} copies have another caption than the kept one; --apply leaves {staying} of them, turned ones"
-        )
+        say(f"{len(others)} have another caption than the kept one; --apply leaves {staying} of these, the turned ones")
 
 
 def _print(report: DuplicateReport) -> None:

@@ -74,9 +74,9 @@ def find_duplicates(
 ) -> DuplicateReport:
     """Group the pictures of `kb` that are one picture.
 
-    `keep`: `best` keeps what shows most (no window of another), then most pixels, then a format without losses, then
-    most bytes a pixel; `first` what is listed first. `kinds`: which copies are looked for. Every copy was compared with
-    the one that is kept, so that a chain of likenesses makes no group. Changes nothing.
+    `keep`: `best` keeps what shows most (no window of another), then most pixels, then a format without losses, of the
+    others most bytes a pixel, then what is listed first; `first` that alone. `kinds`: which copies are looked for.
+    Every copy was compared with the one that is kept, so a chain of likenesses makes no group. Changes nothing.
     Raises: BowerbirdError for another `keep` or kind.
     """
     if keep not in KEEP:

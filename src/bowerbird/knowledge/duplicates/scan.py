@@ -31,7 +31,8 @@ LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "PPM", "QOI", "TGA", "PCX", "SGI", "PSD
 @dataclass(frozen=True)
 class Scan:
     """What is known of each of n pictures, in the order they are listed in: `ids` int64, `digests` of their bytes,
-    `sizes` `(n, 2)` (height, width), `lengths` of the files, `formats`, and `grids`, which lie on disk.
+    `sizes` `(n, 2)` (height, width), `lengths` of the files, `formats`, whether they are
+    `lossless`, and `grids`, which lie on disk.
 
     `without`: items that have no picture; `unreadable`: a line for each that this machine cannot decode.
     """
@@ -41,16 +42,17 @@ class Scan:
     sizes: np.ndarray
     lengths: np.ndarray
     formats: list[str]
+    lossless: np.ndarray
     grids: np.ndarray
     without: int
     unreadable: list[str]
 
     def order(self) -> np.ndarray:
-        """Positions from the best on: most pixels, a format that loses nothing, most bytes a pixel, the first
-        listed."""
+        """Positions from the best on: most pixels, a format that loses nothing, of the others most bytes a pixel, the
+        first listed."""
         pixels = self.sizes.prod(1)
-        lossy = np.array([f not in LOSSLESS for f in self.formats], bool)
-        return np.lexsort((np.arange(len(self.ids)), -self.lengths / np.maximum(pixels, 1), lossy, -pixels))
+        quality = np.where(self.lossless, np.inf, self.lengths / np.maximum(pixels, 1))
+        return np.lexsort((np.arange(len(self.ids)), -quality, -pixels))
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Seen:
     digest: bytes
     size: tuple[int, int]
     form: str
+    lossless: bool
     grid: np.ndarray
 
 
@@ -66,7 +69,7 @@ def scan(store: Store, ids: np.ndarray, progress: Progress | None = None) -> Sca
     a temporary file that nobody else sees."""
     report, done = for_stage(progress, "reading", len(ids)), 0
     kept: list[int] = []
-    seen: list[tuple[bytes, tuple[int, int], int, str]] = []
+    seen: list[tuple[bytes, tuple[int, int], int, str, bool]] = []
     unreadable: list[str] = []
     without = 0
     with tempfile.TemporaryFile(prefix="bowerbird-") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -78,7 +81,7 @@ def scan(store: Store, ids: np.ndarray, progress: Progress | None = None) -> Sca
                     unreadable.append(one)
                     continue
                 kept.append(i)
-                seen.append((one.digest, one.size, len(found[i]), one.form))
+                seen.append((one.digest, one.size, len(found[i]), one.form, one.lossless))
                 file.write(one.grid.tobytes())
             done += len(some)
             report(done)
@@ -91,6 +94,7 @@ def scan(store: Store, ids: np.ndarray, progress: Progress | None = None) -> Sca
         np.asarray([s[1] for s in seen], np.int64).reshape(-1, 2),
         np.asarray([s[2] for s in seen], np.int64),
         [s[3] for s in seen],
+        np.asarray([s[4] for s in seen], bool),
         grids,
         without,
         unreadable,
@@ -123,5 +127,6 @@ def _look(number: int, data: bytes) -> _Seen | str:
         return str(error)
     except Exception as error:  # what Pillow raises for a header is its own business
         return f"{number}: not a readable picture ({type(error).__name__}: {error})"
+    lossless = form in LOSSLESS or (form == "WEBP" and b"VP8L" in (data[12:16] if data[12:16] != b"VP8X" else data))
     # a null byte at the end of an "S16" is lost, in every digest alike
-    return _Seen(hashlib.sha256(data).digest()[:16], size, form, grid_of(small))
+    return _Seen(hashlib.sha256(data).digest()[:16], size, form, lossless, grid_of(small))
