@@ -227,7 +227,7 @@ def test_apply_removes_and_restore_brings_back(tmp_path: Path) -> None:
     assert "3 copies in 1 group among 5 pictures (1 re-saved, 2 rotated)" in done.stderr
     assert "nothing was changed" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["kept", "rotated", "rotated", "re-saved"]
-    assert Image.open(tmp_path / "s.png").width > 500
+    assert images.read(tmp_path / "s.png").width > 500
     assert sorted(KnowledgeBase.open(tmp_path / "kb").ids().tolist()) == before
 
     facts = json.loads(bowerbird("kb", "duplicates", "kb", "--apply", "--json", cwd=tmp_path).stdout)

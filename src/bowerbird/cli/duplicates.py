@@ -146,7 +146,7 @@ def _write_sheet(kb: KnowledgeBase, report: DuplicateReport, sheet: Path) -> Non
         shown = [group.kept, *group.copies[: ACROSS - 1]]
         more = f", {len(group.copies) + 1 - len(shown)} not shown" if len(shown) <= len(group.copies) else ""
         words = [f"{item.kind or 'KEPT'} {item.width}x{item.height} {item.format} {item.name}" for item in shown]
-        label = f"{number}. {group.kept.caption or group.kept.name} ({len(group.copies)} copies{more})"
+        label = f"{number}. {group.kept.caption or group.kept.name}{more}"
         rows.append((label, kb.get([item.id for item in shown]).images()[0], words))
     title = f"{Path(str(kb.path)).name}: {len(report.groups)} groups of copies, the kept one first"
     images.write(labeled_grid(rows, title=title, divide=1), sheet)

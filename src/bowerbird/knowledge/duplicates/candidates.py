@@ -14,13 +14,11 @@ import numpy as np
 
 from bowerbird.core import seeds
 from bowerbird.core.progress import Progress
-from bowerbird.knowledge.duplicates.same_picture import LEAST_SHARE, TURNS, View, scaled, turned
+from bowerbird.knowledge.duplicates.same_picture import LEAST_SHARE, TURNS, Place, View, scaled, turned
 
 if TYPE_CHECKING:
     import faiss
 
-Place = tuple[float, float, float, float]
-"""A window: left, top, width and height, in shares of the whole."""
 GRID = 16
 """Edge of a grid."""
 NEAREST = 16

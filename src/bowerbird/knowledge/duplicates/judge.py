@@ -12,9 +12,8 @@ import numpy as np
 
 from bowerbird.core.progress import Progress, for_stage
 from bowerbird.knowledge.duplicates import candidates
-from bowerbird.knowledge.duplicates.candidates import Place
 from bowerbird.knowledge.duplicates.groups import Edge, Found, Links
-from bowerbird.knowledge.duplicates.same_picture import View, turn_between, window
+from bowerbird.knowledge.duplicates.same_picture import Place, View, turn_between, window
 from bowerbird.knowledge.duplicates.scan import Scan, views
 from bowerbird.knowledge.search import dense
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 KINDS = ("exact", "re-saved", "resized", "cropped", "rotated", "mirrored")
 """What a copy is to the picture that is kept: the same bytes; the same picture in other bytes; in another size; one
 shows a window of the other; turned by quarters; mirrored, turned or not."""
-ALIKE = 8
+ALIKE = 5
 """Nearest embeddings among which the picture is looked for that a window was cut from."""
 AT_ONCE = 128
 """Pairs whose pictures are in memory at once."""

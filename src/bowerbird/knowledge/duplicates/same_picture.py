@@ -43,10 +43,18 @@ something in them has, up to `MOST_UNLIKE`. Saving and scaling differ everywhere
 one place much."""
 SOFT = 1000.0
 """Variance, summed over channels, below which a part has too little in it for SSIM to matter."""
-LEAST_SHARE = 0.7
-"""Least share of width and height that a window shows to be looked for."""
+LEAST_SHARE, MOST_SHARE = 0.7, 0.965
+"""Shares of width and height that a window shows to be looked for. One that shows more of both would have passed for
+the whole, or is a drawing with a changed detail."""
+SHEAR = 0.02
+ROUGH_EDGE, ROUGH = 32, 0.96
+"""A window is first aligned at this edge, and looked at closely from this correlation on (planted ones: 0.96 and
+above)."""
 FLAT = 12.0
 """Standard deviation in levels below which a window could lie anywhere."""
+
+Place = tuple[float, float, float, float]
+"""A window: left, top, width and height, in shares of the whole."""
 
 
 @dataclass(frozen=True)
@@ -128,60 +136,90 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return float(unlike.max()) <= min(MOST_UNLIKE, UNLIKE + NOISE * usual)
 
 
-def window(whole: View, part: View, at: tuple[float, float, float, float]) -> float | None:
+def window(whole: View, part: View, at: Place) -> float | None:
     """The share of the width of `whole` that `part` shows, where it is a window of it; None where it is none.
 
-    `at`: where it may lie, left, top, width and height in shares of `whole`, to a few hundredths.
+    `at`: where it may lie, to a few hundredths.
     """
     if part.pixels[..., :3].astype(np.float32).std((0, 1)).max() < FLAT:
         return None  # a piece of a plain ground is a piece of every picture with that ground
-    ground = whole.pixels[..., :3]
-    height, width = ground.shape[:2]
-    edge = max(16, min(EDGE, *part.size, round(at[2] * width), round(at[3] * height)))  # no finer than either is
-    template = scaled(part.pixels[..., :3], edge, edge)
-    factor = min(1.0, 1.5 * edge / min(at[2] * width, at[3] * height))
-    if factor < 1:
-        ground = scaled(ground, max(8, round(width * factor)), max(8, round(height * factor))).astype(np.uint8)
+    rough = _Laid.of(whole, part, at, ROUGH_EDGE)
+    if (near := _aligned(rough, least=ROUGH, rounds=30, soften=3)) is None:
+        return None
+    laid = _Laid.of(whole, part, rough.place(near), EDGE)
+    warp = _aligned(laid, least=0.0, rounds=60, soften=5)
+    if warp is not None and (share := _share(whole, part, laid, warp)) is not None:
+        return share
+    laid = _Laid.of(whole, part, at, EDGE)  # what varies in one direction only, as a striped flag, aligns badly
+    warp = _slid(laid)
+    return None if warp is None else _share(whole, part, laid, warp)
+
+
+def _share(whole: View, part: View, laid: _Laid, warp: np.ndarray) -> float | None:
+    """The share of the width that `part` shows where `warp` puts it; None where that is no window, or not the same."""
+    _, _, across, down = laid.place(warp)
+    shape = (down * whole.size[0], across * whole.size[1])
+    sheared = max(abs(float(warp[0, 1])), abs(float(warp[1, 0]))) > SHEAR
+    if sheared or min(across, down) < 0.95 * LEAST_SHARE or not _same_shape(shape, part.size, 0.02):
+        return None
+    if max(across, down) > 1.02 or min(across, down) > MOST_SHARE:
+        return None
+    edge, method = laid.part.shape[0], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    found = cv2.warpAffine(laid.whole, warp, (edge, edge), flags=method, borderMode=cv2.BORDER_REPLICATE)
+    return min(1.0, across) if same(found, laid.part) else None
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A picture and what may be a window of it, at about one scale, float32 `(…, …, 3)`, and the map `(2, 3)` from the
+    square `part` into `whole` to begin with."""
+
+    whole: np.ndarray
+    part: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, whole: View, part: View, at: Place, most: int) -> _Laid:
+        """Scaled so that the part has an edge of `most`, or what both have pixels for."""
+        ground = whole.pixels[..., :3]
         height, width = ground.shape[:2]
-    start = np.array([[at[2] * width / edge, 0, at[0] * width], [0, at[3] * height / edge, at[1] * height]], np.float32)
-    gray, gray_ground = _gray(template), _gray(ground)
-    for find in (_aligned, _slid):  # what varies in one direction only, as a striped flag, gives no alignment
-        warp = find(gray, gray_ground, start)
-        if warp is None:
-            continue
-        shares = float(warp[0, 0]) * edge / width, float(warp[1, 1]) * edge / height
-        shape = (shares[1] * whole.size[0], shares[0] * whole.size[1])
-        if min(shares) < 0.95 * LEAST_SHARE or max(shares) > 1.02 or not _same_shape(shape, part.size, 0.02):
-            continue
-        method = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        found = cv2.warpAffine(ground, warp, (edge, edge), flags=method, borderMode=cv2.BORDER_REPLICATE)
-        if same(found, template):
-            return min(1.0, shares[0])
-    return None
+        edge = max(16, min(most, *part.size, round(at[2] * width), round(at[3] * height)))
+        factor = min(1.0, 1.5 * edge / min(at[2] * width, at[3] * height))
+        height, width = max(8, round(height * factor)), max(8, round(width * factor))
+        start = [[at[2] * width / edge, 0, at[0] * width], [0, at[3] * height / edge, at[1] * height]]
+        template = scaled(part.pixels[..., :3], edge, edge)
+        return cls(scaled(ground, width, height), template, np.array(start, np.float32))
+
+    def place(self, warp: np.ndarray) -> Place:
+        """Where a map puts the part."""
+        (height, width), edge = self.whole.shape[:2], self.part.shape[0]
+        left, top = float(warp[0, 2]) / width, float(warp[1, 2]) / height
+        return left, top, float(warp[0, 0]) * edge / width, float(warp[1, 1]) * edge / height
 
 
-def _aligned(template: np.ndarray, ground: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """The affine map from `template` into `ground` near `start` that fits best; None where it shears, or there is
-    none."""
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
-    everywhere = np.full(ground.shape, 255, np.uint8)
+def _aligned(laid: _Laid, *, least: float, rounds: int, soften: int) -> np.ndarray | None:
+    """The affine map near the start that fits best; None where there is none, or it correlates by less than
+    `least`."""
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, rounds, 1e-5)
+    everywhere = np.full(laid.whole.shape[:2], 255, np.uint8)
+    part, whole = _gray(laid.part), _gray(laid.whole)
     try:
-        found = cv2.findTransformECC(template, ground, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 5)
+        score, warp = cv2.findTransformECC(part, whole, laid.start.copy(), cv2.MOTION_AFFINE, stop, everywhere, soften)
     except cv2.error:  # nothing to converge to
         return None
-    warp = np.asarray(found[1])
-    sheared = max(abs(float(warp[0, 1])), abs(float(warp[1, 0])))
-    return None if sheared > 0.02 * min(abs(float(warp[0, 0])), abs(float(warp[1, 1]))) else warp
+    return np.asarray(warp) if score >= least else None
 
 
-def _slid(template: np.ndarray, ground: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """The best place of `template`, at the scale of `start` and a little more or less, anywhere in `ground`."""
-    edge, highest, best = template.shape[0], 0.0, None
+def _slid(laid: _Laid) -> np.ndarray | None:
+    """The map without shear that fits best, at the scale of the start and a little more or less, anywhere in the
+    whole."""
+    part, whole, edge = _gray(laid.part), _gray(laid.whole), laid.part.shape[0]
+    highest, best = 0.0, None
     for scale in np.linspace(0.96, 1.04, 9):
-        width, height = round(start[0, 0] * edge * scale), round(start[1, 1] * edge * scale)
-        if width > ground.shape[1] or height > ground.shape[0]:
+        width, height = round(laid.start[0, 0] * edge * scale), round(laid.start[1, 1] * edge * scale)
+        if not (8 <= width <= whole.shape[1] and 8 <= height <= whole.shape[0]):
             continue
-        scores = cv2.matchTemplate(ground, scaled(template, width, height), cv2.TM_CCOEFF_NORMED)
+        scores = cv2.matchTemplate(whole, scaled(part, width, height), cv2.TM_CCOEFF_NORMED)
         _, score, _, (left, top) = cv2.minMaxLoc(scores)
         if score > highest:
             highest, best = score, np.array([[width / edge, 0, left], [0, height / edge, top]], np.float32)
