@@ -65,7 +65,7 @@ class _Seen:
 
 
 def scan(store: Store, ids: np.ndarray, progress: Progress | None = None) -> Scan:
-    """Read every picture of `ids`. Memory holds a batch of them, and about 100 bytes of each; 768 bytes of each lie in
+    """Read every picture of `ids`. Memory holds a batch of them, and about 300 bytes of each; 768 bytes of each lie in
     a temporary file that nobody else sees."""
     report, done = for_stage(progress, "reading", len(ids)), 0
     kept: list[int] = []
