@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -240,6 +241,17 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     bowerbird("search", "kb", "--image", drawn_folder / "flat" / "000.png", "--sheet", "s.png", cwd=tmp_path)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 200
+
+
+def test_a_command_that_is_shown_works(tmp_path: Path) -> None:
+    """Also where a folder's name has blanks and quotes, as on most desktops."""
+    place = "Ann's pictures/my kb"
+    done = bowerbird("kb", "info", place, expect=2, cwd=tmp_path)
+    shown = shlex.split(done.stderr.partition("make one: bowerbird ")[2])
+    assert shown == ["kb", "build", place, "FOLDER_OF_PICTURES"]
+    done = bowerbird(*shown[:3], "drawn", cwd=tmp_path)
+    shown = shlex.split(done.stderr.partition("next: bowerbird ")[2].splitlines()[0])
+    assert shown[:2] == ["search", place]
 
 
 def test_what_is_said_is_short_and_names_what_is_not_there(tmp_path: Path) -> None:

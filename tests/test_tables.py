@@ -199,3 +199,13 @@ def test_what_generate_wrote_is_a_collection(tmp_path: Path) -> None:
     assert metadata["000.png"]["seed"] == 7
     assert report.names == {"further_pictures": ["sheet.png"], "hidden_files": ["bowerbird-check/"]}
     assert [item.name for item in read(tmp_path / "sheet.png")] == ["sheet.png"]
+
+
+def test_small_copies_and_graphs_are_no_items_and_no_captions(tmp_path: Path) -> None:
+    """InvokeAI's thumbnails, ComfyUI's graph; a folder of that name whose pictures are nowhere else is a collection."""
+    graph = {"prompt": {"3": {"inputs": {"text": "a fox"}}}, "author": "ann"}
+    files = {"a.png": picture(1), "thumbnails/a.webp": picture(2), "thumbs/b.png": picture(3)}
+    captions, metadata, report = gather(tmp_path, {**files, "a.json": json.dumps(graph)})
+    assert captions == {"a.png": [], "thumbs/b.png": ["thumbs"]}
+    assert json.loads(json.dumps(metadata["a.png"]["prompt"])) == graph["prompt"]
+    assert report.names["further_pictures"] == ["thumbnails/a.webp"]

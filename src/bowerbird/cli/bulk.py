@@ -25,6 +25,7 @@ from bowerbird.cli.filling import (
     load_filter,
 )
 from bowerbird.core.images import MAX_PIXELS, check_max_pixels
+from bowerbird.core.text import in_shell
 
 
 def neighbors(
@@ -147,4 +148,4 @@ def embed(
         f"{out}: {report.items} items in {report.parts} parts ({report.before} were there), {len(report.left_out)}"
         " left out"
     )
-    say(f"next: bowerbird kb build KB {out} --encoder {encoder}")
+    say(f"next: bowerbird kb build KB {in_shell(out)} --encoder {in_shell(encoder)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, MemoryOption, parse_columns
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import shortened
+from bowerbird.core.text import in_shell, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +210,7 @@ def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) ->
 def undo_of(kb: KnowledgeBase) -> str | None:
     """The command that goes back to before the last change; None where no earlier version is kept."""
     before = kb.version - 1
-    return f"bowerbird kb restore {shlex.quote(str(kb.path))} --version {before}" if before in kb.versions else None
+    return f"bowerbird kb restore {in_shell(kb.path)} --version {before}" if before in kb.versions else None
 
 
 def say_undo(kb: str, undo: str | None) -> None:
@@ -229,7 +228,7 @@ def _ids(text: str | None, kb: str) -> list[int] | None:
         found = []
     if not found:
         raise BowerbirdError(
-            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {kb} --text … --json"
+            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {in_shell(kb)} --text … --json"
         )
     return found
 

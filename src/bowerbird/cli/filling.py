@@ -3,7 +3,6 @@ left out."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from bowerbird.core import plugins
 from bowerbird.core.credit import usual_columns
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
-from bowerbird.core.text import to_json
+from bowerbird.core.text import in_shell, to_json
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -143,7 +142,7 @@ def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
         listed = ",".join(columns)
         say(
             f"{place}: no column is credited in the records of pictures that are generated from it; to name"
-            f" {'them' if len(columns) > 1 else 'it'}: bowerbird kb credit {shlex.quote(place)} {listed}"
+            f" {'them' if len(columns) > 1 else 'it'}: bowerbird kb credit {in_shell(place)} {listed}"
         )
 
 
@@ -199,4 +198,4 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
         + "".join(f", {n} {what}" for n, what in counts if n)
         + f"; {items} items (version {version})"
     )
-    say(f'next: bowerbird search {kb} --text "…" --sheet found.png')
+    say(f'next: bowerbird search {in_shell(kb)} --text "…" --sheet found.png')

@@ -10,6 +10,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
 
 app = typer.Typer(help="Take over what others made.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -176,7 +177,8 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
         print_line(f"           {name}")
     print_line("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
     if "out" in report:
-        say(f"{report['out']}: generate with it: bowerbird generate {report['out']} --kb KB --image F --out DIR")
+        model = in_shell(report["out"])
+        say(f"{report['out']}: generate with it: bowerbird generate {model} --kb KB --image F --out DIR")
 
 
 @app.command("diffusers")

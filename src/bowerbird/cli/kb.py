@@ -34,6 +34,7 @@ from bowerbird.cli.filling import (
 )
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import MAX_PIXELS
+from bowerbird.core.text import in_shell
 
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -209,7 +210,7 @@ def verify(
             say(f"{kb}: {verdict.items} items and {verdict.pictures} pictures are as they were added")
         return
     wrong = verdict.corrupt or [line for line in verdict.outdated if line not in verdict.repaired]
-    remedy = "restore it from a copy" if verdict.corrupt else f"run bowerbird kb verify {kb} --repair"
+    remedy = "restore it from a copy" if verdict.corrupt else f"run bowerbird kb verify {in_shell(kb)} --repair"
     raise BowerbirdError(
         "; ".join([*wrong[:20], *([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []), remedy])
     )

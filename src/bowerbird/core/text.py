@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,11 @@ def printable(text: str) -> str:
     """`text` as one line that changes nothing but the place where it stands: line breaks become a blank, other control
     characters are written as `\\x1b`, as are those that turn the direction of writing."""
     return _UNSAFE.sub(_escaped, _BLANKS.sub(" ", text))
+
+
+def in_shell(place: object) -> str:
+    """A path as a command line takes it: a name may hold blanks and quotes, and a command that is shown is to work."""
+    return shlex.quote(str(place))
 
 
 def shortened(text: str, most: int = 300) -> str:

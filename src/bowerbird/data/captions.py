@@ -59,8 +59,13 @@ def take_captions(row: dict[str, Any], column: str | None, *, keep: bool = False
     has none. One that is there and empty stays so."""
     if column is None or row.get(column) is None:
         return None
-    value = row[column] if keep or column.casefold() in KEPT else row.pop(column)
-    return texts_of(value)
+    value = row[column]
+    texts = texts_of(value)
+    if not texts and isinstance(value, (dict, list)) and value:  # no caption, as ComfyUI's `prompt`, a graph
+        return None
+    if not (keep or column.casefold() in KEPT):
+        del row[column]
+    return texts
 
 
 def texts_of(value: Any) -> list[str]:

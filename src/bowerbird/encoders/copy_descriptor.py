@@ -22,6 +22,7 @@ from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
 from bowerbird.core.opening import opening
+from bowerbird.core.text import in_shell
 from bowerbird.models import network_files
 from bowerbird.models.small_encoder import ResidualBlock
 
@@ -66,7 +67,8 @@ class CopyDescriptor:
         config = network_files.check_config(path / "config.json")
         if config.get("type") != TYPE:
             raise BowerbirdError(
-                f"{path}: no copy descriptor; train one: bowerbird train tiny-copies --data SOURCE --out {path}"
+                f"{path}: no copy descriptor; train one: bowerbird train tiny-copies --data SOURCE --out"
+                f" {in_shell(path)}"
             )
         weights = files.load_tensors(path / "model.safetensors")
         with opening(f"copy descriptor {str(path)!r}", "fetch it or train it again: bowerbird train tiny-copies"):

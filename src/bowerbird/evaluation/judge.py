@@ -14,6 +14,7 @@ from bowerbird.core import files, images, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.progress import OnMessage, Progress, log_message
+from bowerbird.core.text import in_shell
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import entity_draw
@@ -38,7 +39,9 @@ class Judge:
         self.path = path
         config = files.read_json(path / "config.json", "judge")  # a label for each entity: no bounds for its lists
         if config.get("type") != "bowerbird-evaluator":
-            raise BowerbirdError(f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {path}")
+            raise BowerbirdError(
+                f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {in_shell(path)}"
+            )
         weights = files.load_tensors(path / "model.safetensors")
         with opening(f"judge {str(path)!r}", "fetch it or train it again: bowerbird train judge"):
             self.entities, self.styles = list(config["entities"]), list(config["styles"])

@@ -19,6 +19,7 @@ from bowerbird.core import images
 from bowerbird.core.credit import LONGEST, MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
+from bowerbird.core.text import in_shell
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
@@ -459,7 +460,9 @@ class KnowledgeBase:
         if mode not in MODES:
             raise BowerbirdError(f"search mode {mode!r} is not known; choose one of {', '.join(MODES)}")
         if not len(self):
-            raise BowerbirdError(f"{self.path} holds no items; add pictures: bowerbird kb add {self.path} SOURCE")
+            raise BowerbirdError(
+                f"{self.path} holds no items; add pictures: bowerbird kb add {in_shell(self.path)} SOURCE"
+            )
         k = min(DEFAULT_K, len(self)) if k is None else k
         if not 1 <= k <= len(self):
             raise BowerbirdError(
@@ -562,8 +565,8 @@ class KnowledgeBase:
         rows = self.store.snapshot.rows_of(wanted)
         if (rows == ABSENT).any():
             raise BowerbirdError(
-                f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search {self.path}"
-                " --json"
+                f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search"
+                f" {in_shell(self.path)} --json"
             )
         return rows
 

@@ -72,6 +72,8 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", "
 SIDECARS = (".txt", ".caption", ".json", ".cls")
 TAKEOUT = ".supplemental-metadata.json"
 """What Google's export of photographs puts after a picture's name."""
+THUMBNAILS = frozenset({"thumbnails", "thumbnail", "thumbs", "thumb"})
+"""Folders of small copies, as galleries and InvokeAI make them beside the pictures."""
 _YEAR = re.compile(r"[-_]?(19|20)\d\d")
 _MASK = re.compile(r"(?P<of>.+?)[._-](mask|masks|masklabel|seg|segmentation|depth|alpha|matte)", re.IGNORECASE)
 _REPEATS = re.compile(r"\d{1,3}_(?P<name>.+)")
@@ -146,20 +148,28 @@ def fold(name: str) -> str:
 
 
 def drop_further(names: list[str], *, samples: bool) -> tuple[list[str], list[str]]:
-    """Pictures that are items, and those that belong to another one: `a.mask.png` beside `a.png`.
+    """Pictures that are items, and those that belong to another one: `a.mask.png` beside `a.png`, `thumbnails/a.webp`
+    below it.
 
     With `samples`, as in a webdataset, what stands under one name up to the first dot is one sample, and a picture with
     nothing but a suffix after it comes before all others.
     """
     masks = {name: found["of"] for name in names if (found := _MASK.fullmatch(_stem(name)))}
     dotted = {name for name in names if samples and _stem(name) != sample_key(name)}
-    if not (masks or dotted):
+    small = {n for n in names if posixpath.basename(posixpath.dirname(n)).lower() in THUMBNAILS}
+    if not (masks or dotted or small):
         return names, []
     stems = {_stem(name) for name in names}
     keys = {stem for stem in stems if "." not in posixpath.basename(stem)}
-    further = [n for n in names if masks.get(n) in stems or (n in dotted and sample_key(n) in keys)]
+    copies = {name for name in small if _above(_stem(name)) in stems}
+    further = [n for n in names if masks.get(n) in stems or (n in dotted and sample_key(n) in keys) or n in copies]
     left = set(further)
     return [name for name in names if name not in left], further
+
+
+def _above(name: str) -> str:
+    """The same name one folder up."""
+    return posixpath.join(posixpath.dirname(posixpath.dirname(name)), posixpath.basename(name))
 
 
 def is_mask(name: str) -> bool:

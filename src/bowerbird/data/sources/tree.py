@@ -28,6 +28,8 @@ from bowerbird.data.text import read_text, spelled
 MOST_TEXT = 1024**2
 """A caption file beside a picture is not longer; a longer one is not read."""
 MOST_TABLE = 1024**3
+MOST_UNNAMED = 100
+"""Texts and JSON of no picture are looked at, in case they are tables, where there are no more of a suffix."""
 LFS = b"version https://git-lfs.github.com/spec"
 NOT_HERE = "a pointer of Git LFS in place of the file; fetch it with git lfs pull"
 
@@ -175,12 +177,13 @@ def _read_tables(
     data, read, alone = [], list[Table](), set(sidecars.without_picture)
     named = [name for name in files.tables if layout.suffix_of(name) not in layout.SIDECARS or name in alone]
     maybe = alone.difference(named)
+    seldom = {suffix for suffix in (".txt", ".json") if sum(n.endswith(suffix) for n in maybe) <= MOST_UNNAMED}
     for name in sorted([*named, *maybe], key=lambda n: (n.count("/"), n)):
         label = f"{tree.label}{name}"
         if layout.suffix_of(name) in layout.PARQUET and _holds_pictures(tree, name, bool(files.pictures), options):
             data.append(name)
             continue
-        if name in maybe and layout.suffix_of(name) not in (".txt", ".json"):
+        if name in maybe and layout.suffix_of(name) not in seldom:
             options.report.note("texts_without_picture", label)
             continue
         if not (files.pictures or files.archives):

@@ -22,6 +22,7 @@ from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
+from bowerbird.core.text import in_shell
 from bowerbird.knowledge.search import build
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
@@ -56,7 +57,7 @@ class DirectoryStore:
         is damaged."""
         if not (path / MANIFEST).is_file():
             raise BowerbirdError(
-                f"{path}: no knowledge base here; make one: bowerbird kb build {path} FOLDER_OF_PICTURES"
+                f"{path}: no knowledge base here; make one: bowerbird kb build {in_shell(path)} FOLDER_OF_PICTURES"
             )
         manifest = read_manifest(path)
         if manifest.get("format") != FORMAT:
@@ -164,7 +165,8 @@ class DirectoryStore:
             wrong = checksums.find_changes(self.path, recorded, by_time=False, may_be_gone=forgetting)
             if wrong:
                 raise BowerbirdError(
-                    f"{wrong[0]}; restore it from a copy; bowerbird kb verify {self.path} names every damaged file"
+                    f"{wrong[0]}; restore it from a copy; bowerbird kb verify {in_shell(self.path)} names every damaged"
+                    " file"
                 )
             return Rows(self.path, int(self.manifest["rows_version"]))
 
@@ -238,8 +240,8 @@ class DirectoryStore:
             if isinstance(error, BowerbirdError):
                 raise
             raise BowerbirdError(
-                f"{self.path}: cannot be read ({_first_line(error)}); bowerbird kb verify {self.path} names every"
-                " damaged file"
+                f"{self.path}: cannot be read ({_first_line(error)}); bowerbird kb verify"
+                f" {in_shell(self.path)} names every damaged file"
             ) from error
         self._check_same()
 

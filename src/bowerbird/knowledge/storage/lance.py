@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
 from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
 from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
@@ -225,7 +226,7 @@ class Rows:
                 if len(wrong):
                     raise BowerbirdError(
                         f"{self.folder}: the row of id {batch.column(names.index('id'))[int(wrong[0])]} is not as it"
-                        f" was written; bowerbird kb verify {self.folder} names the damaged file"
+                        f" was written; bowerbird kb verify {in_shell(self.folder)} names the damaged file"
                     )
                 yield batch
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -67,7 +68,7 @@ def connect(place: str, address: Address, *, make: bool) -> MilvusClient:
     or nothing answers there."""
     if address.embedded and not make and not Path(address.uri).exists():
         raise BowerbirdError(
-            f"{place}: no knowledge base here; make one: bowerbird kb build {place} FOLDER_OF_PICTURES"
+            f"{place}: no knowledge base here; make one: bowerbird kb build {in_shell(place)} FOLDER_OF_PICTURES"
         )
     os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")  # the library would read any .env file above itself
     try:

@@ -19,7 +19,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, log_message
-from bowerbird.core.text import parse_json
+from bowerbird.core.text import in_shell, parse_json
 from bowerbird.data.columns import text_of
 from bowerbird.data.filters import check_condition, filter_rows
 from bowerbird.data.item import hash_of, item_id
@@ -89,7 +89,8 @@ class MilvusStore:
         with one_line_errors(place):
             if not client.has_collection(address.collection):
                 raise BowerbirdError(
-                    f"{place}: no knowledge base here; make one: bowerbird kb build {place} FOLDER_OF_PICTURES"
+                    f"{place}: no knowledge base here; make one: bowerbird kb build {in_shell(place)}"
+                    " FOLDER_OF_PICTURES"
                 )
             manifest = read_manifest(place, client, address)
             for name in (address.collection, f"{address.collection}{PICTURES}"):
