@@ -31,7 +31,9 @@ def drawing(what: str, color: str, *, ink: bool = False, size: int = 96) -> Imag
     elif what == "circle":
         pen.ellipse([a, a, b, b], **style)  # type: ignore[arg-type]
     else:
-        pen.regular_polygon((size // 2, size // 2, size // 3), 5, rotation=10, fill=None if ink else color, outline=color)
+        pen.regular_polygon(
+            (size // 2, size // 2, size // 3), 5, rotation=10, fill=None if ink else color, outline=color
+        )
     return image
 
 
@@ -76,19 +78,26 @@ def test_day_of_an_artist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_day_of_an_engineer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monday = {f"A{i}": (what, color, 10.0 + 7 * i) for i, (what, color) in enumerate(
-        (what, color) for what in ("mug", "house", "star") for color in COLORS)}
-    tuesday = {sku: row for sku, row in monday.items() if sku != "A3"} | {"A1": ("circle", "blue", 9.5), "B0": ("mug", "red", 12.0)}
+    monday = {
+        f"A{i}": (what, color, 10.0 + 7 * i)
+        for i, (what, color) in enumerate((what, color) for what in ("mug", "house", "star") for color in COLORS)
+    }
+    tuesday = {sku: row for sku, row in monday.items() if sku != "A3"} | {
+        "A1": ("circle", "blue", 9.5),
+        "B0": ("mug", "red", 12.0),
+    }
     catalog(Path("monday"), monday)
     catalog(Path("tuesday"), tuesday)
-    Path("jobs.jsonl").write_text('{"prompt": "a red mug", "seed": 3}\n{"prompt": "a green star", "k": 2, "where": "price > 20"}\n')
+    Path("jobs.jsonl").write_text(
+        '{"prompt": "a red mug", "seed": 3}\n{"prompt": "a green star", "k": 2, "where": "price > 20"}\n'
+    )
     run("day-engineer.md")
     from bowerbird import KnowledgeBase
 
     kb = KnowledgeBase.open("shop")
     assert len(kb) == len(monday)  # restored
     records = [json.loads(line) for line in Path("jobs/generation.jsonl").read_text().splitlines()]
-    assert [record["prompt"] for record in records] == ["a red mug", "a green star"]
+    assert [record["request"]["prompt"] for record in records] == ["a red mug", "a green star"]
     assert "A" in json.dumps(records[0]["neighbors"])
 
 
