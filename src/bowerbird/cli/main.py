@@ -29,7 +29,6 @@ from bowerbird.cli import (
     imports,
     inspect,
     kb,
-    lazy_imports,
     models,
     reproduce,
     search,
@@ -37,6 +36,7 @@ from bowerbird.cli import (
     train,
 )
 from bowerbird.cli.common import say, with_flags
+from bowerbird.core import lazy_imports
 from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, Terminated
 

@@ -11,7 +11,6 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SeedOption,
-    pick_device,
     print_json,
     print_line,
     progress_bar,
@@ -19,6 +18,7 @@ from bowerbird.cli.common import (
     say,
 )
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import pick_device
 
 
 def reproduce(

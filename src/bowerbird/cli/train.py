@@ -16,7 +16,6 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SystemOption,
-    pick_device,
     print_json,
     progress_bar,
     say,
@@ -24,6 +23,7 @@ from bowerbird.cli.common import (
     show_progress,
 )
 from bowerbird.core.errors import BowerbirdError, Terminated
+from bowerbird.core.tensors import pick_device
 
 if TYPE_CHECKING:
     from bowerbird.data.pictures import Pictures

@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
@@ -31,6 +32,8 @@ from bowerbird.systems import common, hub, model_index
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.knowledge.base import KnowledgeBase
 
@@ -198,6 +201,16 @@ class System(DiffusionPipeline, ABC):
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
         raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
+
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of what a step leaves, `latents` as `callback_on_step_end` has them: a look, with the noise that is
+        still in it."""
+        with torch.no_grad():
+            return tensors.to_pil(self.decode_latents(latents))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """What sampling ends with -> pictures `(n, 3, H, W)` in [-1, 1]: itself where a system samples pixels."""
+        return latents
 
     def fingerprint(self) -> str:
         """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""

@@ -6,7 +6,7 @@ A command line is one job, a line of a prompts file (`prompt_file.py`) another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.systems import generation
-from bowerbird.systems.queries import make_request
+from bowerbird.systems.queries import Request, make_request
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -30,7 +30,9 @@ class Job:
     """`n` pictures of one request; picture i is drawn from `seed + i`. None, 0 and nothing are the model's own.
 
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
-    each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
+    each with one of `captions`, in place of a knowledge base. `items`: ids of items of the knowledge base as the
+    neighbors, after the `references`, in place of what a search finds; `weights` are one a reference, then one an item.
+    `proposal`: counts of p_D by the `model` or the
     `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`.
     """
 
@@ -40,6 +42,7 @@ class Job:
     unconditional: bool = False
     references: tuple[Path, ...] = ()
     captions: tuple[str, ...] = ()
+    items: tuple[int, ...] | None = None
     n: int = 1
     seed: int = 0
     k: int | None = None
@@ -84,6 +87,8 @@ def check(job: Job, *, has_kb: bool) -> None:
         )
     if job.captions and not job.references:
         raise BowerbirdError("generate: `caption` says what a `reference` shows; give one with it")
+    if job.items is not None and not has_kb:
+        raise BowerbirdError("generate: `items` are of a knowledge base; give it as `kb`")
     if not alone and not has_kb:
         raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
     if alone and job.prompt is None:
@@ -101,7 +106,7 @@ def check(job: Job, *, has_kb: bool) -> None:
 
 def stands_alone(job: Job, *, has_kb: bool) -> bool:
     """Whether nothing is looked up for it."""
-    return bool(job.references) or (job.k == 0 and not has_kb)
+    return (bool(job.references) and job.items is None) or (job.k == 0 and not has_kb)
 
 
 def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
@@ -125,6 +130,9 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
         own = [images.read(path) for path in job.references]
         hits = Neighbors.from_images([job.prompt], own, job.captions).repeat(job.n)
         asked["k"] = hits.k
+    elif job.items is not None:
+        hits = _choose(pipe, kb, job)
+        asked["k"] = hits.k
     else:
         hits, how = _look_up(pipe, kb, job)
         asked |= {"k": int((hits.ids[0] >= 0).sum()), **how}
@@ -133,7 +141,42 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
 
 def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapping[str, Any]]:
     """A job's neighbors in a knowledge base, and how they were looked for."""
-    request = make_request(
+    request = pipe.resolve(request_of(job), kb)
+    counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
+    hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
+    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
+    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
+
+
+def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
+    """A job's own choice of neighbors: its references, then its items, one row a picture; what a system reads beside
+    them of the request stays. Raises: BowerbirdError for items that are not there, or none at all."""
+    ids, query = job.items or (), (job.prompt or "",)
+    if not ids and not job.references:
+        raise BowerbirdError("generate: `items` names no neighbor; leave it out to search, or give ids")
+    chosen = replace(kb.get(ids), queries=query) if ids else None
+    if job.references:
+        if pipe.capabilities.reads_query:
+            raise BowerbirdError(
+                f"a {type(pipe).__name__} takes items of the knowledge base as neighbors; add the picture to it"
+            )
+        own = [images.read(path) for path in job.references]
+        captions = job.captions or ("",) * len(own)
+        if len(captions) != len(own):
+            raise BowerbirdError(f"{len(own)} references with {len(captions)} captions; give one each")
+        mine = Neighbors.from_embeddings(pipe.check_knowledge_base(kb).encoder.embed_images(own)[None], [captions], own)
+        chosen = replace(mine, queries=query) if chosen is None else Neighbors.concat(mine, chosen)
+    assert chosen is not None
+    if pipe.capabilities.reads_query and (job.prompt is not None or job.images):
+        asked = pipe.retrieve(pipe.resolve(replace(request_of(job), k=0), kb), kb)
+        chosen = Neighbors.concat(asked, chosen)
+    pipe.check_knowledge_base(kb)
+    return chosen.repeat(job.n)
+
+
+def request_of(job: Job) -> Request:
+    """What a job asks a knowledge base for."""
+    return make_request(
         job.prompt,
         [images.read(path) for path in job.images] or None,
         class_name=job.class_name,
@@ -147,11 +190,6 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
         top_m=job.top_m,
         allow_no_neighbors=job.allow_no_neighbors,
     )
-    request = pipe.resolve(request, kb)
-    counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
-    hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
-    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
-    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
 
 
 def settings_of(pipe: System, job: Job) -> generation.Settings:
