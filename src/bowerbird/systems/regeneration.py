@@ -20,7 +20,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.common import MOST_EDGE
-from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
+from bowerbird.systems.generation import EDIT_SETTINGS, OnStep, Settings, generate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -233,7 +233,9 @@ def source_of(record: Record) -> Image.Image | None:
     return None if record.edit is None else _decoded([record.edit.source])[0]
 
 
-def regenerate(pipe: System, record: Mapping[str, Any], *, sampler: str | None = None) -> tuple[Image.Image, Neighbors]:
+def regenerate(
+    pipe: System, record: Mapping[str, Any], *, sampler: str | None = None, on_step: OnStep | None = None
+) -> tuple[Image.Image, Neighbors]:
     """Generate the picture of `record` again; `sampler` in place of the one it names.
 
     Raises: MismatchError when the model is not the one that generated it; BowerbirdError when the record is damaged or
@@ -267,4 +269,4 @@ def regenerate(pipe: System, record: Mapping[str, Any], *, sampler: str | None =
             f"the record names the sampler {settings.sampler!r}, which is not one of {type(pipe).__name__}'s; pass"
             " sampler= to use it all the same"
         )
-    return generate(pipe, hits, settings, sources=None if source is None else [source])[0], hits
+    return generate(pipe, hits, settings, sources=None if source is None else [source], on_step=on_step)[0], hits

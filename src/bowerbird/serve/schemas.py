@@ -1,0 +1,515 @@
+"""What requests may say and what answers hold: strict, and bounded before anything is done."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bowerbird.serve.limits import LIMITS
+
+MOST_SEED = 2**63 - 1
+Id = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-f]{24}$")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Prompt = Annotated[str, Field(min_length=1, max_length=LIMITS.prompt)]
+Where = Annotated[str, Field(min_length=1, max_length=2000)]
+Count = Annotated[int, Field(ge=1, le=LIMITS.images)]
+Steps = Annotated[int, Field(ge=1, le=LIMITS.steps)]
+Edge = Annotated[int, Field(ge=16, le=LIMITS.edge)]
+Neighbors = Annotated[int, Field(ge=0, le=LIMITS.k)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Scale = Annotated[float, Field(ge=-100, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+SearchMode = Literal["dense", "bm25", "hybrid"]
+OnCopy = Literal["warn", "drop", "resample", "off"]
+
+
+def _item(value: Any) -> Any:
+    """Item ids are texts for those who have no whole numbers of 63 bits, and numbers for the others."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("an item's id is a number, or a text of digits")
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63):
+        raise ValueError("an item's id is a number of up to 63 bits, or a text of its digits")
+    return text
+
+
+class Strict(BaseModel):
+    """A request: nothing unknown, no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+ItemId = Annotated[str | int, Field(description="An item's id: digits as text, or a number")]
+
+
+class Chosen(Strict):
+    """One neighbor that a person chose: an `item`, or an `upload` with what it shows."""
+
+    item: ItemId | None = None
+    upload: Id | None = None
+    caption: Annotated[str, Field(max_length=2000)] = ""
+    weight: Weight = 1.0
+
+    @field_validator("item", mode="before")
+    @classmethod
+    def _check_item(cls, value: Any) -> Any:
+        return None if value is None else _item(value)
+
+
+class ItemWeight(Strict):
+    """A neighbor as the OpenAI form names it."""
+
+    id: ItemId
+    weight: Weight = 1.0
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _check_item(cls, value: Any) -> Any:
+        return _item(value)
+
+
+class Pinned(Strict):
+    """An item that is to be among the neighbors."""
+
+    item: ItemId
+    weight: Weight = 1.0
+
+    @field_validator("item", mode="before")
+    @classmethod
+    def _check_item(cls, value: Any) -> Any:
+        return _item(value)
+
+
+class GenerateRequest(Strict):
+    """What to generate. Null is the model's own; `seed` null draws one."""
+
+    prompt: Prompt | None = None
+    uploads: Annotated[list[Id], Field(max_length=8)] = []
+    class_name: Name | None = None
+    unconditional: bool = False
+    model: Name | None = None
+    knowledge_base: Name | None = None
+    n: Count = 1
+    seed: Seed | None = None
+    k: Neighbors | None = None
+    steps: Steps | None = None
+    guidance_scale: Scale | None = None
+    neighbors: Annotated[list[Chosen], Field(max_length=LIMITS.k)] | None = None
+    retrieval: bool = True
+    search_mode: SearchMode | None = None
+    text_mode: Literal["neighbors", "text", "text+neighbors"] | None = None
+    image_mode: Literal["image+neighbors", "image", "neighbors"] | None = None
+    where: Where | None = None
+    class_key: Name | None = None
+    top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
+    allow_no_neighbors: bool = False
+    sampler: Name | None = None
+    eta: Share = 0.0
+    height: Edge | None = None
+    width: Edge | None = None
+    guidance: Literal["interleaved", "weighted", "joint"] | None = None
+    text_ratio: Share | None = None
+    on_copy: OnCopy = "warn"
+    previews: bool = True
+
+
+class EditRequest(Strict):
+    """What to change in a picture, an upload or one made here."""
+
+    image: Id
+    prompt: Prompt | None = None
+    reference: Id | None = None
+    model: Name | None = None
+    knowledge_base: Name | None = None
+    n: Count = 1
+    seed: Seed | None = None
+    k: Neighbors | None = None
+    steps: Steps | None = None
+    guidance_scale: Scale | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+    preservation: Share | None = None
+    change_threshold: Annotated[float, Field(ge=0, le=100)] | None = None
+    img2img: bool = False
+    search_mode: SearchMode | None = None
+    where: Where | None = None
+    allow_no_neighbors: bool = False
+    on_copy: OnCopy = "warn"
+    previews: bool = True
+
+
+class Variant(Strict):
+    """A few keys of a generate body that this variant has otherwise."""
+
+    label: Annotated[str, Field(max_length=100)] = ""
+    model: Name | None = None
+    knowledge_base: Name | None = None
+    k: Neighbors | None = None
+    steps: Steps | None = None
+    guidance_scale: Scale | None = None
+    text_ratio: Share | None = None
+    retrieval: bool | None = None
+    where: Where | None = None
+    search_mode: SearchMode | None = None
+    sampler: Name | None = None
+    prompt: Prompt | None = None
+
+
+class CompareRequest(Strict):
+    """One request in several variants, each with the same seeds."""
+
+    request: GenerateRequest
+    variants: Annotated[list[Variant], Field(min_length=1, max_length=25)]
+
+
+class CheckRequest(Strict):
+    """Pictures made here, against the items of a knowledge base."""
+
+    images: Annotated[list[Id], Field(min_length=1, max_length=200)]
+    knowledge_base: Name | None = None
+
+
+class MixPart(Strict):
+    """A text, an upload or an item with its weight; below 0 keeps away from it."""
+
+    text: Prompt | None = None
+    upload: Id | None = None
+    item: ItemId | None = None
+    weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+    @field_validator("item", mode="before")
+    @classmethod
+    def _check_item(cls, value: Any) -> Any:
+        return None if value is None else _item(value)
+
+
+class SearchRequest(Strict):
+    """What to look for: one of text, upload, item, mix."""
+
+    text: Prompt | None = None
+    upload: Id | None = None
+    item: ItemId | None = None
+    mix: Annotated[list[MixPart], Field(min_length=1, max_length=16)] | None = None
+    mode: SearchMode = "hybrid"
+    k: Annotated[int, Field(ge=1, le=500)] = 24
+    where: Where | None = None
+    diversity: Share = 0.0
+    alpha: Share | None = None
+    min_score: Annotated[float, Field(ge=-1, le=1000)] | None = None
+
+    @field_validator("item", mode="before")
+    @classmethod
+    def _check_item(cls, value: Any) -> Any:
+        return None if value is None else _item(value)
+
+
+class NeighborsRequest(Strict):
+    """What `generate` would be given."""
+
+    prompt: Prompt | None = None
+    uploads: Annotated[list[Id], Field(max_length=8)] = []
+    model: Name | None = None
+    k: Annotated[int, Field(ge=1, le=LIMITS.k)] | None = None
+    search_mode: SearchMode | None = None
+    where: Where | None = None
+    pinned: Annotated[list[Pinned], Field(max_length=LIMITS.k)] = []
+    removed: Annotated[list[ItemId], Field(max_length=LIMITS.k)] = []
+
+    @field_validator("removed", mode="before")
+    @classmethod
+    def _check_items(cls, value: Any) -> Any:
+        return [_item(each) for each in value] if isinstance(value, list) else value
+
+
+class RemoveRequest(Strict):
+    """Items by id, or by condition."""
+
+    ids: Annotated[list[ItemId], Field(min_length=1, max_length=10_000)] | None = None
+    where: Where | None = None
+    expected_version: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
+
+    @field_validator("ids", mode="before")
+    @classmethod
+    def _check_items(cls, value: Any) -> Any:
+        return [_item(each) for each in value] if isinstance(value, list) else value
+
+
+class RestoreRequest(Strict):
+    """A version to go back to."""
+
+    version: Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
+class SessionRequest(Strict):
+    """The token, once."""
+
+    token: Annotated[str, Field(max_length=1000)]
+
+
+class StarRequest(Strict):
+    """Whether a picture is marked."""
+
+    starred: bool
+
+
+class ZipRequest(Strict):
+    """Pictures to take along."""
+
+    images: Annotated[list[Id], Field(min_length=1, max_length=1000)]
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+class ErrorFacts(BaseModel):
+    """OpenAI's error, with the id of the request."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+
+
+class Error(BaseModel):
+    """What every refusal looks like."""
+
+    error: ErrorFacts
+
+
+class Image(BaseModel):
+    """A picture made here."""
+
+    id: str
+    job: str
+    index: int
+    variant: int | None
+    kind: str
+    created: float
+    width: int
+    height: int
+    prompt: str
+    model: str
+    knowledge_base: str | None
+    seed: int
+    starred: bool
+    near_copy: bool
+    url: str
+    thumbnail: str
+
+
+class Job(BaseModel):
+    """A piece of work, waiting, at work or over."""
+
+    id: str
+    kind: str
+    state: Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+    position: int | None
+    progress: dict[str, Any] | None
+    created: float
+    started: float | None
+    finished: float | None
+    request: dict[str, Any]
+    images: list[Image]
+    report: dict[str, Any] | None
+    error: dict[str, Any] | None
+    notes: list[str]
+    sheet: str | None
+
+
+class Jobs(BaseModel):
+    """The newest jobs."""
+
+    jobs: list[Job]
+
+
+class Item(BaseModel):
+    """A picture of a knowledge base."""
+
+    id: str
+    caption: str
+    name: str
+    metadata: dict[str, Any]
+    credit: dict[str, Any]
+    picture: str
+    thumbnail: str
+
+
+class Items(BaseModel):
+    """Some items of all."""
+
+    version: int
+    total: int
+    offset: int
+    items: list[Item]
+
+
+class KnowledgeBaseFacts(BaseModel):
+    """A knowledge base as a list shows it."""
+
+    id: str
+    items: int
+    version: int
+    encoder: dict[str, Any]
+    bytes: int
+    credit: list[str]
+    columns: dict[str, str]
+    writable: bool
+    default: bool
+
+
+class KnowledgeBases(BaseModel):
+    """All that are served."""
+
+    knowledge_bases: list[KnowledgeBaseFacts]
+
+
+class Versions(BaseModel):
+    """The versions that can be gone back to."""
+
+    version: int
+    versions: list[int]
+
+
+class Columns(BaseModel):
+    """What items can be filtered by."""
+
+    version: int
+    columns: list[dict[str, Any]]
+
+
+class Removed(BaseModel):
+    """How many are gone, and the version that brings them back."""
+
+    removed: int
+    version: int
+    items: int
+    undo: int | None
+
+
+class Restored(BaseModel):
+    """The version that holds it again."""
+
+    version: int
+    items: int
+
+
+class Hit(BaseModel):
+    """One result."""
+
+    item: Item
+    score: float
+    similarity: float | None
+    bm25: float | None
+
+
+class Hits(BaseModel):
+    """Results, best first."""
+
+    version: int
+    mode: str
+    ms: float
+    results: list[Hit]
+
+
+class Suggested(BaseModel):
+    """One neighbor to be."""
+
+    item: Item
+    score: float | None
+    weight: float
+    pinned: bool
+
+
+class SuggestedNeighbors(BaseModel):
+    """The neighbors to be."""
+
+    version: int
+    k: int
+    neighbors: list[Suggested]
+
+
+class Upload(BaseModel):
+    """A picture that was sent."""
+
+    id: str
+    width: int
+    height: int
+    url: str
+
+
+class RecordFacts(BaseModel):
+    """What a picture says of itself, and the request that makes such a one again."""
+
+    kind: str
+    record: dict[str, Any]
+    request: dict[str, Any]
+    model_here: bool
+    knowledge_base_here: bool
+    missing_neighbors: list[str]
+
+
+class ImageNeighbors(BaseModel):
+    """The neighbors a picture came from, and the nearest of them."""
+
+    neighbors: list[dict[str, Any]]
+    copy_check: Annotated[dict[str, Any] | None, Field(alias="copy", serialization_alias="copy")] = None
+
+
+class History(BaseModel):
+    """Some pictures, and where to go on."""
+
+    images: list[Image]
+    next: str | None
+
+
+class Model(BaseModel):
+    """A model and its card."""
+
+    id: str
+    description: str
+    default: bool
+    bytes: int
+    loaded: bool
+    capabilities: dict[str, Any] | None
+    defaults: dict[str, Any] | None
+    card: dict[str, Any]
+
+
+class Models(BaseModel):
+    """The models that are served."""
+
+    models: list[Model]
+
+
+class Claims(BaseModel):
+    """The papers' claims, as they were measured."""
+
+    claims: list[dict[str, Any]]
+
+
+class Session(BaseModel):
+    """Whether a token is wanted, and was given."""
+
+    token_required: bool
+    signed_in: bool
+
+
+class Health(BaseModel):
+    """A word."""
+
+    status: str
+
+
+class Status(BaseModel):
+    """What the page shows of the server."""
+
+    version: str
+    models: list[str]
+    default_model: str
+    edit_model: str | None
+    knowledge_bases: list[str]
+    queue: dict[str, int]
+    workers: list[dict[str, Any]]
+    limits: dict[str, int]

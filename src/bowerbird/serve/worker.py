@@ -1,0 +1,163 @@
+"""The process that holds models and encoders, on one device: generates for the web process, and embeds for whoever
+searches or adds.
+
+Run as `python -m bowerbird.serve.worker FD ADDRESS SETTINGS`. `FD`: a socket on which orders come and events go;
+when it ends, so does this process. `ADDRESS`: the Unix socket where encoders answer, beside what is being generated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.serve import frames
+from bowerbird.serve.pipelines import Workbench, default_memory
+from bowerbird.serve.work import Order, job_of, run
+
+
+class Worker:
+    """Orders come in one thread, are done in the main one, and each call of `ADDRESS` has a thread of its own."""
+
+    def __init__(self, link: socket.socket, bench: Workbench) -> None:
+        self.link, self.bench = link, bench
+        self.orders: queue.Queue[list[Order]] = queue.Queue()
+        self.at_work: dict[str, Order] = {}
+        self._sending = threading.Lock()
+
+    def tell(self, event: str, name: str = "", blobs: Sequence[bytes] = (), **facts: Any) -> None:
+        """An event to the web process."""
+        with self._sending:
+            self.link.sendall(frames.pack({"event": event, "id": name, **facts}, blobs))
+
+    def listen(self) -> None:
+        """Take orders until the web process is gone; then this process is of no use."""
+        try:
+            with self.link.makefile("rb") as file:
+                while True:
+                    message, _ = frames.read_from(file)
+                    if message["do"] == "run":
+                        orders = [Order(**each) for each in message["orders"]]
+                        self.at_work |= {order.id: order for order in orders}
+                        self.orders.put(orders)
+                    elif message["do"] == "cancel" and message["id"] in self.at_work:
+                        self.at_work[message["id"]].cancelled.set()
+        finally:
+            os._exit(0)
+
+    def work(self) -> None:
+        """Do orders for ever."""
+        while True:
+            orders = self.orders.get()
+            run(self.bench, orders, self.tell)
+            for order in orders:
+                self.at_work.pop(order.id, None)
+            self.tell("idle", loaded=self.bench.models.names())
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def serve(self, listening: socket.socket) -> None:
+        """Answer calls for ever."""
+        while True:
+            link, _ = listening.accept()
+            threading.Thread(target=self._answer, args=(link,), daemon=True).start()
+
+    def _answer(self, link: socket.socket) -> None:
+        with link, link.makefile("rb") as file:
+            try:
+                message, blobs = frames.read_from(file)
+                facts, found = self._call(message, blobs)
+            except BowerbirdError as error:
+                facts, found = {"error": str(error)}, []
+            except frames.Broken:
+                return
+            try:
+                link.sendall(frames.pack(facts, found))
+            except OSError:
+                return
+
+    def _call(self, message: dict[str, Any], blobs: list[bytes]) -> frames.Frame:
+        what = message["call"]
+        if what == "suggest":
+            return self._suggest(message), []
+        if what == "model":
+            return self._model(str(message["model"])), []
+        encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
+        if what == "encoder":
+            return {"shared_dim": encoder.shared_dim, "picture_size": getattr(encoder, "picture_size", None)}, []
+        if what == "embed_text":
+            vectors = encoder.embed_text(message["texts"])
+        elif what == "embed_pixels":
+            from PIL import Image
+
+            pairs = zip(message["sizes"], blobs, strict=True)
+            vectors = encoder.embed_images([Image.frombytes("RGB", tuple(size), data) for size, data in pairs])
+        else:
+            from bowerbird.core import images
+
+            vectors = encoder.embed_images([images.decode(data, "the picture") for data in blobs])
+        return {}, [vectors.astype("<f4").tobytes()]
+
+    def _suggest(self, message: dict[str, Any]) -> dict[str, Any]:
+        from bowerbird.systems.suggestions import suggest
+
+        pipe, kb = self.bench.models.get(message["model"]), self.bench.knowledge_base(message["kb"])
+        found = suggest(pipe, kb, job_of(message["job"]), pinned=message["pinned"], removed=message["removed"])
+        scores = [None if score != score else round(score, 6) for score in found.scores]
+        return {"ids": [str(i) for i in found.ids], "scores": scores, "pinned": found.pinned, "version": kb.version}
+
+    def _model(self, name: str) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        pipe = self.bench.models.get(name)
+        can, own = asdict(pipe.capabilities), pipe.defaults
+        defaults = {"k": own.k, "steps": own.num_inference_steps, "guidance_scale": own.guidance_scale}
+        return {
+            "capabilities": can,
+            "defaults": {**defaults, "sampler": own.sampler, "search_mode": own.search_mode},
+            "stages": pipe.capabilities.stages,
+        }
+
+
+def main() -> None:
+    """Start, load what is wanted first, and work."""
+    from bowerbird.core import lazy_imports
+
+    lazy_imports.install()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    number, address, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    sys.setswitchinterval(0.001)  # a search is not to wait for what is being generated
+    from bowerbird.core.quiet import quiet_libraries
+    from bowerbird.core.tensors import pick_device
+
+    quiet_libraries()
+    link = socket.socket(fileno=number)
+    try:
+        device = pick_device(settings["device"])
+        bench = Workbench(device, settings["dtype"], settings["memory"] or default_memory(device))
+        worker = Worker(link, bench)
+        for name, fingerprint in settings["encoders"]:
+            bench.encoder(name, fingerprint)
+        facts = {name: worker._model(name) for name in settings["preload"]}
+    except BowerbirdError as error:
+        link.sendall(frames.pack({"event": "refused", "id": "", "message": str(error)}))
+        sys.exit(2)
+    Path(address).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(256)
+        threading.Thread(target=worker.listen, daemon=True).start()
+        threading.Thread(target=worker.serve, args=(listening,), daemon=True).start()
+        worker.tell("ready", device=device, models=facts, loaded=bench.models.names())
+        worker.work()
+
+
+if __name__ == "__main__":
+    main()
