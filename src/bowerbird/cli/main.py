@@ -32,6 +32,7 @@ from bowerbird.cli import (
     models,
     reproduce,
     search,
+    serve,
     sync,
     train,
 )
@@ -65,6 +66,7 @@ kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bowerbird.core import images, provenance
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import json_ready
 from bowerbird.serve import frames
 from bowerbird.serve.limits import LIMITS, limit_memory
 
@@ -51,7 +52,7 @@ def record(data: bytes, name: str) -> tuple[dict[str, Any], list[bytes]]:
     plain = {key: value for key, value in found.items() if key not in ("embeddings", "pictures")}
     if "edit" in plain and isinstance(plain["edit"], dict):
         plain["edit"] = {key: value for key, value in plain["edit"].items() if key != "source"}
-    return {"record": plain}, blobs
+    return {"record": json_ready(plain)}, blobs
 
 
 def _encode(image: Any, form: str, quality: int) -> bytes:
@@ -80,7 +81,10 @@ def main() -> None:
         except MemoryError:
             facts, found = {"error": f"{message.get('name', 'the picture')}: needs more memory than is allowed"}, []
         except Exception as error:  # hostile bytes: whatever it is, this one picture is not read
-            facts, found = {"error": f"{message.get('name', 'the picture')}: cannot be read ({type(error).__name__})"}, []
+            facts, found = (
+                {"error": f"{message.get('name', 'the picture')}: cannot be read ({type(error).__name__})"},
+                [],
+            )
         frames.write_to(answers, facts, found)
 
 

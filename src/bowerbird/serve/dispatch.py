@@ -79,7 +79,10 @@ class Dispatcher:
         if len(self.waiting) >= self.capacity:
             wait = self.retry_after()
             raise Refused(
-                429, f"{len(self.waiting)} jobs wait already; try again in {wait} s", code="queue_full", retry_after=wait
+                429,
+                f"{len(self.waiting)} jobs wait already; try again in {wait} s",
+                code="queue_full",
+                retry_after=wait,
             )
 
     def retry_after(self) -> int:

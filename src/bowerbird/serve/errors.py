@@ -69,7 +69,9 @@ class Refused(HTTPException):
 
 def missing(what: str, name: str) -> Refused:
     """There is none of that id."""
-    return Refused(404, f"there is no {what} {shortened(printable(name), 80)!r} here", code=f"{what.replace(' ', '_')}_not_found")
+    return Refused(
+        404, f"there is no {what} {shortened(printable(name), 80)!r} here", code=f"{what.replace(' ', '_')}_not_found"
+    )
 
 
 class Public:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """`json_bytes`, `upload_bytes`: of a body; `picture_bytes`: of one picture; `files`: in one upload. `body_seconds`,
-    `header_seconds`: how long they may take to come; `decode_seconds`, `decode_bytes` and `ingest_bytes`: of a
-    child."""
+    """`work`: pictures times steps times pixels. `json_bytes`, `upload_bytes`: of a body; `picture_bytes`: of one
+    picture; `files`: in one upload. `body_seconds`, `header_seconds`: how long they may take to come. `decode_seconds`,
+    `decode_bytes`, `ingest_bytes` and `ingest_seconds`: of a child process."""
 
     prompt: int = 4000
     images: int = 16
     edge: int = 1024
     steps: int = 200
     k: int = 64
-    work: int = 4 * 200 * 256 * 256
+    work: int = 16 * 200 * 512 * 512
     json_bytes: int = 2**20
     picture_bytes: int = 32 * 2**20
     upload_bytes: int = 512 * 2**20

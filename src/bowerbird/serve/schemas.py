@@ -21,6 +21,7 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Scale = Annotated[float, Field(ge=-100, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
+Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
 SearchMode = Literal["dense", "bm25", "hybrid"]
 OnCopy = Literal["warn", "drop", "resample", "off"]
 
@@ -102,10 +103,10 @@ class GenerateRequest(Strict):
     text_mode: Literal["neighbors", "text", "text+neighbors"] | None = None
     image_mode: Literal["image+neighbors", "image", "neighbors"] | None = None
     where: Where | None = None
-    class_key: Name | None = None
+    class_key: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
-    sampler: Name | None = None
+    sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None
     width: Edge | None = None
@@ -152,7 +153,7 @@ class Variant(Strict):
     retrieval: bool | None = None
     where: Where | None = None
     search_mode: SearchMode | None = None
-    sampler: Name | None = None
+    sampler: Sampler | None = None
     prompt: Prompt | None = None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from bowerbird.core.credit import credit_of, source_name
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import json_ready
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus.client import is_address
@@ -161,7 +162,7 @@ def items_of(name: str, kb: KnowledgeBase, ids: Sequence[int]) -> list[dict[str,
             "id": str(item),
             "caption": caption,
             "name": source_name(file),
-            "metadata": metadata,
+            "metadata": json_ready(metadata),
             "credit": credit_of(metadata, kb.credit),
             "picture": f"{base}/{item}/picture",
             "thumbnail": f"{base}/{item}/thumbnail",
@@ -187,7 +188,7 @@ def _columns(kb: KnowledgeBase) -> list[dict[str, Any]]:
         else:
             entry["values"] = [{"value": value, "count": count} for value, count in counts.most_common(MOST_VALUES)]
         found.append(entry)
-    return found
+    return json_ready(found)
 
 
 def _writable(path: Path) -> bool:

@@ -155,7 +155,9 @@ class Store:
         limit: int = 100,
     ) -> list[dict[str, Any]]:
         """The newest pictures whose prompt has all these words."""
-        terms: list[tuple[str, Any]] = [("prompt LIKE ? ESCAPE '\\'", f"%{_like(word)}%") for word in words.split()[:20]]
+        terms: list[tuple[str, Any]] = [
+            ("prompt LIKE ? ESCAPE '\\'", f"%{_like(word)}%") for word in words.split()[:20]
+        ]
         terms += [("starred = ?", int(starred))] if starred is not None else []
         terms += [("model = ?", model)] if model is not None else []
         terms += [("kb = ?", kb)] if kb is not None else []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bowerbird.evaluation.copies.guard import Guarded
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
-    from bowerbird.systems.generation import Settings, Step
+    from bowerbird.systems.generation import Step
     from bowerbird.systems.jobs import Job, Prepared
 
 Tell = Callable[..., None]
@@ -38,7 +38,7 @@ class Cancelled(Exception):
 
 @dataclass
 class Order:
-    """One job as the web process sends it. `variants`: what differs from `job`, a picture set each (of a comparison)."""
+    """One job as the web process sends it. `variants`: of a comparison, in place of `job`, `kb` and `model`."""
 
     id: str
     kind: str
@@ -123,13 +123,12 @@ class _Failing:
 # -- generating and editing ------------------------------------------------------------------------------------------
 
 
-def prepare(bench: Workbench, order: Order, fields: dict[str, Any] | None = None, kb: str | None = None) -> Ready:
-    """Model, knowledge base and neighbors of an order, or of one of its variants. Raises: BowerbirdError."""
+def prepare(bench: Workbench, order: Order) -> Ready:
+    """Model, knowledge base and neighbors of an order. Raises: BowerbirdError."""
     from bowerbird.systems import jobs
 
     started = perf_counter()
-    job = job_of(order.job if fields is None else fields)
-    path = order.kb if kb is None else kb
+    job, path = job_of(order.job), order.kb
     pipe = bench.models.get(order.model)
     opened = None if path is None or jobs.stands_alone(job, has_kb=path is not None) else bench.knowledge_base(path)
     jobs.check(job, has_kb=opened is not None)
@@ -208,7 +207,9 @@ def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
         at += count
 
 
-def _tell_step(pipe: System, step: Step, owners: Sequence[tuple[Ready, int]], batches: int, batch: int, tell: Tell) -> None:
+def _tell_step(
+    pipe: System, step: Step, owners: Sequence[tuple[Ready, int]], batches: int, batch: int, tell: Tell
+) -> None:
     """The step to each order of the batch in hand, and a preview of each picture where it is wanted."""
     there = [owners[i] for i in step.pictures]
     orders = {ready.order.id: ready.order for ready, _ in there}
@@ -289,7 +290,8 @@ def _compare(bench: Workbench, order: Order, tell: Tell) -> None:
     pictures: list[dict[str, Any]] = []
     rows: list[tuple[str, list[Image.Image | None], list[str]]] = []
     written: list[tuple[Image.Image, dict[str, Any], Neighbors]] = []
-    ready = [prepare(bench, order, each["job"], each["kb"]) for each in order.variants]  # all are refused, or none
+    parts = [replace(order, model=each["model"], kb=each["kb"], job=each["job"]) for each in order.variants]
+    ready = [prepare(bench, part) for part in parts]  # all are refused, or none
     for number, one in enumerate(ready):
         started = perf_counter()
 
@@ -310,7 +312,9 @@ def _compare(bench: Workbench, order: Order, tell: Tell) -> None:
         for path, (image, record, hits) in zip(names, written, strict=True):
             output.save(image, path, record, hits)
         labeled_grid(rows).save(folder / "sheet.png", "PNG")
-        output.write_lines(folder, [output.line(path, record) for path, (_, record, _) in zip(names, written, strict=True)])
+        output.write_lines(
+            folder, [output.line(path, record) for path, (_, record, _) in zip(names, written, strict=True)]
+        )
     tell("done", order.id, pictures=pictures, notes=[], stages=first)
 
 
