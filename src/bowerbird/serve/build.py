@@ -55,7 +55,7 @@ def build(settings: Settings, sockets: Path) -> Server:
         shelf.get(name)
     first = next(iter(models.values())).place
     for number, device in enumerate(settings.devices):
-        wanted = {"device": device, "dtype": settings.dtype, "memory": settings.memory}
+        wanted: dict[str, Any] = {"device": device, "dtype": settings.dtype, "memory": settings.memory}
         wanted |= {"preload": [first], "encoders": encoders}
         dispatcher.workers.append(
             Worker(device, str(sockets / f"worker-{number}"), wanted, dispatcher.hear, dispatcher.lost)

@@ -9,6 +9,7 @@ import base64
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from bowerbird.core import images, provenance
@@ -61,7 +62,12 @@ def _encode(image: Any, form: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-TASKS = {"picture": picture, "thumbnail": thumbnail, "convert": convert, "record": record}
+TASKS: dict[str, Callable[..., tuple[dict[str, Any], list[bytes]]]] = {
+    "picture": picture,
+    "thumbnail": thumbnail,
+    "convert": convert,
+    "record": record,
+}
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,9 @@ class RemoteEncoder:
     """A `core.types.Encoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`); the
     worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
 
+    shared_dim: int
+    picture_size: int | None
+
     def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
         self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
 
@@ -25,20 +27,14 @@ class RemoteEncoder:
         message = {"call": what, "encoder": self.name, "fingerprint": self.fingerprint, **more}
         return frames.call(self.address, message, blobs)
 
-    @cached_property
-    def _facts(self) -> dict[str, Any]:
-        return self._call("encoder")[0]
-
-    @property
-    def shared_dim(self) -> int:
-        """How many of the first dimensions texts and pictures share."""
-        return int(self._facts["shared_dim"])
-
-    @property
-    def picture_size(self) -> int | None:
-        """Pixels of the pictures that it looks at; None where it does not say."""
-        size = self._facts["picture_size"]
-        return None if size is None else int(size)
+    def __getattr__(self, name: str) -> int | None:
+        """What only the worker knows, asked when it is first wanted."""
+        if name not in ("shared_dim", "picture_size"):
+            raise AttributeError(name)
+        for key, value in self._call("encoder")[0].items():
+            setattr(self, key, value)
+        found: int | None = self.__dict__[name]
+        return found
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """n texts -> raw float32 `(n, dim)`."""

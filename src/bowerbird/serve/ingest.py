@@ -70,7 +70,10 @@ def main() -> None:
     order, _ = frames.read_from(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        result = {"event": "done", "report": run(order, lambda message: frames.write_to(answers, message))}
+        result: dict[str, Any] = {
+            "event": "done",
+            "report": run(order, lambda message: frames.write_to(answers, message)),
+        }
     except BowerbirdError as error:
         result = {"event": "failed", "message": str(error)}
     except MemoryError:

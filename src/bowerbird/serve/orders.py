@@ -41,7 +41,7 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
     _check_work(server, request.n, request.steps, request.height, request.width)
     served = server.model(request.model)
     kb: str | None = server.shelf.place(server.kb_name(request.knowledge_base)).path
-    names = (
+    names: tuple[str, ...] = (
         "prompt",
         "class_name",
         "unconditional",
@@ -198,17 +198,18 @@ def regenerate(server: Server, upload: str, model: str) -> Task:
 
 def again(server: Server, record: dict[str, Any], kb: str | None = None) -> dict[str, Any]:
     """What a record says, and the request that makes such a picture again. Anybody may have written the record."""
-    asked = record.get("request") if isinstance(record.get("request"), dict) else {}
-    base = record.get("kb") if isinstance(record.get("kb"), dict) else {}
-    model = record["model"].get("name") if isinstance(record.get("model"), dict) else None
+    asked, base = _entry(record, "request", dict), _entry(record, "kb", dict)
+    model = _entry(record, "model", dict).get("name")
     name = kb or next((own for own in server.shelf.ids() if own == str(base.get("path", "")).lower()), None)
-    rows = [row for row in record.get("neighbors") or [] if isinstance(row, dict) and isinstance(row.get("id"), int)]
+    rows = [
+        row for row in _entry(record, "neighbors", list) if isinstance(row, dict) and isinstance(row.get("id"), int)
+    ]
     items = [row for row in rows if 0 <= row["id"] < 2**63]
     there: set[int] = set()
     if name in server.shelf.ids():
         there = {int(i) for i in server.kb(str(name)).select_ids(ids=[row["id"] for row in items])}
     edits = isinstance(record.get("edit"), dict)
-    size = record.get("size") if isinstance(record.get("size"), list) else []
+    size = _entry(record, "size", list)
     request: dict[str, Any] = {
         "prompt": asked.get("prompt"),
         "model": model,
@@ -238,3 +239,9 @@ def again(server: Server, record: dict[str, Any], kb: str | None = None) -> dict
         "knowledge_base_here": name is not None,
         "missing_neighbors": [str(row["id"]) for row in items if row["id"] not in there],
     }
+
+
+def _entry(record: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    """An entry of a record where it is of this kind, an empty one otherwise."""
+    value = record.get(name)
+    return value if isinstance(value, kind) else kind()

@@ -78,7 +78,7 @@ def job_of(fields: dict[str, Any]) -> Job:
     """A library's job of JSON fields."""
     from bowerbird.systems.jobs import Job
 
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    made: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     for name in ("images", "references"):
         made[name] = tuple(map(Path, made.get(name) or ()))
     return Job(**made)

@@ -320,11 +320,11 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
         raise Refused(422, "give prompt or uploads, one of them", code="invalid_value", param="prompt")
     server.check_encoder()
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
-    job = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
+    job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
     job |= {"search_mode": body.search_mode, "where": body.where, "allow_no_neighbors": True}
     job |= {"images": [str(server.upload(name)) for name in body.uploads]}
     weights = {str(pin.item): pin.weight for pin in body.pinned}
-    message = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}
+    message: dict[str, Any] = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}
     message |= {"pinned": [int(item) for item in weights], "removed": [int(item) for item in body.removed]}
     answer = await server.ask(message)
     described = await asyncio.to_thread(items_of, kb, found, [int(i) for i in answer["ids"]])

@@ -135,7 +135,7 @@ async def stream(source: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     coming: asyncio.Task[Event] | None = None
     try:
         while True:
-            coming = coming or asyncio.ensure_future(anext(source))  # type: ignore[arg-type]
+            coming = coming or asyncio.ensure_future(anext(source))
             done, _ = await asyncio.wait([coming], timeout=COMMENT_SECONDS)
             if not done:
                 yield b": still here\n\n"

@@ -18,6 +18,7 @@ from bowerbird.serve import forms, orders, schemas
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.dispatch import Task
 from bowerbird.serve.errors import Refused
+from bowerbird.serve.limits import LIMITS
 from bowerbird.serve.pictures import signed_path
 from bowerbird.serve.routes.jobs import event, stream
 from bowerbird.serve.routes.shared import form_body
@@ -148,7 +149,7 @@ def _edit_form(form: FormData) -> EditForm:
     """The values of the form, which are all texts. Raises: Refused."""
     values: dict[str, Any] = {}
     for name in {key for key in form if key not in ("image", "image[]")}:
-        text = forms.field(form, name, longest=schemas.LIMITS.prompt)
+        text = forms.field(form, name, longest=LIMITS.prompt)
         if text is not None:
             values[name] = text
     try:
