@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,9 +19,9 @@ from bowerbird.serve.context import Server, refusal_of
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.gate import Gate
 from bowerbird.serve.routes import collections, documents, history, jobs, openai, operation
+from bowerbird.serve.routes.shared import PAGE
 from bowerbird.serve.schemas import Error
 
-PAGE = Path(__file__).parent / "page"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
 }

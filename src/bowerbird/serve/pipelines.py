@@ -6,10 +6,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.serve.shelf import seen
 
 if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
@@ -87,15 +87,6 @@ class Workbench:
                 encoder = self.encoder(str(facts["name"]), str(facts["fingerprint"]))
                 there = self._bases[path] = (mark, KnowledgeBase(store, encoder, self.device))
             return there[1]
-
-
-def seen(path: str) -> tuple[int, ...] | None:
-    """What changes with every version of a knowledge base in a directory; None for one that is elsewhere."""
-    try:
-        facts = (Path(path) / "kb.json").stat()
-    except OSError:
-        return None
-    return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 def _bytes_of(pipe: System) -> int:

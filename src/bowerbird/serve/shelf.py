@@ -21,7 +21,6 @@ from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.knowledge.storage.open import open_store
 from bowerbird.serve.encoder import RemoteEncoder, remote
-from bowerbird.serve.pipelines import seen
 
 ELSEWHERE_SECONDS = 5.0
 """How long one that is not in a directory is taken for unchanged."""
@@ -149,6 +148,15 @@ class Shelf:
     def items(self, name: str, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Items as the API shows them, in this order. Raises: BowerbirdError for one that is not there."""
         return items_of(name, self.get(name), ids)
+
+
+def seen(path: str) -> tuple[int, ...] | None:
+    """What changes with every version of a knowledge base in a directory; None for one that is elsewhere."""
+    try:
+        facts = (Path(path) / "kb.json").stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 def items_of(name: str, kb: KnowledgeBase, ids: Sequence[int]) -> list[dict[str, Any]]:

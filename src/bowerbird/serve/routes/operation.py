@@ -13,6 +13,7 @@ from bowerbird.serve import gate, schemas
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.metrics import resident_bytes
+from bowerbird.serve.routes.shared import PAGE
 
 router = APIRouter(tags=["operation"])
 Here = Annotated[Server, Depends(server_of)]
@@ -39,17 +40,11 @@ async def docs() -> Response:
 @router.get("/favicon.ico", include_in_schema=False)
 async def icon() -> Response:
     """Ours, in place of a 404 in the browser's console."""
-    return FileResponse(_folder() / "icon.svg", media_type="image/svg+xml")
-
-
-def _folder() -> Any:
-    from bowerbird.serve.app import PAGE
-
-    return PAGE
+    return FileResponse(PAGE / "icon.svg", media_type="image/svg+xml")
 
 
 def _page(name: str) -> Response:
-    return FileResponse(_folder() / name, media_type="text/html", headers={"Cache-Control": "no-cache"})
+    return FileResponse(PAGE / name, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
 def _sign_in(answer: Response, server: Server) -> None:

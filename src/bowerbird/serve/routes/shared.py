@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+PAGE = Path(__file__).parents[1] / "page"
+"""The files of the page."""
 
 
 def form_body(required: list[str], **properties: Any) -> dict[str, Any]:
