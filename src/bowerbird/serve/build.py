@@ -64,6 +64,27 @@ def build(settings: Settings, sockets: Path) -> Server:
     return Server(settings, store, shelf, models, dispatcher, decoders, metrics, public, address, lock)
 
 
+def listener(server: Server) -> uvicorn.Server:
+    """What listens for a server at its address, and runs until it is told to exit."""
+    settings = server.settings
+    protocol = type("Protocol", (PatientProtocol,), {"header_seconds": settings.limits.header_seconds})
+    config = uvicorn.Config(
+        create_app(server),
+        host=settings.host,
+        port=settings.port,
+        http=protocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        limit_concurrency=settings.limits.connections,
+        backlog=512,
+    )
+    return _Uvicorn(config, server)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn's server, which ends well after SIGTERM: nothing is raised again."""
 
@@ -106,21 +127,7 @@ def run(settings: Settings, on_message: OnMessage) -> None:
     try:
         server = build(settings, folder)
         log_lines()
-        config = uvicorn.Config(
-            create_app(server),
-            host=settings.host,
-            port=settings.port,
-            http=PatientProtocol,
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-            limit_concurrency=settings.limits.connections,
-            backlog=512,
-        )
-        running = _Uvicorn(config, server)
+        running = listener(server)
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
         on_message(f"serving http://{name}:{settings.port}/ (Ctrl-C ends it)")
         asyncio.run(running.serve())
