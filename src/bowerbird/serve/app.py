@@ -15,12 +15,12 @@ from starlette.staticfiles import StaticFiles
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.version import __version__
 from bowerbird.serve import frames
+from bowerbird.serve.answers import Error
 from bowerbird.serve.context import Server, refusal_of
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.gate import Gate
 from bowerbird.serve.routes import collections, documents, history, jobs, openai, operation
 from bowerbird.serve.routes.shared import PAGE
-from bowerbird.serve.schemas import Error
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)

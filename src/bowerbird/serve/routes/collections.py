@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.storage.milvus.client import is_address
-from bowerbird.serve import forms, ingesting, schemas
+from bowerbird.serve import answers, forms, ingesting, schemas
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.errors import Refused, missing
 from bowerbird.serve.routes.jobs import accepted
@@ -30,7 +30,7 @@ _thumbnails: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 
 
-@router.get("", response_model=schemas.KnowledgeBases)
+@router.get("", response_model=answers.KnowledgeBases)
 async def list_all(server: Here) -> Any:
     """All that are served, the default first."""
     names = server.shelf.ids()
@@ -40,7 +40,7 @@ async def list_all(server: Here) -> Any:
 @router.post(
     "",
     status_code=202,
-    response_model=schemas.Job,
+    response_model=answers.Job,
     openapi_extra=form_body(["name", "files"], name={"type": "string"}, files=FILES, caption_column={"type": "string"}),
 )
 async def make(request: Request, server: Here) -> JSONResponse:
@@ -56,21 +56,21 @@ async def make(request: Request, server: Here) -> JSONResponse:
     return accepted(server, ingesting.build(server, name, folder, sources, options))
 
 
-@router.get("/{kb}", response_model=schemas.KnowledgeBaseFacts)
+@router.get("/{kb}", response_model=answers.KnowledgeBaseFacts)
 async def one(kb: str, server: Here) -> Any:
     """One of them."""
     server.kb_name(kb)
     return await asyncio.to_thread(server.shelf.facts, kb)
 
 
-@router.get("/{kb}/versions", response_model=schemas.Versions)
+@router.get("/{kb}/versions", response_model=answers.Versions)
 async def versions(kb: str, server: Here) -> Any:
     """The versions that `restore` takes."""
     found = await asyncio.to_thread(server.kb, kb)
     return {"version": found.version, "versions": found.versions}
 
 
-@router.post("/{kb}/verify", status_code=202, response_model=schemas.Job)
+@router.post("/{kb}/verify", status_code=202, response_model=answers.Job)
 async def verify(kb: str, server: Here) -> JSONResponse:
     """Read all of it and compare with what was written."""
     if is_address(server.shelf.place(server.kb_name(kb)).path):
@@ -78,14 +78,14 @@ async def verify(kb: str, server: Here) -> JSONResponse:
     return accepted(server, ingesting.verify(server, kb))
 
 
-@router.get("/{kb}/columns", response_model=schemas.Columns)
+@router.get("/{kb}/columns", response_model=answers.Columns)
 async def columns(kb: str, server: Here) -> Any:
     """What `where` can speak of, with the values there are."""
     server.kb_name(kb)
     return await asyncio.to_thread(server.shelf.columns, kb)
 
 
-@router.post("/{kb}/restore", response_model=schemas.Restored)
+@router.post("/{kb}/restore", response_model=answers.Restored)
 async def restore(kb: str, body: schemas.RestoreRequest, server: Here) -> Any:
     """Hold again what a version held."""
 
@@ -99,7 +99,7 @@ async def restore(kb: str, body: schemas.RestoreRequest, server: Here) -> Any:
 # -- items -----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/{kb}/items", response_model=schemas.Items)
+@router.get("/{kb}/items", response_model=answers.Items)
 async def items(
     kb: str,
     server: Here,
@@ -126,7 +126,7 @@ async def items(
 @router.post(
     "/{kb}/items",
     status_code=202,
-    response_model=schemas.Job,
+    response_model=answers.Job,
     openapi_extra=form_body(
         ["files"],
         files=FILES,
@@ -165,7 +165,7 @@ def _item(item: str) -> int:
     return int(item)
 
 
-@router.get("/{kb}/items/{item}", response_model=schemas.Item)
+@router.get("/{kb}/items/{item}", response_model=answers.Item)
 async def one_item(kb: str, item: str, server: Here) -> Any:
     """One item."""
     number = _item(item)
@@ -235,7 +235,7 @@ def unchanged(request: Request, tag: str) -> Response | None:
     return Response(status_code=304, headers=cached(tag)) if tag in given or given == "*" else None
 
 
-@router.post("/{kb}/remove", response_model=schemas.Removed)
+@router.post("/{kb}/remove", response_model=answers.Removed)
 async def remove(kb: str, body: schemas.RemoveRequest, server: Here) -> Any:
     """Remove items; `restore` with `undo` brings them back."""
     if (body.ids is None) == (body.where is None):
@@ -255,7 +255,7 @@ async def remove(kb: str, body: schemas.RemoveRequest, server: Here) -> Any:
 # -- searching -------------------------------------------------------------------------------------------------------
 
 
-@router.post("/{kb}/search", response_model=schemas.Hits)
+@router.post("/{kb}/search", response_model=answers.Hits)
 async def search(kb: str, body: schemas.SearchRequest, server: Here) -> Any:
     """The items nearest to a text, a picture, an item, or a mix of them."""
     given = [body.text is not None, body.upload is not None, body.item is not None, body.mix is not None]
@@ -313,7 +313,7 @@ def _part(server: Server, name: str, kb: KnowledgeBase, part: schemas.MixPart) -
     return server.shelf.encoder(name).embed_files([server.upload(part.upload).read_bytes()])[0]
 
 
-@router.post("/{kb}/neighbors", response_model=schemas.SuggestedNeighbors)
+@router.post("/{kb}/neighbors", response_model=answers.SuggestedNeighbors)
 async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> Any:
     """What `generate` with these settings would be given."""
     if (body.prompt is None) == (not body.uploads) or (body.prompt is not None and not body.prompt.strip()):

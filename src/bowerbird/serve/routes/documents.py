@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from bowerbird.serve import schemas
+from bowerbird.serve import answers
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.models import Served
 
@@ -29,19 +29,19 @@ def _facts(server: Server, served: Served) -> dict[str, Any]:
     }
 
 
-@router.get("/models", response_model=schemas.Models)
+@router.get("/models", response_model=answers.Models)
 def models(server: Here) -> Any:
     """The models that are served, the default first."""
     return {"models": [_facts(server, served) for served in server.models.values()]}
 
 
-@router.get("/models/{model}", response_model=schemas.Model)
+@router.get("/models/{model}", response_model=answers.Model)
 def model(model: str, server: Here) -> Any:
     """One model."""
     return _facts(server, server.model(model))
 
 
-@router.get("/claims", response_model=schemas.Claims)
+@router.get("/claims", response_model=answers.Claims)
 def claims(server: Here) -> Any:
     """What the papers say, and what we measured."""
     return {"claims": _measured()}

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.serve import forms, orders, schemas
+from bowerbird.serve import answers, forms, orders, schemas
 from bowerbird.serve.archive import zip_of
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.errors import Refused, missing
@@ -24,7 +24,7 @@ PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
-@router.post("/uploads", status_code=201, response_model=schemas.Upload, openapi_extra=form_body(["file"], file=FILE))
+@router.post("/uploads", status_code=201, response_model=answers.Upload, openapi_extra=form_body(["file"], file=FILE))
 async def upload(request: Request, server: Here) -> Any:
     """Send one picture, to search by it, edit it, or generate from it."""
     async with forms.read_form(request, server) as form:
@@ -49,7 +49,7 @@ def _known(name: str, kind: str) -> str:
     return name
 
 
-@router.get("/history", response_model=schemas.History)
+@router.get("/history", response_model=answers.History)
 async def history(
     server: Here,
     q: Annotated[str, Query(max_length=500)] = "",
@@ -115,14 +115,14 @@ async def _record_of(server: Server, image: str) -> tuple[dict[str, Any], list[b
     return facts["record"], blobs
 
 
-@router.get("/images/{image}/record", response_model=schemas.RecordFacts)
+@router.get("/images/{image}/record", response_model=answers.RecordFacts)
 async def record(image: str, server: Here) -> Any:
     """How it was made, and the request that makes such a one again."""
     found, _ = await _record_of(server, image)
     return await asyncio.to_thread(orders.again, server, found, server.image(image)["kb"])
 
 
-@router.get("/images/{image}/neighbors", response_model=schemas.ImageNeighbors)
+@router.get("/images/{image}/neighbors", response_model=answers.ImageNeighbors)
 async def neighbors(image: str, server: Here) -> Any:
     """The neighbors it came from, and the nearest of them."""
     found, _ = await _record_of(server, image)
@@ -167,7 +167,7 @@ async def source(image: str, server: Here) -> Response:
     return Response(blobs[0], media_type="image/png")
 
 
-@router.patch("/images/{image}", response_model=schemas.Image)
+@router.patch("/images/{image}", response_model=answers.Image)
 async def star(image: str, body: schemas.StarRequest, server: Here) -> Any:
     """Mark it, or not."""
     server.image(_known(image, "img"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
-from bowerbird.serve import forms, orders, schemas
+from bowerbird.serve import answers, forms, orders, schemas
 from bowerbird.serve.archive import zip_of
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.dispatch import Event, Task
@@ -31,28 +31,28 @@ def accepted(server: Server, task: Task) -> JSONResponse:
     return JSONResponse(job, 202, {"Location": f"/api/jobs/{task.id}"})
 
 
-@router.post("/generate", status_code=202, response_model=schemas.Job)
+@router.post("/generate", status_code=202, response_model=answers.Job)
 async def generate(body: schemas.GenerateRequest, server: Here) -> JSONResponse:
     """Generate pictures."""
     server.dispatcher.check_room()
     return accepted(server, await orders.generate(server, body))
 
 
-@router.post("/edit", status_code=202, response_model=schemas.Job)
+@router.post("/edit", status_code=202, response_model=answers.Job)
 async def edit(body: schemas.EditRequest, server: Here) -> JSONResponse:
     """Change what a text or a picture says in a picture."""
     server.dispatcher.check_room()
     return accepted(server, await orders.edit(server, body))
 
 
-@router.post("/compare", status_code=202, response_model=schemas.Job)
+@router.post("/compare", status_code=202, response_model=answers.Job)
 async def compare(body: schemas.CompareRequest, server: Here) -> JSONResponse:
     """One request in several variants."""
     server.dispatcher.check_room()
     return accepted(server, await orders.compare(server, body))
 
 
-@router.post("/check", status_code=202, response_model=schemas.Job)
+@router.post("/check", status_code=202, response_model=answers.Job)
 async def check(body: schemas.CheckRequest, server: Here) -> JSONResponse:
     """Look for copies."""
     server.dispatcher.check_room()
@@ -62,7 +62,7 @@ async def check(body: schemas.CheckRequest, server: Here) -> JSONResponse:
 FILE = {"type": "string", "format": "binary"}
 
 
-@router.post("/regenerate", status_code=202, response_model=schemas.Job, openapi_extra=form_body(["file"], file=FILE))
+@router.post("/regenerate", status_code=202, response_model=answers.Job, openapi_extra=form_body(["file"], file=FILE))
 async def regenerate(request: Request, server: Here) -> JSONResponse:
     """The same pixels from the PNG alone."""
     server.dispatcher.check_room()
@@ -78,7 +78,7 @@ async def regenerate(request: Request, server: Here) -> JSONResponse:
     return accepted(server, orders.regenerate(server, upload, served.id))
 
 
-@router.post("/records", response_model=schemas.RecordFacts, openapi_extra=form_body(["file"], file=FILE))
+@router.post("/records", response_model=answers.RecordFacts, openapi_extra=form_body(["file"], file=FILE))
 async def read_record(request: Request, server: Here) -> Any:
     """What a PNG that bowerbird made says of itself."""
     facts, _ = await _record(request, server)
@@ -96,7 +96,7 @@ async def _record(request: Request, server: Server) -> tuple[dict[str, Any], byt
     return (await server.decoders.ask("record", data, name))[0], data
 
 
-@router.get("/jobs", response_model=schemas.Jobs)
+@router.get("/jobs", response_model=answers.Jobs)
 async def list_jobs(
     server: Here,
     state: Annotated[Literal[STATES] | None, Query()] = None,  # type: ignore[valid-type]
@@ -107,13 +107,13 @@ async def list_jobs(
     return {"jobs": [job for row in rows if (job := server.dispatcher.describe(row["id"])) is not None]}
 
 
-@router.get("/jobs/{job}", response_model=schemas.Job)
+@router.get("/jobs/{job}", response_model=answers.Job)
 async def one(job: str, server: Here) -> Any:
     """One job."""
     return server.job(job)
 
 
-@router.delete("/jobs/{job}", response_model=schemas.Job)
+@router.delete("/jobs/{job}", response_model=answers.Job)
 async def cancel(job: str, server: Here) -> Any:
     """Cancel it; one that is over stays as it is."""
     server.job(job)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 
 from bowerbird.core.version import __version__
-from bowerbird.serve import gate, schemas
+from bowerbird.serve import answers, gate, schemas
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.metrics import resident_bytes
@@ -51,7 +51,7 @@ def _sign_in(answer: Response, server: Server) -> None:
     answer.set_cookie(gate.COOKIE, gate.session(server), max_age=MONTH, httponly=True, samesite="strict", path="/")
 
 
-@router.get("/api/session", response_model=schemas.Session)
+@router.get("/api/session", response_model=answers.Session)
 async def session(request: Request, server: Here) -> Any:
     """Whether a token is wanted, and was given."""
     headers = {key.lower(): value for key, value in request.headers.items()}
@@ -77,7 +77,7 @@ async def sign_out() -> Response:
     return answer
 
 
-@router.get("/api/status", response_model=schemas.Status)
+@router.get("/api/status", response_model=answers.Status)
 async def status(server: Here) -> Any:
     """What there is, and how busy it is."""
     dispatcher, own = server.dispatcher, server.edit_model()
@@ -94,13 +94,13 @@ async def status(server: Here) -> Any:
     }
 
 
-@router.get("/health", response_model=schemas.Health)
+@router.get("/health", response_model=answers.Health)
 async def health() -> Any:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready", response_model=schemas.Health)
+@router.get("/ready", response_model=answers.Health)
 async def ready(server: Here) -> Any:
     """Whether a worker can generate."""
     if server.dispatcher.stopping:
