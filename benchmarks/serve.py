@@ -147,7 +147,7 @@ def rate(port: int, clients: int, seconds: float, steps: int) -> float:
 
 def search_times(port: int, seconds: float) -> list[float]:
     """Milliseconds of searches, ten a second."""
-    found = []
+    found: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
