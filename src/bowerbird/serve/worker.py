@@ -53,7 +53,9 @@ class Worker:
             os._exit(0)
 
     def work(self) -> None:
-        """Do orders for ever."""
+        """Do orders for ever; searches, which other threads answer, go first."""
+        if hasattr(os, "nice"):
+            os.nice(5)  # on Linux of this thread alone, and of those that it starts
         while True:
             orders = self.orders.get()
             run(self.bench, orders, self.tell)
