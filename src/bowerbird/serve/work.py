@@ -32,7 +32,7 @@ Tell = Callable[..., None]
 PREVIEW_EDGE = 256
 
 
-class Cancelled(Exception):
+class Cancelled(BowerbirdError):
     """Nobody wants what is being generated any more."""
 
 

@@ -76,7 +76,7 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
-"""Hears every step; what it raises ends the generating."""
+"""Hears every step; a BowerbirdError that it raises ends the generating."""
 
 
 def default_settings(pipe: System) -> Settings:
