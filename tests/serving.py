@@ -150,8 +150,11 @@ class Process(Client):
 
     @property
     def worker(self) -> int:
-        """The process of its worker."""
-        return self.children("bowerbird.serve.worker")[0]
+        """The process that generates."""
+        return next(pid for pid in self.children("bowerbird.serve.worker") if self._address(pid).endswith("worker-0"))
+
+    def _address(self, process: int) -> str:
+        return (Path("/proc") / str(process) / "cmdline").read_bytes().split(b"\0")[-3].decode()
 
     def lines(self) -> list[dict[str, Any]]:
         """The log, a line a request."""
@@ -220,6 +223,7 @@ def web_alone(settings: Settings, sockets: Path, *, answers: bool = True) -> Ite
     idle.answers = answers
     idle.models = {each.place: {"capabilities": CAPABILITIES, "defaults": {}} for each in server.models.values()}
     server.dispatcher.workers[:] = [idle]
+    server.embedding = IdleWorker("cpu", server.shelf.address, {}, idle.hear, idle.lost)
     running = build.listener(server)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -57,6 +57,7 @@ def test_a_worker_killed_in_mid_picture_is_answered_for_and_back(server: Process
         assert next(iter(stream)).type == "image_generation.partial_image"
         waits = server.post("/api/generate", {"prompt": "blue", "steps": 2})
         os.kill(before, signal.SIGKILL)
+        assert server.post(f"{KB}/search", {"text": "red", "k": 1}).status == 200  # encoders live elsewhere
         with pytest.raises(openai.APIError, match="the worker ended"):
             list(stream)
         # who waited is served by the next one

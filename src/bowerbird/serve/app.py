@@ -50,11 +50,11 @@ def create_app(server: Server) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for worker in server.dispatcher.workers:
+        for worker in (*server.dispatcher.workers, server.embedding):
             worker.start()
         yield
         await server.dispatcher.drain(server.settings.drain_seconds)
-        for worker in server.dispatcher.workers:
+        for worker in (*server.dispatcher.workers, server.embedding):
             await worker.stop()
         await server.decoders.close()
         server.store.close()

@@ -44,7 +44,7 @@ def build(settings: Settings, sockets: Path) -> Server:
     recovery.recover(store)
     metrics = Metrics()
     address = str(sockets / "worker-0")
-    shelf = Shelf(settings.kbs, store.folder / "knowledge-bases", address)
+    shelf = Shelf(settings.kbs, store.folder / "knowledge-bases", str(sockets / "encoders"))
     public = Public(shelf.paths, store.folder)
     dispatcher = Dispatcher(store, metrics, public, settings.queue)
     encoders = []
@@ -54,14 +54,16 @@ def build(settings: Settings, sockets: Path) -> Server:
     for name in shelf.ids()[1:]:
         shelf.get(name)
     first = next(iter(models.values())).place
+    usual: dict[str, Any] = {"dtype": settings.dtype, "memory": settings.memory}
+    embeds = {**usual, "device": settings.devices[0], "preload": [], "encoders": encoders}
+    embedding = Worker(settings.devices[0], shelf.address, embeds, dispatcher.hear, dispatcher.lost)
     for number, device in enumerate(settings.devices):
-        wanted: dict[str, Any] = {"device": device, "dtype": settings.dtype, "memory": settings.memory}
-        wanted |= {"preload": [first], "encoders": encoders}
+        wanted = {**usual, "device": device, "preload": [first], "encoders": encoders}
         dispatcher.workers.append(
             Worker(device, str(sockets / f"worker-{number}"), wanted, dispatcher.hear, dispatcher.lost)
         )
     decoders = Decoders(settings.limits)
-    return Server(settings, store, shelf, models, dispatcher, decoders, metrics, public, address, lock)
+    return Server(settings, store, shelf, models, dispatcher, decoders, metrics, public, address, embedding, lock)
 
 
 def listener(server: Server) -> uvicorn.Server:

@@ -21,6 +21,7 @@ from bowerbird.serve.metrics import Metrics
 from bowerbird.serve.models import Served
 from bowerbird.serve.shelf import Shelf
 from bowerbird.serve.store import Store
+from bowerbird.serve.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Settings:
 
 @dataclass
 class Server:
-    """The parts, each made once (`build.py`)."""
+    """The parts, each made once (`build.py`). `address`: of the first worker that generates; `embedding`: the one that
+    holds the encoders."""
 
     settings: Settings
     store: Store
@@ -56,6 +58,7 @@ class Server:
     metrics: Metrics
     public: Public
     address: str
+    embedding: Worker
     lock: IO[str] | None = None
     started: float = field(default_factory=time.time)
 
@@ -144,8 +147,8 @@ class Server:
 
     def check_encoder(self) -> None:
         """Raises: Refused when no worker could embed."""
-        if not any(worker.state in ("ready", "busy") for worker in self.dispatcher.workers):
-            raise Refused(503, "the worker is starting; try again in a moment", code="worker_starting", retry_after=3)
+        if self.embedding.state != "ready":
+            raise Refused(503, "the encoder is starting; try again in a moment", code="worker_starting", retry_after=3)
 
 
 def server_of(request: Request) -> Server:

@@ -55,10 +55,14 @@ class Workbench:
 
     def __init__(self, device: str, dtype: str, memory: int) -> None:
         from bowerbird import encoders
-        from bowerbird.systems.loading import load_pipeline
+
+        def load(name: str) -> System:
+            from bowerbird.systems.loading import load_pipeline
+
+            return load_pipeline(name, device, dtype)
 
         self.device, self.dtype = device, dtype
-        self.models: Recent[System] = Recent(lambda name: load_pipeline(name, device, dtype), _bytes_of, memory)
+        self.models: Recent[System] = Recent(load, _bytes_of, memory)
         self.encoders: Recent[Encoder] = Recent(
             lambda name: encoders.load(name, device=device, allow_import=False), _encoder_bytes, memory
         )

@@ -1,8 +1,8 @@
-"""The process that holds models and encoders, on one device: generates for the web process, and embeds for whoever
-searches or adds.
+"""The process that holds models and encoders, on one device: generates for the web process, or embeds for whoever
+searches or adds. One of each is run, so that a search waits for no picture, and goes on when a model's process ends.
 
 Run as `python -m bowerbird.serve.worker FD ADDRESS SETTINGS`. `FD`: a socket on which orders come and events go;
-when it ends, so does this process. `ADDRESS`: the Unix socket where encoders answer, beside what is being generated.
+when it ends, so does this process. `ADDRESS`: the Unix socket where calls are answered, beside what is being generated.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Worker:
             os._exit(0)
 
     def work(self) -> None:
-        """Do orders for ever; searches, which other threads answer, go first."""
-        if hasattr(os, "nice"):
-            os.nice(5)  # on Linux of this thread alone, and of those that it starts
+        """Do orders for ever."""
         while True:
             orders = self.orders.get()
             run(self.bench, orders, self.tell)
@@ -135,11 +133,13 @@ def main() -> None:
     lazy_imports.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     number, address, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    sys.setswitchinterval(0.001)  # a search is not to wait for what is being generated
-    from bowerbird.core.quiet import quiet_libraries
+    sys.setswitchinterval(0.001)  # who asks beside what is being generated is not to wait for it
     from bowerbird.core.tensors import pick_device
 
-    quiet_libraries()
+    if settings["preload"]:
+        from bowerbird.core.quiet import quiet_libraries
+
+        quiet_libraries()
     link = socket.socket(fileno=number)
     try:
         device = pick_device(settings["device"])

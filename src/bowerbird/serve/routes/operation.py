@@ -105,7 +105,8 @@ async def ready(server: Here) -> Any:
     """Whether a worker can generate."""
     if server.dispatcher.stopping:
         raise Refused(503, "the server is stopping", code="stopping", retry_after=10)
-    if not any(worker.state in ("ready", "busy") for worker in server.dispatcher.workers):
+    workers = server.dispatcher.workers
+    if server.embedding.state != "ready" or not any(worker.state in ("ready", "busy") for worker in workers):
         raise Refused(503, "the worker is starting", code="worker_starting", retry_after=3)
     return {"status": "ready"}
 
@@ -116,7 +117,8 @@ async def metrics(server: Here) -> Response:
     import os
 
     server.metrics.set("memory_bytes", resident_bytes(os.getpid()), process="web")
-    for number, worker in enumerate(server.dispatcher.workers):
+    named = {f"worker-{number}": worker for number, worker in enumerate(server.dispatcher.workers)}
+    for name, worker in {**named, "encoders": server.embedding}.items():
         if worker.process is not None:
-            server.metrics.set("memory_bytes", resident_bytes(worker.process.pid), process=f"worker-{number}")
+            server.metrics.set("memory_bytes", resident_bytes(worker.process.pid), process=name)
     return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
