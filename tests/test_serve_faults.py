@@ -172,3 +172,16 @@ def test_two_servers_do_not_share_a_folder(server: Process, folder: Path, argume
         serving(folder / "first", *arguments),
     ):
         raise RuntimeError("it started")
+
+
+def test_a_server_without_a_knowledge_base_makes_its_first_one(folder: Path, random_rdm: Path) -> None:
+    token = "a-token-for-tests"
+    with serving(folder / "empty", "--model", str(random_rdm), "--token", token) as server:
+        server.headers["Authorization"] = f"Bearer {token}"
+        assert server.post("/api/generate", {"prompt": "red"}).code == "knowledge_base_not_found"
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+        made = server.end(server.form("/api/knowledge-bases", [("files", "a.png", picture.getvalue())], name="first"))
+        assert (made["state"], made["report"]["items"]) == ("done", 1), made["error"]
+        assert server.end(server.post("/api/generate", {"prompt": "red", "k": 1, "steps": 2}))["state"] == "done"
+        assert token not in server.log.read_text()

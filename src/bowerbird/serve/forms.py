@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from bowerbird.core.text import printable
 from bowerbird.serve.context import Server
 from bowerbird.serve.errors import Refused
+from bowerbird.serve.recovery import drop_old_uploads
 from bowerbird.serve.store import new_id
 
 LONGEST_FIELD = 64 * 1024
@@ -90,6 +91,7 @@ async def keep_upload(server: Server, data: bytes, name: str) -> dict[str, Any]:
     upload = new_id("upl")
     path = server.store.folder / "uploads" / f"{upload}.png"
     await asyncio.to_thread(path.write_bytes, blobs[0])
+    await asyncio.to_thread(drop_old_uploads, server.store)
     return {"id": upload, **facts, "url": f"/api/uploads/{upload}"}
 
 

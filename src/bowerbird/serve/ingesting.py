@@ -20,36 +20,28 @@ def add(server: Server, kb: str, folder: Path, sources: list[str], options: dict
     """The task of adding what is staged in `folder`."""
     place = server.shelf.place(kb)
     order = {"do": "add", "kb": place.path, "sources": sources, "options": options, "memory": DEFAULT_MEMORY}
-    order |= {"address": server.address, "encoder": server.kb(kb).manifest["encoder"]}
+    order |= {"address": server.shelf.address, "encoder": server.kb(kb).manifest["encoder"]}
     return _task(server, "add", {"knowledge_base": kb, **options}, order, folder)
 
 
-def build(server: Server, name: str, folder: Path, sources: list[str], options: dict[str, Any]) -> Task:
+async def build(server: Server, name: str, folder: Path, sources: list[str], options: dict[str, Any]) -> Task:
     """The task of making a knowledge base of what is staged, with the encoder of the first one, or the bundled one."""
     path = server.shelf.new_place(name)
     ids = server.shelf.ids()
-    encoder = server.kb(ids[0]).manifest["encoder"] if ids else small_encoder()
+    if ids:
+        encoder = (await asyncio.to_thread(server.kb, ids[0])).manifest["encoder"]
+    else:
+        asked = {"call": "named", "name": "small"}
+        encoder = (await asyncio.to_thread(frames.call, server.shelf.address, asked))[0]
     order = {"do": "build", "kb": str(path), "sources": sources, "options": options, "encoder": encoder}
-    return _task(server, "build", {"knowledge_base": name, **options}, {**order, "address": server.address}, folder)
+    return _task(
+        server, "build", {"knowledge_base": name, **options}, {**order, "address": server.shelf.address}, folder
+    )
 
 
 def verify(server: Server, kb: str) -> Task:
     """The task of reading all of it."""
     return _task(server, "verify", {"knowledge_base": kb}, {"do": "verify", "kb": server.shelf.place(kb).path}, None)
-
-
-def small_encoder() -> dict[str, Any]:
-    """Name, fingerprint and dimension of the bundled encoder, read from its files."""
-    import hashlib
-    import json
-
-    from bowerbird.models.weights import bundled
-
-    folder = bundled("small")
-    assert folder is not None
-    config = (folder / "config.json").read_bytes()
-    digest = hashlib.sha256(config + (folder / "model.safetensors").read_bytes())
-    return {"name": "small", "fingerprint": digest.hexdigest()[:16], "dim": json.loads(config)["embed_dim"]}
 
 
 def _task(server: Server, kind: str, request: dict[str, Any], order: dict[str, Any], folder: Path | None) -> Task:

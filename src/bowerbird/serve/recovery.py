@@ -26,8 +26,11 @@ def clean(store: Store) -> None:
 def drop_old_uploads(store: Store) -> None:
     """Remove uploads of more than a day ago."""
     for upload in (store.folder / "uploads").iterdir():
-        if upload.stat().st_mtime < time.time() - UPLOAD_SECONDS:
-            upload.unlink(missing_ok=True)
+        try:
+            if upload.stat().st_mtime < time.time() - UPLOAD_SECONDS:
+                upload.unlink()
+        except FileNotFoundError:  # another request did it
+            continue
 
 
 def recover(store: Store) -> list[str]:

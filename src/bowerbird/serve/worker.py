@@ -89,6 +89,9 @@ class Worker:
             return self._suggest(message), []
         if what == "model":
             return self._model(str(message["model"])), []
+        if what == "named":
+            found = self.bench.encoders.get(str(message["name"]))
+            return {"name": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, []
         encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
         if what == "encoder":
             return {"shared_dim": encoder.shared_dim, "picture_size": getattr(encoder, "picture_size", None)}, []

@@ -46,6 +46,7 @@ async def list_all(server: Here) -> Any:
 async def make(request: Request, server: Here) -> JSONResponse:
     """Make one of pictures, a zip or a parquet."""
     server.dispatcher.check_room()
+    server.check_encoder()
     async with forms.read_form(request, server) as form:
         name = forms.field(form, "name")
         if name is None:
@@ -53,7 +54,7 @@ async def make(request: Request, server: Here) -> JSONResponse:
         server.shelf.new_place(name)
         options = {"caption_column": forms.field(form, "caption_column")}
         folder, sources = await forms.stage(server, forms.files(form, "files", "files[]"), [])
-    return accepted(server, ingesting.build(server, name, folder, sources, options))
+    return accepted(server, await ingesting.build(server, name, folder, sources, options))
 
 
 @router.get("/{kb}", response_model=answers.KnowledgeBaseFacts)
