@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Worker:
         self.orders: queue.Queue[list[Order]] = queue.Queue()
         self.at_work: dict[str, Order] = {}
         self._sending = threading.Lock()
+        # threads that stay: torch gives each thread that computes a team of its own, which takes longer than a text
+        self._texts, self._pictures = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     def tell(self, event: str, name: str = "", blobs: Sequence[bytes] = (), **facts: Any) -> None:
         """An event to the web process."""
@@ -96,16 +99,18 @@ class Worker:
         if what == "encoder":
             return {"shared_dim": encoder.shared_dim, "picture_size": getattr(encoder, "picture_size", None)}, []
         if what == "embed_text":
-            vectors = encoder.embed_text(message["texts"])
+            vectors = self._texts.submit(encoder.embed_text, message["texts"]).result()
         elif what == "embed_pixels":
             from PIL import Image
 
             pairs = zip(message["sizes"], blobs, strict=True)
-            vectors = encoder.embed_images([Image.frombytes("RGB", tuple(size), data) for size, data in pairs])
+            pictures = [Image.frombytes("RGB", tuple(size), data) for size, data in pairs]
+            vectors = self._pictures.submit(encoder.embed_images, pictures).result()
         else:
             from bowerbird.core import images
 
-            vectors = encoder.embed_images([images.decode(data, "the picture") for data in blobs])
+            pictures = [images.decode(data, "the picture") for data in blobs]
+            vectors = self._pictures.submit(encoder.embed_images, pictures).result()
         return {}, [vectors.astype("<f4").tobytes()]
 
     def _suggest(self, message: dict[str, Any]) -> dict[str, Any]:
