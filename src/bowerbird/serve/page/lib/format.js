@@ -3,7 +3,9 @@ const whole = new Intl.NumberFormat("en");
 
 export const count = (n) => whole.format(n);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
-export const score = (value) => (value === null || value === undefined ? "" : value.toFixed(2));
+/** Cosines have two digits; the scores of fused searches are small and have three. */
+export const score = (value) => (value === null || value === undefined ? "" : value.toFixed(Math.abs(value) < 0.1 ? 3 : 2));
+
 
 export function bytes(n) {
   const units = ["B", "kB", "MB", "GB", "TB"];

@@ -49,19 +49,34 @@ export function loadNeighbors(id) {
   return neighborsOf.get(id);
 }
 
+/** Where a neighbor's picture is: in the knowledge base, or among the uploads, or nowhere any more. */
+export function neighborPicture({ present, thumbnail, name }) {
+  if (present) return thumbnail;
+  const upload = /^(upl_[0-9a-f]+)\.png$/.exec(name ?? "");
+  return upload ? `/api/uploads/${upload[1]}` : null;
+}
+
+/** Ids below zero are no items: the prompt's own embedding, or a picture from disk. */
+export const isItem = ({ id }) => !id.startsWith("-");
+
 export const loadRecord = (id, signal) => get(`/api/images/${id}/record`, { signal });
 
 /** Generates once more with the same settings: the same pixels, or another seed. */
 export async function again(image, { newSeed = false } = {}) {
   const { request } = await loadRecord(image.id);
-  const body = newSeed ? { ...request, seed: null } : request;
+  const body = newSeed ? { ...request, seed: null } : { ...request };
   const edit = image.kind === "edit";
+  if (edit) body.image = (await sourceOf(image)).id; // a record names no upload: those live for a day only
   await submit(edit ? "/api/edit" : "/api/generate", body);
   go(edit ? "edit" : "generate");
 }
 
 export async function useSettings(image) {
   const { request } = await loadRecord(image.id);
+  if (image.kind === "edit") {
+    const { id, url } = await sourceOf(image);
+    editDraft.patch({ source: { id, url, alt: image.prompt } });
+  }
   await putBack(image.kind, request);
 }
 
@@ -110,6 +125,8 @@ async function asUpload(url, name) {
   const response = await fetch(url);
   return postFile("/api/uploads", new File([await response.blob()], name, { type: "image/png" }));
 }
+
+const sourceOf = (image) => asUpload(`/api/images/${image.id}/source`, "source.png");
 
 export async function uploadFile(file) {
   return postFile("/api/uploads", file);

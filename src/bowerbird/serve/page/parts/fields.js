@@ -65,3 +65,14 @@ export function Segments({ label, value, onValue, options }) {
     )}
   </fieldset>`;
 }
+
+const NARROW = "(max-width: 720px)";
+
+/** Settings below a form's button: always open where there is room, folded on a phone, where pictures come first. */
+export function Settings({ children }) {
+  const [open, setOpen] = useState(!matchMedia(NARROW).matches);
+  return html`<details class="settings" open=${open} onToggle=${(event) => setOpen(event.target.open)}>
+    <summary>Settings</summary>
+    <div class="settings-body">${children}</div>
+  </details>`;
+}

@@ -1,8 +1,8 @@
 // One picture large, with where it came from: its neighbors and their scores, its settings, and what can be done next.
 import { html, useEffect, useState } from "../lib/html.js";
-import { again, altOf, checkCopies, deleteImages, editImage, loadNeighbors, loadRecord, pinImage, saveImage, star, useSettings } from "../lib/images.js";
+import { again, altOf, checkCopies, deleteImages, editImage, isItem, loadNeighbors, loadRecord, neighborPicture, pinImage, saveImage, star, useSettings } from "../lib/images.js";
 import { finished } from "../lib/jobs.js";
-import { plain, score, when } from "../lib/format.js";
+import { count, plain, score, when } from "../lib/format.js";
 import { useLoaded } from "../lib/hooks.js";
 import { createStore, useStore } from "../lib/store.js";
 import { Dialog } from "./dialog.js";
@@ -92,10 +92,10 @@ function Sources({ neighbors, copy }) {
   if (!neighbors.length) return html`<p class="small">No neighbors: from the text alone.</p>`;
   return html`<ul class="sources">
     ${neighbors.map(
-      (neighbor) => html`<li key=${neighbor.id} class=${copy?.near_copy && copy.neighbor === neighbor.id ? "near" : ""}>
-        <${Thumbnail} src=${neighbor.present ? neighbor.thumbnail : null} alt=${neighbor.caption || neighbor.name || "Neighbor"} size=${128} />
+      (neighbor, at) => html`<li key=${at} class=${copy?.near_copy && copy.neighbor === neighbor.id ? "near" : ""}>
+        <${Thumbnail} src=${neighborPicture(neighbor)} alt=${neighbor.caption || neighbor.name || "Neighbor"} size=${128} />
         <span class="source-name" title=${neighbor.caption || neighbor.name}>${neighbor.caption || neighbor.name}</span>
-        <span class="small">${score(neighbor.score)}${neighbor.weight !== 1 ? ` × ${neighbor.weight}` : ""}${neighbor.present ? "" : " · removed"}</span>
+        <span class="small">${score(neighbor.score)}${neighbor.weight !== 1 ? ` × ${neighbor.weight}` : ""}${neighbor.present || !isItem(neighbor) ? "" : " · removed"}</span>
         ${Object.values(neighbor.credit ?? {}).length > 0 && html`<span class="small">${Object.values(neighbor.credit).map(plain).join(", ")}</span>`}
       </li>`,
     )}
@@ -122,8 +122,21 @@ function CopyCheck({ image }) {
   };
   if (state.error) return html`<${ErrorNote} error=${state.error} />`;
   if (state.job?.error) return html`<${ErrorNote} error=${state.job.error} />`;
-  if (state.job) return html`<pre class="report">${reportLines(state.job.report)}</pre>`;
+  if (state.job) {
+    return html`<p class="small" role="status">${copySentence(state.job.report)}</p>
+      <details class="more"><summary>The whole report</summary><pre class="report" tabindex="0">${reportLines(state.job.report)}</pre></details>`;
+  }
   return html`<button type="button" class="small-button" disabled=${state.running} onClick=${run}>${state.running ? "Comparing…" : "Compare with the whole collection"}</button>`;
+}
+
+/** What the report of `check` comes to for one picture. */
+function copySentence(report) {
+  const likeness = report?.whole?.["generated to training"]?.mean;
+  const [name] = Object.keys(report?.thresholds?.whole ?? {}).filter((key) => key.endsWith("of the copy guard"));
+  if (!Number.isFinite(likeness) || !name) return "Compared.";
+  const threshold = report.thresholds.whole[name];
+  const verdict = likeness >= threshold ? "A near copy" : "No copy";
+  return `${verdict}: the most alike of ${count(report["training pictures"])} pictures has a likeness of ${score(likeness)}; a copy has ${score(threshold)} or more.`;
 }
 
 function reportLines(report) {

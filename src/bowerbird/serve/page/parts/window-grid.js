@@ -20,7 +20,8 @@ export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onT
     const measure = () => {
       const style = getComputedStyle(scroller.current.firstElementChild);
       const width = scroller.current.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-      const columns = Math.max(2, Math.floor((width + GAP) / (minCell + GAP)));
+      const least = width < 480 ? minCell * 0.8 : minCell; // a phone: three across rather than two
+      const columns = Math.max(2, Math.floor((width + GAP) / (least + GAP)));
       const cell = Math.floor((width - GAP * (columns - 1)) / columns);
       setLayout({ columns, cell, height: scroller.current.clientHeight });
     };

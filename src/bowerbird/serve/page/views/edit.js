@@ -9,7 +9,7 @@ import { chosen, limits, server } from "../lib/server.js";
 import { useStore } from "../lib/store.js";
 import { CompareSlider } from "../parts/compare-slider.js";
 import { useDropZones } from "../parts/drop.js";
-import { NumberField, RangeField, Segments, SelectField } from "../parts/fields.js";
+import { NumberField, RangeField, Segments, SelectField, Settings } from "../parts/fields.js";
 import { Icon, IconButton } from "../parts/icon.js";
 import { openLightbox } from "../parts/lightbox.js";
 import { NearCopy, StarButton } from "../parts/marks.js";
@@ -73,6 +73,7 @@ export function Edit() {
   return html`<div class="generate-body">
     <${EditForm} now=${now} error=${error} sending=${sending} onGenerate=${generate} />
     <div class="generate-main">
+      <h2 class="visually-hidden">Edits</h2>
       <section class="runs" aria-label="Edits">
         ${runs.map((job) => html`<${EditRun} key=${job.id} job=${job} />`)}
         ${!runs.length &&
@@ -121,6 +122,7 @@ function EditForm({ now, error, sending, onGenerate }) {
       : html`<${PictureSlot} label="Reference" picture=${now.reference} onPick=${() => pick(referenceFrom)} onClear=${() => set({ reference: null })} />`}
     <button class="primary big" disabled=${!isReady(now) || sending}><${Icon} name="edit" />${sending ? "Sending…" : "Edit"}</button>
     ${error && !wrong("prompt") && html`<${ErrorNote} error=${error} />`}
+    <${Settings}>
     <${RangeField} label="Strength" min="0.05" max="1" step="0.05" value=${now.strength} shown=${now.strength.toFixed(2)} onValue=${(strength) => set({ strength })} />
     <${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />
     <details class="more">
@@ -133,6 +135,7 @@ function EditForm({ now, error, sending, onGenerate }) {
         <${NumberField} label="Neighbors (k)" min="1" max=${most.k} value=${now.k} onValue=${(k) => set({ k })} placeholder="usual" error=${wrong("k")} />
       </div>
     </details>
+    <//>
   </form>`;
 }
 

@@ -21,11 +21,12 @@ export function Models() {
   }, []);
   useDropZones([{ icon: "spark", label: "Get its settings back", hint: "A PNG made by bowerbird", onFiles: ([file]) => settingsBack(file) }]);
   return html`<div class="models-scroll">
-    <section aria-label="Models">
+    <section aria-label="Cards">
+      <h2 class="visually-hidden">Cards</h2>
       ${!models.length && html`<${Empty} icon="cube" title="No models"><p>Start the server with one: <code>bowerbird serve --model tiny-rdm</code></p><//>`}
       <div class="model-cards">${models.map((model) => html`<${ModelCard} key=${model.id} model=${model} />`)}</div>
     </section>
-    <section class="claims" aria-label="Claims">
+    <section class="claims" aria-label="Claims of the papers">
       <h2>What the papers claim, as measured</h2>
       <${ErrorNote} error=${claims.error} />
       ${claims.loading && html`<${Bar} value=${null} label="Loading the claims" />`}
@@ -81,7 +82,7 @@ const WORDS = { holds: "Holds", undecided: "Undecided", "does not hold": "Does n
 
 function Claims({ claims }) {
   if (!claims.length) return html`<p>No claim was measured yet: <code>bowerbird reproduce</code> does.</p>`;
-  return html`<div class="table-scroll" tabindex="0" role="region" aria-label="Claims">
+  return html`<div class="table-scroll" tabindex="0" role="region" aria-label="Table of claims">
     <table>
       <thead><tr><th scope="col">Claim</th><th scope="col">Paper</th><th scope="col">Effect</th><th scope="col">Verdict</th></tr></thead>
       <tbody>

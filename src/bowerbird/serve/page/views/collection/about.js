@@ -1,7 +1,7 @@
 // What a knowledge base is: size, encoder, versions to go back to, and whether it is whole.
 import { html, useState } from "../../lib/html.js";
 import { get, kbPath, post } from "../../lib/api.js";
-import { bytes, count } from "../../lib/format.js";
+import { bytes, count, plain } from "../../lib/format.js";
 import { useLoaded } from "../../lib/hooks.js";
 import { finished, submit } from "../../lib/jobs.js";
 import { Dialog } from "../../parts/dialog.js";
@@ -61,7 +61,7 @@ export function About({ base, onClose, onChanged }) {
 
 function Findings({ job }) {
   if (job.error) return html`<${ErrorNote} error=${job.error} />`;
-  const findings = job.report?.findings ?? [];
-  if (job.report?.ok) return html`<p role="status"><strong>Whole:</strong> every file is as it was written.</p>`;
-  return html`<ul class="lines" role="status">${findings.map((line, at) => html`<li key=${at}>${typeof line === "string" ? line : JSON.stringify(line)}</li>`)}</ul>`;
+  const { good, corrupt = [], outdated = [] } = job.report ?? {};
+  if (good) return html`<p role="status"><strong>Whole:</strong> every file is as it was written.</p>`;
+  return html`<ul class="lines" role="status">${[...corrupt, ...outdated].map((line, at) => html`<li key=${at}>${plain(line)}</li>`)}</ul>`;
 }

@@ -2,7 +2,7 @@
 import { html, useCallback, useEffect, useMemo, useRef, useState } from "../../lib/html.js";
 import { kbPath, post } from "../../lib/api.js";
 import { pin, pinnedItem } from "../../lib/draft.js";
-import { plural, score } from "../../lib/format.js";
+import { count, plural, score } from "../../lib/format.js";
 import { useKeys, useLoaded, useSettled } from "../../lib/hooks.js";
 import { settingsBack } from "../../lib/images.js";
 import { go } from "../../lib/router.js";
@@ -167,7 +167,7 @@ function Cell({ item, hit, size, open, selected, toggle }) {
 
 function headline({ hits, total, whole, found, kb, error }) {
   if (error) return "";
-  if (hits) return found.data ? `${plural(total, "item")} found in ${kb}, ${Math.round(found.data.ms)} ms` : "Searching…";
+  if (hits) return found.data ? `${count(total)} found, ${Math.round(found.data.ms)} ms` : "Searching…";
   return whole ? `${plural(total, "item")} in ${kb}` : "Loading…";
 }
 

@@ -3,7 +3,7 @@ import { html } from "../../lib/html.js";
 import { draft } from "../../lib/draft.js";
 import { limits, server } from "../../lib/server.js";
 import { useStore } from "../../lib/store.js";
-import { NumberField, RangeField, Segments, SelectField, TextField } from "../../parts/fields.js";
+import { NumberField, RangeField, Segments, SelectField, Settings, TextField } from "../../parts/fields.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { ErrorNote } from "../../parts/notices.js";
 import { MOST_VARIANTS, canGenerate, gridAxes } from "./request.js";
@@ -53,6 +53,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     </div>
     <button class="primary big" disabled=${!canGenerate(now) || sending || tooMany(now)}><${Icon} name="spark" />${sending ? "Sending…" : "Generate"}</button>
     ${error && !FIELDS.has(error.param) && html`<${ErrorNote} error=${error} />`}
+    <${Settings}>
     <${Segments} label="How" value=${now.how} onValue=${(how) => set({ how })} options=${WAYS} />
     ${now.how === "grid" && html`<${GridFields} now=${now} />`}
     <${SelectField} label="Model" value=${now.model} onValue=${(id) => set({ model: id, sampler: null })} options=${modelOptions(models)} hint=${model?.description} />
@@ -74,6 +75,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
       <${TextField} label="Only neighbors where" value=${now.where} onValue=${(where) => set({ where })} placeholder="style = 'noto'" error=${wrong("where")} spellcheck="false" />
       <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, where: "" })}>All as usual</button>
     </details>
+    <//>
   </form>`;
 }
 

@@ -21,7 +21,8 @@ export function useNeighbors({ kb, draft, model }) {
   });
   const settled = useSettled(body, 220);
   const asks = Boolean(prompt) && Boolean(kb) && uploads.length < k;
-  const found = useLoaded((signal) => post(kbPath(kb, "/neighbors"), JSON.parse(settled), { signal }), asks ? `${kb} ${settled}` : null);
+  const ready = asks && Boolean(JSON.parse(settled).prompt); // a prompt that has just begun is not settled yet
+  const found = useLoaded((signal) => post(kbPath(kb, "/neighbors"), JSON.parse(settled), { signal }), ready ? `${kb} ${settled}` : null);
 
   const neighbors = draft.pinned.map((entry) => ({ ...entry, pinned: true, score: scoreOf(found.data, entry) }));
   if (asks && found.data) {

@@ -1,7 +1,7 @@
 // One job and its pictures: previews while it runs, then the pictures and the neighbors they came from.
 import { classes, html, useState } from "../../lib/html.js";
 import { download } from "../../lib/files.js";
-import { loadNeighbors } from "../../lib/images.js";
+import { loadNeighbors, neighborPicture } from "../../lib/images.js";
 import { cancel, hide, isActive, submit } from "../../lib/jobs.js";
 import { score } from "../../lib/format.js";
 import { useLoaded } from "../../lib/hooks.js";
@@ -39,7 +39,7 @@ export function Run({ job, lit, onLight }) {
     <${JobEnd} job=${job} onRetry=${() => retry()} />
     ${(job.notes ?? []).map((note, at) => html`<p key=${at} class="small run-note">${note}</p>`)}
     ${variants ? html`<${Variants} job=${job} variants=${variants} n=${request.n ?? 1} onLight=${onLight} />` : html`<${Pictures} job=${job} indices=${upTo(active ? (request.n ?? 1) : job.images.length)} onLight=${onLight} />`}
-    ${job.images.length > 0 && html`<${Strip} image=${job.images[0]} lit=${lit} />`}
+    ${job.images.length > 0 && html`<${Strip} image=${job.images.at(-1)} lit=${lit} />`}
   </article>`;
 }
 
@@ -98,11 +98,11 @@ function Strip({ image, lit }) {
   const { data } = useLoaded(() => loadNeighbors(image.id), image.id);
   if (!data?.neighbors.length) return null;
   return html`<ul class=${classes("strip", { dim: lit })} aria-label="Generated from">
-    ${data.neighbors.map((neighbor) => {
+    ${data.neighbors.map((neighbor, at) => {
       const on = lit?.has(neighbor.id);
       const name = neighbor.caption || neighbor.name || "Neighbor";
-      return html`<li key=${neighbor.id} class=${classes({ lit: on })} title=${name}>
-        <${Thumbnail} src=${neighbor.present ? neighbor.thumbnail : null} alt=${name} size=${64} />
+      return html`<li key=${at} class=${classes({ lit: on })} title=${name}>
+        <${Thumbnail} src=${neighborPicture(neighbor)} alt=${name} size=${64} />
         <span class="small">${score(on ? lit.get(neighbor.id) : neighbor.score)}</span>
       </li>`;
     })}
