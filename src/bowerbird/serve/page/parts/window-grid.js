@@ -1,14 +1,14 @@
 // A grid of any length that draws only the rows in sight, a few above and below. 100,000 items cost what 100 cost.
-import { html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js";
+import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js";
 
 const GAP = 8;
 const SPARE_ROWS = 2;
 
 /**
  * total: how many cells there are. minCell: their least width in pixels. render(index): one cell's content.
- * onRange(first, last, { settled }): which cells are in sight; settled is false while someone flings through.
+ * onRange(first, last): which cells are drawn, once that has stayed so for a moment.
  */
-export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onToggle, isSelected, resetKey, children }) {
+export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onToggle, isSelected, openIndex = null, resetKey, children }) {
   const scroller = useRef();
   const [layout, setLayout] = useState({ columns: 1, cell: minCell, height: 0 });
   const [top, setTop] = useState(0); // the first row drawn
@@ -98,7 +98,7 @@ export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onT
         key=${index}
         id=${`cell-${index}`}
         role="option"
-        class=${index === active ? "cell active" : "cell"}
+        class=${classes("cell", { active: index === active, open: index === openIndex })}
         aria-selected=${selected ? "true" : "false"}
         aria-setsize=${total}
         aria-posinset=${index + 1}

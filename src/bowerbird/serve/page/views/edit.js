@@ -128,7 +128,7 @@ function EditForm({ now, error, sending, onGenerate }) {
     <details class="more">
       <summary>More settings</summary>
       <div class="field-grid">
-        <${SelectField} label="Model" value=${now.model} onValue=${(model) => set({ model })} options=${[{ value: null, label: `${status.edit_model ?? "default"} (default)` }, ...editors.filter((model) => model.id !== status.edit_model).map((model) => ({ value: model.id, label: model.id }))]} />
+        <${SelectField} label="Model" value=${now.model ?? status.edit_model} onValue=${(model) => set({ model })} options=${editors.map(({ id }) => ({ value: id, label: id === status.edit_model ? `${id} (default)` : id }))} />
         <${NumberField} label="Seed" min="0" value=${now.seed} onValue=${(seed) => set({ seed })} placeholder="another" />
         <${NumberField} label="Preservation" min="0" step="0.05" value=${now.preservation} onValue=${(preservation) => set({ preservation })} placeholder="usual" error=${wrong("preservation")} />
         <${NumberField} label="Steps" min="1" max=${most.steps} value=${now.steps} onValue=${(steps) => set({ steps })} placeholder="usual" error=${wrong("steps")} />

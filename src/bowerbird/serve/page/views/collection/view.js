@@ -127,12 +127,13 @@ export function Collection() {
               total=${total}
               minCell=${CELLS[size]}
               label=${hits ? "Found" : `Items of ${kb}`}
+              openIndex=${open}
               resetKey=${listKey}
               onRange=${hits ? null : pages.onRange}
               onOpen=${setOpen}
               onToggle=${toggle}
               isSelected=${(index) => selected.has(at(index)?.id)}
-              render=${(index, cell) => html`<${Cell} item=${at(index)} hit=${hits?.[index]} size=${size} open=${index === open} ...${cell} />`}
+              render=${(index, cell) => html`<${Cell} item=${at(index)} hit=${hits?.[index]} size=${size} ...${cell} />`}
             />`}
       </div>
       ${openItem && html`<${Detail} item=${openItem} hit=${hits?.[open]} writable=${base.writable} onClose=${() => setOpen(null)} onStep=${step} onRemove=${() => removeItems([openItem])} />`}
@@ -155,14 +156,13 @@ function Dialogs({ dialog, base, onClose, onChanged }) {
   return null;
 }
 
-function Cell({ item, hit, size, open, selected, toggle }) {
+function Cell({ item, hit, size, selected, toggle }) {
   if (!item) return html`<span class="thumb waiting"></span>`;
   const name = item.caption || item.name || "Item";
   return html`<${Thumbnail} src=${item.thumbnail} alt=${name} size=${size === "l" ? 256 : 128} eager />
     <span class="cell-caption">${name}</span>
     ${hit && html`<span class="cell-score">${score(hit.similarity ?? hit.score)}</span>`}
-    <span class=${selected ? "cell-check on" : "cell-check"} aria-hidden="true" onClick=${toggle}><${Icon} name="check" /></span>
-    ${open && html`<span class="cell-open"></span>`}`;
+    <span class=${selected ? "cell-check on" : "cell-check"} aria-hidden="true" onClick=${toggle}><${Icon} name="check" /></span>`;
 }
 
 function headline({ hits, total, whole, found, kb, error }) {

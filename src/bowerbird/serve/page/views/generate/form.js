@@ -56,7 +56,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     <${Settings}>
     <${Segments} label="How" value=${now.how} onValue=${(how) => set({ how })} options=${WAYS} />
     ${now.how === "grid" && html`<${GridFields} now=${now} />`}
-    <${SelectField} label="Model" value=${now.model} onValue=${(id) => set({ model: id, sampler: null })} options=${modelOptions(models)} hint=${model?.description} />
+    <${SelectField} label="Model" value=${now.model ?? model?.id} onValue=${(id) => set({ model: id, sampler: null })} options=${modelOptions(models)} hint=${model?.description} />
     ${now.how !== "grid" && html`<${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />`}
     ${now.how !== "grid" && html`<${RangeField} label="Neighbors (k)" min="1" max=${Math.min(most.k, 20)} step="1" value=${now.k ?? defaults.k ?? 4} shown=${now.k ?? `${defaults.k ?? 4}, usual`} onValue=${(k) => set({ k })} />`}
     <div class="field-row">
@@ -81,10 +81,10 @@ export function Form({ now, model, error, sending, onGenerate }) {
 
 const same = (value) => ({ value, label: value });
 const usual = (value) => (value === null || value === undefined ? "usual" : `${value}, usual`);
-const SEARCHES = [{ value: null, label: "usual" }, ...["hybrid", "semantic", "words"].map(same)];
+const SEARCHES = [{ value: null, label: "usual" }, same("hybrid"), { value: "dense", label: "dense (embeddings)" }, { value: "bm25", label: "bm25 (words)" }];
 
 function modelOptions(models) {
-  return [{ value: null, label: `${models.find((model) => model.default)?.id ?? "default"} (default)` }, ...models.filter((model) => !model.default).map((model) => same(model.id))];
+  return models.map(({ id, default: first }) => ({ value: id, label: first ? `${id} (default)` : id }));
 }
 
 function tooMany(now) {

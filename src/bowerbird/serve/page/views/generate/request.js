@@ -19,11 +19,13 @@ export function usualK(draft, model) {
 }
 
 export const isChanged = (draft) => draft.pinned.length > 0 || draft.removed.length > 0;
-export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || draft.pinned.length > 0;
+/** A grid varies k, so each of its cells looks for neighbors itself. */
+export const usesChosen = (draft) => isChanged(draft) && draft.how !== "grid";
+export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || (draft.pinned.length > 0 && draft.how !== "grid");
 
 /** neighbors: as shown in the row. -> { path, body } */
 export function requestOf(draft, { kb, neighbors }) {
-  const chosen = isChanged(draft) ? neighbors.map(neighborTerm) : null;
+  const chosen = usesChosen(draft) ? neighbors.map(neighborTerm) : null;
   const body = withoutNulls({
     prompt: draft.prompt.trim() || null,
     model: draft.model,
@@ -40,20 +42,18 @@ export function requestOf(draft, { kb, neighbors }) {
   });
   body.seed = draft.seed; // null: the server draws one
   if (draft.how === "sides") return compare(body, [{ label: "With neighbors" }, { label: "Without", retrieval: false }]);
-  if (draft.how === "grid") return compare({ ...body, n: 1 }, gridVariants(draft, chosen));
+  if (draft.how === "grid") return compare({ ...body, n: 1 }, gridVariants(draft));
   return { path: "/api/generate", body };
 }
 
 const compare = (request, variants) => ({ path: "/api/compare", body: { request, variants } });
 
-function gridVariants(draft, chosen) {
+function gridVariants(draft) {
   const { ks, values } = gridAxes(draft);
   const variants = [];
   for (const value of values) {
     for (const k of ks) {
-      const variant = { label: `k ${k}, ${NAMES[draft.gridBy]} ${value}`, k, [draft.gridBy]: value };
-      if (chosen) variant.neighbors = chosen.slice(0, k);
-      variants.push(variant);
+      variants.push({ label: `k ${k}, ${NAMES[draft.gridBy]} ${value}`, k, [draft.gridBy]: value });
     }
   }
   return variants;
