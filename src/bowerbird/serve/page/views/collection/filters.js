@@ -14,7 +14,9 @@ const NUMBER = /int|float|double|decimal|half/i;
 export function Filters({ kb, version, onClose }) {
   const { data, error, loading } = useLoaded((signal) => get(kbPath(kb, "/columns"), { signal }), `${kb} ${version}`);
   const { filters } = useStore(query);
-  const columns = (data?.columns ?? []).filter((column) => column.values.length || NUMBER.test(column.type));
+  // a text that every item has for itself, such as a file name, is nothing to filter by
+  const divides = (column) => column.values.some((value) => value.count > 1) || NUMBER.test(column.type);
+  const columns = (data?.columns ?? []).filter(divides);
   const set = (name, filter) => {
     const next = { ...filters, [name]: filter };
     if (!filter.values?.length && !Number.isFinite(filter.min) && !Number.isFinite(filter.max)) delete next[name];

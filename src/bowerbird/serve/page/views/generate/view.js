@@ -1,5 +1,5 @@
 // Generate: prompt on the left, neighbors above, pictures below.
-import { html, useRef, useState } from "../../lib/html.js";
+import { html, useEffect, useRef, useState } from "../../lib/html.js";
 import { draft } from "../../lib/draft.js";
 import { useKeys } from "../../lib/hooks.js";
 import { loadNeighbors, settingsBack } from "../../lib/images.js";
@@ -12,7 +12,7 @@ import { toastError } from "../../parts/toast.js";
 import { Form } from "./form.js";
 import { NeighborRow, pinFiles } from "./neighbor-row.js";
 import { useNeighbors } from "./neighbors.js";
-import { canGenerate, isChanged, requestOf } from "./request.js";
+import { canGenerate, isChanged, requestOf, usesChosen } from "./request.js";
 import { Run } from "./run.js";
 
 const KINDS = new Set(["generate", "compare", "regenerate"]);
@@ -29,8 +29,16 @@ export function Generate() {
   const [sending, setSending] = useState(false);
   const { lit, onLight } = useLight();
 
-  const generate = async () => {
-    if (!canGenerate(now) || sending) return;
+  // where the row itself is sent, a row that is still being looked for is waited for
+  const [wanted, setWanted] = useState(false);
+  const generate = () => setWanted(canGenerate(now) && !sending);
+  const ready = wanted && !(usesChosen(now) && found.loading);
+  useEffect(() => {
+    if (!ready) return;
+    setWanted(false);
+    send();
+  }, [ready]);
+  const send = async () => {
     setSending(true);
     setError(null);
     try {
@@ -56,7 +64,7 @@ export function Generate() {
   ]);
 
   return html`<div class="generate-body">
-    <${Form} now=${now} model=${model} error=${error} sending=${sending} onGenerate=${generate} />
+    <${Form} now=${now} model=${model} error=${error} sending=${sending || wanted} onGenerate=${generate} />
     <div class="generate-main">
       <${NeighborRow} kb=${kb} found=${found} now=${now} lit=${lit} hint=${hintOf(now, found.neighbors)} />
       <section class="runs" aria-label="Pictures">
