@@ -15,21 +15,21 @@ export function useSettled(value, ms) {
 
 /** Loads whenever `key` changes; an earlier request is given up. While loading, the last data stays. */
 export function useLoaded(load, key) {
-  const [state, setState] = useState({ data: null, error: null, loading: key !== null });
+  const [state, setState] = useState({ data: null, error: null, of: null });
   useEffect(() => {
     if (key === null) {
-      setState({ data: null, error: null, loading: false });
+      setState({ data: null, error: null, of: null });
       return undefined;
     }
     const stop = new AbortController();
-    setState((before) => ({ ...before, loading: true }));
     load(stop.signal).then(
-      (data) => stop.signal.aborted || setState({ data, error: null, loading: false }),
-      (error) => stop.signal.aborted || isAbort(error) || setState({ data: null, error, loading: false }),
+      (data) => stop.signal.aborted || setState({ data, error: null, of: key }),
+      (error) => stop.signal.aborted || isAbort(error) || setState({ data: null, error, of: key }),
     );
     return () => stop.abort();
   }, [key]);
-  return state;
+  // by the key, not by a flag: between a new key and its effect there is a moment with the old answer
+  return { data: state.data, error: state.error, loading: state.of !== key };
 }
 
 /** Keys while this view is shown, but not while someone types. */

@@ -110,7 +110,7 @@ function EditForm({ now, error, sending, onGenerate }) {
     event.preventDefault();
     onGenerate();
   };
-  return html`<form class="panel generate-form" onSubmit=${submitForm}>
+  return html`<form class="panel generate-form" novalidate onSubmit=${submitForm}>
     <${PictureSlot} label="Source" picture=${now.source} onPick=${() => pick(sourceFrom)} onClear=${() => set({ source: null })} />
     <${Segments} label="How to say it" value=${now.by} onValue=${(by) => set({ by })} options=${WAYS} />
     ${now.by === "prompt"

@@ -16,8 +16,6 @@ const WAYS = [
   { value: "grid", label: "Grid", title: "k across, guidance or text ratio down" },
 ];
 
-const FIELDS = new Set(["prompt", "n", "seed", "k", "steps", "guidance_scale", "text_ratio", "where"]);
-
 export function Form({ now, model, error, sending, onGenerate }) {
   const { models } = useStore(server);
   const most = useStore(server, limits);
@@ -34,7 +32,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     onGenerate();
   };
   const long = now.prompt.length > most.prompt * 0.9;
-  return html`<form class="panel generate-form" onSubmit=${submit}>
+  return html`<form class="panel generate-form" novalidate onSubmit=${submit}>
     <div class=${wrong("prompt") ? "field wrong" : "field"}>
       <label for="prompt" class="visually-hidden">Prompt</label>
       <textarea
@@ -52,7 +50,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
       ${(wrong("prompt") || long) && html`<p class="hint" id="prompt-hint">${wrong("prompt") ?? `${now.prompt.length} of ${most.prompt} characters`}</p>`}
     </div>
     <button class="primary big" disabled=${!canGenerate(now) || sending || tooMany(now)}><${Icon} name="spark" />${sending ? "Sending…" : "Generate"}</button>
-    ${error && !FIELDS.has(error.param) && html`<${ErrorNote} error=${error} />`}
+    ${error && !wrong("prompt") && html`<${ErrorNote} error=${error} />`}
     <${Settings}>
     <${Segments} label="How" value=${now.how} onValue=${(how) => set({ how })} options=${WAYS} />
     ${now.how === "grid" && html`<${GridFields} now=${now} />`}
