@@ -383,9 +383,9 @@ def test_axe_finds_nothing_serious(opened: Callable[..., Any], width: int, dark:
     assert not found, found
 
 
-def test_a_token_is_asked_for_and_kept(browser: Any, server: Process, tmp_path: Path) -> None:
-    kb = str(Path(server.log).parent / "kb")
-    with serving(tmp_path, "--kb", kb, "--model", "tiny-rdm-fast", "--token", "a-token-for-tests") as guarded:
+def test_a_token_is_asked_for_and_a_first_knowledge_base_made(browser: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    with serving(tmp_path / "server", "--model", "tiny-rdm-fast", "--token", "a-token-for-tests") as guarded:
         page = browser.new_context().new_page()
         page.goto(guarded.url)
         page.get_by_label("Token", exact=True).fill("wrong")
@@ -393,6 +393,12 @@ def test_a_token_is_asked_for_and_kept(browser: Any, server: Process, tmp_path: 
         expect(page.locator("dialog .hint")).to_be_visible()
         page.get_by_label("Token", exact=True).fill("a-token-for-tests")
         page.get_by_role("button", name="Open").click()
+        page.get_by_role("button", name="Make one").click()
+        page.get_by_label("Name").fill("mine")
+        choose(page, page.get_by_role("button", name="Files"), tmp_path / "red.png")
+        page.get_by_role("button", name="Make it").click()
+        expect(page.locator("dialog [role=status]")).to_contain_text("1 picture added", timeout=20000)
+        page.get_by_role("button", name="Done").click()
         page.locator(".cell img").first.wait_for()
         page.context.close()
 

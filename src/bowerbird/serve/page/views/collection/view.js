@@ -103,12 +103,14 @@ export function Collection() {
     Delete: () => base?.writable && selected.size > 0 && removeItems([...selected.values()]),
   });
 
-  if (!base) return html`<${NoBase} dialog=${dialog} setDialog=${setDialog} onChanged=${changed} />`;
+  // at the same place with and without a knowledge base: a dialog that makes the first one goes on to its report
+  const dialogs = html`<${Dialogs} dialog=${dialog} base=${base} onClose=${() => setDialog(null)} onChanged=${changed} />`;
+  if (!base) return [html`<${NoBase} onMake=${() => setDialog({ make: [] })} />`, dialogs];
   const step = (by) => setOpen((index) => Math.max(0, Math.min(total - 1, index + by)));
   const openItem = open === null ? null : at(open);
   const filterCount = Object.keys(now.filters).length;
 
-  return html`<div class=${openItem ? "collection-body with-detail" : "collection-body"}>
+  const view = html`<div class=${openItem ? "collection-body with-detail" : "collection-body"}>
       <div class="collection-main">
         <${SearchBar}>
           <button type="button" class="tool" aria-pressed=${filterCount ? "true" : "false"} onClick=${() => setDialog({ filters: true })}><${Icon} name="filter" /><span>Filters</span>${filterCount > 0 && html`<span class="count">${filterCount}</span>`}</button>
@@ -144,8 +146,8 @@ export function Collection() {
         ${base.writable && html`<button type="button" onClick=${() => removeItems([...selected.values()])}><${Icon} name="trash" />Remove</button>`}
         <${IconButton} name="close" label="Clear the selection" onClick=${() => setSelected(new Map())} />
       </div>`}
-    </div>
-    <${Dialogs} dialog=${dialog} base=${base} onClose=${() => setDialog(null)} onChanged=${changed} />`;
+    </div>`;
+  return [view, dialogs];
 }
 
 function Dialogs({ dialog, base, onClose, onChanged }) {
@@ -184,12 +186,11 @@ function Nothing({ base, searched, filtered, onAdd }) {
   <//>`;
 }
 
-function NoBase({ dialog, setDialog, onChanged }) {
+function NoBase({ onMake }) {
   return html`<${Empty} icon="grid" title="No knowledge base yet">
-      <p>Make one of your pictures. It stays on this machine.</p>
-      <button type="button" class="primary" onClick=${() => setDialog({ make: [] })}><${Icon} name="plus" />Make one</button>
-    <//>
-    ${dialog?.make && html`<${AddDialog} kb=${null} files=${dialog.make} onClose=${() => setDialog(null)} onChanged=${onChanged} />`}`;
+    <p>Make one of your pictures. It stays on this machine.</p>
+    <button type="button" class="primary" onClick=${onMake}><${Icon} name="plus" />Make one</button>
+  <//>`;
 }
 
 function rangeOf(a, b) {
