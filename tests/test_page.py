@@ -27,14 +27,14 @@ PAGE = Path(__file__).parents[1] / "src" / "bowerbird" / "serve" / "page"
 PAYLOADS = (
     "<script>window.ran=1</script>",
     "<img src=x onerror=window.ran=2>",
-    "\"><svg onload=window.ran=3>",
+    '"><svg onload=window.ran=3>',
     "' onmouseover='window.ran=4",
     "javascript:window.ran=5",
     "${window.ran=6}",
     "{{constructor.constructor('window.ran=7')()}}",
     "</textarea><iframe srcdoc='<script>parent.ran=8</script>'>",
     "<style>@import 'http://example.org/ran.css'</style>",
-    "<a href=\"javascript:window.ran=9\">x</a>",
+    '<a href="javascript:window.ran=9">x</a>',
     "\u202e\x1b[31mred\x1b[0m",
     "<math><mtext></mtext><mglyph><style><img src=x onerror=window.ran=10>",
 )
