@@ -108,6 +108,7 @@ def evaluate(
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
     from bowerbird.evaluation.judge import load_judges
+    from bowerbird.systems import records
 
     check_output(out, reports.EVALUATION)
     whole = load_pictures(data)
@@ -153,7 +154,7 @@ def evaluate(
             progress=progress,
             on_message=say,
         )
-    found.report["model"]["name"] = model
+    found.report["model"]["name"] = records.model_name(model)
     files = reports.write_evaluation(found, out)
     if as_json:
         print_json({"out": str(out), "files": [str(f) for f in files], "source": whole.source.facts(), **found.report})

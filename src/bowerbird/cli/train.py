@@ -247,6 +247,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """The trained model of a run at several guidance scales, with the knowledge base it was trained from, or one that
     is made of the data in the run's folder."""
+    from bowerbird import encoders
     from bowerbird.cli.common import open_model
     from bowerbird.evaluation.guidance_sweep import measure
     from bowerbird.knowledge.base import KnowledgeBase
@@ -257,6 +258,8 @@ def _measure(
     elif (out / "kb").is_dir():
         base = KnowledgeBase.open(out / "kb")
     else:
-        base, _ = KnowledgeBase.build(out / "kb", str(data), encoder=getattr(pipe.config, "encoder_name", "small"))
+        name, fingerprint = (getattr(pipe.config, f"encoder_{each}", "") for each in ("name", "fingerprint"))
+        encoder = encoders.load_recorded(name, fingerprint) if name else encoders.load("small")
+        base, _ = KnowledgeBase.build(out / "kb", str(data), encoder=encoder)
     with show_progress("measuring", options.as_json) as progress:
         return measure(pipe, base, pictures, scales, progress=progress)

@@ -44,7 +44,8 @@ class Encoder(Protocol):
     Outputs are raw, float32: normalizing is the database's choice. The embedding of a picture or text must not depend
     on what else is in the call, or in which order: batch as you like inside, but give the same bits each time.
 
-    `name`: what `encoders.load` is given to get this encoder again; `load` sets it on a class of somebody else's.
+    `name`: what `encoders.load` is given to get this encoder again, or of a directory elsewhere the last part of its
+    path, as it is recorded; `load` sets it on a class of somebody else's.
     `dim`: the embedding dimension d. `shared_dim`: how many of the first dimensions texts and pictures share, `dim`
     unless some are for pictures alone; beyond them a text's are 0. `fingerprint`: a short text that changes with the
     weights and the preprocessing, as a hash of the weights' files; a database is tied to it. An optional attribute

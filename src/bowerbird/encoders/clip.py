@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
+from bowerbird.models import network_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,22 +77,29 @@ def _pool(output: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-def load_clip(path: str | Path, *, name: str, device: str = "cpu") -> ClipEncoder:
-    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only.
+def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:
+    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only. A hub's is one that was fetched
+    before, unless `fetch`.
 
     Raises: BowerbirdError when it is not there or not complete.
     """
+    from huggingface_hub import snapshot_download
     from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
 
-    try:
-        model = AutoModel.from_pretrained(path, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    with opening(f"encoder {name!r}", "give a directory or hub id of CLIP or SigLIP with safetensors"):
+        place = str(path)
+        if not Path(place).is_dir() and not fetch:  # of a name some things are asked in any case, of a folder nothing
+            place = snapshot_download(place, local_files_only=True)
+        if Path(place).is_dir():
+            network_files.check_folder(Path(place))
+        options: dict[str, Any] = {"local_files_only": not fetch}
+        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        network_files.check_finite(model, Path(place))
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
         processor_class = (
             SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
         )
-        processor = processor_class.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise BowerbirdError(f"encoder {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
+        processor = processor_class.from_pretrained(place, **options)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise BowerbirdError(
             f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"

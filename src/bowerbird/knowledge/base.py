@@ -210,10 +210,10 @@ class KnowledgeBase:
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights,
-        BowerbirdError when it is the name of code, which must be given to `open`."""
+        BowerbirdError when it is the name of code or of what would be fetched, which must be given to `open`."""
         from bowerbird import encoders
 
-        found = encoders.load(self.encoder_name, device=self.device, allow_import=False)
+        found = encoders.load_recorded(self.encoder_name, self.encoder_fingerprint, device=self.device)
         self._check(found)
         return found
 

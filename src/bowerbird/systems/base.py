@@ -21,6 +21,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
@@ -259,6 +260,10 @@ class System(DiffusionPipeline, ABC):
                 str(place), dtype=dtype, **{"local_files_only": True, "use_safetensors": True, **kwargs}
             )
             pipe.after_loading(place)
+            for part, component in pipe.components.items():
+                if isinstance(component, torch.nn.Module):
+                    network_files.without_place(component, part)
+            network_files.without_place(pipe, last_part(name))
             pipe.strange = not ours
             if pipe.strange:
                 model_index.check_model(pipe, place)

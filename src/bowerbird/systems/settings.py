@@ -68,6 +68,20 @@ def without_columns(
     return settings.model_copy(update=changed) if changed else settings
 
 
+def with_names(settings: SettingsT, mark: Mark, rename: Callable[[str], str]) -> SettingsT:
+    """`settings` with what those with this mark name called otherwise."""
+    changed: dict[str, Any] = {}
+    for name, value in settings:
+        if _marked(settings, name) == mark and isinstance(value, str):
+            changed[name] = rename(value)
+        elif isinstance(value, BaseModel):
+            changed[name] = with_names(value, mark, rename)
+        elif isinstance(value, tuple) and value and all(isinstance(entry, BaseModel) for entry in value):
+            changed[name] = tuple(with_names(entry, mark, rename) for entry in value)
+    changed = {name: new for name, new in changed.items() if new != getattr(settings, name)}
+    return settings.model_copy(update=changed) if changed else settings
+
+
 def _models(value: Any) -> list[BaseModel]:
     if isinstance(value, BaseModel):
         return [value]

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from bowerbird.core import files
 from bowerbird.core.text import printable
 from bowerbird.core.version import __version__
-from bowerbird.systems.settings import names
+from bowerbird.systems.settings import with_names
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.data import FILE as DATA
 from bowerbird.training.losses import StepReport, read_losses
@@ -75,15 +75,11 @@ def write_card(run: Path, model: Path, command: str = "") -> None:
 
 def _without_folders(system: BaseModel) -> dict[str, Any]:
     """The settings of a system; of a directory of the writer's machine the last part."""
-    values = system.model_dump(mode="json")
-    for key, name in names(system, "network", ""):
-        place, *path = key.lstrip(".").split(".")
-        inside = values
-        for part in path:
-            inside, place = inside[place], part
-        if Path(name).exists() or Path(name).is_absolute():
-            inside[place] = files.last_part(name)
-    return values
+
+    def shown(name: str) -> str:
+        return files.last_part(name) if Path(name).exists() else files.portable(name)
+
+    return with_names(system, "network", shown).model_dump(mode="json")
 
 
 def _of_data(where: str | None, size: int, data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -25,6 +25,7 @@ from bowerbird.systems import registry
 from bowerbird.systems.objective import Objective, ObjectiveConfig, Preview, RunContext
 from bowerbird.systems.registry import ObjectiveEntry
 from bowerbird.systems.settings import names as settings_named
+from bowerbird.systems.settings import with_names
 from bowerbird.training import objectives
 from bowerbird.training.config import TrainConfig
 
@@ -131,6 +132,12 @@ def _is_fetched(name: str) -> bool:
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in the file at `path`, for comparing; to train it, see `load_recipe`."""
     return _validate(files.read_json(path, "recipe"), str(path))
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """`recipe` as a run keeps it: of a directory elsewhere on this machine the last part of its path alone, so that the
+    file may go to other people."""
+    return recipe.model_copy(update={"system": with_names(recipe.system, "network", files.portable)})
 
 
 def given_keys(settings: Sequence[str]) -> list[str]:
