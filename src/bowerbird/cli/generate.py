@@ -111,6 +111,12 @@ def generate(
     allow_no_neighbors: Annotated[
         bool, typer.Option("--allow-no-neighbors", help="Generate even where the search finds nothing.")
     ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
+        ),
+    ] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -195,6 +201,7 @@ def generate(
         class_key=class_key,
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
+        min_score=min_score,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,

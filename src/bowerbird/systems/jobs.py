@@ -51,6 +51,7 @@ class Job:
     class_key: str | None = None
     top_m: float = 1.0
     allow_no_neighbors: bool = False
+    min_score: float | None = None
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -88,6 +89,8 @@ def check(job: Job, *, has_kb: bool) -> None:
         raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
     if alone and job.prompt is None:
         raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
+    if alone and job.min_score is not None:
+        raise BowerbirdError("generate: `min_score` is about what a search finds; give a knowledge base (`kb`) with it")
     if not 0 < job.top_m <= 1:
         raise BowerbirdError(f"top_m is the fraction of the database kept, above 0 and up to 1; got {job.top_m}")
     if job.proposal not in ("model", "database"):
@@ -146,11 +149,12 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
         class_key=job.class_key,
         top_m=job.top_m,
         allow_no_neighbors=job.allow_no_neighbors,
+        min_score=job.min_score,
     )
     request = pipe.resolve(request, kb)
     counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
     hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
-    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
+    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
     return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
 
 

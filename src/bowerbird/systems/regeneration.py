@@ -21,6 +21,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
+from bowerbird.systems.settings import first_fault
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,9 +115,7 @@ def parse_record(record: Mapping[str, Any]) -> Record:
     try:
         found = Record.model_validate(dict(record))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(f"{place}: {first['msg']}") from error
+        raise _damaged(first_fault(error)) from error
     if "edit" in record and found.edit is None:
         raise _damaged("edit: is nothing")
     if (found.embeddings is None) == (found.pictures is None):

@@ -24,8 +24,8 @@ from bowerbird.models.weights import bundled
 from bowerbird.systems import registry
 from bowerbird.systems.objective import Objective, ObjectiveConfig, Preview, RunContext
 from bowerbird.systems.registry import ObjectiveEntry
+from bowerbird.systems.settings import first_fault, with_names
 from bowerbird.systems.settings import names as settings_named
-from bowerbird.systems.settings import with_names
 from bowerbird.training import objectives
 from bowerbird.training.config import TrainConfig
 
@@ -180,9 +180,7 @@ def _validate(values: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ascii(".".join(map(str, first["loc"])))[1:-1]  # a stranger's key may be anything
-        raise BowerbirdError(f"{source[:160]}: {place[:160]}: {first['msg']}") from error
+        raise BowerbirdError(f"{source[:160]}: {first_fault(error)}") from error
 
 
 def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:
