@@ -41,6 +41,7 @@ TABLES: dict[str, tuple[str, Any]] = {
     "unquoted commas": ("captions.txt", f"image,caption\na.png,{ONE}\na.png,{TWO}\n"),
     "no names, commas": ("data.csv", f"a.png,{ONE}\na.png,{TWO}\n"),
     "names written otherwise": ("m.csv", f'\n File Name ,Alt Text\na.png,{ONE}\na.png,"{TWO}"\n'),
+    "names of their own": ("m.csv", f"Nr;Bild Datei;text\n1;a.png;{ONE}\n2;a.png;{TWO}\n"),
     "spreadsheet": ("m.csv", f"\ufeffsep=;\r\nfile_name;text\r\na.png;{ONE}\r\na.png;{TWO}\r\n"),
     "karpathy": ("dataset_x.json", {"images": [{"filename": "a.png", "sentences": [{"raw": ONE}, {"raw": TWO}]}]}),
     "under a name": ("train.json", {"v": 1, "data": [{"image": "a.png", "caption": one} for one in (ONE, TWO)]}),

@@ -227,6 +227,7 @@ def check_copies(
     if as_json:
         print_json({"out": str(folder), **report})
         return
+    say(reports.copies_line(report))
     for kind in KINDS:
         over = report[kind]["generated to training"]["over"]
         if over:

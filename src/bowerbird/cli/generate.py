@@ -176,6 +176,10 @@ def generate(
         raise BowerbirdError(
             "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
         )
+    if not (prompt is not None or image or class_name is not None or unconditional or reference or prompts):
+        raise BowerbirdError(
+            "generate: say what: --prompt TEXT, --prompts FILE, --image F, --class C, --unconditional, or --reference F"
+        )
     counted = tuple(int(step) for step in numbers(steps, "--steps"))
     if any(step != whole for step, whole in zip(numbers(steps, "--steps"), counted, strict=True)):
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")

@@ -199,6 +199,18 @@ def alike_sheet(path: Path, copies: CopyReport, training: Sequence[Image.Image],
         labeled_grid(table, title="training pictures that are most alike", size=EDGE, divide=1).save(temporary, "PNG")
 
 
+def copies_line(report: dict[str, Any]) -> str:
+    """What a copy check found, in plain words, from its `report`: the pictures that pass a strictest threshold. Of
+    parts only where there are training pictures enough to say what one in a hundred is."""
+    kinds = KINDS if report["baseline"]["pictures"] >= 100 else KINDS[:1]
+    limits = {kind: max(report["thresholds"][kind].values(), default=np.inf) for kind in kinds}
+    rows = report["pictures"]
+    found = [row["file"] for row in rows if any(row["training"][kind] > limits[kind] for kind in kinds)]
+    of = f"{len(rows)} picture{'' if len(rows) == 1 else 's'}"
+    names = f" ({', '.join(found[:5])}{', …' if len(found) > 5 else ''})" if found else ""
+    return f"likely copies: {len(found)} of {of}{names}"
+
+
 def recall_lines(report: dict[str, Any]) -> list[str]:
     """What a copy check says of itself, from its `report`: how many synthetic copies it finds, at how many false
     alarms, and how sure that is."""
