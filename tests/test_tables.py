@@ -80,6 +80,19 @@ def test_numbers_with_a_comma_and_columns_of_one_name(tmp_path: Path) -> None:
     assert report.counts == {"columns_renamed": 1}
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"images": [{"file_name": "a.png", "id": [1]}], "annotations": [{"image_id": [1], "caption": ONE}]},
+        {"images": [{"file_name": "a.png"}], "annotations": [{"caption": ONE}]},
+        {"images": [{"file_name": "a.png", "id": {}}, None, 1.5], "annotations": 7},
+    ],
+)
+def test_numbers_that_are_none_join_no_captions(document: Any, tmp_path: Path) -> None:
+    captions, _, _ = gather(tmp_path, {"a.png": picture(1), "captions.json": json.dumps(document)})
+    assert captions == {"a.png": []}
+
+
 def test_coco_as_it_is_published(tmp_path: Path) -> None:
     listed = [{"image_id": 57870, "id": 1, "caption": "a room"}]
     captions, metadata, report = gather(
