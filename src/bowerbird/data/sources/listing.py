@@ -132,7 +132,8 @@ class Listing:
             if counted:  # numbers of anything
                 continue
             found = [name for value in said if (name := self._find(folder, value)) is not None]
-            if 2 * min(len(found), len(set(found))) > len(said):
+            files = all(is_picture(without_number(str(value))) for value in said)  # else a class may be called so
+            if 2 * (len(found) if files else len(set(found))) > len(said):
                 return column
         return None
 
