@@ -41,7 +41,6 @@ TABLES: dict[str, tuple[str, Any]] = {
     "unquoted commas": ("captions.txt", f"image,caption\na.png,{ONE}\na.png,{TWO}\n"),
     "no names, commas": ("data.csv", f"a.png,{ONE}\na.png,{TWO}\n"),
     "names written otherwise": ("m.csv", f'\n File Name ,Alt Text\na.png,{ONE}\na.png,"{TWO}"\n'),
-    "names of their own": ("m.csv", f"Nr;Bild Datei;text\n1;a.png;{ONE}\n2;a.png;{TWO}\n"),
     "spreadsheet": ("m.csv", f"\ufeffsep=;\r\nfile_name;text\r\na.png;{ONE}\r\na.png;{TWO}\r\n"),
     "karpathy": ("dataset_x.json", {"images": [{"filename": "a.png", "sentences": [{"raw": ONE}, {"raw": TWO}]}]}),
     "under a name": ("train.json", {"v": 1, "data": [{"image": "a.png", "caption": one} for one in (ONE, TWO)]}),
@@ -78,6 +77,12 @@ def test_numbers_with_a_comma_and_columns_of_one_name(tmp_path: Path) -> None:
     assert [one.get("price") for one in metadata.values()] == [1234.5, None, 7.0]
     assert (metadata["0.png"]["tag"], metadata["0.png"]["tag_2"]) == ("x", "y")
     assert report.counts == {"columns_renamed": 1}
+
+
+def test_several_rows_of_a_picture_in_a_column_of_another_name(tmp_path: Path) -> None:
+    table = f"Nr;Bild;text\n1;a.png;{ONE}\n2;a.png;{TWO}\n"
+    captions, _, _ = gather(tmp_path, {"a.png": picture(1), "m.csv": table})
+    assert captions == {"a.png": [ONE, TWO]}
 
 
 @pytest.mark.parametrize(
