@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,15 +204,33 @@ def show_progress(description: str, quiet: bool = False) -> Iterator[Progress]:
         yield progress
 
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[ProgressBar]:
-    """A rich progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
+    """A rich progress bar on stderr; where that is no terminal, a line a minute, and nothing when `quiet`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    class Lines(Progress):
+        """For logs."""
+
+        last = time.monotonic()
+
+        def update(self, task_id: TaskID, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            if time.monotonic() - self.last >= LINE_EVERY:
+                self.last = time.monotonic()
+                task = next(task for task in self.tasks if task.id == task_id)
+                of = "" if task.total is None else f" of {task.total:,.0f}"
+                say(f"{task.description}: {task.completed:,.0f}{of}")
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+    shown = console.is_terminal or quiet
+    with Progress(*columns, console=console, disable=quiet) if shown else Lines(disable=True) as bar:
         yield bar
 
 
@@ -243,17 +262,5 @@ def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
 
     def report(done: int, total: int | None = None, stage: str = "") -> None:
         bar.update(task, completed=done, total=total)
-
-    return report
-
-
-def report_to(bar: ProgressBar) -> Progress:
-    """A progress callback that keeps a task of `bar` for each stage of the work."""
-    tasks: dict[str, Any] = {}
-
-    def report(done: int, total: int | None = None, stage: str = "") -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total)
-        bar.update(tasks[stage], completed=done, total=total)
 
     return report

@@ -13,11 +13,11 @@ from bowerbird.cli.common import (
     JsonOption,
     SeedOption,
     SystemOption,
+    bar_progress,
     open_model,
     pick_device,
     print_json,
     progress_bar,
-    report_to,
     say,
     say_source,
 )
@@ -133,7 +133,7 @@ def evaluate(
         settings, k=min(settings.k, len(opened)) if k is None else k, generate=replace(settings.generate, **changes)
     )
     with progress_bar(as_json) as bar:
-        progress = report_to(bar)
+        progress = bar_progress(bar, "measuring")
         judges = load_judges(
             whole,
             judge if evaluation.needs_judge(chosen_metrics, has_features=features is not None) else "none",
@@ -221,7 +221,7 @@ def check_copies(
             copies_per_kind=copies_per_kind,
             limit=limit,
             seed=seed,
-            progress=report_to(bar),
+            progress=bar_progress(bar, "measuring"),
             on_message=say,
         )
     if as_json:
