@@ -72,7 +72,7 @@ def evaluate(
         typer.Option(
             "--features",
             metavar="KIND:PATH",
-            help="Features of the set measures; default the judge's, or those of small without one.",
+            help="Features of the set measures; default the judge's where one names what is shown, else those of small.",
         ),
     ] = None,
     descriptor: Annotated[
@@ -136,7 +136,7 @@ def evaluate(
         progress = bar_progress(bar, "measuring")
         judges = load_judges(
             whole,
-            judge if evaluation.needs_judge(chosen_metrics, has_features=features is not None) else "none",
+            judge if evaluation.needs_judge(chosen_metrics) else "none",
             style_judge,
             entity_key=entity_key,
             device=pick_device(device),
