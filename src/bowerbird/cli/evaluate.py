@@ -72,7 +72,7 @@ def evaluate(
         typer.Option(
             "--features",
             metavar="KIND:PATH",
-            help="Features of the set measures; default the judge's where one names what is shown, else those of small.",
+            help="Features of the set measures; default the judge's, or small's where none is needed.",
         ),
     ] = None,
     descriptor: Annotated[
