@@ -149,10 +149,12 @@ def _is_first() -> bool:
 
 def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     """Train one recipe to its end: a bar on a terminal, else a line a step."""
+    from bowerbird.cli.quiet import quiet_libraries
     from bowerbird.training.data import held_out_rows
     from bowerbird.training.losses import StepReport
     from bowerbird.training.run import train_recipe
 
+    quiet_libraries()
     recipe, out, first = run.recipe, run.out, _is_first()
     trained, held = held_out_rows(recipe, pictures)
     if first:
