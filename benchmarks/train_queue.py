@@ -36,6 +36,7 @@ class Entry:
 TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
     Entry("autoencoder-8", gpu_rate=1.5e-3),
+    Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=512, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
@@ -212,11 +213,20 @@ def of_pipeline(trained: Any, pictures: Any) -> str:
     return f"from one picture: {found}"
 
 
+def of_text_to_image(trained: Any, pictures: Any) -> str:
+    """Two shapes where their caption puts them, in the colors it says; styles that were held out say nothing of it."""
+    import grounded
+
+    pipe = trained.pipeline().to(next(trained.unet.parameters()).device)
+    return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
+
+
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "patch-encoder": of_encoder,
     "rdm": of_pipeline,
     "reimagen": of_pipeline,
+    "stable-diffusion": of_text_to_image,
 }
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from bowerbird.core import files
 from bowerbird.core.text import printable
 from bowerbird.core.version import __version__
+from bowerbird.data.scenes.words import KNOWN
 from bowerbird.systems.settings import with_names
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.data import FILE as DATA
@@ -60,13 +61,17 @@ def write_card(run: Path, model: Path, command: str = "") -> None:
         *map(_plain, json.dumps(_without_folders(recipe.system), indent=2).splitlines()),
         "```",
     ]
+    shown = files.read_json(model / KNOWN, "list of what a model knows") if (model / KNOWN).is_file() else {}
+    if shown:
+        lines += ["", "## What it was shown", "", *_shown(shown)]
     if pipeline:
+        looked_up = "-k 0" if shown else "--kb KB"
         lines += [
             "",
             "## Use",
             "",
             "```sh",
-            'bowerbird generate THIS_FOLDER --kb KB --prompt "…" --out pictures',
+            f'bowerbird generate THIS_FOLDER {looked_up} --prompt "…" --out pictures',
             "```",
         ]
     with files.atomic_path(model / "README.md") as temporary:
@@ -91,6 +96,14 @@ def _of_data(where: str | None, size: int, data: Mapping[str, Any]) -> Iterable[
         yield "condition", where
     yield "edge in pixels", size
     yield "fingerprint", data.get("fingerprint")
+
+
+def _shown(shown: Mapping[str, Any]) -> Iterable[str]:
+    """A paragraph for each kind of what a model knows by a word."""
+    for kind, words in shown.items():
+        yield f"{_cell(kind)} ({len(words)}): {', '.join(map(_cell, words)) or 'none'}."
+        yield ""
+    yield "Whatever else a prompt names is unknown to it."
 
 
 def _licenses(found: Any) -> list[str]:

@@ -40,6 +40,8 @@ that both are there is said, and a `row` goes from left to right."""
 OTHERS = "a an the left right of to above over below under and between on in with style drawing picture background"
 RESERVED = frozenset(" ".join((*COLORS, *SIZES, OTHERS)).split())
 LONGEST = 16
+KNOWN = "known.json"
+"""The file beside a model's weights that lists what it was shown."""
 
 
 def plain_name(caption: str) -> str | None:

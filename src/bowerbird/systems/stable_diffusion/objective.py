@@ -25,7 +25,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, whole_drawing
 from bowerbird.data.scenes.render import render
 from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
-from bowerbird.data.scenes.words import COLORS, SHAPES, SIZES
+from bowerbird.data.scenes.words import COLORS, KNOWN, SHAPES, SIZES
 from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.clip_text import TextConfig
@@ -36,7 +36,6 @@ from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, column, network
 
-KNOWN = "known.json"
 CAPTIONS = 20_000
 """So many captions of scenes the vocabulary of tokens is made from."""
 HELD_OUT = 512
@@ -61,7 +60,7 @@ class StableDiffusionConfig(ObjectiveConfig):
     style_key: str | None = column("style")
     group_key: str | None = column("group")
     own_colors: tuple[str, ...] = ()
-    scenes: Count = 32_000
+    scenes: Count = 30_000
     whole: Share = 0.4
     null_probability: Share = 0.1
     picture_size: Annotated[int, Field(ge=8, le=4096)] = 64

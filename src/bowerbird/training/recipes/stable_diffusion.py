@@ -21,8 +21,8 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     runs/tiny-sd
     """
     train = TrainConfig(
-        steps=12000,
-        batch_size=32,
+        steps=16000,
+        batch_size=48,
         learning_rate=6e-4,
         warmup_steps=300,
         cooldown_fraction=0.35,
