@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -60,7 +60,7 @@ def _star(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(beyond).sum(0) <= 1
 
 
-_INSIDE = {
+_INSIDE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "heart": _heart,
     "square": lambda x, y: torch.ones_like(x, dtype=torch.bool),
     "circle": lambda x, y: x * x + y * y <= 1,
