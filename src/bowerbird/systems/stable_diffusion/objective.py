@@ -60,7 +60,7 @@ class StableDiffusionConfig(ObjectiveConfig):
     style_key: str | None = column("style")
     group_key: str | None = column("group")
     own_colors: tuple[str, ...] = ()
-    scenes: Count = 30_000
+    scenes: Count = 60_000
     whole: Share = 0.4
     null_probability: Share = 0.1
     picture_size: Annotated[int, Field(ge=8, le=4096)] = 64
