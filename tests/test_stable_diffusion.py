@@ -83,6 +83,23 @@ def test_it_generates_from_the_text_alone_with_the_weight_asked_for(model: Path)
         generation.generate(pipe, Neighbors.from_images(["x"], [Image.new("RGB", (8, 8))], ["y"]), usual)
 
 
+def test_a_command_generates_without_a_knowledge_base_and_again_from_the_record(model: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from bowerbird.cli.main import app
+
+    def run(*arguments: object) -> None:
+        done = CliRunner().invoke(app, ["generate", *map(str, arguments), "--device", "cpu"])
+        assert done.exit_code == 0, done.output
+
+    prompt = ["--prompt", "a red heart", "-n", "2", "--steps", "2", "--guidance-scale", "4"]
+    run(model, "-k", "0", *prompt, "--out", tmp_path / "first")
+    record = tmp_path / "first" / "001.png"
+    run(model, "--from", record, "--out", tmp_path / "again")
+    with Image.open(record) as first, Image.open(tmp_path / "again" / "000.png") as again:
+        assert first.tobytes() == again.tobytes()
+
+
 def test_its_card_and_files_list_what_it_was_shown(model: Path) -> None:
     known = json.loads((model / "known.json").read_text())
     assert "red" in known["colors"]
