@@ -1,0 +1,1 @@
+"""Any text-to-image model, grounded in a knowledge base without training it."""
