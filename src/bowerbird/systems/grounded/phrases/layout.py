@@ -15,11 +15,11 @@ X, Y = 0, 1
 
 _FIRST_BEFORE = {
     X: re.compile(r"\s*,?\s*(?:[a-z]+ )?(?:to |on |at )?(?:the )?(left)(?: side)? of\s*"),
-    Y: re.compile(r"\s*,?\s*(?:is |are )?(above|over|on top of|atop)\s*"),
+    Y: re.compile(r"\s*,?\s*(?:[a-z]+ )?(above|over|on top of|atop)\s*"),
 }
 _FIRST_AFTER = {
     X: re.compile(r"\s*,?\s*(?:[a-z]+ )?(?:to |on |at )?(?:the )?(right)(?: side)? of\s*"),
-    Y: re.compile(r"\s*,?\s*(?:is |are )?(below|under|beneath|underneath)\s*"),
+    Y: re.compile(r"\s*,?\s*(?:[a-z]+ )?(below|under|beneath|underneath)\s*"),
 }
 _HALF = re.compile(r"\s*,?\s*(?:is |are )?(?:on|at|in|to) the (left|right|top|bottom)(?: side| half)?(?![\w-])(?!\s+of\b)")
 _HALF_BEFORE = re.compile(
@@ -64,12 +64,10 @@ def masks_for(prompt: str, phrases: Sequence[Phrase], *, height: int, width: int
 def _shares(count: int, order: Sequence[tuple[int, int]], halves: dict[int, int]) -> list[tuple[float, float]]:
     """The share of one axis that each phrase has, from what is before what, and what is in which half."""
     ranks = dict.fromkeys({at for pair in order for at in pair}, 0)
-    for _ in ranks:
+    for _ in ranks:  # each is said of neighbors in the prompt, so there is no circle
         for first, second in order:
             ranks[second] = max(ranks[second], ranks[first] + 1)
     parts = max(ranks.values(), default=0) + 1
-    if parts > len(ranks):  # in a circle: the prompt contradicts itself
-        ranks, parts = {}, 1
     shares: list[tuple[float, float]] = []
     for at in range(count):
         if at in ranks:
