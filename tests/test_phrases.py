@@ -168,6 +168,7 @@ def test_libraries_behind_the_protocol() -> None:
         assert [(p.text, p.head, p.attributes) for p in found] == expected, type(parser).__name__
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its lexicon open
 def test_textblob_itself() -> None:
     pytest.importorskip("textblob")
     found = TextBlobParser().parse("a red car and a white sheep")

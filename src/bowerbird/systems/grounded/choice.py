@@ -152,7 +152,7 @@ def _candidates(
             share, named = _word_share(phrase, own)
             least = settings.min_relevance if named else settings.min_relevance_unnamed
             if relevance[p, c] >= least:
-                scores[p, c] = 0.5 * relevance[p, c] + 0.25 * share + 0.25 * bm25[p, c]
+                scores[p, c] = (relevance[p, c] + share + bm25[p, c]) / 3
             caption = shortened(items.captions[0][c], 60)
             reasons[-1].append(
                 f"{caption!r} {'has' if named else 'does not have'} the words; similarity {cosines[p, c]:.2f}, above"
@@ -203,8 +203,8 @@ def _cover(found: _Candidates, settings: ChoiceSettings) -> list[tuple[int, int]
 def _cover_once(found: _Candidates, taken: Sequence[int], room: int, settings: ChoiceSettings) -> list[int]:
     """The items that are taken one after another while the sum of the phrases' best scores gains by it.
 
-    One too like what is taken adds nothing to a phrase that has a reference; it may be the only one for another, as an
-    orange rocket beside a red one.
+    One too like what an earlier round took adds nothing to a phrase that has a reference. Another phrase may have no
+    other, as an orange rocket beside a red one.
     """
     added: list[int] = []
     covered = np.zeros(len(found.scores))
@@ -224,7 +224,6 @@ def _cover_once(found: _Candidates, taken: Sequence[int], room: int, settings: C
             break
         added.append(best)
         covered = np.maximum(covered, found.scores[:, best])
-        served |= covered > 0
     return added
 
 
