@@ -1,5 +1,5 @@
-"""Tiny base models with random weights, one a family, in diffusers' own classes; and adapters for them as people publish
-them. Each has under 0.4 M parameters and is made in a fraction of a second."""
+"""Tiny base models with random weights, one a family, in diffusers' own classes; and adapters for them in the layouts
+that people publish. Each has under 0.4 M parameters and is made in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,29 @@ from PIL import Image
 from safetensors.torch import save_file
 
 CONTEXT, PROJECTION, HIDDEN = 16, 20, 24
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"a red blue fox wolf on snow square heart image picture shows of the in".split()]
+WORDS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    *[
+        "a",
+        "red",
+        "blue",
+        "fox",
+        "wolf",
+        "on",
+        "snow",
+        "square",
+        "heart",
+        "image",
+        "picture",
+        "shows",
+        "of",
+        "the",
+        "in",
+    ],
+]
 
 
 def tokenizer(length: int = 8) -> Any:
@@ -123,7 +145,12 @@ def sdxl() -> Any:
 
 
 def sd3() -> Any:
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
 
     torch.manual_seed(0)
     network = SD3Transformer2DModel(
@@ -302,17 +329,30 @@ def resampler(context: int, dim: int = HIDDEN, layers: int = 4, time: int = 0) -
     found |= {"proj_out.weight": some(context, inner), "proj_out.bias": torch.zeros(context)}
     found |= {"norm_out.weight": torch.ones(context), "norm_out.bias": torch.zeros(context)}
     for at in range(layers):
-        part = {f"0.{n}.{w}": torch.ones(inner) if w == "weight" else torch.zeros(inner) for n in ("norm1", "norm2")
-                for w in ("weight", "bias")}
-        part |= {"0.to_q.weight": some(64, inner), "0.to_kv.weight": some(128, inner), "0.to_out.weight": some(inner, 64)}
+        part = {
+            f"0.{n}.{w}": torch.ones(inner) if w == "weight" else torch.zeros(inner)
+            for n in ("norm1", "norm2")
+            for w in ("weight", "bias")
+        }
+        part |= {
+            "0.to_q.weight": some(64, inner),
+            "0.to_kv.weight": some(128, inner),
+            "0.to_out.weight": some(inner, 64),
+        }
         part |= {"1.0.weight": torch.ones(inner), "1.0.bias": torch.zeros(inner)}
         part |= {"1.1.weight": some(4 * inner, inner), "1.3.weight": some(inner, 4 * inner)}
         if time:
             part |= {"2.1.weight": some(4 * inner, inner), "2.1.bias": torch.zeros(4 * inner)}
         found |= {f"layers.{at}.{name}": each for name, each in part.items()}
     if time:
-        found |= {"time_embedding.linear_1.weight": some(inner, time), "time_embedding.linear_1.bias": torch.zeros(inner)}
-        found |= {"time_embedding.linear_2.weight": some(inner, inner), "time_embedding.linear_2.bias": torch.zeros(inner)}
+        found |= {
+            "time_embedding.linear_1.weight": some(inner, time),
+            "time_embedding.linear_1.bias": torch.zeros(inner),
+        }
+        found |= {
+            "time_embedding.linear_2.weight": some(inner, inner),
+            "time_embedding.linear_2.bias": torch.zeros(inner),
+        }
     return {f"image_proj.{name}": each for name, each in found.items()}
 
 

@@ -34,7 +34,7 @@ class ClipVisionEncoder:
         """Raises: BowerbirdError for any text."""
         if texts:
             raise BowerbirdError(
-                f"encoder {self.name!r} is the vision half of a CLIP and embeds no text; search by the words of captions"
+                f"encoder {self.name!r} is the vision half of a CLIP and embeds no text; search by words of captions"
                 " (`search_mode=bm25`) or by picture, or build the knowledge base with the whole CLIP"
             )
         return np.zeros((0, self.dim), np.float32)

@@ -111,7 +111,7 @@ def component_classes(pipeline: type, index: dict[str, Any], folder: Path) -> di
     for part, (library, name) in named.items():
         if library is None and name is None:
             continue
-        if top == "diffusers" and f"{library}." in pipeline.__module__ + ".":  # a network that is one pipeline's own
+        if pipeline.__module__.startswith(f"diffusers.pipelines.{library}."):  # a network that is one pipeline's own
             library = f"diffusers.pipelines.{library}"
         known = library in LIBRARIES or any(f"{library}.".startswith(f"{each}.") for each in packages)
         kind = None

@@ -275,8 +275,8 @@ def _check_adapter(record: Record, pipe: System) -> None:
     own = pipe.record_facts(None, None).get("references", {}).get("adapter")
     if said is not None and (own is None or own["hash"] != said.hash):
         raise MismatchError(
-            f"the picture was generated with the adapter {said.name!r} ({said.hash}), and this is"
-            f" {'none' if own is None else own['name']!r}; give that file (`adapter`)"
+            f"the picture was generated with the adapter {said.name!r} ({said.hash}), and"
+            f" {'none is given' if own is None else own['name'] + ' is another'}; give that file (`adapter`)"
         )
 
 

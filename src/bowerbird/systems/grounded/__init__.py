@@ -1,4 +1,4 @@
-"""Any text-to-image pipeline of diffusers, grounded in a knowledge base by an adapter or by its own list of pictures."""
+"""Text-to-image pipelines of diffusers, grounded in a knowledge base by an adapter or by their own list of pictures."""
 
 from bowerbird.systems.grounded.bases import BASES
 from bowerbird.systems.registry import Registration

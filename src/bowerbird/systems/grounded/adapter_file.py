@@ -42,8 +42,8 @@ ENCODERS = {
 """Image encoders by what an adapter reads of them and its dimension: name, hub ids of full CLIPs that a knowledge base
 can be built with, and where the encoder alone is found."""
 FACE = (
-    "is a FaceID adapter: it reads faces by insightface, whose models are for non-commercial research only, so bowerbird"
-    " does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
+    "is a FaceID adapter: it reads faces by insightface, whose models are for non-commercial research only, so"
+    " bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
 )
 RENAMED = (
     ("image_proj_model.", "image_proj."),
@@ -79,7 +79,7 @@ class EncoderNeed:
 @dataclass(frozen=True)
 class AdapterFacts:
     """What an adapter's file holds: which `injector` runs it, its `kind` in words, the `base` that it was trained on
-    (family, text dimension, widths of its layers), how many `tokens` it makes of a picture, which `encoder` it needs."""
+    (family, text dimension, widths of its layers), how many `tokens` it makes of a picture, the `encoder` it needs."""
 
     path: Path
     injector: str
@@ -96,8 +96,8 @@ class AdapterFacts:
         if own.family == base.family and same_text and own.widths in ((), base.widths):
             return
         raise BowerbirdError(
-            f"{self.path}: {self.kind} for {own.title}, and this base is {base.title}; give an adapter for this base, or"
-            " the base of this adapter"
+            f"{self.path}: {self.kind} for {own.title}, and this base is {base.title}; give an adapter for this base,"
+            " or the base of this adapter"
         )
 
     def read(self, prefix: str) -> dict[str, torch.Tensor]:

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from bowerbird.core import cache
-from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.core.weight_files import file_fingerprint
-from bowerbird.diffusion import schedulers
 from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index, queries
-from bowerbird.systems.base import Callback, Capabilities, Defaults, System, SystemOutput
-from bowerbird.systems.grounded import bases, picture_encoder
+from bowerbird.systems.base import Callback, Capabilities, Defaults, SystemOutput
+from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
-from bowerbird.systems.grounded.references import Reference, references_of
+from bowerbird.systems.grounded.reader import PAD, ReferenceReader
+from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.settings import FITS, SCALE, ReferenceSettings
+from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
@@ -40,17 +38,12 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.grounded.adapter_file import AdapterFacts
 
-OWN_SAMPLER = "base"
-"""The sampler of the base itself, as it was opened."""
-REMEMBERED = 64
-"""Embeddings of pictures that are kept, so that many pictures of one prompt encode its references once."""
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
 """Pixels in one pass of a base: one picture of 512 on a CPU, one of 1024 on an accelerator, more of smaller ones."""
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
-NOT_GENERATING = ("safety_checker", "image_encoder", "feature_extractor")
 
 
-class ReferencePipeline(System):
+class ReferencePipeline(WrappedPipeline):
     """Generates with `base`, any pipeline of `bases.BASES`, from a prompt and references.
 
     An `adapter` (the file of an IP-Adapter or of FLUX Redux) takes references into a base that reads text alone;
@@ -62,9 +55,6 @@ class ReferencePipeline(System):
     Raises: BowerbirdError when adapter, encoder and base do not fit, before anything is loaded.
     """
 
-    generating: ClassVar[tuple[str, ...]] = ()
-    loads_in_dtype: ClassVar[bool] = True
-
     def __init__(
         self,
         base: Any,
@@ -73,73 +63,19 @@ class ReferencePipeline(System):
         image_encoder: str | Path | None = None,
         fit: str | None = None,
     ) -> None:
-        super().__init__()
-        self.register_to_config()
+        super().__init__(base)
         if fit is not None and fit not in FITS:
             raise BowerbirdError(f"`fit` {fit!r} is not known; choose one of {', '.join(FITS)}")
-        self.base, self.fit = base, fit
-        self.facts, self.encoder, kind = _fitting(bases.facts_of(base), adapter, image_encoder)
+        self.facts, encoder, kind = _fitting(bases.facts_of(base), adapter, image_encoder)
         self.injector: Injector | None = None
-        if kind is not None:
-            what = f"adapter {str(adapter)!r}" if self.facts is not None else type(base).__name__
-            with opening(what, "fetch it again"):
-                self.injector = kind(base, self.facts)
-        self.folder: Path | None = None
-        self._embedded: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
-        self._known: dict[str, str] = {}
-        self._stored: dict[str, bool] = {}
-
-    # -- the base, as if it were the pipeline itself -------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the base computes."""
-        found: torch.device = self.base._execution_device
-        return found
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the base computes in."""
-        found: torch.dtype = self.networks[0].dtype
-        return found
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The base's."""
-        found: dict[str, Any] = self.base.components
-        return found
-
-    @property
-    def networks(self) -> list[torch.nn.Module]:
-        """The base's U-Net or transformer."""
-        unet = getattr(self.base, "unet", None)
-        return [self.base.transformer if unet is None else unet]
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the base, and its number format."""
-        self.base.to(*args, **kwargs)
-        self._embedded.clear()
-        return self
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write the base; the adapter is a file of its own."""
-        self.base.save_pretrained(save_directory, **kwargs)
-
-    def set_progress_bar_config(self, **kwargs: Any) -> None:
-        """That of the base."""
-        self.base.set_progress_bar_config(**kwargs)
-
-    def offload(self, how: str) -> None:
-        """Keep weights in main memory and move them to the accelerator when they are needed: `model` a network at a
-        time, `sequential` a layer at a time, `none`. Raises: BowerbirdError without an accelerator."""
-        if how not in ("none", "model", "sequential"):
-            raise BowerbirdError(f"`offload` {how!r} is not known; choose none, model or sequential")
-        if how == "none":
+        self.reader: ReferenceReader | None = None
+        self._adapter_hash = ""
+        if kind is None:
             return
-        if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-            raise BowerbirdError(f"`offload={how}` needs an accelerator, and torch finds none here; leave it out")
-        self.fingerprint()  # of the weights while they are all at hand
-        (self.base.enable_model_cpu_offload if how == "model" else self.base.enable_sequential_cpu_offload)()
+        with opening(type(base).__name__ if adapter is None else f"adapter {str(adapter)!r}", "fetch it again"):
+            self.injector = kind(base, self.facts)
+            self._adapter_hash = "" if self.facts is None else file_fingerprint(self.facts.path)
+        self.reader = ReferenceReader(self.injector, encoder, fit, lambda: (self.device, self.dtype))
 
     # -- the contract --------------------------------------------------------------------------------------------------
 
@@ -147,14 +83,13 @@ class ReferencePipeline(System):
     def capabilities(self) -> Capabilities:
         """A prompt, and references as the injector takes them."""
         can = None if self.injector is None else self.injector.capabilities
-        ours = getattr(self.base, "unet", None) is not None
         return Capabilities(
             (bases.trained_edge(self.base),),
             needs_images=can is not None and can.takes != "embeds",
             without_neighbors=can is None or not can.needs_reference,
             takes_references=True,
             any_size=True,
-            samplers=(OWN_SAMPLER, *schedulers.SAMPLERS) if ours else (OWN_SAMPLER,),
+            samplers=self.samplers,
             max_references=0 if can is None else can.max_references,
         )
 
@@ -163,11 +98,6 @@ class ReferencePipeline(System):
         """The base's own steps and guidance; one reference."""
         usual = bases.usual_call(self.base)
         return Defaults(int(self.injector is not None), usual.steps, usual.guidance_scale, OWN_SAMPLER)
-
-    @property
-    def scheduler(self) -> Any:
-        """The base's."""
-        return self.base.scheduler
 
     def batch_size(self, height: int | None = None, width: int | None = None) -> int:
         """As many pictures as fit `PIXELS`; one where the base mixes pictures of different references up."""
@@ -189,11 +119,7 @@ class ReferencePipeline(System):
         request = self.resolve(request, kb)
         if request.k == 0 and request.prompts is not None:
             return Neighbors.empty(request.prompts).repeat(count)
-        if self.injector is None:
-            raise BowerbirdError(
-                f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`), or k=0"
-                " for the prompt alone"
-            )
+        reader = self._reader()
         if kb is None:
             raise BowerbirdError("give knowledge_base=, or neighbors=, or k=0 for the prompt alone")
         if request.unconditional or request.text_mode not in (None, "neighbors"):
@@ -203,47 +129,19 @@ class ReferencePipeline(System):
             )
         if request.image_mode not in (None, "neighbors"):
             raise BowerbirdError("image_mode is neighbors here; a picture of your own goes in as `reference`")
-        most = self.injector.capabilities.max_references
+        most = reader.injector.capabilities.max_references
         if most is not None and (request.k or 0) > most:
             raise BowerbirdError(
                 f"a {type(self.base).__name__} takes at most {most} reference{'s' * (most > 1)}; got `k={request.k}`"
             )
         request = replace(request, text_mode="neighbors", image_mode="neighbors")
-        return self._with_embeddings(queries.retrieve(kb, request, count, seed=seed, counts={}), kb)
+        reader.check(kb)
+        return reader.read(queries.retrieve(kb, request, count, seed=seed, counts={}), kb)
 
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
         """A person's own pictures as references. Raises: BowerbirdError for a base that takes none, or fewer."""
-        if pictures and self.injector is None:
-            raise BowerbirdError(
-                f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`), or leave"
-                " `reference` out"
-            )
         hits = Neighbors.from_images([prompt], pictures, captions or [""] * len(pictures))
-        return self._with_embeddings(hits, None) if pictures else hits
-
-    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Any:
-        """Raises: BowerbirdError: a base makes its conditions itself, inside its call."""
-        raise BowerbirdError(f"a {type(self.base).__name__} makes its conditions itself; call the pipeline")
-
-    def predict(self, sample: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        """Raises: BowerbirdError: a base guides itself, inside its call."""
-        raise BowerbirdError(f"a {type(self.base).__name__} guides itself; call the pipeline")
-
-    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself: its pictures are encoded where its embeddings do not serve. Raises: MismatchError where they
-        cannot be."""
-        if self.injector is not None and self.injector.capabilities.takes == "embeds" and not self.reads_stored(kb):
-            self._the_encoder(f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r}")
-        return kb
-
-    def reads_stored(self, kb: KnowledgeBase) -> bool:
-        """Whether the embeddings that `kb` stores are what the adapter reads, so that no picture is decoded."""
-        can, need = (None, None) if self.injector is None else (self.injector.capabilities, self.injector.encoder)
-        if can is None or need is None or can.takes != "embeds" or self.fit not in (None, "crop"):
-            return False
-        if kb.encoder_fingerprint not in self._stored:
-            self._stored[kb.encoder_fingerprint] = picture_encoder.holds_same_embeddings(kb, need, self.encoder)
-        return self._stored[kb.encoder_fingerprint]
+        return self._reader().read(hits) if pictures else hits
 
     # -- generating ----------------------------------------------------------------------------------------------------
 
@@ -344,7 +242,7 @@ class ReferencePipeline(System):
         if self.injector is not None and rows[0] and settings.scale > 0:
             edge = self.capabilities.sizes[-1]
             size = (options.get("height") or edge, options.get("width") or edge)
-            injected = self.injector.inject(Task(prompts, rows, settings, *size, blank=self._blank()))
+            injected = self.injector.inject(Task(prompts, rows, settings, *size, blank=self._reader().blank()))
         with injected as injection:
 
             def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -422,193 +320,51 @@ class ReferencePipeline(System):
 
     def _references(self, hits: Neighbors) -> list[list[Reference]]:
         """The references of each row, with what the injector reads of each."""
-        if self.injector is None:
-            if hits.mask.any():
-                raise BowerbirdError(
-                    f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`)"
-                )
+        if not hits.mask.any():
             return [[] for _ in range(len(hits))]
-        takes, need = self.injector.capabilities.takes, self.injector.encoder
-        if takes == "embeds":
-            assert need is not None
-            own = hits.encoder in ("", self._encoder_id())
-            if hits.k and hits.mask.any() and not (own and hits.embeddings.shape[-1] == need.dim):
-                hits = self._with_embeddings(hits, None)
-            return [references_of(hits, row, None) for row in range(len(hits))]
-        pictures: list[list[Image.Image | None]] = hits.images() if hits.k else [[] for _ in range(len(hits))]
-        rows = [references_of(hits, row, pictures[row]) for row in range(len(hits))]
-        if takes == "pictures":
-            return [
-                [
-                    replace(each, picture=self.reference_picture(each.picture))
-                    for each in row
-                    if each.picture is not None
-                ]
-                for row in rows
-            ]
-        return [
-            [replace(each, embedding=self._embed(each.picture)) for each in row if each.picture is not None]
-            for row in rows
-        ]
+        return self._reader().references(hits)
 
-    def _with_embeddings(self, hits: Neighbors, kb: KnowledgeBase | None) -> Neighbors:
-        """`hits` with what the adapter reads of each: as `kb` stores it, or of the pictures. Raises: MismatchError where
-        there is neither."""
-        assert self.injector is not None
-        if self.injector.capabilities.takes != "embeds":
-            return hits
-        mask = hits.mask
-        if kb is not None and self.reads_stored(kb):
-            picture_encoder.check_raw(hits.embeddings[mask], str(kb.path))
-            return replace(hits, encoder=self._encoder_id())
-        where = f"these neighbors' embeddings are of another encoder ({hits.embeddings.shape[-1]} dimensions)"
-        if kb is not None:
-            where = f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({kb.dim} dimensions)"
-        encoder = self._the_encoder(where)
-        pictures = hits.images()
-        made = np.zeros((*hits.ids.shape, encoder.need.dim), np.float32)
-        for row, column in zip(*np.nonzero(mask), strict=True):
-            picture = pictures[row][column]
-            if picture is None:
-                raise BowerbirdError(
-                    f"neighbor {int(hits.ids[row, column])} has no picture to encode; build the knowledge base from"
-                    " pictures, or with the adapter's encoder"
-                )
-            made[row, column] = self._embed(picture)
-        return replace(hits, embeddings=made, encoder=self._encoder_id())
-
-    def _the_encoder(self, where: str) -> PictureEncoder:
-        if self.encoder is not None:
-            return self.encoder
-        need = None if self.injector is None else self.injector.encoder
-        raise MismatchError(
-            f"{where}, and the adapter reads {'another' if need is None else need.title}; give its folder"
-            " (`image_encoder=DIR`), or build the knowledge base with it: bowerbird kb build NEW SOURCE --encoder DIR"
-        )
-
-    def _encoder_id(self) -> str:
-        """What `Neighbors.encoder` says of embeddings that the adapter reads."""
-        if self.encoder is None:
-            need = None if self.injector is None else self.injector.encoder
-            return "" if need is None else f"{need.output}-{need.dim}"
-        return self._memo("encoder", lambda: self.encoder.fingerprint if self.encoder is not None else "")
-
-    def _embed(self, picture: Image.Image) -> np.ndarray:
-        encoder = self._the_encoder("the references are pictures")
-        plain = encoder.prepare(picture, self.fit or "pad")
-        key = (plain.tobytes(), str(self.device), str(self.dtype))
-        if key not in self._embedded:
-            self._embedded[key] = encoder.embed([plain], self.fit or "pad", self.device, self.dtype)[0]
-            while len(self._embedded) > REMEMBERED:
-                self._embedded.popitem(last=False)
-        self._embedded.move_to_end(key)
-        return self._embedded[key]
-
-    def _blank(self) -> Tensor | None:
-        """What the adapter reads in the passes without references, where that is not zeros."""
-        if self.encoder is None or self.injector is None or not self.injector.reads_blank:
-            return None
-        key = ("blank", str(self.device), str(self.dtype))
-        if key not in self._embedded:
-            self._embedded[key] = self.encoder.blank(self.device, self.dtype)
-        return torch.from_numpy(self._embedded[key])
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself. Raises: MismatchError where neither its embeddings serve nor its pictures can be encoded."""
+        if self.reader is not None:
+            self.reader.check(kb)
+        return kb
 
     def reference_picture(self, picture: Image.Image) -> Image.Image:
         """A neighbor's picture as the base reads it, which is what a record keeps."""
-        if self.injector is not None and self.injector.encoder is not None and self.encoder is not None:
-            return self.encoder.prepare(picture, self.fit or "pad")
-        return picture if self.injector is None else self.injector.prepare_picture(picture, self.fit or "pad")
+        return self._reader().picture(picture)
+
+    def _reader(self) -> ReferenceReader:
+        if self.reader is None:
+            raise BowerbirdError(
+                f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`), or k=0"
+                " for the prompt alone"
+            )
+        return self.reader
 
     # -- what a record says --------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
         """A hash of the base's weights and of the adapter's and encoder's files."""
         base = self.base_fingerprint()
-        if self.facts is None:
+        if self.facts is None or self.reader is None:
             return base
-        return cache.key(base, self._adapter_hash(), self._encoder_id())[:16]
-
-    def base_fingerprint(self) -> str:
-        """A hash of the base's weights. Of a folder it is kept, as reading gigabytes takes a minute."""
-        return self._memo("base", self._hash_base)
+        return cache.key(base, self._adapter_hash, self.reader.encoder_id)[:16]
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What a record says of the base, the adapter, and how references went in."""
-        said = ReferenceSettings() if settings is None else settings
         found: dict[str, Any] = {
             "base": {"pipeline": type(self.base).__name__, "fingerprint": self.base_fingerprint()},
             "injector": None if self.injector is None else self.injector.kind,
-            "scale": said.scale,
-            "layers": said.layers,
-            "steps_from": said.steps_from,
-            "steps_to": said.steps_to,
-            "pool": said.pool,
-            "negative_prompt": said.negative_prompt,
+            **asdict(ReferenceSettings() if settings is None else settings),
         }
-        if self.facts is not None:
-            found["adapter"] = {"name": self.facts.path.name, "hash": self._adapter_hash(), "kind": self.facts.kind}
-            name = self.facts.encoder.title if self.encoder is None else self.encoder.name
-            found["encoder"] = {"name": name, "fingerprint": self._encoder_id()}
-            stored = kb is not None and self.reads_stored(kb)
-            found["fit"] = "crop" if stored else self.fit or "pad"
+        if self.facts is not None and self.reader is not None:
+            reader, need = self.reader, self.facts.encoder
+            found["adapter"] = {"name": self.facts.path.name, "hash": self._adapter_hash, "kind": self.facts.kind}
+            name = need.title if reader.encoder is None else reader.encoder.name
+            found["encoder"] = {"name": name, "fingerprint": reader.encoder_id}
+            found["fit"] = "crop" if kb is not None and reader.reads_stored(kb) else reader.fit or PAD
         return {"references": found | ({} if self.injector is None else self.injector.describe())}
-
-    def _adapter_hash(self) -> str:
-        facts = self.facts
-        return self._memo("adapter", lambda: "" if facts is None else file_fingerprint(facts.path))
-
-    def _memo(self, name: str, make: Any) -> str:
-        if name not in self._known:
-            self._known[name] = make()
-        return self._known[name]
-
-    def _hash_base(self) -> str:
-        parts = [
-            part
-            for name, part in sorted(self.base.components.items())
-            if isinstance(part, torch.nn.Module) and name not in NOT_GENERATING
-        ]
-        if self.folder is None:
-            return common.fingerprint(parts)
-        stats = [(str(p), p.stat()) for p in sorted(self.folder.resolve().glob("*/*.safetensors"))]
-        facts = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
-        key = cache.key("base weights", str(self.dtype), *facts)
-        place = cache.directory("fingerprints") / f"{key[:32]}.safetensors"
-        made = cache.memoize(
-            place, key, lambda: {"digest": torch.tensor(list(common.fingerprint(parts).encode()), dtype=torch.uint8)}
-        )
-        return bytes(made["digest"].tolist()).decode()
-
-    # -- samplers and files --------------------------------------------------------------------------------------------
-
-    def set_sampler(self, name: str) -> None:
-        """Sample with `name` from now on; `base` is the base's own sampler, begun afresh."""
-        config, kind = self.base.scheduler.config, type(self.base.scheduler)
-        if name != OWN_SAMPLER and len(self.capabilities.samplers) == 1:
-            raise BowerbirdError(f"a {type(self.base).__name__} samples with its own sampler; leave `sampler` out")
-        made = kind.from_config(config) if name == OWN_SAMPLER else schedulers.scheduler(name, config=config)
-        self.base.scheduler = made
-
-    @contextmanager
-    def sampling_with(self, name: str) -> Iterator[None]:
-        """A block that samples with `name`, without a progress bar; afterwards the base is as it was."""
-        before, bar = self.base.scheduler, self.base.__dict__.get("_progress_bar_config")
-        self.set_sampler(name)
-        self.base.set_progress_bar_config(disable=True)
-        try:
-            yield
-        finally:
-            self.base.scheduler = before
-            self.base.__dict__.pop("_progress_bar_config", None)
-            if bar is not None:
-                self.base._progress_bar_config = bar
-
-    @classmethod
-    def hub_patterns(cls, index: dict[str, Any]) -> tuple[str, ...]:
-        """The files of the pipeline's components; a base's repository holds the same weights in other forms too."""
-        parts = [name for name, value in index.items() if isinstance(value, list) and any(value)]
-        endings = ("json", "safetensors", "txt", "model", "jinja")
-        return ("model_index.json", *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
     @classmethod
     def from_pretrained(
@@ -633,9 +389,9 @@ class ReferencePipeline(System):
         if not place.is_dir():
             place = hub.fetch(name, kwargs, patterns=cls.hub_patterns(hub.fetch_index(name, kwargs)))
         with opening(f"base {name!r}", "fetch it again in diffusers layout; docs/your-model.md says which"):
-            kind_name = model_index.read_index(place)["_class_name"]
-            _fitting(bases.facts_of_folder(kind_name, place), adapter, image_encoder)
-            base = _open_base(kind_name, place, dtype, kwargs)
+            kind = model_index.read_index(place)["_class_name"]
+            _fitting(bases.facts_of_folder(kind, place), adapter, image_encoder)
+            base = open_base(place, dtype, kwargs)
         pipe = cls(base, adapter=adapter, image_encoder=image_encoder, fit=fit)
         pipe.folder, pipe.strange = place, not network_files.is_bundled(place)
         if pipe.strange:
@@ -661,17 +417,3 @@ def _fitting(
             raise BowerbirdError("`image_encoder` is an adapter's; give the adapter too (`adapter`)")
         return None, None, kind
     return facts, find_encoder(facts.encoder, image_encoder, facts.path), kind
-
-
-def _open_base(kind_name: str, place: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
-    """The diffusers pipeline in the folder `place`, its networks checked. Raises: BowerbirdError."""
-    import diffusers
-
-    kind: type[DiffusionPipeline] = getattr(diffusers, kind_name)
-    networks: dict[str, Any] = {}
-    if not network_files.is_bundled(place) and "device_map" not in options:
-        variant = {"variant": options["variant"]} if options.get("variant") else {}
-        networks = model_index.load_networks(model_index.check(kind, place), place, set(options), dtype, variant)
-    return kind.from_pretrained(
-        str(place), dtype=dtype, **{"local_files_only": True, "use_safetensors": True, **options, **networks}
-    )

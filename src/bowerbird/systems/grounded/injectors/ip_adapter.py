@@ -1,7 +1,7 @@
 """IP-Adapter (arXiv 2308.06721) in the SD family: Stable Diffusion 1 and 2, SDXL, LCM.
 
-Each cross-attention gets a second key and value for the pictures' tokens, and adds what it reads. Weights are diffusers'
-own processors, put in for the length of a call.
+Each cross-attention gets a second key and value for the pictures' tokens, and adds what it reads. The weights are in
+diffusers' own processors, put in for the length of a call.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class IPAdapterFlux(Injector):
         network, device = self.base.transformer, self.base._execution_device
         shares = relative_weights(task.references[0])
         whole = batch_embeddings(task.references).to(device, network.dtype)
-        parts = [whole] if shares is None else list(whole.split(1, dim=1))
+        parts = [whole] if shares is None else list(torch.split(whole, 1, dim=1))
         blank = [torch.zeros_like(part) for part in parts]
 
         def prepare(image: Any, given: list[Tensor], device: Any, count: int) -> list[Tensor]:

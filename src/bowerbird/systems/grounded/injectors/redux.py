@@ -1,8 +1,8 @@
 """FLUX.1 Redux: each picture as tokens behind those of the prompt.
 
-diffusers' own pipeline adds the tokens of several pictures up, and scales text and picture alike (diffusers#11642). Here
-they stand one after the other, each picture's times its weight, and squares of them can be averaged: 729 tokens drown a
-prompt of 512.
+diffusers' own pipeline adds the tokens of several pictures up, and scales text and picture alike (diffusers#11642).
+Here they stand one after the other, each picture's times its weight, and squares of them can be averaged: 729 tokens
+drown a prompt of 512.
 """
 
 from __future__ import annotations
