@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, str] = {
     "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
+    "clip_vision_model": "bowerbird.encoders.clip_vision:load_clip_vision",
 }
 """By what the `config.json` of a directory says it is (`type` or `model_type`): the function `(path, *, name, device)`
 that opens it."""
@@ -34,8 +35,9 @@ MEMBERS = ("dim", "shared_dim", "fingerprint", "embed_text", "embed_images")
 
 
 def load(name: str | Path = "small", *, device: str = "cpu", allow_import: bool = True) -> Encoder:
-    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP or SigLIP in transformers layout), a hub
-    id, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that).
+    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP, its vision half or SigLIP in transformers
+    layout), a hub id, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes
+    that).
 
     `allow_import=False` for a name that was read from a file: then `module:Class` is refused, as importing runs code.
     (An installed encoder was chosen by whoever installed it.) Raises: BowerbirdError when there is no such encoder or
