@@ -98,7 +98,9 @@ def test_it_is_a_function_of_what_it_is_given(kb: KnowledgeBase, kb_path: Path) 
     assert {e.item for e in turned} == {e.item for e in choose_references(kb, phrases).references}
 
 
-@pytest.mark.parametrize("wrong", [{"max_references": 0}, {"candidates": 0}, {"redundancy": 2.0}, {"min_relevance": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_references": 0}, {"candidates": 0}, {"redundancy": 2.0}, {"min_relevance": -1}]
+)
 def test_settings_out_of_range_are_one_line(wrong: dict[str, Any]) -> None:
     with pytest.raises(BowerbirdError, match=next(iter(wrong))):
         ChoiceSettings(**wrong)
@@ -170,8 +172,15 @@ def tiny_llava() -> tuple[Any, Any]:
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )
     text = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -179,8 +188,12 @@ def tiny_llava() -> tuple[Any, Any]:
     for parameter in model.parameters():
         parameter.data *= 3
     processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16), tokenizer, patch_size=8,
-        vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1,
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
     )
     return model.eval(), processor
 
@@ -198,7 +211,9 @@ def test_yes_and_no_are_read_from_the_models_own_numbers(tmp_path: Path) -> None
     phrases = grammar.phrases("a red heart and a blue heart")
     scores = critic.missing("", phrases, picture)
     inputs = processor(
-        images=[picture], text=["<image>\nDoes this picture show a red heart? Answer yes or no.\nAnswer:"], return_tensors="pt"
+        images=[picture],
+        text=["<image>\nDoes this picture show a red heart? Answer yes or no.\nAnswer:"],
+        return_tensors="pt",
     )
     with torch.no_grad():
         odds = model(**inputs).logits[0, -1].softmax(-1)
@@ -244,7 +259,9 @@ class World:
 
     name = "world"
 
-    def __init__(self, items: dict[str, list[int]], effect: dict[int, dict[str, float]], draft: dict[str, float]) -> None:
+    def __init__(
+        self, items: dict[str, list[int]], effect: dict[int, dict[str, float]], draft: dict[str, float]
+    ) -> None:
         self.items, self.effect, self.draft = items, effect, draft
         self.asked: list[list[str]] = []
         self.generated: list[list[int]] = []
@@ -274,7 +291,9 @@ class World:
 
 
 def test_only_what_is_missing_is_asked_for() -> None:
-    world = World({"a fox": [1], "a house": [2]}, {1: {"a fox": 1.0}, 2: {"a house": 1.0}}, {"a fox": 0.9, "a house": 0.1})
+    world = World(
+        {"a fox": [1], "a house": [2]}, {1: {"a fox": 1.0}, 2: {"a house": 1.0}}, {"a fox": 0.9, "a house": 0.1}
+    )
     found = world.run(4)
     assert world.asked == [["a house"]]
     assert world.generated == [[], [2]]
@@ -304,9 +323,7 @@ def test_a_reference_that_served_stays_while_another_phrase_is_asked_for() -> No
     assert len(found.passes) == 3
 
 
-@pytest.mark.parametrize(
-    ("passes", "generated"), [(1, [[]]), (2, [[], [1, 2]]), (3, [[], [1, 2], [1, 3]])]
-)
+@pytest.mark.parametrize(("passes", "generated"), [(1, [[]]), (2, [[], [1, 2]]), (3, [[], [1, 2], [1, 3]])])
 def test_the_budget_is_all_pictures_that_are_generated(passes: int, generated: list[list[int]]) -> None:
     effect = {1: {"a fox": 1.0}, 2: {"a house": 0.2}, 3: {"a house": 0.4}, 4: {"a house": 0.6}}
     world = World({"a fox": [1], "a house": [2, 3, 4]}, effect, {"a fox": 0.0, "a house": 0.0})

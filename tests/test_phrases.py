@@ -21,14 +21,20 @@ from bowerbird.systems.grounded.phrases.phrase import Phrase, PhraseParser
 
 # prompt -> phrases as (text, head, attributes)
 GRAMMAR: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
-    "a red heart left of a blue square on yellow": [("a red heart", "heart", ("red",)), ("a blue square", "square", ("blue",))],
+    "a red heart left of a blue square on yellow": [
+        ("a red heart", "heart", ("red",)),
+        ("a blue square", "square", ("blue",)),
+    ],
     "A red car and a white sheep.": [("A red car", "car", ("red",)), ("a white sheep", "sheep", ("white",))],
     "a black and white cat": [("a black and white cat", "cat", ("black", "white"))],
     "a big, red ball": [("a big, red ball", "ball", ("big", "red"))],
     "a red and a blue square": [("a red", "square", ("red",)), ("a blue square", "square", ("blue",))],
     "a photo of a fox wearing a hat, digital art, highly detailed": [("a fox", "fox", ()), ("a hat", "hat", ())],
     "the roof of a house": [("the roof", "roof", ()), ("a house", "house", ())],
-    "a bowl of soup on a wooden table": [("a bowl of soup", "bowl of soup", ()), ("a wooden table", "table", ("wooden",))],
+    "a bowl of soup on a wooden table": [
+        ("a bowl of soup", "bowl of soup", ()),
+        ("a wooden table", "table", ("wooden",)),
+    ],
     "a left shoe and the right hand": [("a left shoe", "shoe", ("left",)), ("the right hand", "hand", ("right",))],
     "a man sits on the left": [("a man", "man", ())],
     "red heart blue square": [("red heart", "heart", ("red",)), ("blue square", "square", ("blue",))],
@@ -72,7 +78,10 @@ def test_brackets_that_do_not_pair_up_are_one_line(prompt: str) -> None:
 
 def test_names_of_the_knowledge_base_are_found_whole(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
-    read = [(p.text, p.head) for p in find_names(kb, "a blue cup of coffee and cups of coffee on red, red heart apple violin")]
+    read = [
+        (p.text, p.head)
+        for p in find_names(kb, "a blue cup of coffee and cups of coffee on red, red heart apple violin")
+    ]
     assert read == [("blue cup of coffee", "blue cup of coffee"), ("red heart", "red heart")]
     assert find_names(kb, "violin on the left") == find_names(kb, "!!") == find_names(kb, "") == []
     assert find_names(kb, "blue cup of coffee", where="color = 'red'") == []
@@ -145,7 +154,9 @@ def test_libraries_behind_the_protocol() -> None:
     chunks = [chunk("it", "it", "PRON"), chunk("a red heart", "heart"), chunk("the old town/city", "town/city")]
     spacy = SpacyParser(lambda text: SimpleNamespace(noun_chunks=chunks))
 
-    said = "it/PRP/B-NP/O is/VBZ/B-VP/O a/DT/B-NP/O red/JJ/I-NP/O heart/NN/I-NP/O by/IN/B-PP/O the/DT/B-NP/O old/JJ/I-NP/O"
+    said = (
+        "it/PRP/B-NP/O is/VBZ/B-VP/O a/DT/B-NP/O red/JJ/I-NP/O heart/NN/I-NP/O by/IN/B-PP/O the/DT/B-NP/O old/JJ/I-NP/O"
+    )
     textblob = TextBlobParser(lambda text, **_: f"{said} town&slash;city/NN/I-NP/O")
 
     def tree(label: str, *children: Any) -> Any:
@@ -154,7 +165,11 @@ def test_libraries_behind_the_protocol() -> None:
     def leaf(tag: str) -> Any:
         return tree(tag, tree("word"))
 
-    inner = tree("NP", tree("NP", leaf("DT"), leaf("JJ"), leaf("NN")), tree("PP", leaf("IN"), tree("NP", leaf("DT"), leaf("JJ"), leaf("NN"))))
+    inner = tree(
+        "NP",
+        tree("NP", leaf("DT"), leaf("JJ"), leaf("NN")),
+        tree("PP", leaf("IN"), tree("NP", leaf("DT"), leaf("JJ"), leaf("NN"))),
+    )
     root = tree("ROOT", tree("S", tree("NP", leaf("PRP")), tree("VP", leaf("VBZ"), inner)))
     places, at = [], 0
     for word in prompt.split():

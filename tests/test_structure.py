@@ -298,7 +298,10 @@ def test_spans_are_those_of_tokens_not_of_words() -> None:
 def test_a_phrase_beyond_the_longest_text_is_cut_or_left_out() -> None:
     tokenizer = clip_tokenizer(length=12)
     prompt = parsed("the white sheep and a red heart and a blue square")
-    assert [(p.text, a, b) for p, a, b in phrase_spans(tokenizer, prompt)] == [("the white sheep", 1, 8), ("a red heart", 9, 11)]
+    assert [(p.text, a, b) for p, a, b in phrase_spans(tokenizer, prompt)] == [
+        ("the white sheep", 1, 8),
+        ("a red heart", 9, 11),
+    ]
 
 
 def test_a_phrase_within_a_word_is_an_error() -> None:
@@ -308,7 +311,8 @@ def test_a_phrase_within_a_word_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a red heart,  left\tof a Blue square!", "a café and naïve ÉTÉ 🦊 heart", "don't 42nd", "the the, the-the", ""]
+    "prompt",
+    ["a red heart,  left\tof a Blue square!", "a café and naïve ÉTÉ 🦊 heart", "don't 42nd", "the the, the-the", ""],
 )
 def test_alignment_without_offsets_finds_the_same_places(prompt: str) -> None:
     tokenizer = clip_tokenizer(64)

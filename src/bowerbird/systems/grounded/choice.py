@@ -129,9 +129,7 @@ def _candidates(
 ) -> _Candidates:
     """The items that a search finds for any of the phrases, each scored for all of them."""
     queries = [phrase.query for phrase in phrases]
-    hits = kb.search(
-        text=queries, k=min(settings.candidates, len(kb)), mode=settings.search_mode, where=settings.where
-    )
+    hits = kb.search(text=queries, k=min(settings.candidates, len(kb)), mode=settings.search_mode, where=settings.where)
     out = {ABSENT, *exclude}
     ids = [item for item in dict.fromkeys(hits.ids.T.ravel().tolist()) if item not in out]
     if not ids:
@@ -167,7 +165,9 @@ def _bm25(hits: Any, ids: Sequence[int]) -> np.ndarray:
     """BM25 scores `(P, C)` as shares of each phrase's best, 0 where an item has none of its words."""
     place = {item: at for at, item in enumerate(ids)}
     found = np.zeros((len(hits), len(ids)))
-    for p, (row, values) in enumerate(zip(hits.ids.tolist(), hits.measures.get("bm25", hits.scores * np.nan), strict=True)):
+    for p, (row, values) in enumerate(
+        zip(hits.ids.tolist(), hits.measures.get("bm25", hits.scores * np.nan), strict=True)
+    ):
         for item, value in zip(row, values.tolist(), strict=True):
             if item in place and np.isfinite(value):
                 found[p, place[item]] = value

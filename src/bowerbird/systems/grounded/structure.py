@@ -164,7 +164,10 @@ def _changes(base: Any, prompt: ParsedPrompt, form: str, clip_skip: int | None) 
         )
     with torch.no_grad():
         own, *others = base.encode_prompt(
-            texts, device=base._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False,
+            texts,
+            device=base._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
             clip_skip=clip_skip,
         )[0]
     aligned, pasted = [], own.clone()
@@ -270,9 +273,7 @@ def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return given[0] if isinstance(given, tuple | list) else given
 
 
-def _with_text(
-    args: tuple[Any, ...], kwargs: dict[str, Any], text: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_text(args: tuple[Any, ...], kwargs: dict[str, Any], text: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a layer with other text."""
     given = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
     other = (text, *given[1:]) if isinstance(given, tuple | list) else text

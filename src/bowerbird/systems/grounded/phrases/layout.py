@@ -21,7 +21,9 @@ _FIRST_AFTER = {
     X: re.compile(r"\s*,?\s*(?:[a-z]+ )?(?:to |on |at )?(?:the )?(right)(?: side)? of\s*"),
     Y: re.compile(r"\s*,?\s*(?:[a-z]+ )?(below|under|beneath|underneath)\s*"),
 }
-_HALF = re.compile(r"\s*,?\s*(?:is |are )?(?:on|at|in|to) the (left|right|top|bottom)(?: side| half)?(?![\w-])(?!\s+of\b)")
+_HALF = re.compile(
+    r"\s*,?\s*(?:is |are )?(?:on|at|in|to) the (left|right|top|bottom)(?: side| half)?(?![\w-])(?!\s+of\b)"
+)
 _HALF_BEFORE = re.compile(
     r"(?:^|[,;.]|\band)\s*(?:on|at|in) the (left|right|top|bottom)(?: side| half)?,?\s*(?:is |are )?$"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from bowerbird.core.errors import BowerbirdError
@@ -54,7 +55,7 @@ def check_phrases(prompt: str, phrases: Sequence[Phrase], source: str) -> tuple[
                 f"{source} gave the phrase {phrase.text!r} at {phrase.start}..{phrase.end}, where the prompt has"
                 f" {prompt[phrase.start : phrase.end]!r}; offsets count the prompt's characters"
             )
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if first.end > second.start:
             raise BowerbirdError(
                 f"{source} gave the phrases {first.text!r} and {second.text!r}, which overlap; each word belongs to"

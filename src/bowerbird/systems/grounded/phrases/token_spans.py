@@ -34,9 +34,7 @@ def token_spans(tokenizer: Any, prompt: str, spans: Sequence[Span]) -> list[Span
 def token_offsets(tokenizer: Any, prompt: str) -> list[Span]:
     """Where each token of `tokenizer(prompt)` stands in the prompt; `(0, 0)` for special ones."""
     if getattr(tokenizer, "is_fast", False):
-        read = tokenizer(
-            prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True
-        )
+        read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
         return [(int(a), int(b)) for a, b in read["offset_mapping"]]
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
     special = set(tokenizer.all_special_ids)
