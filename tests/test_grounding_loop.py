@@ -162,7 +162,8 @@ def tiny_llava() -> tuple[Any, Any]:
         PreTrainedTokenizerFast,
     )
 
-    words = "<pad> <s> </s> <unk> <image> yes no Yes No does this picture show a red blue heart ? answer or .".split()
+    said = "<pad> <s> </s> <unk> <image> yes no Yes No does this picture show a red blue heart ? answer or ."
+    words = said.split()
     inner = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(

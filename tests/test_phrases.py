@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +56,7 @@ def test_the_grammar_finds_noun_phrases_at_their_places(prompt: str) -> None:
 
 def test_two_phrases_of_every_prompt_like_those_of_cc_500() -> None:
     colors, things = ("red", "blue", "white", "brown", "gold"), ("car", "sheep", "bench", "teddy bear", "fire hydrant")
-    for color, other in zip(colors, colors[1:], strict=False):
+    for color, other in pairwise(colors):
         for thing in things:
             first, second = f"a {color} {thing}", f"an {other} apple"
             assert [p.text for p in grammar.phrases(f"{first} and {second}")] == [first, second]

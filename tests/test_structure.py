@@ -21,11 +21,11 @@ TEXT = "a red heart left of a blue square and the white sheep"
 
 
 def clip_tokenizer(length: int = 24) -> Any:
-    """CLIP's tokenizer with every byte and the pairs that `TEXT` has most often, so that rare words have many pieces."""
+    """CLIP's tokenizer with every byte and the pairs of `TEXT`, so that other words have many pieces."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    words = Counter({word: 1 for word in TEXT.replace("sheep", "").split()})
+    words = Counter(dict.fromkeys(TEXT.replace("sheep", "").split(), 1))
     split = {word: (*word[:-1], word[-1] + "</w>") for word in words}
     merges: list[tuple[str, str]] = []
     while True:

@@ -175,6 +175,10 @@ FLAGS = {
         "unconditional",
         "where",
         "workers",
+        "structure",
+        "phrases",
+        "max_passes",
+        "critic",
     )
 } | {"class_name": "--class", "filter_fn": "--filter", "form": "--format", "k": "-k", "metadata": "--set"}
 """The flag of a parameter of the library, for errors: those name parameters, as a Python user has no flags."""

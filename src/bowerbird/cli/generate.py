@@ -167,6 +167,33 @@ def generate(
     negative_prompt: Annotated[
         str | None, typer.Option("--negative-prompt", help="What a base model is to avoid.")
     ] = None,
+    phrases: Annotated[
+        str | None,
+        typer.Option(
+            "--phrases",
+            metavar="PARSER",
+            help="For a base: references for each phrase of the prompt, found by rules, brackets, spacy, textblob or"
+            " stanza; a [red fox] marks one.",
+        ),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            "--structure", help="For a base of the SD family: each phrase encoded for itself: mean or conjunction."
+        ),
+    ] = None,
+    critic: Annotated[
+        str | None,
+        typer.Option(
+            "--critic",
+            metavar="NAME",
+            help="For a base: look for each phrase in the picture, and generate again with references for what is"
+            " missing: encoder, or an image-text model.",
+        ),
+    ] = None,
+    max_passes: Annotated[
+        int | None, typer.Option("--max-passes", help="Most pictures a --critic looks at for each; default 3.")
+    ] = None,
     offload: Annotated[
         str | None,
         typer.Option(
@@ -221,7 +248,8 @@ def generate(
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records
+    from bowerbird.systems import jobs, records
+    from bowerbird.systems.grounded import refinement
 
     job = jobs.Job(
         prompt=prompt,
@@ -259,6 +287,10 @@ def generate(
         steps_to=steps_to,
         pool=pool,
         negative_prompt=negative_prompt,
+        phrases=phrases,
+        structure=structure,
+        critic=critic,
+        max_passes=max_passes,
     )
     guard.check_policy(on_copy)
     if prompts is not None:
@@ -268,14 +300,16 @@ def generate(
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     pipe = open_model(model, device, dtype, how)
     prepared = jobs.prepare(pipe, opened, job)
-    hits, settings = prepared.hits, prepared.settings
+    settings = prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
+    for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
+        say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
-        made = generation.generate(pipe, hits, settings, progress=tracker(bar, "generating", job.n))
-    kept = guard.guard(pipe, made, hits, settings, policy=on_copy)
+        made = refinement.generate(pipe, opened, job, prepared, progress=tracker(bar, "generating", job.n))
+    kept = guard.guard(pipe, made.images, made.hits, settings, policy=on_copy)
     made_records = records.generation_records(
         pipe,
         model,
@@ -286,6 +320,7 @@ def generate(
         prepared.request,
         picture_seeds=kept.seeds,
         copies=kept.copies,
+        refinements=made.records,
     )
     paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
@@ -312,6 +347,8 @@ def _series(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
+    if usual.critic is not None:
+        raise BowerbirdError("generate: --critic looks at the pictures of one --prompt; leave it out with --prompts")
     if usual.prompt or usual.images or usual.class_name or usual.unconditional:
         raise BowerbirdError(
             "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"

@@ -187,6 +187,36 @@ class Neighbors:
             regions=None if self.regions is None else self.regions[index],
         )
 
+    def padded(self, k: int, dim: int) -> Neighbors:
+        """The same neighbors in `k` columns, absent ones behind, and `dim` dimensions where they have no embeddings: so
+        that rows of several searches can be stacked. Raises: BowerbirdError for fewer columns than there are."""
+        more = k - self.k
+        if more < 0:
+            raise BowerbirdError(f"padded: {self.k} neighbors do not go into {k} columns")
+        count = len(self)
+
+        def wider(array: np.ndarray, value: float) -> np.ndarray:
+            widths = ((0, 0), (0, more), *((0, 0),) * (array.ndim - 2))
+            return np.pad(array, widths, constant_values=value)
+
+        known = self.embeddings if self.embeddings.shape[-1] else np.zeros((count, self.k, dim), np.float32)
+        regions = self.regions
+        if regions is not None:
+            whole = np.broadcast_to(np.asarray([0, 0, 1, 1], regions.dtype), (count, more, 4))
+            regions = np.concatenate([regions, whole], 1)
+        return replace(
+            self,
+            ids=wider(self.ids, ABSENT),
+            scores=wider(self.scores, -np.inf),
+            embeddings=wider(known, 0),
+            captions=tuple((*row, *("",) * more) for row in self.captions),
+            metadata=tuple((*row, *({},) * more) for row in self.metadata),
+            weights=None if self.weights is None else wider(self.weights, 0),
+            measures={name: wider(values, np.nan) for name, values in self.measures.items()},
+            phrases=tuple((*row, *("",) * more) for row in self.phrases),
+            regions=regions,
+        )
+
     # -- making them ---------------------------------------------------------------------------------------------------
 
     @staticmethod

@@ -143,8 +143,8 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
     if settings.references is not None:
         if not can.takes_references:
             raise BowerbirdError(
-                f"a {name} reads neighbors by itself: `scale`, `layers`, `steps_from`, `steps_to`, `pool` and"
-                " `negative_prompt` are for base models of diffusers"
+                f"a {name} reads neighbors by itself: `scale`, `layers`, `steps_from`, `steps_to`, `pool`,"
+                " `negative_prompt` and `structure` are for base models of diffusers"
             )
         options |= asdict(settings.references)
     if isinstance(settings.steps, tuple) and can.stages == 1:

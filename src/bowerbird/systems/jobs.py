@@ -6,21 +6,24 @@ A command line is one job, a line of a prompts file (`prompt_file.py`) another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.systems import generation
+from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
+from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
 from bowerbird.systems.grounded.settings import ReferenceSettings
 from bowerbird.systems.queries import make_request
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
 BALANCE = ("guidance", "text_ratio", "text_scale", "neighbor_scale")
 """What balances text and neighbors, in systems that read both."""
@@ -34,7 +37,8 @@ class Job:
 
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
     each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
-    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `ReferenceSettings`.
+    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `ReferenceSettings`,
+    `PhraseSettings`.
     """
 
     prompt: str | None = None
@@ -72,15 +76,22 @@ class Job:
     steps_to: float | None = None
     pool: int | None = None
     negative_prompt: str | None = None
+    phrases: str | None = None
+    structure: str | None = None
+    critic: str | None = None
+    max_passes: int | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with its neighbors, a row a picture, its settings, and what its pictures' records say was asked for."""
+    """A job with its neighbors, a row a picture, its settings, and what its pictures' records say was asked for.
+    `plan`: the phrases of its prompt, where they play a part, and `choice` how their references are chosen."""
 
     hits: Neighbors
     settings: generation.Settings
     request: dict[str, Any]
+    plan: Plan | None = None
+    choice: ChoiceSettings | None = None
 
 
 def check(job: Job, *, has_kb: bool) -> None:
@@ -116,6 +127,47 @@ def stands_alone(job: Job, *, has_kb: bool) -> bool:
 def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     """The neighbors and settings of a job, checked against what the model can do. `kb` is passed over where the job
     brings its own references. Raises: BowerbirdError for what cannot be done."""
+    wanted = PhraseSettings(phrases=job.phrases, structure=job.structure, critic=job.critic, max_passes=job.max_passes)
+    if wanted.parser is not None:
+        return _prepare_phrases(pipe, kb, job, wanted, wanted.parser)
+    return _prepare_whole(pipe, kb, job)
+
+
+def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
+    """A job whose prompt is read by its phrases."""
+    can = pipe.capabilities
+    if not can.takes_references:
+        raise BowerbirdError(
+            f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
+            " models of diffusers"
+        )
+    if job.prompt is None or (wanted.by_phrase and (job.references or job.images)):
+        raise BowerbirdError("generate: `phrases` and `critic` are a prompt's, with references from a knowledge base")
+    if wanted.by_phrase and kb is None:
+        raise BowerbirdError("generate: give a knowledge base (`kb`) that `phrases` and `critic` find references in")
+    most = min(job.k or ChoiceSettings.max_references, can.max_references or MOST_REFERENCES)
+    choice = ChoiceSettings(max_references=most, where=job.where, search_mode=job.search_mode or "hybrid")
+    plan = make_plan(job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=parser, choice=choice)
+    whole = replace(job, prompt=plan.prompt.text)
+    if wanted.by_phrase and kb is not None:
+        hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
+        asked: dict[str, Any] = {"prompt": plan.prompt.text, "k": hits.k}
+        if plan.choice.without:
+            asked["without"] = [[phrase.text, why] for phrase, why in plan.choice.without]
+        weighed = pipe.weigh(hits, job.weights) if job.weights else hits
+        made = Prepared(weighed, settings_of(pipe, whole), asked, plan, choice)
+    else:
+        made = replace(_prepare_whole(pipe, kb, whole), plan=plan)
+    asked = {**made.request, "phrases": [phrase.text for phrase in plan.prompt.phrases], "parser": parser}
+    if job.structure is None or made.settings.references is None:
+        return replace(made, request=asked)
+    spans = tuple((phrase.start, phrase.end) for phrase in plan.prompt.phrases)
+    references = replace(made.settings.references, spans=spans)
+    return replace(made, request=asked, settings=replace(made.settings, references=references))
+
+
+def _prepare_whole(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
+    """A job whose prompt, if it has one, is read as a whole."""
     alone = stands_alone(job, has_kb=kb is not None)
     can = pipe.capabilities
     if job.k == 0 and not alone and can.needs_images and not can.takes_references:
@@ -177,7 +229,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
             neighbor_scale=job.neighbor_scale,
         )
     interval = job.guidance_interval
-    said = {name: value for name in REFERENCES if (value := getattr(job, name)) is not None}
+    said = {name: value for name in REFERENCES if (value := getattr(job, name, None)) is not None}
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,
         guidance_scale=scale,

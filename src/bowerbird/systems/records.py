@@ -40,10 +40,12 @@ def generation_records(
     sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     copies: Sequence[dict[str, Any] | None] | None = None,
+    refinements: Sequence[dict[str, Any]] | None = None,
     fingerprint: str | None = None,
 ) -> list[dict[str, Any]]:
     """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
-    whether it copies one. `fingerprint`: the model's, where it is known, since making it reads all weights."""
+    whether it copies one. `refinements`: what a critic said of each on its way. `fingerprint`: the model's, where it is
+    known, since making it reads all weights."""
     import torch
 
     fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
@@ -84,6 +86,7 @@ def generation_records(
                     }
                     for c in present
                 ],
+                **({} if refinements is None else {"refinement": refinements[i]}),
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on
                 **(_pictures(pipe, hits, i) if can.needs_images else _embeddings(hits, i, present)),

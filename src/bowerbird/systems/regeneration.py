@@ -44,6 +44,7 @@ Coded = Annotated[str, Field(max_length=2**24)]
 Scale = Annotated[float, Field(ge=-1000, le=1000)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
+Place = Annotated[int, Field(ge=0, le=100_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -104,6 +105,8 @@ class _References(_Part):
     steps_to: Share
     pool: Annotated[int, Field(ge=1, le=64)]
     negative_prompt: Text
+    structure: Literal["mean", "conjunction"] | None = None
+    spans: Annotated[list[tuple[Place, Place]], Field(max_length=256)] = []
 
 
 class Record(_Part):
@@ -257,11 +260,15 @@ def settings_of(record: Record) -> Settings:
         if kept is None
         else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
         guidance_interval=None if interval is None else (interval[0], interval[1]),
-        references=None
-        if record.references is None
-        else ReferenceSettings(**{name: getattr(record.references, name) for name in REFERENCES}),
+        references=None if record.references is None else _reference_settings(record.references),
         **edit,
     )
+
+
+def _reference_settings(said: _References) -> ReferenceSettings:
+    """How a base attended to its references. Raises: BowerbirdError for values that do not go together."""
+    values = {name: getattr(said, name) for name in REFERENCES}
+    return ReferenceSettings(**{**values, "spans": tuple(said.spans)})
 
 
 def source_of(record: Record) -> Image.Image | None:

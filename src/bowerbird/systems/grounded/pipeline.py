@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,10 +25,13 @@ from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
+from bowerbird.systems.grounded.phrases.phrase import read_spans
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
+from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.settings import FITS, SCALE, ReferenceSettings
+from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
 from bowerbird.systems.queries import Request
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.grounded.adapter_file import AdapterFacts
+    from bowerbird.systems.grounded.choice import ChosenReference
+    from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
 """Pixels in one pass of a base: one picture of 512 on a CPU, one of 1024 on an accelerator, more of smaller ones."""
@@ -138,6 +143,15 @@ class ReferencePipeline(WrappedPipeline):
         reader.check(kb)
         return reader.read(queries.retrieve(kb, request, count, seed=seed, counts={}), kb)
 
+    def ground(self, kb: KnowledgeBase, plan: Plan, references: Sequence[ChosenReference]) -> Neighbors:
+        """References that were chosen for the phrases of a prompt, one row, with what the adapter reads of each, and
+        its region where the adapter knows regions. Raises: BowerbirdError where the base takes none."""
+        if not references:
+            return Neighbors.empty([plan.prompt.text])
+        reader = self._reader()
+        reader.check(kb)
+        return reader.read(neighbors_of(kb, plan, references, with_regions=reader.injector.capabilities.regions), kb)
+
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
         """A person's own pictures as references. Raises: BowerbirdError for a base that takes none, or fewer."""
         hits = Neighbors.from_images([prompt], pictures, captions or [""] * len(pictures))
@@ -163,6 +177,8 @@ class ReferencePipeline(WrappedPipeline):
         steps_to: float = 1.0,
         pool: int = 1,
         negative_prompt: str = "",
+        structure: str | None = None,
+        spans: Sequence[tuple[int, int]] = (),
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -178,9 +194,9 @@ class ReferencePipeline(WrappedPipeline):
         """Generate `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval; k = 0 is the base alone, as is `scale=0`. `weights`: how the scale is shared
-        among the references; 0 leaves one out. `scale`, `layers`, `steps_from`, `steps_to`, `pool`: see
-        `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes to the
-        base's own call as it is. Raises: BowerbirdError before anything is generated.
+        among the references; 0 leaves one out. `scale`, `layers`, `steps_from`, `steps_to`, `pool`, `structure`,
+        `spans`: see `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes
+        to the base's own call as it is. Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
         settings = ReferenceSettings(
@@ -190,6 +206,8 @@ class ReferencePipeline(WrappedPipeline):
             steps_to=steps_to,
             pool=pool,
             negative_prompt=negative_prompt,
+            structure=structure,
+            spans=tuple((start, end) for start, end in spans),
         )
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
@@ -199,6 +217,8 @@ class ReferencePipeline(WrappedPipeline):
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise BowerbirdError(f"num_inference_steps is 1 or more; got {steps}")
+        if structure is not None and (reason := why_not(self.base)) is not None:
+            raise BowerbirdError(reason)
         rows = self._references(hits)
         for row in rows:
             if self.injector is not None:
@@ -243,7 +263,7 @@ class ReferencePipeline(WrappedPipeline):
             edge = self.capabilities.sizes[-1]
             size = (options.get("height") or edge, options.get("width") or edge)
             injected = self.injector.inject(Task(prompts, rows, settings, *size, blank=self._reader().blank()))
-        with injected as injection:
+        with injected as injection, self._structured(prompts, settings):
 
             def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
                 if injection.switch is not None:
@@ -255,6 +275,13 @@ class ReferencePipeline(WrappedPipeline):
             one = generators if len(generators) > 1 else generators[0]
             arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
             return self.base(callback_on_step_end=on_step, **arguments).images
+
+    def _structured(self, prompts: Sequence[str], settings: ReferenceSettings) -> AbstractContextManager[None]:
+        """A block in which the base reads the prompts by their phrases, where that is asked for."""
+        if settings.structure is None:
+            return nullcontext()
+        read = [read_spans(prompt, settings.spans) for prompt in dict.fromkeys(prompts)]
+        return structured(self.base, read, form=settings.structure)
 
     def _options(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.systems.grounded.structure import FORMS
 
 LAYERS = ("all", "style", "content")
 FITS = ("pad", "squash", "crop")
@@ -22,7 +23,8 @@ class ReferenceSettings:
 
     `scale`: 0 is the base alone, 1 as the adapter was trained. `layers`: all that the adapter enters, or those that
     carry style or content. `steps_from`, `steps_to`: shares of the sampling steps. `pool`: edge of the squares of
-    picture tokens that are averaged (FLUX Redux). `negative_prompt`: what the base is to avoid.
+    picture tokens that are averaged (FLUX Redux). `negative_prompt`: what the base is to avoid. `structure`:
+    a form of `structure.FORMS`, by which the phrases at `spans` of each prompt are read for themselves.
     Raises: BowerbirdError for a value out of range.
     """
 
@@ -32,6 +34,8 @@ class ReferenceSettings:
     steps_to: float = 1.0
     pool: int = 1
     negative_prompt: str = ""
+    structure: str | None = None
+    spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= MOST_SCALE:
@@ -43,6 +47,10 @@ class ReferenceSettings:
                 "`steps_from` and `steps_to` are two shares of the steps from 0 to 1, the earlier first; got"
                 f" {self.steps_from:g} and {self.steps_to:g}"
             )
+        if self.structure is not None and self.structure not in FORMS:
+            raise BowerbirdError(f"`structure` {self.structure!r} is not known; choose one of {', '.join(FORMS)}")
+        if any(not 0 <= start < end for start, end in self.spans):
+            raise BowerbirdError("`spans` say where phrases stand in the prompt: a first character, and the one after")
         if self.pool < 1:
             raise BowerbirdError(f"`pool` is the edge of a square of tokens, 1 or more; got {self.pool}")
 

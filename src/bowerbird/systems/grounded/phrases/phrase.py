@@ -62,3 +62,16 @@ def check_phrases(prompt: str, phrases: Sequence[Phrase], source: str) -> tuple[
                 " one phrase"
             )
     return ordered
+
+
+def read_spans(prompt: str, spans: Sequence[tuple[int, int]]) -> ParsedPrompt:
+    """`prompt` with the phrases at these places, from the first character to the one after the last.
+
+    Raises: BowerbirdError for a place that is not in the prompt, or places that overlap.
+    """
+    if any(not 0 <= start < end <= len(prompt) for start, end in spans):
+        raise BowerbirdError(
+            f"spans {[list(span) for span in spans]} are not all in the prompt {prompt!r} of {len(prompt)} characters"
+        )
+    phrases = [Phrase(prompt[start:end], start, end) for start, end in spans]
+    return ParsedPrompt(prompt, check_phrases(prompt, phrases, "spans"), explicit=True)

@@ -71,9 +71,9 @@ GROUNDS = frozenset({"background", "backdrop", "ground"})
 """Heads that a model can be told more exactly, but that no reference is searched for."""
 
 FINITE_VERBS = _set(
-    "sits sit stands holds wears eats rides contains carries looks runs jumps flies swims walks lies hangs sleeps reads "
-    "shows says drinks faces chases touches sat stood held wore ate rode carried looked ran jumped flew walked lay "
-    "hung slept showed chased touched surrounds covers"
+    "sits sit stands holds wears eats rides contains carries looks runs jumps flies swims walks lies hangs sleeps "
+    "reads shows says drinks faces chases touches sat stood held wore ate rode carried looked ran jumped flew walked "
+    "lay hung slept showed chased touched surrounds covers"
 )
 PARTICIPLES = _set("made seen drawn shown built worn held hung torn written taken set lit")
 """Past participles without -ed."""
