@@ -45,6 +45,7 @@ Scale = Annotated[float, Field(ge=-1000, le=1000)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
 Place = Annotated[int, Field(ge=0, le=100_000)]
+Span = Annotated[list[Place], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -106,7 +107,7 @@ class _References(_Part):
     pool: Annotated[int, Field(ge=1, le=64)]
     negative_prompt: Text
     structure: Literal["mean", "conjunction"] | None = None
-    spans: Annotated[list[tuple[Place, Place]], Field(max_length=256)] = []
+    spans: Annotated[list[Span], Field(max_length=256)] = []
 
 
 class Record(_Part):
@@ -268,7 +269,7 @@ def settings_of(record: Record) -> Settings:
 def _reference_settings(said: _References) -> ReferenceSettings:
     """How a base attended to its references. Raises: BowerbirdError for values that do not go together."""
     values = {name: getattr(said, name) for name in REFERENCES}
-    return ReferenceSettings(**{**values, "spans": tuple(said.spans)})
+    return ReferenceSettings(**{**values, "spans": tuple((first, last) for first, last in said.spans)})
 
 
 def source_of(record: Record) -> Image.Image | None:

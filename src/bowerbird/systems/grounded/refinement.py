@@ -1,4 +1,4 @@
-"""Pictures that a critic looks at: each is generated, looked at, and generated again with references for what it lacks."""
+"""Pictures that a critic looks at: generated, looked at, and generated again with references for what they lack."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import on_background
+from bowerbird.systems import hub
 from bowerbird.systems.grounded.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
@@ -78,9 +79,17 @@ def load_yes_no(path: str | Path, *, device: str = "cpu") -> YesNoCritic:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    place = Path(path)
+    if not place.is_dir():
+        if str(path).count("/") != 1 or not all(str(path).split("/")):
+            raise BowerbirdError(
+                f"critic {str(path)!r}: not `encoder`, no directory, and no hub id of an image-text model (owner/name)"
+            )
+        place = hub.fetch(str(path), {}, patterns=(*hub.PATTERNS, "*.jinja"))
     try:
-        processor = AutoProcessor.from_pretrained(path)
-        model = AutoModelForImageTextToText.from_pretrained(path).to(device).eval()
+        processor = AutoProcessor.from_pretrained(place, local_files_only=True)
+        model = AutoModelForImageTextToText.from_pretrained(place, local_files_only=True, use_safetensors=True)
+        model = model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BowerbirdError(
