@@ -41,6 +41,16 @@ GRAMMAR: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     "red heart blue square": [("red heart", "heart", ("red",)), ("blue square", "square", ("blue",))],
     "an old truck parked near the sea": [("an old truck", "truck", ("old",)), ("the sea", "sea", ())],
     "a flying bird above a building": [("a flying bird", "bird", ("flying",)), ("a building", "building", ())],
+    "a white flag next to a solid blue flag": [
+        ("a white flag", "flag", ("white",)),
+        ("a solid blue flag", "flag", ("solid", "blue")),
+    ],
+    "above a green square and red rectangle": [
+        ("a green square", "square", ("green",)),
+        ("red rectangle", "rectangle", ("red",)),
+    ],
+    "a bench that sits on a stone patio": [("a bench", "bench", ()), ("a stone patio", "patio", ("stone",))],
+    "a bowl full of green apples": [("a bowl", "bowl", ()), ("green apples", "apples", ("green",))],
     "🦊 beside 🏠": [("🦊", "🦊", ()), ("🏠", "🏠", ())],
     "on yellow": [],
     "": [],

@@ -100,7 +100,7 @@ class _Reader:
         elif self._is_verb(at):
             self.close()
         else:
-            if self._has_noun() and word in classes.COLORS and not self.open[-1].word.endswith(("of", "'s", "’s")):
+            if word in classes.COLORS and self._has_noun() and self._is_bare():
                 self.close()  # "red heart blue square"
             self.open.append(token)
 
@@ -129,6 +129,14 @@ class _Reader:
     def _has_noun(self) -> bool:
         return any(token.word not in classes.ADJECTIVES for token in self._content())
 
+    def _ends_in_noun(self) -> bool:
+        return self._has_noun() and self._content()[-1].word not in classes.ADJECTIVES
+
+    def _is_bare(self) -> bool:
+        """Whether the phrase has no article and no genitive, so that nothing says how far it goes."""
+        first, last = self.open[0].word, self.open[-1].word
+        return first not in classes.DETERMINERS and not last.endswith(("of", "'s", "’s"))
+
     def _drop_articles(self) -> None:
         while self.open and self.open[-1].word in classes.DETERMINERS:
             self.open.pop()
@@ -137,7 +145,7 @@ class _Reader:
         """A bowl of soup is one thing; the roof of a house is two; a photo of a fox is a fox."""
         if self.open and self.open[-1].word in classes.FRAMES:
             self.open = []
-        elif self._has_noun() and (following := self._next(at)) and following not in classes.CLOSED:
+        elif self._ends_in_noun() and (following := self._next(at)) and following not in classes.CLOSED:
             self.open.append(self.tokens[at])
         else:
             self.close()
@@ -149,6 +157,8 @@ class _Reader:
         content, following = self._content(), self._next(at)
         if not content or self._has_noun() or not following or following in classes.CLOSED:
             return False
+        if len(content) > 1 and content[-1].word in classes.SHAPES:  # "a green square and red rectangle"
+            return False
         return self.words[at] != "" or following in classes.ADJECTIVES
 
     def _is_verb(self, at: int) -> bool:
@@ -156,7 +166,7 @@ class _Reader:
         word, following = self.words[at], self._next(at)
         before_object = not following or following in classes.CLOSED
         if word in classes.FINITE_VERBS:
-            return self._has_noun() or not self.open
+            return self._has_noun() or not self._content()
         if word.endswith("ing") and word not in classes.NOUNS_IN_ING and len(word) > 4:
             return self._has_noun() or (not self.open and before_object)
         if word in classes.PARTICIPLES or (word.endswith("ed") and len(word) > 4):
@@ -169,6 +179,9 @@ def _phrase(prompt: str, parts: list[Token], following: list[Token]) -> Phrase |
     while parts and parts[-1].word in JOINING | {"of"}:
         parts = parts[:-1]
     content = [token for token in parts if token.word not in classes.DETERMINERS | JOINING]
+    if any(token.word not in classes.ADJECTIVES for token in content):
+        while content[-1].word in classes.ADJECTIVES - classes.ALSO_NOUNS:  # "a bowl full"
+            parts = parts[: parts.index(content.pop())]
     if not content:
         return None
     noun = content.index(next((token for token in content if token.word == "of"), content[-1]))

@@ -93,9 +93,15 @@ def _spans(prompt: str, read: Sequence[Token], unknown: set[str]) -> Iterator[tu
                 break
             if closed[start]:
                 break
-            if closed[last] or every[last] in classes.FINITE_VERBS or every[last] in classes.ADJECTIVES:
+            if closed[last] or every[last] in classes.FINITE_VERBS or _is_adjective(every[start:end]):
                 continue
             yield start, end
+
+
+def _is_adjective(words: Sequence[str]) -> bool:
+    """Whether the last of a run is no noun: a square is one after another word, as in "blue square"."""
+    nouns = classes.ALSO_NOUNS if len(words) > 1 else frozenset()
+    return words[-1] in classes.ADJECTIVES - nouns
 
 
 def _adjacent(prompt: str, read: Sequence[Token], at: int) -> bool:

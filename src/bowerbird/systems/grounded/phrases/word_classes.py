@@ -33,6 +33,8 @@ ADVERBS = _set("very really quite rather extremely highly slightly brightly dark
 SIDES = _set("left right top bottom front back middle center centre side corner")
 """Nouns of place: closed where they say where ("left of", "on the right"), words like others in "a left shoe"."""
 
+SHAPES = frozenset({"square", "oval", "orange"})
+"""Adjectives that are nouns after another one."""
 COLORS = _set("red blue green yellow purple pink brown black white grey gray violet")
 """Colors that are no noun as well."""
 ADJECTIVES = (
