@@ -18,6 +18,17 @@ CONTRACTS = (
         "from a name to a pipeline, from a request to files",
         ("systems.loading", "systems.generation", "systems.records", "systems.regeneration", "systems.output"),
     ),
+    (
+        "Phrases, references, critics",
+        "a prompt read phrase by phrase",
+        (
+            "systems.grounded.phrases.phrase",
+            "systems.grounded.choice",
+            "systems.grounded.structure",
+            "systems.grounded.critic.protocol",
+            "systems.grounded.critic.loop",
+        ),
+    ),
     ("Storage", "where a knowledge base keeps its rows", ("knowledge.storage.protocol", "knowledge.storage.open")),
     ("Sources", "where pictures come from", ("data.sources.base", "data.sources.registry", "data.item")),
     ("Encoders", "frozen networks that embed pictures and texts", ("core.types:Encoder", "encoders")),

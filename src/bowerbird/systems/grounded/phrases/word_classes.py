@@ -65,7 +65,7 @@ FRAMES = _set(
 )
 """What a picture is, not what is on it: "a photo of a fox" is about a fox."""
 NOT_THINGS = _set(
-    "style art artwork quality resolution detail details lighting light masterpiece 4k 8k hd uhd hdr bokeh artstation "
+    "style art artwork quality resolution detail details lighting masterpiece 4k 8k hd uhd hdr bokeh artstation "
     "composition foreground"
 )
 """Heads of phrases that name no thing at all."""
