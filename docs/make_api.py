@@ -19,7 +19,7 @@ CONTRACTS = (
         ("systems.loading", "systems.generation", "systems.records", "systems.regeneration", "systems.output"),
     ),
     (
-        "Phrases, references, critics",
+        "Phrases and critics",
         "a prompt read phrase by phrase",
         (
             "systems.grounded.phrases.phrase",
