@@ -104,7 +104,11 @@ def sd(context: int = CONTEXT, **changes: Any) -> Any:
         attention_head_dim=2,
     ).eval()
     parts = {"vae": latent_vae(), "text_encoder": clip_text(context), "tokenizer": tokenizer(), "unet": unet}
-    parts |= {"scheduler": DDIMScheduler(clip_sample=False), "safety_checker": None, "feature_extractor": None}
+    parts |= {
+        "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
     pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False, **changes)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -243,6 +247,60 @@ def kontext() -> Any:
     from diffusers import FluxKontextPipeline
 
     pipe = FluxKontextPipeline(**flux_parts())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def klein() -> Any:
+    """FLUX.2 klein in small. Its text encoder has two layers: call it with `text_encoder_out_layers=(1,)`."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    network = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    ).eval()
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(8,),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    ).eval()
+    config = Qwen3Config(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    words = tokenizer(32)
+    words.chat_template = "{{ messages[0].content }}"
+    pipe = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(config).eval(),
+        tokenizer=words,
+        transformer=network,
+        is_distilled=True,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
