@@ -104,7 +104,11 @@ def sd(context: int = CONTEXT, **changes: Any) -> Any:
         attention_head_dim=2,
     ).eval()
     parts = {"vae": latent_vae(), "text_encoder": clip_text(context), "tokenizer": tokenizer(), "unet": unet}
-    parts |= {"scheduler": DDIMScheduler(clip_sample=False), "safety_checker": None, "feature_extractor": None}
+    parts |= {
+        "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
     pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False, **changes)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -296,6 +296,9 @@ class ReferencePipeline(WrappedPipeline):
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
+        if self.injector is not None and self.injector.capabilities.takes == "pictures":
+            edge = self.capabilities.sizes[-1]  # else the size is that of a reference
+            height, width = height or edge, width or edge
         options: dict[str, Any] = {"output_type": output_type, "height": height, "width": width}
         options[usual.guidance_name] = scale
         if eta:

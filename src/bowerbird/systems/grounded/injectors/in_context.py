@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_PIXELS = 1024 * 1024
-MULTIPLE = 16
+LEAST_EDGE, MULTIPLE = 64, 16
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class InContext(Injector):
         yield Injection({"prompt": [prompt] if self.family.lists else prompt, self.family.argument: given})
 
     def prepare_picture(self, picture: Image.Image, fit: str) -> Image.Image:
-        """The picture at its own shape, at most a megapixel, its edges multiples of 16: what the pipelines would else
-        do themselves, by cutting edges off."""
+        """The picture at its own shape, at most a megapixel, its edges multiples of 16 and no shorter than FLUX.2
+        takes: what the pipelines would else do themselves, by cutting edges off."""
         from PIL import Image as Pictures
 
         from bowerbird.core.images import on_background
 
         plain = on_background(picture)
-        scale = min(1.0, (MOST_PIXELS / (plain.width * plain.height)) ** 0.5)
+        scale = min(max(1.0, LEAST_EDGE / min(plain.size)), (MOST_PIXELS / (plain.width * plain.height)) ** 0.5)
         size = tuple(max(MULTIPLE, int(edge * scale) // MULTIPLE * MULTIPLE) for edge in plain.size)
         return plain if plain.size == size else plain.resize((size[0], size[1]), Pictures.Resampling.BICUBIC)
 
