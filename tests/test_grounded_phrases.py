@@ -112,13 +112,15 @@ def test_the_critic_asks_for_what_is_missing_and_the_best_picture_is_kept(
     base: Path, kb_path: Path, tmp_path: Path
 ) -> None:
     how = [*usual(base, kb_path)[:-4], "-n", 2, "--critic", "encoder", "--max-passes", 2]
-    run("generate", *how, "--prompt", PROMPT, "--out", tmp_path / "out")
+    said = run("generate", *how, "--prompt", PROMPT, "--out", tmp_path / "out")
     for name in ("000.png", "001.png"):
         record = read_png(tmp_path / "out" / name)
         told = record["refinement"]
         assert told["phrases"] == ["a red heart", "a blue star"]
         assert told["passes"][0]["references"] == []  # a draft of the base's own
         best = told["passes"][told["best"]]
+        lacks = [repr(p) for p, value in zip(told["phrases"], best["missing"], strict=True) if value >= 0.5]
+        assert (f"{name}: the critic does not see {', '.join(lacks)}" in said) == bool(lacks)
         assert best["score"] == max(one["score"] for one in told["passes"])
         assert [each["phrase"] for each in record["neighbors"]] == [phrase for phrase, _ in best["references"]]
         run("generate", *how[:3], "--from", tmp_path / "out" / name, "--out", tmp_path / name)

@@ -229,6 +229,23 @@ def test_yes_and_no_are_read_from_the_models_own_numbers(tmp_path: Path) -> None
     np.testing.assert_allclose(load_yes_no(tmp_path).missing("", phrases, picture), scores, atol=1e-6)
 
 
+def test_a_model_is_asked_in_its_own_form() -> None:
+    from bowerbird.systems.grounded.critic.yes_no import YesNoCritic
+
+    model, processor = tiny_llava()
+    plain = YesNoCritic(model, processor, question="{phrase}?")
+    assert plain.prompt_for("a red heart?") == "<image>\na red heart?\nAnswer:"
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}{% for c in m['content'] %}"
+        "{{ ' <image> ' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %} answer"
+    )
+    assert plain.prompt_for("a red heart?") == "user <image> a red heart? answer"
+    picture = Image.new("RGB", (16, 16), "red")
+    assert 0 < plain.missing("", grammar.phrases("a red heart"), picture)[0] < 1
+    with pytest.raises(BowerbirdError, match=r"has no \{phrase\}"):
+        YesNoCritic(model, processor, question="Well?")
+
+
 def test_what_is_no_image_text_model_is_one_line(tmp_path: Path) -> None:
     from bowerbird.systems.grounded.critic.yes_no import YesNoCritic, load_yes_no
 

@@ -16,7 +16,7 @@ from bowerbird.systems.grounded.phrases import grammar
 from bowerbird.systems.grounded.phrases.brackets import escape, read_brackets
 from bowerbird.systems.grounded.phrases.layout import WHOLE, masks_for, regions_for
 from bowerbird.systems.grounded.phrases.libraries import SpacyParser, StanzaParser, TextBlobParser
-from bowerbird.systems.grounded.phrases.names import find_names, is_name, merge
+from bowerbird.systems.grounded.phrases.names import LONGEST, MOST_TOKENS, find_names, is_name, merge
 from bowerbird.systems.grounded.phrases.parse import load_parser, parse_prompt
 from bowerbird.systems.grounded.phrases.phrase import Phrase, PhraseParser
 
@@ -96,6 +96,23 @@ def test_names_of_the_knowledge_base_are_found_whole(kb_path: Path) -> None:
     assert read == [("blue cup of coffee", "blue cup of coffee"), ("red heart", "red heart")]
     assert find_names(kb, "violin on the left") == find_names(kb, "!!") == find_names(kb, "") == []
     assert find_names(kb, "blue cup of coffee", where="color = 'red'") == []
+
+
+def test_a_long_prompt_costs_no_more_than_a_few_hundred_searches(
+    kb_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    asked: list[str] = []
+    search = KnowledgeBase.search
+
+    def count(self: KnowledgeBase, **how: Any) -> Any:
+        asked.extend(how["text"])
+        return search(self, **how)
+
+    monkeypatch.setattr(KnowledgeBase, "search", count)
+    found = find_names(kb, "red heart blue star green apple " * 500)
+    assert len(found) == MOST_TOKENS // 2
+    assert len(asked) <= (LONGEST + 1) * MOST_TOKENS
 
 
 def test_names_shape_the_phrases_of_the_grammar(kb_path: Path) -> None:

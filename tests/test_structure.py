@@ -7,6 +7,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import doubles
 import numpy as np
 import pytest
 import torch
@@ -242,6 +243,18 @@ def test_it_adds_to_an_ip_adapter(sd: Any, form: str) -> None:
 
 def cross_names(unet: Any) -> list[str]:
     return [name for name in unet.attn_processors if "attn2" in name]
+
+
+@pytest.mark.parametrize("form", ["mean", "conjunction"])
+def test_both_text_encoders_of_sdxl(form: str) -> None:
+    pipe = doubles.sdxl()
+    plain, prompt = run(pipe, ["a fox on a red heart"]), parsed("a fox on a red heart")
+    with structured(pipe, [prompt], form=form):
+        changed = run(pipe, [prompt.text])
+    assert np.abs(changed - plain).max() > 1e-4
+    encoded = pipe.encode_prompt([prompt.text, "a red heart"], device="cpu", do_classifier_free_guidance=False)[0]
+    assert (encoded[0, 4:7] != encoded[1, 1:4]).any()  # what is put there is another encoding, of both encoders
+    assert (run(pipe, [prompt.text]) == plain).all()
 
 
 def test_all_is_as_it_was_also_after_an_exception(sd: Any) -> None:

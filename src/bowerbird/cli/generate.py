@@ -324,6 +324,9 @@ def generate(
     )
     paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
+    for path, record in zip(paths, made.records or (), strict=False):
+        if lacks := refinement.still_missing(record):
+            say(f"{path.name}: the critic does not see {', '.join(map(repr, lacks))}")
     print_result(paths, out, as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import refine
-from bowerbird.systems.grounded.critic.protocol import Critic
+from bowerbird.systems.grounded.critic.protocol import MISSING_FROM, Critic
 from bowerbird.systems.grounded.phrases.phrase import Phrase
 from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan
 
@@ -52,6 +52,12 @@ def generate(
         choice=prepared.choice,
         progress=progress,
     )
+
+
+def still_missing(record: Mapping[str, Any]) -> list[str]:
+    """The phrases that the best picture of a way lacks, by its record."""
+    best = record["passes"][record["best"]]["missing"]
+    return [text for text, value in zip(record["phrases"], best, strict=True) if value >= MISSING_FROM]
 
 
 def load_critic(name: str, kb: KnowledgeBase, choice: ChoiceSettings | None = None, *, device: str = "cpu") -> Critic:
