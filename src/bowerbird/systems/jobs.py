@@ -16,6 +16,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
+from bowerbird.systems.grounded.phrases.brackets import read_brackets
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
 from bowerbird.systems.grounded.settings import ReferenceSettings
 from bowerbird.systems.queries import make_request
@@ -110,6 +111,8 @@ def check(job: Job, *, has_kb: bool) -> None:
         raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
     if not 0 < job.top_m <= 1:
         raise BowerbirdError(f"top_m is the fraction of the database kept, above 0 and up to 1; got {job.top_m}")
+    if phrase_settings(job).parser is not None and job.prompt is not None:
+        read_brackets(job.prompt)
     if job.proposal not in ("model", "database"):
         raise BowerbirdError(f"`proposal` {job.proposal!r} is not known; choose model or database")
     if len(job.guidance_interval) not in (0, 2):
@@ -117,6 +120,11 @@ def check(job: Job, *, has_kb: bool) -> None:
             f"`guidance_interval` {_written(job.guidance_interval)}: write two shares of the noise, the lower first,"
             " e.g. 0.1,0.8"
         )
+
+
+def phrase_settings(job: Job) -> PhraseSettings:
+    """What is done with the phrases of a job's prompt. Raises: BowerbirdError for what does not go together."""
+    return PhraseSettings(phrases=job.phrases, structure=job.structure, critic=job.critic, max_passes=job.max_passes)
 
 
 def stands_alone(job: Job, *, has_kb: bool) -> bool:
@@ -127,7 +135,7 @@ def stands_alone(job: Job, *, has_kb: bool) -> bool:
 def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     """The neighbors and settings of a job, checked against what the model can do. `kb` is passed over where the job
     brings its own references. Raises: BowerbirdError for what cannot be done."""
-    wanted = PhraseSettings(phrases=job.phrases, structure=job.structure, critic=job.critic, max_passes=job.max_passes)
+    wanted = phrase_settings(job)
     if wanted.parser is not None:
         return _prepare_phrases(pipe, kb, job, wanted, wanted.parser)
     return _prepare_whole(pipe, kb, job)

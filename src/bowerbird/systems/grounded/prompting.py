@@ -18,6 +18,7 @@ from bowerbird.systems.grounded.critic.loop import MOST_PASSES
 from bowerbird.systems.grounded.phrases.layout import WHOLE, Region, regions_for
 from bowerbird.systems.grounded.phrases.parse import NAMES, RULES, load_parser, parse_prompt
 from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.grounded.structure import FORMS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -44,6 +45,8 @@ class PhraseSettings:
     def __post_init__(self) -> None:
         if self.phrases is not None and self.phrases not in NAMES:
             raise BowerbirdError(f"`phrases` {self.phrases!r} is not known; choose one of {', '.join(NAMES)}")
+        if self.structure is not None and self.structure not in FORMS:
+            raise BowerbirdError(f"`structure` {self.structure!r} is not known; choose one of {', '.join(FORMS)}")
         if self.max_passes is not None and self.critic is None:
             raise BowerbirdError("`max_passes` is how many pictures a critic may look at; give it too (`critic`)")
         if self.max_passes is not None and not 1 <= self.max_passes <= MOST_PASSES:
