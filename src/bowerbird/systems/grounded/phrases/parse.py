@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
@@ -19,8 +20,9 @@ NAMES = (RULES, BRACKETS, *PARSERS)
 """The parsers by name; `brackets`: only what a person marked."""
 
 
+@cache
 def load_parser(name: str) -> PhraseParser | None:
-    """The parser called `name`, None for `brackets`. Raises: BowerbirdError for another name, or a library that is not
+    """The parser called `name`, loaded once, None for `brackets`. Raises: BowerbirdError for another name, or a library that is not
     installed."""
     if name == BRACKETS:
         return None
