@@ -22,8 +22,8 @@ NAMES = (RULES, BRACKETS, *PARSERS)
 
 @cache
 def load_parser(name: str) -> PhraseParser | None:
-    """The parser called `name`, loaded once, None for `brackets`. Raises: BowerbirdError for another name, or a library that is not
-    installed."""
+    """The parser called `name`, loaded once, None for `brackets`. Raises: BowerbirdError for another name, or a library
+    that is not installed."""
     if name == BRACKETS:
         return None
     if name == RULES:
