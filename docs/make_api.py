@@ -33,7 +33,7 @@ CONTRACTS = (
         "Base models",
         "references for a pipeline of somebody else's, and how a way of taking them is added",
         (
-            "systems.grounded.settings",
+            "systems.reference_settings",
             "systems.grounded.references",
             "systems.grounded.injectors.protocol",
             "systems.grounded.injectors.registry",

@@ -259,8 +259,7 @@ def generate(
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import jobs, records
-    from bowerbird.systems.grounded import refinement
+    from bowerbird.systems import jobs, records, refinement
 
     job = jobs.Job(
         prompt=prompt,

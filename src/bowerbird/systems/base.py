@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.grounded.settings import ReferenceSettings
+    from bowerbird.systems.reference_settings import ReferenceSettings
 
 Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": …}) -> what to go on with."""

@@ -17,8 +17,8 @@ from bowerbird.core.opening import attempt
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
-from bowerbird.systems.grounded.settings import ReferenceSettings
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
+from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,8 +18,8 @@ from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.phrases.brackets import read_brackets
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
-from bowerbird.systems.grounded.settings import ReferenceSettings
 from bowerbird.systems.queries import make_request
+from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase

@@ -21,8 +21,8 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
-from bowerbird.systems.grounded.settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.jobs import REFERENCES
+from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_enco
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
 from bowerbird.systems.grounded.references import Reference
-from bowerbird.systems.grounded.settings import FITS, SCALE, ReferenceSettings
 from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
 from bowerbird.systems.queries import Request
+from bowerbird.systems.reference_settings import FITS, SCALE, ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,14 +17,11 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.grounded.phrases.grammar import tokens
 from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
 from bowerbird.systems.grounded.phrases.token_spans import token_offsets, token_spans
+from bowerbird.systems.reference_settings import CONJUNCTION, FORMS, MEAN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEAN, CONJUNCTION = "mean", "conjunction"
-FORMS = (MEAN, CONJUNCTION)
-"""`mean`: keys of the prompt, values the mean of its sequences. `conjunction`, for "A and B": values of one sequence
-with every phrase in it, read by the mean of the attention maps of each sequence's keys."""
 SAME = 0.02
 """Two encodings of a prompt are one where they differ by less than this share of their length: in other batches, and
 in half precision, the last bits are others."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bowerbird.core.torch_file import Stored
     from bowerbird.systems.grounded.adapter_file import AdapterFacts, EncoderNeed
     from bowerbird.systems.grounded.bases import BaseFacts
-    from bowerbird.systems.grounded.settings import ReferenceSettings
+    from bowerbird.systems.reference_settings import ReferenceSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.structure import FORMS
+
+MEAN, CONJUNCTION = "mean", "conjunction"
+FORMS = (MEAN, CONJUNCTION)
+"""Of StructureDiffusion. `mean`: keys of the prompt, values the mean of its sequences. `conjunction`, for "A and B":
+values of one sequence with every phrase in it, read by the mean of the attention maps of each sequence's keys."""
 
 LAYERS = ("all", "style", "content")
 FITS = ("pad", "squash", "crop")
@@ -24,7 +28,7 @@ class ReferenceSettings:
     `scale`: 0 is the base alone, 1 as the adapter was trained. `layers`: all that the adapter enters, or those that
     carry style or content. `steps_from`, `steps_to`: shares of the sampling steps. `pool`: edge of the squares of
     picture tokens that are averaged (FLUX Redux). `negative_prompt`: what the base is to avoid. `structure`:
-    a form of `structure.FORMS`, by which the phrases at `spans` of each prompt are read for themselves.
+    a form of `FORMS`, by which the phrases at `spans` of each prompt are read for themselves.
     Raises: BowerbirdError for a value out of range.
     """
 
