@@ -18,7 +18,7 @@ from bowerbird.systems.grounded.critic.loop import MOST_PASSES
 from bowerbird.systems.grounded.phrases.layout import WHOLE, Region, regions_for
 from bowerbird.systems.grounded.phrases.parse import NAMES, RULES, load_parser, parse_prompt
 from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
-from bowerbird.systems.grounded.structure import FORMS
+from bowerbird.systems.reference_settings import FORMS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
