@@ -32,7 +32,7 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train autoencoder-8 --data drawings.parquet --out runs/autoencoder-8
     """
     train = TrainConfig(
-        steps=9000,
+        steps=5500,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=100,
@@ -104,7 +104,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
     --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out runs/rdm-patches
     """
     train = TrainConfig(
-        steps=24000,
+        steps=10000,
         batch_size=64,
         learning_rate=5e-4,
         warmup_steps=300,
@@ -152,7 +152,7 @@ def reimagen_drawings_32(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train reimagen-drawings-32 --data drawings.parquet --out runs/reimagen-drawings-32
     """
     unet = UNetSizes(block_out_channels=(64, 112, 144))
-    return _stage("reimagen-drawings-32", unet, None, 16000, 8e-4, tiny)
+    return _stage("reimagen-drawings-32", unet, None, 10000, 8e-4, tiny)
 
 
 def reimagen_drawings_64(*, tiny: bool = False) -> Recipe:
@@ -169,7 +169,7 @@ def reimagen_drawings_64(*, tiny: bool = False) -> Recipe:
         itself=(False, False, True),
         prediction_type="sample",
     )
-    return _stage("reimagen-drawings-64", unet, "runs/reimagen-drawings-32/model", 7000, 6e-4, tiny)
+    return _stage("reimagen-drawings-64", unet, "runs/reimagen-drawings-32/model", 5000, 6e-4, tiny)
 
 
 def reimagen_drawings_128(*, tiny: bool = False) -> Recipe:
@@ -187,7 +187,7 @@ def reimagen_drawings_128(*, tiny: bool = False) -> Recipe:
         itself=(False, False, True),
         prediction_type="sample",
     )
-    return _stage("reimagen-drawings-128", unet, "runs/reimagen-drawings-64/model", 6000, 6e-4, tiny)
+    return _stage("reimagen-drawings-128", unet, "runs/reimagen-drawings-64/model", 4500, 6e-4, tiny)
 
 
 def _stage(name: str, unet: UNetSizes, base: str | None, steps: int, rate: float, tiny: bool) -> Recipe:
