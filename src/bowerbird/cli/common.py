@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.loading import Adapter
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
@@ -124,6 +125,7 @@ def say_source(report: SourceReport) -> None:
 FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
+        "adapter",
         "allow_no_neighbors",
         "alpha",
         "bm25_weights",
@@ -136,30 +138,40 @@ FLAGS = {
         "encoder",
         "exclude_key",
         "fetch_urls",
+        "fit",
         "guidance",
         "guidance_interval",
         "ids",
         "image",
+        "image_encoder",
         "kb",
         "keep",
         "key",
         "kinds",
+        "layers",
         "max_pixels",
         "max_similarity",
         "memory",
         "min_score",
         "metrics",
         "mode",
+        "negative_prompt",
         "neighbor_scale",
+        "offload",
         "packages",
         "private_urls",
         "patches",
+        "pool",
         "prompt",
         "proposal",
         "reference",
+        "sampler",
         "registry",
+        "scale",
         "search_mode",
+        "steps_from",
         "styles",
+        "steps_to",
         "text_mode",
         "text_ratio",
         "text_scale",
@@ -247,13 +259,13 @@ def numbers(text: str | None, option: str) -> list[float]:
     return found
 
 
-def open_model(model: str, device: str, dtype: str = "float32") -> System:
+def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter | None = None) -> System:
     """`load_pipeline` for the command line: on the device asked for, and without notices of other libraries."""
     from bowerbird.cli.quiet import quiet_libraries
     from bowerbird.systems.loading import load_pipeline
 
     quiet_libraries()
-    return load_pipeline(model, pick_device(device), dtype)
+    return load_pipeline(model, pick_device(device), dtype, adapter)
 
 
 def tracker(bar: ProgressBar, description: str, total: int) -> Progress:

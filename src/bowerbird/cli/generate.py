@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
     from bowerbird.systems.jobs import Job
+    from bowerbird.systems.loading import Adapter
 
 
 def generate(
@@ -139,6 +140,46 @@ def generate(
     neighbor_scale: Annotated[
         str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbors, one or one a stage; default W.")
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="FILE",
+            help="For a base model of diffusers: an IP-Adapter or FLUX Redux, .safetensors or .bin.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        Path | None,
+        typer.Option("--image-encoder", metavar="DIR", help="The adapter's image encoder; default beside its file."),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option("--fit", help="References that are no squares: pad, squash or crop; default pad, or as stored."),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="How strongly a base attends to its references; default 0.6.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Which layers of a base read references: all, style or content.")
+    ] = None,
+    steps_from: Annotated[
+        float | None, typer.Option("--steps-from", help="References from this share of the steps on; default 0.")
+    ] = None,
+    steps_to: Annotated[
+        float | None, typer.Option("--steps-to", help="References up to this share of the steps; default 1.")
+    ] = None,
+    pool: Annotated[
+        int | None, typer.Option("--pool", help="FLUX Redux: average squares of so many tokens: 1, 3 or 9.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", help="What a base model is to avoid.")
+    ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            "--offload", help="Keep a base's weights in main memory: model (a network at a time), sequential."
+        ),
+    ] = None,
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
@@ -159,6 +200,8 @@ def generate(
 
     From a prompt, pictures, a class, or nothing; each is written with its neighbors and how it was made.
 
+    MODEL is one of bowerbird's, or a base model of diffusers with an --adapter (docs/your-model.md).
+
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """
     if out is None:
@@ -168,9 +211,13 @@ def generate(
     if prompts is None:
         output.check(out)
     signer = load_signer(sign_cert, sign_key)
+    from bowerbird.systems.loading import Adapter
+
+    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload)
+    how = None if taking == Adapter() else taking
     if source is not None:
         _check_beside(context)
-        _regenerate(source, model, sampler, out, device, as_json, signer)
+        _regenerate(source, model, sampler, out, device, how, as_json, signer)
         return
     if model is None:
         raise BowerbirdError(
@@ -218,14 +265,20 @@ def generate(
         text_ratio=tuple(numbers(text_ratio, "--text-ratio")),
         text_scale=tuple(numbers(text_scale, "--text-scale")),
         neighbor_scale=tuple(numbers(neighbor_scale, "--neighbor-scale")),
+        scale=scale,
+        layers=layers,
+        steps_from=steps_from,
+        steps_to=steps_to,
+        pool=pool,
+        negative_prompt=negative_prompt,
     )
     guard.check_policy(on_copy)
     if prompts is not None:
-        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, as_json, signer)
+        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
-    pipe = open_model(model, device, dtype)
+    pipe = open_model(model, device, dtype, how)
     prepared = jobs.prepare(pipe, opened, job)
     hits, settings = prepared.hits, prepared.settings
     if opened is not None:
@@ -261,6 +314,7 @@ def _series(
     out: Path,
     device: str,
     dtype: str,
+    adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
 ) -> None:
@@ -279,7 +333,7 @@ def _series(
     work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=passed_over)
     say_source(passed_over)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
-    pipe = open_model(model, device, dtype)
+    pipe = open_model(model, device, dtype, adapter)
 
     def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
         return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=on_copy)
@@ -295,7 +349,19 @@ def _series(
     print_result(made.paths, out, as_json)
 
 
-BESIDE_FROM = ("source", "model", "out", "sampler", "sign_cert", "sign_key", "device", "as_json")
+BESIDE_FROM = (
+    "source",
+    "model",
+    "out",
+    "sampler",
+    "adapter",
+    "image_encoder",
+    "offload",
+    "sign_cert",
+    "sign_key",
+    "device",
+    "as_json",
+)
 """What can be given beside --from; everything else is in the record."""
 
 
@@ -320,6 +386,7 @@ def _regenerate(
     sampler: str | None,
     out: Path,
     device: str,
+    adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
 ) -> None:
@@ -335,7 +402,7 @@ def _regenerate(
             f"{source}: was generated by {name!r}, which is not bundled; a record opens and fetches no other model by"
             f" itself, so give it: bowerbird generate MODEL --from {in_shell(source)} --out {in_shell(out)}"
         )
-    pipe = open_model(model or name, device, found.dtype)
+    pipe = open_model(model or name, device, found.dtype, adapter)
     image, hits = regeneration.regenerate(pipe, record, sampler=sampler)
     edited = regeneration.source_of(found)
     sources = None if edited is None else [edited]

@@ -93,6 +93,9 @@ class Neighbors:
     load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
         default=None, compare=False, repr=False
     )
+    phrases: tuple[tuple[str, ...], ...] = ()
+    regions: np.ndarray | None = None
+    encoder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.scores.shape != self.ids.shape or self.embeddings.shape[:2] != self.ids.shape:
@@ -104,6 +107,10 @@ class Neighbors:
             raise BowerbirdError(f"Neighbors: weights {self.weights.shape} must have the shape of ids {self.ids.shape}")
         if self.queries and len(self.queries) != len(self.ids):
             raise BowerbirdError(f"Neighbors: {len(self.queries)} queries for {len(self.ids)} rows")
+        if self.phrases and [len(row) for row in self.phrases] != [self.ids.shape[1]] * len(self.ids):
+            raise BowerbirdError(f"Neighbors: phrases must be {len(self.ids)} rows of {self.ids.shape[1]}")
+        if self.regions is not None and self.regions.shape != (*self.ids.shape, 4):
+            raise BowerbirdError(f"Neighbors: regions {self.regions.shape} must be four numbers for each of the ids")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -155,6 +162,8 @@ class Neighbors:
             metadata=tuple(tuple(row[c] for c in cols) for row in self.metadata),
             weights=None if self.weights is None else self.weights[:, cols],
             measures={name: values[:, cols] for name, values in self.measures.items()},
+            phrases=tuple(tuple(row[c] for c in cols) for row in self.phrases),
+            regions=None if self.regions is None else self.regions[:, cols],
         )
 
     def repeat(self, times: int) -> Neighbors:
@@ -175,6 +184,8 @@ class Neighbors:
             weights=None if self.weights is None else self.weights[index],
             measures={name: values[index] for name, values in self.measures.items()},
             queries=tuple(self.queries[i] for i in index) if self.queries else (),
+            phrases=tuple(self.phrases[i] for i in index) if self.phrases else (),
+            regions=None if self.regions is None else self.regions[index],
         )
 
     # -- making them ---------------------------------------------------------------------------------------------------
@@ -259,6 +270,13 @@ class Neighbors:
             weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
             queries=second.queries,
             load_images=_pictures_of_both(first, second),
+            phrases=tuple(a + b for a, b in zip(_phrases(first), _phrases(second), strict=True))
+            if first.phrases or second.phrases
+            else (),
+            regions=None
+            if first.regions is None and second.regions is None
+            else np.concatenate([_regions(first), _regions(second)], 1),
+            encoder=first.encoder if first.encoder == second.encoder else "",
         )
 
     @staticmethod
@@ -274,6 +292,11 @@ class Neighbors:
             weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
             load_images=parts[0].load_images,
+            phrases=tuple(row for part in parts for row in _phrases(part)) if any(p.phrases for p in parts) else (),
+            regions=np.concatenate([_regions(part) for part in parts])
+            if any(part.regions is not None for part in parts)
+            else None,
+            encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
         )
 
 
@@ -302,6 +325,15 @@ def _pictures_of_both(first: Neighbors, second: Neighbors) -> Pictures | None:
         ]
 
     return load
+
+
+def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:
+    return part.phrases or (("",) * part.k,) * len(part)
+
+
+def _regions(part: Neighbors) -> np.ndarray:
+    whole = np.broadcast_to(np.asarray([0, 0, 1, 1], np.float32), (*part.ids.shape, 4))
+    return whole if part.regions is None else part.regions
 
 
 def _given_weights(part: Neighbors) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.weight_files import folder_fingerprint
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
@@ -110,13 +111,9 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
 
 def _fingerprint(path: str, model: Any) -> str:
     """Hash of the weights: of the files where they are local, of the tensors where they came from a hub's cache."""
+    if Path(path).is_dir() and any(Path(path).glob("*.safetensors")):
+        return folder_fingerprint(path)
     digest = hashlib.sha256()
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    if files:
-        for file in files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    else:
-        for key, value in sorted(model.state_dict().items()):
-            digest.update(key.encode() + value.float().cpu().numpy().tobytes())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = {
     "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
+    "clip_vision_model": "bowerbird.encoders.clip_vision:load_clip_vision",
 }
 """By what the `config.json` of a directory says it is (`type` or `model_type`): the function `(path, *, name, device)`
 that opens it."""
@@ -35,8 +36,9 @@ MEMBERS = ("dim", "shared_dim", "fingerprint", "embed_text", "embed_images")
 
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
-    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP or SigLIP in transformers layout), a hub
-    id, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that).
+    """The encoder called `name`: `small` (bundled), a directory (ours, CLIP, its vision half or SigLIP in transformers
+    layout), a hub id, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes
+    that).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory

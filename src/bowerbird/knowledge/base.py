@@ -595,6 +595,7 @@ class KnowledgeBase:
             captions=captions,
             metadata=metadata,
             load_images=self.pictures,
+            encoder=self.encoder_fingerprint,
         )
 
     def name(self, item: int) -> str:

@@ -6,7 +6,7 @@ A command line is one job, a line of a prompts file (`prompt_file.py`) another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.systems import generation
 from bowerbird.systems.queries import make_request
+from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 BALANCE = ("guidance", "text_ratio", "text_scale", "neighbor_scale")
 """What balances text and neighbors, in systems that read both."""
+REFERENCES = tuple(field.name for field in fields(ReferenceSettings))
+"""How a base model attends to its references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Job:
 
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
     each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
-    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`.
+    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `ReferenceSettings`.
     """
 
     prompt: str | None = None
@@ -64,6 +67,12 @@ class Job:
     text_ratio: tuple[float, ...] = ()
     text_scale: tuple[float, ...] = ()
     neighbor_scale: tuple[float, ...] = ()
+    scale: float | None = None
+    layers: str | None = None
+    steps_from: float | None = None
+    steps_to: float | None = None
+    pool: int | None = None
+    negative_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,13 +120,8 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     """The neighbors and settings of a job, checked against what the model can do. `kb` is passed over where the job
     brings its own references. Raises: BowerbirdError for what cannot be done."""
     alone = stands_alone(job, has_kb=kb is not None)
-    can, name = pipe.capabilities, type(pipe).__name__
-    if alone and not (can.needs_images and can.without_neighbors):
-        raise BowerbirdError(
-            f"a {name} generates from embeddings: give `image` or `text_mode=text` with `kb`; `reference` and `k=0` are"
-            " for models like tiny-reimagen"
-        )
-    if job.k == 0 and not alone and can.needs_images:
+    can = pipe.capabilities
+    if job.k == 0 and not alone and can.needs_images and not can.takes_references:
         raise BowerbirdError("generate: `k=0` generates from the text alone, and looks nothing up; leave `kb` out")
     settings = settings_of(pipe, job)
     asked: dict[str, Any] = {"prompt": job.prompt, "images": [str(p) for p in job.images], "class": job.class_name}
@@ -126,7 +130,7 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     if alone or kb is None:
         assert job.prompt is not None
         own = [images.read(path) for path in job.references]
-        hits = Neighbors.from_images([job.prompt], own, job.captions).repeat(job.n)
+        hits = pipe.own_references(job.prompt, own, job.captions).repeat(job.n)
         asked["k"] = hits.k
     else:
         hits, how = _look_up(pipe, kb, job)
@@ -177,6 +181,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
             neighbor_scale=job.neighbor_scale,
         )
     interval = job.guidance_interval
+    said = {name: value for name in REFERENCES if (value := getattr(job, name)) is not None}
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,
         guidance_scale=scale,
@@ -187,6 +192,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         seed=job.seed,
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else None,
+        references=ReferenceSettings(**said) if said or can.takes_references else None,
     )
 
 

@@ -168,6 +168,10 @@ def _sampler(name: str, value: Any) -> str:
 
 READ: dict[str, Read] = {
     **dict.fromkeys(("prompt", "class_name", "text_mode", "image_mode", "search_mode", "where", "class_key"), _text),
+    "layers": _text,
+    "scale": _number(0, 10),
+    **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
+    "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
     "unconditional": _switch,
     "n": _whole(1, 1000),
