@@ -573,6 +573,10 @@ def test_a_whole_clip_holds_its_vision_half(tmp_path: Path, families: Callable[[
     for folder, same in ((whole, True), (half, True), (others, False)):
         pipe = ReferencePipeline(family.base, adapter=family.adapter, image_encoder=folder)
         assert pipe.reader.reads_stored(kb) == same  # type: ignore[union-attr]
+        encoder = pipe.reader.encoder  # type: ignore[union-attr]
+        made = encoder.embed(doubles.pictures(1, (48, 32)), "crop", "cpu", torch.float32)  # type: ignore[union-attr]
+        stored = [np.abs(row - made).max() < 1e-4 for row in kb.get(kb.ids().tolist()).embeddings[0]]
+        assert any(stored) == same
 
 
 def test_foreign_and_normalized_embeddings_are_refused(place: Path, tmp_path: Path) -> None:
