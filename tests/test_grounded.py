@@ -259,8 +259,12 @@ def test_what_a_base_cannot_take_is_one_line(families: Callable[[str], Family], 
         assert "\n" not in str(error.value)
         assert snapshot(family.base)[0] == before[0]
     alone = ReferencePipeline(families("sd").base)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", collection(tmp_path / "pictures", 2))
     with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
         alone("a red fox", neighbors=own(1))
+    with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
+        alone("a red fox", knowledge_base=kb)
+    assert alone("a red fox", knowledge_base=kb, k=0, num_inference_steps=1).neighbors.k == 0
     assert alone.capabilities.max_references == 0
     with pytest.raises(BowerbirdError, match="cannot be grounded"):
         ReferencePipeline(object())
@@ -633,6 +637,7 @@ def test_the_command_line_and_the_record(place: Path, tmp_path: Path) -> None:
     pixels = [_pixels(tmp_path / "many" / "002.png"), _pixels(tmp_path / "one" / "000.png")]
     assert np.array_equal(*pixels)
     run("check-copies", tmp_path / "many", "--against", kb)
+    run("inspect", out / "001.png")
 
 
 def _pixels(path: Path) -> np.ndarray:
