@@ -326,6 +326,35 @@ def vision(folder: Path, projection: int = PROJECTION, seed: int = 0) -> Path:
     return folder
 
 
+def clip(folder: Path) -> Path:
+    """A whole CLIP in a folder, with the vision half that `vision` has by its form."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(3)
+    sight = {"hidden_size": HIDDEN, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    words = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        vision_config={**sight, "image_size": 32, "patch_size": 8, "projection_dim": PROJECTION},
+        text_config={**words, "vocab_size": len(WORDS), "max_position_embeddings": 16, "projection_dim": PROJECTION},
+        projection_dim=PROJECTION,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    from transformers import CLIPImageProcessorPil
+
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def vision_half(whole: Path, folder: Path) -> Path:
+    """The vision half of a whole CLIP in a folder of its own, as adapters have it beside them."""
+    from transformers import CLIPVisionModelWithProjection
+
+    CLIPVisionModelWithProjection.from_pretrained(whole).save_pretrained(folder)
+    return folder
+
+
 def siglip(folder: Path) -> Path:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 

@@ -259,8 +259,12 @@ def test_what_a_base_cannot_take_is_one_line(families: Callable[[str], Family], 
         assert "\n" not in str(error.value)
         assert snapshot(family.base)[0] == before[0]
     alone = ReferencePipeline(families("sd").base)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", collection(tmp_path / "pictures", 2))
     with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
         alone("a red fox", neighbors=own(1))
+    with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
+        alone("a red fox", knowledge_base=kb)
+    assert alone("a red fox", knowledge_base=kb, k=0, num_inference_steps=1).neighbors.k == 0
     assert alone.capabilities.max_references == 0
     with pytest.raises(BowerbirdError, match="cannot be grounded"):
         ReferencePipeline(object())
@@ -531,6 +535,54 @@ def _request(k: int = 2) -> Any:
     return make_request(PROMPT, k=k, search_mode="bm25")
 
 
+@pytest.mark.parametrize("name", ["sd", "plus", "sdxl", "sd3", "flux", "redux"])
+def test_the_record_of_every_family_gives_its_picture_again(
+    name: str, families: Callable[[str], Family], tmp_path: Path
+) -> None:
+    """By embeddings or by pictures, with phrases and regions where the base has them, from JSON alone."""
+    from bowerbird.systems import generation, jobs, records, regeneration
+
+    family, files = families(name), []
+    for at, picture in enumerate(doubles.pictures(2, (48, 40))):
+        picture.save(tmp_path / f"{at}.png")
+        files.append(tmp_path / f"{at}.png")
+    pipe = family.pipeline()
+    edge = {"height": family.edge, "width": family.edge}
+    job = jobs.Job(
+        prompt=PROMPT, references=tuple(files), steps=(2,), guidance_scale=2.0, n=2, seed=5, scale=0.9, **edge
+    )
+    prepared = jobs.prepare(pipe, None, job)
+    hits = replace(prepared.hits, phrases=(("fox", ""),) * 2)
+    if pipe.injector.capabilities.regions:  # type: ignore[union-attr]
+        hits = replace(hits, regions=np.asarray([[[0, 0, 0.5, 1], [0.5, 0, 1, 1]]] * 2, np.float32))
+    before = snapshot(family.base)
+    made = generation.generate(pipe, hits, prepared.settings)
+    said = records.generation_records(pipe, "mine", None, hits, made, prepared.settings, prepared.request)[1]
+    again, kept = regeneration.regenerate(pipe, json.loads(json.dumps(said)))
+    assert np.array_equal(np.asarray(again), np.asarray(made[1]))
+    assert kept.phrases == (("fox", ""),)
+    assert [near["name"] for near in said["neighbors"]] == ["0.png", "1.png"]
+    assert snapshot(family.base)[0] == before[0]
+    with pytest.raises(BowerbirdError, match="none is given"):
+        regeneration.regenerate(ReferencePipeline(family.base), said)
+
+
+def test_a_whole_clip_holds_its_vision_half(tmp_path: Path, families: Callable[[str], Family]) -> None:
+    """A knowledge base that is searched by text, built with the CLIP whose vision half the adapter reads."""
+    whole, half = doubles.clip(tmp_path / "whole"), tmp_path / "half"
+    doubles.vision_half(whole, half)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", collection(tmp_path / "pictures", 2), encoder=str(whole))
+    family = families("sd")
+    others = doubles.vision(tmp_path / "others", seed=7)
+    for folder, same in ((whole, True), (half, True), (others, False)):
+        pipe = ReferencePipeline(family.base, adapter=family.adapter, image_encoder=folder)
+        assert pipe.reader.reads_stored(kb) == same  # type: ignore[union-attr]
+        encoder = pipe.reader.encoder  # type: ignore[union-attr]
+        made = encoder.embed(doubles.pictures(1, (48, 32)), "crop", "cpu", torch.float32)  # type: ignore[union-attr]
+        stored = [np.abs(row - made).max() < 1e-4 for row in kb.get(kb.ids().tolist()).embeddings[0]]
+        assert any(stored) == same
+
+
 def test_foreign_and_normalized_embeddings_are_refused(place: Path, tmp_path: Path) -> None:
     from bowerbird.systems.grounded.picture_encoder import check_raw
 
@@ -585,6 +637,7 @@ def test_the_command_line_and_the_record(place: Path, tmp_path: Path) -> None:
     pixels = [_pixels(tmp_path / "many" / "002.png"), _pixels(tmp_path / "one" / "000.png")]
     assert np.array_equal(*pixels)
     run("check-copies", tmp_path / "many", "--against", kb)
+    run("inspect", out / "001.png")
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.models import network_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,10 +57,8 @@ def load_clip_vision(path: str | Path, *, name: str, device: str = "cpu") -> Cli
     """Open the vision half of a CLIP in a directory. Raises: BowerbirdError when it is not complete."""
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-    try:
-        model = CLIPVisionModelWithProjection.from_pretrained(path, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise BowerbirdError(f"encoder {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
+    with opening(f"encoder {name!r}", "fetch the directory again"):
+        model = network_files.load_network(CLIPVisionModelWithProjection, Path(path))
     size = int(model.config.image_size)
     processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     return ClipVisionEncoder(model, processor, name, folder_fingerprint(path), device)

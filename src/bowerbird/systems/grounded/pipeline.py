@@ -111,6 +111,13 @@ class ReferencePipeline(WrappedPipeline):
         edge, kind = self.capabilities.sizes[-1], "cpu" if self.device.type == "cpu" else "cuda"
         return max(1, min(MOST_AT_ONCE[kind], PIXELS[kind] // ((height or edge) * (width or edge))))
 
+    def resolve(self, request: Request, kb: KnowledgeBase | None = None) -> Request:
+        """`request` with this base's number of references. Raises: BowerbirdError for a knowledge base that it could
+        not read."""
+        if kb is not None and request.k is None:
+            self._reader()
+        return super().resolve(request, kb)
+
     def retrieve(
         self,
         request: Request,

@@ -1,9 +1,9 @@
-"""Text to image in the standard form: Stable Diffusion's layout (arXiv 2112.10752), which any program opens."""
+"""Text to image in the standard form: Stable Diffusion's layout (arXiv 2112.10752), which any program opens; here
+`systems/grounded` does."""
 
 from bowerbird.systems.registry import ObjectiveEntry, Registration
 
 REGISTRATION = Registration(
-    pipelines={"StableDiffusionPipeline": "bowerbird.systems.stable_diffusion.pipeline:StableDiffusionPipeline"},
     objectives={
         "stable-diffusion": ObjectiveEntry(
             config="bowerbird.systems.stable_diffusion.objective:StableDiffusionConfig",

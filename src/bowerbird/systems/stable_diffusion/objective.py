@@ -133,27 +133,16 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         )
 
     def pipeline(self) -> Any:
-        """The current weights as our pipeline."""
-        from bowerbird.systems.stable_diffusion.pipeline import StableDiffusionPipeline
+        """The current weights as a pipeline of bowerbird's."""
+        from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
-        return StableDiffusionPipeline(self.frozen[0], self.text_encoder, self.tokenizer, self.unet, self._scheduler())
+        return ReferencePipeline(self._plain(self.frozen[0], self.text_encoder, self.unet))
 
     def export(self, out: Path) -> None:
         """Write diffusers' `StableDiffusionPipeline`, in half precision, and what the model was shown."""
-        from diffusers import StableDiffusionPipeline
-
         autoencoder = copy.deepcopy(self.frozen[0]).half()
         networks = (self.unet.half(), self.text_encoder.half())
-        StableDiffusionPipeline(
-            vae=autoencoder,
-            text_encoder=networks[1],
-            tokenizer=self.tokenizer,
-            unet=networks[0],
-            scheduler=self._scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(out)
+        self._plain(autoencoder, networks[1], networks[0]).save_pretrained(out)
         for trained in networks:
             trained.float()
         # transformers computes in what the file says, diffusers in float32, and both have to agree
@@ -161,6 +150,21 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
         clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
         files.write_json(out / KNOWN, known(self.vocabulary))
+
+    def _plain(self, autoencoder: Any, text_encoder: Any, unet: Any) -> Any:
+        """Diffusers' own pipeline of these networks."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=autoencoder,
+            text_encoder=text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            scheduler=self._scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
 
     def _scheduler(self) -> Any:
         # diffusers' pipeline warns of any other offset; with trailing times none is added
