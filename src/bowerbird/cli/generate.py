@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job
     from bowerbird.systems.loading import Adapter
 
@@ -259,7 +260,7 @@ def generate(
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import jobs, records, refinement
+    from bowerbird.systems import generation, jobs, records, refinement
 
     job = jobs.Job(
         prompt=prompt,
@@ -311,7 +312,7 @@ def generate(
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     pipe = open_model(model, device, dtype, how)
     prepared = jobs.prepare(pipe, opened, job)
-    settings = prepared.settings
+    hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
@@ -319,7 +320,11 @@ def generate(
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
         say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
-        made = refinement.generate(pipe, opened, job, prepared, progress=tracker(bar, "generating", job.n))
+        progress = tracker(bar, "generating", job.n)
+        if critic is None or opened is None:
+            made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
+        else:
+            made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
     kept = guard.guard(pipe, made.images, made.hits, settings, policy=on_copy)
     made_records = records.generation_records(
         pipe,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.systems import generation
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.base import System
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job, Prepared
 
@@ -33,16 +33,14 @@ class RefinedPictures:
     records: list[dict[str, Any]] | None = None
 
 
-def generate(
-    pipe: System, kb: KnowledgeBase | None, job: Job, prepared: Prepared, *, progress: Progress | None = None
+def refine_job(
+    pipe: ReferencePipeline, kb: KnowledgeBase, job: Job, prepared: Prepared, *, progress: Progress | None = None
 ) -> RefinedPictures:
-    """The pictures of a prepared job, with its critic where it has one."""
-    if prepared.plan is None or job.critic is None or kb is None:
-        return RefinedPictures(
-            generation.generate(pipe, prepared.hits, prepared.settings, progress=progress), prepared.hits
-        )
+    """The pictures of a prepared job with a critic. Raises: BowerbirdError for a job without one."""
+    if prepared.plan is None or job.critic is None:
+        raise BowerbirdError("refine_job: the job has no `critic`; generate it with generation.generate")
     return refine_pictures(
-        cast("ReferencePipeline", pipe),
+        pipe,
         kb,
         prepared.plan,
         load_critic(job.critic, kb, prepared.choice, device=str(pipe.device)),
