@@ -390,10 +390,12 @@ class ReferencePipeline(WrappedPipeline):
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What a record says of the base, the adapter, and how references went in."""
+        asked = ReferenceSettings() if settings is None else settings
         found: dict[str, Any] = {
             "base": {"pipeline": type(self.base).__name__, "fingerprint": self.base_fingerprint()},
             "injector": None if self.injector is None else self.injector.kind,
-            **asdict(ReferenceSettings() if settings is None else settings),
+            **asdict(asked),
+            "spans": [list(span) for span in asked.spans],
         }
         if self.facts is not None and self.reader is not None:
             reader, need = self.reader, self.facts.encoder
