@@ -60,7 +60,8 @@ def test_plain_diffusers_opens_it_and_paints_the_same(model: Path, tmp_path: Pat
     assert index["safety_checker"] == index["feature_extractor"] == [None, None]
     pipe = loading.open_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
-    ours = pipe(list(PROMPTS), num_inference_steps=3, guidance_scale=4.0, output_type="pt").images  # type: ignore[operator]
+    options = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "pt"}
+    ours = pipe(list(PROMPTS), **options).images  # type: ignore[operator]
     assert ours.shape == (2, 3, 64, 64)
     torch.testing.assert_close(ours, load_file(tmp_path / "x")["images"], atol=1e-5, rtol=0)
     assert (ours[0] - ours[1]).abs().max() > 1e-3

@@ -67,7 +67,7 @@ def duplicates(
         say(f"left out: {line}")
     if sheet is not None:
         shown = min(len(report.groups), MOST_ROWS)
-        say(f"{sheet}: {shown} of {len(report.groups)} groups" if shown else f"{sheet}: not written, nothing to show")
+        say(f"{sheet}: shows {shown} of {len(report.groups)}" if shown else f"{sheet}: not written, nothing to show")
     _summarize(str(kb), report)
     if apply:
         say(f"{kb}: removed {removed}, {len(opened)} items left (version {opened.version})")
@@ -150,5 +150,6 @@ def _write_sheet(kb: KnowledgeBase, report: DuplicateReport, sheet: Path) -> Non
         label = f"{number}. {group.kept.caption or group.kept.name}{more}"
         rows.append((label, kb.get([item.id for item in shown]).images()[0], words))
         notes.append([Path(item.name).name for item in shown])
-    title = f"{Path(str(kb.path)).name}: {len(report.groups)} groups of copies, the kept one first"
+    count = f"{len(report.groups)} group" + ("" if len(report.groups) == 1 else "s")
+    title = f"{Path(str(kb.path)).name}: {count} of copies, the kept one first"
     images.write(labeled_grid(rows, title=title, divide=1, notes=notes), sheet)

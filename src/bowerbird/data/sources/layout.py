@@ -29,7 +29,8 @@ SYSTEM = frozenset(
 )
 """Folders that systems, and check-copies, make for themselves, in small letters; so is all that begins with a dot."""
 ABOUT = re.compile(
-    r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
+    r"(readme|licen[cs]e|notice|citation)(\..*)?"
+    r"|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
 """Files that say something of a collection, or that systems make, and are never of a picture."""

@@ -16,6 +16,7 @@ from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.rdm import MIX
+from bowerbird.training.recipes.reimagen import small_unet
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 HELD_OUT_STYLES = ("streamline-kameleon-color", "streamline-cyber-color")
@@ -207,18 +208,7 @@ def _stage(name: str, unet: UNetSizes, base: str | None, steps: int, rate: float
     # the third stage stands on the bundled two, the others alone
     third = unet.sample_size == 128
     size, low_size = (128, 64) if third else (unet.sample_size // 2, unet.low_size // 2)
-    smaller = UNetSizes(
-        sample_size=size,
-        low_size=low_size,
-        block_out_channels=(16, 16),
-        layers_per_block=(1, 1),
-        attention=(False, True),
-        itself=(False, True),
-        head_channels=8,
-        text_dim=96 if third else 16,
-        time_dim=16,
-        prediction_type=unet.prediction_type,
-    )
+    smaller = small_unet(size, low_size, text_dim=96 if third else 16)
     tower = TowerSizes(buckets=64, dim=16, heads=2)
     changed = {"unet": smaller, "tower": tower, "base": "tiny-reimagen" if third else None, "style_key": None}
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
