@@ -30,7 +30,7 @@ from bowerbird.knowledge.duplicates.find import find_duplicates
 from bowerbird.knowledge.duplicates.scan import scan
 
 THRESHOLD = 10
-"""Bits of 64 up to which imagededup takes two hashes for one picture, unless told otherwise."""
+"""Bits of 64 up to which imagededup takes two hashes for one picture, by default."""
 MILLION = 1_000_000
 Change = Callable[[Image.Image, np.random.Generator], bytes]
 

@@ -70,7 +70,7 @@ def train_for(entry: Entry, root: Path, device: str, seconds: float, batch: int 
         }
     )
     begun, end = time.time(), deadline - reserve(seconds)
-    told = begun
+    logged = begun
     losses: list[float] = []
 
     def clock() -> float:
@@ -78,11 +78,11 @@ def train_for(entry: Entry, root: Path, device: str, seconds: float, batch: int 
 
     for report in train(ready.objective, config, ready.out, device=device, spent=clock):
         losses.append(report.loss)
-        if time.time() - told > seconds / 12:
-            pace = len(losses) * config.batch_size / (time.time() - told)
+        if time.time() - logged > seconds / 12:
+            pace = len(losses) * config.batch_size / (time.time() - logged)
             log(f"{entry.name}: {report.step} steps, {clock():.0%} of the time, loss {sum(losses) / len(losses):.4f},"
                 f" {pace:.0f} pictures a second", root)  # fmt: skip
-            losses, told = [], time.time()
+            losses, logged = [], time.time()
     # the model is written; what follows is for people and may be cut off
     checkpoint = ready.out / "checkpoint.safetensors"
     averaged = files.load_tensors(checkpoint)

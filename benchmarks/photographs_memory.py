@@ -1,7 +1,7 @@
 """Peak memory of a knowledge base of large photographs: building, embedding, verifying and exporting, all processes
 together.
 
-The photographs are made here: hard links to one JPEG of 10 MB, told apart by their captions. Linux alone (`/proc`).
+The photographs are made here: hard links to one JPEG of 10 MB, distinguished by their captions. Linux alone (`/proc`).
 
     python benchmarks/photographs_memory.py --out /tmp/photographs --count 256 --memory 2G 256M
 """

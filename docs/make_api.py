@@ -18,6 +18,28 @@ CONTRACTS = (
         "from a name to a pipeline, from a request to files",
         ("systems.loading", "systems.generation", "systems.records", "systems.regeneration", "systems.output"),
     ),
+    (
+        "Phrases and critics",
+        "a prompt read phrase by phrase",
+        (
+            "systems.grounded.phrases.phrase",
+            "systems.grounded.choice",
+            "systems.grounded.structure",
+            "systems.grounded.critic.protocol",
+            "systems.grounded.critic.loop",
+        ),
+    ),
+    (
+        "Base models",
+        "references for a pipeline of somebody else's, and how a way of taking them is added",
+        (
+            "systems.reference_settings",
+            "systems.grounded.references",
+            "systems.grounded.injectors.protocol",
+            "systems.grounded.injectors.registry",
+            "systems.grounded.adapter_file",
+        ),
+    ),
     ("Storage", "where a knowledge base keeps its rows", ("knowledge.storage.protocol", "knowledge.storage.open")),
     ("Sources", "where pictures come from", ("data.sources.base", "data.sources.registry", "data.item")),
     ("Encoders", "frozen networks that embed pictures and texts", ("core.types:Encoder", "encoders")),

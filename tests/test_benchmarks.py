@@ -15,7 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bowerbird.core import tensors
 from bowerbird.data.pictures import load_pictures
+from bowerbird.data.scenes.render import render
+from bowerbird.data.scenes.vocabulary import Vocabulary
 from bowerbird.evaluation.claims.benchmark import write_table
 from bowerbird.evaluation.judge import train_judge
 from bowerbird.training.recipes.judge import judge as judge_recipe
@@ -107,6 +110,23 @@ def test_one_picture_measures_tell_the_source_the_distance_and_the_grain() -> No
     assert [row[0].getpixel((0, 0)) for row in hits.images()] == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_colors_are_looked_for_where_the_caption_puts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    grounded = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "grounded.py")))
+    scenes = grounded.shape_scenes(24, 0)
+    other = []
+    for scene in scenes:
+        first, second = scene.things
+        turned = replace(first, color=second.color), replace(second, color=first.color)
+        other.append(replace(scene, things=turned))
+    none, pictures = Vocabulary((), (), (), (), ()), load_pictures("drawn", limit=1)
+    shown = iter(tensors.to_pil(render(part, none, pictures, 64)) for part in (scenes, other))
+    monkeypatch.setitem(grounded.colors_in_place.__globals__, "pictures_of", lambda *_, **__: next(shown))
+    assert grounded.colors_in_place(None, count=24) == "colors in place 100.0%, both 100.0%, exchanged 0.0%"
+    same = sum(s.things[0].color == s.things[1].color for s in scenes) / 24
+    found = grounded.colors_in_place(None, count=24)
+    assert found == f"colors in place {same:.1%}, both {same:.1%}, exchanged {1 - same:.1%}"
+
+
 def test_a_gpu_trains_what_stands_on_what_and_its_models_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,14 +138,14 @@ def test_a_gpu_trains_what_stands_on_what_and_its_models_come_back(
         return [{entry.name for entry in part} for part in gpu.rounds(root, [])]
 
     assert names(there)[0] == {"autoencoder-8", "small-patches", "reimagen-drawings-32"}
-    assert names(there)[1] == {"rdm-patches", "reimagen-drawings-64"}
+    assert names(there)[1] == {"tiny-sd", "rdm-patches", "reimagen-drawings-64"}
     for root, text in ((there, "new"), (here, "old")):
         model = root / "queue" / "autoencoder-8" / "model"
         model.mkdir(parents=True)
         (model / "config.json").write_text(text)
         (root / "queue.log").write_text("")
     (there / "queue" / "autoencoder-8" / "model" / "large").write_bytes(os.urandom(16 * 2**20))
-    assert names(there)[0] == {"small-patches", "reimagen-drawings-32"}
+    assert names(there)[0] == {"tiny-sd", "small-patches", "reimagen-drawings-32"}
     out = tmp_path / "out"
     out.mkdir()
     gpu.pack(there, out, ["autoencoder-8"])

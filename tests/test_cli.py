@@ -215,7 +215,17 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     built = json.loads(bowerbird("kb", "build", "kb", drawn_folder, "--json", cwd=tmp_path).stdout)
     assert (built["items"], built["added"], built["version"]) == (36, 36, 1)
     info = json.loads(bowerbird("kb", "info", "kb", "--json", cwd=tmp_path).stdout)
-    assert set(info) == {"path", "version", "items", "encoder", "credit", "indexes", "bytes", "metadata"}
+    assert set(info) == {
+        "path",
+        "version",
+        "items",
+        "encoder",
+        "credit",
+        "caption_column",
+        "indexes",
+        "bytes",
+        "metadata",
+    }
     found = json.loads(
         bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout
     )
@@ -453,7 +463,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
     assert report["synthetic copies found"]["false alarms"] <= 6 / (
         1 + report["baseline"]["pictures"]
     )  # a pair in each kind
-    assert report["left out"] == ["made/._0.PNG: a file that macOS leaves beside another, not a picture"]
+    assert report["left out"] == ["._0.PNG: a file that macOS leaves beside another, not a picture"]
     assert {p.name for p in (tmp_path / "r").iterdir()} == {
         "report.json",
         "report.md",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import encoders
+from bowerbird import KnowledgeBase, encoders
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import decode
 from bowerbird.core.types import Encoder
 from bowerbird.data.drawn import read_drawn
+from bowerbird.encoders import known
 from bowerbird.models.small_encoder import pieces
+from bowerbird.models.weights import bundled
+from tests.test_cli import bowerbird
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +132,72 @@ def test_wrong_names_say_what_would_work(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(BowerbirdError, match="'bert'"):
         encoders.load(tmp_path)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every name that is looked up on the network; nobody answers."""
+    names: list[object] = []
+
+    def refuse(host: object, *arguments: object, **options: object) -> object:
+        names.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    return names
+
+
+def test_a_recorded_name_fetches_nothing(
+    tmp_path: Path, drawn_folder: Path, tiny_knn: Path, asked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A knowledge base and a model of a stranger, whose encoder would have to be fetched."""
+    strange = encoders.load("small")
+    strange.name, strange.fingerprint = "somebody/clip", "f" * 16
+    KnowledgeBase.build(tmp_path / "kb", drawn_folder, encoder=strange)
+    said = bowerbird("search", "kb", "--text", "red apple", cwd=tmp_path, expect=2).stderr
+    assert said.count("\n") == 1
+    assert "'somebody/clip'" in said
+    assert "--encoder somebody/clip" in said
+    with pytest.raises(BowerbirdError, match="a recorded name fetches nothing"):
+        KnowledgeBase.open(tmp_path / "kb").add(drawn_folder)
+    shutil.copytree(tiny_knn, tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    recorded = {"encoder_name": "somebody/clip", "encoder_fingerprint": "f" * 16}
+    index.write_text(json.dumps(json.loads(index.read_text()) | recorded))
+    picture = next(drawn_folder.rglob("*.png"))
+    edit = ("edit", "model", "--kb", "kb", "--image", picture, "--prompt", "x", "--steps", "1", "--out", "out")
+    assert "'somebody/clip'" in bowerbird(*edit, cwd=tmp_path, expect=2).stderr
+    assert asked == []
+    given: dict[str, object] = {}
+    loading = sys.modules["bowerbird.encoders.load"]
+    monkeypatch.setattr(loading, "load_clip", lambda _, **options: given.update(options) or strange)
+    KnowledgeBase.open(tmp_path / "kb", encoder="somebody/clip")
+    assert given["fetch"]  # what a person names may be fetched
+
+
+def test_a_recorded_name_is_found_in_the_hubs_cache(
+    foreign: Path, tmp_path: Path, asked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "models--somebody--clip"
+    shutil.copytree(foreign, kept / "snapshots" / "abc")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    for place in ("huggingface_hub.constants.HF_HUB_CACHE", "huggingface_hub.constants.HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(place, str(tmp_path), raising=False)
+    found = encoders.load_recorded("somebody/clip", "")
+    assert found.dim == encoders.load(foreign).dim
+    assert asked == []
+
+
+def test_a_directory_is_found_by_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = bundled("small")
+    assert small is not None
+    shutil.copytree(small, tmp_path / "mine")
+    made = encoders.load(tmp_path / "mine")
+    assert made.name == "mine"
+    monkeypatch.setattr(known, "_OPENED", {})  # another process
+    assert encoders.load_recorded("mine", made.fingerprint).fingerprint == made.fingerprint
+    monkeypatch.setattr(known, "_OPENED", {})
+    monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "empty"))  # another machine
+    with pytest.raises(BowerbirdError, match=r"'mine'.*not on this machine"):
+        encoders.load_recorded("mine", made.fingerprint)

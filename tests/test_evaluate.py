@@ -116,8 +116,8 @@ def test_own_pictures_are_measured_with_what_they_have(
     assert "vendi score" not in asked.report["distribution"]
     with pytest.raises(BowerbirdError, match=r"'fdi': there is no such measure; choose from fid,kid,cmmd"):
         evaluate.parse_metrics("fdi")
-    assert not evaluate.needs_judge(("copies",), has_features=False)
-    assert evaluate.needs_judge(("fid",), has_features=False)
+    assert not evaluate.needs_judge(("copies", "fid"))
+    assert evaluate.needs_judge(("fid", "faithfulness"))
 
 
 def test_near_copies_are_dropped_or_drawn_again(

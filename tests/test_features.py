@@ -266,6 +266,11 @@ def test_a_few_training_pictures_are_checked_with_a_wide_statement(count: int, t
     assert over[f"{detect.COPY_THRESHOLD} of the copy guard"] == 0.5
     report = reports.write_copy_report(found, ["a", "b"], [scene(0), scene(50)], training, tmp_path, {})
     lines = reports.recall_lines(report)
+    copied = "1 of 2 pictures (a); look at worst.png"  # the mirrored training picture
+    assert reports.copies_line(report) == f"possible copies: {copied}"
+    high = {"95% quantile of the baseline": 0.9999}  # as training pictures that are alike have it
+    report["thresholds"]["whole"] |= high
+    assert reports.copies_line(report) == f"possible copies: {copied}"
     if count == 1:
         assert "nothing to say how like honest pictures are" in lines[0]
     else:

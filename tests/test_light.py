@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bowerbird
+from bowerbird.cli import common
 
 
 def run(code: str) -> str:
@@ -87,3 +90,18 @@ def test_public_names_are_sorted_and_load() -> None:
         bowerbird.__all__, key=lambda n: (n.startswith("__"), n)
     ) or bowerbird.__all__ == sorted(bowerbird.__all__)
     assert all(getattr(bowerbird, name) is not None for name in bowerbird.__all__)
+
+
+def test_a_log_gets_a_line_of_progress_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for every, lines in ((0.0, ["training: 3 of 9", "training: 9 of 9"]), (3600.0, [])):
+        monkeypatch.setattr(common, "LINE_EVERY", every)
+        with common.show_progress("training", quiet=False) as progress:
+            capsys.readouterr()
+            progress(3, 9)
+            progress(9, 9)
+        assert capsys.readouterr().err.splitlines() == lines
+    with common.show_progress("training", quiet=True) as progress:
+        progress(3, 9)
+    assert capsys.readouterr().err == ""

@@ -190,7 +190,17 @@ def test_large_pictures_and_the_command_line(tmp_path: Path) -> None:
     process("kb", "build", "milvus://kb.db", "p", cwd=tmp_path)
     facts = json.loads(bowerbird("kb", "info", "milvus://kb.db", "--json", cwd=tmp_path).stdout)
     assert facts["items"] == 1
-    assert set(facts) == {"path", "version", "items", "encoder", "indexes", "bytes", "metadata"}
+    assert set(facts) == {
+        "path",
+        "version",
+        "items",
+        "encoder",
+        "credit",
+        "caption_column",
+        "indexes",
+        "bytes",
+        "metadata",
+    }
     asked = ("search", "milvus://kb.db", "--text", "noise", "-k", "1", "--sheet", "s.png", "--json")
     found = json.loads(bowerbird(*asked, cwd=tmp_path).stdout)
     assert found["results"][0]["caption"] == "noise"

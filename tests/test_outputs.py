@@ -75,7 +75,7 @@ def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "nowhere"):
-        with pytest.raises(BowerbirdError, match="no folder"):
+        with pytest.raises(BowerbirdError, match="not a folder"):
             check_output(out, FILES)
     if os.geteuid():
         (tmp_path / "shut").mkdir(mode=0o500)
@@ -96,9 +96,9 @@ def test_every_verb_that_leaves_a_set_looks_before_it_works(tmp_path: Path, kb_p
         ("evaluate", "no-model", "--kb", kb_path, "--data", "nowhere"),
         ("check-copies", tmp_path / "mine", "--against", "nowhere"),
     ):
-        refused(*arguments, "--out", "file", says="no folder", cwd=tmp_path)
+        refused(*arguments, "--out", "file", says="not a folder", cwd=tmp_path)
         refused(*arguments, "--out", "mine", says="give a new folder", cwd=tmp_path)
-    refused("demo", "--out", "file", says="no folder", cwd=tmp_path)
+    refused("demo", "--out", "file", says="not a folder", cwd=tmp_path)
 
 
 def test_generating_again_leaves_no_picture_of_before(tmp_path: Path, kb_path: Path, random_rdm: Path) -> None:

@@ -12,11 +12,11 @@ from bowerbird.core.types import Neighbors, TokenLayout
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models.latent_scale import unit_channels
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.unet import build_unet
 from bowerbird.systems.latent_cache import LatentCache, sample_neighbors
 from bowerbird.training import recipes
-from bowerbird.training.objectives.autoencoder import unit_channels
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 
 LAYOUT = TokenLayout(semantic=3, tokens=4, token_dim=2, style=2, token_length=0.5)

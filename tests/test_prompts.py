@@ -155,6 +155,15 @@ def test_text_files(tmp_path: Path) -> None:
     assert report.names == {"encodings": ["p.txt (cp1252)", "p.txt (UTF-16)"]}
 
 
+@pytest.mark.parametrize("name", ["p.json", "p.csv", "p.TSV"])
+def test_tables_are_not_taken_for_prompts(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('[{"prompt": "a red fox"}]')
+    with pytest.raises(BowerbirdError, match=r"\.jsonl"):
+        prompt_file.read_jobs(tmp_path / name, Job(), has_kb=True)
+    (tmp_path / "p.NDJSON").write_text('{"prompt": "a red fox", "seed": 7}')
+    assert [job.seed for job in prompt_file.read_jobs(tmp_path / "p.NDJSON", Job(), has_kb=True)] == [7]
+
+
 def test_references_of_a_line(tmp_path: Path, random_reimagen: Path, kb_path: Path) -> None:
     """A line brings its own pictures, the next looks them up: each as alone, although they read pictures."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "r.png")

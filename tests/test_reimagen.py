@@ -355,5 +355,6 @@ def test_a_varied_target_is_its_own_first_neighbor_and_has_no_other(drawn_folder
         assert torch.equal(batch["neighbors"][:, 0], batch["clean"])
         assert batch["weights"][:, 0].tolist() == [1.0] * 8
         assert not batch["weights"][:, 1:].any()
-    plain = ReImagenObjective(config.model_copy(update={"varied": 0.0}), objective.pictures, 0).batch(0, 8)  # type: ignore[arg-type]
+    without = config.model_copy(update={"varied": 0.0})
+    plain = ReImagenObjective(without, objective.pictures, 0).batch(0, 8)  # type: ignore[arg-type]
     assert not torch.equal(plain["clean"], objective.batch(0, 8)["clean"])

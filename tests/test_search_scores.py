@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +10,7 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
-
-
-def run(*arguments: str, expect: int = 0) -> tuple[str, str]:
-    """stdout and stderr of a command, in this process."""
-    from bowerbird.cli import main
-
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as errors,
-    ):
-        patch.setattr(sys, "argv", ["bowerbird", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-    assert (left.value.code or 0) == expect, errors.getvalue()
-    return out.getvalue(), errors.getvalue()
+from tests.test_own_classes import run
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -51,6 +51,33 @@ def test_the_picture_that_was_asked_with_is_on_the_sheet(tmp_path: Path) -> None
     assert [cell is None for cell in texts] == [True, False, False]  # a text has no picture
 
 
+def text_on(sheet: Image.Image) -> np.ndarray:
+    """What is written beside the first row."""
+    return np.asarray(sheet.crop((0, 0, 186, sheet.height)))
+
+
+def test_letters_of_other_scripts_are_drawn_and_not_replaced() -> None:
+    picture = Image.new("RGB", (8, 8), "red")
+    sheets = [text_on(labeled_grid([(word, [picture], [""])])) for word in ("ü", "ß", "р", "ы", "λ", "ש", "?", "□")]
+    for i, one in enumerate(sheets):
+        assert (one < 128).any()
+        assert not any(np.array_equal(one, other) for other in sheets[i + 1 :])
+    joined = [text_on(labeled_grid([(word, [picture], [""])])) for word in ("a\u202eb", "ab", "a\x1bb", "a?b")]
+    assert np.array_equal(joined[0], joined[1])  # a mark that turns the direction of writing
+    assert np.array_equal(joined[2], joined[3])
+
+
+def test_a_text_without_blanks_goes_on_in_the_next_line() -> None:
+    picture = Image.new("RGB", (8, 8), "red")
+    first = "abcdefghij" * 2
+    whole, start = (text_on(labeled_grid([(word, [picture], [""])])) for word in (first + "klmno", first))
+    assert (whole < 128).any(axis=(1, 2)).sum() > (start < 128).any(axis=(1, 2)).sum()
+    cut, more = (labeled_grid([("", [picture], ["word " * count])]) for count in (200, 400))
+    assert np.array_equal(np.asarray(cut), np.asarray(more))
+    one, two = (labeled_grid([("", [picture], ["wide word " * count])]) for count in (2, 3))
+    assert not np.array_equal(np.asarray(one), np.asarray(two))  # three dots: there is more
+
+
 def test_a_size_far_from_the_trained_one_is_said() -> None:
     can = Capabilities(sizes=(64,))
     assert can.far_size(None, None) is None

@@ -209,7 +209,7 @@ def test_the_command(kb: KnowledgeBase, tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", rows(range(1, 31)) | {"S2": rows(range(3))["S2"] | {"price": 1}})
     sync = ("kb", "sync", "kb", "b.parquet", "--key", "sku", *plain)
     dry = bowerbird(*sync, "--dry-run", "--delete-missing", cwd=tmp_path)
-    assert "would be added 1, changed 1, removed 1, unchanged 28" in dry.stderr
+    assert "would add 1, change 1, remove 1, unchanged 28" in dry.stderr
     assert "undo" not in dry.stderr
     done = json.loads(bowerbird(*sync, "--json", cwd=tmp_path).stdout)
     assert {k: done[k] for k in ("added", "changed", "removed", "unchanged", "embedded", "missing", "items")} == {
@@ -254,3 +254,19 @@ def test_kills(tmp_path: Path) -> None:
     KnowledgeBase.open(path, encoder=PlainEncoder()).sync(files[1], key="sku", delete_missing=True)
     assert without_ids(held(KnowledgeBase.open(path))) == wanted[1]
     assert verify(path, repair=True).good
+
+
+def test_sync_reads_captions_from_the_column_that_build_was_given(tmp_path: Path, encoder: Counting) -> None:
+    catalog = [{"sku": f"S{n}", "image": n, "headline": f"thing {n}"} for n in range(4)]
+    place = write(tmp_path / "catalog.parquet", catalog)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", place, encoder=encoder, caption_column="headline")
+    again = kb.sync(place, key="sku")
+    assert (again.changed, again.unchanged) == ([], 4)
+    assert KnowledgeBase.open(tmp_path / "kb", encoder=encoder).info()["caption_column"] == "headline"
+    renamed = [{"sku": line["sku"], "image": line["image"], "title of it": line["headline"]} for line in catalog]
+    place = write(tmp_path / "catalog.parquet", renamed)
+    with pytest.raises(BowerbirdError, match="headline"):
+        kb.sync(place, key="sku")
+    kb.sync(place, key="sku", caption_column="title of it")
+    assert kb.sync(place, key="sku").unchanged == 4
+    assert sorted(kb.get(kb.ids()).captions[0]) == [f"thing {n}" for n in range(4)]

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from bowerbird import KnowledgeBase, RDMPipeline
+from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems import base, generation, loading, registry
+from bowerbird.systems import base, generation, loading, queries, registry
+from tests.test_cli import bowerbird
 
 AVERAGE = '''\
 """A system of its own: denoises towards the average of its neighbors' pictures."""
@@ -188,3 +190,23 @@ def test_a_small_knowledge_base_gives_as_many_neighbors_as_it_holds(tmp_path: Pa
     kb.remove(where="true")
     with pytest.raises(BowerbirdError, match="holds no items; add pictures: bowerbird kb add"):
         pipe("red", knowledge_base=kb)
+
+
+def test_neighbors_below_a_score_are_left_out(kb_path: Path, random_rdm: Path, tmp_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    found = kb.search(text="red apple", k=4, mode="dense")
+    cut = float(np.sort(found.scores[0])[::-1][:3].mean())  # between the first and the third
+    kept = int((found.scores[0] >= cut).sum())
+    assert 0 < kept < 4
+    call = ("generate", random_rdm, "--kb", kb_path, "--prompt", "red apple", "-n", "1", "--steps", "1", "-k", "4")
+    call = (*call, "--search-mode", "dense", "--out", "out", "--min-score")
+    bowerbird(*call, cut, cwd=tmp_path)
+    record = provenance.read_png(tmp_path / "out" / "000.png")
+    assert [row["id"] for row in record["neighbors"]] == found.ids[0, :kept].tolist()
+    assert record["request"]["min_score"] == cut
+    said = bowerbird(*call, 0.99, cwd=tmp_path, expect=2).stderr
+    assert "--min-score 0.99" in said
+    assert "--allow-no-neighbors" in said
+    bowerbird(*call, 0.99, "--allow-no-neighbors", cwd=tmp_path)
+    with pytest.raises(BowerbirdError, match="min_score"):
+        queries.make_request(unconditional=True, min_score=0.5)

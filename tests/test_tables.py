@@ -79,6 +79,25 @@ def test_numbers_with_a_comma_and_columns_of_one_name(tmp_path: Path) -> None:
     assert report.counts == {"columns_renamed": 1}
 
 
+def test_several_rows_of_a_picture_in_a_column_of_another_name(tmp_path: Path) -> None:
+    table = f"Nr;Bild;text\n1;a.png;{ONE}\n2;a.png;{TWO}\n"
+    captions, _, _ = gather(tmp_path, {"a.png": picture(1), "m.csv": table})
+    assert captions == {"a.png": [ONE, TWO]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"images": [{"file_name": "a.png", "id": [1]}], "annotations": [{"image_id": [1], "caption": ONE}]},
+        {"images": [{"file_name": "a.png"}], "annotations": [{"caption": ONE}]},
+        {"images": [{"file_name": "a.png", "id": {}}, None, 1.5], "annotations": 7},
+    ],
+)
+def test_numbers_that_are_none_join_no_captions(document: Any, tmp_path: Path) -> None:
+    captions, _, _ = gather(tmp_path, {"a.png": picture(1), "captions.json": json.dumps(document)})
+    assert captions == {"a.png": []}
+
+
 def test_coco_as_it_is_published(tmp_path: Path) -> None:
     listed = [{"image_id": 57870, "id": 1, "caption": "a room"}]
     captions, metadata, report = gather(
@@ -209,3 +228,39 @@ def test_small_copies_and_graphs_are_no_items_and_no_captions(tmp_path: Path) ->
     assert captions == {"a.png": [], "thumbs/b.png": ["thumbs"]}
     assert json.loads(json.dumps(metadata["a.png"]["prompt"])) == graph["prompt"]
     assert report.names["further_pictures"] == ["thumbnails/a.webp"]
+
+
+ODD: dict[str, tuple[str, str | list[dict[str, Any]]]] = {
+    "a catalog by sku": ("catalog.csv", "sku,title,price\na,A,1\nb,B,2\n"),
+    "kaggle's ids": ("styles.csv", "id,year,title\nb,2011,B\na,2012,A\nc,2012,C\n"),
+    "several pictures a row": ("m.jsonl", [{"images_file_names": [f"{n}.png"], "text": n.upper()} for n in "ab"]),
+    "records of files": ("m.jsonl", [{"image": {"path": f"./{n}.png"}, "text": n.upper()} for n in "ab"]),
+    "addresses": ("m.csv", "image,caption\nhttps://x.y/z/a.png?v=1,A\nhttps://x.y/b.png,B\n"),
+    "null in one column": (
+        "m.jsonl",
+        [{"file_name": "a.png", "text": None, "title": "A"}, {"file_name": "b.png", "text": "B"}],
+    ),
+    "nothing is NaN": (
+        "m.jsonl",
+        [{"file_name": f"{n}.png", "text": n.upper() if n in "ab" else float("nan")} for n in "abn"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_rows_that_name_pictures_in_their_own_way(tmp_path: Path, kind: str) -> None:
+    name, table = ODD[kind]
+    pictures = {"a.png": picture(1), "b.png": picture(2), **({"n.png": picture(3)} if "NaN" in kind else {})}
+    text = table if isinstance(table, str) else "\n".join(map(json.dumps, table))
+    captions, metadata, report = gather(tmp_path, {**pictures, name: text})
+    assert captions == {"a.png": ["A"], "b.png": ["B"], **({"n.png": []} if "NaN" in kind else {})}
+    passed = {
+        "a catalog by sku": {"columns_taken": ["catalog.csv: sku"]},
+        "kaggle's ids": {"columns_taken": ["styles.csv: id"], "columns_renamed": ["'id' is source_id"]},
+        "nothing is NaN": {"pictures_without_caption": ["n.png"]},
+    }
+    if kind == "kaggle's ids":
+        assert report.names.pop("rows_without_picture") == ["c"]
+    if kind == "a catalog by sku":
+        assert metadata["a.png"]["sku"] == "a"
+    assert report.names == passed.get(kind, {})

@@ -45,6 +45,7 @@ KINDS = [
     "tiny-reimagen-32",
     "tiny-reimagen",
     "tiny-reimagen-128",
+    "tiny-sd",
     "tiny-copies",
     "judge",
     "autoencoder-8",
@@ -103,6 +104,10 @@ def opens(name: str, model: Path) -> None:
         sizes |= {"reimagen-drawings-32": 16, "reimagen-drawings-64": 32}
         opened = ReImagenPipeline.from_pretrained(model).sizes
         assert opened == ([32, 64, 128] if name == "reimagen-drawings-128" else [sizes[name]])
+    elif name == "tiny-sd":
+        from bowerbird.systems import loading
+
+        assert loading.open_pipeline(str(model)).capabilities.sizes == (64,)
     elif name == "tiny-copies":
         from bowerbird.encoders.copy_descriptor import CopyDescriptor
         from bowerbird.evaluation import features

@@ -3,7 +3,6 @@ starts."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 from pathlib import Path
@@ -22,24 +21,14 @@ from bowerbird.training import recipes
 from bowerbird.training.data import fit_to_columns
 from bowerbird.training.recipe import load_recipe, with_settings
 from tests.faults.plain import PlainEncoder
+from tests.test_own_classes import run
 
 SMALL = ("--set", "system.block_out_channels=[8,8,8]", "--set", "train.steps=1", "--set", "train.batch_size=2")
 
 
 def train(*arguments: str, expect: int = 0) -> str:
     """stderr of `bowerbird train` in this process."""
-    from bowerbird.cli import main
-
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as errors,
-    ):
-        patch.setattr(sys, "argv", ["bowerbird", "train", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-    assert (left.value.code or 0) == expect, errors.getvalue()
-    return errors.getvalue()
+    return run("train", *arguments, expect=expect)[1]
 
 
 def draw(folder: Path, count: int, first: int = 0) -> Path:

@@ -25,6 +25,7 @@ _LAZY = {
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
     "ReImagenPipeline": ("bowerbird.systems.reimagen.pipeline", "ReImagenPipeline"),
+    "ReferencePipeline": ("bowerbird.systems.grounded.pipeline", "ReferencePipeline"),
     "Guidance": ("bowerbird.diffusion.guidance", "Guidance"),
     "NeighborUNet": ("bowerbird.models.neighbor_unet", "NeighborUNet"),
     "SmallTextTower": ("bowerbird.models.text_tower", "SmallTextTower"),
@@ -46,6 +47,7 @@ __all__ = [
     "PixelGrid",
     "RDMPipeline",
     "ReImagenPipeline",
+    "ReferencePipeline",
     "SmallTextTower",
     "TokenTransformer",
     "__version__",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from bowerbird.models.text_tower import SmallTextTower
     from bowerbird.models.token_transformer import TokenTransformer
     from bowerbird.systems import queries
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline

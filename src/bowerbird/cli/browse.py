@@ -44,7 +44,13 @@ def list_items(
             f"{facts['id']:>19}  {': '.join(part for part in (facts['path'], shortened(facts['caption'])) if part)}"
         )
     more = f"; {len(ids) - len(shown)} more: -n 0 lists all" if len(shown) < len(ids) else ""
-    say(f"{kb}: {len(ids)} items{'' if where is None else f' satisfy {where!r}'}{more}")
+    say(f"{kb}: {_counted(len(ids), where)}{more}")
+
+
+def _counted(count: int, where: str | None) -> str:
+    one = count == 1
+    satisfy = "" if where is None else f" satisf{'ies' if one else 'y'} {where}"
+    return f"{count} item{'' if one else 's'}{satisfy}"
 
 
 def show(

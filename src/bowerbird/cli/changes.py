@@ -227,9 +227,7 @@ def _ids(text: str | None, kb: str) -> list[int] | None:
     except ValueError:
         found = []
     if not found:
-        raise BowerbirdError(
-            f"--ids {text!r}: ids are whole numbers; list them with bowerbird search {in_shell(kb)} --text … --json"
-        )
+        raise BowerbirdError(f"--ids {text!r}: ids are whole numbers; list them with bowerbird kb list {in_shell(kb)}")
     return found
 
 

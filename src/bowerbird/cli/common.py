@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.reference_settings import Adapter
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
@@ -104,6 +106,7 @@ def say_source(report: SourceReport) -> None:
 FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
+        "adapter",
         "allow_no_neighbors",
         "alpha",
         "bm25_weights",
@@ -117,36 +120,50 @@ FLAGS = {
         "encoder",
         "exclude_key",
         "fetch_urls",
+        "fit",
         "guidance",
         "guidance_interval",
         "ids",
         "image",
+        "image_encoder",
         "kb",
         "keep",
         "key",
         "kinds",
+        "layers",
         "max_pixels",
         "max_similarity",
         "memory",
         "min_score",
         "metrics",
         "mode",
+        "negative_prompt",
         "neighbor_scale",
+        "offload",
         "packages",
         "private_urls",
         "patches",
+        "pool",
         "prompt",
         "proposal",
         "reference",
+        "sampler",
         "registry",
+        "scale",
         "search_mode",
+        "steps_from",
         "styles",
+        "steps_to",
         "text_mode",
         "text_ratio",
         "text_scale",
         "unconditional",
         "where",
         "workers",
+        "structure",
+        "phrases",
+        "max_passes",
+        "critic",
     )
 } | {"class_name": "--class", "filter_fn": "--filter", "form": "--format", "k": "-k", "metadata": "--set"}
 """The flag of a parameter of the library, for errors: those name parameters, as a Python user has no flags."""
@@ -185,15 +202,33 @@ def show_progress(description: str, quiet: bool = False) -> Iterator[Progress]:
         yield progress
 
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[ProgressBar]:
-    """A rich progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
+    """A rich progress bar on stderr; where that is no terminal, a line a minute, and nothing when `quiet`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    class Lines(Progress):
+        """For logs."""
+
+        last = time.monotonic()
+
+        def update(self, task_id: TaskID, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            if time.monotonic() - self.last >= LINE_EVERY:
+                self.last = time.monotonic()
+                task = next(task for task in self.tasks if task.id == task_id)
+                of = "" if task.total is None else f" of {task.total:,.0f}"
+                say(f"{task.description}: {task.completed:,.0f}{of}")
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+    shown = console.is_terminal or quiet
+    with Progress(*columns, console=console, disable=quiet) if shown else Lines(disable=True) as bar:
         yield bar
 
 
@@ -210,13 +245,13 @@ def numbers(text: str | None, option: str) -> list[float]:
     return found
 
 
-def open_model(model: str, device: str, dtype: str = "float32") -> System:
+def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter | None = None) -> System:
     """`load_pipeline` for the command line: on the device asked for, and without notices of other libraries."""
     from bowerbird.core.quiet import quiet_libraries
     from bowerbird.systems.loading import load_pipeline
 
     quiet_libraries()
-    return load_pipeline(model, pick_device(device), dtype)
+    return load_pipeline(model, pick_device(device), dtype, adapter)
 
 
 def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
@@ -225,17 +260,5 @@ def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
 
     def report(done: int, total: int | None = None, stage: str = "") -> None:
         bar.update(task, completed=done, total=total)
-
-    return report
-
-
-def report_to(bar: ProgressBar) -> Progress:
-    """A progress callback that keeps a task of `bar` for each stage of the work."""
-    tasks: dict[str, Any] = {}
-
-    def report(done: int, total: int | None = None, stage: str = "") -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total)
-        bar.update(tasks[stage], completed=done, total=total)
 
     return report

@@ -67,7 +67,7 @@ def duplicates(
         say(f"left out: {line}")
     if sheet is not None:
         shown = min(len(report.groups), MOST_ROWS)
-        say(f"{sheet}: {shown} of {len(report.groups)} groups" if shown else f"{sheet}: not written, nothing to show")
+        say(f"{sheet}: shows {shown} of {len(report.groups)}" if shown else f"{sheet}: not written, nothing to show")
     _summarize(str(kb), report)
     if apply:
         say(f"{kb}: removed {removed}, {len(opened)} items left (version {opened.version})")
@@ -95,7 +95,8 @@ def _summarize(kb: str, report: DuplicateReport) -> None:
     others = [copy for kept, copy in pairs if copy.caption not in ("", kept.caption)]
     if others:
         staying = sum(bool(copy.stays) for copy in others)
-        say(f"{len(others)} have another caption than the kept one; --apply leaves {staying} of these, the turned ones")
+        kept = f"; {staying} of these, rotated or mirrored, stay even with --apply" if staying else ""
+        say(f"copies with another caption than the kept one: {len(others)}{kept}")
 
 
 def _print(report: DuplicateReport) -> None:
@@ -141,12 +142,14 @@ def _write_sheet(kb: KnowledgeBase, report: DuplicateReport, sheet: Path) -> Non
     from bowerbird.core import images
     from bowerbird.core.contact_sheet import labeled_grid
 
-    rows = []
+    rows, notes = [], []
     for number, group in enumerate(report.groups[:MOST_ROWS], 1):
         shown = [group.kept, *group.copies[: ACROSS - 1]]
         more = f", {len(group.copies) + 1 - len(shown)} not shown" if len(shown) <= len(group.copies) else ""
-        words = [f"{item.kind or 'KEPT'} {item.width}x{item.height} {item.format} {item.name}" for item in shown]
+        words = [f"{item.kind or 'KEPT'} {item.width}x{item.height} {item.format}" for item in shown]
         label = f"{number}. {group.kept.caption or group.kept.name}{more}"
         rows.append((label, kb.get([item.id for item in shown]).images()[0], words))
-    title = f"{Path(str(kb.path)).name}: {len(report.groups)} groups of copies, the kept one first"
-    images.write(labeled_grid(rows, title=title, divide=1), sheet)
+        notes.append([Path(item.name).name for item in shown])
+    count = f"{len(report.groups)} group" + ("" if len(report.groups) == 1 else "s")
+    title = f"{Path(str(kb.path)).name}: {count} of copies, the kept one first"
+    images.write(labeled_grid(rows, title=title, divide=1, notes=notes), sheet)

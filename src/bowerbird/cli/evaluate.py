@@ -13,10 +13,10 @@ from bowerbird.cli.common import (
     JsonOption,
     SeedOption,
     SystemOption,
+    bar_progress,
     open_model,
     print_json,
     progress_bar,
-    report_to,
     say,
     say_source,
 )
@@ -72,7 +72,7 @@ def evaluate(
         typer.Option(
             "--features",
             metavar="KIND:PATH",
-            help="Features of the set measures; default the judge's, or those of small without one.",
+            help="Features of the set measures; default the judge's, or small's where none is needed.",
         ),
     ] = None,
     descriptor: Annotated[
@@ -108,6 +108,7 @@ def evaluate(
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
     from bowerbird.evaluation.judge import load_judges
+    from bowerbird.systems import records
 
     check_output(out, reports.EVALUATION)
     whole = load_pictures(data)
@@ -132,10 +133,10 @@ def evaluate(
         settings, k=min(settings.k, len(opened)) if k is None else k, generate=replace(settings.generate, **changes)
     )
     with progress_bar(as_json) as bar:
-        progress = report_to(bar)
+        progress = bar_progress(bar, "measuring")
         judges = load_judges(
             whole,
-            judge if evaluation.needs_judge(chosen_metrics, has_features=features is not None) else "none",
+            judge if evaluation.needs_judge(chosen_metrics) else "none",
             style_judge,
             entity_key=entity_key,
             device=pick_device(device),
@@ -153,7 +154,7 @@ def evaluate(
             progress=progress,
             on_message=say,
         )
-    found.report["model"]["name"] = model
+    found.report["model"]["name"] = records.model_name(model)
     files = reports.write_evaluation(found, out)
     if as_json:
         print_json({"out": str(out), "files": [str(f) for f in files], "source": whole.source.facts(), **found.report})
@@ -220,12 +221,13 @@ def check_copies(
             copies_per_kind=copies_per_kind,
             limit=limit,
             seed=seed,
-            progress=report_to(bar),
+            progress=bar_progress(bar, "measuring"),
             on_message=say,
         )
     if as_json:
         print_json({"out": str(folder), **report})
         return
+    say(reports.copies_line(report))
     for kind in KINDS:
         over = report[kind]["generated to training"]["over"]
         if over:

@@ -188,7 +188,7 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
         say(f"left out: and {more} more; --report FILE.jsonl writes them all")
     say_source(done.source)
     counts = (
-        (done.already_present, "were there already"),
+        (done.already_present, "already there (same picture and caption)"),
         (len(done.duplicates), "near-duplicates left out"),
         (len(done.unreadable), "could not be read"),
         (len(done.filtered), "refused by the filter"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job
+    from bowerbird.systems.reference_settings import Adapter
 
 
 def generate(
@@ -111,6 +113,12 @@ def generate(
     allow_no_neighbors: Annotated[
         bool, typer.Option("--allow-no-neighbors", help="Generate even where the search finds nothing.")
     ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
+        ),
+    ] = None,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -133,6 +141,73 @@ def generate(
     neighbor_scale: Annotated[
         str | None, typer.Option("--neighbor-scale", help="Guidance of the neighbors, one or one a stage; default W.")
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="FILE",
+            help="For a base model of diffusers: an IP-Adapter or FLUX Redux, .safetensors or .bin.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        Path | None,
+        typer.Option("--image-encoder", metavar="DIR", help="The adapter's image encoder; default beside its file."),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option("--fit", help="References that are no squares: pad, squash or crop; default pad, or as stored."),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="How strongly a base attends to its references; default 0.6.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Which layers of a base read references: all, style or content.")
+    ] = None,
+    steps_from: Annotated[
+        float | None, typer.Option("--steps-from", help="References from this share of the steps on; default 0.")
+    ] = None,
+    steps_to: Annotated[
+        float | None, typer.Option("--steps-to", help="References up to this share of the steps; default 1.")
+    ] = None,
+    pool: Annotated[
+        int | None, typer.Option("--pool", help="FLUX Redux: average squares of so many tokens: 1, 3 or 9.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", help="What a base model is to avoid.")
+    ] = None,
+    phrases: Annotated[
+        str | None,
+        typer.Option(
+            "--phrases",
+            metavar="PARSER",
+            help="For a base: references for each phrase of the prompt, found by rules, brackets, spacy, textblob or"
+            " stanza; a [red fox] marks one.",
+        ),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            "--structure", help="For a base of the SD family: each phrase encoded for itself: mean or conjunction."
+        ),
+    ] = None,
+    critic: Annotated[
+        str | None,
+        typer.Option(
+            "--critic",
+            metavar="NAME",
+            help="For a base: look for each phrase in the picture, and generate again with references for what is"
+            " missing: encoder, or an image-text model.",
+        ),
+    ] = None,
+    max_passes: Annotated[
+        int | None, typer.Option("--max-passes", help="Most pictures a --critic looks at for each; default 3.")
+    ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            "--offload", help="Keep a base's weights in main memory: model (a network at a time), sequential."
+        ),
+    ] = None,
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
@@ -153,6 +228,8 @@ def generate(
 
     From a prompt, pictures, a class, or nothing; each is written with its neighbors and how it was made.
 
+    MODEL is one of bowerbird's, or a base model of diffusers with an --adapter (docs/your-model.md).
+
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """
     if out is None:
@@ -162,20 +239,28 @@ def generate(
     if prompts is None:
         output.check(out)
     signer = load_signer(sign_cert, sign_key)
+    from bowerbird.systems.reference_settings import Adapter
+
+    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload)
+    how = None if taking == Adapter() else taking
     if source is not None:
         _check_beside(context)
-        _regenerate(source, model, sampler, out, device, as_json, signer)
+        _regenerate(source, model, sampler, out, device, how, as_json, signer)
         return
     if model is None:
         raise BowerbirdError(
             "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
+        )
+    if not (prompt is not None or image or class_name is not None or unconditional or reference or prompts):
+        raise BowerbirdError(
+            "generate: say what: --prompt TEXT, --prompts FILE, --image F, --class C, --unconditional, or --reference F"
         )
     counted = tuple(int(step) for step in numbers(steps, "--steps"))
     if any(step != whole for step, whole in zip(numbers(steps, "--steps"), counted, strict=True)):
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records
+    from bowerbird.systems import generation, jobs, records, refinement
 
     job = jobs.Job(
         prompt=prompt,
@@ -195,6 +280,7 @@ def generate(
         class_key=class_key,
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
+        min_score=min_score,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -207,23 +293,39 @@ def generate(
         text_ratio=tuple(numbers(text_ratio, "--text-ratio")),
         text_scale=tuple(numbers(text_scale, "--text-scale")),
         neighbor_scale=tuple(numbers(neighbor_scale, "--neighbor-scale")),
+        scale=scale,
+        layers=layers,
+        steps_from=steps_from,
+        steps_to=steps_to,
+        pool=pool,
+        negative_prompt=negative_prompt,
+        phrases=phrases,
+        structure=structure,
+        critic=critic,
+        max_passes=max_passes,
     )
     guard.check_policy(on_copy)
     if prompts is not None:
-        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, as_json, signer)
+        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
-    pipe = open_model(model, device, dtype)
+    pipe = open_model(model, device, dtype, how)
     prepared = jobs.prepare(pipe, opened, job)
     hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
+    for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
+        say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
-        made = generation.generate(pipe, hits, settings, progress=tracker(bar, "generating", job.n))
-    kept = guard.guard(pipe, made, hits, settings, policy=on_copy)
+        progress = tracker(bar, "generating", job.n)
+        if critic is None or opened is None:
+            made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
+        else:
+            made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
+    kept = guard.guard(pipe, made.images, made.hits, settings, policy=on_copy)
     made_records = records.generation_records(
         pipe,
         model,
@@ -234,9 +336,13 @@ def generate(
         prepared.request,
         picture_seeds=kept.seeds,
         copies=kept.copies,
+        refinements=made.records,
     )
     paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
+    for path, record in zip(paths, made.records or (), strict=False):
+        if lacks := refinement.still_missing(record):
+            say(f"{path.name}: the critic does not see {', '.join(map(repr, lacks))}")
     print_result(paths, out, as_json)
 
 
@@ -250,6 +356,7 @@ def _series(
     out: Path,
     device: str,
     dtype: str,
+    adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
 ) -> None:
@@ -259,6 +366,8 @@ def _series(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
+    if usual.critic is not None:
+        raise BowerbirdError("generate: --critic looks at the pictures of one --prompt; leave it out with --prompts")
     if usual.prompt or usual.images or usual.class_name or usual.unconditional:
         raise BowerbirdError(
             "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"
@@ -268,7 +377,7 @@ def _series(
     work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=passed_over)
     say_source(passed_over)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
-    pipe = open_model(model, device, dtype)
+    pipe = open_model(model, device, dtype, adapter)
 
     def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
         return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=on_copy)
@@ -284,7 +393,19 @@ def _series(
     print_result(made.paths, out, as_json)
 
 
-BESIDE_FROM = ("source", "model", "out", "sampler", "sign_cert", "sign_key", "device", "as_json")
+BESIDE_FROM = (
+    "source",
+    "model",
+    "out",
+    "sampler",
+    "adapter",
+    "image_encoder",
+    "offload",
+    "sign_cert",
+    "sign_key",
+    "device",
+    "as_json",
+)
 """What can be given beside --from; everything else is in the record."""
 
 
@@ -309,6 +430,7 @@ def _regenerate(
     sampler: str | None,
     out: Path,
     device: str,
+    adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
 ) -> None:
@@ -324,7 +446,7 @@ def _regenerate(
             f"{source}: was generated by {name!r}, which is not bundled; a record opens and fetches no other model by"
             f" itself, so give it: bowerbird generate MODEL --from {in_shell(source)} --out {in_shell(out)}"
         )
-    pipe = open_model(model or name, device, found.dtype)
+    pipe = open_model(model or name, device, found.dtype, adapter)
     image, hits = regeneration.regenerate(pipe, record, sampler=sampler)
     edited = regeneration.source_of(found)
     sources = None if edited is None else [edited]

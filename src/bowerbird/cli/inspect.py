@@ -81,6 +81,10 @@ def _print(path: Path, facts: dict[str, Any], record: Record | None, credentials
         print_line(f"  settings    {settings}")
         if isinstance(base, dict):
             print_line(f"  kb          {base.get('path')}, version {base.get('version')}")
+        if record.references is not None and record.references.adapter is not None:
+            said = record.references
+            adapter = record.references.adapter
+            print_line(f"  adapter     {adapter.name} ({adapter.hash}), scale {said.scale:g}, layers {said.layers}")
         if record.edit is not None:
             print_line(f"  edited      {record.edit.name or 'a picture without a name'}")
         for number, near in enumerate(record.neighbors[:SHOWN]):

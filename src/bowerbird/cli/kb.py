@@ -241,5 +241,7 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
         f" {beside['added']} added, {beside['removed']} removed"
     )
+    if facts["caption_column"]:
+        print_line(f"captions  column {facts['caption_column']}")
     print_line(f"credited  {', '.join(facts['credit']) or 'the file name alone'}")
     print_line(f"metadata  {', '.join(f'{name} ({kind})' for name, kind in facts['metadata'].items()) or 'none'}")

@@ -11,10 +11,10 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SeedOption,
+    bar_progress,
     print_json,
     print_line,
     progress_bar,
-    report_to,
     say,
 )
 from bowerbird.core.errors import BowerbirdError
@@ -68,7 +68,7 @@ def reproduce(
             settings,
             limit=limit,
             device=pick_device(device),
-            progress=report_to(bar),
+            progress=bar_progress(bar, "working"),
             on_message=say,
         )
         found = claims.run(chosen, experiment, out)

@@ -197,8 +197,8 @@ def _why_nothing(text: str | None, mode: str, where: str | None, least: float | 
         return f"{among} shares a word with {text!r}; try --mode dense" if mode == "bm25" else f"{among} was found"
     if usual is None:
         return f"{among} has a BM25 score of {least:g} or more; lower --min-score, or try --mode dense"
-    ordinary = ", ".join(f"{name} of all items {value:.3f}" for name, value in _usual(usual).items())
-    return f"{among} is as similar as --min-score {least:g} (with this query have {ordinary}, or more); lower it"
+    ordinary = ", ".join(f"{name} of all items reach {value:.3f}" for name, value in _usual(usual).items())
+    return f"{among} is as similar as --min-score {least:g} (with this query, {ordinary}); lower it"
 
 
 def _usual(usual: np.ndarray) -> dict[str, float]:

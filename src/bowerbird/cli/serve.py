@@ -21,6 +21,30 @@ def serve(
         list[str] | None,
         typer.Option("--model", help="Bundled name, directory or hub id; the first is the default; all bundled ones."),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="[MODEL=]FILE",
+            help="For a base model of diffusers, the first or the one named: an IP-Adapter or FLUX Redux.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-encoder", metavar="[MODEL=]DIR", help="The adapter's image encoder; default beside its file."
+        ),
+    ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option("--fit", metavar="[MODEL=]HOW", help="References that are no squares: pad, squash or crop."),
+    ] = None,
+    offload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--offload", metavar="[MODEL=]HOW", help="Keep a base's weights in main memory: model, sequential."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; another than this machine wants a token.")
     ] = ("127.0.0.1"),
@@ -59,6 +83,7 @@ def serve(
     import secrets
 
     from bowerbird.serve.context import Settings
+    from bowerbird.serve.models import read_adapters
 
     if token is not None and len(token) < 8:
         raise BowerbirdError("--token is shorter than 8 characters, which can be guessed; give a longer one")
@@ -71,6 +96,13 @@ def serve(
             kbs=tuple(kb or ()),
             data=data,
             models=tuple(model or ()),
+            adapters=read_adapters(
+                model or (),
+                adapter=adapter or (),
+                image_encoder=image_encoder or (),
+                fit=fit or (),
+                offload=offload or (),
+            ),
             host=host,
             port=port,
             token=token,

@@ -87,16 +87,23 @@ def sync(
     if len(done.unreadable) > SHOWN:
         say(f"left as they were: {len(done.unreadable) - SHOWN} more")
     say_source(done.source)
-    counts = f"added {len(done.added)}, changed {len(done.changed)}, removed {len(done.removed)}"
-    line = f"{counts}, unchanged {done.unchanged}; {done.embedded} pictures embedded"
+    add, change, remove, embed = (
+        ("would add", "change", "remove", "to embed") if dry_run else ("added", "changed", "removed", "embedded")
+    )
+    counts = f"{add} {len(done.added)}, {change} {len(done.changed)}, {remove} {len(done.removed)}"
+    line = f"{counts}, unchanged {done.unchanged}; {_counted(done.embedded, 'picture')} {embed}"
     if dry_run:
-        say(f"{kb}: would be {line}; nothing was changed (--dry-run)")
+        say(f"{kb}: {line}; nothing was changed (--dry-run)")
     else:
         say(f"{kb}: {line}; {len(opened)} items (version {opened.version})")
     if done.missing:
-        say(f"{done.missing} items are not in the source; --delete-missing removes them")
+        say(f"not in the source: {_counted(done.missing, 'item')}; --delete-missing removes them")
     if undo is not None:
         say_undo(kb, undo)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _facts(done: SyncReport) -> dict[str, object]:

@@ -149,10 +149,12 @@ def _is_first() -> bool:
 
 def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     """Train one recipe to its end: a bar on a terminal, else a line a step."""
+    from bowerbird.cli.quiet import quiet_libraries
     from bowerbird.training.data import held_out_rows
     from bowerbird.training.losses import StepReport
     from bowerbird.training.run import train_recipe
 
+    quiet_libraries()
     recipe, out, first = run.recipe, run.out, _is_first()
     trained, held = held_out_rows(recipe, pictures)
     if first:
@@ -247,6 +249,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """The trained model of a run at several guidance scales, with the knowledge base it was trained from, or one that
     is made of the data in the run's folder."""
+    from bowerbird import encoders
     from bowerbird.cli.common import open_model
     from bowerbird.evaluation.guidance_sweep import measure
     from bowerbird.knowledge.base import KnowledgeBase
@@ -257,6 +260,8 @@ def _measure(
     elif (out / "kb").is_dir():
         base = KnowledgeBase.open(out / "kb")
     else:
-        base, _ = KnowledgeBase.build(out / "kb", str(data), encoder=getattr(pipe.config, "encoder_name", "small"))
+        name, fingerprint = (getattr(pipe.config, f"encoder_{each}", "") for each in ("name", "fingerprint"))
+        encoder = encoders.load_recorded(name, fingerprint) if name else encoders.load("small")
+        base, _ = KnowledgeBase.build(out / "kb", str(data), encoder=encoder)
     with show_progress("measuring", options.as_json) as progress:
         return measure(pipe, base, pictures, scales, progress=progress)

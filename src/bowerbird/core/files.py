@@ -70,6 +70,13 @@ def last_part(path: str) -> str:
     return re.split(r"[/\\]", str(Path(path).resolve()) if path in (".", "..") else path.rstrip("/\\"))[-1]
 
 
+def portable(path: str) -> str:
+    """A name or `path` as it may be recorded and go to other people: a relative one as it is, of one elsewhere on the
+    machine the last part."""
+    outside = re.match(r"[/\\~]|[A-Za-z]:[/\\]", path) is not None or ".." in Path(path).parts
+    return last_part(path) if outside else path
+
+
 def _follow(path: Path) -> Path:
     """What `path` is a link to: a directory takes the place of that, and the link stays."""
     return path.resolve() if path.is_symlink() else path

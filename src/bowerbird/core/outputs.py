@@ -37,7 +37,7 @@ def check_folder(out: str | Path) -> Path:
     out = Path(out)
     there = next(place for place in (out, *out.absolute().parents) if place.exists() or place.is_symlink())
     if not there.is_dir():
-        raise BowerbirdError(f"{there}: is no folder; give the results a folder of their own")
+        raise BowerbirdError(f"{there}: is not a folder; give the results a folder of their own")
     if not os.access(there, os.W_OK | os.X_OK):
         raise BowerbirdError(f"{there}: cannot be written; give the results another folder")
     return out

@@ -44,7 +44,8 @@ class Encoder(Protocol):
     Outputs are raw, float32: normalizing is the database's choice. The embedding of a picture or text must not depend
     on what else is in the call, or in which order: batch as you like inside, but give the same bits each time.
 
-    `name`: what `encoders.load` is given to get this encoder again; `load` sets it on a class of somebody else's.
+    `name`: what `encoders.load` is given to get this encoder again, or of a directory elsewhere the last part of its
+    path, as it is recorded; `load` sets it on a class of somebody else's.
     `dim`: the embedding dimension d. `shared_dim`: how many of the first dimensions texts and pictures share, `dim`
     unless some are for pictures alone; beyond them a text's are 0. `fingerprint`: a short text that changes with the
     weights and the preprocessing, as a hash of the weights' files; a database is tied to it. An optional attribute
@@ -92,6 +93,9 @@ class Neighbors:
     load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
         default=None, compare=False, repr=False
     )
+    phrases: tuple[tuple[str, ...], ...] = ()
+    regions: np.ndarray | None = None
+    encoder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.scores.shape != self.ids.shape or self.embeddings.shape[:2] != self.ids.shape:
@@ -103,6 +107,10 @@ class Neighbors:
             raise BowerbirdError(f"Neighbors: weights {self.weights.shape} must have the shape of ids {self.ids.shape}")
         if self.queries and len(self.queries) != len(self.ids):
             raise BowerbirdError(f"Neighbors: {len(self.queries)} queries for {len(self.ids)} rows")
+        if self.phrases and [len(row) for row in self.phrases] != [self.ids.shape[1]] * len(self.ids):
+            raise BowerbirdError(f"Neighbors: phrases must be {len(self.ids)} rows of {self.ids.shape[1]}")
+        if self.regions is not None and self.regions.shape != (*self.ids.shape, 4):
+            raise BowerbirdError(f"Neighbors: regions {self.regions.shape} must be four numbers for each of the ids")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -154,6 +162,8 @@ class Neighbors:
             metadata=tuple(tuple(row[c] for c in cols) for row in self.metadata),
             weights=None if self.weights is None else self.weights[:, cols],
             measures={name: values[:, cols] for name, values in self.measures.items()},
+            phrases=tuple(tuple(row[c] for c in cols) for row in self.phrases),
+            regions=None if self.regions is None else self.regions[:, cols],
         )
 
     def repeat(self, times: int) -> Neighbors:
@@ -174,6 +184,38 @@ class Neighbors:
             weights=None if self.weights is None else self.weights[index],
             measures={name: values[index] for name, values in self.measures.items()},
             queries=tuple(self.queries[i] for i in index) if self.queries else (),
+            phrases=tuple(self.phrases[i] for i in index) if self.phrases else (),
+            regions=None if self.regions is None else self.regions[index],
+        )
+
+    def padded(self, k: int, dim: int) -> Neighbors:
+        """The same neighbors in `k` columns, absent ones behind, and `dim` dimensions where they have no embeddings: so
+        that rows of several searches can be stacked. Raises: BowerbirdError for fewer columns than there are."""
+        more = k - self.k
+        if more < 0:
+            raise BowerbirdError(f"padded: {self.k} neighbors do not go into {k} columns")
+        count = len(self)
+
+        def wider(array: np.ndarray, value: float) -> np.ndarray:
+            widths = ((0, 0), (0, more), *((0, 0),) * (array.ndim - 2))
+            return np.pad(array, widths, constant_values=value)
+
+        known = self.embeddings if self.embeddings.shape[-1] else np.zeros((count, self.k, dim), np.float32)
+        regions = self.regions
+        if regions is not None:
+            whole = np.broadcast_to(np.asarray([0, 0, 1, 1], regions.dtype), (count, more, 4))
+            regions = np.concatenate([regions, whole], 1)
+        return replace(
+            self,
+            ids=wider(self.ids, ABSENT),
+            scores=wider(self.scores, -np.inf),
+            embeddings=wider(known, 0),
+            captions=tuple((*row, *("",) * more) for row in self.captions),
+            metadata=tuple((*row, *({},) * more) for row in self.metadata),
+            weights=None if self.weights is None else wider(self.weights, 0),
+            measures={name: wider(values, np.nan) for name, values in self.measures.items()},
+            phrases=tuple((*row, *("",) * more) for row in self.phrases),
+            regions=regions,
         )
 
     # -- making them ---------------------------------------------------------------------------------------------------
@@ -258,6 +300,13 @@ class Neighbors:
             weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
             queries=second.queries,
             load_images=_pictures_of_both(first, second),
+            phrases=tuple(a + b for a, b in zip(_phrases(first), _phrases(second), strict=True))
+            if first.phrases or second.phrases
+            else (),
+            regions=None
+            if first.regions is None and second.regions is None
+            else np.concatenate([_regions(first), _regions(second)], 1),
+            encoder=first.encoder if first.encoder == second.encoder else "",
         )
 
     @staticmethod
@@ -273,6 +322,11 @@ class Neighbors:
             weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
             load_images=parts[0].load_images,
+            phrases=tuple(row for part in parts for row in _phrases(part)) if any(p.phrases for p in parts) else (),
+            regions=np.concatenate([_regions(part) for part in parts])
+            if any(part.regions is not None for part in parts)
+            else None,
+            encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
         )
 
 
@@ -301,6 +355,15 @@ def _pictures_of_both(first: Neighbors, second: Neighbors) -> Pictures | None:
         ]
 
     return load
+
+
+def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:
+    return part.phrases or (("",) * part.k,) * len(part)
+
+
+def _regions(part: Neighbors) -> np.ndarray:
+    whole = np.broadcast_to(np.asarray([0, 0, 1, 1], np.float32), (*part.ids.shape, 4))
+    return whole if part.regions is None else part.regions
 
 
 def _given_weights(part: Neighbors) -> np.ndarray:

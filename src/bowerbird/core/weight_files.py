@@ -22,6 +22,19 @@ def file_fingerprint(path: str | Path) -> str:
         raise BowerbirdError(f"{path}: cannot be read ({error.strerror}); give the path of a weights file") from error
 
 
+def folder_fingerprint(folder: str | Path) -> str:
+    """16 hex digits of all safetensors files in `folder`, whatever they are called. Raises: BowerbirdError when one
+    cannot be read."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise BowerbirdError(f"{file}: cannot be read ({error.strerror}); fetch it again") from error
+    return digest.hexdigest()[:16]
+
+
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a torch file, by torch's restricted reader. Raises: BowerbirdError when it holds anything else."""
     import torch

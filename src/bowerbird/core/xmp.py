@@ -21,7 +21,8 @@ LONGEST_PROMPT, LONGEST_RIGHTS = 10_000, 50_000
 MOST_SOURCES = 1000
 # what XML 1.0 has no character for, C1 controls, and marks that turn the direction of writing
 _NOT_XML = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
 _NAMESPACES = {
     "dc": "http://purl.org/dc/elements/1.1/",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -82,6 +83,8 @@ def texts_of(value: Any) -> list[str]:
         return _texts_of_record(value)
     if isinstance(value, (list, tuple)):
         return [text for one in value if one is not None for text in texts_of(one)]
+    if isinstance(value, float) and math.isnan(value):  # an empty cell, as pandas writes it
+        return []
     return [str(value)]
 
 

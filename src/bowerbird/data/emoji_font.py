@@ -6,37 +6,27 @@ Reads the PNG strikes (CBDT) of fonts such as Noto Color Emoji with fontTools; n
 from __future__ import annotations
 
 import io
-import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.fonts import font_folders
 
 if TYPE_CHECKING:
     from bowerbird.data.item import SourceItem
 
-PLACES = (
-    "/usr/share/fonts",
-    "/usr/local/share/fonts",
-    "~/.local/share/fonts",
-    "~/.fonts",
-    "/System/Library/Fonts",
-    "/Library/Fonts",
-)
 PATTERNS = ("*NotoColorEmoji*.ttf", "*Noto*Color*Emoji*.ttf", "*ColorEmoji*.ttf")
 
 
 def find_emoji_font() -> Path | None:
     """The first color emoji font with PNG strikes in the usual places, or None."""
-    for place in PLACES:
-        folder = Path(os.path.expanduser(place))  # stays as it is where there is no home
-        if folder.is_dir():
-            for pattern in PATTERNS:
-                found = sorted(folder.rglob(pattern))
-                if found:
-                    return found[0]
+    for folder in font_folders():
+        for pattern in PATTERNS:
+            found = sorted(folder.rglob(pattern))
+            if found:
+                return found[0]
     return None
 
 

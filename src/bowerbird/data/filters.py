@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def explain(where: str, columns: Sequence[str], error: Exception) -> BowerbirdError:
     """What to tell the person whose condition LanceDB refused."""
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = reason.partition(" Valid fields are")[0][:160]  # the columns are named anyway
     reason = reason.replace("`", "'")  # here backticks mark parameters of ours
     if "literal of type 'Utf" in reason or "Cannot cast string" in reason:
         reason += "; a column of texts is compared with numbers as TRY_CAST(column AS DOUBLE)"

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
+from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.models import network_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,22 +78,29 @@ def _pool(output: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-def load_clip(path: str | Path, *, name: str, device: str = "cpu") -> ClipEncoder:
-    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only.
+def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:
+    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only. A hub's is one that was fetched
+    before, unless `fetch`.
 
     Raises: BowerbirdError when it is not there or not complete.
     """
+    from huggingface_hub import snapshot_download
     from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
 
-    try:
-        model = AutoModel.from_pretrained(path, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    with opening(f"encoder {name!r}", "give a directory or hub id of CLIP or SigLIP with safetensors"):
+        place = str(path)
+        if not Path(place).is_dir() and not fetch:  # of a name some things are asked in any case, of a folder nothing
+            place = snapshot_download(place, local_files_only=True)
+        if Path(place).is_dir():
+            network_files.check_folder(Path(place))
+        options: dict[str, Any] = {"local_files_only": not fetch}
+        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        network_files.check_finite(model, Path(place))
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
         processor_class = (
             SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
         )
-        processor = processor_class.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise BowerbirdError(f"encoder {name!r} cannot be opened: {str(error).splitlines()[0]}") from error
+        processor = processor_class.from_pretrained(place, **options)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise BowerbirdError(
             f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"
@@ -101,13 +111,9 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu") -> ClipEncode
 
 def _fingerprint(path: str, model: Any) -> str:
     """Hash of the weights: of the files where they are local, of the tensors where they came from a hub's cache."""
+    if Path(path).is_dir() and any(Path(path).glob("*.safetensors")):
+        return folder_fingerprint(path)
     digest = hashlib.sha256()
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    if files:
-        for file in files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    else:
-        for key, value in sorted(model.state_dict().items()):
-            digest.update(key.encode() + value.float().cpu().numpy().tobytes())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

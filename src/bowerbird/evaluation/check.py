@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ def check_files(
         raise BowerbirdError("no picture to check; give PNG files, or the folder that bowerbird generate wrote")
     extractor = features.load(descriptor)
     size = detect.working_size(extractor)
+    whole = paths
     generated, paths, unreadable = read_pictures(paths, size)
     if not generated:
         raise BowerbirdError(f"none of the pictures to check can be read ({unreadable[0]})")
@@ -71,7 +73,7 @@ def check_files(
         progress=progress,
     )
     facts = {
-        "against": list(against),
+        "against": [last_part(place) for place in against],
         "training pictures": len(training),
         "generated": len(generated),
         "seed": seed,
@@ -81,11 +83,23 @@ def check_files(
             "preprocessing": extractor.preprocessing,
         },
         "neighbors known": neighbors is not None,
-        "left out": unreadable,
+        "left out": [_without_folder(line, whole) for line in unreadable],
     }
     near_named = [[known.named[i] for i in row] for row in near or []]
-    names = [str(path) for path in paths]
+    names = _names(paths)
     return reports.write_copy_report(report, names, generated, training, out, facts, named=named, near_named=near_named)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What a report calls files: by their path from the folder that all lie in, as where that is says who made it."""
+    whole = [path.absolute() for path in paths]
+    common = os.path.commonpath([path.parent for path in whole])
+    return [path.relative_to(common).as_posix() for path in whole]
+
+
+def _without_folder(line: str, paths: Sequence[Path]) -> str:
+    """A `line` about one of the `paths` with the last part of it."""
+    return next((path.name + line[len(str(path)) :] for path in paths if line.startswith(str(path))), line)
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> tuple[list[Image.Image], list[Path], list[str]]:

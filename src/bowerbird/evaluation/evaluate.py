@@ -100,11 +100,13 @@ def parse_metrics(text: str | None) -> tuple[str, ...] | None:
     return found
 
 
-def needs_judge(metrics: tuple[str, ...] | None, *, has_features: bool) -> bool:
-    """Whether these measures need a judge: for its verdicts, or for its features where no others are given."""
-    return metrics is None or bool(
-        {"faithfulness", "inception-score"} & set(metrics) or (not has_features and set(metrics) - set(PARTS))
-    )
+JUDGED = {"faithfulness", "inception-score"}
+"""Measures of what a judge says."""
+
+
+def needs_judge(metrics: tuple[str, ...] | None) -> bool:
+    """Whether these measures need a judge's verdicts; distances between sets are measured without one."""
+    return metrics is None or bool(JUDGED & set(metrics))
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from bowerbird.core.images import square
 from bowerbird.core.outputs import FileSet, output_directory
 from bowerbird.core.text import printable, to_json
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.copies.detect import CopyReport
+from bowerbird.evaluation.copies.detect import GUARD, CopyReport
 from bowerbird.evaluation.copies.nearest import KINDS, Nearest
 from bowerbird.evaluation.copies.thresholds import ranks
 
@@ -197,6 +197,20 @@ def alike_sheet(path: Path, copies: CopyReport, training: Sequence[Image.Image],
     ] or [("one training picture: there is no other to be like", [training[0]], [""])]
     with atomic_path(path) as temporary:
         labeled_grid(table, title="training pictures that are most alike", size=EDGE, divide=1).save(temporary, "PNG")
+
+
+def copies_line(report: dict[str, Any]) -> str:
+    """What a copy check found, in plain words, from its `report`: the pictures over the copy guard's
+    threshold as a whole, and where there are training pictures enough to say what one in a hundred is, over that of
+    their parts. Training pictures that are alike raise that, and not the guard's: rather too many than too few."""
+    kinds = KINDS if report["baseline"]["pictures"] >= 100 else KINDS[:1]
+    limits = {kind: max(report["thresholds"][kind].values(), default=np.inf) for kind in kinds}
+    limits["whole"] = report["thresholds"]["whole"].get(GUARD, limits["whole"])
+    rows = report["pictures"]
+    found = [row["file"] for row in rows if any(row["training"][kind] > limits[kind] for kind in kinds)]
+    of = f"{len(rows)} picture{'' if len(rows) == 1 else 's'}"
+    names = f" ({', '.join(found[:5])}{', …' if len(found) > 5 else ''})" if found else ""
+    return f"possible copies: {len(found)} of {of}{names}{'; look at worst.png' if found else ''}"
 
 
 def recall_lines(report: dict[str, Any]) -> list[str]:

@@ -158,6 +158,8 @@ class KnowledgeBase:
                 )
                 places = ", ".join(map(str, several))
                 raise BowerbirdError(f"{places}: no picture could be read, so nothing was made ({reason})")
+            if caption_column is not None:
+                store.keep({"caption_column": caption_column})
             if credit:
                 kb.set_credit(credit)
         return cls.open(path, encoder=loaded, device=device, memory=memory, on_message=on_message), report
@@ -210,10 +212,10 @@ class KnowledgeBase:
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights,
-        BowerbirdError when it is the name of code, which must be given to `open`."""
+        BowerbirdError when it is the name of code or of what would be fetched, which must be given to `open`."""
         from bowerbird import encoders
 
-        found = encoders.load(self.encoder_name, device=self.device, allow_import=False)
+        found = encoders.load_recorded(self.encoder_name, self.encoder_fingerprint, device=self.device)
         self._check(found)
         return found
 
@@ -234,6 +236,7 @@ class KnowledgeBase:
             "items": len(self),
             "encoder": dict(self.manifest["encoder"]),
             "credit": list(self.credit),
+            "caption_column": self.caption_column,
             **self.store.info(),
         }
 
@@ -243,6 +246,12 @@ class KnowledgeBase:
         kept = self.manifest.get("credit")
         columns = [c for c in kept if isinstance(c, str) and len(c) <= LONGEST] if isinstance(kept, list) else []
         return tuple(columns[:MOST_COLUMNS])
+
+    @property
+    def caption_column(self) -> str | None:
+        """The column that captions were read from when somebody named one, which `sync` reads again."""
+        kept = self.manifest.get("caption_column")
+        return kept if isinstance(kept, str) and kept and len(kept) <= LONGEST else None
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -312,15 +321,17 @@ class KnowledgeBase:
         """Bring the items to what `source` says of the same `key`, a metadata column or `name` (the file's): what is
         new is added, a changed picture is embedded again, changed captions and metadata are written without that.
 
-        An item keeps its id, whatever of it changes. Columns that the source does not have are kept. `delete_missing`
+        `caption_column`: default the one that `build` or an earlier `sync` was given. An item keeps its id, whatever of
+        it changes. Columns that the source does not have are kept. `delete_missing`
         removes the items whose key the source does not have; items without a key stay. `dry_run` changes nothing.
         Readers see all of it or nothing: it is one version. The rest: `add`.
         Raises: BowerbirdError, before anything is embedded, when a row has no key, or two rows, or two items, have the
         same one.
         """
         several = [source] if isinstance(source, (str, Path)) else list(source)
-        choice = Choice(caption_column, None, 0, fetch_urls, private_urls, images.check_max_pixels(max_pixels))
-        return sync(
+        column = caption_column if caption_column is not None else self.caption_column
+        choice = Choice(column, None, 0, fetch_urls, private_urls, images.check_max_pixels(max_pixels))
+        report = sync(
             check_store(self.store),
             lambda: self.encoder,
             several,
@@ -331,6 +342,10 @@ class KnowledgeBase:
             processes=workers,
             progress=progress,
         )
+        if column != self.caption_column and not dry_run:
+            with self.store.writing():
+                self.store.keep({"caption_column": column})
+        return report
 
     def remove(
         self, *, ids: Sequence[int] | None = None, where: str | None = None, expected_version: int | None = None
@@ -389,7 +404,7 @@ class KnowledgeBase:
         """
         with self.store.writing():
             there = self.store.info()["metadata"]
-            self.store.set_credit(known_columns(columns, there, str(self.path)))
+            self.store.keep({"credit": list(known_columns(columns, there, str(self.path)))})
 
     def close(self) -> None:
         """Give back what is held open: a Milvus Lite file is one process's at a time."""
@@ -565,8 +580,8 @@ class KnowledgeBase:
         rows = self.store.snapshot.rows_of(wanted)
         if (rows == ABSENT).any():
             raise BowerbirdError(
-                f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list ids with bowerbird search"
-                f" {in_shell(self.path)} --json"
+                f"{self.path}: no item with id {wanted[rows == ABSENT][0]}; list them with bowerbird kb list"
+                f" {in_shell(self.path)}"
             )
         return rows
 
@@ -580,6 +595,7 @@ class KnowledgeBase:
             captions=captions,
             metadata=metadata,
             load_images=self.pictures,
+            encoder=self.encoder_fingerprint,
         )
 
     def name(self, item: int) -> str:

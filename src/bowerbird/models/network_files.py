@@ -51,6 +51,16 @@ def load_network(kind: Any, folder: Path, **options: Any) -> Any:
             else f"{folder}: the weights are of other shapes than config.json says; fetch the directory again"
         )
     check_finite(network, folder)
+    return without_place(network, folder.name)
+
+
+def without_place(network: Any, name: str) -> Any:
+    """`network` itself, which takes with it that it is called `name` and not where it lies: what is opened is saved
+    again, and goes to other people."""
+    if hasattr(network, "register_to_config"):
+        network.register_to_config(_name_or_path=name)
+    elif hasattr(network, "name_or_path"):
+        network.name_or_path = network.config._name_or_path = name
     return network
 
 
@@ -126,7 +136,9 @@ def check_shapes(build: Callable[[], torch.nn.Module], weights: Mapping[str, tor
         """Numbers are not drawn: without memory there are none, and torch takes a second to find that out."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+            given = kwargs or {}
+            drawn = func in (torch.Tensor.normal_, torch.nn.init.normal_)
+            return (args[0] if args else given["tensor"]) if drawn else func(*args, **given)
 
     if is_bundled(place):
         return

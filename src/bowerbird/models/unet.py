@@ -32,8 +32,9 @@ class UNetConfig(BaseModel):
     cross_attention_dim: int = Field(default=256, ge=1)
 
 
-def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
-    """A new U-Net for neighbors of `embed_dim` numbers.
+def build_unet(config: UNetConfig, embed_dim: int | None) -> UNet2DConditionModel:
+    """A new U-Net for neighbors of `embed_dim` numbers; None: for tokens of `config.cross_attention_dim` numbers, as
+    they are.
 
     Embeddings enter through a trained linear map (`encoder_hid_proj`), whose bias is what the zero null becomes.
     """
@@ -52,7 +53,7 @@ def build_unet(config: UNetConfig, embed_dim: int) -> UNet2DConditionModel:
         # diffusers reads this argument as the number of heads, not as their width
         attention_head_dim=tuple(max(1, c // config.head_channels) for c in config.block_out_channels),
         encoder_hid_dim=embed_dim,
-        encoder_hid_dim_type="text_proj",
+        encoder_hid_dim_type=None if embed_dim is None else "text_proj",
         cross_attention_dim=config.cross_attention_dim,
     )
 

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent / "bundled"
 DESCRIPTIONS = {
     "small": "picture and text encoder, 384 numbers an item, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
-    "tiny-copies": "descriptor of near copies for `check`, 128 numbers a picture, 64 px",
+    "tiny-copies": "descriptor of near copies for check-copies, 128 numbers a picture, 64 px",
     "tiny-knn": (
         "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbors'; over"
         " tiny-rdm"

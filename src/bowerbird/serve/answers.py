@@ -216,6 +216,7 @@ class Model(BaseModel):
     description: str
     default: bool
     bytes: int
+    adapter: str | None
     loaded: bool
     capabilities: dict[str, Any] | None
     defaults: dict[str, Any] | None

@@ -25,7 +25,7 @@ from bowerbird.serve.decoding import Decoders
 from bowerbird.serve.dispatch import Dispatcher
 from bowerbird.serve.errors import Public
 from bowerbird.serve.metrics import Metrics
-from bowerbird.serve.models import served
+from bowerbird.serve.models import facts_of, served
 from bowerbird.serve.protocol import PatientProtocol
 from bowerbird.serve.shelf import Shelf
 from bowerbird.serve.store import Store
@@ -37,7 +37,7 @@ def build(settings: Settings, sockets: Path) -> Server:
 
     Raises: BowerbirdError for a knowledge base or model that is not there.
     """
-    models = served(settings.models)
+    models = served(settings.models, settings.adapters)
     lock = _lock(settings.data)
     store = Store(settings.data)
     recovery.clean(store)
@@ -54,7 +54,11 @@ def build(settings: Settings, sockets: Path) -> Server:
     for name in shelf.ids()[1:]:
         shelf.get(name)
     first = next(iter(models.values())).place
-    usual: dict[str, Any] = {"dtype": settings.dtype, "memory": settings.memory}
+    usual: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "memory": settings.memory,
+        "adapters": {each.place: facts_of(each.adapter) for each in models.values() if each.adapter is not None},
+    }
     embeds = {**usual, "device": settings.devices[0], "preload": [], "encoders": encoders}
     embedding = Worker(settings.devices[0], shelf.address, embeds, dispatcher.hear, dispatcher.lost)
     for number, device in enumerate(settings.devices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,16 +23,19 @@ from bowerbird.serve.models import Served
 from bowerbird.serve.shelf import Shelf
 from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
+from bowerbird.systems.reference_settings import Adapter
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `token` None: nobody is asked
-    for one. `devices`: a worker each. `memory`: bytes that models may take on each, None for half of what there is."""
+    """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a base
+    model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `memory`: bytes
+    that models may take on each, None for half of what there is."""
 
     kbs: tuple[str, ...]
     data: Path
     models: tuple[str, ...] = ()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 7860
     token: str | None = None

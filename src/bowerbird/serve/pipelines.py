@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.reference_settings import Adapter
 
 Held = TypeVar("Held")
 
@@ -51,28 +52,34 @@ class Recent(Generic[Held]):
 
 
 class Workbench:
-    """Everything that a worker needs for a job, on one `device` in one `dtype`; models take at most `memory` bytes."""
+    """Everything that a worker needs for a job, on one `device` in one `dtype`; models take at most `memory` bytes.
+    `adapters`: by the place of a base model, what it takes references by."""
 
-    def __init__(self, device: str, dtype: str, memory: int) -> None:
-        from bowerbird import encoders
+    def __init__(self, device: str, dtype: str, memory: int, adapters: Mapping[str, Adapter] | None = None) -> None:
+        own = adapters or {}
 
         def load(name: str) -> System:
             from bowerbird.systems.loading import load_pipeline
 
-            return load_pipeline(name, device, dtype)
+            return load_pipeline(name, device, dtype, own.get(name))
+
+        def load_encoder(key: str) -> Encoder:
+            from bowerbird.encoders.load import load_recorded
+
+            fingerprint, _, name = key.partition(" ")
+            return load_recorded(name, fingerprint, device=device)
 
         self.device, self.dtype = device, dtype
         self.models: Recent[System] = Recent(load, _bytes_of, memory)
-        self.encoders: Recent[Encoder] = Recent(
-            lambda name: encoders.load(name, device=device, allow_import=False), _encoder_bytes, memory
-        )
+        self.encoders: Recent[Encoder] = Recent(load_encoder, _encoder_bytes, memory)
         self._bases: dict[str, tuple[object, KnowledgeBase]] = {}
         self._turn = threading.Lock()
 
     def encoder(self, name: str, fingerprint: str) -> Encoder:
-        """The encoder that a knowledge base was made with. Raises: MismatchError when the name now means another."""
-        found = self.encoders.get(name)
-        if found.fingerprint != fingerprint:
+        """The encoder that a knowledge base was made with; without a `fingerprint` the one that has this name. Raises:
+        MismatchError when the name now means another."""
+        found = self.encoders.get(f"{fingerprint} {name}")
+        if fingerprint and found.fingerprint != fingerprint:
             raise MismatchError(f"encoder {name!r} is not the one that the knowledge base was made with")
         return found
 

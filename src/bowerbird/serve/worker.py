@@ -20,6 +20,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
+from bowerbird.serve.models import adapter_of
 from bowerbird.serve.pipelines import Workbench, default_memory
 from bowerbird.serve.work import Order, job_of, run
 
@@ -93,7 +94,7 @@ class Worker:
         if what == "model":
             return self._model(str(message["model"])), []
         if what == "named":
-            found = self.bench.encoders.get(str(message["name"]))
+            found = self.bench.encoder(str(message["name"]), "")
             return {"name": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, []
         encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
         if what == "encoder":
@@ -151,7 +152,9 @@ def main() -> None:
     link = socket.socket(fileno=number)
     try:
         device = pick_device(settings["device"])
-        bench = Workbench(device, settings["dtype"], settings["memory"] or default_memory(device))
+        memory = settings["memory"] or default_memory(device)
+        adapters = {place: adapter_of(facts) for place, facts in settings["adapters"].items()}
+        bench = Workbench(device, settings["dtype"], memory, adapters)
         worker = Worker(link, bench)
         for name, fingerprint in settings["encoders"]:
             bench.encoder(name, fingerprint)

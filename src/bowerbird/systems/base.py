@@ -20,8 +20,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from bowerbird.core import tensors
+from bowerbird.core import images, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.reference_settings import ReferenceSettings
 
 Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
 """diffusers' `callback_on_step_end`: (pipeline, step, timestep, {"latents": …}) -> what to go on with."""
@@ -57,6 +59,7 @@ class Capabilities:
     `guidance_interval`: guidance can be kept to a part of the steps.
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
+    `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
     sizes: tuple[int, ...]
@@ -70,6 +73,7 @@ class Capabilities:
     any_size: bool = False
     samplers: tuple[str, ...] = schedulers.SAMPLERS
     max_references: int | None = None
+    takes_references: bool = False
 
     @property
     def stages(self) -> int:
@@ -115,12 +119,14 @@ class System(DiffusionPipeline, ABC):
     base.
 
     `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
-    the attributes that `set_sampler` changes, none for a system without a scheduler. `strange`: whether it was read
-    from a directory that anybody may have made.
+    the attributes that `set_sampler` changes, none for a system without a scheduler. `loads_in_dtype`: its weights are
+    read in the number format it computes in, as they are too large to be in memory in two. `strange`: whether it was
+    read from a directory that anybody may have made.
     """
 
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
     sampler_state: ClassVar[tuple[str, ...]] = ("scheduler",)
+    loads_in_dtype: ClassVar[bool] = False
     strange: bool = False
     _callback_tensor_inputs = ("latents",)
     scheduler: Any
@@ -194,6 +200,29 @@ class System(DiffusionPipeline, ABC):
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
         return common.check_encoder(kb, self.config)
 
+    def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
+        """A person's own pictures as the neighbors of `prompt`; none for the prompt alone. Raises: BowerbirdError for a
+        system that cannot read them, or needs others."""
+        can = self.capabilities
+        if not (can.needs_images and can.without_neighbors):
+            raise BowerbirdError(
+                f"a {type(self).__name__} generates from embeddings: give `image` or `text_mode=text` with `kb`;"
+                " `reference` and `k=0` are for models like tiny-reimagen"
+            )
+        return Neighbors.from_images([prompt], pictures, captions)
+
+    def reference_picture(self, picture: Image.Image) -> Image.Image:
+        """A neighbor's picture as the networks read it, which is what a record keeps."""
+        return images.square(picture, max(self.capabilities.sizes))
+
+    def batch_size(self, height: int | None = None, width: int | None = None) -> int | None:
+        """How many pictures of this size go through the network at once; None for the usual number."""
+        return None
+
+    def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
+        """What else a picture's record says of this pipeline."""
+        return {}
+
     def weigh(self, hits: Neighbors, weights: Sequence[float]) -> Neighbors:
         """`hits` with one weight a neighbor: 2 counts twice, 0 leaves it out."""
         return hits.weighted(weights)
@@ -248,6 +277,11 @@ class System(DiffusionPipeline, ABC):
                 self._progress_bar_config = bar
 
     @classmethod
+    def hub_patterns(cls, index: dict[str, Any]) -> tuple[str, ...]:
+        """Which files of a model on the hub are fetched, by its `model_index.json`."""
+        return hub.PATTERNS
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """A bundled name, a directory in diffusers layout, or a hub id.
 
@@ -272,6 +306,10 @@ class System(DiffusionPipeline, ABC):
                 str(place), dtype=dtype, **{"local_files_only": True, "use_safetensors": True, **kwargs}
             )
             pipe.after_loading(place)
+            for part, component in pipe.components.items():
+                if isinstance(component, torch.nn.Module):
+                    network_files.without_place(component, part)
+            network_files.without_place(pipe, last_part(name))
             pipe.strange = not ours
             if pipe.strange:
                 model_index.check_model(pipe, place)

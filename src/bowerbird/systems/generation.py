@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import seeds
@@ -18,6 +18,7 @@ from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
+from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,7 +46,8 @@ class Settings:
     Systems of several stages take `steps` and `guidance` for all, or one a stage. `guidance` balances text and
     neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
     None are the model's own. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
-    `change_threshold` are of edits, see `KNNDiffusionPipeline`.
+    `change_threshold` are of edits, see `KNNDiffusionPipeline`. `references`: how a base model attends to its
+    references, see `ReferencePipeline`; None is as usual.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -60,6 +62,7 @@ class Settings:
     preservation: float = PRESERVATION
     show_source: bool = True
     change_threshold: float = CHANGE_THRESHOLD
+    references: ReferenceSettings | None = None
     guidance_interval: tuple[float, float] | None = None
 
 
@@ -105,7 +108,7 @@ def generate(
     options = _options(pipe, settings, edits=sources is not None)
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(hits))]
     made: list[Image.Image] = []
-    batch = batch or BATCH.get(pipe.device.type, BATCH["cuda"])
+    batch = batch or batch_size(pipe, settings)
     # a configuration can be a network's own and still not fit the others, or need more memory than there is
     named = f"a model that was read from a directory ({type(pipe).__name__})"
     checked = (
@@ -160,6 +163,11 @@ def check_numbers(settings: Settings) -> None:
         raise BowerbirdError(f"eta is the share of fresh noise, 0 to 1; got {settings.eta}")
 
 
+def batch_size(pipe: System, settings: Settings) -> int:
+    """How many pictures go through the network at once."""
+    return pipe.batch_size(settings.height, settings.width) or BATCH.get(pipe.device.type, BATCH["cuda"])
+
+
 def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]:
     """The arguments of the pipeline's call that `settings` make. Raises: BowerbirdError for what it cannot do."""
     can, name = pipe.capabilities, type(pipe).__name__
@@ -175,6 +183,13 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.reads_text:
             raise BowerbirdError(f"{name} reads no text to balance with its neighbors: it takes guidance_scale")
         options["guidance"] = settings.guidance
+    if settings.references is not None:
+        if not can.takes_references:
+            raise BowerbirdError(
+                f"a {name} reads neighbors by itself: `scale`, `layers`, `steps_from`, `steps_to`, `pool`,"
+                " `negative_prompt` and `structure` are for base models of diffusers"
+            )
+        options |= asdict(settings.references)
     if isinstance(settings.steps, tuple) and can.stages == 1:
         raise BowerbirdError(f"{name} generates in one stage: it takes one number of steps")
     if settings.guidance_interval is not None:

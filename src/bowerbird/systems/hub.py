@@ -6,26 +6,37 @@ does the work, so its settings (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`) hol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.systems import model_index
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
+VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")
 OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
-def fetch(model: str, options: dict[str, Any]) -> Path:
-    """The folder of a copy of the hub's model called `model`; takes huggingface_hub's own of `options`.
+def fetch_index(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The `model_index.json` of the hub's model called `model`, which says what else is to be fetched."""
+    place = fetch(model, dict(options), patterns=(model_index.FILE,))
+    return model_index.read_index(place)
+
+
+def fetch(model: str, options: dict[str, Any], patterns: Sequence[str] = PATTERNS) -> Path:
+    """The folder of a copy of the hub's model called `model`, its files of these `patterns`; takes huggingface_hub's
+    own of `options`. Weights in another precision are passed over unless `options` names their `variant`.
 
     Raises: BowerbirdError when it cannot be had.
     """
     from huggingface_hub import snapshot_download
 
     chosen = {name: options.pop(name) for name in OPTIONS if name in options}
+    others = [] if options.get("variant") else list(VARIANTS)
     try:
-        return Path(snapshot_download(model, allow_patterns=list(PATTERNS), **chosen))
+        return Path(snapshot_download(model, allow_patterns=list(patterns), ignore_patterns=others, **chosen))
     except _failures() as error:
         if disk_code(error) is not None:
             raise

@@ -6,23 +6,30 @@ A command line is one job, a line of a prompts file (`prompt_file.py`) another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.systems import generation
+from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
+from bowerbird.systems.grounded.phrases.brackets import read_brackets
+from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
 from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
 BALANCE = ("guidance", "text_ratio", "text_scale", "neighbor_scale")
 """What balances text and neighbors, in systems that read both."""
+REFERENCES = tuple(field.name for field in fields(ReferenceSettings))
+"""How a base model attends to its references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +39,8 @@ class Job:
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
     each with one of `captions`, in place of a knowledge base. `items`: ids of items of the knowledge base as the
     neighbors, after the `references`, in place of what a search finds; `weights` are one a reference, then one an item.
-    `proposal`: counts of p_D by the `model` or the
-    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`.
+    `proposal`: counts of p_D by the `model` or the `database`. The rest: `queries.Request`, `generation.Settings`,
+    `guidance.by_stage`, `ReferenceSettings`, `PhraseSettings`.
     """
 
     prompt: str | None = None
@@ -54,6 +61,7 @@ class Job:
     class_key: str | None = None
     top_m: float = 1.0
     allow_no_neighbors: bool = False
+    min_score: float | None = None
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -66,15 +74,28 @@ class Job:
     text_ratio: tuple[float, ...] = ()
     text_scale: tuple[float, ...] = ()
     neighbor_scale: tuple[float, ...] = ()
+    scale: float | None = None
+    layers: str | None = None
+    steps_from: float | None = None
+    steps_to: float | None = None
+    pool: int | None = None
+    negative_prompt: str | None = None
+    phrases: str | None = None
+    structure: str | None = None
+    critic: str | None = None
+    max_passes: int | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with its neighbors, a row a picture, its settings, and what its pictures' records say was asked for."""
+    """A job with its neighbors, a row a picture, its settings, and what its pictures' records say was asked for.
+    `plan`: the phrases of its prompt, where they play a part, and `choice` how their references are chosen."""
 
     hits: Neighbors
     settings: generation.Settings
     request: dict[str, Any]
+    plan: Plan | None = None
+    choice: ChoiceSettings | None = None
 
 
 def check(job: Job, *, has_kb: bool) -> None:
@@ -93,8 +114,12 @@ def check(job: Job, *, has_kb: bool) -> None:
         raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
     if alone and job.prompt is None:
         raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
+    if alone and job.min_score is not None:
+        raise BowerbirdError("generate: `min_score` is about what a search finds; give a knowledge base (`kb`) with it")
     if not 0 < job.top_m <= 1:
         raise BowerbirdError(f"top_m is the fraction of the database kept, above 0 and up to 1; got {job.top_m}")
+    if phrase_settings(job).parser is not None and job.prompt is not None:
+        read_brackets(job.prompt)
     if job.proposal not in ("model", "database"):
         raise BowerbirdError(f"`proposal` {job.proposal!r} is not known; choose model or database")
     if len(job.guidance_interval) not in (0, 2):
@@ -102,6 +127,11 @@ def check(job: Job, *, has_kb: bool) -> None:
             f"`guidance_interval` {_written(job.guidance_interval)}: write two shares of the noise, the lower first,"
             " e.g. 0.1,0.8"
         )
+
+
+def phrase_settings(job: Job) -> PhraseSettings:
+    """What is done with the phrases of a job's prompt. Raises: BowerbirdError for what does not go together."""
+    return PhraseSettings(phrases=job.phrases, structure=job.structure, critic=job.critic, max_passes=job.max_passes)
 
 
 def stands_alone(job: Job, *, has_kb: bool) -> bool:
@@ -112,14 +142,50 @@ def stands_alone(job: Job, *, has_kb: bool) -> bool:
 def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     """The neighbors and settings of a job, checked against what the model can do. `kb` is passed over where the job
     brings its own references. Raises: BowerbirdError for what cannot be done."""
-    alone = stands_alone(job, has_kb=kb is not None)
-    can, name = pipe.capabilities, type(pipe).__name__
-    if alone and not (can.needs_images and can.without_neighbors):
+    wanted = phrase_settings(job)
+    if wanted.parser is not None:
+        return _prepare_phrases(pipe, kb, job, wanted, wanted.parser)
+    return _prepare_whole(pipe, kb, job)
+
+
+def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
+    """A job whose prompt is read by its phrases."""
+    can = pipe.capabilities
+    if not can.takes_references:
         raise BowerbirdError(
-            f"a {name} generates from embeddings: give `image` or `text_mode=text` with `kb`; `reference` and `k=0` are"
-            " for models like tiny-reimagen"
+            f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
+            " models of diffusers"
         )
-    if job.k == 0 and not alone and can.needs_images:
+    if job.prompt is None or (wanted.by_phrase and (job.references or job.images)):
+        raise BowerbirdError("generate: `phrases` and `critic` are a prompt's, with references from a knowledge base")
+    if wanted.by_phrase and kb is None:
+        raise BowerbirdError("generate: give a knowledge base (`kb`) that `phrases` and `critic` find references in")
+    most = min(job.k or ChoiceSettings.max_references, can.max_references or MOST_REFERENCES)
+    choice = ChoiceSettings(max_references=most, where=job.where, search_mode=job.search_mode or "hybrid")
+    plan = make_plan(job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=parser, choice=choice)
+    whole = replace(job, prompt=plan.prompt.text)
+    if wanted.by_phrase and kb is not None:
+        hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
+        asked: dict[str, Any] = {"prompt": plan.prompt.text, "k": hits.k}
+        if plan.choice.without:
+            asked["without"] = [[phrase.text, why] for phrase, why in plan.choice.without]
+        weighed = pipe.weigh(hits, job.weights) if job.weights else hits
+        made = Prepared(weighed, settings_of(pipe, whole), asked, plan, choice)
+    else:
+        made = replace(_prepare_whole(pipe, kb, whole), plan=plan)
+    asked = {**made.request, "phrases": [phrase.text for phrase in plan.prompt.phrases], "parser": parser}
+    if job.structure is None or made.settings.references is None:
+        return replace(made, request=asked)
+    spans = tuple((phrase.start, phrase.end) for phrase in plan.prompt.phrases)
+    references = replace(made.settings.references, spans=spans)
+    return replace(made, request=asked, settings=replace(made.settings, references=references))
+
+
+def _prepare_whole(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
+    """A job whose prompt, if it has one, is read as a whole."""
+    alone = stands_alone(job, has_kb=kb is not None)
+    can = pipe.capabilities
+    if job.k == 0 and not alone and can.needs_images and not can.takes_references:
         raise BowerbirdError("generate: `k=0` generates from the text alone, and looks nothing up; leave `kb` out")
     settings = settings_of(pipe, job)
     asked: dict[str, Any] = {"prompt": job.prompt, "images": [str(p) for p in job.images], "class": job.class_name}
@@ -128,7 +194,7 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     if alone or kb is None:
         assert job.prompt is not None
         own = [images.read(path) for path in job.references]
-        hits = Neighbors.from_images([job.prompt], own, job.captions).repeat(job.n)
+        hits = pipe.own_references(job.prompt, own, job.captions).repeat(job.n)
         asked["k"] = hits.k
     elif job.items is not None:
         hits = _choose(pipe, kb, job)
@@ -144,7 +210,7 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
     request = pipe.resolve(request_of(job), kb)
     counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
     hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
-    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m")
+    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
     return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
 
 
@@ -189,6 +255,7 @@ def request_of(job: Job) -> Request:
         class_key=job.class_key,
         top_m=job.top_m,
         allow_no_neighbors=job.allow_no_neighbors,
+        min_score=job.min_score,
     )
 
 
@@ -211,6 +278,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
             neighbor_scale=job.neighbor_scale,
         )
     interval = job.guidance_interval
+    said = {name: value for name in REFERENCES if (value := getattr(job, name, None)) is not None}
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,
         guidance_scale=scale,
@@ -221,6 +289,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         seed=job.seed,
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else None,
+        references=ReferenceSettings(**said) if said or can.takes_references else None,
     )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.weights import DESCRIPTIONS, bundled
 from bowerbird.systems import hub, model_index, registry
+from bowerbird.systems.reference_settings import Adapter
 
 if TYPE_CHECKING:
     from bowerbird.systems.base import System
 
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def open_pipeline(model: str | Path) -> System:
-    """The pipeline that `model` (bundled name, directory in diffusers layout, hub id) says it is, in float32.
+def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | None = None) -> System:
+    """The pipeline that `model` (bundled name, directory in diffusers layout, hub id) says it is, in float32; one that
+    is too large for that in `dtype`. `adapter`: what a base model takes references by.
 
     Raises: BowerbirdError when there is none, it is of a class bowerbird does not generate with, or cannot be opened.
     """
@@ -26,12 +30,28 @@ def open_pipeline(model: str | Path) -> System:
             raise BowerbirdError(
                 f"model {name!r}: not bundled ({', '.join(bundled_pipelines())}), no such directory, and no hub id"
             )
-        place = hub.fetch(name, {})
-    pipe: System = registry.pipeline_class(model_index.read_index(place)["_class_name"]).from_pretrained(place)
+        index = hub.fetch_index(name, {})
+        place = hub.fetch(name, {}, patterns=registry.pipeline_class(index["_class_name"]).hub_patterns(index))
+    kind = registry.pipeline_class(model_index.read_index(place)["_class_name"])
+    options: dict[str, Any] = {}
+    if adapter is not None:
+        if not kind.loads_in_dtype:
+            raise BowerbirdError(
+                f"model {name!r} is a {kind.__name__}, which reads neighbors by itself; `adapter` is for base models of"
+                " diffusers, see docs/your-model.md"
+            )
+        options = {key: value for key, value in asdict(adapter).items() if value is not None}
+    if kind.loads_in_dtype:
+        import torch
+
+        options["dtype"] = getattr(torch, dtype)
+    pipe: System = kind.from_pretrained(place, **options)
     return pipe
 
 
-def load_pipeline(model: str | Path, device: str = "cpu", dtype: str = "float32") -> System:
+def load_pipeline(
+    model: str | Path, device: str = "cpu", dtype: str = "float32", adapter: Adapter | None = None
+) -> System:
     """`open_pipeline` on a torch `device`, computing in `dtype`.
 
     Raises: BowerbirdError as that does, and when `dtype` is none of `DTYPES`.
@@ -40,8 +60,9 @@ def load_pipeline(model: str | Path, device: str = "cpu", dtype: str = "float32"
 
     if dtype not in DTYPES:
         raise BowerbirdError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
-    pipe = open_pipeline(model).to(device)
-    return pipe if dtype == "float32" else pipe.to(getattr(torch, dtype))
+    pipe = open_pipeline(model, dtype, adapter)
+    pipe = pipe if adapter is not None and adapter.offload else pipe.to(device)
+    return pipe if pipe.loads_in_dtype or dtype == "float32" else pipe.to(getattr(torch, dtype))
 
 
 def bundled_pipelines() -> list[str]:

@@ -111,6 +111,8 @@ def component_classes(pipeline: type, index: dict[str, Any], folder: Path) -> di
     for part, (library, name) in named.items():
         if library is None and name is None:
             continue
+        if pipeline.__module__.startswith(f"diffusers.pipelines.{library}."):  # a network that is one pipeline's own
+            library = f"diffusers.pipelines.{library}"
         known = library in LIBRARIES or any(f"{library}.".startswith(f"{each}.") for each in packages)
         kind = None
         if known and re.fullmatch(r"[\w.]+", library) and re.fullmatch(r"[A-Za-z]\w*", str(name)):
@@ -160,10 +162,15 @@ def _fits(part: str, kind: Any, library: str | None) -> bool:
     if not isinstance(kind, type) or not hasattr(kind, "from_pretrained"):
         return False
     if library == "transformers":
-        from transformers import PreTrainedModel, PreTrainedTokenizerBase
+        from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+        from transformers.image_processing_base import ImageProcessingMixin
 
-        return issubclass(kind, PreTrainedModel | PreTrainedTokenizerBase)
+        return issubclass(kind, PreTrainedModel | PreTrainedTokenizerBase | ProcessorMixin | ImageProcessingMixin)
     from diffusers import ModelMixin, SchedulerMixin
 
+    if str(library).startswith("diffusers.pipelines."):
+        from transformers import PreTrainedModel
+
+        return issubclass(kind, ModelMixin | PreTrainedModel)
     theirs = library != "diffusers" and not str(library).startswith("bowerbird.")
     return theirs or issubclass(kind, SchedulerMixin if part == "scheduler" else ModelMixin)

@@ -24,6 +24,9 @@ MOST_LINES, MOST_PICTURES = 10_000, 100_000
 """Of a file, and of all its lines together."""
 LONGEST = 100_000
 """Characters of a line."""
+OBJECTS = (".jsonl", ".ndjson")
+OTHER_TABLES = (".json", ".csv", ".tsv", ".parquet")
+"""Whose lines would be taken for prompts."""
 ALIASES = {
     "text": "prompt",
     "class": "class_name",
@@ -47,11 +50,16 @@ def read_jobs(path: Path, usual: Job, *, has_kb: bool, report: SourceReport | No
 
     Raises: BowerbirdError naming the first line that cannot be done.
     """
+    suffix = path.suffix.lower()
+    if suffix in OTHER_TABLES:
+        raise BowerbirdError(
+            f"{path}: {suffix} is not read; write a prompt a line (.txt), or an object a line (.jsonl)"
+        )
     text = read_text_file(path, "a prompt a line", SourceReport() if report is None else report)
     jobs = []
     for place, line in _lines(path, text):
         try:
-            entry = parse_json(line, place, "line", characters=LONGEST) if path.suffix == ".jsonl" else line
+            entry = parse_json(line, place, "line", characters=LONGEST) if suffix in OBJECTS else line
             job = _job({"prompt": entry} if isinstance(entry, str) else entry, usual, path.parent)
             check(job, has_kb=has_kb)
         except BowerbirdError as error:
@@ -160,6 +168,10 @@ def _sampler(name: str, value: Any) -> str:
 
 READ: dict[str, Read] = {
     **dict.fromkeys(("prompt", "class_name", "text_mode", "image_mode", "search_mode", "where", "class_key"), _text),
+    **dict.fromkeys(("layers", "phrases", "structure"), _text),
+    "scale": _number(0, 10),
+    **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
+    "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
     "unconditional": _switch,
     "n": _whole(1, 1000),

@@ -31,7 +31,8 @@ class Request:
     and how to retrieve.
 
     What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes. `allow_no_neighbors`:
-    a search that finds nothing is an answer, not an error.
+    a search that finds nothing is an answer, not an error. `min_score`: neighbors less similar are left out, as
+    `KnowledgeBase.search` measures it.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -46,6 +47,7 @@ class Request:
     class_key: str | None = None
     top_m: float = 1.0
     allow_no_neighbors: bool = False
+    min_score: float | None = None
 
     def __post_init__(self) -> None:
         given = {
@@ -59,6 +61,10 @@ class Request:
             raise BowerbirdError(
                 "ask for one of prompt, image, class_name, unconditional, or give neighbors; got"
                 f" {' and '.join(named) or 'none of them'}"
+            )
+        if self.min_score is not None and (self.unconditional or self.class_key is not None):
+            raise BowerbirdError(
+                "`min_score` is about what a search finds; items of a class and of an unconditional picture are drawn"
             )
         if self.k is not None and self.k < 0:
             raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {self.k}")
@@ -93,6 +99,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             text_mode=text_mode,
             search_mode=search_mode,
             where=request.where,
+            min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
         ).repeat(count)
     if request.images is not None:
@@ -103,10 +110,19 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             k,
             image_mode=image_mode,
             where=request.where,
+            min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
         ).repeat(count)
     if request.class_name is not None:
-        return by_class(kb, request.class_name, k, class_key=request.class_key, count=count, seed=seed)
+        return by_class(
+            kb,
+            request.class_name,
+            k,
+            class_key=request.class_key,
+            count=count,
+            seed=seed,
+            min_score=request.min_score,
+        )
     return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
 
 
@@ -118,6 +134,7 @@ def by_text(
     text_mode: str = "neighbors",
     search_mode: str = "hybrid",
     where: str | None = None,
+    min_score: float | None = None,
     allow_no_neighbors: bool = False,
 ) -> Neighbors:
     """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors.
@@ -129,10 +146,10 @@ def by_text(
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
 
     def search(wanted: int) -> Neighbors:
-        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where)
+        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where, min_score=min_score)
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
-            raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where)
+            raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
         return found
 
     if text_mode == "neighbors":
@@ -150,6 +167,7 @@ def by_images(
     *,
     image_mode: str = "image+neighbors",
     where: str | None = None,
+    min_score: float | None = None,
     allow_no_neighbors: bool = False,
 ) -> Neighbors:
     """One set (Q = 1) for all of `images` together: the pictures themselves, then their nearest items in turn,
@@ -165,9 +183,9 @@ def by_images(
     rest = k if image_mode == "neighbors" else k - len(images)
     if image_mode == "image" or rest <= 0:
         return alone
-    found = kb.search(embeddings=embeddings, k=k, where=where)
+    found = kb.search(embeddings=embeddings, k=k, where=where, min_score=min_score)
     if not found.mask.any() and not allow_no_neighbors:
-        raise _nothing_found(kb, "for the picture", where)
+        raise _nothing_found(kb, "for the picture", where, min_score)
     order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
     unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
     retrieved = kb.get(
@@ -176,11 +194,20 @@ def by_images(
     return retrieved if image_mode == "neighbors" else Neighbors.concat(alone, retrieved)
 
 
-def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, count: int, seed: int) -> Neighbors:
+def by_class(
+    kb: KnowledgeBase,
+    name: str,
+    k: int,
+    *,
+    class_key: str | None,
+    count: int,
+    seed: int,
+    min_score: float | None = None,
+) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
     whose metadata `class_key` is `name`."""
     if class_key is None:
-        return by_text(kb, [class_prompt(name)], k).repeat(count)
+        return by_text(kb, [class_prompt(name)], k, min_score=min_score).repeat(count)
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(
@@ -191,8 +218,9 @@ def by_class(kb: KnowledgeBase, name: str, k: int, *, class_key: str | None, cou
     return replace(Neighbors.stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
 
 
-def _nothing_found(kb: KnowledgeBase, query: str, where: str | None) -> BowerbirdError:
+def _nothing_found(kb: KnowledgeBase, query: str, where: str | None, min_score: float | None) -> BowerbirdError:
     condition = "" if where is None else f" among the items that satisfy `where` {where!r}"
+    condition += "" if min_score is None else f" with `min_score={min_score:g}` or more"
     return BowerbirdError(
         f"{kb.path}: no neighbor was found {query}{condition}, so nothing is generated; ask for something else, or"
         " allow it: `allow_no_neighbors`"

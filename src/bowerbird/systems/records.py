@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.base import Capabilities, System
+    from bowerbird.systems.base import System
 
 PATHS = ("images", "references", "edited", "reference")
 """Entries of a request that are files of a person's own: their names are kept, not where they lie."""
@@ -40,15 +40,18 @@ def generation_records(
     sources: Sequence[Image.Image] | None = None,
     picture_seeds: Sequence[int] | None = None,
     copies: Sequence[dict[str, Any] | None] | None = None,
+    refinements: Sequence[dict[str, Any]] | None = None,
     fingerprint: str | None = None,
 ) -> list[dict[str, Any]]:
     """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
-    whether it copies one. `fingerprint`: the model's, where it is known, since making it reads all weights."""
+    whether it copies one. `refinements`: what a critic said of each on its way. `fingerprint`: the model's, where it is
+    known, since making it reads all weights."""
     import torch
 
     fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     named = _credits(kb, hits, request)
+    facts = pipe.record_facts(settings.references, kb)
     made = []
     for i, image in enumerate(images):
         present = [c for c in range(hits.k) if hits.mask[i, c]]
@@ -77,13 +80,18 @@ def generation_records(
                         "score": round(float(hits.scores[i, c]), 6),
                         "caption": hits.captions[i][c],
                         "weight": float(weights[c]),
+                        **({"phrase": hits.phrases[i][c]} if hits.phrases else {}),
+                        **({} if hits.regions is None else {"region": [float(edge) for edge in hits.regions[i, c]]}),
                         **named.get(int(hits.ids[i, c]), {}),
                     }
                     for c in present
                 ],
+                **({} if refinements is None else {"refinement": refinements[i]}),
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on
-                **(_pictures(can, hits, i) if can.needs_images else _embeddings(hits, i, present)),
+                **(_pictures(pipe, hits, i) if can.needs_images else _embeddings(hits, i, present)),
+                **({"query": hits.queries[i] if hits.queries else ""} if can.takes_references else {}),
+                **facts,
                 **(
                     {}
                     if sources is None
@@ -146,13 +154,12 @@ def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
     return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
 
 
-def _pictures(can: Capabilities, hits: Neighbors, i: int) -> dict[str, Any]:
-    """The neighbors' pictures as PNG at the size of the model's largest stage, what was asked for, and how many
-    neighbors were."""
-    from bowerbird.core.images import encode_png, square
+def _pictures(pipe: System, hits: Neighbors, i: int) -> dict[str, Any]:
+    """The neighbors' pictures as PNG as the model reads them, what was asked for, and how many neighbors were."""
+    from bowerbird.core.images import encode_png
 
-    near = [picture for picture in hits.rows([i]).images()[0] if picture is not None]
-    coded = [base64.b64encode(encode_png(square(picture, max(can.sizes)))).decode() for picture in near]
+    near = [picture for picture in hits.rows([i]).images()[0] if picture is not None] if hits.k else []
+    coded = [base64.b64encode(encode_png(pipe.reference_picture(picture))).decode() for picture in near]
     return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
 
 

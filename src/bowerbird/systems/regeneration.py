@@ -21,6 +21,9 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, OnStep, Settings, generate
+from bowerbird.systems.jobs import REFERENCES
+from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
+from bowerbird.systems.settings import first_fault
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +45,8 @@ Coded = Annotated[str, Field(max_length=2**24)]
 Scale = Annotated[float, Field(ge=-1000, le=1000)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
+Place = Annotated[int, Field(ge=0, le=100_000)]
+Span = Annotated[list[Place], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -68,6 +73,8 @@ class _Neighbor(_Part):
     weight: Annotated[float, Field(ge=0, le=1e6)]
     name: Name = ""
     credit: Annotated[dict[Name, Name | int | float | bool], Field(max_length=MOST_COLUMNS)] = {}
+    phrase: Text = ""
+    region: Annotated[list[Share], Field(min_length=4, max_length=4)] | None = None
 
 
 class _Guidance(_Part):
@@ -84,6 +91,24 @@ class _Edit(_Part):
     fidelity: Share
     show_source: bool
     least_change: Annotated[float, Field(ge=0, le=1e6)]
+
+
+class _Adapter(_Part):
+    name: Name
+    hash: Name
+
+
+class _References(_Part):
+    injector: Name | None = None
+    adapter: _Adapter | None = None
+    scale: Annotated[float, Field(ge=0, le=MOST_SCALE)]
+    layers: Literal["all", "style", "content"]
+    steps_from: Share
+    steps_to: Share
+    pool: Annotated[int, Field(ge=1, le=64)]
+    negative_prompt: Text
+    structure: Literal["mean", "conjunction"] | None = None
+    spans: Annotated[list[Span], Field(max_length=256)] = []
 
 
 class Record(_Part):
@@ -106,6 +131,7 @@ class Record(_Part):
     k: Annotated[int, Field(ge=0, le=MOST_PICTURES)] = 0
     guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
     edit: _Edit | None = None
+    references: _References | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -114,9 +140,7 @@ def parse_record(record: Mapping[str, Any]) -> Record:
     try:
         found = Record.model_validate(dict(record))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(f"{place}: {first['msg']}") from error
+        raise _damaged(first_fault(error)) from error
     if "edit" in record and found.edit is None:
         raise _damaged("edit: is nothing")
     if (found.embeddings is None) == (found.pictures is None):
@@ -162,21 +186,34 @@ def neighbors_of(record: Record) -> Neighbors:
     scores, weights = (np.array([[getattr(row, key) for row in rows]], np.float32) for key in ("score", "weight"))
     captions = tuple(row.caption for row in rows)
     if record.pictures is not None:
-        return _with_pictures(record, ids, scores, weights, captions)
+        return _placed(record, _with_pictures(record, ids, scores, weights, captions))
     flat = _bytes(record.embeddings or "")
     if len(flat) % (4 * max(1, len(rows))) or (flat and not rows):
         raise _damaged(f"{len(flat)} bytes of embeddings for {len(rows)} neighbors")
     embeddings = np.frombuffer(flat, "<f4").astype(np.float32)
     if not np.isfinite(embeddings).all():
         raise _damaged("an embedding is no number")
-    return Neighbors(
+    hits = Neighbors(
         ids=ids,
         scores=scores,
         embeddings=embeddings.reshape(1, len(rows), -1) if rows else np.zeros((1, 0, 0), np.float32),
         captions=(captions,),
         metadata=(({},) * len(rows),),
         weights=weights,
+        queries=() if record.references is None else (record.query,),
     )
+    return _placed(record, hits)
+
+
+def _placed(record: Record, hits: Neighbors) -> Neighbors:
+    """`hits` with the phrases and regions that the record gives some of them."""
+    rows, gap = record.neighbors, hits.k - len(record.neighbors)
+    if any(row.phrase for row in rows):
+        hits = replace(hits, phrases=((*(row.phrase for row in rows), *("",) * gap),))
+    if any(row.region is not None for row in rows):
+        regions = [row.region or [0.0, 0.0, 1.0, 1.0] for row in rows] + [[0.0, 0.0, 1.0, 1.0]] * gap
+        hits = replace(hits, regions=np.asarray([regions], np.float32))
+    return hits
 
 
 def _with_pictures(
@@ -223,14 +260,32 @@ def settings_of(record: Record) -> Settings:
         if kept is None
         else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
         guidance_interval=None if interval is None else (interval[0], interval[1]),
+        references=None if record.references is None else _reference_settings(record.references),
         **edit,
     )
+
+
+def _reference_settings(said: _References) -> ReferenceSettings:
+    """How a base attended to its references. Raises: BowerbirdError for values that do not go together."""
+    values = {name: getattr(said, name) for name in REFERENCES}
+    return ReferenceSettings(**{**values, "spans": tuple((first, last) for first, last in said.spans)})
 
 
 def source_of(record: Record) -> Image.Image | None:
     """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is
     damaged."""
     return None if record.edit is None else _decoded([record.edit.source])[0]
+
+
+def _check_adapter(record: Record, pipe: System) -> None:
+    """Raises: MismatchError where a base takes references by another adapter than the record names."""
+    said = None if record.references is None else record.references.adapter
+    own = pipe.record_facts(None, None).get("references", {}).get("adapter")
+    if said is not None and (own is None or own["hash"] != said.hash):
+        raise MismatchError(
+            f"the picture was generated with the adapter {said.name!r} ({said.hash}), and"
+            f" {'none is given' if own is None else own['name'] + ' is another'}; give that file (`adapter`)"
+        )
 
 
 def regenerate(
@@ -248,6 +303,7 @@ def regenerate(
             f"the picture was generated in {found.dtype}, this model computes in {own}; pipe.to(torch.{found.dtype})"
             " generates it again"
         )
+    _check_adapter(found, pipe)
     there = pipe.fingerprint()
     if found.model.fingerprint != there:
         raise MismatchError(

@@ -24,7 +24,8 @@ SAMPLE = 1000
 """Items that a threshold is taken from."""
 
 
-def _unit(x: np.ndarray, shared_dim: int) -> np.ndarray:
+def unit(x: np.ndarray, shared_dim: int) -> np.ndarray:
+    """Embeddings `(…, d)` as unit vectors of the numbers that texts and pictures share, `(…, shared_dim)`."""
     shared = x[..., :shared_dim]
     found: np.ndarray = shared / np.linalg.norm(shared, axis=-1, keepdims=True).clip(min=1e-12)
     return found
@@ -38,24 +39,30 @@ def threshold(kb: KnowledgeBase, quantile: float, shared_dim: int, *, text: bool
     """
     if not 0 <= quantile <= 1:
         raise BowerbirdError(f"relevance is a quantile, from 0 (keep all) to 1; got {quantile}")
+    return float(np.quantile(own_cosines(kb, shared_dim, text=text), quantile))
+
+
+def own_cosines(kb: KnowledgeBase, shared_dim: int, *, text: bool) -> np.ndarray:
+    """The cosines of up to `SAMPLE` of the database's own pairs, ascending `(n,)`: of items and their captions with
+    `text`, else of items and the item nearest to them. Raises: BowerbirdError where there is no such pair."""
     ids = kb.ids()
     chosen = seeds.numpy_generator(0, "relevance").permutation(ids)[:SAMPLE].tolist()
     items = kb.get(chosen)
-    pictures = _unit(items.embeddings[0], shared_dim)
+    pictures = unit(items.embeddings[0], shared_dim)
     if not text:
         near = kb.search(ids=chosen, k=1)
         there = near.mask[:, 0]
-        cosines = (pictures * _unit(near.embeddings[:, 0], shared_dim)).sum(1)[there]
+        cosines = (pictures * unit(near.embeddings[:, 0], shared_dim)).sum(1)[there]
     else:
         named = [i for i, caption in enumerate(items.captions[0]) if caption.strip()]
         cosines = (
-            pictures[named] * _unit(kb.encoder.embed_text([items.captions[0][i] for i in named]), shared_dim)
+            pictures[named] * unit(kb.encoder.embed_text([items.captions[0][i] for i in named]), shared_dim)
         ).sum(1)
     if not len(cosines):
         raise BowerbirdError(
             f"{kb.path}: no item has a {'caption' if text else 'neighbor'} to take a threshold of relevance from"
         )
-    return float(np.quantile(cosines, quantile))
+    return np.sort(cosines)
 
 
 def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -> Neighbors:
@@ -70,8 +77,8 @@ def keep(kb: KnowledgeBase, hits: Neighbors, quantile: float, shared_dim: int) -
             "relevance compares neighbors with a text or picture, and there is none here; leave `min_relevance` out"
         )
     limit = threshold(kb, quantile, shared_dim, text=any(hits.queries))
-    unit = _unit(hits.embeddings, shared_dim)
-    near = np.where(asked[:, None], unit @ unit.swapaxes(1, 2), -np.inf).max(2) >= limit
+    vectors = unit(hits.embeddings, shared_dim)
+    near = np.where(asked[:, None], vectors @ vectors.swapaxes(1, 2), -np.inf).max(2) >= limit
     kept = hits.mask & (near | asked)
     order = np.argsort(~kept, axis=1, kind="stable")
     there = np.take_along_axis(kept, order, 1)

@@ -203,7 +203,6 @@ def _batches(
 ) -> Iterator[tuple[list[_Picture], Neighbors, generation.Settings]]:
     """The pictures that are missing, as many at once as the network takes, of jobs that can go together: of equal
     settings and shapes, from one collection."""
-    size = generation.BATCH.get(pipe.device.type, generation.BATCH["cuda"])
     open_batches: dict[Any, list[_Picture]] = {}
     for picture in missing:
         one = prepared[picture.job]
@@ -211,7 +210,7 @@ def _batches(
         kind = (settings, hits.k, hits.embeddings.shape[-1], hits.weights is None, bool(hits.queries), hits.load_images)
         batch = open_batches.setdefault(kind, [])
         batch.append(picture)
-        if len(batch) == size:
+        if len(batch) == generation.batch_size(pipe, settings):
             yield _batch(prepared, open_batches.pop(kind))
     for batch in open_batches.values():
         yield _batch(prepared, batch)

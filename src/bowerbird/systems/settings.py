@@ -7,15 +7,24 @@ A recipe that was made for other data, or by somebody else, is judged by these m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Mark = Literal["column", "network"]
+WORDS = {
+    "model_type": "should be an object, names with values",
+    "model_attributes_type": "should be an object, names with values",
+    "dict_type": "should be an object, names with values",
+    "missing": "is missing",
+    "extra_forbidden": "is no setting here",
+}
+"""What is wrong with an entry, by pydantic's type of error, where its own words are about Python."""
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
@@ -66,6 +75,29 @@ def without_columns(
             changed[name] = kept or tuple(cleaned[:1])
     changed = {name: new for name, new in changed.items() if new != getattr(settings, name)}
     return settings.model_copy(update=changed) if changed else settings
+
+
+def with_names(settings: SettingsT, mark: Mark, rename: Callable[[str], str]) -> SettingsT:
+    """`settings` with what those with this mark name called otherwise."""
+    changed: dict[str, Any] = {}
+    for name, value in settings:
+        if _marked(settings, name) == mark and isinstance(value, str):
+            changed[name] = rename(value)
+        elif isinstance(value, BaseModel):
+            changed[name] = with_names(value, mark, rename)
+        elif isinstance(value, tuple) and value and all(isinstance(entry, BaseModel) for entry in value):
+            changed[name] = tuple(with_names(entry, mark, rename) for entry in value)
+    changed = {name: new for name, new in changed.items() if new != getattr(settings, name)}
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with what somebody wrote, as "place: what", in words of the file and not of the
+    library that reads it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ascii(".".join(map(str, first["loc"])))[1:-1][:160]  # a stranger's key may be anything
+    said = WORDS.get(first["type"]) or re.sub(r" or (?:instance|an instance) of \w+", "", first["msg"])
+    return f"{place}: {said[0].lower()}{said[1:]}"
 
 
 def _models(value: Any) -> list[BaseModel]:

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from bowerbird.core import files
 from bowerbird.core.text import printable
 from bowerbird.core.version import __version__
-from bowerbird.systems.settings import names
+from bowerbird.data.scenes.words import KNOWN
+from bowerbird.systems.settings import with_names
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.data import FILE as DATA
 from bowerbird.training.losses import StepReport, read_losses
@@ -60,13 +61,17 @@ def write_card(run: Path, model: Path, command: str = "") -> None:
         *map(_plain, json.dumps(_without_folders(recipe.system), indent=2).splitlines()),
         "```",
     ]
+    shown = files.read_json(model / KNOWN, "list of what a model knows") if (model / KNOWN).is_file() else {}
+    if shown:
+        lines += ["", "## What it was shown", "", *_shown(shown)]
     if pipeline:
+        looked_up = "-k 0" if shown else "--kb KB"
         lines += [
             "",
             "## Use",
             "",
             "```sh",
-            'bowerbird generate THIS_FOLDER --kb KB --prompt "…" --out pictures',
+            f'bowerbird generate THIS_FOLDER {looked_up} --prompt "…" --out pictures',
             "```",
         ]
     with files.atomic_path(model / "README.md") as temporary:
@@ -75,15 +80,11 @@ def write_card(run: Path, model: Path, command: str = "") -> None:
 
 def _without_folders(system: BaseModel) -> dict[str, Any]:
     """The settings of a system; of a directory of the writer's machine the last part."""
-    values = system.model_dump(mode="json")
-    for key, name in names(system, "network", ""):
-        place, *path = key.lstrip(".").split(".")
-        inside = values
-        for part in path:
-            inside, place = inside[place], part
-        if Path(name).exists() or Path(name).is_absolute():
-            inside[place] = files.last_part(name)
-    return values
+
+    def shown(name: str) -> str:
+        return files.last_part(name) if Path(name).exists() else files.portable(name)
+
+    return with_names(system, "network", shown).model_dump(mode="json")
 
 
 def _of_data(where: str | None, size: int, data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -95,6 +96,14 @@ def _of_data(where: str | None, size: int, data: Mapping[str, Any]) -> Iterable[
         yield "condition", where
     yield "edge in pixels", size
     yield "fingerprint", data.get("fingerprint")
+
+
+def _shown(shown: Mapping[str, Any]) -> Iterable[str]:
+    """A paragraph for each kind of what a model knows by a word."""
+    for kind, words in shown.items():
+        yield f"{_cell(kind)} ({len(words)}): {', '.join(map(_cell, words)) or 'none'}."
+        yield ""
+    yield "Whatever else a prompt names is unknown to it."
 
 
 def _licenses(found: Any) -> list[str]:

@@ -24,6 +24,7 @@ from bowerbird.models.weights import bundled
 from bowerbird.systems import registry
 from bowerbird.systems.objective import Objective, ObjectiveConfig, Preview, RunContext
 from bowerbird.systems.registry import ObjectiveEntry
+from bowerbird.systems.settings import first_fault, with_names
 from bowerbird.systems.settings import names as settings_named
 from bowerbird.training import objectives
 from bowerbird.training.config import TrainConfig
@@ -133,6 +134,12 @@ def read_recipe(path: str | Path) -> Recipe:
     return _validate(files.read_json(path, "recipe"), str(path))
 
 
+def portable(recipe: Recipe) -> Recipe:
+    """`recipe` as a run keeps it: of a directory elsewhere on this machine the last part of its path alone, so that the
+    file may go to other people."""
+    return recipe.model_copy(update={"system": with_names(recipe.system, "network", files.portable)})
+
+
 def given_keys(settings: Sequence[str]) -> list[str]:
     """The keys of `key=value` settings."""
     return [setting.partition("=")[0] for setting in settings]
@@ -173,9 +180,7 @@ def _validate(values: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ascii(".".join(map(str, first["loc"])))[1:-1]  # a stranger's key may be anything
-        raise BowerbirdError(f"{source[:160]}: {place[:160]}: {first['msg']}") from error
+        raise BowerbirdError(f"{source[:160]}: {first_fault(error)}") from error
 
 
 def read_pictures(recipe: Recipe, source: str | Path) -> Pictures:

@@ -17,7 +17,7 @@ from bowerbird.training.data import check_data, data_note, hold_out
 from bowerbird.training.loop import train
 from bowerbird.training.losses import StepReport
 from bowerbird.training.model_card import write_card
-from bowerbird.training.recipe import FILE, Recipe, build_objective, preview, read_recipe
+from bowerbird.training.recipe import FILE, Recipe, build_objective, portable, preview, read_recipe
 from bowerbird.training.trackers import check_trackers
 from bowerbird.training.validation import Validation
 
@@ -41,7 +41,7 @@ def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe]
 
 def _differences(there: Recipe, here: Recipe) -> list[str]:
     """The settings in which two recipes differ, each as a phrase."""
-    old, new = (dict(_flat(each.model_dump(mode="json"))) for each in (there, here))
+    old, new = (dict(_flat(portable(each).model_dump(mode="json"))) for each in (there, here))
     return [
         f"{key} is {ascii(old.get(key))[:60]} there and {ascii(new.get(key))[:60]} here"
         for key in {**old, **new}
@@ -97,7 +97,7 @@ def train_recipe(
             shutil.rmtree(out, ignore_errors=True)
         raise
     out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / FILE, recipe.model_dump(mode="json"))
+    files.write_json(out / FILE, portable(recipe).model_dump(mode="json"))
     files.write_json(out / DATA, note)
     yield from train(
         objective,

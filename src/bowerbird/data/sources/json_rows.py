@@ -50,18 +50,25 @@ def _turned(columns: dict[str, Any], files: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _number(written: Any) -> str | float | None:
+    """What an image and its annotations have in common, None for what can be no number."""
+    return written if isinstance(written, str | int | float) else None
+
+
 def _coco_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Images with the captions of their annotations, or their own sentences; boxes and the like are left alone."""
-    captions: dict[Any, list[str]] = {}
-    for one in found.get("annotations") or []:
+    captions: dict[str | float | None, list[str]] = {}
+    annotations = found.get("annotations")
+    for one in annotations if isinstance(annotations, list) else ():
         if isinstance(one, dict) and isinstance(one.get("caption"), str):
-            captions.setdefault(one.get("image_id"), []).append(one["caption"])
+            captions.setdefault(_number(one.get("image_id")), []).append(one["caption"])
+    captions.pop(None, None)
     rows = []
     for image in found["images"]:
         files = file_column(image) if isinstance(image, dict) else None
         if files is None:
             continue
-        own = captions.get(image.get("id")) or next(
+        own = captions.get(_number(image.get("id"))) or next(
             (image[k] for k in ("sentences", EVERY, "caption") if k in image), None
         )
         split = {"split": image["split"]} if isinstance(image.get("split"), str) else {}

@@ -29,7 +29,8 @@ SYSTEM = frozenset(
 )
 """Folders that systems, and check-copies, make for themselves, in small letters; so is all that begins with a dot."""
 ABOUT = re.compile(
-    r"(readme|licen[cs]e|notice|citation)(\..*)?|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
+    r"(readme|licen[cs]e|notice|citation)(\..*)?"
+    r"|.*_stats\.json|dataset_infos?\.json|embed\.json|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
 """Files that say something of a collection, or that systems make, and are never of a picture."""
@@ -119,12 +120,12 @@ def is_archive(name: str) -> bool:
 
 
 def file_column(names: Iterable[str]) -> str | None:
-    """The column that names a row's picture: one of `FILE_COLUMNS`, or HF's `…_file_name`."""
+    """The column that names a row's picture: one of `FILE_COLUMNS`, or HF's `…_file_name` and `…_file_names`."""
     keys: dict[str, str] = {}
     for name in names:
         keys.setdefault(column_key(name), name)
     found = next((keys[key] for key in map(column_key, FILE_COLUMNS) if key in keys), None)
-    return found or next((name for key, name in keys.items() if key.endswith("filename")), None)
+    return found or next((name for key, name in keys.items() if key.endswith(("filename", "filenames"))), None)
 
 
 def without_number(name: str) -> str:

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from bowerbird.data.captions import caption_column, take_captions
-from bowerbird.data.columns import clean
+from bowerbird.data.columns import clean, column_key
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.layout import NameIndex, file_column, fold, is_picture, without_number
 from bowerbird.data.sources.rows import KEY, type_rows
+
+SOME = 200
+"""So many rows say which column names pictures, where none is called so."""
 
 
 @dataclass
@@ -38,6 +42,18 @@ class Table:
                 report.note("rows_left_out", f"{self.name}, row {number + 1} (names no picture)")
             else:
                 report.note("rows_without_picture", written)
+
+
+def _row_for_each(rows: list[dict[str, Any]], files: str | None) -> list[dict[str, Any]]:
+    """Rows that name one picture each: HF's `file_names` are several, and a record of a picture has its path."""
+    if files is None or not any(isinstance(row.get(files), (list, dict)) for row in rows):
+        return rows
+    made = []
+    for row in rows:
+        several = row.get(files)
+        for one in several if isinstance(several, list) else [several]:
+            made.append({**row, files: one.get("path", one.get("file_name")) if isinstance(one, dict) else one})
+    return made
 
 
 def _written(row: dict[str, Any], files: str | None, keys: str | None) -> str | None:
@@ -76,11 +92,16 @@ class Listing:
     def add(self, table: Table, folder: str, *, tentative: bool = False) -> bool:
         """Take the rows of `table` for pictures in `folder` and below; False where nothing in it names pictures, which
         of a `tentative` one has to be a picture that is there. Tables of outer folders come first."""
-        rows = table.rows
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        columns = list(dict.fromkeys(name for row in table.rows for name in row))
         files, keys = file_column(columns), next((name for name in columns if name.lower() == KEY), None)
+        guessed = None
+        if files is None and keys is None:
+            files = guessed = self._column_of_names(table.rows, columns, folder)
         if files is None and keys is None:
             return False
+        if guessed is not None:
+            self.report.note("columns_taken", f"{table.name}: {clean(guessed)}")
+        rows = table.rows = _row_for_each(table.rows, files)
         found = [
             None if number in table.met else self._picture_of(row, files, keys, folder)
             for number, row in enumerate(rows)
@@ -97,9 +118,24 @@ class Listing:
                 table.missed.setdefault(number, _written(row, files, keys))
                 continue
             table.met.add(number)
-            self._take(picture, {k: v for k, v in row.items() if k != files}, captions, again=picture in seen)
+            kept = {k: v for k, v in row.items() if k != files or k == guessed}
+            self._take(picture, kept, captions, again=picture in seen)
             seen.add(picture)
         return True
+
+    def _column_of_names(self, rows: list[dict[str, Any]], columns: Sequence[str], folder: str) -> str | None:
+        """The first column whose values are pictures' names, with their suffix or without: a catalog's `sku`."""
+        some = rows[:SOME]
+        for column in columns:
+            said = [row[column] for row in some if row.get(column) not in (None, "")]
+            counted = all(str(value).isdecimal() for value in said) and not column_key(column).endswith(("id", "sku"))
+            if counted:  # numbers of anything
+                continue
+            found = [name for value in said if (name := self._find(folder, value)) is not None]
+            files = all(is_picture(without_number(str(value))) for value in said)  # else a class may be called so
+            if 2 * (len(found) if files else len(set(found))) > len(said):
+                return column
+        return None
 
     def _picture_of(self, row: dict[str, Any], files: str | None, keys: str | None, folder: str) -> str | None:
         """The picture that a row names."""
@@ -115,8 +151,8 @@ class Listing:
 
     def _take(self, picture: str, row: dict[str, Any], captions: str | None, *, again: bool) -> None:
         """Join a row with what is known of the picture. A second row of one table is another caption of it."""
-        if self.asked is None and captions not in row:  # rows of one table may say it under different names
-            captions = caption_column(row)
+        if self.asked is None and row.get(captions or "") is None:  # rows may say it under different names
+            captions = caption_column(name for name, value in row.items() if value is not None)
         found = take_captions(row, captions)
         if found is not None:
             self._captions[picture] = [*self._captions.get(picture, []), *found] if again else found
@@ -169,6 +205,8 @@ def _readings(written: str, inside: Sequence[str]) -> Iterator[str]:
     name = fold(written)
     if is_picture(short := without_number(name)):
         name = short
+    if name.lower().startswith(("http://", "https://")):  # it was downloaded, and is called as it was
+        name = unquote(urlsplit(name).path)
     absolute = name.startswith("/") or bool(ntpath.splitdrive(name)[0])
     if not absolute:
         while name.startswith("../"):

@@ -14,6 +14,7 @@ from unicodedata import normalize
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import portable
 from bowerbird.data.captions import caption_column, take_captions, with_captions
 from bowerbird.data.columns import column_key
 from bowerbird.data.item import SourceItem
@@ -142,7 +143,7 @@ def read_batches(
             text, metadata = with_captions(take_captions(row, caption), row)
             yield SourceItem(
                 data,
-                name or f"{path.name}[{row_number}]",
+                portable(name) or f"{path.name}[{row_number}]",
                 text,
                 metadata,
                 next(vectors) if vectors is not None else None,

@@ -34,6 +34,8 @@ DESCRIPTOR = "tiny-copies"
 COPY_THRESHOLD = 0.975
 """Of `DESCRIPTOR`, whole: above it a picture made from a neighbor counts as its near copy. One in a hundred emoji is
 as near to one of its four neighbors (`benchmarks/copy_detection.py`)."""
+GUARD = f"{COPY_THRESHOLD} of the copy guard"
+"""What that threshold is called in reports."""
 
 COPIES_PER_KIND = 60
 """Synthetic copies of each kind that are looked for."""
@@ -145,7 +147,7 @@ def check_copies(
 
         thresholds["whole"] = thresholds["split"] = {f"{value} (SSCD)": value for value in THRESHOLDS}
     elif extractor.name == DESCRIPTOR:
-        thresholds["whole"] = {**thresholds["whole"], f"{COPY_THRESHOLD} of the copy guard": COPY_THRESHOLD}
+        thresholds["whole"] = {**thresholds["whole"], GUARD: COPY_THRESHOLD}
     recall = (
         recall_of_synthetic(calibration.copies, calibration.sources, calibration.baseline)
         if len(calibration.rows)

@@ -7,6 +7,7 @@ folder like any other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -72,7 +73,8 @@ def embed(
     groups = registry.group(places)
     made_by = {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim}
     facts = {
-        "sources": places,
+        # parts go to other people: a source is known again by a hash of where it lies
+        "sources": [{"name": files.last_part(place), "place": _hash(place)} for place in places],
         "choice": asdict(choice),
         "filter": prepare.name_of(filter_fn),
         "size": size,
@@ -99,6 +101,10 @@ def embed(
         report.left_out += parse_json((found.schema_arrow.metadata or {}).get(LEFT_OUT, b"[]"), str(path), "part")
     files.write_json(out / MANIFEST, {**facts, DONE: True})
     return report
+
+
+def _hash(place: str) -> str:
+    return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _here(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.encoders.load import place_of
 from bowerbird.knowledge.ingest import parts, prepare
 from bowerbird.knowledge.ingest.parts import Full
 from bowerbird.knowledge.ingest.prepare import Choice, Look
@@ -51,7 +52,7 @@ def on_ray(
         task = partial(
             _one_source,
             out=str(out),
-            name=encoder.name,
+            name=place_of(encoder),
             fingerprint=encoder.fingerprint,
             choice=choice,
             look=look,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.data.item import SourceItem
+from bowerbird.encoders.load import place_of
 from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.prepare import Look, Prepared
 
@@ -50,7 +51,7 @@ def in_order(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look, wor
         ) from error
     context = multiprocessing.get_context("spawn")
     ending, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, _start, (encoder.name, encoder.fingerprint, ending))
+    pool = ProcessPoolExecutor(workers, context, _start, (place_of(encoder), encoder.fingerprint, ending))
     try:
         for items in work:
             under_way.append(pool.submit(_prepare, items, look))
@@ -105,9 +106,10 @@ def _start(name: str, fingerprint: str, ending: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all, and the first process says what to do
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries of numbers are loaded, which they are not yet
     from bowerbird import encoders
+    from bowerbird.core import plugins
 
-    try:
-        _encoder = encoders.load(name)
+    try:  # what the first process has, it has on this machine
+        _encoder = encoders.load(name) if plugins.is_path(name) else encoders.load_recorded(name, fingerprint)
         if _encoder.fingerprint != fingerprint:
             _trouble = (
                 f"encoder {name!r} is {_encoder.fingerprint} in a worker process, and {fingerprint} here; give it as a"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -319,9 +319,9 @@ class DirectoryStore:
         """Write items again as `form` makes them, from the next `commit` on; embeddings are kept."""
         self.rows.rewrite(ids, form, self.append)
 
-    def set_credit(self, columns: Sequence[str]) -> None:
-        """Keep in the manifest which metadata columns say who made an item; of every version, and no new one."""
-        self._write_manifest({**self.manifest, "credit": list(columns)})
+    def keep(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts in the manifest, of every version, and make no new one."""
+        self._write_manifest({**self.manifest, **facts})
 
     def restore(self, version: int) -> None:
         """Hold what `version` holds, from the next `commit` on."""
@@ -396,7 +396,7 @@ def create(
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = (
-            "a knowledge base is there already; add to it: bowerbird kb add"
+            f"a knowledge base is there already; add to it: bowerbird kb add {in_shell(path)} SOURCE"
             if (path / MANIFEST).is_file()
             else "this path is taken; give a new one"
         )

@@ -11,7 +11,7 @@ store to the answers of the first; a third passes the same tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,7 +40,7 @@ class Store(Protocol):
     def manifest(self) -> dict[str, Any]:
         """At least `version` (int, counts commits), `encoder` (`name`, `fingerprint`, `dim`, `normalize`), `metric`
         (`cosine` or `inner product`) and `words` (how often a word of the caption, and of the tags, counts in BM25);
-        `credit` (names of metadata columns) where `set_credit` was called. Read only."""
+        `credit` (names of metadata columns) and `caption_column` where they were kept. Read only."""
         ...
 
     @property
@@ -140,9 +140,9 @@ class Store(Protocol):
         two items would become one."""
         ...
 
-    def set_credit(self, columns: Sequence[str]) -> None:
-        """Keep in the manifest, for every version, which metadata columns say who made an item; within `writing`, and
-        not undone when the block ends otherwise."""
+    def keep(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts in the manifest, for every version: `credit`, `caption_column`; within `writing`, and not undone
+        when the block ends otherwise."""
         ...
 
     def restore(self, version: int) -> None:

@@ -208,7 +208,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         if self._loaded_encoder is None:
             from bowerbird import encoders
 
-            found = encoders.load(self.config.encoder_name, allow_import=False)  # a recorded name runs no code
+            found = encoders.load_recorded(self.config.encoder_name, self.config.encoder_fingerprint)
             if self.config.encoder_fingerprint and found.fingerprint != self.config.encoder_fingerprint:
                 raise MismatchError(
                     f"encoder {self.config.encoder_name!r} ({found.fingerprint}) is not the one of training"

@@ -9,9 +9,8 @@ latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization); EQ-VAE, arX
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from bowerbird.core import seeds, tensors
 from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.variation import VariedPictures
+from bowerbird.models.latent_scale import unit_channels
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Amount, Count, Share
 
@@ -155,22 +155,6 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
             x = F.interpolate(x, size=self.config.sample_size, mode="bicubic", antialias=True).clamp(-1, 1)
         mean: Tensor = self.autoencoder.encode(x).latent_dist.mean
         return mean
-
-
-def unit_channels(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
-    """A copy whose latents are (z - mean) / deviation in each channel `(C,)`, and which decodes them as before.
-
-    The two 1 x 1 convolutions beside the latents take it up, so that any program that opens the autoencoder has it.
-    """
-    ours = copy.deepcopy(autoencoder)
-    channels = len(mean)
-    after, before = ours.quant_conv, ours.post_quant_conv
-    after.weight[:channels] /= deviation[:, None, None, None]
-    after.bias[:channels] = (after.bias[:channels] - mean) / deviation
-    after.bias[channels:] -= 2 * deviation.log()  # the logarithm of the variance
-    before.bias += before.weight[:, :, 0, 0] @ mean
-    before.weight *= deviation[None, :, None, None]
-    return ours
 
 
 def build(config: AutoencoderConfig, pictures: Pictures, run: RunContext) -> AutoencoderObjective:

@@ -16,6 +16,7 @@ from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.rdm import MIX
+from bowerbird.training.recipes.reimagen import small_unet
 from bowerbird.training.recipes.small import NEVER_TRAINED_ON
 
 HELD_OUT_STYLES = ("streamline-kameleon-color", "streamline-cyber-color")
@@ -32,7 +33,7 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train autoencoder-8 --data drawings.parquet --out runs/autoencoder-8
     """
     train = TrainConfig(
-        steps=9000,
+        steps=5500,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=100,
@@ -104,7 +105,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
     --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out runs/rdm-patches
     """
     train = TrainConfig(
-        steps=24000,
+        steps=10000,
         batch_size=64,
         learning_rate=5e-4,
         warmup_steps=300,
@@ -152,7 +153,7 @@ def reimagen_drawings_32(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train reimagen-drawings-32 --data drawings.parquet --out runs/reimagen-drawings-32
     """
     unet = UNetSizes(block_out_channels=(64, 112, 144))
-    return _stage("reimagen-drawings-32", unet, None, 16000, 8e-4, tiny)
+    return _stage("reimagen-drawings-32", unet, None, 10000, 8e-4, tiny)
 
 
 def reimagen_drawings_64(*, tiny: bool = False) -> Recipe:
@@ -169,7 +170,7 @@ def reimagen_drawings_64(*, tiny: bool = False) -> Recipe:
         itself=(False, False, True),
         prediction_type="sample",
     )
-    return _stage("reimagen-drawings-64", unet, "runs/reimagen-drawings-32/model", 7000, 6e-4, tiny)
+    return _stage("reimagen-drawings-64", unet, "runs/reimagen-drawings-32/model", 5000, 6e-4, tiny)
 
 
 def reimagen_drawings_128(*, tiny: bool = False) -> Recipe:
@@ -187,7 +188,7 @@ def reimagen_drawings_128(*, tiny: bool = False) -> Recipe:
         itself=(False, False, True),
         prediction_type="sample",
     )
-    return _stage("reimagen-drawings-128", unet, "runs/reimagen-drawings-64/model", 6000, 6e-4, tiny)
+    return _stage("reimagen-drawings-128", unet, "runs/reimagen-drawings-64/model", 4500, 6e-4, tiny)
 
 
 def _stage(name: str, unet: UNetSizes, base: str | None, steps: int, rate: float, tiny: bool) -> Recipe:
@@ -207,18 +208,7 @@ def _stage(name: str, unet: UNetSizes, base: str | None, steps: int, rate: float
     # the third stage stands on the bundled two, the others alone
     third = unet.sample_size == 128
     size, low_size = (128, 64) if third else (unet.sample_size // 2, unet.low_size // 2)
-    smaller = UNetSizes(
-        sample_size=size,
-        low_size=low_size,
-        block_out_channels=(16, 16),
-        layers_per_block=(1, 1),
-        attention=(False, True),
-        itself=(False, True),
-        head_channels=8,
-        text_dim=96 if third else 16,
-        time_dim=16,
-        prediction_type=unet.prediction_type,
-    )
+    smaller = small_unet(size, low_size, text_dim=96 if third else 16)
     tower = TowerSizes(buckets=64, dim=16, heads=2)
     changed = {"unet": smaller, "tower": tower, "base": "tiny-reimagen" if third else None, "style_key": None}
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})

@@ -37,7 +37,7 @@ def tiny_reimagen_32(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         return Recipe(name="tiny-reimagen-32", system=ReImagenConfig(), train=train, size=32, where=NEVER_TRAINED_ON)
-    system = ReImagenConfig(unet=_small(16, 0), tower=TowerSizes(buckets=64, dim=16, heads=2), style_key=None)
+    system = ReImagenConfig(unet=small_unet(16, 0), tower=TowerSizes(buckets=64, dim=16, heads=2), style_key=None)
     return Recipe(name="tiny-reimagen-32", system=system, train=_short(train), size=16, limit=32)
 
 
@@ -70,7 +70,7 @@ def tiny_reimagen(*, tiny: bool = False) -> Recipe:
         system = ReImagenConfig(unet=unet, base="runs/tiny-reimagen-32/model")
         return Recipe(name="tiny-reimagen", system=system, train=train, size=64, where=NEVER_TRAINED_ON)
     tower = TowerSizes(buckets=64, dim=16, heads=2)
-    system = ReImagenConfig(unet=_small(32, 16), tower=tower, style_key=None)
+    system = ReImagenConfig(unet=small_unet(32, 16), tower=tower, style_key=None)
     return Recipe(name="tiny-reimagen", system=system, train=_short(train), size=32, limit=32)
 
 
@@ -147,7 +147,7 @@ def _paper(name: str, unet: UNetSizes, tiny: bool, *, base: str | None) -> Recip
         return Recipe(name=name, system=system, train=train, size=unet.sample_size)
     size = {64: 16, 256: 32, 1024: 64}[unet.sample_size]
     system = ReImagenConfig(
-        unet=_small(size, size // 2 if unet.low_size else 0), tower=TowerSizes(buckets=64, dim=16, heads=2), **shape
+        unet=small_unet(size, size // 2 if unet.low_size else 0), tower=TowerSizes(buckets=64, dim=16, heads=2), **shape
     )
     return Recipe(name=name, system=system, train=_short(train), size=size, limit=32)
 
@@ -160,7 +160,7 @@ def tiny_reimagen_128(*, tiny: bool = False) -> Recipe:
     """
     base = tiny_reimagen(tiny=tiny)
     if tiny:
-        system = base.system.model_copy(update={"unet": _small(64, 32)})
+        system = base.system.model_copy(update={"unet": small_unet(64, 32)})
         return base.model_copy(update={"name": "tiny-reimagen-128", "system": system, "size": 64})
     unet = UNetSizes(
         sample_size=128,
@@ -175,7 +175,8 @@ def tiny_reimagen_128(*, tiny: bool = False) -> Recipe:
     return base.model_copy(update={"name": "tiny-reimagen-128", "system": system, "size": 128})
 
 
-def _small(size: int, low_size: int) -> UNetSizes:
+def small_unet(size: int, low_size: int, *, text_dim: int = 16) -> UNetSizes:
+    """The network of a stage from `low_size` to `size` px (0: from noise) in the tiny form of a recipe."""
     return UNetSizes(
         sample_size=size,
         low_size=low_size,
@@ -184,7 +185,7 @@ def _small(size: int, low_size: int) -> UNetSizes:
         attention=(False, True),
         itself=(False, True),
         head_channels=8,
-        text_dim=16,
+        text_dim=text_dim,
         time_dim=16,
         prediction_type="sample" if low_size else "v_prediction",
     )

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -403,9 +403,9 @@ class MilvusStore:
             for number, vector in zip(ids, self.snapshot.embeddings(ids), strict=True)
         ]
 
-    def set_credit(self, columns: Sequence[str]) -> None:
-        """Keep in the manifest which metadata columns say who made an item."""
-        self._write({**self.manifest, "credit": list(columns)})
+    def keep(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts in the manifest."""
+        self._write({**self.manifest, **facts})
 
     def restore(self, version: int) -> None:
         """Raises: BowerbirdError for any version but the present one: Milvus keeps none."""

@@ -256,13 +256,15 @@ def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored],
 
 def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, choices: Choices) -> dict[str, Any]:
     """The conventions that a checkpoint does not hold and that generate wrongly when they are mixed up."""
+    given = choices.encoder or ""
+    given = files.last_part(given) if Path(given).is_dir() and given else files.portable(given)
     encoders = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
     unit = choices.embeddings == "unit" if choices.embeddings is not None else not vae.codes
     return {
         "k": choices.k or (4 if vae.codes else 20),
         "normalize_embeddings": unit,
         "embedding_length": 1.0 if unit else None,
-        "encoder_name": choices.encoder or encoders.get(unet.context_dim, ""),
+        "encoder_name": given or encoders.get(unet.context_dim, ""),
         "encoder_fingerprint": "",
         "trained_null": False,
         # as the authors' scripts sample

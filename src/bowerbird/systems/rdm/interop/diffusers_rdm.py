@@ -77,7 +77,7 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "float32") -> d
         "text_mode": "text+neighbors",
         "normalize_embeddings": True,
         "embedding_length": 1.0,
-        "encoder_name": str(out.absolute() / "encoder"),
+        "encoder_name": f"{out.name}/encoder",
         "trained_null": False,
         "num_inference_steps": 50,
         "guidance_scale": 7.5,
@@ -115,7 +115,7 @@ def _whole(network: Any, info: dict[str, Any]) -> Any:
             if len(missing) > 1
             else f"the weight {missing[0]} is missing"
         )
-    return network
+    return network_files.without_place(network, type(network).__name__)
 
 
 def _class(diffusers: Any, index: dict[str, Any], part: str) -> Any:

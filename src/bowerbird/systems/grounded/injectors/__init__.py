@@ -1,0 +1,1 @@
+"""How references get into a base: one file a way, one line a file in `registry.py`."""

@@ -1,0 +1,1 @@
+"""The phrases of a prompt: where they stand, which tokens they are, and where in the picture they belong."""

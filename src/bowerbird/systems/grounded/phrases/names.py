@@ -1,0 +1,158 @@
+"""Phrases by the knowledge base's own words: what its items are called is exactly what can be retrieved.
+
+The index of words is asked, nothing is kept beside it: so many searches a prompt, however many items there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.core.types import ABSENT
+from bowerbird.data.captions import EVERY as CAPTIONS
+from bowerbird.knowledge.search.words import name_words, words
+from bowerbird.systems.grounded.phrases import word_classes as classes
+from bowerbird.systems.grounded.phrases.grammar import Token, is_place, tokens
+from bowerbird.systems.grounded.phrases.phrase import Phrase
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+
+MOST_TOKENS, LONGEST = 128, 6
+"""Words of a prompt that are looked at, more than a text encoder reads; words of a name."""
+DEPTH = 8
+"""Items by words that may carry a name."""
+
+
+def find_names(kb: KnowledgeBase, prompt: str, where: str | None = None) -> list[Phrase]:
+    """The names of items of `kb` in `prompt`, the longest first where they overlap, in their order: whole captions,
+    tags or file names, and several words that follow each other in a caption."""
+    read = tokens(prompt)[:MOST_TOKENS]
+    if not read or not len(kb):
+        return []
+    unknown = _unknown(kb, read, where)
+    spans = list(_spans(prompt, read, unknown))
+    if not spans:
+        return []
+    texts = [prompt[read[a].start : read[b - 1].end] for a, b in spans]
+    found = kb.search(text=texts, k=min(DEPTH, len(kb)), mode="bm25", where=where)
+    items = sorted({*found.ids.ravel().tolist()} - {ABSENT})
+    names = dict(zip(items, kb.names(items) if items else (), strict=True))
+    taken: list[tuple[int, int]] = []
+    order = sorted(range(len(spans)), key=lambda n: (spans[n][0] - spans[n][1], spans[n][0]))
+    for number in order:
+        start, end = spans[number]
+        if any(start < b and a < end for a, b in taken):
+            continue
+        own, parts = words(texts[number]), all(read[at].word not in classes.CLOSED for at in range(start, end))
+        rows = zip(found.ids[number].tolist(), found.captions[number], found.metadata[number], strict=True)
+        if any(i in names and is_name(own, caption, more, names[i], parts=parts) for i, caption, more in rows):
+            taken.append((start, end))
+    return [_phrase(prompt, read[a:b]) for a, b in sorted(taken)]
+
+
+def is_name(own: Sequence[str], caption: str, metadata: Mapping[str, Any], file: str, *, parts: bool) -> bool:
+    """Whether the words `own` are what an item is called: its whole caption, another of its captions, a tag, its file
+    name; or, of several words and with `parts`, words that follow each other in its caption."""
+    if not own:
+        return False
+    others, tags = metadata.get(CAPTIONS), metadata.get("tags") or ()
+    called = [caption, *(map(str, others) if isinstance(others, list) else ())]
+    labels = map(str, tags) if isinstance(tags, list) else re.split("[,;|]", str(tags or ""))
+    if name_words(file) == own or any(words(text) == own for text in (*called, *labels)):
+        return True
+    return parts and len(own) > 1 and any(_follow(own, words(text)) for text in called)
+
+
+def _follow(own: Sequence[str], every: Sequence[str]) -> bool:
+    return any(every[at : at + len(own)] == own for at in range(len(every) - len(own) + 1))
+
+
+def _unknown(kb: KnowledgeBase, read: Sequence[Token], where: str | None) -> set[str]:
+    """The words that no item has, so that no name has them."""
+    asked = sorted({token.word for token in read if token.word and token.word not in classes.CLOSED})
+    if not asked:
+        return set()
+    found = kb.search(text=asked, k=1, mode="bm25", where=where)
+    return {word for word, there in zip(asked, found.mask[:, 0], strict=True) if not there}
+
+
+def _spans(prompt: str, read: Sequence[Token], unknown: set[str]) -> Iterator[tuple[int, int]]:
+    """The runs of words that may be a name: no mark between them, no word that no item has, none of a closed class at
+    their ends, not adjectives alone."""
+    every = [token.word for token in read]
+    closed = [
+        not word or word in classes.CLOSED or (word in classes.SIDES and is_place(every, at))
+        for at, word in enumerate(every)
+    ]
+    for start in range(len(read)):
+        for end in range(start + 1, min(start + LONGEST, len(read)) + 1):
+            last = end - 1
+            if not every[last] or every[last] in unknown or (last > start and not _adjacent(prompt, read, last)):
+                break
+            if closed[start]:
+                break
+            if closed[last] or every[last] in classes.FINITE_VERBS or _is_adjective(every[start:end]):
+                continue
+            yield start, end
+
+
+def _is_adjective(words: Sequence[str]) -> bool:
+    """Whether the last of a run is no noun: a square is one after another word, as in "blue square"."""
+    nouns = classes.ALSO_NOUNS if len(words) > 1 else frozenset()
+    return words[-1] in classes.ADJECTIVES - nouns
+
+
+def _adjacent(prompt: str, read: Sequence[Token], at: int) -> bool:
+    return not prompt[read[at - 1].end : read[at].start].strip()
+
+
+def _phrase(prompt: str, parts: Sequence[Token]) -> Phrase:
+    text = prompt[parts[0].start : parts[-1].end]
+    return Phrase(text, parts[0].start, parts[-1].end, text)
+
+
+def merge(prompt: str, names: Sequence[Phrase], phrases: Sequence[Phrase]) -> list[Phrase]:
+    """Phrases by rules with the names that a knowledge base knows: a name is the head of the phrase that it ends, and
+    joins the phrases that it runs across; a phrase without an article that is nothing but names is one for each."""
+    found: list[Phrase] = []
+    for group in _overlapping([*phrases, *names]):
+        inside = [name for name in names if group[0] <= name.start and name.end <= group[1]]
+        over = [phrase for phrase in phrases if group[0] <= phrase.start and phrase.end <= group[1]]
+        if not inside:
+            found += over
+        elif len(inside) > 1 and _is_list(prompt, group, inside):
+            starts = [group[0], *(name.end for name in inside)]
+            found += [_headed(prompt, start, name.end, name) for start, name in zip(starts, inside, strict=False)]
+        elif len(over) == 1 and (over[0].start, over[0].end) == group and inside[-1].end < group[1]:
+            found += over  # a name within a longer one: "red apple" in "a red apple pie"
+        else:
+            found.append(_headed(prompt, *group, inside[-1]))
+    return found
+
+
+def _overlapping(phrases: Sequence[Phrase]) -> list[tuple[int, int]]:
+    """The stretches of the prompt that phrases cover."""
+    groups: list[tuple[int, int]] = []
+    for phrase in sorted(phrases, key=lambda each: each.start):
+        if groups and phrase.start < groups[-1][1]:
+            groups[-1] = groups[-1][0], max(groups[-1][1], phrase.end)
+        else:
+            groups.append((phrase.start, phrase.end))
+    return groups
+
+
+def _is_list(prompt: str, group: tuple[int, int], names: Sequence[Phrase]) -> bool:
+    """Whether a stretch is names after one another: no article, and each word in a name or an adjective before one."""
+    return all(
+        any(name.start <= group[0] + token.start < name.end for name in names) or token.word in classes.ADJECTIVES
+        for token in tokens(prompt[group[0] : group[1]])
+    )
+
+
+def _headed(prompt: str, start: int, end: int, name: Phrase) -> Phrase:
+    """What stands at `prompt[start:end]`, with `name` as its head."""
+    start += len(prompt[start:end]) - len(prompt[start:end].lstrip())
+    before = [token for token in tokens(prompt[start : name.start]) if token.word and token.word not in classes.CLOSED]
+    return Phrase(prompt[start:end], start, end, prompt[name.start : end], tuple(token.text for token in before))

@@ -1,0 +1,50 @@
+"""From a prompt to its phrases: brackets where a person set some, else a parser's with the knowledge base's names."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.systems.grounded.phrases.brackets import read_brackets
+from bowerbird.systems.grounded.phrases.grammar import RuleParser
+from bowerbird.systems.grounded.phrases.libraries import PARSERS
+from bowerbird.systems.grounded.phrases.names import find_names, merge
+from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, PhraseParser, check_phrases
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+
+RULES, BRACKETS = "rules", "brackets"
+NAMES = (RULES, BRACKETS, *PARSERS)
+"""The parsers by name; `brackets`: only what a person marked."""
+
+
+@cache
+def load_parser(name: str) -> PhraseParser | None:
+    """The parser called `name`, loaded once, None for `brackets`. Raises: BowerbirdError for another name, or a library
+    that is not installed."""
+    if name == BRACKETS:
+        return None
+    if name == RULES:
+        return RuleParser()
+    if name not in PARSERS:
+        raise BowerbirdError(f"parser {name!r} is not known; choose one of {', '.join(NAMES)}")
+    made: PhraseParser = PARSERS[name]()
+    return made
+
+
+def parse_prompt(
+    prompt: str, *, parser: PhraseParser | None, kb: KnowledgeBase | None = None, where: str | None = None
+) -> ParsedPrompt:
+    """The prompt without brackets, and its phrases: those in brackets alone where there are any, else those of
+    `parser` with the names of items of `kb` that satisfy `where`. parser None: brackets alone.
+
+    Raises: BowerbirdError for brackets that do not pair up, or a parser whose phrases are not in the prompt.
+    """
+    marked = read_brackets(prompt)
+    if marked.explicit or parser is None:
+        return marked
+    found = check_phrases(marked.text, parser.parse(marked.text), type(parser).__name__)
+    names = find_names(kb, marked.text, where) if kb is not None else []
+    return ParsedPrompt(marked.text, tuple(merge(marked.text, names, found)))

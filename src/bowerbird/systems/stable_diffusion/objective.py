@@ -1,0 +1,260 @@
+"""A small Stable Diffusion (arXiv 2112.10752) from nothing: the U-Net and its text model learn together; the
+autoencoder is frozen.
+
+What it is shown is a fixed choice of drawings (`data.scenes.vocabulary`), as they are and composed to scenes with other
+colors, sizes, places and grounds, under captions that say so. So it is known what it knows: the names, the styles and
+the words of scenes are in `known.json` beside the weights. Scenes are composed and encoded once; their captions are
+written again each time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import cache, files, seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.pictures import Pictures
+from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, whole_drawing
+from bowerbird.data.scenes.render import render
+from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
+from bowerbird.data.scenes.words import COLORS, KNOWN, SHAPES, SIZES
+from bowerbird.diffusion import schedulers
+from bowerbird.models import clip_text
+from bowerbird.models.clip_text import TextConfig
+from bowerbird.models.latent_scale import without_shift
+from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
+from bowerbird.systems.components import load_autoencoder, weights_hash
+from bowerbird.systems.latent_cache import encode_latents
+from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
+from bowerbird.systems.settings import Count, Share, column, network
+
+CAPTIONS = 20_000
+"""So many captions of scenes the vocabulary of tokens is made from."""
+HELD_OUT = 512
+"""Scenes that the loss on held-out pictures is measured on."""
+
+
+class StableDiffusionConfig(ObjectiveConfig):
+    """Everything that shapes the model and what it is shown; stored in `recipe.json`.
+
+    Of `unet`, the channels of the latents and the width of the text are those of the autoencoder and of `text`.
+    `names`: how many things, drawn in `styles` (all when empty). `own_colors`: groups, by `group_key`, of which nothing
+    is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is.
+    """
+
+    kind: Literal["stable-diffusion"] = "stable-diffusion"
+    unet: UNetConfig = UNetConfig(block_out_channels=(64, 128, 192))
+    text: TextConfig = TextConfig()
+    autoencoder: str = network("tiny-autoencoder")
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    names: Count = 300
+    styles: tuple[str, ...] = ()
+    style_key: str | None = column("style")
+    group_key: str | None = column("group")
+    own_colors: tuple[str, ...] = ()
+    scenes: Count = 60_000
+    whole: Share = 0.4
+    null_probability: Share = 0.1
+    picture_size: Annotated[int, Field(ge=8, le=4096)] = 64
+
+
+class StableDiffusionBatch(TypedDict):
+    """n items: latents `clean` and noise `eps` `(n, C, h, w)`, `timestep` `(n,)`, and the captions' `tokens` `(n,
+    L)`."""
+
+    clean: Tensor
+    tokens: Tensor
+    eps: Tensor
+    timestep: Tensor
+
+
+class StableDiffusionObjective(Objective[StableDiffusionBatch]):
+    """The U-Net and the text model with the loss of latent diffusion: `latents` `(n, C, h, w)` of `shown`, whole
+    drawings first."""
+
+    def __init__(
+        self,
+        config: StableDiffusionConfig,
+        shown: Sequence[Scene],
+        latents: Tensor,
+        vocabulary: Vocabulary,
+        tokenizer: Any,
+        autoencoder: Any,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.config, self.shown, self.latents, self.seed = config, shown, latents, seed
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        self.frozen = (autoencoder,)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
+        sizes = config.unet.model_copy(
+            update={"in_channels": latents.shape[1], "cross_attention_dim": config.text.width}
+        )
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            self.unet = with_short_attention(build_unet(sizes, None))
+            self.text_encoder = clip_text.build_text_model(config.text, tokenizer)
+        self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.prediction_type)
+
+    def batch(self, step: int, size: int, rank: int = 0) -> StableDiffusionBatch:
+        """`size` drawings and scenes with captions, a share of them without."""
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        generator = seeds.torch_generator(self.seed, "noise", step, rank)
+        drawings = len(self.vocabulary)
+        whole = rng.random(size) < (self.config.whole if drawings else 0.0)
+        rows = [
+            int(rng.integers(drawings)) if alone else drawings + int(rng.integers(len(self.shown) - drawings))
+            for alone in whole
+        ]
+        texts = ["" if rng.random() < self.config.null_probability else caption(self.shown[i], rng) for i in rows]
+        clean = self.latents[rows].float()
+        return {
+            "clean": clean,
+            "tokens": clip_text.token_ids(self.tokenizer, texts),
+            "eps": torch.randn(clean.shape, generator=generator),
+            "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
+        }
+
+    def forward(self, batch: StableDiffusionBatch) -> Tensor:
+        """E || target - network(z_t, t, text) ||^2. Source: latent diffusion, equation 3."""
+        text = self.text_encoder(batch["tokens"]).last_hidden_state
+        noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
+        predicted = self.unet(noisy, batch["timestep"], encoder_hidden_states=text).sample
+        return F.mse_loss(
+            predicted.float(),
+            schedulers.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]),
+        )
+
+    def pipeline(self) -> Any:
+        """The current weights as a pipeline of bowerbird's."""
+        from bowerbird.systems.grounded.pipeline import ReferencePipeline
+
+        return ReferencePipeline(self._plain(self.frozen[0], self.text_encoder, self.unet))
+
+    def export(self, out: Path) -> None:
+        """Write diffusers' `StableDiffusionPipeline`, in half precision, and what the model was shown."""
+        autoencoder = copy.deepcopy(self.frozen[0]).half()
+        networks = (self.unet.half(), self.text_encoder.half())
+        self._plain(autoencoder, networks[1], networks[0]).save_pretrained(out)
+        for trained in networks:
+            trained.float()
+        # transformers computes in what the file says, diffusers in float32, and both have to agree
+        written = files.read_json(out / "text_encoder" / "config.json", "configuration")
+        files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
+        clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
+        files.write_json(out / KNOWN, known(self.vocabulary))
+
+    def _plain(self, autoencoder: Any, text_encoder: Any, unet: Any) -> Any:
+        """Diffusers' own pipeline of these networks."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=autoencoder,
+            text_encoder=text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            scheduler=self._scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def _scheduler(self) -> Any:
+        # diffusers' pipeline warns of any other offset; with trailing times none is added
+        own = {"prediction_type": self.config.prediction_type, "steps_offset": 1}
+        return schedulers.scheduler("dpmsolver++", config={**schedulers.BETAS, **own})
+
+
+def known(vocabulary: Vocabulary) -> dict[str, list[str]]:
+    """What a model was shown: every other thing is unknown to it."""
+    return {
+        "names": vocabulary.known,
+        "styles": list(vocabulary.by_style),
+        "shapes": list(SHAPES),
+        "colors": list(COLORS),
+        "sizes": [size for size in SIZES if size],
+    }
+
+
+def compose(vocabulary: Vocabulary, count: int, seed: int) -> list[Scene]:
+    """`count` scenes, the same for a seed."""
+    rng = seeds.numpy_generator(seed, "scenes")
+    return [draw_scene(vocabulary, rng) for _ in range(count)]
+
+
+def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) -> StableDiffusionObjective:
+    """The objective over `pictures`. What is held out is shown in scenes of its own, of things that are trained on."""
+    autoencoder = without_shift(load_autoencoder(config.autoencoder))
+    trained = _vocabulary(config, pictures if run.database is None else run.database)
+    vocabulary = trained if run.database is None else _vocabulary(config, pictures, trained.known)
+    count, seed = (config.scenes, run.seed) if run.database is None else (HELD_OUT, seeds.derive(run.seed, "held out"))
+    shown = [whole_drawing(vocabulary, row) for row in range(len(vocabulary))] + compose(vocabulary, count, seed)
+    return StableDiffusionObjective(
+        config,
+        shown,
+        _latents(config, shown, vocabulary, pictures, autoencoder, run),
+        vocabulary,
+        _tokenizer(config, trained, run.seed),
+        autoencoder,
+        run.seed,
+    )
+
+
+def frozen(config: StableDiffusionConfig) -> list[str]:
+    """The fingerprint of the autoencoder."""
+    return [weights_hash(load_autoencoder(config.autoencoder))]
+
+
+def _vocabulary(config: StableDiffusionConfig, pictures: Pictures, names: Sequence[str] | None = None) -> Vocabulary:
+    return build_vocabulary(
+        pictures,
+        config.names,
+        style_key=config.style_key,
+        styles=config.styles,
+        group_key=config.group_key,
+        own_colors=config.own_colors,
+        names=names,
+    )
+
+
+def _tokenizer(config: StableDiffusionConfig, vocabulary: Vocabulary, seed: int) -> Any:
+    rng = seeds.numpy_generator(seed, "captions")
+    shown = [whole_drawing(vocabulary, row) for row in range(len(vocabulary))]
+    shown += compose(vocabulary, min(config.scenes, CAPTIONS), seed)
+    merges = clip_text.learn_pairs((caption(scene, rng) for scene in shown), config.text.vocabulary)
+    return clip_text.build_tokenizer(merges, config.text.positions)
+
+
+def _latents(
+    config: StableDiffusionConfig,
+    shown: Sequence[Scene],
+    vocabulary: Vocabulary,
+    pictures: Pictures,
+    autoencoder: Any,
+    run: RunContext,
+) -> Tensor:
+    """The latents of what is shown, float16 `(n, C, h, w)`, from the run's file where the same were made before."""
+    key = cache.key(pictures.fingerprint(), weights_hash(autoencoder), config.picture_size, repr(shown))
+    name = "cache" if run.database is None else "validation"
+    path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
+    autoencoder.to(run.device)
+
+    def make() -> dict[str, Tensor]:
+        parts = [shown[start : start + 64] for start in range(0, len(shown), 64)]
+        pictured = (render(part, vocabulary, pictures, config.picture_size) for part in parts)
+        return {"latents": torch.cat([encode_latents(autoencoder, x, run.device) for x in pictured])}
+
+    latents = cache.memoize(path, key, make)["latents"]
+    if latents.shape[-1] != config.unet.sample_size:
+        raise BowerbirdError(
+            f"pictures of {config.picture_size} px give latents of edge {latents.shape[-1]}, and the network's is"
+            f" {config.unet.sample_size}; set system.unet.sample_size={latents.shape[-1]}"
+        )
+    return latents

@@ -1,0 +1,46 @@
+"""`tiny-sd`: a small text-to-image model of the standard form, which others are grounded in a knowledge base."""
+
+from __future__ import annotations
+
+from bowerbird.models.clip_text import TextConfig
+from bowerbird.models.unet import UNetConfig
+from bowerbird.systems.stable_diffusion.objective import StableDiffusionConfig
+from bowerbird.training.config import TrainConfig
+from bowerbird.training.recipe import Recipe
+from bowerbird.training.recipes.drawings import TRAINED_ON
+
+STYLES = ("noto", "twemoji", "fluent", "flat", "icon-park", "streamline-color", "fluent-color")
+"""The four emoji styles that may be learned from, and the icon styles that draw most of the same things."""
+
+
+def tiny_sd(*, tiny: bool = False) -> Recipe:
+    """Stable Diffusion's layout at 64 px: 300 things by name and style, and scenes composed of them. What is outside
+    is unknown to it.
+
+    Command: bowerbird train tiny-sd --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out
+    runs/tiny-sd
+    """
+    train = TrainConfig(
+        steps=16000,
+        batch_size=48,
+        learning_rate=6e-4,
+        warmup_steps=300,
+        cooldown_fraction=0.35,
+        ema_decay=0.999,
+        save_every=200,
+        sheet_every=1000,
+        keep_steps=(4000,),
+    )
+    if not tiny:
+        system = StableDiffusionConfig(
+            autoencoder="runs/autoencoder-8/model", styles=STYLES, own_colors=("people-body", "smileys-emotion")
+        )
+        return Recipe(name="tiny-sd", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    small = StableDiffusionConfig(
+        unet=UNetConfig(block_out_channels=(32, 32, 32)),
+        text=TextConfig(vocabulary=600, width=16, layers=1, heads=2),
+        names=8,
+        scenes=32,
+    )
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1, "keep_steps": ()})
+    return Recipe(name="tiny-sd", system=small, train=shorter, size=64, limit=32, transparency=True)

@@ -1,0 +1,161 @@
+"""A base model that reads a prompt by its phrases: references for each, structure, a critic, and the record of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import doubles
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bowerbird.cli.main import app
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.provenance import read_png
+from bowerbird.core.types import Neighbors
+from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.systems.grounded.pipeline import ReferencePipeline
+
+# of a scheduler's old default
+pytestmark = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+PROMPT = "a red heart left of a blue star"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base in a directory, and an adapter beside it."""
+    folder = tmp_path_factory.mktemp("base")
+    pipe = doubles.sd()
+    pipe.save_pretrained(folder / "base")
+    doubles.ip_adapter(folder / "adapter", pipe)
+    return folder
+
+
+def run(*arguments: str | Path | int) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(*arguments: str | Path | int) -> str:
+    """The one line that bad input gives."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert isinstance(done.exception, BowerbirdError), done.exception
+    assert "\n" not in str(done.exception)
+    return str(done.exception)
+
+
+def usual(base: Path, kb: Path) -> list[str | Path | int]:
+    adapter = next((base / "adapter").glob("*.safetensors"))
+    return [base / "base", "--adapter", adapter, "--kb", kb, "--steps", 2, "-n", 1, "--scale", 1]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_each_phrase_has_its_reference_and_its_side_and_the_record_gives_it_again(
+    base: Path, kb_path: Path, tmp_path: Path
+) -> None:
+    how = usual(base, kb_path)
+    said = run("generate", *how, "--prompt", f"{PROMPT} and a violin", "--phrases", "rules", "--out", tmp_path / "out")
+    assert "no reference for 'a violin': nothing is near enough" in said
+    record = read_png(tmp_path / "out" / "000.png")
+    near = record["neighbors"]
+    assert [(each["phrase"], each["caption"], each["region"]) for each in near] == [
+        ("a red heart", "a red heart", [0.0, 0.0, 0.5, 1.0]),
+        ("a blue star", "a blue star", [0.5, 0.0, 1.0, 1.0]),
+    ]
+    assert record["request"]["phrases"] == ["a red heart", "a blue star", "a violin"]
+    assert record["request"]["without"][0][0] == "a violin"
+    run("generate", *how[:3], "--from", tmp_path / "out" / "000.png", "--out", tmp_path / "again")
+    assert (pixels(tmp_path / "again" / "000.png") == pixels(tmp_path / "out" / "000.png")).all()
+
+
+def test_brackets_say_the_phrases_and_are_not_read_by_the_base(base: Path, kb_path: Path, tmp_path: Path) -> None:
+    how = [*usual(base, kb_path), "--phrases", "brackets"]
+    run("generate", *how, "--prompt", "a red [heart] on a blue star", "--out", tmp_path / "out")
+    record = read_png(tmp_path / "out" / "000.png")
+    assert record["query"] == record["request"]["prompt"] == "a red heart on a blue star"
+    assert [each["phrase"] for each in record["neighbors"]] == ["heart"]
+    assert "a bracket is not closed" in refused("generate", *how, "--prompt", "a [heart", "--out", tmp_path / "no")
+
+
+@pytest.mark.parametrize("form", ["mean", "conjunction"])
+def test_structure_changes_the_picture_and_is_in_the_record(
+    base: Path, kb_path: Path, tmp_path: Path, form: str
+) -> None:
+    how = [*usual(base, kb_path), "--phrases", "rules", "--prompt", "a red heart left of a blue square"]
+    run("generate", *how, "--out", tmp_path / "plain")
+    run("generate", *how, "--structure", form, "--out", tmp_path / "out")
+    assert (pixels(tmp_path / "plain" / "000.png") != pixels(tmp_path / "out" / "000.png")).any()
+    said = read_png(tmp_path / "out" / "000.png")["references"]
+    assert (said["structure"], said["spans"]) == (form, [[0, 11], [20, 33]])
+    run("generate", *how[:3], "--from", tmp_path / "out" / "000.png", "--out", tmp_path / "again")
+    assert (pixels(tmp_path / "again" / "000.png") == pixels(tmp_path / "out" / "000.png")).all()
+
+
+def test_structure_needs_no_knowledge_base_and_no_adapter(base: Path, tmp_path: Path) -> None:
+    how = ["--structure", "mean", "-k", 0, "-n", 1, "--steps", 1, "--prompt", PROMPT]
+    run("generate", base / "base", *how, "--out", tmp_path / "a")
+    pipe = ReferencePipeline(doubles.sd())
+    call: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np", "k": 0}
+    plain = pipe(PROMPT, **call).images
+    assert (pipe(PROMPT, structure="mean", **call).images == plain).all()  # no phrases were given
+    assert (pipe(PROMPT, structure="mean", spans=[(20, 31)], **call).images != plain).any()
+
+
+def test_the_critic_asks_for_what_is_missing_and_the_best_picture_is_kept(
+    base: Path, kb_path: Path, tmp_path: Path
+) -> None:
+    how = [*usual(base, kb_path)[:-4], "-n", 2, "--critic", "encoder", "--max-passes", 2]
+    said = run("generate", *how, "--prompt", PROMPT, "--out", tmp_path / "out")
+    for name in ("000.png", "001.png"):
+        record = read_png(tmp_path / "out" / name)
+        told = record["refinement"]
+        assert told["phrases"] == ["a red heart", "a blue star"]
+        assert told["passes"][0]["references"] == []  # a draft of the base's own
+        best = told["passes"][told["best"]]
+        lacks = [repr(p) for p, value in zip(told["phrases"], best["missing"], strict=True) if value >= 0.5]
+        assert (f"{name}: the critic does not see {', '.join(lacks)}" in said) == bool(lacks)
+        assert best["score"] == max(one["score"] for one in told["passes"])
+        assert [each["phrase"] for each in record["neighbors"]] == [phrase for phrase, _ in best["references"]]
+        run("generate", *how[:3], "--from", tmp_path / "out" / name, "--out", tmp_path / name)
+        assert (pixels(tmp_path / name / "000.png") == pixels(tmp_path / "out" / name)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--phrases", "nltk"], "`phrases`"),
+        (["--structure", "sum"], "`structure`"),
+        (["--max-passes", "3"], "`critic`"),
+        (["--critic", "encoder", "--max-passes", "99"], "`max_passes`"),
+        (["--critic", "no such model"], "no hub id of an image-text model"),
+    ],
+)
+def test_bad_input_is_one_line(given: list[str], said: str, base: Path, kb_path: Path, tmp_path: Path) -> None:
+    assert said in refused("generate", *usual(base, kb_path), "--prompt", PROMPT, *given, "--out", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_phrases_are_for_bases(kb_path: Path, tmp_path: Path) -> None:
+    given = ["tiny-rdm", "--kb", kb_path, "--prompt", PROMPT, "--phrases", "rules"]
+    assert "for base models of diffusers" in refused("generate", *given, "--out", tmp_path / "a")
+
+
+def test_rows_of_several_searches_stack_where_they_are_padded(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    two = replace(kb.get(kb.ids()[:2].tolist()), phrases=(("a", "b"),), regions=np.zeros((1, 2, 4), np.float32))
+    both = Neighbors.stack([two, Neighbors.empty(["x"]).padded(2, kb.dim)])
+    assert both.mask.tolist() == [[True, True], [False, False]]
+    assert both.effective_weights.tolist() == [[1, 1], [0, 0]]
+    assert (both.embeddings[0] == two.embeddings[0]).all()
+    wide = two.padded(3, kb.dim)
+    assert wide.ids[0, 2] == -1
+    assert wide.phrases == (("a", "b", ""),)
+    assert wide.regions is not None
+    assert wide.regions[0, 2].tolist() == [0, 0, 1, 1]

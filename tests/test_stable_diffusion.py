@@ -1,0 +1,154 @@
+"""The small text-to-image model in the standard form: its tokens, its training, and plain diffusers opening it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.models import clip_text
+from bowerbird.models.latent_scale import without_shift
+from bowerbird.systems import generation, loading
+from bowerbird.systems.components import load_autoencoder
+from bowerbird.systems.reference_settings import ReferenceSettings
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
+from bowerbird.training.run import train_recipe
+
+PROMPTS = ("a red heart left of a blue square on yellow", "a xylophone, 日本 style")
+PLAIN = """
+import sys, torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+def draw():
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    return pipe(sys.argv[3:], num_inference_steps=3, guidance_scale=4.0, generator=generators, output_type="pt").images
+images = draw()
+for other in (DDIMScheduler, EulerDiscreteScheduler):
+    pipe.scheduler = other.from_config(pipe.scheduler.config)
+    assert draw().isfinite().all()
+from safetensors.torch import save_file
+save_file({"images": images.contiguous()}, sys.argv[2])
+assert not [name for name in sys.modules if name.startswith("bowerbird")]
+"""
+
+
+@pytest.fixture(scope="module")
+def model(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny form after two steps."""
+    recipe, out = recipes.recipe("tiny-sd", tiny=True), tmp_path_factory.mktemp("sd")
+    list(train_recipe(recipe, read_pictures(recipe, drawn_folder), out, device="cpu"))
+    return out / "model"
+
+
+def test_plain_diffusers_opens_it_and_paints_the_same(model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PLAIN, str(model), str(tmp_path / "x"), *PROMPTS], check=True)
+    index = json.loads((model / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert index["tokenizer"][1] == "CLIPTokenizer"
+    assert index["safety_checker"] == index["feature_extractor"] == [None, None]
+    pipe = loading.open_pipeline(model)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "pt"}
+    ours = pipe(list(PROMPTS), **options).images  # type: ignore[operator]
+    assert ours.shape == (2, 3, 64, 64)
+    torch.testing.assert_close(ours, load_file(tmp_path / "x")["images"], atol=1e-5, rtol=0)
+    assert (ours[0] - ours[1]).abs().max() > 1e-3
+
+
+def test_it_generates_from_the_text_alone_with_the_weight_asked_for(model: Path) -> None:
+    pipe = loading.open_pipeline(model)
+    pipe.set_progress_bar_config(disable=True)
+    hits = Neighbors.empty(["a red heart"])
+
+    def draw(settings: generation.Settings) -> bytes:
+        return generation.generate(pipe, hits, settings)[0].tobytes()
+
+    usual = generation.Settings(steps=2, guidance_scale=8.0)
+    as_commands_do = generation.Settings(steps=2, guidance_scale=8.0, references=ReferenceSettings())
+    assert draw(usual) == draw(as_commands_do)
+    assert draw(usual) != draw(generation.Settings(steps=2, guidance_scale=1.0))
+    with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
+        generation.generate(pipe, Neighbors.from_images(["x"], [Image.new("RGB", (8, 8))], ["y"]), usual)
+
+
+def test_a_command_generates_without_a_knowledge_base_and_again_from_the_record(model: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from bowerbird.cli.main import app
+
+    def run(*arguments: object) -> None:
+        done = CliRunner().invoke(app, ["generate", *map(str, arguments), "--device", "cpu"])
+        assert done.exit_code == 0, done.output
+
+    prompt = ["--prompt", "a red heart", "-n", "2", "--steps", "2", "--guidance-scale", "4"]
+    run(model, "-k", "0", *prompt, "--out", tmp_path / "first")
+    record = tmp_path / "first" / "001.png"
+    run(model, "--from", record, "--out", tmp_path / "again")
+    with Image.open(record) as first, Image.open(tmp_path / "again" / "000.png") as again:
+        assert first.tobytes() == again.tobytes()
+
+
+def test_its_card_and_files_list_what_it_was_shown(model: Path) -> None:
+    known = json.loads((model / "known.json").read_text())
+    assert "red" in known["colors"]
+    card = (model / "README.md").read_text()
+    assert "Whatever else a prompt names is unknown to it." in card
+    assert "-k 0" in card
+
+
+def test_a_cut_training_goes_on_with_the_same_tokens(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-sd", tiny=True)
+    pictures = read_pictures(recipe, drawn_folder)
+    first, second = (build_objective(recipe, pictures, tmp_path) for _ in range(2))
+    assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+    a, b = (objective.batch(7, 16) for objective in (first, second))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    first.config = recipe.system.model_copy(update={"null_probability": 1.0})
+    assert len(first.batch(0, 4)["tokens"].unique()) == 2  # no words: a start and ends
+
+
+def test_tokens_are_those_of_transformers_clip_and_every_word_has_some(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    texts = ["a red heart left of a blue square", "a blue heart", "glasses"]
+    merges = clip_text.learn_pairs(texts, 600)
+    assert merges == clip_text.learn_pairs(texts, 600)
+    ours = clip_text.build_tokenizer(merges, 16)
+    clip_text.save_tokenizer(ours, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()  # from vocab.json and merges.txt alone
+    theirs = CLIPTokenizer.from_pretrained(tmp_path)
+    for text in (*texts, "A Red  HEART", "xylophone 日本 naïve!", ""):
+        ids = ours(text).input_ids
+        assert theirs(text).input_ids == ids
+        assert ours.decode(ids, skip_special_tokens=True).replace(" !", "!") == " ".join(text.lower().split())
+    assert ours.convert_ids_to_tokens(ours("red heart").input_ids)[1:-1] == ["red</w>", "heart</w>"]
+    padded = clip_text.token_ids(theirs, ["a heart", "a blue heart " * 20])
+    assert padded.shape == (2, 16)
+    assert padded[0, 3:].eq(theirs.eos_token_id).all()
+    assert padded[1, -1] == theirs.eos_token_id
+
+
+@torch.no_grad()
+def test_an_autoencoder_without_shift_has_the_scaled_latents_and_the_same_pictures() -> None:
+    before = load_autoencoder("tiny-autoencoder")
+    after = without_shift(before)
+    assert not after.config.shift_factor
+    assert after.config.scaling_factor == 1
+    x = torch.rand(2, 3, 64, 64, generator=seeds.torch_generator(0, "x")) * 2 - 1
+    z = before.encode(x).latent_dist.mean
+    scaled = (z - before.config.shift_factor) * before.config.scaling_factor
+    torch.testing.assert_close(after.encode(x).latent_dist.mean, scaled, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(after.decode(scaled).sample, before.decode(z).sample, atol=1e-3, rtol=1e-3)
+    assert without_shift(after) is after
