@@ -210,6 +210,7 @@ class IdleWorker(Worker):
 
 
 CAPABILITIES = {"without_neighbors": False, "needs_images": False, "edits": True, "starts_from_image": True}
+CAPABILITIES |= {"takes_references": False}
 
 
 @contextmanager
@@ -221,7 +222,9 @@ def web_alone(settings: Settings, sockets: Path, *, answers: bool = True) -> Ite
     made = server.dispatcher.workers[0]
     idle = IdleWorker(made.device, made.address, made.settings, made.hear, made.lost)
     idle.answers = answers
-    idle.models = {each.place: {"capabilities": CAPABILITIES, "defaults": {}} for each in server.models.values()}
+    idle.models = {
+        each.place: {"capabilities": CAPABILITIES, "defaults": {}, "batch": 4} for each in server.models.values()
+    }
     server.dispatcher.workers[:] = [idle]
     server.embedding = IdleWorker("cpu", server.shelf.address, {}, idle.hear, idle.lost)
     running = build.listener(server)

@@ -149,7 +149,7 @@ def _is_first() -> bool:
 
 def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     """Train one recipe to its end: a bar on a terminal, else a line a step."""
-    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.core.quiet import quiet_libraries
     from bowerbird.training.data import held_out_rows
     from bowerbird.training.losses import StepReport
     from bowerbird.training.run import train_recipe

@@ -165,6 +165,7 @@ class Suggested(BaseModel):
     score: float | None
     weight: float
     pinned: bool
+    phrase: str | None = None
 
 
 class SuggestedNeighbors(BaseModel):

@@ -28,9 +28,9 @@ from bowerbird.systems.reference_settings import Adapter
 
 @dataclass(frozen=True)
 class Settings:
-    """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a base
-    model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `memory`: bytes
-    that models may take on each, None for half of what there is."""
+    """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a
+    base model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `memory`:
+    bytes that models may take on each, None for half of what there is."""
 
     kbs: tuple[str, ...]
     data: Path

@@ -13,6 +13,20 @@ from bowerbird.serve.errors import Refused
 from bowerbird.serve.schemas import CheckRequest, CompareRequest, EditRequest, GenerateRequest
 from bowerbird.serve.store import new_id
 
+REFERENCES = (
+    "min_score",
+    "scale",
+    "layers",
+    "steps_from",
+    "steps_to",
+    "pool",
+    "negative_prompt",
+    "phrases",
+    "structure",
+    "critic",
+    "max_passes",
+)
+"""What a request says of references and phrases."""
 ALIKE = ("prompt", "seed", "n")
 """What may differ among jobs that go through the network together."""
 
@@ -53,12 +67,15 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
         "image_mode",
     )
     names += ("where", "class_key", "top_m", "allow_no_neighbors", "sampler", "eta", "height", "width", "guidance")
+    names += REFERENCES
     fields = {name: getattr(request, name) for name in names}
     fields["seed"] = request.seed
     fields["steps"] = [] if request.steps is None else [request.steps]
     fields["text_ratio"] = [] if request.text_ratio is None else [request.text_ratio]
     fields["images"] = [str(server.upload(name)) for name in request.uploads]
     if request.neighbors:
+        if request.phrases or request.critic:
+            raise _invalid("phrases and critic look for references themselves; leave neighbors out", "phrases")
         fields |= _chosen(server, request)
     if not request.retrieval:
         can = (await server.model_facts(served))["capabilities"]
@@ -118,7 +135,10 @@ async def generate(server: Server, request: GenerateRequest) -> Task:
     part = await _part(server, request)
     facts = {"kb": part.kb, "job": part.fields, "on_copy": request.on_copy, "previews": request.previews}
     order = _order(server, "generate", part.model, **facts)
-    alone = part.fields["images"] or part.fields.get("references")
+    known = server.known(server.model(request.model))
+    sized = request.height is not None or request.width is not None
+    together = known is None or (known["batch"] > 1 and not (sized and known["capabilities"]["takes_references"]))
+    alone = part.fields["images"] or part.fields.get("references") or not together
     alike = {key: value for key, value in part.fields.items() if key not in ALIKE}
     key = None if alone else json.dumps([part.model, part.kb, alike], sort_keys=True)
     return _task("generate", _shown(server, request), order, request.n, key)
@@ -226,6 +246,8 @@ def again(server: Server, record: dict[str, Any], kb: str | None = None) -> dict
         request = {key: value for key, value in request.items() if key not in ("sampler", "eta", "width", "height")}
         request |= {"strength": record["edit"].get("strength"), "preservation": record["edit"].get("fidelity")}
     else:
+        said = _entry(record, "references", dict)
+        request |= {key: said[key] for key in REFERENCES if said.get(key) not in (None, "")}
         kept = [{"item": str(row["id"]), "weight": row.get("weight", 1.0)} for row in items if row["id"] in there]
         request["neighbors"] = kept or None
     shown = {**record, "neighbors": [{**row, "id": str(row["id"])} for row in rows]}

@@ -22,6 +22,8 @@ Scale = Annotated[float, Field(ge=-100, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
+ReferenceScale = Annotated[float, Field(ge=0, le=10, description="How strongly a base attends to its references")]
+Parser = Literal["rules", "brackets", "spacy", "textblob", "stanza"]
 SearchMode = Literal["dense", "bm25", "hybrid"]
 OnCopy = Literal["warn", "drop", "resample", "off"]
 
@@ -112,6 +114,17 @@ class GenerateRequest(Strict):
     width: Edge | None = None
     guidance: Literal["interleaved", "weighted", "joint"] | None = None
     text_ratio: Share | None = None
+    min_score: Annotated[float, Field(ge=-1, le=1000)] | None = None
+    scale: ReferenceScale | None = None
+    layers: Literal["all", "style", "content"] | None = None
+    steps_from: Share | None = None
+    steps_to: Share | None = None
+    pool: Annotated[int, Field(ge=1, le=64)] | None = None
+    negative_prompt: Prompt | None = None
+    phrases: Parser | None = None
+    structure: Literal["mean", "conjunction"] | None = None
+    critic: Literal["encoder"] | None = None
+    max_passes: Annotated[int, Field(ge=1, le=8)] | None = None
     on_copy: OnCopy = "warn"
     previews: bool = True
 
@@ -151,6 +164,8 @@ class Variant(Strict):
     guidance_scale: Scale | None = None
     text_ratio: Share | None = None
     retrieval: bool | None = None
+    scale: ReferenceScale | None = None
+    phrases: Parser | None = None
     where: Where | None = None
     search_mode: SearchMode | None = None
     sampler: Sampler | None = None
@@ -214,6 +229,7 @@ class NeighborsRequest(Strict):
     k: Annotated[int, Field(ge=1, le=LIMITS.k)] | None = None
     search_mode: SearchMode | None = None
     where: Where | None = None
+    phrases: Parser | None = None
     pinned: Annotated[list[Pinned], Field(max_length=LIMITS.k)] = []
     removed: Annotated[list[ItemId], Field(max_length=LIMITS.k)] = []
 

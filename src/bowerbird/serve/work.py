@@ -12,19 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve.pipelines import Workbench
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from bowerbird.core.types import Neighbors
     from bowerbird.evaluation.copies.guard import Guarded
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.generation import Step
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job, Prepared
 
 Tell = Callable[..., None]
@@ -67,6 +69,7 @@ class Ready:
     job: Job
     prepared: Prepared
     sources: list[Image.Image] | None = None
+    refinements: list[dict[str, Any]] | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -162,13 +165,27 @@ def _run_together(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None
                 raise Cancelled
             tell("started", order.id)
             ready = prepare(bench, order)
-            hits, settings = ready.prepared.hits, replace(ready.prepared.settings, seed=0)
-            shape = (hits.k, hits.embeddings.shape[-1], hits.weights is None, bool(hits.queries), hits.load_images)
-            kind = (order.model, settings, shape, ready.sources is None)
-            groups.setdefault(kind if order.kind == "generate" else id(order), []).append(ready)
+            alone = order.kind == "edit" or ready.job.critic is not None
+            groups.setdefault(id(order) if alone else _kind(ready), []).append(ready)
     for group in groups.values():
         with _Failing([ready.order for ready in group], tell):
             _generate_group(group, tell)
+
+
+def _kind(ready: Ready) -> tuple[Any, ...]:
+    """What is alike of orders that go through the network together."""
+    hits, settings = ready.prepared.hits, replace(ready.prepared.settings, seed=0)
+    shape: tuple[Any, ...] = (
+        hits.k,
+        hits.embeddings.shape[-1],
+        hits.weights is None,
+        bool(hits.queries),
+        hits.load_images,
+    )
+    if ready.pipe.capabilities.takes_references:  # a base reads references of other weights in a pass of their own
+        regions = None if hits.regions is None else hits.regions[0].tobytes()
+        shape = (*shape, hits.effective_weights[0].tobytes(), regions)
+    return (ready.order.model, settings, shape)
 
 
 def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
@@ -179,18 +196,21 @@ def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
     hits = Neighbors.stack([ready.prepared.hits for ready in group]) if len(group) > 1 else group[0].prepared.hits
     sources = group[0].sources if len(group) == 1 else None
     owners = [(ready, row) for ready in group for row in range(len(ready.prepared.hits))]
-    batch = generation.BATCH.get(pipe.device.type, generation.BATCH["cuda"])
-    started = perf_counter()
+    batch = generation.batch_size(pipe, group[0].prepared.settings)
+    started, looks = perf_counter(), _Looks()
 
     def on_step(step: Step) -> None:
         if all(ready.order.cancelled.is_set() for ready in group):
             raise Cancelled
-        _tell_step(pipe, step, owners, math.ceil(len(owners) / batch), batch, tell)
+        _tell_step(pipe, step, owners, math.ceil(len(owners) / batch), batch, tell, looks)
 
+    if group[0].job.critic is not None:
+        _refine(group[0], tell)
+        return
     made = generation.generate(
         pipe,
         hits,
-        replace(group[0].prepared.settings),
+        group[0].prepared.settings,
         sources=sources,
         picture_seeds=[seed for ready in group for seed in ready.seeds],
         on_step=on_step,
@@ -207,8 +227,52 @@ def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
         at += count
 
 
+class _Looks:
+    """Whether there is time for a preview: they take a fifth of the time at most, however slow a decoder is."""
+
+    def __init__(self) -> None:
+        self.ended, self.took = perf_counter(), 0.0
+
+    def take(self, pipe: System, latents: Tensor) -> list[Image.Image]:
+        """Pictures of what a step leaves, none where it is too soon."""
+        started = perf_counter()
+        if started - self.ended < 4 * self.took:
+            return []
+        pictures = pipe.preview(latents)
+        self.ended = perf_counter()
+        self.took = self.ended - started
+        return pictures
+
+
+def _refine(ready: Ready, tell: Tell) -> None:
+    """The pictures of one order with a critic."""
+    from bowerbird.systems import refinement
+
+    passes: dict[int, int] = {}
+    started = perf_counter()
+
+    def on_step(step: Step) -> None:
+        if ready.order.cancelled.is_set():
+            raise Cancelled
+        count = passes[0] = passes.get(0, 0) + (step.step == 1)
+        tell("step", ready.order.id, step=step.step, steps=step.steps, batch=count, batches=count)
+
+    assert ready.kb is not None
+    pipe = cast("ReferencePipeline", ready.pipe)
+    made = refinement.refine_job(pipe, ready.kb, ready.job, ready.prepared, on_step=on_step)
+    ready.prepared = replace(ready.prepared, hits=made.hits)
+    ready.refinements = made.records
+    _finish(ready, made.images, tell, {"generate": perf_counter() - started})
+
+
 def _tell_step(
-    pipe: System, step: Step, owners: Sequence[tuple[Ready, int]], batches: int, batch: int, tell: Tell
+    pipe: System,
+    step: Step,
+    owners: Sequence[tuple[Ready, int]],
+    batches: int,
+    batch: int,
+    tell: Tell,
+    looks: _Looks,
 ) -> None:
     """The step to each order of the batch in hand, and a preview of each picture where it is wanted."""
     there = [owners[i] for i in step.pictures]
@@ -218,7 +282,7 @@ def _tell_step(
     wanted = any(order.previews and not order.cancelled.is_set() for order in orders.values())
     if not wanted or step.step >= step.steps:
         return
-    for (ready, row), picture in zip(there, pipe.preview(step.latents[: len(there)]), strict=True):
+    for (ready, row), picture in zip(there, looks.take(pipe, step.latents[: len(there)]), strict=False):
         if ready.order.previews:
             tell("preview", ready.order.id, [_png(picture)], index=row, step=step.step)
 
@@ -254,9 +318,8 @@ def _records(ready: Ready, images: list[Image.Image], policy: str) -> tuple[Guar
     kept = guard.guard(pipe, images, hits, settings, policy=policy, **how)
     how["picture_seeds"] = kept.seeds
     request, kb, copies = ready.prepared.request, ready.kb, kept.copies
-    made = records.generation_records(
-        pipe, ready.order.model, kb, kept.hits, kept.images, settings, request, copies=copies, **how
-    )
+    how |= {"copies": copies, "refinements": ready.refinements}
+    made = records.generation_records(pipe, ready.order.model, kb, kept.hits, kept.images, settings, request, **how)
     return kept, made
 
 
@@ -268,10 +331,17 @@ def _facts(image: Image.Image, record: dict[str, Any]) -> dict[str, Any]:
 
 def _notes(ready: Ready) -> list[str]:
     """What a person should know of how it was made."""
+    from bowerbird.systems.refinement import still_missing
+
     pipe, settings, notes = ready.pipe, ready.prepared.settings, []
     usual = pipe.defaults.k
     if ready.kb is not None and ready.job.k is None and ready.job.items is None and len(ready.kb) < usual:
         notes.append(f"the knowledge base holds {len(ready.kb)} items, fewer than the model's usual {usual} neighbors")
+    if ready.refinements is not None:
+        lacks = sorted({text for record in ready.refinements for text in still_missing(record)})
+        notes += [f"the critic does not see {text!r}" for text in lacks]
+    elif ready.prepared.plan is not None:
+        notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in ready.prepared.plan.choice.without]
     line = pipe.capabilities.far_size(settings.height, settings.width)
     return notes if line is None else [*notes, line]
 

@@ -120,10 +120,13 @@ class Worker:
         pipe, kb = self.bench.models.get(message["model"]), self.bench.knowledge_base(message["kb"])
         found = suggest(pipe, kb, job_of(message["job"]), pinned=message["pinned"], removed=message["removed"])
         scores = [None if score != score else round(score, 6) for score in found.scores]
-        return {"ids": [str(i) for i in found.ids], "scores": scores, "pinned": found.pinned, "version": kb.version}
+        facts = {"ids": [str(i) for i in found.ids], "scores": scores, "phrases": found.phrases}
+        return {**facts, "pinned": found.pinned, "version": kb.version}
 
     def _model(self, name: str) -> dict[str, Any]:
         from dataclasses import asdict
+
+        from bowerbird.systems import generation
 
         pipe = self.bench.models.get(name)
         can, own = asdict(pipe.capabilities), pipe.defaults
@@ -132,6 +135,7 @@ class Worker:
             "capabilities": can,
             "defaults": {**defaults, "sampler": own.sampler, "search_mode": own.search_mode},
             "stages": pipe.capabilities.stages,
+            "batch": generation.batch_size(pipe, generation.default_settings(pipe)),
         }
 
 

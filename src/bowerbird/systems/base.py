@@ -200,6 +200,16 @@ class System(DiffusionPipeline, ABC):
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
         return common.check_encoder(kb, self.config)
 
+    def find(self, request: Request, kb: KnowledgeBase, *, seed: int = 0) -> Neighbors:
+        """The neighbors for `request`, to be shown: as `retrieve` has them, and nothing read of them that takes
+        long."""
+        return self.retrieve(request, kb, seed=seed)
+
+    def read_neighbors(self, hits: Neighbors, kb: KnowledgeBase) -> Neighbors:
+        """Items of `kb` with what this pipeline reads of each. Raises: MismatchError as `check_knowledge_base`."""
+        self.check_knowledge_base(kb)
+        return hits
+
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
         """A person's own pictures as the neighbors of `prompt`; none for the prompt alone. Raises: BowerbirdError for a
         system that cannot read them, or needs others."""
@@ -233,7 +243,7 @@ class System(DiffusionPipeline, ABC):
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of what a step leaves, `latents` as `callback_on_step_end` has them: a look, with the noise that is
-        still in it."""
+        still in it; none where there is nothing to see."""
         with torch.no_grad():
             return tensors.to_pil(self.decode_latents(latents))
 

@@ -148,21 +148,30 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     return _prepare_whole(pipe, kb, job)
 
 
-def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
-    """A job whose prompt is read by its phrases."""
-    can = pipe.capabilities
+def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, ChoiceSettings]:
+    """The phrases of a job's prompt, the references found for them, and how they are chosen. Raises: BowerbirdError
+    for a model or a job that has none."""
+    can, wanted = pipe.capabilities, phrase_settings(job)
     if not can.takes_references:
         raise BowerbirdError(
             f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
             " models of diffusers"
         )
-    if job.prompt is None or (wanted.by_phrase and (job.references or job.images)):
+    own = job.references or job.images or job.items is not None
+    if job.prompt is None or wanted.parser is None or (wanted.by_phrase and own):
         raise BowerbirdError("generate: `phrases` and `critic` are a prompt's, with references from a knowledge base")
     if wanted.by_phrase and kb is None:
         raise BowerbirdError("generate: give a knowledge base (`kb`) that `phrases` and `critic` find references in")
     most = min(job.k or ChoiceSettings.max_references, can.max_references or MOST_REFERENCES)
     choice = ChoiceSettings(max_references=most, where=job.where, search_mode=job.search_mode or "hybrid")
-    plan = make_plan(job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=parser, choice=choice)
+    return make_plan(
+        job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=wanted.parser, choice=choice
+    ), choice
+
+
+def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
+    """A job whose prompt is read by its phrases."""
+    plan, choice = plan_of(pipe, kb, job)
     whole = replace(job, prompt=plan.prompt.text)
     if wanted.by_phrase and kb is not None:
         hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
@@ -220,17 +229,15 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
     ids, query = job.items or (), (job.prompt or "",)
     if not ids and not job.references:
         raise BowerbirdError("generate: `items` names no neighbor; leave it out to search, or give ids")
-    chosen = replace(kb.get(ids), queries=query) if ids else None
+    chosen = replace(pipe.read_neighbors(kb.get(ids), kb), queries=query) if ids else None
     if job.references:
         if pipe.capabilities.reads_query:
             raise BowerbirdError(
                 f"a {type(pipe).__name__} takes items of the knowledge base as neighbors; add the picture to it"
             )
-        own = [images.read(path) for path in job.references]
-        captions = job.captions or ("",) * len(own)
-        if len(captions) != len(own):
-            raise BowerbirdError(f"{len(own)} references with {len(captions)} captions; give one each")
-        mine = Neighbors.from_embeddings(pipe.check_knowledge_base(kb).encoder.embed_images(own)[None], [captions], own)
+        mine = _own(pipe, kb, job)
+        if chosen is not None:
+            mine = mine.padded(mine.k, chosen.embeddings.shape[-1])
         chosen = replace(mine, queries=query) if chosen is None else Neighbors.concat(mine, chosen)
     assert chosen is not None
     if pipe.capabilities.reads_query and (job.prompt is not None or job.images):
@@ -238,6 +245,17 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
         chosen = Neighbors.concat(asked, chosen)
     pipe.check_knowledge_base(kb)
     return chosen.repeat(job.n)
+
+
+def _own(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
+    """A job's own pictures as the system reads neighbors, beside items of `kb`."""
+    own = [images.read(path) for path in job.references]
+    captions = job.captions or ("",) * len(own)
+    if pipe.capabilities.takes_references:
+        return pipe.own_references(job.prompt or "", own, captions)
+    if len(captions) != len(own):
+        raise BowerbirdError(f"{len(own)} references with {len(captions)} captions; give one each")
+    return Neighbors.from_embeddings(pipe.check_knowledge_base(kb).encoder.embed_images(own)[None], [captions], own)
 
 
 def request_of(job: Job) -> Request:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core.types import ABSENT, Neighbors
-from bowerbird.systems.jobs import Job, request_of
+from bowerbird.systems.jobs import Job, phrase_settings, plan_of, request_of
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -19,28 +19,33 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Suggestion:
     """`ids` of items, best first but for those `pinned`, which come before; their `scores`, NaN where a pinned one was
-    not found."""
+    not found; the `phrases` of the prompt that they serve, where it is read by phrases."""
 
     ids: list[int]
     scores: list[float]
     pinned: int
+    phrases: list[str] | None = None
 
 
 def suggest(
     pipe: System, kb: KnowledgeBase, job: Job, *, pinned: Sequence[int] = (), removed: Sequence[int] = ()
 ) -> Suggestion:
     """The items that `job` would be given as neighbors: `pinned` ones, then what is found without the `removed`, as
-    many as the model reads or `job.k` says.
+    many as the model reads or `job.k` says. A job whose prompt is read by phrases has none of either.
 
     Raises: BowerbirdError for a request that the model cannot serve.
     """
+    if phrase_settings(job).by_phrase:
+        found_by = plan_of(pipe, kb, job)[0].choice.references
+        scores = [each.score for each in found_by]
+        return Suggestion([each.item for each in found_by], scores, 0, [each.phrase.text for each in found_by])
     request = pipe.resolve(request_of(job), kb)
     k, away = request.k or 0, set(removed)
     pinned = [item for item in dict.fromkeys(pinned) if item not in away]
     found: dict[int, float] = {}
     if k:
         most = min(len(kb), k + len(pinned) + len(away))
-        found = _items(pipe.retrieve(replace(request, k=most), kb, seed=job.seed))
+        found = _items(pipe.find(replace(request, k=most), kb, seed=job.seed))
     others = [item for item in found if item not in away and item not in pinned]
     ids = [*pinned, *others[: max(0, k - len(pinned))]]
     return Suggestion(ids, [found.get(item, float("nan")) for item in ids], len(pinned))

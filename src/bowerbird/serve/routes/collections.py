@@ -323,7 +323,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
     job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
     job |= {"search_mode": body.search_mode, "where": body.where, "allow_no_neighbors": True}
-    job |= {"images": [str(server.upload(name)) for name in body.uploads]}
+    job |= {"images": [str(server.upload(name)) for name in body.uploads], "phrases": body.phrases}
     weights = {str(pin.item): pin.weight for pin in body.pinned}
     message: dict[str, Any] = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}
     message |= {"pinned": [int(item) for item in weights], "removed": [int(item) for item in body.removed]}
@@ -331,6 +331,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     described = await asyncio.to_thread(items_of, kb, found, [int(i) for i in answer["ids"]])
     rows = [
         {"item": item, "score": score, "weight": weights.get(item["id"], 1.0), "pinned": number < answer["pinned"]}
+        | ({"phrase": answer["phrases"][number]} if answer["phrases"] else {})
         for number, (item, score) in enumerate(zip(described, answer["scores"], strict=True))
     ]
     return {"version": answer["version"], "k": len(rows), "neighbors": rows}

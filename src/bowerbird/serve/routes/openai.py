@@ -57,6 +57,9 @@ class ImagesRequest(schemas.Strict):
     steps: schemas.Steps | None = None
     guidance_scale: schemas.Scale | None = None
     text_ratio: schemas.Share | None = None
+    scale: schemas.ReferenceScale | None = None
+    negative_prompt: schemas.Prompt | None = None
+    phrases: schemas.Parser | None = None
 
     @property
     def form(self) -> Form:
@@ -110,9 +113,8 @@ async def generations(body: ImagesRequest, request: Request, server: Here) -> Re
     server.dispatcher.check_room()
     height, width = body.edges()
     chosen = [schemas.Chosen(item=each.id, weight=each.weight) for each in body.neighbors or ()]
-    wanted = schemas.GenerateRequest(
-        **_common(body), height=height, width=width, text_ratio=body.text_ratio, neighbors=chosen or None
-    )
+    own = {name: getattr(body, name) for name in ("text_ratio", "scale", "negative_prompt", "phrases")}
+    wanted = schemas.GenerateRequest(**_common(body), **own, height=height, width=width, neighbors=chosen or None)
     return await _answer(request, server, await orders.generate(server, wanted), body, "image_generation")
 
 
@@ -235,7 +237,7 @@ async def _picture(request: Request, server: Server, image: dict[str, Any], body
     path = server.store.image_file(server.image(image["id"]))
     record = (await server.decoders.ask("record", await asyncio.to_thread(path.read_bytes), image["id"]))[0]["record"]
     near = [
-        {key: row[key] for key in ("score", "weight", "caption")} | {"id": str(row["id"])}
+        {key: row[key] for key in ("score", "weight", "caption", "phrase") if key in row} | {"id": str(row["id"])}
         for row in record["neighbors"]
     ]
     facts = {"id": image["id"], "seed": image["seed"], "neighbors": near, "near_copy": image["near_copy"]}

@@ -14,6 +14,9 @@ const INITIAL = {
   sampler: null,
   searchMode: null,
   where: "",
+  scale: null, // of a base model of diffusers: how strongly it attends to its references
+  negative: "",
+  byPhrase: false, // a reference for each phrase of the prompt
   pinned: [], // { key, weight, item } or { key, weight, upload: { id, url, caption } }
   removed: [], // items taken away
   how: "plain", // or "sides" (with and without retrieval), or "grid" (X/Y)
@@ -70,6 +73,9 @@ export function fillDraft(request, neighbors) {
     sampler: request.sampler ?? null,
     searchMode: request.search_mode ?? null,
     where: request.where ?? "",
+    scale: request.scale ?? null,
+    negative: request.negative_prompt ?? "",
+    byPhrase: Boolean(request.phrases),
     pinned: neighbors,
     removed: [],
     how: "plain",

@@ -96,6 +96,7 @@ function Sources({ neighbors, copy }) {
         <${Thumbnail} src=${neighborPicture(neighbor)} alt=${neighbor.caption || neighbor.name || "Neighbor"} size=${128} />
         <span class="source-name" title=${neighbor.caption || neighbor.name}>${neighbor.caption || neighbor.name}</span>
         <span class="small">${score(neighbor.score)}${neighbor.weight !== 1 ? ` × ${neighbor.weight}` : ""}${neighbor.present || !isItem(neighbor) ? "" : " · removed"}</span>
+        ${neighbor.phrase && html`<span class="small phrase">for “${neighbor.phrase}”</span>`}
         ${Object.values(neighbor.credit ?? {}).length > 0 && html`<span class="small">${Object.values(neighbor.credit).map(plain).join(", ")}</span>`}
       </li>`,
     )}
@@ -153,7 +154,7 @@ function reportLines(report) {
   return lines.join("\n");
 }
 
-const NAMES = { k: "Neighbors (k)", steps: "Steps", guidance_scale: "Guidance", text_ratio: "Text ratio", sampler: "Sampler", search_mode: "Search", where: "Filter", strength: "Strength", preservation: "Preservation" };
+const NAMES = { k: "Neighbors (k)", steps: "Steps", guidance_scale: "Guidance", text_ratio: "Text ratio", sampler: "Sampler", search_mode: "Search", where: "Filter", scale: "Reference scale", negative_prompt: "To avoid", strength: "Strength", preservation: "Preservation" };
 
 function Settings({ image, request }) {
   const rows = [

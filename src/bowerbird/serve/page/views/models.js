@@ -42,6 +42,7 @@ function ModelCard({ model }) {
     go("generate");
   };
   const facts = [
+    ["Adapter", model.adapter],
     ["License", card.license],
     ["Data", card.data],
     ["Limits", card.limits],
@@ -71,6 +72,7 @@ function ModelCard({ model }) {
 function abilities(can) {
   const words = [];
   if (can.reads_text) words.push("reads the prompt");
+  if (can.takes_references) words.push(can.max_references === 0 ? "takes no references" : "takes neighbors as references");
   if (can.edits) words.push("edits");
   if (can.starts_from_image) words.push("starts from a picture");
   if (can.without_neighbors) words.push("generates without neighbors");

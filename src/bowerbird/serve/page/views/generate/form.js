@@ -3,10 +3,10 @@ import { html } from "../../lib/html.js";
 import { draft } from "../../lib/draft.js";
 import { limits, server } from "../../lib/server.js";
 import { useStore } from "../../lib/store.js";
-import { NumberField, RangeField, Segments, SelectField, Settings, TextField } from "../../parts/fields.js";
+import { Check, NumberField, RangeField, Segments, SelectField, Settings, TextField } from "../../parts/fields.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { ErrorNote } from "../../parts/notices.js";
-import { MOST_VARIANTS, canGenerate, gridAxes } from "./request.js";
+import { MOST_VARIANTS, canGenerate, gridAxes, readsText, takesReferences } from "./request.js";
 
 const set = (part) => draft.patch(part);
 
@@ -57,6 +57,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     <${SelectField} label="Model" value=${now.model ?? model?.id} onValue=${(id) => set({ model: id, sampler: null })} options=${modelOptions(models)} hint=${model?.description} />
     ${now.how !== "grid" && html`<${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />`}
     ${now.how !== "grid" && html`<${RangeField} label="Neighbors (k)" min="1" max=${Math.min(most.k, 20)} step="1" value=${now.k ?? defaults.k ?? 4} shown=${now.k ?? `${defaults.k ?? 4}, usual`} onValue=${(k) => set({ k })} />`}
+    ${takesReferences(model) && html`<${ReferenceFields} now=${now} wrong=${wrong} />`}
     <div class="field-row">
       <${NumberField} label="Seed" min="0" value=${now.seed} onValue=${(seed) => set({ seed })} placeholder="another each time" error=${wrong("seed")} />
       ${now.seed !== null && html`<${IconButton} name="dice" label="Another seed each time" onClick=${() => set({ seed: null })} />`}
@@ -66,15 +67,22 @@ export function Form({ now, model, error, sending, onGenerate }) {
       <div class="field-grid">
         <${NumberField} label="Steps" min="1" max=${most.steps} value=${now.steps} placeholder=${usual(defaults.steps)} onValue=${(steps) => set({ steps })} error=${wrong("steps")} />
         <${NumberField} label="Guidance" min="0" step="0.1" value=${now.guidance} placeholder=${usual(defaults.guidance_scale)} onValue=${(guidance) => set({ guidance })} error=${wrong("guidance_scale")} />
-        <${NumberField} label="Text ratio" min="0" max="1" step="0.05" value=${now.textRatio} placeholder="usual" onValue=${(textRatio) => set({ textRatio })} error=${wrong("text_ratio")} />
+        ${readsText(model) && html`<${NumberField} label="Text ratio" min="0" max="1" step="0.05" value=${now.textRatio} placeholder="usual" onValue=${(textRatio) => set({ textRatio })} error=${wrong("text_ratio")} />`}
         <${SelectField} label="Sampler" value=${now.sampler} onValue=${(sampler) => set({ sampler })} options=${[{ value: null, label: "usual" }, ...samplers.map(same)]} />
         <${SelectField} label="Search" value=${now.searchMode} onValue=${(searchMode) => set({ searchMode })} options=${SEARCHES} />
       </div>
       <${TextField} label="Only neighbors where" value=${now.where} onValue=${(where) => set({ where })} placeholder="style = 'noto'" error=${wrong("where")} spellcheck="false" />
-      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, where: "" })}>All as usual</button>
+      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, where: "", scale: null, negative: "", byPhrase: false })}>All as usual</button>
     </details>
     <//>
   </form>`;
+}
+
+/** What somebody else's base model is asked beside its prompt. */
+function ReferenceFields({ now, wrong }) {
+  return html`<${RangeField} label="Reference scale" min="0" max="1.5" step="0.05" value=${now.scale ?? 0.6} shown=${now.scale ?? "0.6, usual"} onValue=${(scale) => set({ scale })} />
+    <${Check} label="A reference for each phrase" hint="of the prompt; mark your own with [brackets]" checked=${now.byPhrase} onValue=${(byPhrase) => set({ byPhrase })} />
+    <${TextField} label="To avoid" value=${now.negative} onValue=${(negative) => set({ negative })} placeholder="blurry, text" error=${wrong("negative_prompt")} />`;
 }
 
 const same = (value) => ({ value, label: value });

@@ -43,7 +43,7 @@ export function NeighborRow({ kb, found, now, lit, hint }) {
 }
 
 function NeighborCard({ neighbor, lit }) {
-  const { key, item, upload, weight, pinned, score } = neighbor;
+  const { key, item, upload, weight, pinned, score, phrase } = neighbor;
   const name = item ? item.caption || item.name : upload.caption || "Picture from disk";
   const togglePin = () => (pinned ? unpin(key) : pin({ key, weight, item, upload }));
   return html`<li class=${classes("neighbor", { pinned, lit: lit !== undefined, light: weight === 0 })}>
@@ -56,6 +56,7 @@ function NeighborCard({ neighbor, lit }) {
       </div>
     </div>
     <span class="neighbor-name" title=${name}>${name}</span>
+    ${phrase && html`<span class="small phrase" title=${phrase}>for “${phrase}”</span>`}
     <div class="range">
       <input type="range" min="0" max="3" step="0.05" value=${weight} aria-label=${`Weight of ${name}`} onInput=${(event) => setWeight(neighbor, Number(event.target.value))} />
       <output>${weight.toFixed(2)}</output>

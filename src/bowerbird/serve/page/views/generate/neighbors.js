@@ -1,7 +1,7 @@
 // What the draft would be generated from, found again while someone types.
 import { post, kbPath } from "../../lib/api.js";
 import { useLoaded, useSettled } from "../../lib/hooks.js";
-import { usualK } from "./request.js";
+import { readsPhrases, usualK } from "./request.js";
 
 /** -> { neighbors: [{ key, item | upload, weight, score, pinned }], loading, error } */
 export function useNeighbors({ kb, draft, model }) {
@@ -16,6 +16,7 @@ export function useNeighbors({ kb, draft, model }) {
     k: Math.max(1, k - uploads.length),
     search_mode: draft.searchMode,
     where: draft.where.trim() || null,
+    ...(readsPhrases(draft, model) ? { phrases: "rules", k: null } : {}),
     pinned: items.map((entry) => ({ item: entry.item.id })),
     removed: draft.removed.map((item) => item.id),
   });
@@ -27,9 +28,9 @@ export function useNeighbors({ kb, draft, model }) {
   const neighbors = draft.pinned.map((entry) => ({ ...entry, pinned: true, score: scoreOf(found.data, entry) }));
   if (asks && found.data) {
     const known = new Set([...neighbors.map((entry) => entry.key), ...draft.removed.map((item) => `item:${item.id}`)]);
-    for (const { item, score, weight } of found.data.neighbors) {
+    for (const { item, score, weight, phrase } of found.data.neighbors) {
       const key = `item:${item.id}`;
-      if (neighbors.length < k && !known.has(key)) neighbors.push({ key, item, score, weight: weight ?? 1, pinned: false });
+      if ((phrase || neighbors.length < k) && !known.has(key)) neighbors.push({ key, item, score, phrase, weight: weight ?? 1, pinned: false });
     }
   }
   return { neighbors, loading: asks && (found.loading || settled !== body), error: asks ? found.error : null };

@@ -23,8 +23,20 @@ export const isChanged = (draft) => draft.pinned.length > 0 || draft.removed.len
 export const usesChosen = (draft) => isChanged(draft) && draft.how !== "grid";
 export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || (draft.pinned.length > 0 && draft.how !== "grid");
 
+/** Whether a model balances text and neighbors; one that was not opened yet may. */
+export const readsText = (model) => model?.capabilities?.reads_text ?? true;
+/** Whether the model is somebody else's base, which reads neighbors as references. */
+export const takesReferences = (model) => Boolean(model?.capabilities?.takes_references);
+/** Chosen neighbors are what is used, whatever phrases there are. */
+export const readsPhrases = (draft, model) => takesReferences(model) && draft.byPhrase && !usesChosen(draft);
+
+const referencesOf = (draft, model) =>
+  takesReferences(model)
+    ? { scale: draft.scale, negative_prompt: draft.negative.trim() || null, phrases: readsPhrases(draft, model) ? "rules" : null }
+    : { text_ratio: readsText(model) ? draft.textRatio : null };
+
 /** neighbors: as shown in the row. -> { path, body } */
-export function requestOf(draft, { kb, neighbors }) {
+export function requestOf(draft, { kb, model, neighbors }) {
   const chosen = usesChosen(draft) ? neighbors.map(neighborTerm) : null;
   const body = withoutNulls({
     prompt: draft.prompt.trim() || null,
@@ -34,7 +46,7 @@ export function requestOf(draft, { kb, neighbors }) {
     k: draft.k,
     steps: draft.steps,
     guidance_scale: draft.guidance,
-    text_ratio: draft.textRatio,
+    ...referencesOf(draft, model),
     sampler: draft.sampler,
     search_mode: draft.searchMode,
     where: draft.where.trim() || null,

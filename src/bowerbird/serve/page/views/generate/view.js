@@ -42,7 +42,7 @@ export function Generate() {
     setSending(true);
     setError(null);
     try {
-      const { path, body } = requestOf(now, { kb, neighbors: found.neighbors });
+      const { path, body } = requestOf(now, { kb, model, neighbors: found.neighbors });
       await submit(path, body);
     } catch (failure) {
       setError(failure);
