@@ -6,7 +6,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.serve.shelf import seen
@@ -72,8 +74,17 @@ class Workbench:
         self.device, self.dtype = device, dtype
         self.models: Recent[System] = Recent(load, _bytes_of, memory)
         self.encoders: Recent[Encoder] = Recent(load_encoder, _encoder_bytes, memory)
+        # pictures are looked at and written while the next ones are generated
+        self.finishing = ThreadPoolExecutor(1)
+        self._fingerprints: WeakKeyDictionary[System, str] = WeakKeyDictionary()
         self._bases: dict[str, tuple[object, KnowledgeBase]] = {}
         self._turn = threading.Lock()
+
+    def fingerprint(self, pipe: System) -> str:
+        """That of a model that is held, whose weights are read for it once."""
+        if pipe not in self._fingerprints:
+            self._fingerprints[pipe] = pipe.fingerprint()
+        return self._fingerprints[pipe]
 
     def encoder(self, name: str, fingerprint: str) -> Encoder:
         """The encoder that a knowledge base was made with; without a `fingerprint` the one that has this name. Raises:

@@ -92,6 +92,7 @@ def run(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None:
     if orders[0].kind in ("generate", "edit"):
         _run_together(bench, orders, tell)
         return
+    bench.finishing.submit(int).result()  # what was generated before is written first
     for order in orders:
         with _Failing(order, tell):
             {"compare": _compare, "check": _check, "regenerate": _regenerate}[order.kind](bench, order, tell)
@@ -169,7 +170,7 @@ def _run_together(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None
             groups.setdefault(id(order) if alone else _kind(ready), []).append(ready)
     for group in groups.values():
         with _Failing([ready.order for ready in group], tell):
-            _generate_group(group, tell)
+            _generate_group(bench, group, tell)
 
 
 def _kind(ready: Ready) -> tuple[Any, ...]:
@@ -188,7 +189,7 @@ def _kind(ready: Ready) -> tuple[Any, ...]:
     return (ready.order.model, settings, shape)
 
 
-def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
+def _generate_group(bench: Workbench, group: Sequence[Ready], tell: Tell) -> None:
     from bowerbird.core.types import Neighbors
     from bowerbird.systems import generation
 
@@ -205,7 +206,7 @@ def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
         _tell_step(pipe, step, owners, math.ceil(len(owners) / batch), batch, tell, looks)
 
     if group[0].job.critic is not None:
-        _refine(group[0], tell)
+        _refine(bench, group[0], tell)
         return
     made = generation.generate(
         pipe,
@@ -216,15 +217,15 @@ def _generate_group(group: Sequence[Ready], tell: Tell) -> None:
         on_step=on_step,
     )
     spent = perf_counter() - started
-    at = 0
+    bench.finishing.submit(int).result()  # one group behind, and not more
+    at, last = 0, None
     for ready in group:
         count = len(ready.prepared.hits)
-        with _Failing(ready.order, tell):
-            if ready.order.cancelled.is_set():
-                raise Cancelled
-            share = spent * count / len(owners)
-            _finish(ready, made[at : at + count], tell, {"generate": share})
+        share = spent * count / len(owners)
+        last = bench.finishing.submit(_finish, bench, ready, made[at : at + count], tell, {"generate": share})
         at += count
+    if last is not None and any(ready.order.on_copy in ("drop", "resample") for ready in group):
+        last.result()  # which may generate again, and a pipeline does one thing at a time
 
 
 class _Looks:
@@ -244,7 +245,7 @@ class _Looks:
         return pictures
 
 
-def _refine(ready: Ready, tell: Tell) -> None:
+def _refine(bench: Workbench, ready: Ready, tell: Tell) -> None:
     """The pictures of one order with a critic."""
     from bowerbird.systems import refinement
 
@@ -262,7 +263,7 @@ def _refine(ready: Ready, tell: Tell) -> None:
     made = refinement.refine_job(pipe, ready.kb, ready.job, ready.prepared, on_step=on_step)
     ready.prepared = replace(ready.prepared, hits=made.hits)
     ready.refinements = made.records
-    _finish(ready, made.images, tell, {"generate": perf_counter() - started})
+    bench.finishing.submit(_finish, bench, ready, made.images, tell, {"generate": perf_counter() - started}).result()
 
 
 def _tell_step(
@@ -295,12 +296,19 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _finish(ready: Ready, images: list[Image.Image], tell: Tell, stages: dict[str, float]) -> None:
+def _finish(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell, stages: dict[str, float]) -> None:
     """Look for near copies, write the folder, and say that it is done."""
+    with _Failing(ready.order, tell):
+        if ready.order.cancelled.is_set():
+            raise Cancelled
+        _write(bench, ready, images, tell, stages)
+
+
+def _write(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell, stages: dict[str, float]) -> None:
     from bowerbird.systems import output
 
     started = perf_counter()
-    kept, made = _records(ready, images, ready.order.on_copy)
+    kept, made = _records(bench, ready, images, ready.order.on_copy)
     looked = perf_counter()
     output.write(kept.images, made, kept.hits, ready.order.out, sources=ready.sources)
     stages |= {"retrieve": ready.order.options.get("retrieve", 0.0), "guard": looked - started}
@@ -309,7 +317,9 @@ def _finish(ready: Ready, images: list[Image.Image], tell: Tell, stages: dict[st
     tell("done", ready.order.id, pictures=pictures, notes=_notes(ready), stages=stages)
 
 
-def _records(ready: Ready, images: list[Image.Image], policy: str) -> tuple[Guarded, list[dict[str, Any]]]:
+def _records(
+    bench: Workbench, ready: Ready, images: list[Image.Image], policy: str
+) -> tuple[Guarded, list[dict[str, Any]]]:
     from bowerbird.evaluation.copies import guard
     from bowerbird.systems import records
 
@@ -318,7 +328,7 @@ def _records(ready: Ready, images: list[Image.Image], policy: str) -> tuple[Guar
     kept = guard.guard(pipe, images, hits, settings, policy=policy, **how)
     how["picture_seeds"] = kept.seeds
     request, kb, copies = ready.prepared.request, ready.kb, kept.copies
-    how |= {"copies": copies, "refinements": ready.refinements}
+    how |= {"copies": copies, "refinements": ready.refinements, "fingerprint": bench.fingerprint(pipe)}
     made = records.generation_records(pipe, ready.order.model, kb, kept.hits, kept.images, settings, request, **how)
     return kept, made
 
@@ -373,7 +383,7 @@ def _compare(bench: Workbench, order: Order, tell: Tell) -> None:
 
         images = generation.generate(one.pipe, one.prepared.hits, one.prepared.settings, on_step=on_step)
         first["generate"] += perf_counter() - started
-        kept, made = _records(one, images, "warn")
+        kept, made = _records(bench, one, images, "warn")
         pictures += [_facts(i, r) | {"variant": number} for i, r in zip(kept.images, made, strict=True)]
         rows.append((order.variants[number]["label"], list(kept.images), [""] * len(kept.images)))
         written += [(image, made[i], kept.hits.rows([i])) for i, image in enumerate(kept.images)]

@@ -145,6 +145,8 @@ def main() -> None:
 
     lazy_imports.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if json.loads(sys.argv[3])["preload"]:  # who generates lets those go first who only ask
+        os.nice(5)
     number, address, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     sys.setswitchinterval(0.001)  # who asks beside what is being generated is not to wait for it
     from bowerbird.core.tensors import pick_device
