@@ -11,6 +11,7 @@ Search is asked for ten times a second while four clients generate; plain: a rou
 
     python benchmarks/serve.py --seconds 30 --out runs/serve.json
     python benchmarks/serve.py --soak 3600                # generate, add and search for an hour; memory and descriptors
+    python benchmarks/serve.py --overload 120             # ten times what fits: answers, refusals, /health
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -226,12 +229,63 @@ def soak(command: list[str], port: int, seconds: float) -> None:
     sys.stdout.write(f"memory grows by {slope:.2f} MB a minute\n")
 
 
+def probe(port: int, seconds: float) -> list[float]:
+    """Milliseconds that `/health` took, asked five times a second by a process of its own: the clients' threads would
+    hold it up."""
+    code = """
+import http.client, json, sys, time
+found, until = [], time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    started = time.perf_counter()
+    link = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
+    link.request("GET", "/health")
+    assert link.getresponse().read()
+    link.close()
+    found.append(1000 * (time.perf_counter() - started))
+    time.sleep(0.2)
+print(json.dumps(found))
+"""
+    command = [sys.executable, "-c", code, str(port), str(seconds)]
+    made: list[float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return made
+
+
+def overload(command: list[str], port: int, seconds: float, capacity: int) -> None:
+    """Ten times as many clients as fit: how many are answered and refused, how fast `/health` is, and memory."""
+    with running(command, port) as (process, _):
+        ask(port, "/v1/images/generations", {"prompt": "red apple", "steps": 2})
+        before, until, counts = resident(process.pid), time.monotonic() + seconds, Counter[int]()
+
+        def client(number: int) -> None:
+            while time.monotonic() < until:
+                body = {"prompt": PROMPTS[number % 8], "seed": number, "steps": 10}
+                status, _ = ask(port, "/v1/images/generations", body)
+                counts[status] += 1
+                if status == 429:
+                    time.sleep(random.uniform(0.5, 1.5))  # as OpenAI's client does, not all at once
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(10 * capacity)]
+        for thread in threads:
+            thread.start()
+        times = sorted(probe(port, seconds))
+        for thread in threads:
+            thread.join()
+        jobs = json.loads(ask(port, "/api/jobs?limit=500")[1])["jobs"]
+        states = Counter(job["state"] for job in jobs)
+        p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
+        sys.stdout.write(
+            f"answers {dict(counts)}, jobs {dict(states)}, memory {before} then {resident(process.pid)} MB\n"
+        )
+        sys.stdout.write(f"/health: p50 {p50:.1f}, p99 {p99:.1f}, longest {times[-1]:.1f} ms of {len(times)}\n")
+
+
 def main() -> None:
     """Measure, and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds")
+    parser.add_argument("--overload", type=float, default=0.0, help="seconds")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -246,6 +300,10 @@ def main() -> None:
         if arguments.soak:
             port = free_port()
             soak(ours(port), port, arguments.soak)
+            return
+        if arguments.overload:
+            port = free_port()
+            overload([*ours(port), "--queue", "8"], port, arguments.overload, 9)
             return
         found = {"bowerbird serve": measure("bowerbird serve", ours, arguments.seconds, arguments.steps)}
         for how in ("same pixels", "one at a time"):

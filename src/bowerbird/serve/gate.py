@@ -29,6 +29,9 @@ COOKIE = "bowerbird_session"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN = ("/", "/health", "/ready", "/api/session", "/favicon.ico")
 """Routes that want no token: they tell nothing."""
+QUEUED: tuple[str, ...] = ("/api/generate", "/api/edit", "/api/compare", "/api/check", "/api/regenerate")
+QUEUED += ("/v1/images/generations", "/v1/images/edits")
+"""Routes that put a job into the queue."""
 DRAIN_BYTES, DRAIN_SECONDS = 64 * 2**20, 5.0
 """How much of a body that is refused is still read, so that its sender gets to hear why."""
 PAGE_POLICY = (
@@ -55,6 +58,8 @@ class Gate:
         visit = _Visit(scope, self.server)
         try:
             check(self.server, scope, visit.headers)
+            if scope["method"] == "POST" and scope["path"] in QUEUED:  # before a body is read and looked at
+                self.server.dispatcher.check_room()
             visit.expect_body()
             await self.app(scope, visit.receiving(receive), visit.sending(receive, send))
         except Refused as refused:

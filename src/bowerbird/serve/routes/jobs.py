@@ -34,28 +34,24 @@ def accepted(server: Server, task: Task) -> JSONResponse:
 @router.post("/generate", status_code=202, response_model=answers.Job)
 async def generate(body: schemas.GenerateRequest, server: Here) -> JSONResponse:
     """Generate pictures."""
-    server.dispatcher.check_room()
     return accepted(server, await orders.generate(server, body))
 
 
 @router.post("/edit", status_code=202, response_model=answers.Job)
 async def edit(body: schemas.EditRequest, server: Here) -> JSONResponse:
     """Change what a text or a picture says in a picture."""
-    server.dispatcher.check_room()
     return accepted(server, await orders.edit(server, body))
 
 
 @router.post("/compare", status_code=202, response_model=answers.Job)
 async def compare(body: schemas.CompareRequest, server: Here) -> JSONResponse:
     """One request in several variants."""
-    server.dispatcher.check_room()
     return accepted(server, await orders.compare(server, body))
 
 
 @router.post("/check", status_code=202, response_model=answers.Job)
 async def check(body: schemas.CheckRequest, server: Here) -> JSONResponse:
     """Look for copies."""
-    server.dispatcher.check_room()
     return accepted(server, await orders.check(server, body))
 
 
@@ -65,7 +61,6 @@ FILE = {"type": "string", "format": "binary"}
 @router.post("/regenerate", status_code=202, response_model=answers.Job, openapi_extra=form_body(["file"], file=FILE))
 async def regenerate(request: Request, server: Here) -> JSONResponse:
     """The same pixels from the PNG alone."""
-    server.dispatcher.check_room()
     facts, data = await _record(request, server)
     name = facts["record"].get("model", {}).get("name")
     served = server.models.get(str(name))

@@ -110,7 +110,6 @@ async def variations() -> Response:
 @router.post("/images/generations", responses={200: {"content": {"text/event-stream": {}}}})
 async def generations(body: ImagesRequest, request: Request, server: Here) -> Response:
     """Generate from a prompt."""
-    server.dispatcher.check_room()
     height, width = body.edges()
     chosen = [schemas.Chosen(item=each.id, weight=each.weight) for each in body.neighbors or ()]
     own = {name: getattr(body, name) for name in ("text_ratio", "scale", "negative_prompt", "phrases")}
@@ -125,7 +124,6 @@ async def generations(body: ImagesRequest, request: Request, server: Here) -> Re
 )
 async def edits(request: Request, server: Here) -> Response:
     """Edit one picture or several."""
-    server.dispatcher.check_room()
     async with forms.read_form(request, server) as form:
         pictures = forms.files(form, "image", "image[]")
         if not 1 <= len(pictures) <= 16:
