@@ -155,8 +155,8 @@ class Server:
             raise Refused(503, "the encoder is starting; try again in a moment", code="worker_starting", retry_after=3)
 
 
-def server_of(request: Request) -> Server:
-    """The server of a request."""
+async def server_of(request: Request) -> Server:
+    """The server of a request; async, as FastAPI gives anything else a thread."""
     server: Server = request.app.state.server
     return server
 
