@@ -60,6 +60,13 @@ def serve(
     device: Annotated[
         list[str] | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; several for several workers.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Generate on a Ray cluster; auto, or local for one on this machine."
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="With --ray: how many generate at once.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 or float16.")] = "float32",
     memory: Annotated[
         int | None,
@@ -108,6 +115,8 @@ def serve(
             token=token,
             queue=queue,
             devices=tuple(device or ("auto",)),
+            ray=ray,
+            replicas=replicas,
             dtype=dtype,
             memory=None if memory is None else memory * 2**20,
             allowed_hosts=tuple(name.lower() for name in allow_host or ()),

@@ -27,6 +27,7 @@ from bowerbird.serve.errors import Public
 from bowerbird.serve.metrics import Metrics
 from bowerbird.serve.models import facts_of, served
 from bowerbird.serve.protocol import PatientProtocol
+from bowerbird.serve.ray_workers import ray_workers
 from bowerbird.serve.shelf import Shelf
 from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
@@ -61,7 +62,10 @@ def build(settings: Settings, sockets: Path) -> Server:
     }
     embeds = {**usual, "device": settings.devices[0], "preload": [], "encoders": encoders}
     embedding = Worker(settings.devices[0], shelf.address, embeds, dispatcher.hear, dispatcher.lost)
-    for number, device in enumerate(settings.devices):
+    if settings.ray is not None:
+        there = {**usual, "device": settings.devices[0], "preload": [first], "encoders": []}
+        dispatcher.workers += ray_workers(settings.ray, settings.replicas, there, dispatcher.hear, dispatcher.lost)
+    for number, device in enumerate(settings.devices if settings.ray is None else ()):
         wanted = {**usual, "device": device, "preload": [first], "encoders": encoders}
         dispatcher.workers.append(
             Worker(device, str(sockets / f"worker-{number}"), wanted, dispatcher.hear, dispatcher.lost)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from fastapi import Request
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.base import KnowledgeBase
-from bowerbird.serve import frames
 from bowerbird.serve.decoding import Decoders
 from bowerbird.serve.dispatch import Dispatcher
 from bowerbird.serve.errors import Public, Refused, missing
@@ -29,8 +27,9 @@ from bowerbird.systems.reference_settings import Adapter
 @dataclass(frozen=True)
 class Settings:
     """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a
-    base model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `memory`:
-    bytes that models may take on each, None for half of what there is."""
+    base model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `ray`: the
+    address of a cluster, where `replicas` generate in their place. `memory`: bytes that models may take on each, None
+    for half of what there is."""
 
     kbs: tuple[str, ...]
     data: Path
@@ -41,6 +40,8 @@ class Settings:
     token: str | None = None
     queue: int = 32
     devices: tuple[str, ...] = ("auto",)
+    ray: str | None = None
+    replicas: int = 1
     dtype: str = "float32"
     memory: int | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ class Server:
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """A call of the first worker, beside what it generates. Raises: Refused, BowerbirdError."""
-        return (await asyncio.to_thread(frames.call, self.address, message))[0]
+        return await self.dispatcher.workers[0].ask(message)
 
     def upload(self, name: str) -> Path:
         """Where an upload lies. Raises: Refused."""

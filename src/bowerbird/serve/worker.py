@@ -14,15 +14,15 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
+from bowerbird.serve.calls import Calls
 from bowerbird.serve.models import adapter_of
 from bowerbird.serve.pipelines import Workbench, default_memory
-from bowerbird.serve.work import Order, job_of, run
+from bowerbird.serve.work import Order, run
 
 
 class Worker:
@@ -33,8 +33,7 @@ class Worker:
         self.orders: queue.Queue[list[Order]] = queue.Queue()
         self.at_work: dict[str, Order] = {}
         self._sending = threading.Lock()
-        # threads that stay: torch gives each thread that computes a team of its own, which takes longer than a text
-        self._texts, self._pictures = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.calls = Calls(bench)
 
     def tell(self, event: str, name: str = "", blobs: Sequence[bytes] = (), **facts: Any) -> None:
         """An event to the web process."""
@@ -77,7 +76,7 @@ class Worker:
         with link, link.makefile("rb") as file:
             try:
                 message, blobs = frames.read_from(file)
-                facts, found = self._call(message, blobs)
+                facts, found = self.calls.answer(message, blobs)
             except BowerbirdError as error:
                 facts, found = {"error": str(error)}, []
             except frames.Broken:
@@ -86,57 +85,6 @@ class Worker:
                 link.sendall(frames.pack(facts, found))
             except OSError:
                 return
-
-    def _call(self, message: dict[str, Any], blobs: list[bytes]) -> frames.Frame:
-        what = message["call"]
-        if what == "suggest":
-            return self._suggest(message), []
-        if what == "model":
-            return self._model(str(message["model"])), []
-        if what == "named":
-            found = self.bench.encoder(str(message["name"]), "")
-            return {"name": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, []
-        encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
-        if what == "encoder":
-            return {"shared_dim": encoder.shared_dim, "picture_size": getattr(encoder, "picture_size", None)}, []
-        if what == "embed_text":
-            vectors = self._texts.submit(encoder.embed_text, message["texts"]).result()
-        elif what == "embed_pixels":
-            from PIL import Image
-
-            pairs = zip(message["sizes"], blobs, strict=True)
-            pictures = [Image.frombytes("RGB", tuple(size), data) for size, data in pairs]
-            vectors = self._pictures.submit(encoder.embed_images, pictures).result()
-        else:
-            from bowerbird.core import images
-
-            pictures = [images.decode(data, "the picture") for data in blobs]
-            vectors = self._pictures.submit(encoder.embed_images, pictures).result()
-        return {}, [vectors.astype("<f4").tobytes()]
-
-    def _suggest(self, message: dict[str, Any]) -> dict[str, Any]:
-        from bowerbird.systems.suggestions import suggest
-
-        pipe, kb = self.bench.models.get(message["model"]), self.bench.knowledge_base(message["kb"])
-        found = suggest(pipe, kb, job_of(message["job"]), pinned=message["pinned"], removed=message["removed"])
-        scores = [None if score != score else round(score, 6) for score in found.scores]
-        facts = {"ids": [str(i) for i in found.ids], "scores": scores, "phrases": found.phrases}
-        return {**facts, "pinned": found.pinned, "version": kb.version}
-
-    def _model(self, name: str) -> dict[str, Any]:
-        from dataclasses import asdict
-
-        from bowerbird.systems import generation
-
-        pipe = self.bench.models.get(name)
-        can, own = asdict(pipe.capabilities), pipe.defaults
-        defaults = {"k": own.k, "steps": own.num_inference_steps, "guidance_scale": own.guidance_scale}
-        return {
-            "capabilities": can,
-            "defaults": {**defaults, "sampler": own.sampler, "search_mode": own.search_mode},
-            "stages": pipe.capabilities.stages,
-            "batch": generation.batch_size(pipe, generation.default_settings(pipe)),
-        }
 
 
 def main() -> None:
@@ -164,7 +112,7 @@ def main() -> None:
         worker = Worker(link, bench)
         for name, fingerprint in settings["encoders"]:
             bench.encoder(name, fingerprint)
-        facts = {name: worker._model(name) for name in settings["preload"]}
+        facts = {name: worker.calls.model(name) for name in settings["preload"]}
     except BowerbirdError as error:
         link.sendall(frames.pack({"event": "refused", "id": "", "message": str(error)}))
         sys.exit(2)

@@ -43,6 +43,10 @@ class Worker:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frames.pack(message))
 
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A call, answered beside what is being generated. Raises: BowerbirdError."""
+        return (await asyncio.to_thread(frames.call, self.address, message))[0]
+
     async def stop(self) -> None:
         """End it for good."""
         if self._task is not None:
