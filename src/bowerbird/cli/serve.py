@@ -75,6 +75,10 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="A name that a proxy in front is known by.")
     ] = None,
+    keep_free: Annotated[
+        int, typer.Option("--keep-free", min=0, help="Megabytes of the disk that uploads and additions leave free.")
+    ] = 1000,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     drain: Annotated[
         float, typer.Option("--drain", min=0, max=3600, help="Seconds that accepted jobs have to end after SIGTERM.")
     ] = 30.0,
@@ -121,6 +125,8 @@ def serve(
             memory=None if memory is None else memory * 2**20,
             allowed_hosts=tuple(name.lower() for name in allow_host or ()),
             drain_seconds=drain,
+            keep_free=keep_free * 10**6,
+            open_page=open_page,
         ),
         say,
     )

@@ -23,7 +23,7 @@ from bowerbird.serve.routes import collections, documents, history, jobs, openai
 from bowerbird.serve.routes.shared import PAGE
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
+    status: {"model": Error} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503, 507)
 }
 RANGES = frozenset(
     {

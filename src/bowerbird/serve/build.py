@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -102,6 +103,13 @@ class _Uvicorn(uvicorn.Server):
         super().__init__(config)
         self.server = server
 
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and open the page where that is wanted."""
+        await super().startup(sockets)
+        settings = self.server.settings
+        if self.started and settings.open_page:
+            await asyncio.to_thread(webbrowser.open, f"http://{_shown_host(settings.host)}:{settings.port}/")
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM stop it; a second one at once."""
@@ -138,7 +146,7 @@ def run(settings: Settings, on_message: OnMessage) -> None:
         server = build(settings, folder)
         log_lines()
         running = listener(server)
-        name = f"[{settings.host}]" if ":" in settings.host else settings.host
+        name = _shown_host(settings.host)
         on_message(f"serving http://{name}:{settings.port}/ (Ctrl-C ends it)")
         asyncio.run(running.serve())
         if server.dispatcher.refusal is not None:
@@ -147,6 +155,10 @@ def run(settings: Settings, on_message: OnMessage) -> None:
             raise BowerbirdError(f"{name}:{settings.port} cannot be listened at; give another --port, or end who does")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Settings:
     """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a
     base model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `ray`: the
     address of a cluster, where `replicas` generate in their place. `memory`: bytes that models may take on each, None
-    for half of what there is."""
+    for half of what there is; `keep_free`: bytes of the disk that uploads leave."""
 
     kbs: tuple[str, ...]
     data: Path
@@ -46,6 +47,8 @@ class Settings:
     memory: int | None = None
     allowed_hosts: tuple[str, ...] = ()
     drain_seconds: float = 30.0
+    keep_free: int = 10**9
+    open_page: bool = False
     limits: Limits = LIMITS
 
 
@@ -149,6 +152,15 @@ class Server:
         if job is None:
             raise missing("job", name)
         return job
+
+    def check_disk(self) -> None:
+        """Raises: Refused when uploads would fill the disk."""
+        free = shutil.disk_usage(self.store.folder).free
+        if free < self.settings.keep_free:
+            text = (
+                f"the server's disk has {free // 10**6:,} MB left, and keeps {self.settings.keep_free // 10**6:,} free"
+            )
+            raise Refused(507, f"{text}; delete pictures, or ask who runs it", code="disk_full", again=False)
 
     def check_encoder(self) -> None:
         """Raises: Refused when no worker could embed."""

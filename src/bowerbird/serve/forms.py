@@ -31,6 +31,7 @@ async def read_form(request: Request, server: Server) -> AsyncIterator[FormData]
     """The form of a request, closed afterwards. Raises: Refused for what is none, or too much."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise Refused(422, "send a form: Content-Type: multipart/form-data", code="not_a_form")
+    server.check_disk()
     most = server.settings.limits.files
     try:
         form = await request.form(max_files=most, max_fields=most + 50, max_part_size=LONGEST_FIELD)

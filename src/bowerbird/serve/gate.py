@@ -155,7 +155,8 @@ class _Visit:
             "cross-origin-opener-policy": "same-origin",
             "x-frame-options": "DENY",
             "content-security-policy": PAGE_POLICY if html else DATA_POLICY,
-            "cache-control": "no-store",
+            # the page's files are asked for again, and answered with 304 while they are the same
+            "cache-control": "no-cache" if self.scope["path"].startswith("/page/") else "no-store",
         }
         pairs = [(key.encode(), value.encode()) for key, value in found.items()]
         return [(key, value) for key, value in pairs if key not in names]

@@ -187,9 +187,11 @@ async def compare(server: Server, request: CompareRequest) -> Task:
     base = request.request.model_copy(update={"seed": seed})
     variants = []
     for number, variant in enumerate(request.variants, 1):
-        changes = {k: v for k, v in variant.model_dump(exclude_unset=True).items() if k != "label" and v is not None}
+        said = {name: getattr(variant, name) for name in variant.model_fields_set if name != "label"}
+        changes = {name: value for name, value in said.items() if value is not None}
         part = await _part(server, base.model_copy(update=changes))
-        label = variant.label or ", ".join(f"{key} {value}" for key, value in changes.items()) or str(number)
+        words = [f"{key} {value}" for key, value in changes.items() if key != "neighbors"]
+        label = variant.label or ", ".join(words) or str(number)
         variants.append({"label": label, "job": part.fields, "kb": part.kb, "model": part.model})
     count = base.n * len(variants)
     if count > 4 * server.settings.limits.images:

@@ -170,6 +170,7 @@ class Variant(Strict):
     search_mode: SearchMode | None = None
     sampler: Sampler | None = None
     prompt: Prompt | None = None
+    neighbors: Annotated[list[Chosen], Field(max_length=LIMITS.k)] | None = None
 
 
 class CompareRequest(Strict):
@@ -208,7 +209,7 @@ class SearchRequest(Strict):
     item: ItemId | None = None
     mix: Annotated[list[MixPart], Field(min_length=1, max_length=16)] | None = None
     mode: SearchMode = "hybrid"
-    k: Annotated[int, Field(ge=1, le=500)] = 24
+    k: Annotated[int, Field(ge=1, le=2000)] = 24
     where: Where | None = None
     diversity: Share = 0.0
     alpha: Share | None = None

@@ -10,19 +10,20 @@ export const addPicture = (picture) =>
 
 export const clearQuery = () => query.set({ text: "", pictures: [], filters: {} });
 
-const LIMIT = 200;
+export const FIRST = 200;
+export const MOST = 2000;
 
 /** The body of a search, or null where nothing but filters (or nothing) was given. */
 export function searchBody({ text, pictures, filters }) {
   const where = whereOf(filters);
   const { positive, negative } = splitWords(text);
   if (!positive && !negative.length && !pictures.length) return null;
-  if (positive && !negative.length && !pictures.length) return { text: positive, k: LIMIT, where };
+  if (positive && !negative.length && !pictures.length) return { text: positive, where };
   if (!positive && !pictures.length) return null; // "-green" alone: nothing to look for yet
   const mix = pictures.map(({ term, weight }) => ({ ...term, weight }));
   if (positive) mix.unshift({ text: positive, weight: 1 });
   for (const word of negative) mix.push({ text: word, weight: -0.5 });
-  return { mix, k: LIMIT, where };
+  return { mix, where };
 }
 
 /** "apple -green" -> looks for apple, away from green. */

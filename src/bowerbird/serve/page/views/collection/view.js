@@ -21,7 +21,7 @@ import { AddDialog } from "./add-dialog.js";
 import { Detail } from "./detail.js";
 import { Filters } from "./filters.js";
 import { usePages } from "./items.js";
-import { clearQuery, query, searchBody } from "./query.js";
+import { FIRST, MOST, clearQuery, query, searchBody } from "./query.js";
 import { SearchBar, searchWithFile } from "./search-bar.js";
 
 const look = createKeptStore("bowerbird.grid", { size: "m" });
@@ -45,10 +45,14 @@ export function Collection() {
   const settled = useSettled(now, 140);
   const body = useMemo(() => searchBody(settled), [settled]);
   const searchKey = body && kb ? `${kb} ${changes} ${JSON.stringify(body)}` : null;
-  const found = useLoaded((signal) => post(kbPath(kb, "/search"), body, { signal }), searchKey);
+  const [more, setMore] = useState({ key: null, k: FIRST });
+  const k = more.key === searchKey ? more.k : FIRST;
+  const found = useLoaded((signal) => post(kbPath(kb, "/search"), { ...body, k }, { signal }), searchKey && `${searchKey} ${k}`);
   const pages = usePages({ kb, where: whereOf(settled.filters), key: changes });
   const hits = body ? (found.data?.results ?? []) : null;
   const total = hits ? hits.length : (pages.total ?? 0);
+  // more is asked for when the end comes into sight
+  const onFound = useCallback((from, to) => to >= total && total === k && k < MOST && setMore({ key: searchKey, k: Math.min(MOST, k * 3) }), [searchKey, total, k]);
   const at = (index) => (hits ? hits[index]?.item : pages.at(index)) ?? null;
   const error = hits ? found.error : pages.error;
   const whole = hits ? !found.loading : pages.total !== null;
@@ -131,11 +135,11 @@ export function Collection() {
               label=${hits ? "Found" : `Items of ${kb}`}
               openIndex=${open}
               resetKey=${listKey}
-              onRange=${hits ? null : pages.onRange}
+              onRange=${hits ? onFound : pages.onRange}
               onOpen=${setOpen}
               onToggle=${toggle}
               isSelected=${(index) => selected.has(at(index)?.id)}
-              render=${(index, cell) => html`<${Cell} item=${at(index)} hit=${hits?.[index]} size=${size} ...${cell} />`}
+              render=${(index, cell) => html`<${Cell} item=${at(index)} hit=${hits?.[index]} shown=${hits && shownScore(found.data, index)} size=${size} ...${cell} />`}
             />`}
       </div>
       ${openItem && html`<${Detail} item=${openItem} hit=${hits?.[open]} writable=${base.writable} onClose=${() => setOpen(null)} onStep=${step} onRemove=${() => removeItems([openItem])} />`}
@@ -158,18 +162,24 @@ function Dialogs({ dialog, base, onClose, onChanged }) {
   return null;
 }
 
-function Cell({ item, hit, size, selected, toggle }) {
+function Cell({ item, hit, shown, size, selected, toggle }) {
   if (!item) return html`<span class="thumb waiting"></span>`;
   const name = item.caption || item.name || "Item";
   return html`<${Thumbnail} src=${item.thumbnail} alt=${name} size=${size === "l" ? 256 : 128} eager />
     <span class="cell-caption">${name}</span>
-    ${hit && html`<span class="cell-score">${score(hit.similarity ?? hit.score)}</span>`}
+    ${hit && html`<span class="cell-score">${shown}</span>`}
     <span class=${selected ? "cell-check on" : "cell-check"} aria-hidden="true" onClick=${toggle}><${Icon} name="check" /></span>`;
+}
+
+/** What the order is by: the similarity, or where words and similarity are fused, the place. */
+function shownScore({ mode, results }, index) {
+  const { similarity, score: own } = results[index] ?? {};
+  return mode === "hybrid" ? `${index + 1}` : score(similarity ?? own);
 }
 
 function headline({ hits, total, whole, found, kb, error }) {
   if (error) return "";
-  if (hits) return found.data ? `${count(total)} found, ${Math.round(found.data.ms)} ms` : "Searching…";
+  if (hits) return found.data ? `${total === MOST ? `the best ${count(total)}` : `${count(total)} found`}, ${Math.round(found.data.ms)} ms` : "Searching…";
   return whole ? `${plural(total, "item")} in ${kb}` : "Loading…";
 }
 

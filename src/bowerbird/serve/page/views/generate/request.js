@@ -19,9 +19,8 @@ export function usualK(draft, model) {
 }
 
 export const isChanged = (draft) => draft.pinned.length > 0 || draft.removed.length > 0;
-/** A grid varies k, so each of its cells looks for neighbors itself. */
-export const usesChosen = (draft) => isChanged(draft) && draft.how !== "grid";
-export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || (draft.pinned.length > 0 && draft.how !== "grid");
+export const usesChosen = isChanged;
+export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || draft.pinned.length > 0;
 
 /** Whether a model balances text and neighbors; one that was not opened yet may. */
 export const readsText = (model) => model?.capabilities?.reads_text ?? true;
@@ -54,18 +53,19 @@ export function requestOf(draft, { kb, model, neighbors }) {
   });
   body.seed = draft.seed; // null: the server draws one
   if (draft.how === "sides") return compare(body, [{ label: "With neighbors" }, { label: "Without", retrieval: false }]);
-  if (draft.how === "grid") return compare({ ...body, n: 1 }, gridVariants(draft));
+  if (draft.how === "grid") return compare({ ...body, n: 1 }, gridVariants(draft, chosen));
   return { path: "/api/generate", body };
 }
 
 const compare = (request, variants) => ({ path: "/api/compare", body: { request, variants } });
 
-function gridVariants(draft) {
+/** chosen: where the row was changed, each picture gets the first k of it. */
+function gridVariants(draft, chosen) {
   const { ks, values } = gridAxes(draft);
   const variants = [];
   for (const value of values) {
     for (const k of ks) {
-      variants.push({ label: `k ${k}, ${NAMES[draft.gridBy]} ${value}`, k, [draft.gridBy]: value });
+      variants.push({ label: `k ${k}, ${NAMES[draft.gridBy]} ${value}`, k, [draft.gridBy]: value, ...(chosen ? { neighbors: chosen.slice(0, k) } : {}) });
     }
   }
   return variants;

@@ -81,7 +81,7 @@ export function Generate() {
 
 function hintOf(now, neighbors) {
   if (now.how === "sides") return "for the side with neighbors";
-  if (now.how === "grid") return isChanged(now) ? "each picture of a grid looks for its own: your changes are left out" : "for the largest k";
+  if (now.how === "grid") return isChanged(now) ? "each picture is given the first k of these" : "for the largest k";
   if (isChanged(now)) return "exactly these are used";
   return neighbors.length ? "found for this prompt" : "";
 }
