@@ -177,7 +177,7 @@ def test_adding_says_what_was_refused_and_why_and_can_be_undone(opened: Callable
     choose(page, page.get_by_role("button", name="Files"), *files)
     page.locator("dialog .primary").click()
     report = page.locator("dialog [role=status]")
-    expect(report).to_contain_text("1 picture added")
+    expect(report).to_contain_text("1 picture added", timeout=20_000)  # by a process that starts
     expect(report).to_contain_text("broken.png: not a readable picture")
     expect(report).to_contain_text("notes.pdf: not sent")
     report.get_by_role("button", name="Undo").click()
@@ -213,6 +213,14 @@ def test_generating_uses_the_row_of_neighbors_as_it_was_changed(opened: Callable
     page.get_by_label("Its values").fill("1, 2")
     page.locator("button.big").click()
     expect(page.locator(".run").first.locator(".xy .picture-card img")).to_have_count(4)
+    # of a row that was changed each picture of a grid gets the first ones
+    page.get_by_role("button", name="Take").nth(0).click(force=True)
+    page.locator("button.big").click()
+    expect(page.locator(".run").first.locator(".xy .picture-card img")).to_have_count(4)
+    expect(page.locator(".run")).to_have_count(3)
+    variants = server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["variants"]
+    assert [len(each["neighbors"]) for each in variants] == [1, 2, 1, 2]
+    page.get_by_text("As found").click()
     page.get_by_label("With / without").check(force=True)
     page.locator("button.big").click()
     expect(page.locator(".run").first.locator(".sides h4")).to_have_text(["With neighbors", "Without"])

@@ -26,7 +26,9 @@ from bowerbird import KnowledgeBase
 from tests.serving import Process, serving
 
 KB = "/api/knowledge-bases/kb"
-TIMES = {"worker": 100, "end": 50} if os.environ.get("BOWERBIRD_FAULTS") == "full" else {"worker": 1, "end": 1}
+FULL = os.environ.get("BOWERBIRD_FAULTS") == "full"
+TIMES = {"worker": 100, "end": 50} if FULL else {"worker": 1, "end": 1}
+pytestmark = pytest.mark.timeout(3600 if FULL else 300)
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,28 @@ def test_answers_carry_headers_that_keep_a_browser_safe(web: tuple[Client, Serve
     assert refused.json["error"]["request_id"] == refused.headers["x-request-id"] == "mine-1"
 
 
+def test_the_page_is_asked_for_again_and_sent_once(web: tuple[Client, Server]) -> None:
+    client, _ = web
+    file = client.get("/page/lib/api.js")
+    assert file.headers["cache-control"] == "no-cache"
+    assert client.get("/page/lib/api.js", **{"If-None-Match": file.headers["etag"]}).status == 304
+    assert client.get("/api/status").headers["cache-control"] == "no-store"
+
+
+def test_uploads_leave_some_of_the_disk_free(web: tuple[Client, Server]) -> None:
+    client, server = web
+    picture = [("file", "a.png", b"no picture at all")]
+    assert client.form("/api/uploads", picture).status == 422
+    server.settings = replace(server.settings, keep_free=2**62)
+    try:
+        for path in ("/api/uploads", "/api/knowledge-bases/kb/items", "/api/knowledge-bases", "/v1/images/edits"):
+            answer = client.form(path, picture)
+            assert (answer.status, answer.code) == (507, "disk_full"), path
+        assert client.get("/api/status").status == 200
+    finally:
+        server.settings = replace(server.settings, keep_free=0)
+
+
 def test_limits_are_refused_at_once_and_cost_no_memory(web: tuple[Client, Server]) -> None:
     client, server = web
     before = resident_bytes(os.getpid())
