@@ -328,6 +328,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     message: dict[str, Any] = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}
     message |= {"pinned": [int(item) for item in weights], "removed": [int(item) for item in body.removed]}
     answer = await server.ask(message)
+    await server.model_facts(served)  # it is open now, so what it can do is known
     described = await asyncio.to_thread(items_of, kb, found, [int(i) for i in answer["ids"]])
     rows = [
         {"item": item, "score": score, "weight": weights.get(item["id"], 1.0), "pinned": number < answer["pinned"]}

@@ -3,7 +3,11 @@ const whole = new Intl.NumberFormat("en");
 
 export const count = (n) => whole.format(n);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
-/** Cosines have two digits; the scores of fused searches are small and have three. */
+/** Scores of a search that fuses ranks stay below this, and say nothing to a reader. */
+const FUSED = 0.04;
+/** The score of a neighbor, where it is one of likeness. */
+export const likeness = (value) => (Math.abs(value ?? 0) < FUSED ? "" : score(value));
+/** Cosines have two digits; small scores have three. */
 export const score = (value) => (value === null || value === undefined ? "" : value.toFixed(Math.abs(value) < 0.1 ? 3 : 2));
 
 

@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "../lib/html.js";
 import { again, altOf, checkCopies, deleteImages, editImage, isItem, loadNeighbors, loadRecord, neighborPicture, pinImage, saveImage, star, useSettings } from "../lib/images.js";
 import { finished } from "../lib/jobs.js";
-import { count, plain, score, when } from "../lib/format.js";
+import { count, likeness, plain, score, when } from "../lib/format.js";
 import { useLoaded } from "../lib/hooks.js";
 import { createStore, useStore } from "../lib/store.js";
 import { Dialog } from "./dialog.js";
@@ -95,7 +95,7 @@ function Sources({ neighbors, copy }) {
       (neighbor, at) => html`<li key=${at} class=${copy?.near_copy && copy.neighbor === neighbor.id ? "near" : ""}>
         <${Thumbnail} src=${neighborPicture(neighbor)} alt=${neighbor.caption || neighbor.name || "Neighbor"} size=${128} />
         <span class="source-name" title=${neighbor.caption || neighbor.name}>${neighbor.caption || neighbor.name}</span>
-        <span class="small">${score(neighbor.score)}${neighbor.weight !== 1 ? ` × ${neighbor.weight}` : ""}${neighbor.present || !isItem(neighbor) ? "" : " · removed"}</span>
+        <span class="small">${likeness(neighbor.score)}${neighbor.weight !== 1 ? ` × ${neighbor.weight}` : ""}${neighbor.present || !isItem(neighbor) ? "" : " · removed"}</span>
         ${neighbor.phrase && html`<span class="small phrase">for “${neighbor.phrase}”</span>`}
         ${Object.values(neighbor.credit ?? {}).length > 0 && html`<span class="small">${Object.values(neighbor.credit).map(plain).join(", ")}</span>`}
       </li>`,

@@ -2,7 +2,7 @@
 import { classes, html, useState } from "../../lib/html.js";
 import { forgetChanges, pin, pinnedUpload, setWeight, takeAway, unpin } from "../../lib/draft.js";
 import { chooseFiles } from "../../lib/files.js";
-import { plural, score as scoreText } from "../../lib/format.js";
+import { likeness, plural } from "../../lib/format.js";
 import { uploadFile } from "../../lib/images.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { ErrorNote } from "../../parts/notices.js";
@@ -49,7 +49,7 @@ function NeighborCard({ neighbor, lit }) {
   return html`<li class=${classes("neighbor", { pinned, lit: lit !== undefined, light: weight === 0 })}>
     <div class="neighbor-picture">
       <${Thumbnail} src=${item ? item.thumbnail : upload.url} alt=${name} size=${256} eager />
-      ${(lit ?? score) !== null && (lit ?? score) !== undefined && html`<span class="cell-score">${scoreText(lit ?? score)}</span>`}
+      ${likeness(lit ?? score) && html`<span class="cell-score">${likeness(lit ?? score)}</span>`}
       <div class="neighbor-buttons">
         <${IconButton} name="pin" label=${pinned ? `Unpin ${name}` : `Pin ${name}`} aria-pressed=${pinned ? "true" : "false"} onClick=${togglePin} />
         <${IconButton} name="close" label=${`Take ${name} away`} onClick=${() => takeAway(neighbor)} />

@@ -1,6 +1,8 @@
 // What the draft would be generated from, found again while someone types.
+import { useEffect } from "../../lib/html.js";
 import { post, kbPath } from "../../lib/api.js";
 import { useLoaded, useSettled } from "../../lib/hooks.js";
+import { refreshModels } from "../../lib/server.js";
 import { readsPhrases, usualK } from "./request.js";
 
 /** -> { neighbors: [{ key, item | upload, weight, score, pinned }], loading, error } */
@@ -24,6 +26,11 @@ export function useNeighbors({ kb, draft, model }) {
   const asks = Boolean(prompt) && Boolean(kb) && uploads.length < k;
   const ready = asks && Boolean(JSON.parse(settled).prompt); // a prompt that has just begun is not settled yet
   const found = useLoaded((signal) => post(kbPath(kb, "/neighbors"), JSON.parse(settled), { signal }), ready ? `${kb} ${settled}` : null);
+
+  // looking for neighbors opens the model, after which it is known what it can do
+  useEffect(() => {
+    if (found.data && !model?.capabilities) refreshModels().catch(() => {}); // the status says when the server is away
+  }, [found.data]);
 
   const neighbors = draft.pinned.map((entry) => ({ ...entry, pinned: true, score: scoreOf(found.data, entry) }));
   if (asks && found.data) {

@@ -3,7 +3,7 @@ import { classes, html, useState } from "../../lib/html.js";
 import { download } from "../../lib/files.js";
 import { loadNeighbors, neighborPicture } from "../../lib/images.js";
 import { cancel, hide, isActive, submit } from "../../lib/jobs.js";
-import { score } from "../../lib/format.js";
+import { likeness } from "../../lib/format.js";
 import { useLoaded } from "../../lib/hooks.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { JobEnd, JobProgress, jobSeconds } from "../../parts/notices.js";
@@ -103,7 +103,7 @@ function Strip({ image, lit }) {
       const name = neighbor.caption || neighbor.name || "Neighbor";
       return html`<li key=${at} class=${classes({ lit: on })} title=${name}>
         <${Thumbnail} src=${neighborPicture(neighbor)} alt=${name} size=${64} />
-        <span class="small">${score(on ? lit.get(neighbor.id) : neighbor.score)}</span>
+        <span class="small">${likeness(on ? lit.get(neighbor.id) : neighbor.score)}</span>
       </li>`;
     })}
   </ul>`;
