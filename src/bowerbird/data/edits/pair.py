@@ -70,9 +70,7 @@ class Edits:
         self.edits.append(Edit(self.picture(source), self.picture(target), kind, words, drawing))
 
 
-def instruction(
-    edit: Edit, rng: np.random.Generator, *, held_out: bool = False, invented: bool = False
-) -> str:
+def instruction(edit: Edit, rng: np.random.Generator, *, held_out: bool = False, invented: bool = False) -> str:
     """The edit in words, by one of the wordings that are trained on or `held_out`; `invented`: what it names is called
     by a word that means nothing."""
     found = wordings(edit.kind, held_out=held_out)
@@ -85,9 +83,7 @@ def instruction(
     return wording.format(*words)
 
 
-def render_shown(
-    shown: Sequence[Shown], vocabulary: Vocabulary, pictures: Pictures, size: int
-) -> Tensor:
+def render_shown(shown: Sequence[Shown], vocabulary: Vocabulary, pictures: Pictures, size: int) -> Tensor:
     """Float `(n, 3, size, size)` in [-1, 1]."""
     drawn = render([each.scene for each in shown], vocabulary, pictures, size)
     for i, each in enumerate(shown):

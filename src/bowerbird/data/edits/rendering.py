@@ -35,7 +35,7 @@ class _Parts(torch.utils.data.Dataset[Any]):
         return np.rint((x.numpy() + 1) * 127.5).astype(np.uint8)
 
 
-def _as_it_is(part: np.ndarray) -> np.ndarray:
+def _as_it_is(part: Any) -> Any:
     """What a process sends: an array, through a pipe, as shared memory is small on many machines."""
     return part
 

@@ -42,7 +42,11 @@ def _shown(vocabulary: Vocabulary, scene: Scene) -> Shown:
 
 
 def _both(
-    edits: Edits, vocabulary: Vocabulary, before: Scene, after: Scene, there: tuple[str, tuple[str, ...], int],
+    edits: Edits,
+    vocabulary: Vocabulary,
+    before: Scene,
+    after: Scene,
+    there: tuple[str, tuple[str, ...], int],
     back: tuple[str, tuple[str, ...], int] | None,
 ) -> None:
     first, second = _shown(vocabulary, before), _shown(vocabulary, after)
@@ -154,9 +158,7 @@ def _move(edits: Edits, vocabulary: Vocabulary, scene: Scene, rng: np.random.Gen
     if room - MARGIN < LEAST_MOVE:
         return
     far = room - MARGIN
-    after = _with(
-        scene, 0, replace(thing, box=(x0 + right * far, y0 + down * far, x1 + right * far, y1 + down * far))
-    )
+    after = _with(scene, 0, replace(thing, box=(x0 + right * far, y0 + down * far, x1 + right * far, y1 + down * far)))
     _both(edits, vocabulary, scene, after, ("move", (word, thing.name), NONE), None)
 
 
@@ -180,9 +182,7 @@ def _resize(edits: Edits, vocabulary: Vocabulary, scene: Scene, rng: np.random.G
     box = _around(_center(thing.box), round(wide * factor), round(high * factor))
     after = _with(scene, 0, replace(thing, box=box))
     names = ("bigger", "smaller") if larger else ("smaller", "bigger")
-    _both(
-        edits, vocabulary, scene, after, (names[0], (thing.name,), NONE), (names[1], (thing.name,), NONE)
-    )
+    _both(edits, vocabulary, scene, after, (names[0], (thing.name,), NONE), (names[1], (thing.name,), NONE))
 
 
 def _ground(edits: Edits, vocabulary: Vocabulary, scene: Scene, rng: np.random.Generator) -> None:

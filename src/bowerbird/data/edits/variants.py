@@ -1,5 +1,5 @@
-"""Edits between drawings as the collections have them: one thing in another style, color, pose, with and without a part,
-at another hour; and two things of one kind that agree in most of the picture."""
+"""Edits between drawings as the collections have them: one thing in another style or color, with and without a part, at
+another hour; and two things of one kind that agree in most of the picture."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _by_name(names: list[str], styles: list[str]) -> Iterator[Found]:
     for row, (style, name) in enumerate(zip(styles, names, strict=True)):
         rows.setdefault((style, name), row)
         drawn[name].append(row)
-    for name, found in sorted(drawn.items()):
-        yield from _styles(found, styles)
+    for _, same in sorted(drawn.items()):
+        yield from _styles(same, styles)
     alike: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
     for (style, name), row in rows.items():
         for kind, stem, word in _parts(name):
@@ -123,9 +123,7 @@ def _parts(name: str) -> Iterator[tuple[str, str, str]]:
         yield "clock", "clock", name
 
 
-def _by_look(
-    pictures: Pictures, names: list[str], styles: list[str], groups: list[str]
-) -> Iterator[Found]:
+def _by_look(pictures: Pictures, names: list[str], styles: list[str], groups: list[str]) -> Iterator[Found]:
     """Two things of one style and kind that agree in most of the picture, both ways."""
     small = small_pictures(pictures, EDGE)
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -15,9 +15,7 @@ from bowerbird.data.scenes.words import COLORS, are_distinct
 PLAIN = ("mirror", "upside down", "gray", "negative", "darker", "lighter")
 
 
-def add_wholes(
-    edits: Edits, vocabulary: Vocabulary, rows: Sequence[int], count: int, seed: int
-) -> None:
+def add_wholes(edits: Edits, vocabulary: Vocabulary, rows: Sequence[int], count: int, seed: int) -> None:
     """`count` edits of drawings, each thing called by its name, of the `rows` of the vocabulary alone."""
     rng = seeds.numpy_generator(seed, "wholes")
     by_style: dict[str, list[int]] = {}
@@ -40,9 +38,7 @@ def add_wholes(
         else:
             first, second = (str(color) for color in rng.choice(colors, size=2, replace=False))
             ground = "white" if rng.random() < 0.5 and second != "white" else first
-            edits.add(
-                "whole", Shown(whole(row, ground=ground)), Shown(whole(row, ground=second)), "ground", (second,)
-            )
+            edits.add("whole", Shown(whole(row, ground=ground)), Shown(whole(row, ground=second)), "ground", (second,))
 
 
 def _recolor(edits: Edits, row: int, name: str, colors: list[str], rng: np.random.Generator) -> None:

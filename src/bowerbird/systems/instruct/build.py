@@ -99,9 +99,7 @@ def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:
     autoencoder = without_shift(load_autoencoder(config.autoencoder))
     rng = seeds.numpy_generator(seed, "instructions")
     texts = (instruction(edit, rng) for edit in edits.edits[:TEXTS])
-    tokenizer = clip_text.build_tokenizer(
-        clip_text.learn_pairs(texts, config.text.vocabulary), config.text.positions
-    )
+    tokenizer = clip_text.build_tokenizer(clip_text.learn_pairs(texts, config.text.vocabulary), config.text.positions)
     sizes = config.unet.model_copy(
         update={"in_channels": autoencoder.config.latent_channels, "cross_attention_dim": config.text.width}
     )
@@ -135,7 +133,10 @@ def _stored(
     @torch.no_grad()
     def make() -> dict[str, Any]:
         latents = torch.cat(
-            [encode_latents(base.autoencoder, x, run.device) for x in render_parts(edits.shown, vocabulary, pictures, size)]
+            [
+                encode_latents(base.autoencoder, x, run.device)
+                for x in render_parts(edits.shown, vocabulary, pictures, size)
+            ]
         )
         if encoder is None:
             return {"latents": latents, "embeddings": torch.zeros(1, 1, dtype=torch.float16)}

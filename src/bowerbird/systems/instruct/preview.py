@@ -65,6 +65,6 @@ def sheet(objective: InstructObjective, path: Path, *, rows: int = 24) -> None:
     columns = [tensors.to_pil(x) for x in (held.source[chosen], *made, held.wanted[chosen])]
     words = ["picture", "made", "without reference", "wanted"]
     labels = [held.instructions[row] for row in chosen]
-    labeled_grid(
-        [(label, list(images), words) for label, *images in zip(labels, *columns, strict=True)], size=64
-    ).save(path)
+    labeled_grid([(label, list(images), words) for label, *images in zip(labels, *columns, strict=True)], size=64).save(
+        path
+    )
