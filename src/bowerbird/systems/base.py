@@ -59,6 +59,7 @@ class Capabilities:
     `guidance_interval`: guidance can be kept to a part of the steps.
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
+    `instructs`: what it is told is an instruction, and `image_guidance` says how much of the picture stays.
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -74,6 +75,7 @@ class Capabilities:
     samplers: tuple[str, ...] = schedulers.SAMPLERS
     max_references: int | None = None
     takes_references: bool = False
+    instructs: bool = False
 
     @property
     def stages(self) -> int:
