@@ -37,6 +37,7 @@ TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
     Entry("autoencoder-8", gpu_rate=1.5e-3),
     Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=512, gpu_rate=1e-3),
+    Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=256, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
@@ -177,6 +178,25 @@ def of_autoencoder(trained: Any, pictures: Any) -> str:
     return f"as they are {found[0]}; varied {found[1]}"
 
 
+def of_tokenizer(trained: Any, pictures: Any) -> str:
+    """What its tokens give back, and how many of its codes they use, the pictures as they are and varied."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_pictures, to_tokens
+
+    model, n = trained.model, len(pictures)
+    codes, found, used = int(model.config.num_vq_embeddings), [], []
+    for change in (variation.identity(n), variation.draw(n, torch.Generator().manual_seed(0))):
+        x = variation.apply(change, pictures.pixels, pictures.alpha, 64)
+        tokens = torch.cat([to_tokens(model, part) for part in torch.split(x, 64)])
+        made = torch.cat([to_pictures(model, part).cpu() for part in torch.split(tokens, 64)])
+        used.append(torch.bincount(tokens.flatten().cpu(), minlength=codes))
+        share = used[-1][used[-1] > 0] / used[-1].sum()
+        found.append(f"{decibels(made, x):.2f} dB, {-float((share * share.log2()).sum()):.2f} bits a token")
+    return f"as they are {found[0]}; varied {found[1]}; {int((used[0] + used[1] > 0).sum())} of {codes} codes used"
+
+
 def of_encoder(trained: Any, pictures: Any) -> str:
     """What its tokens give back, and the nearest other picture, which should be the same thing under another variation,
     or be drawn in the same style."""
@@ -223,6 +243,7 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
 
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
+    "vq": of_tokenizer,
     "patch-encoder": of_encoder,
     "rdm": of_pipeline,
     "reimagen": of_pipeline,

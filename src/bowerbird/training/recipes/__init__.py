@@ -22,6 +22,7 @@ NAMES = {
     "rdm-patches": ("bowerbird.training.recipes.drawings", "rdm_patches"),
     "small-patches": ("bowerbird.training.recipes.drawings", "small_patches"),
     "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),
+    "vq-drawings": ("bowerbird.training.recipes.drawings", "vq_drawings"),
     "reimagen-drawings-32": ("bowerbird.training.recipes.drawings", "reimagen_drawings_32"),
     "reimagen-drawings-64": ("bowerbird.training.recipes.drawings", "reimagen_drawings_64"),
     "reimagen-drawings-128": ("bowerbird.training.recipes.drawings", "reimagen_drawings_128"),
