@@ -45,6 +45,12 @@ QUEUE = (
         gpu_batch=512,
         gpu_rate=8e-4,
     ),
+    Entry(
+        "tiny-racm3",
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        gpu_batch=128,
+        gpu_rate=8e-4,
+    ),
     Entry("reimagen-drawings-32", gpu_rate=1e-3),
     Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=128),
     Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64),
@@ -241,10 +247,50 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
     return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
 
 
+def of_documents(trained: Any, pictures: Any) -> str:
+    """How probable pictures are, given their caption and the two documents it retrieves of those that were trained on,
+    the documents of another, none, or the picture itself as a document."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_tokens
+    from bowerbird.systems.racm3 import documents, objective
+    from bowerbird.systems.racm3 import layout as lay
+    from bowerbird.systems.racm3.likelihood import bits_per_code
+
+    tokenizer, encoder, words = trained.frozen
+    n, plan = len(pictures), trained.layout
+    size = int(tokenizer.config.sample_size)
+    x = variation.apply(variation.identity(n), pictures.pixels, pictures.alpha, size)
+    own = torch.cat([to_tokens(tokenizer, part).cpu() for part in torch.split(x, 64)]).numpy()
+    texts = objective.text_tokens(words, list(pictures.captions))
+    scores = documents.text_half(encoder, pictures.captions) @ trained.cache.vectors.float().T
+    near = scores.topk(min(2, scores.shape[1])).indices.tolist()
+
+    def given(codes: Any, text: Any, number: int) -> Any:
+        return lay.retrieved(plan, codes, text, number)
+
+    def retrieved(row: int) -> list[Any]:
+        return [given(trained.codes[0, r], trained.plain[r], i) for i, r in enumerate(near[row % n], start=1)]
+
+    cases: dict[str, list[list[Any]]] = {
+        "its documents": [retrieved(row) for row in range(n)],
+        "those of another": [retrieved(row + n // 2) for row in range(n)],
+        "none": [[] for _ in range(n)],
+        "itself": [[given(own[row], texts[row], 1)] for row in range(n)],
+    }
+    said = []
+    for name, before in cases.items():
+        passages = [lay.join([*before[i], lay.picture_from_text(plan, own[i], texts[i])]) for i in range(n)]
+        said.append(f"{name} {float(bits_per_code(trained.decoder, plan, passages).mean()):.3f}")
+    return f"bits an image token given {', '.join(said)}"
+
+
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "vq": of_tokenizer,
     "patch-encoder": of_encoder,
+    "racm3": of_documents,
     "rdm": of_pipeline,
     "reimagen": of_pipeline,
     "stable-diffusion": of_text_to_image,

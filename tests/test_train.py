@@ -50,6 +50,7 @@ KINDS = [
     "judge",
     "autoencoder-8",
     "vq-drawings",
+    "tiny-racm3",
     "small-patches",
     "rdm-patches",
     "reimagen-drawings-32",
@@ -105,6 +106,10 @@ def opens(name: str, model: Path) -> None:
         sizes |= {"reimagen-drawings-32": 16, "reimagen-drawings-64": 32}
         opened = ReImagenPipeline.from_pretrained(model).sizes
         assert opened == ([32, 64, 128] if name == "reimagen-drawings-128" else [sizes[name]])
+    elif name == "tiny-racm3":
+        from bowerbird.systems import loading
+
+        assert loading.open_pipeline(str(model)).tokenizer("fox").input_ids[0] == 528  # the start of a document
     elif name == "tiny-sd":
         from bowerbird.systems import loading
 
