@@ -232,6 +232,7 @@ class RACM3Objective(Objective[RACM3Batch]):
             k=max(1, self.config.k),
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
+            max_similarity=self.config.max_similarity,
         )
 
     def export(self, out: Path) -> None:
