@@ -23,6 +23,7 @@ _LAZY = {
     "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RACM3Pipeline": ("bowerbird.systems.racm3.pipeline", "RACM3Pipeline"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
     "ReImagenPipeline": ("bowerbird.systems.reimagen.pipeline", "ReImagenPipeline"),
     "ReferencePipeline": ("bowerbird.systems.grounded.pipeline", "ReferencePipeline"),
@@ -45,6 +46,7 @@ __all__ = [
     "NeighborUNet",
     "Neighbors",
     "PixelGrid",
+    "RACM3Pipeline",
     "RDMPipeline",
     "ReImagenPipeline",
     "ReferencePipeline",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.racm3.pipeline import RACM3Pipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
     from bowerbird.training import recipes
