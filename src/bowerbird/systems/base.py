@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.diffusion.guidance import Guidance
+    from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -60,6 +61,7 @@ class Capabilities:
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
+    `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -76,6 +78,7 @@ class Capabilities:
     max_references: int | None = None
     takes_references: bool = False
     likelihood: bool = False
+    samples_tokens: bool = False
 
     @property
     def stages(self) -> int:
@@ -220,6 +223,11 @@ class System(DiffusionPipeline, ABC):
     def batch_size(self, height: int | None = None, width: int | None = None) -> int | None:
         """How many pictures of this size go through the network at once; None for the usual number."""
         return None
+
+    @property
+    def token_sampling(self) -> TokenSampling:
+        """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
+        raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What else a picture's record says of this pipeline."""

@@ -86,7 +86,7 @@ class RARMPipeline(EmbeddingSystem):
         """Any number of neighbors, as embeddings; one size; a token a step."""
         side = round(self.transformer.config.positions**0.5)
         edge = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True)
+        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True, samples_tokens=True)
 
     @property
     def defaults(self) -> Defaults:
