@@ -12,7 +12,7 @@ import torch
 
 from bowerbird import KnowledgeBase, RARMPipeline
 from bowerbird.core import tensors
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import guidance
@@ -199,6 +199,11 @@ def test_what_a_model_of_tokens_does_not_have_is_refused(pipe: RARMPipeline, kb:
     for wrong in ({"height": 128}, {"num_inference_steps": 20}, {"eta": 1.0}):
         with pytest.raises(BowerbirdError, match="256 tokens, one a step"):
             pipe(neighbors=hits, **wrong)
+
+
+def test_a_tokenizer_of_another_size_is_refused(pipe: RARMPipeline, network: RARMTransformer) -> None:
+    with pytest.raises(MismatchError, match="predicts 20 symbols and the tokenizer has 32"):
+        RARMPipeline(transformer=network, vae=pipe.vae)
 
 
 def test_record_says_how_tokens_were_drawn_and_gives_the_picture_again(
