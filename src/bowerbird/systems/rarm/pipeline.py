@@ -68,7 +68,7 @@ class RARMPipeline(EmbeddingSystem):
         there, wanted = vae.config.num_vq_embeddings, transformer.config.symbols
         if there != wanted:
             raise MismatchError(
-                f"the transformer predicts {wanted} symbols and the tokenizer has {there}; give the tokenizer that it was"
+                f"the transformer predicts {wanted} symbols and the tokenizer has {there}; give the tokenizer it was"
                 " trained with"
             )
         self.register_modules(transformer=transformer, vae=vae)
