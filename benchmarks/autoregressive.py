@@ -61,7 +61,10 @@ def again(network: RARMTransformer, condition: Tokens, batch: int, *, whole: boo
     positions = network.config["positions"]
     lengths = range(1, positions + 1) if whole else np.linspace(1, positions, 9).round().astype(int)
     read = torch.zeros(batch, positions, dtype=torch.long, device=network.device)
-    took = [seconds(partial(network.forward, read[:, : int(n)], condition), 1 if whole else repeats, device) for n in lengths]
+    took = [
+        seconds(partial(network.forward, read[:, : int(n)], condition), 1 if whole else repeats, device)
+        for n in lengths
+    ]
     return float(np.interp(np.arange(1, positions + 1), list(lengths), took).sum())
 
 
