@@ -90,6 +90,18 @@ def generate(
             "--guidance-interval", help="Guide only from and to these shares of the noise, e.g. 0.1,0.8: fewer passes."
         ),
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of models of tokens: 0 takes the likeliest, 1 as learned.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Draw tokens from so many likeliest; 0 from all.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Draw tokens from the likeliest that together have this share.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -285,6 +297,10 @@ def generate(
         steps=counted,
         guidance_scale=guidance_scale,
         guidance_interval=tuple(numbers(guidance_interval, "--guidance-interval")),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
         sampler=sampler,
         eta=eta,
         height=height or size,

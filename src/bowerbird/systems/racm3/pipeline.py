@@ -110,6 +110,8 @@ class RACM3Pipeline(System):
             without_neighbors=True,
             samplers=(SAMPLER,),
             max_references=most,
+            likelihood=True,
+            samples_tokens=True,
         )
 
     @property
