@@ -23,6 +23,7 @@ _LAZY = {
     "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RACM3Pipeline": ("bowerbird.systems.racm3.pipeline", "RACM3Pipeline"),
     "RARMPipeline": ("bowerbird.systems.rarm.pipeline", "RARMPipeline"),
     "RARMTransformer": ("bowerbird.models.rarm_transformer", "RARMTransformer"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
@@ -47,6 +48,7 @@ __all__ = [
     "NeighborUNet",
     "Neighbors",
     "PixelGrid",
+    "RACM3Pipeline",
     "RARMPipeline",
     "RARMTransformer",
     "RDMPipeline",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.racm3.pipeline import RACM3Pipeline
     from bowerbird.systems.rarm.pipeline import RARMPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
