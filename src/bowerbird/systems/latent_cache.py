@@ -257,11 +257,11 @@ def build_latents(
         raise BowerbirdError("varied_views needs every picture in both parts; set system.database_share=0")
 
     def latents_of(view: augment.View) -> Tensor:
-        return torch.cat([encode(view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
+        return torch.cat([encode(view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
         return torch.cat(
-            [embed_tensors(encoder, view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
+            [embed_tensors(encoder, view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
         )
 
     views = views_of(config, size, seed)
@@ -305,7 +305,7 @@ def build_latents(
     )
 
 
-def _fit(pixels: Tensor, size: int) -> Tensor:
+def fit_size(pixels: Tensor, size: int) -> Tensor:
     """uint8 `(n, 3, S, S)` as float in [-1, 1], brought to `size`."""
     x = tensors.to_float(pixels)
     if x.shape[-1] == size:
