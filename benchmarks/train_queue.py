@@ -51,6 +51,7 @@ QUEUE = (
         gpu_batch=512,
         gpu_rate=5e-4,
     ),
+    Entry(
         "tiny-racm3",
         (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
         gpu_batch=128,
