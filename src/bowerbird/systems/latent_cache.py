@@ -261,14 +261,14 @@ def build_latents(
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
         return torch.cat(
-            [_embed(encoder, view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
+            [embed_batch(encoder, view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
         )
 
     views = views_of(config, size, seed)
     latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
     for number in range(config.varied_views):
         parts = [
-            (encode(x), _embed(encoder, x))
+            (encode(x), embed_batch(encoder, x))
             for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number))
         ]
         latents.append(torch.cat([part[0] for part in parts]))
@@ -321,7 +321,7 @@ def _varied(pictures: Pictures, size: int, generator: torch.Generator) -> Iterat
         yield variation.apply(change, pictures.pixels[rows], alpha[rows], size)
 
 
-def _embed(encoder: Encoder, x: Tensor) -> Tensor:
+def embed_batch(encoder: Encoder, x: Tensor) -> Tensor:
     """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
     and the size is its own."""
     fast = getattr(encoder, "embed_pixels", None)

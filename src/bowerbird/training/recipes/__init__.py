@@ -38,6 +38,7 @@ NAMES = {
     "reimagen-paper-256": ("bowerbird.training.recipes.reimagen", "reimagen_paper_256"),
     "reimagen-paper-1024": ("bowerbird.training.recipes.reimagen", "reimagen_paper_1024"),
     "tiny-sd": ("bowerbird.training.recipes.stable_diffusion", "tiny_sd"),
+    "tiny-ip-adapter": ("bowerbird.training.recipes.stable_diffusion", "tiny_ip_adapter"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),
     "judge": ("bowerbird.training.recipes.judge", "judge"),
     "style-judge": ("bowerbird.training.recipes.judge", "style_judge"),
