@@ -251,7 +251,6 @@ def of_adapter(trained: Any, pictures: Any) -> str:
     reference, by the semantic part of the encoder, among all of them? Then on a ground that the prompt asks for."""
     import numpy as np
 
-    from bowerbird.core import tensors
     from bowerbird.data.scenes.words import COLORS, nearest_color, with_article
     from bowerbird.systems.grounded.adapter_training.preview import generate
 
