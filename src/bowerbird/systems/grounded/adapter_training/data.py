@@ -241,7 +241,7 @@ def _assembled(
         peers = same[row]
         own = rng.random(stored) < itself if len(peers) else np.ones(stored, bool)
         others = rng.choice(peers, stored) if len(peers) else np.zeros(stored, np.int64)
-        return np.where(own, row + rng.choice(forms, stored), others).tolist()  # type: ignore[no-any-return]
+        return np.where(own, row + rng.choice(forms, stored), others).tolist()
 
     table = [shows(row, config.itself) for row in range(shown)]
     near = _near(config, pictures, names, styles, whole, shown, rng)
