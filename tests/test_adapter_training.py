@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import doubles
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,7 @@ from bowerbird.training.run import train_recipe
 @pytest.fixture(scope="module")
 def networks(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny forms of the base and of an encoder that describes patches."""
-    found = {"small": Path("small")}
+    found = {"small": Path("small"), "clip": doubles.vision(tmp_path_factory.mktemp("clip") / "vision")}
     for name in ("tiny-sd", "small-patches"):
         recipe, out = recipes.recipe(name, tiny=True), tmp_path_factory.mktemp(name)
         list(train_recipe(recipe, read_pictures(recipe, drawn_folder), out, device="cpu", sheets=False))
@@ -43,7 +44,7 @@ def build(networks: dict[str, Path], encoder: str, source: Path, out: Path) -> I
     return made
 
 
-@pytest.mark.parametrize("encoder", ["small", "small-patches"])
+@pytest.mark.parametrize("encoder", ["small", "small-patches", "clip"])
 def test_it_learns_and_opens_here_and_in_plain_diffusers_with_the_same_pictures(
     encoder: str, networks: dict[str, Path], drawn_folder: Path, tmp_path: Path
 ) -> None:
@@ -156,8 +157,10 @@ def test_stored_embeddings_are_read_and_another_encoder_is_refused(
     assert picture is not None
     again = pipe(neighbors=pipe.own_references("a heart", [picture], [""]), **options)
     np.testing.assert_allclose(again.images, found.images, atol=1e-3)
+    monkeypatch.undo()
+    file = tmp_path / "shipped" / "some-adapter" / "ip-adapter.safetensors"
     with pytest.raises(BowerbirdError, match="and the adapter needs encoder 'model'"):
-        ReferencePipeline.from_pretrained(networks["tiny-sd"], adapter="some-adapter", image_encoder="small")
+        ReferencePipeline.from_pretrained(networks["tiny-sd"], adapter=file, image_encoder="small")
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,6 @@ def test_the_sheet_shows_the_adapter_of_the_moment(
 
 
 def test_a_base_that_takes_no_adapter_of_this_kind_is_refused(tmp_path: Path, drawn_folder: Path) -> None:
-    import doubles
-
     doubles.sdxl().save_pretrained(tmp_path / "xl")
     recipe = with_settings(recipes.recipe("tiny-ip-adapter", tiny=True), [f"system.base={tmp_path / 'xl'}"])
     with pytest.raises(BowerbirdError, match="is a StableDiffusionXLPipeline; an adapter is trained for"):
