@@ -89,7 +89,7 @@ def compvis(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CKPT", help="A released RDM checkpoint: model.ckpt, or the same tensors as safetensors."
+            metavar="CKPT", help="A released RDM or RARM checkpoint: model.ckpt, or the same tensors as safetensors."
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Directory for the model.")] = None,
@@ -113,7 +113,10 @@ def compvis(
         str | None,
         typer.Option("--encoder", help="Encoder of the neighbors; default by their width, CLIP ViT-B/32 or ViT-L/14."),
     ] = None,
-    head_channels: Annotated[int, typer.Option("--head-channels", help="Channels of an attention head.", min=1)] = 32,
+    head_channels: Annotated[
+        int | None,
+        typer.Option("--head-channels", help="Channels of an attention head; default 32, a RARM's 64.", min=1),
+    ] = None,
     heads: Annotated[
         int | None,
         typer.Option("--heads", help="As many attention heads at every level, in place of --head-channels.", min=1),
@@ -127,10 +130,9 @@ def compvis(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over released RDM weights: U-Net, first stage and schedule, in diffusers layout.
+    """Take over released RDM or RARM weights: U-Net or transformer, first stage and schedule, in diffusers layout.
 
-    The file is read without running anything in it, and tensor by tensor. What is not an RDM is refused with the
-    reason.
+    The file is read without running anything in it, and tensor by tensor. What is neither is refused with the reason.
 
     Example: bowerbird import compvis models/rdm/imagenet/model.ckpt --out rdm-imagenet
     """
@@ -138,11 +140,10 @@ def compvis(
         raise BowerbirdError("import compvis: give --out DIR, or --dry-run to see what is in the file")
     if out is not None and not dry_run and out.exists():
         raise BowerbirdError(f"{out}: is there already; give another --out, or remove it")
-    from bowerbird.systems.rdm.interop import compvis as released
+    from bowerbird.systems import released
+    from bowerbird.systems.rdm.interop.compvis import Choices
 
-    choices = released.Choices(
-        head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype, tuple(ignore or ())
-    )
+    choices = Choices(head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype, tuple(ignore or ()))
     plan = released.plan(checkpoint, choices)
     report = plan.report()
     if not dry_run and out is not None:
@@ -156,17 +157,20 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    for part in ("unet", "vae"):
+    for part in ("unet", "transformer", "vae"):
+        if part not in report:
+            continue
         found = report[part]
-        widths = ", ".join(map(str, found["block_out_channels"]))
+        widths = ", ".join(map(str, found.get("block_out_channels") or [found["channels"]]))
         print_line(
             f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}"
             + (f", {found['weights']} weights" if "weights" in found else "")
         )
-    schedule, conventions = report["scheduler"], report["pipeline"]
-    print_line(
-        f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}"
-    )
+    schedule, conventions = report.get("scheduler"), report["pipeline"]
+    if schedule is not None:
+        print_line(
+            f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}"
+        )
     form = "at length 1" if conventions["normalize_embeddings"] else "raw"
     encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
     print_line(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")

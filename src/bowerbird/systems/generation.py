@@ -17,6 +17,7 @@ from bowerbird.core.opening import attempt
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -46,7 +47,8 @@ class Settings:
     neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
     None are the model's own. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
     `change_threshold` are of edits, see `KNNDiffusionPipeline`. `references`: how a base model attends to its
-    references, see `ReferencePipeline`; None is as usual.
+    references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
+    is the model's own.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -63,6 +65,7 @@ class Settings:
     change_threshold: float = CHANGE_THRESHOLD
     references: ReferenceSettings | None = None
     guidance_interval: tuple[float, float] | None = None
+    tokens: TokenSampling | None = None
 
 
 def default_settings(pipe: System) -> Settings:
@@ -153,6 +156,10 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.guidance_interval:
             raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
         options["guidance_interval"] = settings.guidance_interval
+    if settings.tokens is not None:
+        if not can.samples_tokens:
+            raise BowerbirdError(f"{name} draws no tokens one by one; leave `tokens` out")
+        options["token_sampling"] = settings.tokens
     if edits:
         if not can.starts_from_image:
             raise BowerbirdError(f"{name} does not edit pictures; use a model like tiny-knn")

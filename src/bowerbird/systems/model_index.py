@@ -21,7 +21,7 @@ FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
 OWN = ("bowerbird.models", "bowerbird.diffusion")
 LARGEST, LONGEST_TEXT = 2**20, 1000
-SEARCH_MODES = ("hybrid", "dense", "bm25")
+SEARCH_MODES = ("hybrid", "dense", "bm25", "mixed")
 LEAST_EDGE, MOST_EDGE = 4, 4096
 RANGES = {
     "k": (0, 1000),

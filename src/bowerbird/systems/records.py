@@ -70,6 +70,7 @@ def generation_records(
                     if settings.guidance_interval is None
                     else {"guidance_interval": list(settings.guidance_interval)}
                 ),
+                **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
                 **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
                 "size": list(image.size),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},

@@ -19,6 +19,7 @@ from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
@@ -111,6 +112,13 @@ class _References(_Part):
     spans: Annotated[list[Span], Field(max_length=256)] = []
 
 
+class _Tokens(_Part):
+    temperature: Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)]
+    top_k: Annotated[int, Field(ge=0, le=MOST_SYMBOLS)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    min_p: Share
+
+
 class Record(_Part):
     """What of a picture's record generating it again depends on; other entries are passed over."""
 
@@ -132,6 +140,7 @@ class Record(_Part):
     guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
     edit: _Edit | None = None
     references: _References | None = None
+    tokens: _Tokens | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -261,6 +270,7 @@ def settings_of(record: Record) -> Settings:
         else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
         guidance_interval=None if interval is None else (interval[0], interval[1]),
         references=None if record.references is None else _reference_settings(record.references),
+        tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
         **edit,
     )
 

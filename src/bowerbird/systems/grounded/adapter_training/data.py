@@ -31,7 +31,7 @@ from bowerbird.models import clip_text
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.grounded.adapter_training.captions import drawing, named_captions, nameless_captions
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
-from bowerbird.systems.latent_cache import embed_batch, encode_latents
+from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.objective import RunContext
 
 PART = 256
@@ -173,7 +173,7 @@ def _encoded(
         latents.append(encode_latents(autoencoder, x, device=run.device))
 
     def embed(x: Tensor) -> Tensor:
-        return embed_batch(encoder, x)
+        return embed_tensors(encoder, x)
 
     for at, (x, _) in enumerate(changed(variation.identity, len(pictures))):
         if at * PART < shown:
