@@ -51,6 +51,7 @@ QUEUE = (
         gpu_batch=512,
         gpu_rate=1.5e-3,
     ),
+    Entry(
         "tiny-racm3",
         (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
         gpu_batch=128,
@@ -314,8 +315,6 @@ def adapter_sheet(trained: Any, pictures: Any, path: Path) -> None:
     chosen = unknown_things(trained, pictures, 10)
     names = [caption.strip().lower() or "thing" for caption in chosen.captions]
     draw_sheet(trained.pipeline(), names, embeddings_of(trained, chosen), tensors.to_pil(chosen.pixels), path)
-
-
 
 
 def of_documents(trained: Any, pictures: Any) -> str:
