@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from bowerbird import KnowledgeBase, encoders
+from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
@@ -19,7 +21,7 @@ from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.vq import to_tokens
-from bowerbird.systems import generation, jobs, records, regeneration
+from bowerbird.systems import generation, jobs, records, regeneration, reranking
 from bowerbird.systems.queries import Request
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
@@ -30,6 +32,7 @@ from bowerbird.systems.racm3.objective import RACM3Config, RACM3Objective
 from bowerbird.systems.racm3.pipeline import RACM3Pipeline
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
+from tests.test_cli import bowerbird, refused
 
 SMALL = Layout(text_tokens=10, image_tokens=6, text_length=3, side=2)
 CODES, TEXT = np.array([3, 1, 0, 5]), np.array([4, 2])
@@ -259,8 +262,11 @@ def test_the_likelihood_is_that_of_the_chain(pipe: RACM3Pipeline, kb: KnowledgeB
     hits = pipe.retrieve(Request(prompts=("red circle",), k=1), kb)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codes = to_tokens(pipe.vae, x)
-    decoder, given = Decoder(pipe.decoder, pipe.layout, pipe.prompts(hits)), pipe.condition(hits)
+    given = pipe.condition(hits)
+    decoder = Decoder(pipe.decoder, pipe.layout, given.prompts)
     chain = [decoder(codes[:, :t], t, given).log_softmax(-1)[0, codes[0, t]] for t in range(256)]
+    again = pipe.predict(codes[:, :9], torch.tensor(9), given).log_softmax(-1)[0, codes[0, 9]]
+    assert float(again) == pytest.approx(float(chain[9]), abs=1e-4)
     bits = -torch.stack(chain).mean() / math.log(2)
     assert float(pipe.bits_per_token(x, hits)) == pytest.approx(float(bits), abs=1e-4)
     assert float(pipe.bits_per_token(x, hits, null=True)) != pytest.approx(float(bits), abs=1e-4)
@@ -315,3 +321,44 @@ def test_more_documents_than_the_decoder_knows_are_refused(objective: RACM3Objec
         build_objective(recipe, read_pictures(recipe, drawn_folder), drawn_folder.parent / "racm3-refused")
     assert isinstance(recipe.system, RACM3Config)
     assert encoders.load("small").shared_dim == objective.cache.vectors.shape[1]
+
+
+def test_the_best_of_several_is_the_nearest_to_the_prompt_and_is_made_again(pipe: RACM3Pipeline) -> None:
+    encoder = encoders.load("small")
+    hits = pipe.own_references("red circle", [], ()).repeat(2)
+    settings = generation.Settings(steps=256, seed=4, guidance=Guidance("joint", 1.0))
+    best = reranking.generate_best(pipe, hits, settings, encoder, 3)
+    every = generation.generate(pipe, hits.repeat(3), settings)
+    shared = encoder.shared_dim
+    text, made = encoder.embed_text(["red circle"])[0, :shared], encoder.embed_images(every)[:, :shared]
+    cosines = made @ text / np.linalg.norm(made, axis=1) / np.linalg.norm(text)
+    chosen = [int(cosines[:3].argmax()), 3 + int(cosines[3:].argmax())]
+    assert best.seeds == [4 + i for i in chosen]
+    assert best.scores == pytest.approx(cosines[chosen].tolist(), abs=1e-5)
+    again = generation.generate(pipe, hits, settings, picture_seeds=best.seeds)
+    assert [image.tobytes() for image in again] == [image.tobytes() for image in best.images]
+    with pytest.raises(BowerbirdError, match="give a `prompt`"):
+        reranking.generate_best(pipe, dataclasses.replace(hits, queries=()), settings, encoder, 3)
+
+
+def test_the_command_line_generates_the_best_and_captions(
+    pipe: RACM3Pipeline, objective: RACM3Objective, small_kb_path: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    objective.pipeline().save_pretrained(tmp_path / "model")
+    options = ("--kb", small_kb_path, "--prompt", "red circle", "-n", "1", "--best-of", "2", "--seed", "3")
+    bowerbird("generate", tmp_path / "model", *options, "--out", tmp_path / "o", cwd=tmp_path)
+    record = provenance.read_png(tmp_path / "o" / "000.png")
+    assert record["request"]["best_of"] == 2
+    assert record["seed"] in (3, 4)
+    assert record["tokens"] == {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0}
+    picture = next(drawn_folder.rglob("*.png"))
+    said = bowerbird("caption", tmp_path / "model", picture, "--kb", small_kb_path, "--json", cwd=tmp_path)
+    [found] = json.loads(said.stdout)["captions"]
+    assert found["file"] == str(picture)
+    assert len(found["neighbors"]) == 2
+    for arguments, message in (
+        (("caption", tmp_path / "model", picture), "-k 0"),
+        (("caption", "tiny-rdm", picture, "-k", "0"), "writes no captions"),
+        (("generate", "x", "--kb", small_kb_path, "--image", picture, "--best-of", "2", "--out", "p"), "--best-of"),
+    ):
+        refused(*arguments, says=message, cwd=tmp_path)

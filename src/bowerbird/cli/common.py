@@ -128,6 +128,7 @@ FLAGS = {
         "adapter",
         "allow_no_neighbors",
         "alpha",
+        "best_of",
         "bm25_weights",
         "caption",
         "caption_column",

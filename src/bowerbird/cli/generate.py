@@ -220,6 +220,10 @@ def generate(
             "--offload", help="Keep a base's weights in main memory: model (a network at a time), sequential."
         ),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option("--best-of", help="Draw so many for each picture and keep the one nearest to --prompt.", min=1),
+    ] = 1,
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
@@ -270,9 +274,10 @@ def generate(
     counted = tuple(int(step) for step in numbers(steps, "--steps"))
     if any(step != whole for step, whole in zip(numbers(steps, "--steps"), counted, strict=True)):
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
+    from bowerbird import encoders
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records, refinement
+    from bowerbird.systems import generation, jobs, records, refinement, reranking
 
     job = jobs.Job(
         prompt=prompt,
@@ -321,6 +326,8 @@ def generate(
         max_passes=max_passes,
     )
     guard.check_policy(on_copy)
+    if best_of > 1 and (prompt is None or prompts is not None or critic is not None):
+        raise BowerbirdError("generate: --best-of goes with one --prompt, without --prompts and --critic")
     if prompts is not None:
         _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
         return
@@ -336,12 +343,18 @@ def generate(
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
         say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
-        progress = tracker(bar, "generating", job.n)
-        if critic is None or opened is None:
+        progress = tracker(bar, "generating", job.n * best_of)
+        ranked = None
+        if best_of > 1:
+            judge = encoders.load() if opened is None else opened.encoder
+            ranked = reranking.generate_best(pipe, hits, settings, judge, best_of, progress=progress)
+            made = refinement.RefinedPictures(ranked.images, hits)
+        elif critic is None or opened is None:
             made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
         else:
             made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
-    kept = guard.guard(pipe, made.images, made.hits, settings, policy=on_copy)
+    chosen = None if ranked is None else ranked.seeds
+    kept = guard.guard(pipe, made.images, made.hits, settings, picture_seeds=chosen, policy=on_copy)
     made_records = records.generation_records(
         pipe,
         model,
@@ -349,7 +362,7 @@ def generate(
         kept.hits,
         kept.images,
         settings,
-        prepared.request,
+        prepared.request | ({"best_of": best_of} if best_of > 1 else {}),
         picture_seeds=kept.seeds,
         copies=kept.copies,
         refinements=made.records,

@@ -56,12 +56,19 @@ class Prompt:
         )
 
 
-def condition(prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> Conditioning:
-    """What guidance may drop: the documents and the text of each prompt, by weights alone, 0 where there are none."""
+@dataclass(frozen=True)
+class PromptConditioning(Conditioning):
+    """The `prompts` of n rows, and by weights alone which of them have documents and a text: what guidance drops."""
+
+    prompts: tuple[Prompt, ...] = ()
+
+
+def condition(prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> PromptConditioning:
+    """What a picture is generated under after each prompt; weights are 0 where there are no documents or no text."""
     keys = torch.zeros(len(prompts), 1, 1, device=device)
     documents = torch.tensor([[float(bool(prompt.documents))] for prompt in prompts], device=device)
     texts = torch.tensor([[float(len(prompt.text) > 0)] for prompt in prompts], device=device)
-    return Conditioning(Tokens(keys, documents), text=Tokens(keys, texts))
+    return PromptConditioning(Tokens(keys, documents), text=Tokens(keys, texts), prompts=tuple(prompts))
 
 
 @dataclass

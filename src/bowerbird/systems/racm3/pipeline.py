@@ -4,7 +4,7 @@ the words that follow."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +21,11 @@ from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models import document_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
 from bowerbird.models.vq import to_pictures, to_tokens
 from bowerbird.systems import common
-from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
 from bowerbird.systems.queries import Request, make_request
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
-from bowerbird.systems.racm3.decoding import Decoder, Prompt, condition
+from bowerbird.systems.racm3.decoding import Decoder, Prompt, PromptConditioning, condition
 from bowerbird.systems.racm3.layout import Layout, Passage
 from bowerbird.systems.racm3.likelihood import bits_per_code
 from bowerbird.systems.racm3.sampling import choose, write
@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 SAMPLER = "raster"
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A text for a picture, with its log-likelihood in nats a token, and the documents it was written after, one
-    row."""
-
-    text: str
-    log_likelihood: float
-    neighbors: Neighbors = field(compare=False)
 
 
 class RACM3Pipeline(System):
@@ -111,6 +101,7 @@ class RACM3Pipeline(System):
             samplers=(SAMPLER,),
             max_references=most,
             likelihood=True,
+            captions=True,
             samples_tokens=True,
         )
 
@@ -179,8 +170,7 @@ class RACM3Pipeline(System):
             g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
         ]
         balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
-        prompts = self.prompts(hits)
-        codes = self._generate(prompts, generators, numbers, balance, token_sampling, callback_on_step_end)
+        codes = self._generate(self.prompts(hits), generators, numbers, balance, token_sampling, callback_on_step_end)
         made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
         self.maybe_free_model_hooks()
         return SystemOutput(images=made, neighbors=hits)
@@ -268,8 +258,8 @@ class RACM3Pipeline(System):
         knowledge_base: KnowledgeBase | None = None,
         k: int | None = None,
         best_of: int = 1,
-        token_sampling: TokenSampling | None = None,
         seed: int = 0,
+        token_sampling: TokenSampling | None = None,
     ) -> Caption:
         """What `image` shows, in words, after documents that the picture retrieves (k = 0 for none).
 
@@ -340,13 +330,15 @@ class RACM3Pipeline(System):
         rows = zip(self._documents(hits), texts, strict=True)
         return [Prompt(tuple(documents), self._words(text, "the prompt")) for documents, text in rows]
 
-    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
-        """Which rows have documents and a text: what guidance may drop."""
+    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> PromptConditioning:
+        """The prompts of `hits`, and which have documents and a text."""
         return condition(self.prompts(hits), self._execution_device)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """Raises: BowerbirdError: a pass needs the documents themselves, see `decoding.Decoder`."""
-        raise BowerbirdError("RA-CM3 predicts through `decoding.Decoder`, which holds the documents that were read")
+        """The codes so far `(n, t)` -> the logits of the next, `(n, codes)`, float32. All is read again; to go on from
+        what was read, keep a `decoding.Decoder`."""
+        assert isinstance(condition, PromptConditioning)
+        return Decoder(self.decoder, self.layout, condition.prompts)(sample, timestep, condition)
 
     @torch.no_grad()
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
