@@ -17,6 +17,7 @@ from bowerbird.core.version import __version__
 
 _LAZY = {
     "BowerbirdError": ("bowerbird.core.errors", "BowerbirdError"),
+    "InstructPipeline": ("bowerbird.systems.instruct.pipeline", "InstructPipeline"),
     "KNNDiffusionPipeline": ("bowerbird.systems.knn.pipeline", "KNNDiffusionPipeline"),
     "KNNDiscretePipeline": ("bowerbird.systems.knn.discrete_pipeline", "KNNDiscretePipeline"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
@@ -41,6 +42,7 @@ _LAZY = {
 __all__ = [
     "BowerbirdError",
     "Guidance",
+    "InstructPipeline",
     "KNNDiffusionPipeline",
     "KNNDiscretePipeline",
     "KnowledgeBase",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from bowerbird.models.token_transformer import TokenTransformer
     from bowerbird.systems import queries
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
+    from bowerbird.systems.instruct.pipeline import InstructPipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
     from bowerbird.systems.racm3.pipeline import RACM3Pipeline

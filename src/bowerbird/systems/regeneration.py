@@ -10,10 +10,11 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
@@ -21,7 +22,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
 from bowerbird.systems.common import MOST_EDGE
-from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
 from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
@@ -86,12 +87,21 @@ class _Guidance(_Part):
 
 
 class _Edit(_Part):
+    """An edit by instruction has `image_guidance`, any other what starts from a picture."""
+
     name: Name = ""
     source: Coded
-    strength: Annotated[float, Field(gt=0, le=1)]
-    fidelity: Share
-    show_source: bool
     least_change: Annotated[float, Field(ge=0, le=1e6)]
+    image_guidance: Scale | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    fidelity: Share | None = None
+    show_source: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if None in (self.strength, self.fidelity, self.show_source) and self.image_guidance is None:
+            raise PydanticCustomError("edit", "is of no kind: image_guidance, or strength, fidelity and show_source")
+        return self
 
 
 class _Adapter(_Part):
@@ -209,7 +219,7 @@ def neighbors_of(record: Record) -> Neighbors:
         captions=(captions,),
         metadata=(({},) * len(rows),),
         weights=weights,
-        queries=() if record.references is None else (record.query,),
+        queries=(record.query,) if record.references is not None or record.query else (),
     )
     return _placed(record, hits)
 
@@ -256,7 +266,8 @@ def settings_of(record: Record) -> Settings:
     kept, interval = record.guidance, record.guidance_interval
     edit: dict[str, Any] = {}
     if record.edit is not None:
-        edit = {name: getattr(record.edit, key) for key, name in EDIT_SETTINGS.items()}
+        said = {name: getattr(record.edit, key) for key, name in {**EDIT_SETTINGS, **INSTRUCTED}.items()}
+        edit = {name: value for name, value in said.items() if value is not None}
     return Settings(
         steps=tuple(record.steps) if isinstance(record.steps, list) else record.steps,
         guidance_scale=record.guidance_scale,
