@@ -29,6 +29,10 @@ RANGES = {
     "guidance_scale": (-1000, 1000),
     "embedding_length": (0, LARGEST),
     "shared_dim": (0, LARGEST),
+    "temperature": (0, 100),
+    "top_k": (0, LARGEST),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
 }
 
 
