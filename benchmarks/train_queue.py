@@ -37,6 +37,7 @@ TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
     Entry("autoencoder-8", gpu_rate=1.5e-3),
     Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=512, gpu_rate=1e-3),
+    Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=256, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
@@ -44,6 +45,25 @@ QUEUE = (
         gpu_batch=512,
         gpu_rate=8e-4,
     ),
+    Entry(
+        "tiny-ip-adapter",
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        gpu_batch=512,
+        gpu_rate=1.5e-3,
+    ),
+    Entry(
+        "tiny-instruct",
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        gpu_batch=512,
+        gpu_rate=5e-4,
+    ),
+    Entry(
+        "tiny-racm3",
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        gpu_batch=128,
+        gpu_rate=8e-4,
+    ),
+    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches"))),
     Entry("reimagen-drawings-32", gpu_rate=1e-3),
     Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=128),
     Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64),
@@ -119,6 +139,8 @@ def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepa
     def show(trained: Any, path: Path) -> None:
         if sheet is not None:
             sheet(trained, path)
+        if (other := HELD_OUT_SHEETS.get(recipe.system.kind)) is not None:
+            other(trained, held_out, path.with_name(f"{path.stem}-held-out.png"))
         log(f"{entry.name}: {path.stem}: held-out styles: {validate(recipe.system.kind, trained, held_out)}", root)
 
     return Prepared(recipe, objective, out, show)
@@ -177,6 +199,25 @@ def of_autoencoder(trained: Any, pictures: Any) -> str:
     return f"as they are {found[0]}; varied {found[1]}"
 
 
+def of_tokenizer(trained: Any, pictures: Any) -> str:
+    """What its tokens give back, and how many of its codes they use, the pictures as they are and varied."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_pictures, to_tokens
+
+    model, n = trained.model, len(pictures)
+    codes, found, used = int(model.config.num_vq_embeddings), [], []
+    for change in (variation.identity(n), variation.draw(n, torch.Generator().manual_seed(0))):
+        x = variation.apply(change, pictures.pixels, pictures.alpha, 64)
+        tokens = torch.cat([to_tokens(model, part) for part in torch.split(x, 64)])
+        made = torch.cat([to_pictures(model, part).cpu() for part in torch.split(tokens, 64)])
+        used.append(torch.bincount(tokens.flatten().cpu(), minlength=codes))
+        share = used[-1][used[-1] > 0] / used[-1].sum()
+        found.append(f"{decibels(made, x):.2f} dB, {-float((share * share.log2()).sum()):.2f} bits a token")
+    return f"as they are {found[0]}; varied {found[1]}; {int((used[0] + used[1] > 0).sum())} of {codes} codes used"
+
+
 def of_encoder(trained: Any, pictures: Any) -> str:
     """What its tokens give back, and the nearest other picture, which should be the same thing under another variation,
     or be drawn in the same style."""
@@ -221,12 +262,172 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
     return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
 
 
+def unknown_things(trained: Any, pictures: Any, count: int) -> Any:
+    """Up to `count` of the pictures, of things whose name is none of those trained on, each name once."""
+    known, found = set(trained.data.names), dict[str, int]()
+    for row, caption in enumerate(pictures.captions):
+        if (name := caption.strip().lower()) not in known:
+            found.setdefault(name, row)
+    rows = list(found.values()) or list(range(len(pictures)))
+    return pictures.select(rows[:: max(1, len(rows) // count)][:count])
+
+
+def embeddings_of(trained: Any, pictures: Any) -> Any:
+    """What the adapter's encoder makes of `pictures`, at the edge of the base, `(n, d)`."""
+    from bowerbird.core import tensors
+
+    return trained.frozen[1].embed_images(tensors.to_pil(pictures.pixels))
+
+
+def of_adapter(trained: Any, pictures: Any) -> str:
+    """Things whose names were never trained on, from one picture of each: is what comes out nearest to its own
+    reference, by the semantic part of the encoder, among all of them? Then on a ground that the prompt asks for."""
+    import numpy as np
+
+    from bowerbird.data.scenes.words import COLORS, nearest_color, with_article
+    from bowerbird.systems.grounded.adapter_training.preview import generate
+
+    chosen = unknown_things(trained, pictures, 64)
+    pipe, encoder = trained.pipeline(), trained.frozen[1]
+    wanted = embeddings_of(trained, chosen)
+    named = [with_article(caption.strip().lower() or "thing") for caption in chosen.captions]
+
+    def unit(embeddings: Any) -> Any:
+        part = embeddings[:, : encoder.shared_dim]
+        return part / np.linalg.norm(part, axis=1, keepdims=True)
+
+    parts = []
+    for title, prompts, scale in (
+        ("without", named, 0.0),
+        ("with", named, 1.0),
+        ("nameless", ["a picture of it"] * len(named), 1.0),
+    ):
+        alike = unit(encoder.embed_images(generate(pipe, prompts, wanted, scale=scale))) @ unit(wanted).T
+        found = float((alike.argmax(1) == np.arange(len(alike))).mean())
+        parts.append(f"{title} {found:.1%} nearest ({float(np.diag(alike).mean()):.3f})")
+    grounds = [list(COLORS)[row % len(COLORS)] for row in range(len(named))]
+    made = generate(pipe, [f"{name} on {color}" for name, color in zip(named, grounds, strict=True)], wanted)
+    rims = [np.asarray(image)[[0, 1, -2, -1]].reshape(-1, 3) for image in made]
+    seen = [nearest_color(tuple(np.median(rim, 0).astype(int).tolist())) for rim in rims]
+    right = sum(a == b for a, b in zip(grounds, seen, strict=True)) / len(grounds)
+    return f"things without a name in training, of {len(named)}: {', '.join(parts)}; ground as asked {right:.1%}"
+
+
+def adapter_sheet(trained: Any, pictures: Any, path: Path) -> None:
+    """Things whose names were never trained on, drawn in styles that were not: see `adapter_training.preview`."""
+    from bowerbird.core import tensors
+    from bowerbird.systems.grounded.adapter_training.preview import draw_sheet
+
+    chosen = unknown_things(trained, pictures, 10)
+    names = [caption.strip().lower() or "thing" for caption in chosen.captions]
+    draw_sheet(trained.pipeline(), names, embeddings_of(trained, chosen), tensors.to_pil(chosen.pixels), path)
+
+
+def of_edits(trained: Any, pictures: Any) -> str:
+    """Edits with held-out names in held-out wordings; styles that were held out say nothing of it. Done: nearer to what
+    is wanted than to what was there."""
+    from bowerbird.systems.instruct.preview import held_out_edits
+
+    held = trained.data.held_out
+    rows = list(range(len(held.instructions)))
+    if not rows:
+        return "no edit is held out"
+    source, wanted = held.source, held.wanted
+    named = held.weights > 0
+    found = []
+    for given in (True, False):
+        made = held_out_edits(trained, rows, references=given)
+        nearer = (made - wanted).square().mean((1, 2, 3)) < (made - source).square().mean((1, 2, 3))
+        part = f", of named things {float(nearer[named].float().mean()):.1%}" if bool(named.any()) else ""
+        name = "with references" if given else "without"
+        found.append(f"{name} {decibels(made, wanted):.2f} dB, done {float(nearer.float().mean()):.1%}{part}")
+    return f"{len(rows)} held-out edits (unchanged {decibels(source, wanted):.2f} dB): {'; '.join(found)}"
+
+
+def of_documents(trained: Any, pictures: Any) -> str:
+    """How probable pictures are, given their caption and the two documents it retrieves of those that were trained on,
+    the documents of another, none, or the picture itself as a document."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_tokens
+    from bowerbird.systems.racm3 import documents, objective
+    from bowerbird.systems.racm3 import layout as lay
+    from bowerbird.systems.racm3.likelihood import bits_per_code
+
+    tokenizer, encoder, words = trained.frozen
+    n, plan = len(pictures), trained.layout
+    size = int(tokenizer.config.sample_size)
+    x = variation.apply(variation.identity(n), pictures.pixels, pictures.alpha, size)
+    own = torch.cat([to_tokens(tokenizer, part).cpu() for part in torch.split(x, 64)]).numpy()
+    texts = objective.text_tokens(words, list(pictures.captions))
+    scores = documents.text_half(encoder, pictures.captions) @ trained.cache.vectors.float().T
+    near = scores.topk(min(2, scores.shape[1])).indices.tolist()
+
+    def given(codes: Any, text: Any, number: int) -> Any:
+        return lay.retrieved(plan, codes, text, number)
+
+    def retrieved(row: int) -> list[Any]:
+        return [given(trained.codes[0, r], trained.plain[r], i) for i, r in enumerate(near[row % n], start=1)]
+
+    cases: dict[str, list[list[Any]]] = {
+        "its documents": [retrieved(row) for row in range(n)],
+        "those of another": [retrieved(row + n // 2) for row in range(n)],
+        "none": [[] for _ in range(n)],
+        "itself": [[given(own[row], texts[row], 1)] for row in range(n)],
+    }
+    said = []
+    for name, before in cases.items():
+        passages = [lay.join([*before[i], lay.picture_from_text(plan, own[i], texts[i])]) for i in range(n)]
+        said.append(f"{name} {float(bits_per_code(trained.decoder, plan, passages).mean()):.3f}")
+    return f"bits an image token given {', '.join(said)}"
+
+
+def of_tokens(trained: Any, pictures: Any) -> str:
+    """How probable pictures are given the nearest that were trained on, those of another picture, and none; and given
+    themselves."""
+    import torch
+    from torch.nn import functional as F
+
+    from bowerbird.core import tensors
+    from bowerbird.core.types import Neighbors
+    from bowerbird.data import variation
+
+    pipe, encoder, k = trained.pipeline(), trained.frozen[1], trained.config.draws.k
+    edge = pipe.capabilities.sizes[0]
+    x = variation.apply(variation.identity(len(pictures)), pictures.pixels, pictures.alpha, edge)
+    own = torch.from_numpy(encoder.embed_images(tensors.to_pil(x)))
+    database = trained.cache.embeddings[0].float()
+    near = (F.normalize(own, dim=1) @ F.normalize(database, dim=1).T).topk(min(k, len(database)), dim=1).indices
+    found = database[near]
+    given = {
+        "its neighbors": (found, False),
+        "those of another": (found.roll(len(found) // 2, 0), False),
+        "none": (found, True),
+        "itself": (own[:, None], False),
+    }
+    said = []
+    for name, (embeddings, null) in given.items():
+        bits = []
+        for rows in torch.split(torch.arange(len(x)), 64):
+            hits = Neighbors.from_embeddings(embeddings[rows].numpy(), [[""] * embeddings.shape[1]] * len(rows))
+            bits.append(pipe.bits_per_token(x[rows], hits, null=null))
+        said.append(f"{name} {float(torch.cat(bits).mean()):.3f}")
+    return f"bits a token given {', '.join(said)}"
+
+
+HELD_OUT_SHEETS: dict[str, Callable[[Any, Any, Path], None]] = {"ip-adapter": adapter_sheet}
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
+    "vq": of_tokenizer,
     "patch-encoder": of_encoder,
+    "racm3": of_documents,
     "rdm": of_pipeline,
+    "rarm": of_tokens,
     "reimagen": of_pipeline,
     "stable-diffusion": of_text_to_image,
+    "ip-adapter": of_adapter,
+    "instruct": of_edits,
 }
 
 

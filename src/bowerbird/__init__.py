@@ -17,12 +17,16 @@ from bowerbird.core.version import __version__
 
 _LAZY = {
     "BowerbirdError": ("bowerbird.core.errors", "BowerbirdError"),
+    "InstructPipeline": ("bowerbird.systems.instruct.pipeline", "InstructPipeline"),
     "KNNDiffusionPipeline": ("bowerbird.systems.knn.pipeline", "KNNDiffusionPipeline"),
     "KNNDiscretePipeline": ("bowerbird.systems.knn.discrete_pipeline", "KNNDiscretePipeline"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
     "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RACM3Pipeline": ("bowerbird.systems.racm3.pipeline", "RACM3Pipeline"),
+    "RARMPipeline": ("bowerbird.systems.rarm.pipeline", "RARMPipeline"),
+    "RARMTransformer": ("bowerbird.models.rarm_transformer", "RARMTransformer"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
     "ReImagenPipeline": ("bowerbird.systems.reimagen.pipeline", "ReImagenPipeline"),
     "ReferencePipeline": ("bowerbird.systems.grounded.pipeline", "ReferencePipeline"),
@@ -38,6 +42,7 @@ _LAZY = {
 __all__ = [
     "BowerbirdError",
     "Guidance",
+    "InstructPipeline",
     "KNNDiffusionPipeline",
     "KNNDiscretePipeline",
     "KnowledgeBase",
@@ -45,6 +50,9 @@ __all__ = [
     "NeighborUNet",
     "Neighbors",
     "PixelGrid",
+    "RACM3Pipeline",
+    "RARMPipeline",
+    "RARMTransformer",
     "RDMPipeline",
     "ReImagenPipeline",
     "ReferencePipeline",
@@ -64,12 +72,16 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.pixels import PixelGrid
+    from bowerbird.models.rarm_transformer import RARMTransformer
     from bowerbird.models.text_tower import SmallTextTower
     from bowerbird.models.token_transformer import TokenTransformer
     from bowerbird.systems import queries
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
+    from bowerbird.systems.instruct.pipeline import InstructPipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.racm3.pipeline import RACM3Pipeline
+    from bowerbird.systems.rarm.pipeline import RARMPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
     from bowerbird.training import recipes

@@ -257,18 +257,18 @@ def build_latents(
         raise BowerbirdError("varied_views needs every picture in both parts; set system.database_share=0")
 
     def latents_of(view: augment.View) -> Tensor:
-        return torch.cat([encode(view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
+        return torch.cat([encode(view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
         return torch.cat(
-            [_embed(encoder, view(_fit(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
+            [embed_tensors(encoder, view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
         )
 
     views = views_of(config, size, seed)
     latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
     for number in range(config.varied_views):
         parts = [
-            (encode(x), _embed(encoder, x))
+            (encode(x), embed_tensors(encoder, x))
             for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number))
         ]
         latents.append(torch.cat([part[0] for part in parts]))
@@ -305,7 +305,7 @@ def build_latents(
     )
 
 
-def _fit(pixels: Tensor, size: int) -> Tensor:
+def fit_size(pixels: Tensor, size: int) -> Tensor:
     """uint8 `(n, 3, S, S)` as float in [-1, 1], brought to `size`."""
     x = tensors.to_float(pixels)
     if x.shape[-1] == size:
@@ -321,7 +321,7 @@ def _varied(pictures: Pictures, size: int, generator: torch.Generator) -> Iterat
         yield variation.apply(change, pictures.pixels[rows], alpha[rows], size)
 
 
-def _embed(encoder: Encoder, x: Tensor) -> Tensor:
+def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:
     """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
     and the size is its own."""
     fast = getattr(encoder, "embed_pixels", None)
