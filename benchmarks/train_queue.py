@@ -35,18 +35,18 @@ class Entry:
 
 TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
-    Entry("autoencoder-8", gpu_rate=1.5e-3),
-    Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=512, gpu_rate=1e-3),
+    Entry("autoencoder-8", gpu_batch=192, gpu_rate=1.5e-3),
+    Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=256, gpu_rate=8e-4),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
         (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches")),
-        gpu_batch=512,
-        gpu_rate=8e-4,
+        gpu_batch=256,
+        gpu_rate=7e-4,
     ),
-    Entry("reimagen-drawings-32", gpu_rate=1e-3),
-    Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=128),
-    Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64),
+    Entry("reimagen-drawings-32", gpu_batch=192, gpu_rate=1e-3),
+    Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=96, gpu_rate=8e-4),
+    Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64, gpu_rate=7e-4),
 )
 
 
