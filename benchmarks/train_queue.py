@@ -44,6 +44,7 @@ QUEUE = (
         gpu_batch=256,
         gpu_rate=7e-4,
     ),
+    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")), gpu_batch=192),
     Entry("reimagen-drawings-32", gpu_batch=192, gpu_rate=1e-3),
     Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=96, gpu_rate=8e-4),
     Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64, gpu_rate=7e-4),
@@ -221,10 +222,44 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
     return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
 
 
+def of_tokens(trained: Any, pictures: Any) -> str:
+    """How probable pictures are given the nearest that were trained on, those of another picture, and none; and given
+    themselves."""
+    import torch
+    from torch.nn import functional as F
+
+    from bowerbird.core import tensors
+    from bowerbird.core.types import Neighbors
+    from bowerbird.data import variation
+
+    pipe, encoder, k = trained.pipeline(), trained.frozen[1], trained.config.draws.k
+    edge = pipe.capabilities.sizes[0]
+    x = variation.apply(variation.identity(len(pictures)), pictures.pixels, pictures.alpha, edge)
+    own = torch.from_numpy(encoder.embed_images(tensors.to_pil(x)))
+    database = trained.cache.embeddings[0].float()
+    near = (F.normalize(own, dim=1) @ F.normalize(database, dim=1).T).topk(min(k, len(database)), dim=1).indices
+    found = database[near]
+    given = {
+        "its neighbors": (found, False),
+        "those of another": (found.roll(len(found) // 2, 0), False),
+        "none": (found, True),
+        "itself": (own[:, None], False),
+    }
+    said = []
+    for name, (embeddings, null) in given.items():
+        bits = []
+        for rows in torch.split(torch.arange(len(x)), 64):
+            hits = Neighbors.from_embeddings(embeddings[rows].numpy(), [[""] * embeddings.shape[1]] * len(rows))
+            bits.append(pipe.bits_per_token(x[rows], hits, null=null))
+        said.append(f"{name} {float(torch.cat(bits).mean()):.3f}")
+    return f"bits a token given {', '.join(said)}"
+
+
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "patch-encoder": of_encoder,
     "rdm": of_pipeline,
+    "rarm": of_tokens,
     "reimagen": of_pipeline,
     "stable-diffusion": of_text_to_image,
 }

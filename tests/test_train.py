@@ -32,7 +32,7 @@ from bowerbird.training.recipe import (
 from bowerbird.training.run import train_recipe
 from bowerbird.training.schedule import learning_rate
 
-RATES = {"tiny-vq": 3e-4, "tiny-knn-discrete": 1e-2}
+RATES = {"tiny-vq": 3e-4, "tiny-knn-discrete": 1e-2, "tiny-rarm": 1e-2}
 """Learning rates at which eight steps show; the tokenizer starts from trained weights, which large steps only spoil."""
 KINDS = [
     "small",
@@ -40,6 +40,7 @@ KINDS = [
     "tiny-vq",
     "tiny-rdm",
     "tiny-rdm-fast",
+    "tiny-rarm",
     "tiny-knn",
     "tiny-knn-discrete",
     "tiny-reimagen-32",
@@ -89,6 +90,12 @@ def opens(name: str, model: Path) -> None:
         pipe = RDMPipeline.from_pretrained(model)
         assert sum(pipe.proposal_counts.values()) > 0
         assert pipe.config.encoder_fingerprint == encoders.load("small").fingerprint
+    elif name == "tiny-rarm":
+        from bowerbird.systems import loading
+
+        pipe = loading.open_pipeline(str(model))
+        assert (type(pipe).__name__, pipe.capabilities.sizes) == ("RARMPipeline", (64,))
+        assert sum(pipe.proposal_counts.values()) > 0
     elif name.startswith("tiny-knn"):
         from bowerbird.systems import loading
 

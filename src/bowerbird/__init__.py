@@ -23,6 +23,8 @@ _LAZY = {
     "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RARMPipeline": ("bowerbird.systems.rarm.pipeline", "RARMPipeline"),
+    "RARMTransformer": ("bowerbird.models.rarm_transformer", "RARMTransformer"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
     "ReImagenPipeline": ("bowerbird.systems.reimagen.pipeline", "ReImagenPipeline"),
     "ReferencePipeline": ("bowerbird.systems.grounded.pipeline", "ReferencePipeline"),
@@ -45,6 +47,8 @@ __all__ = [
     "NeighborUNet",
     "Neighbors",
     "PixelGrid",
+    "RARMPipeline",
+    "RARMTransformer",
     "RDMPipeline",
     "ReImagenPipeline",
     "ReferencePipeline",
@@ -64,12 +68,14 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.models.neighbor_unet import NeighborUNet
     from bowerbird.models.pixels import PixelGrid
+    from bowerbird.models.rarm_transformer import RARMTransformer
     from bowerbird.models.text_tower import SmallTextTower
     from bowerbird.models.token_transformer import TokenTransformer
     from bowerbird.systems import queries
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.rarm.pipeline import RARMPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline
     from bowerbird.training import recipes

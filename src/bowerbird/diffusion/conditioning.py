@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core.types import TokenLayout
+from bowerbird.core.types import Encoder, TokenLayout
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 
 
@@ -67,6 +67,26 @@ def _unit_variance(part: Tensor) -> Tensor:
 def token_width(layout: TokenLayout) -> int:
     """Dimensions of the tokens that `patch_tokens` makes."""
     return layout.semantic + layout.style + layout.token_dim + layout.tokens + 1
+
+
+def condition_width(encoder: Encoder) -> int:
+    """Dimensions of the tokens that `condition_tokens` makes of the embeddings of `encoder`."""
+    layout = getattr(encoder, "layout", None)
+    return encoder.dim if layout is None else token_width(layout)
+
+
+def condition_tokens(
+    embeddings: Tensor,
+    weights: Tensor,
+    layout: TokenLayout | None,
+    *,
+    normalize: bool = True,
+    length: float | None = None,
+) -> Conditioning:
+    """`patch_tokens` of embeddings that have a layout, `neighbor_tokens` of those that have none."""
+    if layout is not None:
+        return patch_tokens(embeddings, weights, layout)
+    return neighbor_tokens(embeddings, weights, normalize=normalize, length=length)
 
 
 def query_tokens(embeddings: Tensor, weights: Tensor, queries: Tensor, shared_dim: int) -> Conditioning:

@@ -59,6 +59,7 @@ class Capabilities:
     `guidance_interval`: guidance can be kept to a part of the steps.
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
+    `likelihood`: it says how probable a picture is (`System.bits_per_token`).
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -74,6 +75,7 @@ class Capabilities:
     samplers: tuple[str, ...] = schedulers.SAMPLERS
     max_references: int | None = None
     takes_references: bool = False
+    likelihood: bool = False
 
     @property
     def stages(self) -> int:
@@ -230,6 +232,11 @@ class System(DiffusionPipeline, ABC):
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
         raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
+
+    def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
+        """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
+        without neighbors. Only systems with a `likelihood` have one."""
+        raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
 
     def fingerprint(self) -> str:
         """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""

@@ -316,7 +316,7 @@ def build_latents(
     )
 
 
-def _fit(pixels: Tensor, size: int) -> Tensor:
+def fit_size(pixels: Tensor, size: int) -> Tensor:
     """uint8 `(n, 3, S, S)` as float in [-1, 1], brought to `size`."""
     x = tensors.to_float(pixels)
     if x.shape[-1] == size:
@@ -327,7 +327,7 @@ def _fit(pixels: Tensor, size: int) -> Tensor:
 def _parts(pictures: Pictures, rows: np.ndarray, size: int, device: str) -> Iterator[Tensor]:
     """The pictures at `rows` in parts, as floats of the edge `size` on `device`."""
     for part in torch.split(pictures.pixels[rows], part_size(device)):
-        yield _fit(part.to(device), size)
+        yield fit_size(part.to(device), size)
 
 
 def _varied(pictures: Pictures, size: int, generator: torch.Generator, device: str) -> Iterator[Tensor]:

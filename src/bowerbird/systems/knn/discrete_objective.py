@@ -21,16 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird import encoders
-from bowerbird.core import files, seeds
+from bowerbird.core import seeds
 from bowerbird.core.types import Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import discrete
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
 from bowerbird.models.token_transformer import TokenTransformer
-from bowerbird.models.vq import fit_tokenizer, to_cache_tokens
+from bowerbird.models.vq import to_cache_tokens
 from bowerbird.systems import common
-from bowerbird.systems.components import load_autoencoder, load_tokenizer, weights_hash
 from bowerbird.systems.knn.batches import (
     ConditionBatch,
     ConditionSampling,
@@ -42,9 +41,7 @@ from bowerbird.systems.knn.batches import (
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, network
-
-TOKENIZER_BASE = "tiny-autoencoder"
-"""What a tokenizer is fitted to where the settings name none."""
+from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
 
 
 class TokenSizes(BaseModel):
@@ -165,7 +162,7 @@ class KNNDiscreteObjective(Objective[KNNDiscreteBatch]):
 
 def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNNDiscreteObjective:
     """The objective over `pictures`, with the frozen networks that `config` names, or a tokenizer fitted here."""
-    encoder, tokenizer = encoders.load(config.encoder), _open_tokenizer(config, pictures, run)
+    encoder, tokenizer = encoders.load(config.encoder), open_tokenizer(config.tokenizer, config.symbols, pictures, run)
     cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
     check_neighbors(cache, config.draws, run)
     return KNNDiscreteObjective(config, cache, tokenizer, encoder, run.seed)
@@ -173,18 +170,4 @@ def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNN
 
 def frozen(config: KNNDiscreteConfig) -> list[str]:
     """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
-    network = load_autoencoder(TOKENIZER_BASE) if config.tokenizer is None else load_tokenizer(config.tokenizer)
-    return [encoders.load(config.encoder).fingerprint, weights_hash(network)]
-
-
-def _open_tokenizer(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> Any:
-    """The tokenizer that the settings name; without one, the bundled autoencoder with a codebook fitted to the
-    pictures."""
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer)
-    kept = run.out / "tokenizer"
-    if not kept.is_dir():  # fitted once a run: another fit would be other tokens
-        with files.atomic_directory(kept) as folder:
-            model = fit_tokenizer(load_autoencoder(TOKENIZER_BASE), pictures.pixels, config.symbols, run.seed)
-            model.half().save_pretrained(folder)
-    return load_tokenizer(str(kept))
+    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]

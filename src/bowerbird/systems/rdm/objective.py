@@ -42,8 +42,8 @@ from bowerbird.systems.latent_cache import (
     cached_latents,
     check_edge,
     check_neighbors,
-    sample_neighbors,
 )
+from bowerbird.systems.neighbor_sampling import sample_items
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, column, network, shares
 
@@ -106,7 +106,7 @@ class RDMObjective(Objective[RDMBatch]):
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.layout = getattr(encoder, "layout", None)
-            width = encoder.dim if self.layout is None else conditioning.token_width(self.layout)
+            width = conditioning.condition_width(encoder)
             self.unet = with_short_attention(build_unet(config.unet, width))
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.prediction_type)
 
@@ -116,10 +116,7 @@ class RDMObjective(Objective[RDMBatch]):
 
     def forward(self, batch: RDMBatch) -> Tensor:
         """E || target - network(z_t, t, {phi(y)}) ||^2. Source: RDM, equation 4."""
-        if self.layout is None:
-            condition = conditioning.neighbor_tokens(batch["embeddings"], batch["weights"], normalize=True)
-        else:
-            condition = conditioning.patch_tokens(batch["embeddings"], batch["weights"], self.layout)
+        condition = conditioning.condition_tokens(batch["embeddings"], batch["weights"], self.layout)
         tokens = condition.without("neighbors", rows=batch["null"]).neighbors
         assert isinstance(tokens, Tokens)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
@@ -148,10 +145,7 @@ def sample_batch(
     """Latents with neighbors: one k for the batch (1..`config.k`, or `config.k` without `vary_k`); a view, a mix and
     a dropout for each item."""
     rng = seeds.numpy_generator(seed, "batch", step, rank)
-    rows = rng.integers(cache.latents.shape[1], size=size)
-    k = int(rng.integers(1, config.k + 1)) if config.vary_k else config.k
-    null = rng.random(size) < (config.null_probability if config.neighbors else 1.0)
-    sample = sample_neighbors(config, cache, rng, rows, k, null)
+    sample, null = sample_items(config, cache, rng, size, config.null_probability if config.neighbors else 1.0)
     generator = seeds.torch_generator(seed, "noise", step, rank)
     clean = sample.clean(cache)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +10,26 @@ import torch
 from torch import Tensor
 
 from bowerbird.core import seeds
-from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.core.files import load_tensors, save_tensors
-from bowerbird.core.types import Neighbors, TokenLayout
+from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import low_rank, weights
 from bowerbird.models.weights import bundled
-from bowerbird.systems import common, queries
-from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
-from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems import common
+from bowerbird.systems.base import Callback, Capabilities, Denoising, SystemOutput
+from bowerbird.systems.embedding_system import EmbeddingSystem, layout_of
+from bowerbird.systems.queries import make_request
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
 
-COUNTS_FILE = "proposal.safetensors"
 AS_SAVED = "as-saved"
 """The sampler that is the scheduler saved with the model."""
 
 
-class RDMPipeline(System):
+class RDMPipeline(EmbeddingSystem):
     """Generates from the embeddings of retrieved pictures.
 
     `normalize_embeddings` and `embedding_length` (None: sqrt(d)) say how the network wants embeddings, see
@@ -78,8 +75,7 @@ class RDMPipeline(System):
             text_mode=text_mode,
             token_layout=token_layout,
         )
-        self.layout = None if token_layout is None else TokenLayout(**token_layout)
-        self._counts: dict[int, int] = {}
+        self.layout = layout_of(token_layout)
         self._as_made = self._chosen = scheduler
 
     @property
@@ -88,15 +84,6 @@ class RDMPipeline(System):
         size = common.trained_size(self.unet, self.vae)
         samplers = (*schedulers.SAMPLERS, AS_SAVED)
         return Capabilities((size,), guidance_interval=True, any_size=True, samplers=samplers)
-
-    @property
-    def proposal_counts(self) -> dict[int, int]:
-        """How often each item was a neighbor in training, by id."""
-        return self._counts
-
-    @proposal_counts.setter
-    def proposal_counts(self, counts: dict[int, int]) -> None:
-        self._counts = counts
 
     @torch.no_grad()
     def __call__(
@@ -185,53 +172,10 @@ class RDMPipeline(System):
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
 
-    def retrieve(
-        self,
-        request: Request,
-        kb: KnowledgeBase | None,
-        count: int = 1,
-        *,
-        seed: int = 0,
-        proposal: dict[int, int] | None = None,
-    ) -> Neighbors:
-        """The neighbors for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a
-        foreign database."""
-        if kb is None:
-            raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
-        counts = self.proposal_counts if proposal is None else proposal
-        request = self.resolve(request, kb)
-        return queries.retrieve(self.check_knowledge_base(kb), request, count, seed=seed, counts=counts)
-
-    def resolve(self, request: Request, kb: KnowledgeBase | None = None) -> Request:
-        """`request` with what this model takes where it leaves something open; prompts enter as its authors let them
-        (`text_mode`)."""
-        request = super().resolve(request, kb)
-        own = self.config.text_mode
-        if request.prompts is None or request.text_mode is not None or own == "neighbors":
-            return request
-        return replace(request, text_mode=own)
-
-    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
-        """Neighbors -> tokens on the network's device. Raises: MismatchError when the embeddings have another
-        width."""
-        width = self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim
-        if self.layout is not None:
-            width = self.layout.dim
-        if hits.embeddings.shape[-1] != width:
-            raise MismatchError(
-                f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
-                f" encoder {self.config.encoder_name!r}"
-            )
-        weights = common.weights_of(hits, self.unet.dtype)
-        given = torch.from_numpy(hits.embeddings), torch.from_numpy(weights)
-        if self.layout is not None:
-            tokens = conditioning.patch_tokens(*given, self.layout)
-        else:
-            settings = {"normalize": self.config.normalize_embeddings, "length": self.config.embedding_length}
-            tokens = conditioning.neighbor_tokens(*given, **settings)
-        place = (self._execution_device, self.unet.dtype)
-        null = tokens.neighbors_null
-        return Conditioning(tokens.neighbors.to(*place), None if null is None else null.to(*place))
+    @property
+    def condition_dim(self) -> int:
+        """Of the tokens that the U-Net attends to."""
+        return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
@@ -259,16 +203,6 @@ class RDMPipeline(System):
         """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
         return common.decode_latents(self.vae, latents)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """diffusers' layout, plus `proposal.safetensors` where there are counts."""
-        super().save_pretrained(save_directory, **kwargs)
-        if self.proposal_counts:
-            ids, counts = (
-                torch.tensor(list(side), dtype=torch.int64)
-                for side in (self.proposal_counts.keys(), self.proposal_counts.values())
-            )
-            save_tensors(Path(save_directory) / COUNTS_FILE, {"ids": ids, "counts": counts})
-
     @classmethod
     def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
         """Of a bundled model: the bundled autoencoder, and the base network where only what was changed is kept."""
@@ -283,15 +217,7 @@ class RDMPipeline(System):
             shared["unet"] = low_rank.merge(base, factors, common.fingerprint([base])).to(dtype)
         return shared
 
-    def after_loading(self, place: Path) -> None:
-        """p_D's counts; a bundled model that is a change of another has that one's."""
+    def counts_place(self, place: Path) -> Path:
+        """A bundled model that is a change of another has that one's."""
         changed = place.parent == weights.FOLDER and (place / low_rank.FOLDER).is_dir()
-        file = ((bundled("tiny-rdm") if changed else None) or place) / COUNTS_FILE
-        if file.is_file():
-            stored = load_tensors(file)
-            ids, counts = stored["ids"], stored["counts"]
-            if ids.ndim != 1 or ids.shape != counts.shape or ids.dtype != counts.dtype or ids.is_floating_point():
-                raise BowerbirdError(f"{file}: no ids with a count each; fetch it again")
-            if len(counts) and int(counts.min()) < 0:
-                raise BowerbirdError(f"{file}: a count is below 0; fetch it again")
-            self.proposal_counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        return (bundled("tiny-rdm") if changed else None) or place

@@ -29,6 +29,7 @@ NAMES = {
     "tiny-rdm": ("bowerbird.training.recipes.rdm", "tiny_rdm"),
     "tiny-rdm-fast": ("bowerbird.training.recipes.rdm", "tiny_rdm_fast"),
     "tiny-rdm-no-neighbors": ("bowerbird.training.recipes.rdm", "tiny_rdm_no_neighbors"),
+    "tiny-rarm": ("bowerbird.training.recipes.rarm", "tiny_rarm"),
     "tiny-knn": ("bowerbird.training.recipes.knn", "tiny_knn"),
     "tiny-knn-discrete": ("bowerbird.training.recipes.knn", "tiny_knn_discrete"),
     "tiny-reimagen-32": ("bowerbird.training.recipes.reimagen", "tiny_reimagen_32"),

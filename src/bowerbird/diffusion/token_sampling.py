@@ -1,0 +1,57 @@
+"""Which tokens a model that predicts them one by one draws from: temperature, top-k, top-p and min-p.
+
+Guidance acts on the logits before, as in the released RARM (arXiv 2204.11824): top-k of each part would leave guidance
+tokens that the other rules out.
+Source: top-p, arXiv 1904.09751; min-p, arXiv 2407.01082.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.diffusion import discrete
+
+
+@dataclass(frozen=True)
+class TokenSampling:
+    """How a token is drawn: logits divided by `temperature` (0: the likeliest), then of the `top_k` likeliest (0: all),
+    of the likeliest that together have probability `top_p`, of those at least `min_p` times as likely as the likeliest.
+
+    Raises: BowerbirdError for values outside their range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "temperature, 0 or more": 0 <= self.temperature < float("inf"),
+            "top_k, 0 (all) or more": self.top_k >= 0,
+            "top_p, above 0 and at most 1": 0 < self.top_p <= 1,
+            "min_p, from 0 to 1": 0 <= self.min_p <= 1,
+        }
+        wrong = [name for name, fits in ranges.items() if not fits]
+        if wrong:
+            raise BowerbirdError(f"{wrong[0]}; got {getattr(self, wrong[0].partition(',')[0])}")
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """Logits `(…, S)` -> log-probabilities that are drawn from, -inf for what never is."""
+        logits = logits.float()
+        if self.temperature == 0:
+            never = torch.full_like(logits, -torch.inf)
+            return never.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+        said = (logits / self.temperature).log_softmax(-1)
+        if 0 < self.top_k < said.shape[-1]:
+            ordered, index = said.topk(self.top_k, dim=-1)
+            said = torch.full_like(said, -torch.inf).scatter(-1, index, ordered).log_softmax(-1)
+        said = discrete.truncated(said, self.top_p)
+        if self.min_p:
+            least = said.amax(-1, keepdim=True) + torch.tensor(self.min_p).log()
+            said = said.masked_fill(said < least, -torch.inf).log_softmax(-1)
+        return said

@@ -1,0 +1,154 @@
+"""The transformer of RARM: a picture's tokens in raster order, each predicted from those before it and from the
+neighbors' embeddings.
+
+Its blocks are diffusers' `BasicTransformerBlock`: causal self-attention, cross-attention to a set without positions, a
+gated feed-forward. Names and shapes are those of the released weights (364 tensors at their size).
+Source: arXiv 2204.11824, section 3 and appendix; CompVis/retrieval-augmented-diffusion-models,
+`rdm/modules/attention.py: RetrievalPatchTransformer`.
+
+Differs from the release: generating keeps keys and values (`DecodingState`) where it ran the whole prefix again at
+every token; what is computed is the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models.neighbor_unet import log_weights
+from bowerbird.models.short_attention import MOST_KEYS
+
+
+@dataclass
+class DecodingState:
+    """What generation need not compute again, a pair a block: `neighbors`, keys and values of the condition; `past`,
+    those of the `length` positions so far, in room for all `(B, heads, positions, head_channels)`. `bias`: the
+    logarithms of the condition's weights `(B, 1, 1, L)`."""
+
+    neighbors: list[tuple[Tensor, Tensor]]
+    bias: Tensor
+    past: list[tuple[Tensor, Tensor]]
+    length: int = 0
+
+
+class RARMTransformer(ModelMixin, ConfigMixin):
+    """`symbols` on `positions` places, from a condition of `embed_dim` numbers a token; the defaults are the released
+    network.
+
+    Read are two symbols more, as released: `symbols` is a mask, which the release never uses, `symbols` + 1 the start.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        symbols: int = 16384,
+        positions: int = 256,
+        channels: int = 768,
+        layers: int = 18,
+        head_channels: int = 64,
+        embed_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.proj_in = nn.Embedding(symbols + 2, channels)
+        self.positional_encoding = nn.Parameter(torch.randn(channels, positions) / channels**0.5)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(channels, channels // head_channels, head_channels, cross_attention_dim=embed_dim)
+            for _ in range(layers)
+        )
+        self.proj_out = nn.Conv1d(channels, symbols, 1)
+
+    def shifted(self, tokens: Tensor) -> Tensor:
+        """Symbols `(B, N)` -> what is read to predict each of them: the start, then all but the last."""
+        start = torch.full_like(tokens[:, :1], self.config["symbols"] + 1)
+        return torch.cat([start, tokens[:, :-1]], 1)
+
+    def begin(self, condition: Tokens) -> DecodingState:
+        """The state before the first position, with the condition's keys and values."""
+        neighbors = [_keys_values(block.attn2, condition.keys) for block in self.transformer_blocks]
+        bias = log_weights(condition.weights)[:, None, None].to(condition.keys.dtype)
+        k = neighbors[0][0]
+        room = (k.shape[0], k.shape[1], self.config["positions"], k.shape[3])
+        return DecodingState(neighbors, bias, [(k.new_empty(room), k.new_empty(room)) for _ in neighbors])
+
+    def forward(self, sample: Tensor, condition: Tokens) -> Tensor:
+        """What is read at each position (see `shifted`) `(B, T)` -> the logits of its token `(B, T, symbols)`."""
+        h = self._embed(sample, 0)
+        bias = log_weights(condition.weights)[:, None, None].to(condition.keys.dtype)
+        for block in self.transformer_blocks:
+            h = _run_block(block, h, _keys_values(block.attn2, condition.keys), bias, None)
+        return self._logits(h)
+
+    def extend(self, sample: Tensor, state: DecodingState) -> Tensor:
+        """What is read at the next T positions `(B, T)` -> the logits of the token after the last of them `(B,
+        symbols)`; `state` goes on by T."""
+        h = self._embed(sample, state.length)
+        for block, neighbors, past in zip(self.transformer_blocks, state.neighbors, state.past, strict=True):
+            h = _run_block(block, h, neighbors, state.bias, (past, state.length))
+        state.length += sample.shape[1]
+        return self._logits(h[:, -1])
+
+    def _embed(self, sample: Tensor, first: int) -> Tensor:
+        embedded: Tensor = self.proj_in(sample)
+        return embedded + self.positional_encoding[:, first : first + sample.shape[1]].T
+
+    def _logits(self, h: Tensor) -> Tensor:
+        return F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+
+
+def _heads(attention: Any, x: Tensor) -> Tensor:
+    """`(B, T, heads c)` -> `(B, heads, T, c)`."""
+    return x.view(*x.shape[:2], attention.heads, -1).transpose(1, 2)
+
+
+def _keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return _heads(attention, attention.to_k(x)), _heads(attention, attention.to_v(x))
+
+
+def _run_block(
+    block: Any,
+    h: Tensor,
+    neighbors: tuple[Tensor, Tensor],
+    bias: Tensor,
+    past: tuple[tuple[Tensor, Tensor], int] | None,
+) -> Tensor:
+    """A block over the positions `h` `(B, T, channels)`; `past`: keys and values of the positions before these, which
+    are written behind them, and how many those are."""
+    x = block.norm1(h)
+    q = _heads(block.attn1, block.attn1.to_q(x))
+    k, v = _keys_values(block.attn1, x)
+    mask = None
+    if past is not None:
+        (keys, values), length = past
+        end = length + x.shape[1]
+        keys[:, :, length:end], values[:, :, length:end] = k, v
+        k, v = keys[:, :, :end], values[:, :, :end]
+        if length and x.shape[1] > 1:
+            mask = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(length)
+    causal = mask is None and x.shape[1] > 1
+    h = h + _out(block.attn1, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
+    x = block.norm2(h)
+    q = _heads(block.attn2, block.attn2.to_q(x))
+    # see short_attention.py
+    few = q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled()
+    with sdpa_kernel(SDPBackend.MATH) if few else nullcontext():
+        seen = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
+    h = h + _out(block.attn2, seen)
+    made: Tensor = h + block.ff(block.norm3(h))
+    return made
+
+
+def _out(attention: Any, x: Tensor) -> Tensor:
+    x = x.transpose(1, 2).flatten(2)
+    for layer in attention.to_out:
+        x = layer(x)
+    return x
