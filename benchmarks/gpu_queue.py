@@ -60,7 +60,7 @@ PLAN = {
     "reimagen-drawings-32": Part(40, 330, 3, ("unet", "unet.encode_neighbors")),
     "tiny-sd": Part(60, 400, 3, ("unet",)),
     "rdm-patches": Part(126, 690, 2, ("unet",)),
-    "tiny-rarm": Part(126, 690, 2, ()),
+    "tiny-rarm": Part(126, 690, 2, ("transformer",)),
     "tiny-racm3": Part(126, 690, 2, ()),
     "reimagen-drawings-64": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
     "reimagen-drawings-128": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
@@ -119,12 +119,12 @@ def faster(objective: Any, part: Part, kind: str) -> None:
 
 
 def of_one_shape(objective: Any, kind: str) -> None:
-    """Batches of RDM with as many neighbors as there can be, the others of weight zero: one shape is compiled once."""
-    if kind != "rdm":
+    """Batches of RDM and RARM with as many neighbors as there can be, the others of weight zero: one shape is compiled once."""
+    if kind not in ("rdm", "rarm"):
         return
     import torch.nn.functional as functional
 
-    original, k = objective.batch, objective.config.k
+    original, k = objective.batch, getattr(objective.config, "draws", objective.config).k
 
     def batch(step: int, size: int, rank: int = 0) -> Any:
         made = original(step, size, rank)
@@ -175,14 +175,14 @@ def wait_for_autoencoder(root: Path) -> None:
     """Lets what needs the trained autoencoder wait for it, as late as it is asked for."""
     from bowerbird.systems.stable_diffusion import objective
 
-    load = objective.load_autoencoder
+    load = getattr(objective, "load_autoencoder")  # noqa: B009
 
     def patient(name: str) -> Any:
         while str(root) in name and not Path(name).is_dir():
             time.sleep(0.2)
         return load(name)
 
-    objective.load_autoencoder = patient
+    setattr(objective, "load_autoencoder", patient)  # noqa: B010
 
 
 def config_of(ready: Any, entry: Entry, batch: int | None) -> Any:
@@ -220,6 +220,13 @@ def train_for(entry: Entry, root: Path, device: str, settings: list[str], batch:
     part, clock = PLAN[entry.name], Clock(root)
     ready = built(entry, root, device, settings)
     config = config_of(ready, entry, batch)
+    if entry.name == "tiny-sd":  # what stands on it prepares its data with this one's autoencoder and words
+        ready.objective.export(root / "provisional" / "queue" / entry.name / "model.tmp")
+        (root / "provisional" / "queue" / entry.name / "model.tmp").rename(
+            root / "provisional" / "queue" / entry.name / "model"
+        )
+        if device == "cuda":
+            torch.compiler.set_stance("default")
     begun = time.time()
     logged, losses = begun, []
     log(f"{entry.name}: {config.steps} steps would be {config.steps * config.batch_size:,} pictures", root)
@@ -273,6 +280,28 @@ def provisional(root: Path) -> None:
     ready.objective.export(other / "queue" / entry.name / "model")
 
 
+def prepare_ahead(entry: Entry, root: Path, device: str, settings: list[str]) -> None:
+    """What an entry learns from, and its compiled kernels, by a stand-in for the base that is still being trained."""
+    from bowerbird.training.loop import train
+
+    other = root / "provisional"
+    (other / "queue").mkdir(parents=True, exist_ok=True)
+    for place in ("data", *(f"queue/{needed}" for _, needed in entry.needs if needed != "tiny-sd")):
+        if not (other / place).exists():
+            (other / place).symlink_to(root / place)
+    ready = built(entry, other, device, settings)
+    (root / "queue" / entry.name).mkdir(parents=True, exist_ok=True)
+    for found in ready.out.glob("*.safetensors"):
+        os.link(found, root / "queue" / entry.name / found.name)
+    log(f"{entry.name}: prepared ahead", root)
+    if device == "cuda":
+        for report in train(
+            ready.objective, config_of(ready, entry, None), ready.out, device=device, spent=lambda: 0.5
+        ):
+            if report.step == 6:
+                os._exit(0)
+
+
 def schedule(root: Path, seconds: float, device: str, names: list[str], settings: list[str], batch: int | None) -> None:
     """The whole plan: each entry in a process of its own, begun in time and as soon as what it stands on is there."""
     clock = Clock(root)
@@ -291,8 +320,13 @@ def schedule(root: Path, seconds: float, device: str, names: list[str], settings
         later = [e.name for e in planned if PLAN[e.name].begin > 0 and PLAN[e.name].compiled]
         log(f"gpu: warms up {', '.join(later)}", root)
         subprocess.Popen([*own, str(warm), "warm", *later, *common])
-    begun_provisional = False
+    begun_provisional, ahead = False, [e for e in planned if any(n == "tiny-sd" for _, n in e.needs)]
     while planned or running:
+        for entry in list(ahead):
+            others = [n for n in missing(entry, root) if n != "tiny-sd"]
+            if not others and (root / "provisional" / "queue" / "tiny-sd" / "model").is_dir():
+                ahead.remove(entry)
+                subprocess.Popen([*own, str(root), "ahead", entry.name, *common])
         for entry in list(planned):
             absent = missing(entry, root)
             third = entry.name == "reimagen-drawings-128" and "reimagen-drawings-64" in absent
@@ -304,6 +338,8 @@ def schedule(root: Path, seconds: float, device: str, names: list[str], settings
                 if made.is_dir():
                     absent = []
             early = entry.name == "tiny-sd"  # reads its words before it needs the autoencoder
+            if entry.name == "vq-drawings" and (root / "start" / "autoencoder-8").is_dir():
+                absent = []
             if time.time() < clock.at(PLAN[entry.name].begin) or (absent and not early):
                 if absent and time.time() > clock.at(PLAN[entry.name].end) - 2 * RESERVE:
                     log(f"{entry.name}: no time is left, there is no {', '.join(absent)}", root)
@@ -311,6 +347,9 @@ def schedule(root: Path, seconds: float, device: str, names: list[str], settings
                 continue
             planned.remove(entry)
             more = [f"--set=system.base={json.dumps(str(made))}"] if third else []
+            start = root / "start" / "autoencoder-8"
+            if entry.name == "vq-drawings" and start.is_dir():  # only its first weights
+                more = [f"--set=system.base={json.dumps(str(start))}"]
             running[entry.name] = subprocess.Popen([*own, str(root), "one", entry.name, *common, *more])
         for name, process in list(running.items()):
             if (code := process.poll()) is not None:
@@ -424,12 +463,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="where state, data and log lie")
     verbs = parser.add_subparsers(dest="verb", required=True)
     whole, one = verbs.add_parser("schedule", help="the whole plan"), verbs.add_parser("one", help="one entry")
-    warm, stage = verbs.add_parser("warm"), verbs.add_parser("provisional")
+    warm, stage, ahead = (verbs.add_parser(name) for name in ("warm", "provisional", "ahead"))
     whole.add_argument("names", nargs="*", help="these entries; default: what is not done")
     whole.add_argument("--seconds", type=float, default=LENGTH)
     one.add_argument("name")
+    ahead.add_argument("name")
     warm.add_argument("names", nargs="*")
-    for verb in (whole, one, warm, stage):
+    for verb in (whole, one, warm, stage, ahead):
         verb.add_argument("--device", default="cuda")
         verb.add_argument("--batch", type=int, help="over the entries' own, for a trial")
         verb.add_argument("--set", action="append", default=[], dest="settings")
@@ -448,6 +488,8 @@ def main() -> None:
         watch(root, arguments.seconds, arguments.out, arguments.last)
     elif arguments.verb == "one":
         train_for(entries[arguments.name], root, arguments.device, arguments.settings, arguments.batch)
+    elif arguments.verb == "ahead":
+        prepare_ahead(entries[arguments.name], root, arguments.device, arguments.settings)
     elif arguments.verb == "provisional":
         provisional(root)
     elif arguments.verb == "warm" and len(arguments.names) == 1:

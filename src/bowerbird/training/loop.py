@@ -172,9 +172,7 @@ def train(
                 export(target)
 
 
-def prefetch(
-    make: Callable[[int], MadeT], first: int, end: int, workers: int = 0
-) -> Iterator[tuple[int, MadeT]]:
+def prefetch(make: Callable[[int], MadeT], first: int, end: int, workers: int = 0) -> Iterator[tuple[int, MadeT]]:
     """(step, what is made for it) from `first` to before `end`, made while a step computes: the next one in a thread,
     or several in so many processes. What is made depends on the number alone."""
     if workers:
