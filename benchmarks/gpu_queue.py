@@ -119,7 +119,7 @@ def faster(objective: Any, part: Part, kind: str) -> None:
 
 
 def of_one_shape(objective: Any, kind: str) -> None:
-    """Batches of RDM and RARM with as many neighbors as there can be, the others of weight zero: one shape is compiled once."""
+    """Batches of RDM and RARM with as many neighbors as there can be, others of weight zero: one shape to compile."""
     if kind not in ("rdm", "rarm"):
         return
     import torch.nn.functional as functional
