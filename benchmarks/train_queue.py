@@ -37,6 +37,7 @@ TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
     Entry("autoencoder-8", gpu_batch=192, gpu_rate=1.5e-3),
     Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=256, gpu_rate=8e-4),
+    Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=192, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
@@ -45,6 +46,12 @@ QUEUE = (
         gpu_rate=7e-4,
     ),
     Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")), gpu_batch=192),
+    Entry(
+        "tiny-racm3",
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        gpu_batch=96,
+        gpu_rate=8e-4,
+    ),
     Entry("reimagen-drawings-32", gpu_batch=192, gpu_rate=1e-3),
     Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=96, gpu_rate=8e-4),
     Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64, gpu_rate=7e-4),
@@ -178,6 +185,25 @@ def of_autoencoder(trained: Any, pictures: Any) -> str:
     return f"as they are {found[0]}; varied {found[1]}"
 
 
+def of_tokenizer(trained: Any, pictures: Any) -> str:
+    """What its tokens give back, and how many of its codes they use, the pictures as they are and varied."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_pictures, to_tokens
+
+    model, n = trained.model, len(pictures)
+    codes, found, used = int(model.config.num_vq_embeddings), [], []
+    for change in (variation.identity(n), variation.draw(n, torch.Generator().manual_seed(0))):
+        x = variation.apply(change, pictures.pixels, pictures.alpha, 64)
+        tokens = torch.cat([to_tokens(model, part) for part in torch.split(x, 64)])
+        made = torch.cat([to_pictures(model, part).cpu() for part in torch.split(tokens, 64)])
+        used.append(torch.bincount(tokens.flatten().cpu(), minlength=codes))
+        share = used[-1][used[-1] > 0] / used[-1].sum()
+        found.append(f"{decibels(made, x):.2f} dB, {-float((share * share.log2()).sum()):.2f} bits a token")
+    return f"as they are {found[0]}; varied {found[1]}; {int((used[0] + used[1] > 0).sum())} of {codes} codes used"
+
+
 def of_encoder(trained: Any, pictures: Any) -> str:
     """What its tokens give back, and the nearest other picture, which should be the same thing under another variation,
     or be drawn in the same style."""
@@ -255,9 +281,50 @@ def of_tokens(trained: Any, pictures: Any) -> str:
     return f"bits a token given {', '.join(said)}"
 
 
+def of_documents(trained: Any, pictures: Any) -> str:
+    """How probable pictures are, given their caption and the two documents it retrieves of those that were trained on,
+    the documents of another, none, or the picture itself as a document."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_tokens
+    from bowerbird.systems.racm3 import documents, objective
+    from bowerbird.systems.racm3 import layout as lay
+    from bowerbird.systems.racm3.likelihood import bits_per_code
+
+    tokenizer, encoder, words = trained.frozen
+    n, plan = len(pictures), trained.layout
+    size = int(tokenizer.config.sample_size)
+    x = variation.apply(variation.identity(n), pictures.pixels, pictures.alpha, size)
+    own = torch.cat([to_tokens(tokenizer, part).cpu() for part in torch.split(x, 64)]).numpy()
+    texts = objective.text_tokens(words, list(pictures.captions))
+    scores = documents.text_half(encoder, pictures.captions) @ trained.cache.vectors.float().T
+    near = scores.topk(min(2, scores.shape[1])).indices.tolist()
+
+    def given(codes: Any, text: Any, number: int) -> Any:
+        return lay.retrieved(plan, codes, text, number)
+
+    def retrieved(row: int) -> list[Any]:
+        return [given(trained.codes[0, r], trained.plain[r], i) for i, r in enumerate(near[row % n], start=1)]
+
+    cases: dict[str, list[list[Any]]] = {
+        "its documents": [retrieved(row) for row in range(n)],
+        "those of another": [retrieved(row + n // 2) for row in range(n)],
+        "none": [[] for _ in range(n)],
+        "itself": [[given(own[row], texts[row], 1)] for row in range(n)],
+    }
+    said = []
+    for name, before in cases.items():
+        passages = [lay.join([*before[i], lay.picture_from_text(plan, own[i], texts[i])]) for i in range(n)]
+        said.append(f"{name} {float(bits_per_code(trained.decoder, plan, passages).mean()):.3f}")
+    return f"bits an image token given {', '.join(said)}"
+
+
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
+    "vq": of_tokenizer,
     "patch-encoder": of_encoder,
+    "racm3": of_documents,
     "rdm": of_pipeline,
     "rarm": of_tokens,
     "reimagen": of_pipeline,

@@ -32,7 +32,7 @@ from bowerbird.training.recipe import (
 from bowerbird.training.run import train_recipe
 from bowerbird.training.schedule import learning_rate
 
-RATES = {"tiny-vq": 3e-4, "tiny-knn-discrete": 1e-2, "tiny-rarm": 1e-2}
+RATES = {"tiny-vq": 3e-4, "vq-drawings": 3e-4, "tiny-knn-discrete": 1e-2, "tiny-rarm": 1e-2}
 """Learning rates at which eight steps show; the tokenizer starts from trained weights, which large steps only spoil."""
 KINDS = [
     "small",
@@ -50,6 +50,8 @@ KINDS = [
     "tiny-copies",
     "judge",
     "autoencoder-8",
+    "vq-drawings",
+    "tiny-racm3",
     "small-patches",
     "rdm-patches",
     "reimagen-drawings-32",
@@ -100,7 +102,7 @@ def opens(name: str, model: Path) -> None:
         from bowerbird.systems import loading
 
         assert loading.open_pipeline(str(model)).config.shared_dim == encoders.load("small").shared_dim
-    elif name == "tiny-vq":
+    elif name in ("tiny-vq", "vq-drawings"):
         from diffusers import VQModel
 
         assert VQModel.from_pretrained(model).config.num_vq_embeddings == 16
@@ -111,6 +113,10 @@ def opens(name: str, model: Path) -> None:
         sizes |= {"reimagen-drawings-32": 16, "reimagen-drawings-64": 32}
         opened = ReImagenPipeline.from_pretrained(model).sizes
         assert opened == ([32, 64, 128] if name == "reimagen-drawings-128" else [sizes[name]])
+    elif name == "tiny-racm3":
+        from bowerbird.systems import loading
+
+        assert loading.open_pipeline(str(model)).tokenizer("fox").input_ids[0] == 528  # the start of a document
     elif name == "tiny-sd":
         from bowerbird.systems import loading
 
@@ -339,3 +345,23 @@ def test_checkpoint_of_another_recipe_is_refused(drawn_folder: Path, tmp_path: P
 def test_data_without_readable_rows_is_refused(drawn_folder: Path) -> None:
     with pytest.raises(BowerbirdError, match="no readable picture"):
         load_pictures(drawn_folder, where="class = 'no such class'")
+
+
+def test_every_code_of_a_tokenizer_starts_in_use_and_a_code_left_behind_comes_back(
+    drawn_folder: Path, tmp_path: Path
+) -> None:
+    from bowerbird.models.vq import to_tokens
+
+    recipe = recipes.recipe("vq-drawings", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    x = objective.batch(0, 64)["pixels"].render(64)
+    assert len(to_tokens(objective.model, x).unique()) == 16
+    codes = objective.model.quantize.embedding.weight
+    codes.data[3] = 50.0
+    assert 3 not in to_tokens(objective.model, x)
+    optimizer = torch.optim.Adam([codes], lr=2.0)
+    for step in range(60):
+        optimizer.zero_grad()
+        objective(objective.batch(step, 8)).backward()
+        optimizer.step()
+    assert float(codes[3].detach().abs().max()) < 10

@@ -49,16 +49,27 @@ def learn_pairs(texts: Iterable[str], vocabulary: int) -> list[tuple[str, str]]:
         word for text in texts for word, _ in cut.pre_tokenizer.pre_tokenize_str(cut.normalizer.normalize_str(text))
     )
     words = [([*word[:-1], word[-1] + WORD_END], count) for word, count in sorted(counts.items())]
+    pairs: Counter[tuple[str, str]] = Counter()
+    holding: dict[tuple[str, str], set[int]] = {}  # the words in which a pair is, or was
+    for number, (parts, count) in enumerate(words):
+        for pair in pairwise(parts):
+            pairs[pair] += count
+            holding.setdefault(pair, set()).add(number)
     merges: list[tuple[str, str]] = []
-    while len(merges) < vocabulary - 2 * BYTES - 2:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for parts, count in words:
+    while len(merges) < vocabulary - 2 * BYTES - 2 and pairs:
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for number in holding.pop(best):
+            parts, count = words[number]
+            joined = _merged(parts, best)
+            words[number] = joined, count
             for pair in pairwise(parts):
+                pairs[pair] -= count
+                if not pairs[pair]:
+                    del pairs[pair]
+            for pair in pairwise(joined):
                 pairs[pair] += count
-        if not pairs:
-            break
-        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
-        words = [(_merged(parts, merges[-1]), count) for parts, count in words if len(parts) > 1]
+                holding.setdefault(pair, set()).add(number)
     return merges
 
 

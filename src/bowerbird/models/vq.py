@@ -82,6 +82,35 @@ def fit_tokenizer(base: Any, pixels: Tensor, symbols: int, seed: int) -> Any:
 
 
 @torch.no_grad()
+def place_codes(model: Any, x: Tensor, generator: torch.Generator, *, rounds: int = 15) -> None:
+    """Put the codebook of `model` at the k-means centers of the latents of float pictures `(n, 3, S, S)`, in place.
+
+    In torch, as a machine that only trains has no index library. A center without latents goes to the latent that is
+    furthest from its own.
+    """
+    codes = model.quantize.embedding.weight
+    latents = torch.cat([model.encode(part).latents for part in torch.split(x, 64)])
+    found = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    points = torch.unique((found * 100).round() / 100, dim=0)  # flat ground counts once
+    if len(points) < len(codes):
+        raise BowerbirdError(
+            f"{len(codes)} symbols for {len(points)} different latents; train on more pictures, or set system.symbols"
+            " lower"
+        )
+    points = points[torch.randperm(len(points), generator=generator)[: 40 * len(codes)]]
+    centers = points[: len(codes)].clone()
+    for _ in range(rounds):
+        each = [torch.cdist(part, centers).min(1) for part in torch.split(points, 8192)]
+        distance, nearest = (torch.cat(parts) for parts in zip(*each, strict=True))
+        count = torch.bincount(nearest, minlength=len(centers))
+        sums = torch.zeros_like(centers).index_add_(0, nearest, points)
+        centers = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], centers)
+        empty = (count == 0).nonzero()[:, 0]
+        centers[empty] = points[distance.topk(len(empty)).indices]
+    codes.copy_(centers)
+
+
+@torch.no_grad()
 def to_tokens(model: Any, x: Tensor) -> Tensor:
     """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`."""
     found: Tensor = model.quantize(model.encode(x.to(model.device, model.dtype)).latents)[2][2]

@@ -273,13 +273,13 @@ def build_latents(
         return torch.cat([encode(view(x)) for x in _parts(pictures, x_rows, size, device)])
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
-        return torch.cat([_embed(encoder, view(x)) for x in _parts(pictures, rows, size, device)])
+        return torch.cat([embed_tensors(encoder, view(x)) for x in _parts(pictures, rows, size, device)])
 
     views = views_of(config, size, seed)
     latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
     for number in range(config.varied_views):
         parts = [
-            (encode(x), _embed(encoder, x))
+            (encode(x), embed_tensors(encoder, x))
             for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number), device)
         ]
         latents.append(torch.cat([part[0] for part in parts]))
@@ -338,7 +338,7 @@ def _varied(pictures: Pictures, size: int, generator: torch.Generator, device: s
         yield variation.apply(change, pictures.pixels[rows].to(device), alpha[rows].to(device), size)
 
 
-def _embed(encoder: Encoder, x: Tensor) -> Tensor:
+def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:
     """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
     and the size is its own."""
     fast = getattr(encoder, "embed_pixels", None)

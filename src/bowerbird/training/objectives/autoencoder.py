@@ -63,6 +63,17 @@ def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
+def vary(
+    pictures: Pictures, opacity: Tensor, rows: np.ndarray, share: float, generator: torch.Generator
+) -> VariedPictures:
+    """The pictures at `rows`, each kind of change in the `share` of them, lines, blocks and several things in fewer."""
+    changes = variation.draw(
+        len(rows), generator, colored=share, moved=share, grounded=share, drawn=share / 3, several=share / 4
+    )
+    chosen = torch.from_numpy(rows)
+    return VariedPictures(pictures.pixels[chosen], opacity[chosen], changes)
+
+
 class AutoencoderBatch(TypedDict):
     """Pictures `(n, 3, S, S)` in [-1, 1], or what they are rendered from, and the seed of the latent noise."""
 
@@ -100,19 +111,13 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
         rows = rng.integers(len(self.pictures), size=size)
         noise = seeds.derive(self.seed, "latent", step, rank)
         if self.config.varied:
-            return {"pixels": self._varied(rows, seeds.torch_generator(self.seed, "vary", step, rank)), "noise": noise}
+            generator = seeds.torch_generator(self.seed, "vary", step, rank)
+            varied = vary(self.pictures, self.opacity, rows, self.config.varied, generator)
+            return {"pixels": varied, "noise": noise}
         x = tensors.to_float(self.pictures.pixels[rows])
         for i in range(int(size * self.config.strong_fraction)):
             x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
         return {"pixels": x, "noise": noise}
-
-    def _varied(self, rows: np.ndarray, generator: torch.Generator) -> VariedPictures:
-        share = self.config.varied
-        changes = variation.draw(
-            len(rows), generator, colored=share, moved=share, grounded=share, drawn=share / 3, several=share / 4
-        )
-        chosen = torch.from_numpy(rows)
-        return VariedPictures(self.pictures.pixels[chosen], self.opacity[chosen], changes)
 
     def forward(self, batch: AutoencoderBatch) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""

@@ -32,6 +32,8 @@ def vq_sheet(objective: VQObjective, path: Path) -> None:
     """Pictures above, their tokens decoded below."""
     model, pixels = objective.model, objective.pictures.pixels
     x = tensors.to_float(pixels[_spread(len(pixels))]).to(next(model.parameters()).device)
+    if objective.config.varied and x.shape[-1] != objective.size:
+        x = F.interpolate(x, size=objective.size, mode="area")
     grid([tensors.to_pil(x), tensors.to_pil(to_pictures(model, to_tokens(model, x)))]).save(path)
 
 

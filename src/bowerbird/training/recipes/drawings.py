@@ -14,6 +14,7 @@ from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, Towe
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
+from bowerbird.training.objectives.vq import VQConfig
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.rdm import MIX
 from bowerbird.training.recipes.reimagen import small_unet
@@ -55,6 +56,31 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     small = system.model_copy(update={"block_out_channels": (8, 8, 8), "equivariance": 1.0})
     return Recipe(name="autoencoder-8", system=small, train=shorter, size=128, limit=32, transparency=True)
+
+
+def vq_drawings(*, tiny: bool = False) -> Recipe:
+    """A tokenizer of any drawing: 64 px to 16 x 16 of 2,048 symbols, from the weights of `autoencoder-8`.
+
+    Command: bowerbird train vq-drawings --set system.base=runs/autoencoder-8/model --data drawings.parquet --out
+    runs/vq-drawings
+    """
+    train = TrainConfig(
+        steps=4000,
+        batch_size=32,
+        learning_rate=6e-4,
+        warmup_steps=100,
+        cooldown_fraction=0.4,
+        weight_decay=0.0,
+        ema_decay=0.998,
+        save_every=200,
+        sheet_every=500,
+    )
+    system = VQConfig(base="runs/autoencoder-8/model", symbols=2048, varied=0.5, coarse_weight=0.25, reach=0.1)
+    if not tiny:
+        return Recipe(name="vq-drawings", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    small = system.model_copy(update={"base": "tiny-autoencoder", "symbols": 16})
+    return Recipe(name="vq-drawings", system=small, train=shorter, size=128, limit=32, transparency=True)
 
 
 def small_patches(*, tiny: bool = False) -> Recipe:

@@ -1,0 +1,44 @@
+"""`tiny-racm3`: retrieved documents in the prompt of one decoder, at 64 px."""
+
+from __future__ import annotations
+
+from bowerbird.systems.racm3.objective import DecoderSizes, RACM3Config
+from bowerbird.training.config import TrainConfig
+from bowerbird.training.recipe import Recipe
+from bowerbird.training.recipes.drawings import TRAINED_ON
+
+
+def tiny_racm3(*, tiny: bool = False) -> Recipe:
+    """RA-CM3 (arXiv 2211.12561) for any drawing: 11M parameters, up to two documents of caption and picture.
+
+    Command: bowerbird train tiny-racm3 --set system.tokenizer=runs/vq-drawings/model --set
+    system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-racm3
+    Differs from the paper: see `systems/racm3/objective.py`.
+    """
+    train = TrainConfig(
+        steps=12000,
+        batch_size=16,
+        learning_rate=6e-4,
+        warmup_steps=200,
+        cooldown_fraction=0.4,
+        weight_decay=0.02,
+        ema_decay=0.998,
+        save_every=200,
+        sheet_every=1000,
+    )
+    if not tiny:
+        return Recipe(
+            name="tiny-racm3", system=RACM3Config(), train=train, size=128, where=TRAINED_ON, transparency=True
+        )
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    system = RACM3Config(
+        tokenizer=None,
+        symbols=32,
+        encoder="small",
+        decoder=DecoderSizes(channels=64, layers=2, head_channels=16),
+        vocabulary=530,
+        views=2,
+        k_stored=4,
+        style_key=None,
+    )
+    return Recipe(name="tiny-racm3", system=system, train=shorter, limit=32)
