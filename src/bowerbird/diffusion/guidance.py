@@ -181,6 +181,21 @@ def edit_guidance(
     return guided
 
 
+def instruct(
+    predict: Predict,
+    both: Conditioning,
+    image: Conditioning,
+    neither: Conditioning,
+    text_scale: float,
+    image_scale: float,
+) -> Guided:
+    """Guidance by an instruction and by the picture it is about, each with a scale of its own.
+
+    e(-, -) + s_I (e(I, -) - e(-, -)) + s_T (e(I, T) - e(I, -)). Source: InstructPix2Pix, arXiv 2211.09800, equation 3.
+    """
+    return mixture(predict, [(1 - image_scale, neither), (image_scale - text_scale, image), (text_scale, both)])
+
+
 def text_enhanced(predict: Predict, conditioning: Conditioning, text_scale: float) -> Guided:
     """Away from the same neighbors without the text."""
     return classifier_free(predict, conditioning, text_scale, "text")

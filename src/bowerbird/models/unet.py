@@ -58,9 +58,9 @@ def build_unet(config: UNetConfig, embed_dim: int | None) -> UNet2DConditionMode
     )
 
 
-def widen(unet: UNet2DConditionModel, in_channels: int, embed_dim: int) -> UNet2DConditionModel:
-    """The same network reading further channels and longer embeddings; what is new counts nothing until it is
-    trained."""
+def widen(unet: UNet2DConditionModel, in_channels: int, embed_dim: int | None) -> UNet2DConditionModel:
+    """The same network reading further channels and longer embeddings (None: it reads tokens as they are); what is new
+    counts nothing until it is trained, and every bias stays."""
     import torch
     from diffusers import UNet2DConditionModel
 

@@ -1,0 +1,188 @@
+"""The objective of editing by instruction, from its settings and pictures: the base is opened, edits are found and
+composed, their pictures rendered and encoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bowerbird.core import cache, seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
+from bowerbird.core.types import Encoder
+from bowerbird.data.edits.build import EditSettings, build_edits
+from bowerbird.data.edits.pair import Edits, Shown, instruction, render_shown
+from bowerbird.data.edits.rendering import render_parts
+from bowerbird.data.edits.variants import plain, whole
+from bowerbird.data.pictures import Pictures
+from bowerbird.data.scenes.vocabulary import Vocabulary
+from bowerbird.diffusion import schedulers
+from bowerbird.encoders import load as load_encoder
+from bowerbird.models import clip_text
+from bowerbird.models.latent_scale import without_shift
+from bowerbird.models.unet import build_unet
+from bowerbird.models.weights import bundled
+from bowerbird.systems.components import load_autoencoder, weights_hash
+from bowerbird.systems.grounded.wrapped import open_base
+from bowerbird.systems.instruct.config import InstructConfig
+from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits, others_of
+from bowerbird.systems.latent_cache import embed_tensors, encode_latents
+from bowerbird.systems.model_index import read_index
+from bowerbird.systems.objective import RunContext
+
+SD = "StableDiffusionPipeline"
+SHOWN = 96
+"""Held-out edits that are kept to be looked at."""
+TEXTS = 20_000
+"""So many instructions the vocabulary of a new text model is made from."""
+
+
+def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> InstructObjective:
+    """The objective over the edits of `pictures`."""
+    base = _open_base(config.base) if config.base is not None else None
+    encoder = None if config.encoder is None else load_encoder(config.encoder, device=run.device)
+    settings = EditSettings(**{name: getattr(config, name) for name in EditSettings.__dataclass_fields__})
+    edits, held_out, vocabulary = build_edits(settings, pictures, run.seed)
+    if not edits.edits:
+        raise BowerbirdError(f"{len(pictures)} pictures give no edit; give drawings with names and styles")
+    if base is None:
+        base = _new_base(config, edits, run.seed)
+    if run.device != "cpu":
+        base.autoencoder.to(run.device)
+        base.text_encoder.to(run.device)
+    stored = _stored(config, edits, vocabulary, pictures, base, encoder, run)
+    embeddings = stored["embeddings"]
+    others = others_of([plain(caption) for caption in pictures.captions])
+    shown = _held_out(config, held_out, vocabulary, pictures, embeddings, others)
+    return InstructObjective(
+        config, EditData(edits, stored["latents"], embeddings, others, shown), base, encoder, run.seed
+    )
+
+
+def frozen(config: InstructConfig) -> list[str]:
+    """The fingerprints of the base, or of the autoencoder of a new one, and of the encoder."""
+    if config.base is None:
+        found = [weights_hash(load_autoencoder(config.autoencoder))]
+    else:
+        base = _open_base(config.base)
+        found = [weights_hash(part) for part in (base.unet, base.text_encoder, base.autoencoder)]
+    return found if config.encoder is None else [*found, load_encoder(config.encoder).fingerprint]
+
+
+def _open_base(name: str) -> Base:
+    """Raises: BowerbirdError when there is no Stable Diffusion called `name`, or it reads a picture already."""
+    folder = bundled(name) or Path(name)
+    if not (folder / "model_index.json").is_file():
+        raise BowerbirdError(
+            f"base {name!r}: no model in diffusers layout there; train one: bowerbird train tiny-sd, or name another:"
+            " --set system.base=…"
+        )
+    kind = read_index(folder)["_class_name"]
+    if kind != SD:
+        raise BowerbirdError(f"base {name!r} is a {kind}; editing by instruction is trained on a {SD}")
+    with opening(f"base {name!r}", "fetch it again in diffusers layout"):
+        opened = open_base(folder, torch.float32, {})
+    autoencoder = without_shift(opened.vae)
+    if opened.unet.config.in_channels != autoencoder.config.latent_channels:
+        raise BowerbirdError(
+            f"base {name!r}: its U-Net reads {opened.unet.config.in_channels} channels of"
+            f" {autoencoder.config.latent_channels}, so it was widened before; name a text-to-image model"
+        )
+    for part in (autoencoder, opened.text_encoder):
+        part.eval().requires_grad_(False)
+    return Base(opened.unet, opened.text_encoder, opened.tokenizer, autoencoder, opened.scheduler)
+
+
+def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:
+    autoencoder = without_shift(load_autoencoder(config.autoencoder))
+    rng = seeds.numpy_generator(seed, "instructions")
+    texts = (instruction(edit, rng) for edit in edits.edits[:TEXTS])
+    tokenizer = clip_text.build_tokenizer(clip_text.learn_pairs(texts, config.text.vocabulary), config.text.positions)
+    sizes = config.unet.model_copy(
+        update={"in_channels": autoencoder.config.latent_channels, "cross_attention_dim": config.text.width}
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seeds.derive(seed, "base"))
+        unet, text_encoder = build_unet(sizes, None), clip_text.build_text_model(config.text, tokenizer)
+    own = {"prediction_type": config.prediction_type, "steps_offset": 1}
+    scheduler = schedulers.scheduler("dpmsolver++", config={**schedulers.BETAS, **own})
+    return Base(unet, text_encoder, tokenizer, autoencoder, scheduler)
+
+
+def _stored(
+    config: InstructConfig,
+    edits: Edits,
+    vocabulary: Vocabulary,
+    pictures: Pictures,
+    base: Base,
+    encoder: Encoder | None,
+    run: RunContext,
+) -> dict[str, Any]:
+    """The latents of what is shown and the embeddings of the drawings, float16, from the run's file where the same
+    were made before."""
+    key = cache.key(
+        pictures.fingerprint(), weights_hash(base.autoencoder), config.picture_size, repr(edits.shown),
+        None if encoder is None else encoder.fingerprint,
+    )  # fmt: skip
+    name = "cache" if run.database is None else "validation"
+    path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
+    size = config.picture_size
+
+    @torch.no_grad()
+    def make() -> dict[str, Any]:
+        latents = torch.cat(
+            [
+                encode_latents(base.autoencoder, x, run.device)
+                for x in render_parts(edits.shown, vocabulary, pictures, size)
+            ]
+        )
+        if encoder is None:
+            return {"latents": latents, "embeddings": torch.zeros(1, 1, dtype=torch.float16)}
+        drawings = [Shown(whole(row)) for row in range(len(pictures))]
+        return {
+            "latents": latents,
+            "embeddings": torch.cat(
+                [embed_tensors(encoder, x) for x in render_parts(drawings, vocabulary, pictures, size)]
+            ),
+        }
+
+    stored = cache.memoize(path, key, make)
+    edge = stored["latents"].shape[-1]
+    if edge != base.unet.config.sample_size:
+        raise BowerbirdError(
+            f"pictures of {size} px give latents of edge {edge}, and the network's is {base.unet.config.sample_size};"
+            f" set system.picture_size={size * base.unet.config.sample_size // edge}"
+        )
+    return stored
+
+
+def _held_out(
+    config: InstructConfig,
+    edits: Edits,
+    vocabulary: Vocabulary,
+    pictures: Pictures,
+    embeddings: torch.Tensor,
+    others: tuple[tuple[int, ...], ...],
+) -> HeldOut:
+    chosen = chosen_edits(edits, SHOWN)
+    rng = seeds.numpy_generator(0, "held-out wordings")
+    size, width = config.picture_size, embeddings.shape[1]
+    empty = torch.zeros(0, 3, size, size)
+
+    def drawn(numbers: list[int]) -> torch.Tensor:
+        shown = [edits.shown[number] for number in numbers]
+        return render_shown(shown, vocabulary, pictures, size) if shown else empty
+
+    rows = [(others[edit.drawing] or (edit.drawing,))[0] if edit.drawing >= 0 else -1 for edit in chosen]
+    there = [row >= 0 and config.encoder is not None for row in rows]
+    found = [embeddings[row].float() if yes else torch.zeros(width) for row, yes in zip(rows, there, strict=True)]
+    return HeldOut(
+        drawn([edit.source for edit in chosen]),
+        drawn([edit.target for edit in chosen]),
+        tuple(instruction(edit, rng, held_out=True) for edit in chosen),
+        tuple(edit.kind for edit in chosen),
+        torch.stack(found) if found else torch.zeros(0, width),
+        torch.tensor(there, dtype=torch.float32),
+    )

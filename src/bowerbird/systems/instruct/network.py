@@ -1,0 +1,60 @@
+"""What a network that edits by instruction reads: noisy latents beside those of the picture, the instruction's tokens,
+and behind them the tokens of a reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bowerbird.core.types import TokenLayout
+from bowerbird.diffusion import conditioning
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+
+
+class ReferenceProjection(nn.Module):
+    """The embedding of a picture -> tokens as wide as those of a text. Absent, they are not attended to, and the
+    network is the one without them."""
+
+    def __init__(self, dim: int, layout: TokenLayout | None, width: int) -> None:
+        super().__init__()
+        self.dim, self.layout = dim, layout
+        self.linear = nn.Linear(dim if layout is None else conditioning.token_width(layout), width)
+
+    def forward(self, embeddings: Tensor, weights: Tensor) -> Tokens:
+        """Embeddings `(n, K, d)` with weights `(n, K)`, 0 where there is none."""
+        if self.layout is None:
+            made = conditioning.neighbor_tokens(embeddings, weights, normalize=True).neighbors
+        else:
+            made = conditioning.patch_tokens(embeddings, weights, self.layout).neighbors
+        assert isinstance(made, Tokens)
+        there = (weights > 0).any(1, keepdim=True)
+        return Tokens(self.linear(made.keys), torch.where(there, made.weights, torch.zeros_like(made.weights)))
+
+
+def joined(text: Tensor, references: Tokens | None) -> tuple[Tensor, Tensor | None]:
+    """Text tokens `(n, L, D)` and behind them those of the references, with the mask that attention takes."""
+    if references is None:
+        return text, None
+    weights = torch.cat([torch.ones(text.shape[:2], device=text.device), references.weights.to(text.device)], 1)
+    keys = torch.cat([text, references.keys.to(text.dtype)], 1)
+    return keys, conditioning.attention_mask(Tokens(keys, weights))
+
+
+def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+    """The prediction for noisy latents `(n, C, h, w)`; the condition's `image` are latents of the picture, unscaled."""
+    assert condition.text is not None
+    assert condition.image is not None
+    assert isinstance(condition.neighbors, Tokens)
+    references = condition.neighbors if condition.neighbors.keys.shape[1] else None
+    keys, mask = joined(condition.text.keys, references)
+    if references is not None and not bool((references.weights > 0).any()):
+        keys, mask = condition.text.keys, None
+    predicted: Tensor = unet(
+        torch.cat([sample, condition.image.to(sample)], 1).to(unet.dtype),
+        timestep,
+        encoder_hidden_states=keys.to(unet.dtype),
+        encoder_attention_mask=mask,
+    ).sample
+    return predicted

@@ -1,0 +1,229 @@
+"""InstructPix2Pix on a Stable Diffusion (arXiv 2211.09800): its first convolution also reads the latents of the picture
+that an instruction is about.
+
+Added is retrieval: where an instruction names a thing, the network is also shown a picture of it, as tokens behind the
+text's, in part under a name that means nothing. So it learns to take the look from there.
+Differs from the paper: pairs are exact, by code (`data/edits`), and not of a generator.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import files, seeds
+from bowerbird.core.types import Encoder
+from bowerbird.data.edits.pair import NONE, Edit, Edits, instruction
+from bowerbird.diffusion import schedulers
+from bowerbird.models import clip_text
+from bowerbird.models.unet import widen, with_short_attention
+from bowerbird.systems.instruct.config import InstructConfig
+from bowerbird.systems.instruct.network import ReferenceProjection, joined
+from bowerbird.systems.objective import Objective
+
+REFERENCES = "references.safetensors"
+"""The file beside the weights with the projection of references; diffusers passes it over."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The networks that a training goes on from; `scheduler` is of diffusers."""
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    autoencoder: Any
+    scheduler: Any
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Edits of names and in wordings that are not trained on: pictures `source` and `wanted` `(n, 3, S, S)` in
+    [-1, 1], the `instructions`, and of those that name a drawing the `embeddings` `(n, d)` of another picture of it,
+    with their `weights` `(n,)`, 0 where there is none."""
+
+    source: Tensor
+    wanted: Tensor
+    instructions: tuple[str, ...]
+    kinds: tuple[str, ...]
+    embeddings: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class EditData:
+    """Edits with the scaled latents `(n, C, h, w)` of the pictures they are of, in float16; `embeddings` `(m, d)` of
+    the drawings, and for each drawing the rows of `others` of its name."""
+
+    edits: Edits
+    latents: Tensor
+    embeddings: Tensor
+    others: tuple[tuple[int, ...], ...]
+    held_out: HeldOut
+
+
+class InstructBatch(TypedDict):
+    """n items: scaled latents `clean` of the wanted pictures and noise `eps` `(n, C, h, w)`, `image` the unscaled
+    latents of the pictures they are made from, `timestep` `(n,)`, the instructions' `tokens` `(n, L)`, and of
+    references `embeddings` `(n, 1, d)` with `weights` `(n, 1)`."""
+
+    clean: Tensor
+    image: Tensor
+    tokens: Tensor
+    embeddings: Tensor
+    weights: Tensor
+    eps: Tensor
+    timestep: Tensor
+
+
+class InstructObjective(Objective[InstructBatch]):
+    """The widened U-Net with the loss of latent diffusion."""
+
+    def __init__(self, config: InstructConfig, data: EditData, base: Base, encoder: Encoder | None, seed: int) -> None:
+        super().__init__()
+        self.config, self.data, self.seed, self.encoder = config, data, seed, encoder
+        channels = int(base.autoencoder.config.latent_channels)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seeds.derive(seed, "init"))
+            self.unet = with_short_attention(widen(base.unet, 2 * channels, None))
+            self.references = None
+            if encoder is not None:
+                width = int(self.unet.config.cross_attention_dim)
+                self.references = ReferenceProjection(encoder.dim, getattr(encoder, "layout", None), width)
+        self.learns_text = config.train_text or config.base is None
+        self.text_model = base.text_encoder if self.learns_text else None
+        # a tuple hides them from nn.Module: they are not trained and not checkpointed
+        self.frozen = (base.autoencoder, base.text_encoder.requires_grad_(self.learns_text))
+        self.tokenizer, self.base_scheduler = base.tokenizer, base.scheduler
+        self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
+        self.groups = [np.array(numbers) for numbers in data.edits.groups.values()]
+        # by the root of how many there are: neither a few of one kind again and again, nor the largest alone
+        sizes = np.sqrt([len(group) for group in self.groups])
+        self.group_shares = sizes / sizes.sum()
+
+    def batch(self, step: int, size: int, rank: int = 0) -> InstructBatch:
+        """`size` edits in one of their wordings, some without text, picture or both."""
+        config, data = self.config, self.data
+        rng = seeds.numpy_generator(self.seed, "batch", step, rank)
+        generator = seeds.torch_generator(self.seed, "noise", step, rank)
+        groups = rng.choice(len(self.groups), size=size, p=self.group_shares)
+        within = rng.random(size)
+        edits = [
+            data.edits.edits[int(group[int(at * len(group))])]
+            for group, at in zip((self.groups[i] for i in groups), within, strict=True)
+        ]
+        luck = rng.random((3, size))
+        # one draw for both: the text goes below 2 p, the picture from p to 3 p
+        dropped = rng.random(size)
+        blank = dropped < 2 * config.drop
+        kept = torch.from_numpy((dropped < config.drop) | (dropped >= 3 * config.drop))
+        named = np.array([edit.drawing != NONE for edit in edits]) & (self.references is not None)
+        invented = named & (luck[0] < config.invented)
+        referred = (invented | (named & (luck[1] < config.referred))) & ~blank
+        texts = [
+            "" if none else instruction(edit, rng, invented=bool(strange))
+            for edit, none, strange in zip(edits, blank, invented, strict=True)
+        ]
+        shown = [
+            self._reference(edit.drawing, float(u), rng) if there else 0
+            for edit, there, u in zip(edits, referred, luck[2], strict=True)
+        ]
+        source = data.latents[[edit.source for edit in edits]].float() / self._scale()
+        clean = data.latents[[edit.target for edit in edits]].float()
+        return {
+            "clean": clean,
+            "image": source * kept[:, None, None, None],
+            "tokens": clip_text.token_ids(self.tokenizer, texts),
+            "embeddings": data.embeddings[shown].float()[:, None],
+            "weights": torch.from_numpy(referred.astype(np.float32))[:, None],
+            "eps": torch.randn(clean.shape, generator=generator),
+            "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
+        }
+
+    def _scale(self) -> float:
+        return float(self.frozen[0].config.scaling_factor)
+
+    def _reference(self, drawing: int, luck: float, rng: np.random.Generator) -> int:
+        """A picture of the thing that is drawn in a row: that drawing itself, or another of its name."""
+        others = self.data.others[drawing]
+        if luck < self.config.exact or not others:
+            return drawing
+        return others[int(rng.integers(len(others)))]
+
+    def forward(self, batch: InstructBatch) -> Tensor:
+        """E || target - network([z_t ; E(I)], t, text, reference) ||^2. Source: InstructPix2Pix, equation 2."""
+        with torch.set_grad_enabled(self.learns_text and torch.is_grad_enabled()):
+            text = self.frozen[1](batch["tokens"]).last_hidden_state
+        tokens = None if self.references is None else self.references(batch["embeddings"], batch["weights"])
+        keys, mask = joined(text, tokens)
+        noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
+        predicted = self.unet(
+            torch.cat([noisy, batch["image"]], 1),
+            batch["timestep"],
+            encoder_hidden_states=keys,
+            encoder_attention_mask=mask,
+        ).sample
+        return F.mse_loss(
+            predicted.float(),
+            schedulers.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]),
+        )
+
+    def export(self, out: Path) -> None:
+        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, in half precision, and the projection of
+        references."""
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+
+        autoencoder, text_encoder = copy.deepcopy(self.frozen[0]).half(), copy.deepcopy(self.frozen[1]).half()
+        StableDiffusionInstructPix2PixPipeline(
+            vae=autoencoder,
+            text_encoder=text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet.half(),
+            scheduler=self.base_scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(out)
+        self.unet.float()
+        # transformers computes in what the file says, diffusers in float32, and both have to agree
+        written = files.read_json(out / "text_encoder" / "config.json", "configuration")
+        files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
+        clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
+        if self.references is not None:
+            assert self.encoder is not None
+            layout = self.references.layout
+            said = {
+                "encoder_name": files.portable(self.encoder.name),
+                "encoder_fingerprint": self.encoder.fingerprint,
+                "dim": str(self.references.dim),
+                "layout": json.dumps(None if layout is None else asdict(layout)),
+            }
+            files.save_tensors(out / REFERENCES, dict(self.references.state_dict()), said)
+
+
+def others_of(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """For each row the other rows of its name."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return tuple(tuple(other for other in rows[name] if other != row) for row, name in enumerate(names))
+
+
+def chosen_edits(edits: Edits, count: int) -> list[Edit]:
+    """So many edits, of every group in turn."""
+    groups = [list(numbers) for _, numbers in sorted(edits.groups.items())]
+    rng = seeds.numpy_generator(0, "held-out edits")
+    for group in groups:
+        rng.shuffle(group)
+    longest = max((len(group) for group in groups), default=0)
+    turns = [group[i] for i in range(longest) for group in groups if i < len(group)]
+    return [edits.edits[number] for number in turns[:count]]
