@@ -414,7 +414,8 @@ def pack(root: Path, out: Path) -> None:
                     archive.add(place, f"blobs/{digest}")
                     blobs.append(digest)
             sent["names"].append(folder.name)
-            sheets += [Image.open(path) for path in sorted((folder / "sheets").glob("*.png"))[-1:]]
+            found = sorted((folder / "sheets").glob("*.png"))
+            sheets += [Image.open(path) for path in found if path.stem[:6] == found[-1].stem[:6]]
         data = json.dumps(manifest).encode()
         info = tarfile.TarInfo("manifest.json")
         info.size = len(data)
