@@ -38,7 +38,7 @@ from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3.documents import DocumentCache, build_documents
 from bowerbird.systems.racm3.layout import Layout, Passage
-from bowerbird.data.captions import invented_name
+from bowerbird.data.scenes.words import invented_name
 from bowerbird.systems.settings import Amount, Count, Share, column, network
 from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
 
