@@ -104,6 +104,7 @@ class InstructObjective(Objective[InstructBatch]):
         # a tuple hides them from nn.Module: they are not trained and not checkpointed
         self.frozen = (base.autoencoder, base.text_encoder.requires_grad_(self.learns_text))
         self.tokenizer, self.base_scheduler = base.tokenizer, base.scheduler
+        self._tokens: dict[str, np.ndarray] = {}
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
         self.groups = [np.array(numbers) for numbers in data.edits.groups.values()]
         # by the root of how many there are: neither a few of one kind again and again, nor the largest alone
@@ -142,12 +143,20 @@ class InstructObjective(Objective[InstructBatch]):
         return {
             "clean": clean,
             "image": source * kept[:, None, None, None],
-            "tokens": clip_text.token_ids(self.tokenizer, texts),
+            "tokens": self._token_ids(texts),
             "embeddings": data.embeddings[shown].float()[:, None],
             "weights": torch.from_numpy(referred.astype(np.float32))[:, None],
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
         }
+
+    def _token_ids(self, texts: list[str]) -> Tensor:
+        """The tokens `(n, L)` of texts, which are said again and again: each is cut into tokens once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        if new:
+            for text, row in zip(new, clip_text.token_ids(self.tokenizer, new).numpy(), strict=True):
+                self._tokens[text] = row.astype(np.int32)
+        return torch.from_numpy(np.stack([self._tokens[text] for text in texts])).long()
 
     def _scale(self) -> float:
         return float(self.frozen[0].config.scaling_factor)
