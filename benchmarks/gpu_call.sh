@@ -3,7 +3,7 @@
 set -u
 S=/tmp/bowerbird
 HERE=$(cd "$(dirname "$0")/.." && pwd)  # the code that runs; runs/, with the data, is in the folder of the call
-export PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:$S/src TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCHINDUCTOR_COMPILE_THREADS=4
+export PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:$S/src TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCHINDUCTOR_COMPILE_THREADS=3
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 if [ "$1" = begin ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site runs/wheels/*.whl || exit 1

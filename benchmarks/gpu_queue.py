@@ -54,14 +54,14 @@ class Part:
 
 
 PLAN = {
-    "autoencoder-8": Part(0, 118, 2, ("autoencoder.encoder", "autoencoder.decoder")),
-    "small-patches": Part(0, 125, 3, ("encoder.parts", "decoder")),
-    "vq-drawings": Part(0, 125, 2, ()),
+    "autoencoder-8": Part(0, 140, 2, ("autoencoder.encoder", "autoencoder.decoder")),
+    "small-patches": Part(0, 142, 3, ("encoder.parts", "decoder")),
+    "vq-drawings": Part(0, 142, 2, ()),
     "reimagen-drawings-32": Part(40, 330, 3, ("unet", "unet.encode_neighbors")),
     "tiny-sd": Part(60, 400, 3, ("unet",)),
-    "rdm-patches": Part(126, 690, 2, ("unet",)),
-    "tiny-rarm": Part(126, 690, 2, ("transformer",)),
-    "tiny-racm3": Part(126, 690, 2, ()),
+    "rdm-patches": Part(100, 690, 2, ("unet",)),
+    "tiny-rarm": Part(100, 690, 2, ("transformer",)),
+    "tiny-racm3": Part(100, 690, 2, ()),
     "reimagen-drawings-64": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
     "reimagen-drawings-128": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
     "tiny-ip-adapter": Part(401, 690, 2, ()),
@@ -202,6 +202,7 @@ def warm_up(entry: Entry, root: Path, device: str, settings: list[str]) -> None:
     """Two steps with any networks that fit, so that the compiled kernels are there when the training begins."""
     from bowerbird.training.loop import train
 
+    os.nice(5)
     few = ["system.scenes=512"] if entry.name == "tiny-sd" else []
     ready = built(entry, root, device, [*settings, "limit=400", *few])
     for report in train(ready.objective, config_of(ready, entry, None), ready.out, device=device, spent=lambda: 0.5):
