@@ -117,8 +117,8 @@ class OwnPictureEncoder(PictureEncoder):
         """Raises: BowerbirdError for another than the adapter's."""
         if encoder.fingerprint != need.fingerprint or encoder.dim != need.dim:
             raise BowerbirdError(
-                f"image encoder {str(given or encoder.name)!r}: {encoder.dim} dimensions, {encoder.fingerprint}, and the"
-                f" adapter needs {need.title}"
+                f"image encoder {str(given or encoder.name)!r}: {encoder.dim} dimensions, {encoder.fingerprint}, and"
+                f" the adapter needs {need.title}"
             )
         self.encoder, self.need = encoder, need
         self.size = int(getattr(encoder, "picture_size", 224))

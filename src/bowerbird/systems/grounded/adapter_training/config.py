@@ -30,7 +30,7 @@ class IPAdapterConfig(ObjectiveConfig):
     composed: Amount = 0.28
     varied_views: Annotated[int, Field(ge=0, le=64)] = 3
     forms: Annotated[int, Field(ge=1, le=16)] = 2
-    scenes: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
+    scenes: Annotated[int, Field(ge=0, le=1_000_000)] = 12_000
     scene_names: Count = 1_500
     nameless: Share = 0.35
     varied_nameless: Share = 0.7

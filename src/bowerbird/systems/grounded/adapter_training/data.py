@@ -42,8 +42,8 @@ class AdapterData:
     """Targets, of three kinds one after another: drawings, drawings under variations, scenes; `counts` of each.
 
     `latents` `(M, C, h, w)` float16. `tokens` `(m, 2 c, L)` of the drawings, under variations or not, and of the
-    scenes: c captions with names, then c without. `embeddings` `(E, d)` float16, and rows of it: `shows` `(M, r)` what shows the same thing, `near` `(M, r)` what shows another.
-    `names`: what each drawing is called.
+    scenes: c captions with names, then c without. `embeddings` `(E, d)` float16, and rows of it: `shows` `(M, r)` what
+    shows the same thing, `near` `(M, r)` what shows another. `names`: what each drawing is called.
     """
 
     latents: Tensor
@@ -57,8 +57,8 @@ class AdapterData:
 
 @dataclass(frozen=True)
 class AdapterSample:
-    """A batch of n targets, still on the CPU: `clean` `(n, C, h, w)`, `tokens` `(n, L)`, `embeddings` `(n, K, d)`, zeros
-    where the references are dropped."""
+    """A batch of n targets: `clean` `(n, C, h, w)`, `tokens` `(n, L)`, `embeddings` `(n, K, d)`, zeros where the
+    references are dropped."""
 
     clean: Tensor
     tokens: Tensor

@@ -4,8 +4,8 @@ Each cross-attention gets a second key and value, for tokens that a projection m
 are trained, and nothing else. The modules are diffusers' own, and the file is in the layout of h94/IP-Adapter.
 
 Differs from the paper, and why:
-- The reference is a neighbor of the target (see `data.py`), and a share of the captions does not name the thing, so that
-  the picture says what it is and the words what is asked of it.
+- The reference is a neighbor of the target (see `data.py`), and a share of the captions does not name the thing, so
+  that the picture says what it is and the words what is asked of it.
 - With an encoder of ours that describes patches, the tokens are its own, through the projection of the adapters called
   full; else four are made of the one embedding, as in the paper.
 - Several references are one set, as in use.
