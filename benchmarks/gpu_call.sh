@@ -3,7 +3,7 @@
 set -u
 S=/tmp/bowerbird
 HERE=$(cd "$(dirname "$0")/.." && pwd)  # the code that runs; runs/, with the data, is in the folder of the call
-export PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:$S/src TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCHINDUCTOR_COMPILE_THREADS=3
+export PYTHONUNBUFFERED=1 PYTHONPATH=/tmp/site:$S/src
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 if [ "$1" = begin ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site runs/wheels/*.whl || exit 1
@@ -13,7 +13,7 @@ if [ "$1" = begin ]; then
   cp -r "$HERE/src" "$HERE/benchmarks" $S/
   df -h /dev/shm | tail -1; free -g | head -2
   nvidia-smi --query-gpu=name,memory.total --format=csv,noheader; nproc
-  (cd $S && ulimit -n 65536; cd $S && nohup setsid python3 benchmarks/gpu_queue.py --root $S/runs schedule ${3:-} >$S/out.log 2>&1 &)
+  (cd $S && nohup setsid python3 benchmarks/gpu_queue.py --root $S/runs schedule ${3:-} >$S/out.log 2>&1 &)
 fi
 cp -r "$HERE/src" "$HERE/benchmarks" $S/
 cd $S && timeout $(($2 + 20)) python3 benchmarks/gpu_queue.py --root $S/runs watch --seconds "$2" ${3:-} --out "$OUT"

@@ -44,28 +44,26 @@ LENGTH = 690.0
 
 @dataclass(frozen=True)
 class Part:
-    """When an entry is trained, in seconds of the plan, and how many processes make its batches. `compiled`: what
-    torch's compiler takes."""
+    """When an entry is trained, in seconds of the plan, and how many processes make its batches."""
 
     begin: float
     end: float
     workers: int = 2
-    compiled: tuple[str, ...] = ("unet",)
 
 
 PLAN = {
-    "autoencoder-8": Part(0, 140, 2, ("autoencoder.encoder", "autoencoder.decoder")),
-    "small-patches": Part(0, 142, 3, ("encoder.parts", "decoder")),
-    "vq-drawings": Part(0, 142, 2, ()),
-    "reimagen-drawings-32": Part(40, 330, 3, ("unet", "unet.encode_neighbors")),
-    "tiny-sd": Part(60, 400, 3, ("unet",)),
-    "rdm-patches": Part(100, 690, 2, ("unet",)),
-    "tiny-rarm": Part(100, 690, 2, ("transformer",)),
-    "tiny-racm3": Part(100, 690, 2, ()),
-    "reimagen-drawings-64": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
-    "reimagen-drawings-128": Part(331, 690, 3, ("unet", "unet.encode_neighbors")),
-    "tiny-ip-adapter": Part(401, 690, 2, ()),
-    "tiny-instruct": Part(401, 690, 2, ("unet",)),
+    "autoencoder-8": Part(0, 140),
+    "small-patches": Part(0, 160, 4),
+    "vq-drawings": Part(0, 140),
+    "reimagen-drawings-32": Part(0, 300, 3),
+    "tiny-sd": Part(0, 400, 3),
+    "rdm-patches": Part(100, 690),
+    "tiny-rarm": Part(100, 690),
+    "tiny-racm3": Part(100, 690),
+    "reimagen-drawings-64": Part(301, 690, 3),
+    "reimagen-drawings-128": Part(301, 690, 3),
+    "tiny-ip-adapter": Part(401, 690),
+    "tiny-instruct": Part(401, 690),
 }
 RESERVE = 22.0
 """Seconds of an entry's time for its export, its last sheet and its measures."""
@@ -90,51 +88,16 @@ class Clock:
         return begun + planned / LENGTH * (end - begun)
 
 
-def faster(objective: Any, part: Part, kind: str) -> None:
-    """What a GPU makes faster: torch's compiler, and attention for many keys. What cannot be compiled runs as it is."""
+def faster(objective: Any, kind: str) -> None:
+    """What a GPU makes faster without a compiler, whose first steps take longer than there is time."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    import torch._dynamo as dynamo
-
-    dynamo.config.suppress_errors = True
-    dynamo.config.recompile_limit = 16
-    unet = getattr(objective, "unet", None)
-    if unet is not None and hasattr(unet, "set_attn_processor"):
+    if kind in ("rdm", "stable-diffusion"):
         from diffusers.models.attention_processor import AttnProcessor2_0
 
-        if kind in ("rdm", "stable-diffusion"):
-            unet.set_attn_processor(AttnProcessor2_0())
-    for place in part.compiled:
-        *owners, name = place.split(".")
-        owner = objective
-        for each in owners:
-            owner = getattr(owner, each)
-        target = getattr(owner, name)
-        if isinstance(target, torch.nn.Module):
-            target.compile(dynamic=False)
-        else:
-            setattr(owner, name, torch.compile(target, dynamic=False))
-
-
-def of_one_shape(objective: Any, kind: str) -> None:
-    """Batches of RDM and RARM with as many neighbors as there can be, others of weight zero: one shape to compile."""
-    if kind not in ("rdm", "rarm"):
-        return
-    import torch.nn.functional as functional
-
-    original, k = objective.batch, getattr(objective.config, "draws", objective.config).k
-
-    def batch(step: int, size: int, rank: int = 0) -> Any:
-        made = original(step, size, rank)
-        more = k - made["weights"].shape[1]
-        if more:
-            made["embeddings"] = functional.pad(made["embeddings"], (0, 0, 0, more))
-            made["weights"] = functional.pad(made["weights"], (0, more))
-        return made
-
-    objective.batch = batch
+        objective.unet.set_attn_processor(AttnProcessor2_0())
 
 
 def warm_start(entry: Entry, objective: Any, root: Path) -> None:
@@ -153,21 +116,12 @@ def built(entry: Entry, root: Path, device: str, settings: list[str]) -> Any:
     import torch
 
     torch.set_num_threads(2 if device == "cuda" else 1)
-    part = PLAN[entry.name]
     wait_for_autoencoder(root)
     ready = prepare(entry, root, device, settings)
     kind = ready.recipe.system.kind
     warm_start(entry, ready.objective, root)
     if device == "cuda":
-        faster(ready.objective, part, kind)
-        of_one_shape(ready.objective, kind)
-        export = ready.objective.export
-
-        def as_it_is(out: Path) -> None:
-            torch.compiler.set_stance("force_eager")  # sizes that are met once are not worth compiling
-            export(out)
-
-        ready.objective.export = as_it_is
+        faster(ready.objective, kind)
     return ready
 
 
@@ -198,22 +152,8 @@ def config_of(ready: Any, entry: Entry, batch: int | None) -> Any:
     )
 
 
-def warm_up(entry: Entry, root: Path, device: str, settings: list[str]) -> None:
-    """Two steps with any networks that fit, so that the compiled kernels are there when the training begins."""
-    from bowerbird.training.loop import train
-
-    os.nice(5)
-    few = ["system.scenes=512"] if entry.name == "tiny-sd" else []
-    ready = built(entry, root, device, [*settings, "limit=400", *few])
-    for report in train(ready.objective, config_of(ready, entry, None), ready.out, device=device, spent=lambda: 0.5):
-        log(f"{entry.name}: warmed up, {report.seconds:.1f} s", root)
-        if report.step == 6:
-            os._exit(0)
-
-
 def train_for(entry: Entry, root: Path, device: str, settings: list[str], batch: int | None) -> None:
     """Trains one entry to the end of its part of the plan, reading of the data included."""
-    import torch
 
     from bowerbird.core import files
     from bowerbird.training.loop import train
@@ -226,8 +166,6 @@ def train_for(entry: Entry, root: Path, device: str, settings: list[str], batch:
         (root / "provisional" / "queue" / entry.name / "model.tmp").rename(
             root / "provisional" / "queue" / entry.name / "model"
         )
-        if device == "cuda":
-            torch.compiler.set_stance("default")
     begun = time.time()
     logged, losses = begun, []
     log(f"{entry.name}: {config.steps} steps would be {config.steps * config.batch_size:,} pictures", root)
@@ -258,17 +196,6 @@ def train_for(entry: Entry, root: Path, device: str, settings: list[str], batch:
     log(f"{entry.name}: done, {clock.at(part.end) - time.time():.0f} s before its time is over", root)
 
 
-def stand_in(root: Path, device: str) -> None:
-    """Untrained networks for what others stand on, in a root of its own: what is compiled does not ask what they
-    know."""
-    del device
-    for name in ("autoencoder-8", "small-patches", "vq-drawings", "reimagen-drawings-32", "reimagen-drawings-64"):
-        entry = next((entry for entry in QUEUE if entry.name == name), None)
-        if entry is not None and name in PLAN and not (root / "queue" / name / "model").is_dir():
-            ready = prepare(entry, root, "cpu", ["limit=400"])
-            ready.objective.export(root / "queue" / name / "model")
-
-
 def provisional(root: Path) -> None:
     """An untrained second stage on the trained first, for the third stage to stand on while the second trains."""
     entry = next(entry for entry in QUEUE if entry.name == "reimagen-drawings-64")
@@ -282,8 +209,7 @@ def provisional(root: Path) -> None:
 
 
 def prepare_ahead(entry: Entry, root: Path, device: str, settings: list[str]) -> None:
-    """What an entry learns from, and its compiled kernels, by a stand-in for the base that is still being trained."""
-    from bowerbird.training.loop import train
+    """What an entry learns from, by a stand-in for the base that is still being trained."""
 
     other = root / "provisional"
     (other / "queue").mkdir(parents=True, exist_ok=True)
@@ -295,12 +221,6 @@ def prepare_ahead(entry: Entry, root: Path, device: str, settings: list[str]) ->
     for found in ready.out.glob("*.safetensors"):
         os.link(found, root / "queue" / entry.name / found.name)
     log(f"{entry.name}: prepared ahead", root)
-    if device == "cuda":
-        for report in train(
-            ready.objective, config_of(ready, entry, None), ready.out, device=device, spent=lambda: 0.5
-        ):
-            if report.step == 6:
-                os._exit(0)
 
 
 def schedule(root: Path, seconds: float, device: str, names: list[str], settings: list[str], batch: int | None) -> None:
@@ -314,13 +234,6 @@ def schedule(root: Path, seconds: float, device: str, names: list[str], settings
     log(f"gpu: {', '.join(entry.name for entry in planned)} in {seconds:.0f} s", root)
     running: dict[str, subprocess.Popen[bytes]] = {}
     failed: dict[str, int] = {}
-    if device == "cuda":
-        warm = root / "warm"
-        warm.mkdir()
-        (warm / "data").symlink_to(root / "data")
-        later = [e.name for e in planned if PLAN[e.name].begin > 0 and PLAN[e.name].compiled]
-        log(f"gpu: warms up {', '.join(later)}", root)
-        subprocess.Popen([*own, str(warm), "warm", *later, *common])
     begun_provisional, ahead = False, [e for e in planned if any(n == "tiny-sd" for _, n in e.needs)]
     while planned or running:
         for entry in list(ahead):
@@ -465,13 +378,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="where state, data and log lie")
     verbs = parser.add_subparsers(dest="verb", required=True)
     whole, one = verbs.add_parser("schedule", help="the whole plan"), verbs.add_parser("one", help="one entry")
-    warm, stage, ahead = (verbs.add_parser(name) for name in ("warm", "provisional", "ahead"))
+    stage, ahead = (verbs.add_parser(name) for name in ("provisional", "ahead"))
     whole.add_argument("names", nargs="*", help="these entries; default: what is not done")
     whole.add_argument("--seconds", type=float, default=LENGTH)
     one.add_argument("name")
     ahead.add_argument("name")
-    warm.add_argument("names", nargs="*")
-    for verb in (whole, one, warm, stage, ahead):
+    for verb in (whole, one, stage, ahead):
         verb.add_argument("--device", default="cuda")
         verb.add_argument("--batch", type=int, help="over the entries' own, for a trial")
         verb.add_argument("--set", action="append", default=[], dest="settings")
@@ -494,15 +406,6 @@ def main() -> None:
         prepare_ahead(entries[arguments.name], root, arguments.device, arguments.settings)
     elif arguments.verb == "provisional":
         provisional(root)
-    elif arguments.verb == "warm" and len(arguments.names) == 1:
-        warm_up(entries[arguments.names[0]], root, arguments.device, arguments.settings)
-    elif arguments.verb == "warm":
-        stand_in(root, arguments.device)
-        own = [sys.executable, __file__, "--root", str(root), "warm"]
-        common = [*(f"--set={s}" for s in arguments.settings), "--device", arguments.device]
-        for name in arguments.names:
-            if not missing(entries[name], root):
-                subprocess.Popen([*own, name, *common])
     else:
         schedule(root, arguments.seconds, arguments.device, arguments.names, arguments.settings, arguments.batch)
 

@@ -262,99 +262,6 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
     return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
 
 
-def of_tokens(trained: Any, pictures: Any) -> str:
-    """How probable pictures are given the nearest that were trained on, those of another picture, and none; and given
-    themselves."""
-    import torch
-    from torch.nn import functional as F
-
-    from bowerbird.core import tensors
-    from bowerbird.core.types import Neighbors
-    from bowerbird.data import variation
-
-    pipe, encoder, k = trained.pipeline(), trained.frozen[1], trained.config.draws.k
-    edge = pipe.capabilities.sizes[0]
-    x = variation.apply(variation.identity(len(pictures)), pictures.pixels, pictures.alpha, edge)
-    own = torch.from_numpy(encoder.embed_images(tensors.to_pil(x)))
-    database = trained.cache.embeddings[0].float()
-    near = (F.normalize(own, dim=1) @ F.normalize(database, dim=1).T).topk(min(k, len(database)), dim=1).indices
-    found = database[near]
-    given = {
-        "its neighbors": (found, False),
-        "those of another": (found.roll(len(found) // 2, 0), False),
-        "none": (found, True),
-        "itself": (own[:, None], False),
-    }
-    said = []
-    for name, (embeddings, null) in given.items():
-        bits = []
-        for rows in torch.split(torch.arange(len(x)), 64):
-            hits = Neighbors.from_embeddings(embeddings[rows].numpy(), [[""] * embeddings.shape[1]] * len(rows))
-            bits.append(pipe.bits_per_token(x[rows], hits, null=null))
-        said.append(f"{name} {float(torch.cat(bits).mean()):.3f}")
-    return f"bits a token given {', '.join(said)}"
-
-
-def of_documents(trained: Any, pictures: Any) -> str:
-    """How probable pictures are, given their caption and the two documents it retrieves of those that were trained on,
-    the documents of another, none, or the picture itself as a document."""
-    import torch
-
-    from bowerbird.data import variation
-    from bowerbird.models.vq import to_tokens
-    from bowerbird.systems.racm3 import documents, objective
-    from bowerbird.systems.racm3 import layout as lay
-    from bowerbird.systems.racm3.likelihood import bits_per_code
-
-    tokenizer, encoder, words = trained.frozen
-    n, plan = len(pictures), trained.layout
-    size = int(tokenizer.config.sample_size)
-    x = variation.apply(variation.identity(n), pictures.pixels, pictures.alpha, size)
-    own = torch.cat([to_tokens(tokenizer, part).cpu() for part in torch.split(x, 64)]).numpy()
-    texts = objective.text_tokens(words, list(pictures.captions))
-    scores = documents.text_half(encoder, pictures.captions) @ trained.cache.vectors.float().T
-    near = scores.topk(min(2, scores.shape[1])).indices.tolist()
-
-    def given(codes: Any, text: Any, number: int) -> Any:
-        return lay.retrieved(plan, codes, text, number)
-
-    def retrieved(row: int) -> list[Any]:
-        return [given(trained.codes[0, r], trained.plain[r], i) for i, r in enumerate(near[row % n], start=1)]
-
-    cases: dict[str, list[list[Any]]] = {
-        "its documents": [retrieved(row) for row in range(n)],
-        "those of another": [retrieved(row + n // 2) for row in range(n)],
-        "none": [[] for _ in range(n)],
-        "itself": [[given(own[row], texts[row], 1)] for row in range(n)],
-    }
-    said = []
-    for name, before in cases.items():
-        passages = [lay.join([*before[i], lay.picture_from_text(plan, own[i], texts[i])]) for i in range(n)]
-        said.append(f"{name} {float(bits_per_code(trained.decoder, plan, passages).mean()):.3f}")
-    return f"bits an image token given {', '.join(said)}"
-
-
-def of_edits(trained: Any, pictures: Any) -> str:
-    """Edits with held-out names in held-out wordings; styles that were held out say nothing of it. Done: nearer to what
-    is wanted than to what was there."""
-    from bowerbird.systems.instruct.preview import held_out_edits
-
-    held = trained.data.held_out
-    rows = list(range(len(held.instructions)))
-    if not rows:
-        return "no edit is held out"
-    source, wanted = held.source, held.wanted
-    named = held.weights > 0
-    found = []
-    for given in (True, False):
-        made = held_out_edits(trained, rows, references=given)
-        nearer = (made - wanted).square().mean((1, 2, 3)) < (made - source).square().mean((1, 2, 3))
-        part = f", of named things {float(nearer[named].float().mean()):.1%}" if bool(named.any()) else ""
-        name = "with references" if given else "without"
-        found.append(f"{name} {decibels(made, wanted):.2f} dB, done {float(nearer.float().mean()):.1%}{part}")
-    return f"{len(rows)} held-out edits (unchanged {decibels(source, wanted):.2f} dB): {'; '.join(found)}"
-
-
 def unknown_things(trained: Any, pictures: Any, count: int) -> Any:
     """Up to `count` of the pictures, of things whose name is none of those trained on, each name once."""
     known, found = set(trained.data.names), dict[str, int]()
@@ -414,6 +321,99 @@ def adapter_sheet(trained: Any, pictures: Any, path: Path) -> None:
     chosen = unknown_things(trained, pictures, 10)
     names = [caption.strip().lower() or "thing" for caption in chosen.captions]
     draw_sheet(trained.pipeline(), names, embeddings_of(trained, chosen), tensors.to_pil(chosen.pixels), path)
+
+
+def of_edits(trained: Any, pictures: Any) -> str:
+    """Edits with held-out names in held-out wordings; styles that were held out say nothing of it. Done: nearer to what
+    is wanted than to what was there."""
+    from bowerbird.systems.instruct.preview import held_out_edits
+
+    held = trained.data.held_out
+    rows = list(range(len(held.instructions)))
+    if not rows:
+        return "no edit is held out"
+    source, wanted = held.source, held.wanted
+    named = held.weights > 0
+    found = []
+    for given in (True, False):
+        made = held_out_edits(trained, rows, references=given)
+        nearer = (made - wanted).square().mean((1, 2, 3)) < (made - source).square().mean((1, 2, 3))
+        part = f", of named things {float(nearer[named].float().mean()):.1%}" if bool(named.any()) else ""
+        name = "with references" if given else "without"
+        found.append(f"{name} {decibels(made, wanted):.2f} dB, done {float(nearer.float().mean()):.1%}{part}")
+    return f"{len(rows)} held-out edits (unchanged {decibels(source, wanted):.2f} dB): {'; '.join(found)}"
+
+
+def of_documents(trained: Any, pictures: Any) -> str:
+    """How probable pictures are, given their caption and the two documents it retrieves of those that were trained on,
+    the documents of another, none, or the picture itself as a document."""
+    import torch
+
+    from bowerbird.data import variation
+    from bowerbird.models.vq import to_tokens
+    from bowerbird.systems.racm3 import documents, objective
+    from bowerbird.systems.racm3 import layout as lay
+    from bowerbird.systems.racm3.likelihood import bits_per_code
+
+    tokenizer, encoder, words = trained.frozen
+    n, plan = len(pictures), trained.layout
+    size = int(tokenizer.config.sample_size)
+    x = variation.apply(variation.identity(n), pictures.pixels, pictures.alpha, size)
+    own = torch.cat([to_tokens(tokenizer, part).cpu() for part in torch.split(x, 64)]).numpy()
+    texts = objective.text_tokens(words, list(pictures.captions))
+    scores = documents.text_half(encoder, pictures.captions) @ trained.cache.vectors.float().T
+    near = scores.topk(min(2, scores.shape[1])).indices.tolist()
+
+    def given(codes: Any, text: Any, number: int) -> Any:
+        return lay.retrieved(plan, codes, text, number)
+
+    def retrieved(row: int) -> list[Any]:
+        return [given(trained.codes[0, r], trained.plain[r], i) for i, r in enumerate(near[row % n], start=1)]
+
+    cases: dict[str, list[list[Any]]] = {
+        "its documents": [retrieved(row) for row in range(n)],
+        "those of another": [retrieved(row + n // 2) for row in range(n)],
+        "none": [[] for _ in range(n)],
+        "itself": [[given(own[row], texts[row], 1)] for row in range(n)],
+    }
+    said = []
+    for name, before in cases.items():
+        passages = [lay.join([*before[i], lay.picture_from_text(plan, own[i], texts[i])]) for i in range(n)]
+        said.append(f"{name} {float(bits_per_code(trained.decoder, plan, passages).mean()):.3f}")
+    return f"bits an image token given {', '.join(said)}"
+
+
+def of_tokens(trained: Any, pictures: Any) -> str:
+    """How probable pictures are given the nearest that were trained on, those of another picture, and none; and given
+    themselves."""
+    import torch
+    from torch.nn import functional as F
+
+    from bowerbird.core import tensors
+    from bowerbird.core.types import Neighbors
+    from bowerbird.data import variation
+
+    pipe, encoder, k = trained.pipeline(), trained.frozen[1], trained.config.draws.k
+    edge = pipe.capabilities.sizes[0]
+    x = variation.apply(variation.identity(len(pictures)), pictures.pixels, pictures.alpha, edge)
+    own = torch.from_numpy(encoder.embed_images(tensors.to_pil(x)))
+    database = trained.cache.embeddings[0].float()
+    near = (F.normalize(own, dim=1) @ F.normalize(database, dim=1).T).topk(min(k, len(database)), dim=1).indices
+    found = database[near]
+    given = {
+        "its neighbors": (found, False),
+        "those of another": (found.roll(len(found) // 2, 0), False),
+        "none": (found, True),
+        "itself": (own[:, None], False),
+    }
+    said = []
+    for name, (embeddings, null) in given.items():
+        bits = []
+        for rows in torch.split(torch.arange(len(x)), 64):
+            hits = Neighbors.from_embeddings(embeddings[rows].numpy(), [[""] * embeddings.shape[1]] * len(rows))
+            bits.append(pipe.bits_per_token(x[rows], hits, null=null))
+        said.append(f"{name} {float(torch.cat(bits).mean()):.3f}")
+    return f"bits a token given {', '.join(said)}"
 
 
 HELD_OUT_SHEETS: dict[str, Callable[[Any, Any, Path], None]] = {"ip-adapter": adapter_sheet}

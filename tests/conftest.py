@@ -228,6 +228,12 @@ def tiny_tokens(
         return _two_steps("tiny-knn-discrete", drawn_folder, tmp_path_factory.mktemp("tokens"))
 
 
+@pytest.fixture(scope="session")
+def tiny_rarm(drawn_folder: Path, short_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RARM in its tiny form, trained for two steps, on disk."""
+    return _two_steps("tiny-rarm", drawn_folder, tmp_path_factory.mktemp("rarm"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--make-golden",

@@ -30,7 +30,8 @@ def generate(folder: Path) -> None:
         hits = Neighbors.from_images(["red apple"], [], [])
     else:
         hits = Neighbors.from_embeddings(np.ones((1, 2, 384), np.float32), [["a", "b"]])
-    steps = (1,) * pipe.capabilities.stages if pipe.capabilities.stages > 1 else 1
+    can = pipe.capabilities
+    steps = (1,) * can.stages if can.stages > 1 else pipe.defaults.num_inference_steps if can.samples_tokens else 1
     generation.generate(pipe, hits, generation.Settings(steps=steps, guidance_scale=1.0))
 
 
@@ -59,6 +60,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path]:
     return made
 
 
+@pytest.mark.parametrize("copy", ["random_rdm", "random_reimagen", "tiny_rarm"], indirect=True)
 def test_a_damaged_model_is_refused_in_one_line_or_generates(copy: Callable[[], Path]) -> None:
     refused = 0
     for seed in range(40):

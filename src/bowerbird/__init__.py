@@ -17,12 +17,14 @@ from bowerbird.core.version import __version__
 
 _LAZY = {
     "BowerbirdError": ("bowerbird.core.errors", "BowerbirdError"),
+    "InstructPipeline": ("bowerbird.systems.instruct.pipeline", "InstructPipeline"),
     "KNNDiffusionPipeline": ("bowerbird.systems.knn.pipeline", "KNNDiffusionPipeline"),
     "KNNDiscretePipeline": ("bowerbird.systems.knn.discrete_pipeline", "KNNDiscretePipeline"),
     "KnowledgeBase": ("bowerbird.knowledge.base", "KnowledgeBase"),
     "MismatchError": ("bowerbird.core.errors", "MismatchError"),
     "PixelGrid": ("bowerbird.models.pixels", "PixelGrid"),
     "Neighbors": ("bowerbird.core.types", "Neighbors"),
+    "RACM3Pipeline": ("bowerbird.systems.racm3.pipeline", "RACM3Pipeline"),
     "RARMPipeline": ("bowerbird.systems.rarm.pipeline", "RARMPipeline"),
     "RARMTransformer": ("bowerbird.models.rarm_transformer", "RARMTransformer"),
     "RDMPipeline": ("bowerbird.systems.rdm.pipeline", "RDMPipeline"),
@@ -40,6 +42,7 @@ _LAZY = {
 __all__ = [
     "BowerbirdError",
     "Guidance",
+    "InstructPipeline",
     "KNNDiffusionPipeline",
     "KNNDiscretePipeline",
     "KnowledgeBase",
@@ -47,6 +50,7 @@ __all__ = [
     "NeighborUNet",
     "Neighbors",
     "PixelGrid",
+    "RACM3Pipeline",
     "RARMPipeline",
     "RARMTransformer",
     "RDMPipeline",
@@ -73,8 +77,10 @@ if TYPE_CHECKING:
     from bowerbird.models.token_transformer import TokenTransformer
     from bowerbird.systems import queries
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
+    from bowerbird.systems.instruct.pipeline import InstructPipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.racm3.pipeline import RACM3Pipeline
     from bowerbird.systems.rarm.pipeline import RARMPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline
     from bowerbird.systems.reimagen.pipeline import ReImagenPipeline

@@ -71,6 +71,47 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class CausalAttention(Attention):
+    """Each place looks at itself and those before it."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
+        q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(x))
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(later, -torch.inf).softmax(-1)
+        return self.to_out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class TokenTransformer(nn.Module):
+    """RARM's: tokens in, logits of the next one out; learned places, no norm at the end, a bias in the last layer."""
+
+    def __init__(self, codes: int, places: int, width: int, depth: int, context: int, head: int = 64) -> None:
+        super().__init__()
+        self.proj_in = nn.Embedding(codes + 2, width)
+        self.positional_encoding = nn.Parameter(torch.randn(width, places) / math.sqrt(width))
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(width, context, head) for _ in range(depth))
+        for block in self.transformer_blocks:
+            block.attn1 = CausalAttention(width, width, head)
+        self.proj_out = nn.Conv1d(width, codes, 1)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        h = self.proj_in(tokens).transpose(1, 2) + self.positional_encoding[None, :, : tokens.shape[1]]
+        h = h.transpose(1, 2)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        return self.proj_out(h.transpose(1, 2)).transpose(1, 2)
+
+
+def likeliest_tokens(network: TokenTransformer, context: Tensor, scale: float, length: int) -> Tensor:
+    """Token after token, the whole prefix run again each time, guided from zeros; always the likeliest."""
+    codes = network.proj_out.out_channels
+    tokens = torch.full((len(context), 1), codes + 1)
+    for _ in range(length):
+        given, none = (network(tokens, each)[:, -1] for each in (context, torch.zeros_like(context)))
+        tokens = torch.cat([tokens, (none + scale * (given - none)).argmax(1, keepdim=True)], 1)
+    return tokens[:, 1:]
+
+
 class SpatialTransformer(nn.Module):
     def __init__(self, width: int, context: int, head: int) -> None:
         super().__init__()
@@ -347,6 +388,11 @@ class FirstStage(nn.Module):
             z = codes[nearest].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
         return self.decoder(self.post_quant_conv(z))
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """The nearest code of each place, row by row `(B, N)`."""
+        flat = self.encode(x).permute(0, 2, 3, 1).flatten(1, 2)
+        return (flat[:, :, None] - self.quantize.embedding.weight).square().sum(-1).argmin(-1)
+
 
 def betas(start: float = 0.0015, end: float = 0.0195, steps: int = 1000) -> Tensor:
     return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
@@ -372,6 +418,16 @@ def ddim(predict, noise: Tensor, steps: int, scale: float, context: Tensor) -> T
 def dotless(name: str) -> str:
     """A name as averaged weights are stored under."""
     return "model_ema." + f"diffusion_model.{name}".replace(".", "")
+
+
+def rarm_checkpoint(network: TokenTransformer, stage: FirstStage) -> dict[str, object]:
+    """A file's content as Lightning saved it."""
+    codes = network.proj_out.out_channels
+    state = {f"transformer.{name}": tensor for name, tensor in network.state_dict().items()}
+    state |= {"sos_token": torch.tensor([codes + 1]), "mask_token": torch.tensor([codes])}
+    state |= {f"first_stage_model.{name}": tensor for name, tensor in stage.state_dict().items()}
+    state |= {"first_stage_model.loss.discriminator.main.0.weight": torch.ones(3)}
+    return {"epoch": 3, "state_dict": state, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}]}
 
 
 def checkpoint(unet: UNet, stage: FirstStage, *, optimizer: bool = True) -> dict[str, object]:

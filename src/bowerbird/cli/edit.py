@@ -33,7 +33,18 @@ def edit(
         Path,
         typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl, new or of an earlier run."),
     ],
-    kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
+    kb: Annotated[
+        str | None,
+        typer.Option("--kb", help="Knowledge base to retrieve from; with --instruction what it names, where given."),
+    ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option("--instruction", help="What to change, for a model that reads instructions: 'make it blue'."),
+    ] = None,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option("--image-guidance", help="How much of the picture stays with --instruction; default 1.5."),
+    ] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
     reference: Annotated[
@@ -53,8 +64,11 @@ def edit(
         float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")
     ] = 1.0,
     guidance_scale: Annotated[
-        float, typer.Option("--guidance-scale", help="How much the prompt counts; 1 = off.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            "--guidance-scale", help="How much the prompt or instruction counts; 1 = off, default the model's."
+        ),
+    ] = None,
     preservation: Annotated[
         float | None,
         typer.Option(
@@ -63,7 +77,11 @@ def edit(
     ] = None,
     change_threshold: Annotated[
         float | None,
-        typer.Option("--change-threshold", help="Smaller changes are undone; 0 keeps all, default 0.6.", min=0.0),
+        typer.Option(
+            "--change-threshold",
+            help="Smaller changes are undone; 0 keeps all, default 0.6, with --instruction 0.",
+            min=0.0,
+        ),
     ] = None,
     img2img: Annotated[
         bool, typer.Option("--img2img", help="Only start from the picture; give a --strength below 1.")
@@ -72,7 +90,7 @@ def edit(
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
     ] = None,
-    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense or bm25.")] = "hybrid",
+    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed.")] = "hybrid",
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
@@ -89,14 +107,25 @@ def edit(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Edit pictures by a text or a reference picture; what they do not speak of stays.
+    """Edit pictures by a text, a reference picture or an instruction; what they do not speak of stays.
 
     The sheet shows each picture, its edit, and where they differ.
 
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
     """
-    if (prompt is None) == (reference is None):
-        raise BowerbirdError("edit: say what the picture is to show with --prompt T or --reference F, one of them")
+    if sum(given is not None for given in (prompt, reference, instruction)) != 1:
+        raise BowerbirdError(
+            "edit: say what the picture is to show with --prompt T or --reference F, or what to change with"
+            " --instruction T, one of them"
+        )
+    if instruction is None and (kb is None or image_guidance is not None):
+        raise BowerbirdError(
+            "edit: give --kb, from which --prompt and --reference retrieve"
+            if kb is None
+            else "edit: --image-guidance is of --instruction"
+        )
+    if instruction is not None and not instruction.strip():
+        raise BowerbirdError("edit: the --instruction is empty; say what to change, for example 'make it blue'")
     if img2img and strength >= 1:
         raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
     from bowerbird.systems import output
@@ -110,7 +139,7 @@ def edit(
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)
-    opened = KnowledgeBase.open(kb, encoder=encoder)
+    opened = None if kb is None else KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
     pipe = open_model(model, device)
@@ -120,21 +149,41 @@ def edit(
             f"model {model!r} is a {type(pipe).__name__}, which does not edit; use tiny-knn, or train one: bowerbird"
             " train tiny-knn"
         )
+    if can.instructs != (instruction is not None):
+        raise BowerbirdError(
+            f"model {model!r} edits by instruction; give --instruction"
+            if can.instructs
+            else f"model {model!r} reads no instruction; give --prompt, or use tiny-instruct"
+        )
     if not can.edits and not img2img:
         raise BowerbirdError(
             f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
         )
     request = pipe.resolve(
-        make_request(prompt, wanted, k=k, search_mode=search_mode, where=where, allow_no_neighbors=allow_no_neighbors),
+        make_request(
+            instruction or prompt,
+            wanted,
+            k=k,
+            search_mode=search_mode,
+            where=where,
+            allow_no_neighbors=allow_no_neighbors,
+        ),
         opened,
     )
     hits = pipe.retrieve(request, opened, len(pictures) * n)
-    say_fewer(pipe, opened, k)
-    how: dict[str, Any] = {"preservation": preservation, "change_threshold": change_threshold}
+    if opened is not None:
+        say_fewer(pipe, opened, k)
+    if can.instructs and change_threshold is None:
+        change_threshold = generation.default_settings(pipe).change_threshold
+    how: dict[str, Any] = {
+        "preservation": preservation,
+        "change_threshold": change_threshold,
+        "image_guidance": image_guidance,
+    }
     how = {key: value for key, value in how.items() if value is not None}
     settings = generation.Settings(
         steps=steps,
-        guidance_scale=guidance_scale,
+        guidance_scale=pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale,
         sampler=sampler,
         seed=seed,
         strength=strength,
@@ -147,7 +196,7 @@ def edit(
         made = generation.generate(pipe, hits, settings, sources=sources, progress=report)
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     record: dict[str, Any] = {
-        "prompt": prompt,
+        "prompt": instruction or prompt,
         "reference": None if reference is None else str(reference),
         "edited": [str(path) for path in image],
     }

@@ -90,6 +90,18 @@ def generate(
             "--guidance-interval", help="Guide only from and to these shares of the noise, e.g. 0.1,0.8: fewer passes."
         ),
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of models of tokens: 0 takes the likeliest, 1 as learned.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Draw tokens from so many likeliest; 0 from all.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Draw tokens from the likeliest that together have this share.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -105,7 +117,7 @@ def generate(
         str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")
     ] = None,
     search_mode: Annotated[
-        str | None, typer.Option("--search-mode", help="hybrid, dense or bm25; default the model's.")
+        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed; default the model's.")
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
@@ -208,6 +220,10 @@ def generate(
             "--offload", help="Keep a base's weights in main memory: model (a network at a time), sequential."
         ),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option("--best-of", help="Draw so many for each picture and keep the one nearest to --prompt.", min=1),
+    ] = 1,
     on_copy: Annotated[
         str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
     ] = "warn",
@@ -258,9 +274,10 @@ def generate(
     counted = tuple(int(step) for step in numbers(steps, "--steps"))
     if any(step != whole for step, whole in zip(numbers(steps, "--steps"), counted, strict=True)):
         raise BowerbirdError(f"--steps {steps!r}: write whole numbers, one or one a stage, e.g. 30,10")
+    from bowerbird import encoders
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records, refinement
+    from bowerbird.systems import generation, jobs, records, refinement, reranking
 
     job = jobs.Job(
         prompt=prompt,
@@ -285,6 +302,10 @@ def generate(
         steps=counted,
         guidance_scale=guidance_scale,
         guidance_interval=tuple(numbers(guidance_interval, "--guidance-interval")),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
         sampler=sampler,
         eta=eta,
         height=height or size,
@@ -305,6 +326,8 @@ def generate(
         max_passes=max_passes,
     )
     guard.check_policy(on_copy)
+    if best_of > 1 and (prompt is None or prompts is not None or critic is not None):
+        raise BowerbirdError("generate: --best-of goes with one --prompt, without --prompts and --critic")
     if prompts is not None:
         _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
         return
@@ -320,12 +343,18 @@ def generate(
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
         say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
-        progress = tracker(bar, "generating", job.n)
-        if critic is None or opened is None:
+        progress = tracker(bar, "generating", job.n * best_of)
+        ranked = None
+        if best_of > 1:
+            judge = encoders.load() if opened is None else opened.encoder
+            ranked = reranking.generate_best(pipe, hits, settings, judge, best_of, progress=progress)
+            made = refinement.RefinedPictures(ranked.images, hits)
+        elif critic is None or opened is None:
             made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
         else:
             made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
-    kept = guard.guard(pipe, made.images, made.hits, settings, policy=on_copy)
+    chosen = None if ranked is None else ranked.seeds
+    kept = guard.guard(pipe, made.images, made.hits, settings, picture_seeds=chosen, policy=on_copy)
     made_records = records.generation_records(
         pipe,
         model,
@@ -333,7 +362,7 @@ def generate(
         kept.hits,
         kept.images,
         settings,
-        prepared.request,
+        prepared.request | ({"best_of": best_of} if best_of > 1 else {}),
         picture_seeds=kept.seeds,
         copies=kept.copies,
         refinements=made.records,

@@ -18,6 +18,7 @@ import typer
 from bowerbird.cli import (
     browse,
     bulk,
+    caption,
     changes,
     datasets,
     demo,
@@ -68,6 +69,7 @@ app.command("search")(search.search)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("caption")(caption.caption)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("check-copies")(evaluate.check_copies)

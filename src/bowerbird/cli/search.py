@@ -48,7 +48,9 @@ def search(
             "--queries", metavar="FILE.txt", help="A text a line, all searched at once; answers as JSON lines."
         ),
     ] = None,
-    mode: Annotated[str, typer.Option("--mode", help="dense (embeddings), bm25 (words) or hybrid (both).")] = "hybrid",
+    mode: Annotated[
+        str, typer.Option("--mode", help="dense (embeddings), bm25 (words), hybrid (both), mixed.")
+    ] = "hybrid",
     k: Annotated[
         int | None, typer.Option("-k", "--num-neighbors", help="How many results; default 8, or as many as there are.")
     ] = None,

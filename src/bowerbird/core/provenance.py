@@ -37,7 +37,11 @@ def parameters(record: dict[str, Any]) -> str:
         "Model hash": record["model"]["fingerprint"],
     }
     if "edit" in record:
-        settings["Denoising strength"] = record["edit"]["strength"]
+        how = record["edit"]
+        by_instruction = "image_guidance" in how
+        settings |= (
+            {"Image CFG scale": how["image_guidance"]} if by_instruction else {"Denoising strength": how["strength"]}
+        )
     return printable(first) + "\n" + ", ".join(f"{key}: {printable(str(value))}" for key, value in settings.items())
 
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.diffusion import discrete
 
+MOST_TEMPERATURE = 100.0
+MOST_SYMBOLS = 1_000_000
+
 
 @dataclass(frozen=True)
 class TokenSampling:
@@ -31,14 +34,14 @@ class TokenSampling:
 
     def __post_init__(self) -> None:
         ranges = {
-            "temperature, 0 or more": 0 <= self.temperature < float("inf"),
-            "top_k, 0 (all) or more": self.top_k >= 0,
-            "top_p, above 0 and at most 1": 0 < self.top_p <= 1,
-            "min_p, from 0 to 1": 0 <= self.min_p <= 1,
+            "temperature": (f"from 0 to {MOST_TEMPERATURE:g}", 0 <= self.temperature <= MOST_TEMPERATURE),
+            "top_k": (f"from 0 (all symbols) to {MOST_SYMBOLS}", 0 <= self.top_k <= MOST_SYMBOLS),
+            "top_p": ("above 0 and at most 1", 0 < self.top_p <= 1),
+            "min_p": ("from 0 to 1", 0 <= self.min_p <= 1),
         }
-        wrong = [name for name, fits in ranges.items() if not fits]
-        if wrong:
-            raise BowerbirdError(f"{wrong[0]}; got {getattr(self, wrong[0].partition(',')[0])}")
+        for name, (span, fits) in ranges.items():
+            if not fits:
+                raise BowerbirdError(f"`{name}` is {span}; got {getattr(self, name):g}")
 
     def distribution(self, logits: Tensor) -> Tensor:
         """Logits `(…, S)` -> log-probabilities that are drawn from, -inf for what never is."""

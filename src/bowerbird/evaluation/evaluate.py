@@ -20,6 +20,7 @@ from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import entity_draw, features, set_measures
 from bowerbird.evaluation.copies import detect
+from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.evaluation.metrics import diversity
 from bowerbird.evaluation.metrics.faithfulness import faithfulness
 from bowerbird.evaluation.metrics.intervals import over_groups
@@ -82,7 +83,7 @@ def default_settings(pipe: System, **changes: Any) -> Settings:
     return replace(Settings(k=pipe.defaults.k, generate=generation.default_settings(pipe)), **changes)
 
 
-PARTS = ("inception-score", "faithfulness", "clip-score", "hubness", "copies")
+PARTS = ("inception-score", "faithfulness", "clip-score", "hubness", "copies", "likelihood")
 """Measures that are not of sets alone."""
 
 
@@ -134,6 +135,10 @@ def evaluate(
     extractor = extractor or (judges[0] if judges is not None else features.load(FEATURES))
     wanted = set(settings.metrics or (*set_measures.names(), *PARTS))
     settings, left_out = _fit(pictures, settings, wanted, judges is not None)
+    if "likelihood" in wanted and not pipe.capabilities.likelihood:
+        wanted.discard("likelihood")
+        if settings.metrics is not None:
+            left_out.append(f"likelihood: a {type(pipe).__name__} says none of a picture")
     on_message(f"generating {settings.n} pictures by {settings.query}")
     hits = _retrieve(pipe, kb, pictures, settings)
     report_generated = for_stage(progress, "generating", len(hits))
@@ -171,6 +176,11 @@ def evaluate(
         report["retrieval"] = _hubness(kb, settings.k)
     if "clip-score" in wanted:
         report["text alignment"] = _alignment(kb, images, [pictures.captions[i] for i in _rows(pictures, settings)])
+    if "likelihood" in wanted:
+        shown = np.unique(_rows(pictures, settings))
+        report["likelihood"] = likelihood(
+            pipe, kb, pictures, shown, settings.k, progress=for_stage(progress, "likelihood", 3 * len(shown))
+        )
     goodness = -distances(ours, theirs).min(1)
     entities: list[tuple[str, float]] = []
     if judges is not None and "inception-score" in wanted:

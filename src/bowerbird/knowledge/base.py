@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.storage.protocol import Store
 
-MODES = ("dense", "bm25", "hybrid")
+MODES = ("dense", "bm25", "hybrid", "mixed")
 DEFAULT_K = 4
 """Results of a search that does not say how many, where there are as many."""
 
@@ -464,8 +464,9 @@ class KnowledgeBase:
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
         rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose words
-        match. `exact` compares with every item, whatever the index. `diversity` from 0 to 1 prefers results unlike
-        those before (maximal marginal relevance). `min_score` leaves out what is less similar to the query: a cosine,
+        match; `mixed` compares the query, a picture too, with the mean of picture and caption. `exact` compares with
+        every item, whatever the index. `diversity` from 0 to 1 prefers results unlike those before (maximal marginal
+        relevance). `min_score` leaves out what is less similar to the query: a cosine,
         or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). Queries by id
         leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
@@ -517,12 +518,11 @@ class KnowledgeBase:
             own = self._rows_of(ids) if ids is not None else None
             vectors, words = self._vectors(images, embeddings, own, query_mix), None
             alone = own is None or include_self
-            found = snapshot.dense(
-                dense.prepare(vectors, self.normalize),
-                wanted if alone else min(wanted + 1, len(self)),
-                allowed,
-                exact=exact,
-            )
+            least = wanted if alone else min(wanted + 1, len(self))
+            depth = min(len(self), max(50, 2 * least)) if mode == "mixed" else least
+            found = snapshot.dense(dense.prepare(vectors, self.normalize), depth, allowed, exact=exact)
+            if mode == "mixed":
+                found = query.mixed(snapshot, self.encoder, vectors, [found[0]], least)
             found = found if own is None or include_self else query.without(found, own, wanted)
         found = query.various(snapshot, found, k, diversity) if diversity else found
         measures = query.measure(snapshot, found[0], vectors, words)

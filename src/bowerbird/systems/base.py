@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.diffusion.guidance import Guidance
+    from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -59,7 +60,10 @@ class Capabilities:
     `guidance_interval`: guidance can be kept to a part of the steps.
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
+    `instructs`: what it is told is an instruction, and `image_guidance` says how much of the picture stays.
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
+    `captions`: it says in words what a picture shows (`System.caption`).
+    `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -75,7 +79,10 @@ class Capabilities:
     samplers: tuple[str, ...] = schedulers.SAMPLERS
     max_references: int | None = None
     takes_references: bool = False
+    instructs: bool = False
     likelihood: bool = False
+    captions: bool = False
+    samples_tokens: bool = False
 
     @property
     def stages(self) -> int:
@@ -106,6 +113,16 @@ class Defaults:
     search_mode: str = "hybrid"
     text_mode: str = "neighbors"
     image_mode: str = "image+neighbors"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text for a picture, with its log-likelihood in nats a token, and the neighbors it was written after, one
+    row."""
+
+    text: str
+    log_likelihood: float
+    neighbors: Neighbors = field(compare=False)
 
 
 @dataclass
@@ -221,6 +238,11 @@ class System(DiffusionPipeline, ABC):
         """How many pictures of this size go through the network at once; None for the usual number."""
         return None
 
+    @property
+    def token_sampling(self) -> TokenSampling:
+        """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
+        raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What else a picture's record says of this pipeline."""
         return {}
@@ -237,6 +259,19 @@ class System(DiffusionPipeline, ABC):
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
         without neighbors. Only systems with a `likelihood` have one."""
         raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
+
+    def caption(
+        self,
+        image: Image.Image,
+        *,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        best_of: int = 1,
+        seed: int = 0,
+    ) -> Caption:
+        """What `image` shows, in words. Only systems with `captions` say it."""
+        raise BowerbirdError(f"a {type(self).__name__} writes no captions; use a model like tiny-racm3")
 
     def fingerprint(self) -> str:
         """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""

@@ -17,6 +17,7 @@ from bowerbird.core.opening import attempt
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -32,6 +33,10 @@ EDIT_SETTINGS = {
     "least_change": "change_threshold",
 }
 """The settings of an edit: as records call them, as `Settings` does."""
+INSTRUCTED = {"image_guidance": "image_guidance", "least_change": "change_threshold"}
+"""The same of an edit by instruction."""
+IMAGE_GUIDANCE = 1.5
+"""How much of the picture stays in an edit by instruction. Source: InstructPix2Pix, arXiv 2211.09800."""
 BATCH = {"cpu": 4, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply
 matrices are chosen by shape, and another shape may round a picture's last bit another way. So `--from` gives the same
@@ -45,8 +50,10 @@ class Settings:
     Systems of several stages take `steps` and `guidance` for all, or one a stage. `guidance` balances text and
     neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
     None are the model's own. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
-    `change_threshold` are of edits, see `KNNDiffusionPipeline`. `references`: how a base model attends to its
-    references, see `ReferencePipeline`; None is as usual.
+    `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
+    `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
+    references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
+    is the model's own.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -62,13 +69,16 @@ class Settings:
     show_source: bool = True
     change_threshold: float = CHANGE_THRESHOLD
     references: ReferenceSettings | None = None
+    image_guidance: float = IMAGE_GUIDANCE
     guidance_interval: tuple[float, float] | None = None
+    tokens: TokenSampling | None = None
 
 
 def default_settings(pipe: System) -> Settings:
     """The settings a model generates with unless asked otherwise."""
     own = pipe.defaults
-    return Settings(steps=own.num_inference_steps, guidance_scale=own.guidance_scale)
+    threshold = 0.0 if pipe.capabilities.instructs else CHANGE_THRESHOLD
+    return Settings(steps=own.num_inference_steps, guidance_scale=own.guidance_scale, change_threshold=threshold)
 
 
 def generate(
@@ -113,7 +123,7 @@ def generate(
 
 def check_numbers(settings: Settings) -> None:
     """Raises: BowerbirdError for a number that no sampler can use: the picture would be noise, or nothing."""
-    for name in ("guidance_scale", "strength", "preservation", "change_threshold"):
+    for name in ("guidance_scale", "strength", "preservation", "change_threshold", "image_guidance"):
         if not math.isfinite(getattr(settings, name)):
             raise BowerbirdError(f"{name} is {getattr(settings, name)}; give a number, as in {getattr(Settings, name)}")
     if not 0 <= settings.eta <= 1:
@@ -153,8 +163,15 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.guidance_interval:
             raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
         options["guidance_interval"] = settings.guidance_interval
+    if can.instructs and not edits:
+        raise BowerbirdError(f"{name} edits a picture, and none is given; see bowerbird edit --help")
+    if settings.tokens is not None:
+        if not can.samples_tokens:
+            raise BowerbirdError(f"{name} draws no tokens one by one; leave `tokens` out")
+        options["token_sampling"] = settings.tokens
     if edits:
         if not can.starts_from_image:
             raise BowerbirdError(f"{name} does not edit pictures; use a model like tiny-knn")
-        options |= {key: getattr(settings, key) for key in EDIT_SETTINGS.values()}
+        taken = INSTRUCTED if can.instructs else EDIT_SETTINGS
+        options |= {key: getattr(settings, key) for key in taken.values()}
     return options

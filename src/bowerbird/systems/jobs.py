@@ -14,6 +14,7 @@ from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.phrases.brackets import read_brackets
@@ -32,14 +33,18 @@ REFERENCES = tuple(field.name for field in fields(ReferenceSettings))
 """How a base model attends to its references."""
 
 
+TOKENS = tuple(field.name for field in fields(TokenSampling))
+"""How tokens are drawn one by one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`n` pictures of one request; picture i is drawn from `seed + i`. None, 0 and nothing are the model's own.
 
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
     each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
-    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `ReferenceSettings`,
-    `PhraseSettings`.
+    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `TokenSampling`,
+    `ReferenceSettings`, `PhraseSettings`.
     """
 
     prompt: str | None = None
@@ -64,6 +69,10 @@ class Job:
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
     guidance_interval: tuple[float, ...] = ()
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
     sampler: str | None = None
     eta: float = 0.0
     height: int | None = None
@@ -242,6 +251,12 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         )
     interval = job.guidance_interval
     said = {name: value for name in REFERENCES if (value := getattr(job, name, None)) is not None}
+    drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
+    if drawn and not can.samples_tokens:
+        raise BowerbirdError(
+            f"a {type(pipe).__name__} draws no tokens one by one: {', '.join(f'`{name}`' for name in TOKENS)} are for"
+            " models like tiny-rarm"
+        )
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,
         guidance_scale=scale,
@@ -253,6 +268,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else None,
         references=ReferenceSettings(**said) if said or can.takes_references else None,
+        tokens=replace(pipe.token_sampling, **drawn) if drawn else None,
     )
 
 

@@ -21,7 +21,7 @@ FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
 OWN = ("bowerbird.models", "bowerbird.diffusion")
 LARGEST, LONGEST_TEXT = 2**20, 1000
-SEARCH_MODES = ("hybrid", "dense", "bm25")
+SEARCH_MODES = ("hybrid", "dense", "bm25", "mixed")
 LEAST_EDGE, MOST_EDGE = 4, 4096
 RANGES = {
     "k": (0, 1000),
@@ -29,6 +29,10 @@ RANGES = {
     "guidance_scale": (-1000, 1000),
     "embedding_length": (0, LARGEST),
     "shared_dim": (0, LARGEST),
+    "temperature": (0, 100),
+    "top_k": (0, LARGEST),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
 }
 
 

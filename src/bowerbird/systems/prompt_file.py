@@ -18,6 +18,7 @@ from bowerbird.core.seeds import LARGEST
 from bowerbird.core.text import parse_json
 from bowerbird.data.report import SourceReport
 from bowerbird.data.text import read_text_file
+from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE
 from bowerbird.systems.jobs import Job, check
 
 MOST_LINES, MOST_PICTURES = 10_000, 100_000
@@ -181,6 +182,9 @@ READ: dict[str, Read] = {
     "top_m": _number(0, 1),
     "steps": _several(_whole(1, 1000)),
     "guidance_scale": _number(-1000, 1000),
+    "temperature": _number(0, MOST_TEMPERATURE),
+    "top_k": _whole(0, MOST_SYMBOLS),
+    **dict.fromkeys(("top_p", "min_p"), _number(0, 1)),
     "sampler": _sampler,
     "eta": _number(0, 1),
     **dict.fromkeys(("size", "height", "width"), _whole(1, 4096)),

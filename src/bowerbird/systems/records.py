@@ -16,7 +16,7 @@ from bowerbird.core.files import last_part
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
-from bowerbird.systems.generation import EDIT_SETTINGS, Settings
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,6 +70,7 @@ def generation_records(
                     if settings.guidance_interval is None
                     else {"guidance_interval": list(settings.guidance_interval)}
                 ),
+                **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
                 **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
                 "size": list(image.size),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
@@ -90,7 +91,7 @@ def generation_records(
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on
                 **(_pictures(pipe, hits, i) if can.needs_images else _embeddings(hits, i, present)),
-                **({"query": hits.queries[i] if hits.queries else ""} if can.takes_references else {}),
+                **({"query": hits.queries[i] if hits.queries else ""} if can.takes_references or can.instructs else {}),
                 **facts,
                 **(
                     {}
@@ -146,7 +147,8 @@ def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> d
     edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
     named = {"name": name} if name else {}
-    return {**named, "source": coded, **{key: getattr(settings, name) for key, name in EDIT_SETTINGS.items()}}
+    taken = INSTRUCTED if pipe.capabilities.instructs else EDIT_SETTINGS
+    return {**named, "source": coded, **{key: getattr(settings, name) for key, name in taken.items()}}
 
 
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:

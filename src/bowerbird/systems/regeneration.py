@@ -10,17 +10,19 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
 from bowerbird.systems.common import MOST_EDGE
-from bowerbird.systems.generation import EDIT_SETTINGS, Settings, generate
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
 from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
@@ -85,12 +87,21 @@ class _Guidance(_Part):
 
 
 class _Edit(_Part):
+    """An edit by instruction has `image_guidance`, any other what starts from a picture."""
+
     name: Name = ""
     source: Coded
-    strength: Annotated[float, Field(gt=0, le=1)]
-    fidelity: Share
-    show_source: bool
     least_change: Annotated[float, Field(ge=0, le=1e6)]
+    image_guidance: Scale | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    fidelity: Share | None = None
+    show_source: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if None in (self.strength, self.fidelity, self.show_source) and self.image_guidance is None:
+            raise PydanticCustomError("edit", "is of no kind: image_guidance, or strength, fidelity and show_source")
+        return self
 
 
 class _Adapter(_Part):
@@ -109,6 +120,13 @@ class _References(_Part):
     negative_prompt: Text
     structure: Literal["mean", "conjunction"] | None = None
     spans: Annotated[list[Span], Field(max_length=256)] = []
+
+
+class _Tokens(_Part):
+    temperature: Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)]
+    top_k: Annotated[int, Field(ge=0, le=MOST_SYMBOLS)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    min_p: Share
 
 
 class Record(_Part):
@@ -132,6 +150,7 @@ class Record(_Part):
     guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
     edit: _Edit | None = None
     references: _References | None = None
+    tokens: _Tokens | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -200,7 +219,7 @@ def neighbors_of(record: Record) -> Neighbors:
         captions=(captions,),
         metadata=(({},) * len(rows),),
         weights=weights,
-        queries=() if record.references is None else (record.query,),
+        queries=(record.query,) if record.references is not None or record.query else (),
     )
     return _placed(record, hits)
 
@@ -247,7 +266,8 @@ def settings_of(record: Record) -> Settings:
     kept, interval = record.guidance, record.guidance_interval
     edit: dict[str, Any] = {}
     if record.edit is not None:
-        edit = {name: getattr(record.edit, key) for key, name in EDIT_SETTINGS.items()}
+        said = {name: getattr(record.edit, key) for key, name in {**EDIT_SETTINGS, **INSTRUCTED}.items()}
+        edit = {name: value for name, value in said.items() if value is not None}
     return Settings(
         steps=tuple(record.steps) if isinstance(record.steps, list) else record.steps,
         guidance_scale=record.guidance_scale,
@@ -261,6 +281,7 @@ def settings_of(record: Record) -> Settings:
         else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
         guidance_interval=None if interval is None else (interval[0], interval[1]),
         references=None if record.references is None else _reference_settings(record.references),
+        tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
         **edit,
     )
 

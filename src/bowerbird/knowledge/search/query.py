@@ -51,8 +51,8 @@ def by_text(
     exact: bool,
     alpha: float | None = None,
 ) -> TextResult:
-    """The k best for each text: `dense`, `bm25`, or `hybrid`, which fuses both rankings, the dense
-    one led by the words.
+    """The k best for each text: `dense`, `bm25`, `mixed` (see `mixed`), or `hybrid`, which fuses both rankings, the
+    dense one led by the words.
 
     `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones.
     """
@@ -64,6 +64,9 @@ def by_text(
         return TextResult(snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact), vectors)
     depth = min(len(snapshot), max(50, 2 * k))
     words = by_words(snapshot, texts, depth, allowed)
+    if mode == "mixed":
+        looks = snapshot.dense(dense.prepare(vectors, normalize), depth, allowed, exact=exact)
+        return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words)
     looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
     if alpha is None:
         fused = [fusion.reciprocal_rank_fusion([words[0][q], looks[0][q]], k) for q in range(len(texts))]
@@ -71,6 +74,31 @@ def by_text(
         pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
         fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
     return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words)
+
+
+def mixed(snapshot: Searchable, encoder: Encoder, vectors: np.ndarray, candidates: list[np.ndarray], k: int) -> Found:
+    """The k best for raw query vectors `(Q, d)` among `candidates`, rows `(Q, n)` each: by the mean of an item's text
+    and image halves, both of length 1, in the dimensions that texts and pictures share. A query is one half.
+
+    Captions are embedded as they are met, so any knowledge base can be searched so. Source: RA-CM3, arXiv 2211.12561,
+    section 3.2; its exact search is, here, one among the best by words and by either half.
+    """
+    shared = encoder.shared_dim
+    rows, scores = np.full((len(vectors), k), ABSENT, np.int64), np.full((len(vectors), k), -np.inf, np.float32)
+    asked = dense.prepare(vectors[:, :shared], True)
+    for q in range(len(vectors)):
+        found = np.unique(np.concatenate([part[q] for part in candidates]))
+        found = found[found != ABSENT]
+        if not len(found):
+            continue
+        looks = dense.prepare(snapshot.embeddings(found)[:, :shared], True)
+        captions = snapshot.describe(found[None])[0][0]
+        said = encoder.embed_text([caption or "picture" for caption in captions])[:, :shared]
+        texts = dense.prepare(said, True) * np.asarray([[float(bool(caption.strip()))] for caption in captions])
+        score = dense.prepare(looks + texts, True) @ asked[q]
+        best = np.argsort(-score, kind="stable")[:k]
+        rows[q, : len(best)], scores[q, : len(best)] = found[best], score[best]
+    return rows, scores
 
 
 def measure(snapshot: Searchable, rows: np.ndarray, vectors: np.ndarray | None, words: Found | None) -> Measures:

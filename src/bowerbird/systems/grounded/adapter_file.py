@@ -22,9 +22,9 @@ from bowerbird.systems.grounded.bases import BaseFacts
 if TYPE_CHECKING:
     import torch
 
-ADAPTER, HEADER = "ip-adapter.safetensors", "bowerbird.encoder"
-"""The file that a training of ours writes, and the entry of its header that names the encoder: of ours there are
-several of one dimension, so that shapes alone do not tell."""
+ADAPTER, ENCODER, HEADER = "ip-adapter.safetensors", "image_encoder", "bowerbird.encoder"
+"""The file that a training of ours writes, the folder beside it, and the entry of its header that names the encoder:
+shapes alone would not tell two of one dimension apart."""
 POOLED, PENULTIMATE, LAST = "pooled", "penultimate", "last"
 ENCODERS = {
     (POOLED, 1024): (

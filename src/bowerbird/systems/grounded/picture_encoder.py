@@ -16,7 +16,7 @@ from bowerbird.core.opening import opening
 from bowerbird.core.torch_file import read_torch_file
 from bowerbird.core.weight_files import folder_fingerprint
 from bowerbird.models import network_files
-from bowerbird.systems.grounded.adapter_file import LAST, PENULTIMATE, POOLED, EncoderNeed
+from bowerbird.systems.grounded.adapter_file import ENCODER, LAST, PENULTIMATE, POOLED, EncoderNeed
 from bowerbird.systems.grounded.references import square_picture
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 CLIP_KINDS, SIGLIP_KINDS = ("clip_vision_model", "clip"), ("siglip_vision_model", "siglip")
-BESIDE = ("image_encoder", "../image_encoder", "../models/image_encoder", "../sdxl_models/image_encoder")
+BESIDE = (ENCODER, "../image_encoder", "../models/image_encoder", "../sdxl_models/image_encoder")
 """Where h94's and Redux's files have their encoder, from the adapter's folder."""
 UNIT_LENGTH = 1e-3
 """So near to 1 are the lengths of normalized embeddings; raw ones of CLIP are about ten times as long."""
@@ -166,7 +166,7 @@ def _find_own(need: EncoderNeed, given: str | Path | None, adapter: Path) -> Pic
     if given is not None:
         return OwnPictureEncoder(encoders.load(given), need, given)
     try:
-        beside = adapter.parent / BESIDE[0]
+        beside = adapter.parent / ENCODER
         if (beside / "config.json").is_file():
             return OwnPictureEncoder(encoders.load(beside), need, beside)
         return OwnPictureEncoder(encoders.load_recorded(need.name, need.fingerprint), need)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor, cat
+import torch
+from torch import Tensor
 
 from bowerbird.core.types import TokenLayout
 from bowerbird.diffusion import conditioning
+from bowerbird.diffusion.conditions import Tokens
 
 
 def picture_tokens(embeddings: Tensor, layout: TokenLayout) -> Tensor:
     """Embeddings `(…, d)` -> `(…, 1 + tokens, width)`: those of `conditioning.patch_tokens`, in which every patch also
     says what the whole shows and how it is drawn; zeros for an embedding of zeros, which is no picture."""
-    flat = embeddings.flatten(0, -2)[:, None].float()
-    keys = conditioning.patch_tokens(flat, (flat != 0).any(-1).float(), layout).neighbors
-    tokens = keys.keys.to(embeddings.dtype)  # type: ignore[union-attr]
-    whole = layout.semantic + layout.style
+    flat = embeddings.reshape(-1, 1, embeddings.shape[-1]).float()
+    found = conditioning.patch_tokens(flat, (flat != 0).any(-1).float(), layout).neighbors
+    assert isinstance(found, Tokens)
+    tokens, whole = found.keys.to(embeddings.dtype), layout.semantic + layout.style
     first = tokens[:, :1, :whole].expand(-1, tokens.shape[1], -1)
-    return cat([first, tokens[..., whole:]], -1).unflatten(0, embeddings.shape[:-1])
+    return torch.cat([first, tokens[..., whole:]], -1).reshape(*embeddings.shape[:-1], *tokens.shape[1:])
 
 
 def tokens_shape(layout: TokenLayout) -> tuple[int, int]:

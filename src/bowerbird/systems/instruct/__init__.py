@@ -4,6 +4,7 @@ the model never saw."""
 from bowerbird.systems.registry import ObjectiveEntry, Registration
 
 REGISTRATION = Registration(
+    pipelines={"StableDiffusionInstructPix2PixPipeline": "bowerbird.systems.instruct.pipeline:InstructPipeline"},
     objectives={
         "instruct": ObjectiveEntry(
             config="bowerbird.systems.instruct.config:InstructConfig",

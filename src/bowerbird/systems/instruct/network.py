@@ -3,14 +3,24 @@ and behind them the tokens of a reference."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bowerbird.core import files
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import TokenLayout
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Conditioning, Tokens
+
+FILE = "references.safetensors"
+"""The file beside the weights with the projection of references; diffusers passes it over."""
+WIDEST = 2**16
+"""Dimensions of an embedding in a file that anybody may have written."""
 
 
 class ReferenceProjection(nn.Module):
@@ -58,3 +68,35 @@ def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning
         encoder_attention_mask=mask,
     ).sample
     return predicted
+
+
+def save_references(projection: ReferenceProjection, path: Path, encoder_name: str, fingerprint: str) -> None:
+    """Write the projection, with whose embeddings it reads."""
+    layout = projection.layout
+    said = {
+        "encoder_name": files.portable(encoder_name),
+        "encoder_fingerprint": fingerprint,
+        "dim": str(projection.dim),
+        "layout": json.dumps(None if layout is None else asdict(layout)),
+    }
+    files.save_tensors(path, {name: tensor.float() for name, tensor in projection.state_dict().items()}, said)
+
+
+def load_references(path: Path, width: int) -> tuple[ReferenceProjection, dict[str, str]]:
+    """The projection in the file `path` to tokens of `width`, and whose embeddings it reads. Raises: BowerbirdError
+    when it is damaged or does not fit."""
+    said = files.read_tensor_metadata(path)
+    try:
+        layout, dim = json.loads(said["layout"]), int(said["dim"])
+        described = None if layout is None else TokenLayout(**layout)
+        if not 0 < dim <= WIDEST or (described is not None and described.dim != dim):
+            raise ValueError(f"{dim} dimensions")
+        made = ReferenceProjection(dim, described, width)
+        made.load_state_dict(files.load_tensors(path))
+        names = {"encoder_name": said["encoder_name"], "encoder_fingerprint": said["encoder_fingerprint"]}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise BowerbirdError(f"{path}: does not fit this model ({reason}); fetch the model again") from error
+    if not all(parameter.isfinite().all() for parameter in made.parameters()):
+        raise BowerbirdError(f"{path}: holds numbers that are not finite; fetch the model again")
+    return made.eval().requires_grad_(False), names

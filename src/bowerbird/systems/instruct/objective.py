@@ -9,9 +9,8 @@ Differs from the paper: pairs are exact, by code (`data/edits`), and not of a ge
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,18 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import files, seeds
+from bowerbird.core import seeds
 from bowerbird.core.types import Encoder
 from bowerbird.data.edits.pair import NONE, Edit, Edits, instruction
 from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
+from bowerbird.systems import common
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
+from bowerbird.systems.instruct.pipeline import InstructPipeline
 from bowerbird.systems.objective import Objective
-
-REFERENCES = "references.safetensors"
-"""The file beside the weights with the projection of references; diffusers passes it over."""
 
 
 @dataclass(frozen=True)
@@ -186,37 +184,31 @@ class InstructObjective(Objective[InstructBatch]):
             schedulers.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]),
         )
 
+    def pipeline(self) -> InstructPipeline:
+        """The current weights as a pipeline."""
+        pipe = InstructPipeline(
+            vae=self.frozen[0],
+            text_encoder=self.frozen[1],
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=schedulers.scheduler("dpmsolver++", config=self.base_scheduler.config),
+        )
+        if self.references is not None:
+            assert self.encoder is not None
+            pipe.references = self.references
+            pipe.register_to_config(encoder_name=self.encoder.name, encoder_fingerprint=self.encoder.fingerprint)
+        return pipe
+
     def export(self, out: Path) -> None:
         """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, in half precision, and the projection of
         references."""
-        from diffusers import StableDiffusionInstructPix2PixPipeline
-
-        autoencoder, text_encoder = copy.deepcopy(self.frozen[0]).half(), copy.deepcopy(self.frozen[1]).half()
-        StableDiffusionInstructPix2PixPipeline(
-            vae=autoencoder,
-            text_encoder=text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet.half(),
+        pipe = self.pipeline()
+        pipe.register_modules(
+            vae=copy.deepcopy(self.frozen[0]).half(),
+            text_encoder=copy.deepcopy(self.frozen[1]).half(),
             scheduler=self.base_scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(out)
-        self.unet.float()
-        # transformers computes in what the file says, diffusers in float32, and both have to agree
-        written = files.read_json(out / "text_encoder" / "config.json", "configuration")
-        files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
-        clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
-        if self.references is not None:
-            assert self.encoder is not None
-            layout = self.references.layout
-            said = {
-                "encoder_name": files.portable(self.encoder.name),
-                "encoder_fingerprint": self.encoder.fingerprint,
-                "dim": str(self.references.dim),
-                "layout": json.dumps(None if layout is None else asdict(layout)),
-            }
-            files.save_tensors(out / REFERENCES, dict(self.references.state_dict()), said)
+        )
+        common.save_half(pipe, self.unet, out)
 
 
 def others_of(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,11 +10,7 @@ from torch import Tensor
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.contact_sheet import labeled_grid
-from bowerbird.diffusion import guidance, schedulers
-from bowerbird.diffusion.conditions import Conditioning, Tokens
-from bowerbird.models import clip_text
-from bowerbird.systems import common
-from bowerbird.systems.instruct.network import predict
+from bowerbird.core.types import Neighbors
 from bowerbird.systems.instruct.objective import InstructObjective
 
 STEPS, TEXT_SCALE, IMAGE_SCALE = 12, 4.0, 1.5
@@ -23,34 +20,23 @@ STEPS, TEXT_SCALE, IMAGE_SCALE = 12, 4.0, 1.5
 def held_out_edits(objective: InstructObjective, rows: list[int], *, references: bool) -> Tensor:
     """The held-out edits at `rows` as the weights make them now, `(n, 3, S, S)` in [-1, 1]; with the references that
     they have, or without any."""
-    held, (autoencoder, text_encoder) = objective.data.held_out, objective.frozen
-    device, n = objective.unet.device, len(rows)
-
-    def text(texts: list[str]) -> Tokens:
-        keys = text_encoder(clip_text.token_ids(objective.tokenizer, texts).to(device)).last_hidden_state
-        return Tokens(keys, torch.ones(keys.shape[:2], device=device))
-
-    image = torch.cat(
-        [autoencoder.encode(x.to(device)).latent_dist.mode() for x in torch.split(held.source[rows], 64)]
-    ).float()
-    keys = text([held.instructions[row] for row in rows])
-    if objective.references is None:
-        near = Tokens(keys.keys[:, :0], keys.weights[:, :0])
-    else:
-        weights = held.weights[rows][:, None] * float(references)
-        near = objective.references(held.embeddings[rows][:, None].to(device), weights.to(device))
-    whole = Conditioning(near, text=keys, image=image)
-    null = Conditioning(near.absent(), text=text([""] * n), image=image)
-    neither = Conditioning(near.absent(), text=null.text, image=torch.zeros_like(image))
-    guided = guidance.instruct(
-        lambda x, t, condition: predict(objective.unet, x, t, condition), whole, null, neither, TEXT_SCALE, IMAGE_SCALE
-    )
-    scheduler = schedulers.scheduler("dpmsolver++", config=objective.noise_scheduler.config)
-    scheduler.set_timesteps(STEPS)
-    x = seeds.noise(image.shape[1:], seeds.picture_generators(0, n)).to(device) * scheduler.init_noise_sigma
-    for number, t in enumerate(scheduler.timesteps):
-        x = scheduler.step(guided(scheduler.scale_model_input(x, t), t, number).float(), t, x).prev_sample
-    return common.decode_latents(autoencoder, x).cpu()
+    held, pipe = objective.data.held_out, objective.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    instructions = [held.instructions[row] for row in rows]
+    hits = Neighbors.empty(instructions)
+    if references and objective.references is not None:
+        found = Neighbors.from_embeddings(held.embeddings[rows][:, None].numpy(), [["reference"]] * len(rows))
+        hits = replace(found.weighted(held.weights[rows][:, None].numpy()), queries=tuple(instructions))
+    made: Tensor = pipe(
+        neighbors=hits,
+        source=tensors.to_pil(held.source[rows]),
+        num_inference_steps=STEPS,
+        guidance_scale=TEXT_SCALE,
+        image_guidance=IMAGE_SCALE,
+        generator=seeds.picture_generators(0, len(rows)),
+        output_type="pt",
+    ).images
+    return made.cpu() * 2 - 1
 
 
 def sheet(objective: InstructObjective, path: Path, *, rows: int = 24) -> None:

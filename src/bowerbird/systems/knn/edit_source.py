@@ -45,14 +45,23 @@ def encode_source(
     vae: Any, source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
 ) -> Source:
     """Pictures of any size and mode for `count` rows. Raises: BowerbirdError when they do not go evenly on them."""
-    pictures = list(source) if isinstance(source, Sequence) else [source]
-    if not pictures or count % len(pictures):
-        raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to generate; give one, or one a prompt")
-    pixels = tensors.to_float(tensors.stack([square(on_background(picture), edge) for picture in pictures])).to(device)
+    pictures, pixels = source_pixels(source, count, edge, device)
     latents = encode_latents(vae, pixels, device.type).float().to(device)
     times = count // len(pictures)
     given = [picture for picture in pictures for _ in range(times)]
     return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+
+
+def source_pixels(
+    source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
+) -> tuple[list[Image.Image], Tensor]:
+    """The pictures to edit, each once, and as squares `(n, 3, edge, edge)` in [-1, 1]. Raises: BowerbirdError when they
+    do not go evenly on `count` rows."""
+    pictures = list(source) if isinstance(source, Sequence) else [source]
+    if not pictures or count % len(pictures):
+        raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to generate; give one, or one a prompt")
+    squares = [square(on_background(picture), edge) for picture in pictures]
+    return pictures, tensors.to_float(tensors.stack(squares)).to(device)
 
 
 def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:

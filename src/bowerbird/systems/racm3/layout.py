@@ -157,8 +157,13 @@ def text_from_picture(layout: Layout, codes: np.ndarray, text: np.ndarray, *, te
     """`<doc> <mask> <image> codes <infill> caption <end>`."""
     words = _caption(layout, text, text_weight)
     end = ([layout.end], [layout.infill_place + 1], text_weight)
-    behind = _passage([([layout.infill], [layout.infill_place], 0.0), words, end], 0)
-    return join([opening(layout, None), cells(layout, codes, np.arange(layout.cells)), behind])
+    return join([before_caption(layout, codes), _passage([words, end], 0)])
+
+
+def before_caption(layout: Layout, codes: np.ndarray) -> Passage:
+    """`<doc> <mask> <image> codes <infill>`: what the caption of a picture follows."""
+    mark = _passage([([layout.infill], [layout.infill_place], 0.0)], 0)
+    return join([opening(layout, None), cells(layout, codes, np.arange(layout.cells)), mark])
 
 
 def before_hole(layout: Layout, codes: np.ndarray, text: np.ndarray | None, hole: np.ndarray) -> Passage:
@@ -185,9 +190,10 @@ def following(layout: Layout, tokens: np.ndarray, places: np.ndarray) -> np.ndar
 
 def stack(layout: Layout, sequences: Sequence[Passage]) -> dict[str, Tensor]:
     """n sequences as the arguments of a `DocumentTransformer`, `(n, L)`, with `target` and `weights`: the symbol after
-    each and how much it counts. Shorter ones are filled up behind, where causal attention does not look."""
+    each and how much it counts; L is one less than the longest has. Shorter ones are filled up behind, where causal
+    attention does not look."""
     length = max(len(sequence) for sequence in sequences)
-    tokens = np.full((len(sequences), length + 1), layout.end, np.int64)
+    tokens = np.full((len(sequences), length), layout.end, np.int64)
     places = np.full_like(tokens, layout.infill_place + 1)
     documents = np.zeros_like(tokens)
     learned = np.zeros(tokens.shape, np.float32)

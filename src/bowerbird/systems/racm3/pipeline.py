@@ -1,12 +1,39 @@
-"""RA-CM3 as a diffusers pipeline: a prompt, retrieved documents of picture and caption before it, and the codes that
-follow."""
+"""RA-CM3 as a diffusers pipeline: a prompt with retrieved documents of picture and caption before it, and the codes or
+the words that follow."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bowerbird.core import images, seeds, tensors
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.diffusion.guidance import Guidance, build_guidance
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models import document_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.systems.base import Capabilities, System
+from bowerbird.models.vq import to_pictures, to_tokens
+from bowerbird.systems import common
+from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems.racm3 import layout as lay
+from bowerbird.systems.racm3 import retrieval
+from bowerbird.systems.racm3.decoding import Decoder, Prompt, PromptConditioning, condition
+from bowerbird.systems.racm3.layout import Layout, Passage
+from bowerbird.systems.racm3.likelihood import bits_per_code
+from bowerbird.systems.racm3.sampling import choose, write
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
 
 SAMPLER = "raster"
 
@@ -15,7 +42,8 @@ class RACM3Pipeline(System):
     """Generates a picture code by code, and captions word by word, after documents that show and name things.
 
     `encoder_name` and `encoder_fingerprint`: of the encoder whose mixed vectors found the documents in training.
-    `guidance_scale`, `temperature`, `top_k` (0: all), `top_p` and `min_p` are how it generates unless asked otherwise.
+    `max_similarity`: of the pictures of two documents. `guidance_scale`, `temperature`, `top_k` (0: all), `top_p` and
+    `min_p` (see `TokenSampling`) are how it generates unless asked otherwise.
     """
 
     model_cpu_offload_seq = "decoder->vae"
@@ -30,7 +58,8 @@ class RACM3Pipeline(System):
         k: int = 2,
         encoder_name: str = "small",
         encoder_fingerprint: str = "",
-        search_mode: str = "hybrid",
+        search_mode: str = "mixed",
+        max_similarity: float | None = 0.9,
         guidance_scale: float = 2.0,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -44,29 +73,359 @@ class RACM3Pipeline(System):
             encoder_name=encoder_name,
             encoder_fingerprint=encoder_fingerprint,
             search_mode=search_mode,
+            max_similarity=max_similarity,
             guidance_scale=guidance_scale,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
         )
+        self.layout = Layout.of(decoder.config)
+        if len(tokenizer) != self.layout.text_tokens or vae.config.num_vq_embeddings != self.layout.image_tokens:
+            raise BowerbirdError(
+                f"the decoder reads {self.layout.text_tokens} words and {self.layout.image_tokens} codes, the"
+                f" tokenizers beside it have {len(tokenizer)} and {vae.config.num_vq_embeddings}: they are of another"
+                " model; fetch the whole model again"
+            )
 
     @property
-    def networks(self) -> list[Any]:
+    def capabilities(self) -> Capabilities:
+        """A text beside the documents' pictures and captions; from the text alone too. A code a step."""
+        edge = self.layout.side * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        most = int(self.decoder.config.documents)
+        return Capabilities(
+            (edge,),
+            reads_text=True,
+            needs_images=True,
+            without_neighbors=True,
+            samplers=(SAMPLER,),
+            max_references=most,
+            likelihood=True,
+            captions=True,
+            samples_tokens=True,
+        )
+
+    @property
+    def defaults(self) -> Defaults:
+        """A step a code."""
+        return replace(super().defaults, num_inference_steps=self.layout.cells)
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
         """The decoder."""
         return [self.decoder]
 
     @property
-    def capabilities(self) -> Capabilities:
-        """A text beside the neighbors' pictures and captions; from the text alone too."""
-        edge = int(self.decoder.config.side) * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return Capabilities((edge,), reads_text=True, needs_images=True, without_neighbors=True, samplers=(SAMPLER,))
+    def token_sampling(self) -> TokenSampling:
+        """How symbols are drawn unless asked otherwise."""
+        config = self.config
+        return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
-    def retrieve(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    # -- pictures ------------------------------------------------------------------------------------------------------
 
-    def condition(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        weights: Sequence[float] | None = None,
+        search_mode: str | None = None,
+        where: str | None = None,
+        allow_no_neighbors: bool = False,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        guidance_scale: float | None = None,
+        token_sampling: TokenSampling | None = None,
+        eta: float = 0.0,
+        height: int | None = None,
+        width: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+    ) -> SystemOutput:
+        """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        `neighbors=` wins over retrieval (`Neighbors.from_images` makes them of a person's own pictures); it may carry
+        the prompts itself. A document with weight 0 is left out; others count alike. k = 0 generates from the text
+        alone. `guidance`: how text and documents are balanced; None is `Guidance.from_scale(guidance_scale)`. It acts
+        on the logits, before `token_sampling`. `output_type` latent gives the codes `(B, N)`; the callback's `latents`
+        are those so far.
+        Raises: BowerbirdError before anything is generated.
+        """
+        common.check_output_type(output_type)
+        if num_images_per_prompt < 1:
+            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
+        self._check_form(num_inference_steps, eta, common.one_edge(height, width))
+        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        hits = self._neighbors(prompt, image, neighbors, knowledge_base, num_images_per_prompt, how, seed)
+        hits = hits if weights is None else hits.weighted(weights)
+        generators = common.generators_for(generator, seed, len(hits))
+        numbers = [
+            g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
+        ]
+        balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
+        codes = self._generate(self.prompts(hits), generators, numbers, balance, token_sampling, callback_on_step_end)
+        made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
+        self.maybe_free_model_hooks()
+        return SystemOutput(images=made, neighbors=hits)
+
+    @torch.no_grad()
+    def infill(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str = "",
+        *,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        num_images: int = 1,
+        guidance: Guidance | None = None,
+        guidance_scale: float | None = None,
+        token_sampling: TokenSampling | None = None,
+        seed: int = 0,
+    ) -> SystemOutput:
+        """Pictures like `image` with other content where `mask` is white, in whole cells of the grid; the rest is kept
+        to the pixel. The hole may have any form.
+
+        Documents are those of the prompt, without one those of the picture. Raises: BowerbirdError where nothing is
+        masked, or a request cannot be served.
+        """
+        edge = max(self.capabilities.sizes)
+        kept, masked = images.square(images.on_background(image), edge), images.square(mask.convert("L"), edge)
+        factor = edge // self.layout.side
+        holes = np.asarray(masked).reshape(self.layout.side, factor, self.layout.side, factor).max((1, 3)) >= 128
+        if not holes.any():
+            raise BowerbirdError("infill: nothing of the mask is white, so there is nothing to fill in")
+        if neighbors is not None or prompt.strip():
+            how = {"k": k, "search_mode": None, "where": None, "allow_no_neighbors": False}
+            hits = self._neighbors(prompt or None, None, neighbors, knowledge_base, num_images, how, seed)
+        else:
+            hits = self._of_picture(kept, knowledge_base, k).repeat(num_images)
+        own = self._codes([kept])[0]
+        prompts = [replace(each, codes=own, hole=holes.ravel()) for each in self.prompts(hits)]
+        balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
+        numbers = [seed + i for i in range(num_images)]
+        generators = seeds.picture_generators(seed, num_images)
+        filled = self._generate(prompts, generators, numbers, balance, token_sampling, None)
+        codes = torch.from_numpy(own).repeat(num_images, 1).to(filled.device)
+        codes[:, torch.from_numpy(holes.ravel()).to(filled.device)] = filled
+        new = to_pictures(self.vae, codes).cpu()
+        inside = torch.from_numpy(holes).float()[None, None]
+        inside = F.interpolate(inside, scale_factor=float(factor))
+        made = torch.where(inside > 0, new, tensors.to_float(tensors.stack([kept])))
+        return SystemOutput(images=tensors.to_pil(made), neighbors=hits)
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        generators: list[torch.Generator],
+        numbers: Sequence[int],
+        balance: Guidance,
+        how: TokenSampling | None,
+        callback: Callback | None,
+    ) -> Tensor:
+        """The codes after each prompt, `(n, places)`."""
+        sampling = self.token_sampling if how is None else how
+        decoder = Decoder(self.decoder, self.layout, prompts)
+        given, present = condition(prompts, self._execution_device), [bool(prompt.documents) for prompt in prompts]
+        steps = len(decoder.places)
+        guided = build_guidance(decoder, given, balance, numbers, present, steps)
+
+        def transition(logits: Tensor, codes: Tensor, _: int) -> Tensor:
+            return torch.cat([codes, choose(logits, generators, sampling)[:, None]], 1)
+
+        start = torch.empty(len(prompts), 0, dtype=torch.long, device=self._execution_device)
+        run = Denoising(self, start, range(steps), transition, callback)
+        for i, t in run:
+            run.advance(guided(run.sample, t, i))
+        return run.sample
+
+    # -- captions ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def caption(
+        self,
+        image: Image.Image,
+        *,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        best_of: int = 1,
+        seed: int = 0,
+        token_sampling: TokenSampling | None = None,
+    ) -> Caption:
+        """What `image` shows, in words, after documents that the picture retrieves (k = 0 for none).
+
+        The likeliest word each time; with `best_of` above 1, so many texts are drawn and the likeliest a token is kept.
+        Raises: BowerbirdError for a request that cannot be served.
+        """
+        if best_of < 1:
+            raise BowerbirdError(f"best_of is the number of captions that are drawn, 1 or more; got {best_of}")
+        kept = images.square(images.on_background(image), max(self.capabilities.sizes))
+        hits = neighbors if neighbors is not None else self._of_picture(kept, knowledge_base, k)
+        [documents] = self._documents(hits.rows([0]))
+        codes = self._codes([kept])[0]
+        prompt = lay.join([*documents, lay.before_caption(self.layout, codes)])
+        usual = TokenSampling(temperature=0.0 if best_of == 1 else 1.0)
+        generators = seeds.picture_generators(seed, best_of)
+        found, likelihoods = write(self.decoder, self.layout, prompt, generators, token_sampling or usual)
+        best = int(np.argmax(likelihoods))
+        text = self.tokenizer.decode(found[best], skip_special_tokens=True).strip()
+        return Caption(text, likelihoods[best], hits.rows([0]))
+
+    def _of_picture(self, image: Image.Image, kb: KnowledgeBase | None, k: int | None) -> Neighbors:
+        """The documents that a picture retrieves."""
+        wanted = self.defaults.k if k is None else k
+        if wanted == 0:
+            return replace(Neighbors.empty(["a picture alone"]), queries=("",))
+        if kb is None:
+            raise BowerbirdError("the model retrieves from a knowledge base; give `kb`, or `k=0` for the picture alone")
+        found = retrieval.by_picture(kb, image, min(wanted, len(kb)), self.config.max_similarity)
+        return replace(found, queries=("",))
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+    ) -> Neighbors:
+        """The documents for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
+        none for prompts with k = 0."""
+        request = self.resolve(request, kb)
+        most = int(self.decoder.config.documents)
+        if (request.k or 0) > most:
+            raise BowerbirdError(f"k is at most {most} for this model, the documents its decoder tells apart")
+        return retrieval.retrieve(
+            kb, request, count, seed=seed, counts=proposal or {}, max_similarity=self.config.max_similarity
+        )
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself: any will do, as its pictures and captions are what counts."""
+        return kb
+
+    def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
+        """The one balance of text and documents. Raises: BowerbirdError for several."""
+        if guidance is None or isinstance(guidance, Guidance):
+            return [guidance or Guidance.from_scale(guidance_scale)]
+        if len(guidance) != 1:
+            raise BowerbirdError(f"this model generates in one stage: it takes one guidance, not {len(guidance)}")
+        return list(guidance)
+
+    def prompts(self, hits: Neighbors) -> list[Prompt]:
+        """What each row of `hits` is generated after: its documents and its text. Raises: BowerbirdError for a text, or
+        a caption of a person's own, that is longer than a document, or a document without a picture."""
+        texts = list(hits.queries) or [""] * len(hits)
+        rows = zip(self._documents(hits), texts, strict=True)
+        return [Prompt(tuple(documents), self._words(text, "the prompt")) for documents, text in rows]
+
+    def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> PromptConditioning:
+        """The prompts of `hits`, and which have documents and a text."""
+        return condition(self.prompts(hits), self._execution_device)
+
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """The codes so far `(n, t)` -> the logits of the next, `(n, codes)`, float32. All is read again; to go on from
+        what was read, keep a `decoding.Decoder`."""
+        assert isinstance(condition, PromptConditioning)
+        return Decoder(self.decoder, self.layout, condition.prompts)(sample, timestep, condition)
+
+    @torch.no_grad()
+    def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
+        """-log2 p of each of the float pictures' `(n, 3, S, S)` codes given its text and its row of `hits`, their mean
+        over the cells `(n,)`; with `null` without documents. Exact: codes are predicted one by one."""
+        codes = to_tokens(self.vae, pictures).cpu().numpy()
+        every = np.arange(self.layout.cells)
+        sequences = [
+            lay.join([prompt.passage(self.layout, (not null, True)), lay.cells(self.layout, own, every)])
+            for prompt, own in zip(self.prompts(hits), codes, strict=True)
+        ]
+        return bits_per_code(self.decoder, self.layout, sequences)
+
+    def _neighbors(
+        self,
+        prompt: str | Sequence[str] | None,
+        image: Image.Image | Sequence[Image.Image] | None,
+        given: Neighbors | None,
+        kb: KnowledgeBase | None,
+        count: int,
+        how: dict[str, Any],
+        seed: int,
+    ) -> Neighbors:
+        """The documents of each picture that is asked for, with its text."""
+        if given is None:
+            return self.retrieve(make_request(prompt, image, **how), kb, count, seed=seed)
+        if not len(given):
+            raise BowerbirdError("there is no prompt in the list; give one or several")
+        if prompt is not None:
+            texts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+            if len(texts) not in (1, len(given)):
+                raise BowerbirdError(f"{len(texts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
+            given = replace(given, queries=texts if len(texts) == len(given) else texts * len(given))
+        return given.repeat(count)
+
+    def _documents(self, hits: Neighbors) -> list[list[Passage]]:
+        """The documents of each row, in the order of `hits`; each picture is encoded once."""
+        if not hits.k:
+            return [[] for _ in range(len(hits))]
+        if hits.k > self.decoder.config.documents:
+            raise BowerbirdError(
+                f"{hits.k} documents are more than this model's decoder tells apart, {self.decoder.config.documents};"
+                " leave some out"
+            )
+        edge, weights = max(self.capabilities.sizes), hits.effective_weights
+        known: dict[bytes, np.ndarray] = {}
+        rows = []
+        for row, pictures in enumerate(hits.images()):
+            documents: list[Passage] = []
+            for column, picture in enumerate(pictures):
+                if not weights[row, column]:
+                    continue
+                if picture is None:
+                    raise BowerbirdError(
+                        f"neighbor {int(hits.ids[row, column])} has no picture, and this model generates from pictures;"
+                        " search a knowledge base, or give references by hand"
+                    )
+                small = images.square(picture, edge)
+                key = small.tobytes()
+                if key not in known:
+                    known[key] = self._codes([small])[0]
+                own = int(hits.ids[row, column]) < 0  # a person's; the captions of a knowledge base are cut to length
+                words = self._words(hits.captions[row][column], f"caption {column + 1}" if own else None)
+                documents.append(lay.retrieved(self.layout, known[key], words, len(documents) + 1))
+            rows.append(documents)
+        return rows
+
+    def _codes(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
+        """The codes of pictures of the model's own size, each encoded alone, so that they never depend on company."""
+        return [to_tokens(self.vae, tensors.to_float(tensors.stack([each])))[0].cpu().numpy() for each in pictures]
+
+    def _words(self, text: str, what: str | None = None) -> np.ndarray:
+        """The tokens of a text, at most as many as a document has. Raises: BowerbirdError when there are more, for a
+        text that is called `what`."""
+        found = np.asarray(self.tokenizer(text, add_special_tokens=False).input_ids, np.int64)
+        if what is not None and len(found) > self.layout.text_length:
+            raise BowerbirdError(
+                f"{what} has {len(found)} tokens ({text[:40]!r}…), and a document of this model has"
+                f" {self.layout.text_length}; shorten it"
+            )
+        return found
+
+    def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
+        """Raises: BowerbirdError for what a model of codes does not have."""
+        trained, count = self.capabilities.sizes[0], self.layout.cells
+        if size not in (None, trained) or eta or steps not in (None, count):
+            raise BowerbirdError(
+                f"this model generates {count} codes, one a step: height and width {trained} (got {size}), no eta (got"
+                f" {eta}), num_inference_steps {count} (got {steps}); leave them out"
+            )

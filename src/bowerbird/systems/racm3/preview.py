@@ -14,42 +14,43 @@ from bowerbird.core.types import ABSENT
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models.vq import to_pictures
 from bowerbird.systems.racm3 import layout as lay
+from bowerbird.systems.racm3.decoding import Prompt
 from bowerbird.systems.racm3.objective import RACM3Objective
 from bowerbird.systems.racm3.sampling import fill
 
+NOTHING = np.zeros(0, np.int64)
+
 
 def sheet(objective: RACM3Objective, path: Path, *, rows: int = 4) -> None:
-    """A row a picture, in codes: it, the two documents its caption retrieves, then generated from caption and
-    documents, from documents alone, from the caption alone, and with its middle filled in."""
-    layout, codes = objective.layout, objective.codes[0]
+    """A row a picture, as its codes are decoded: it, the two documents its caption retrieves, then generated from
+    caption and documents, from documents alone, from the caption alone, and with its middle filled in."""
+    layout, codes, texts = objective.layout, objective.codes[0].astype(np.int64), objective.plain
     hole = np.zeros((layout.side, layout.side), bool)
     hole[layout.side // 4 : -layout.side // 4, layout.side // 4 : -layout.side // 4] = True
-    every = [layout.grid + cell for cell in range(layout.cells)]
-    inside = [layout.grid + int(cell) for cell in np.flatnonzero(hole)]
+    inside = hole.ravel()
 
-    def generate(prompt: lay.Passage, places: list[int]) -> torch.Tensor:
+    def generate(prompts: list[Prompt]) -> np.ndarray:
         how = TokenSampling(temperature=0.9, top_p=0.95)
-        generators = seeds.picture_generators(0, 1)
-        return fill(objective.decoder, layout, [(prompt, 1.0)], places, generators, how)[0].cpu()
+        generators = seeds.picture_generators(0, len(prompts))
+        return fill(objective.decoder, layout, prompts, generators, how).cpu().numpy()
 
-    made: list[Any] = []
-    cells: list[list[int | None]] = []
-    for item in np.linspace(0, len(codes) - 1, rows).astype(int).tolist():
-        found = objective.tables[2, item]
-        near = [int(r) for r in found[found != ABSENT][:2]]
-        text = objective.plain[item]
-        shown = [lay.retrieved(layout, codes[r], objective.plain[r], number) for number, r in enumerate(near, start=1)]
-        prompts = [lay.opening(layout, text), lay.opening(layout, None)]
-        both, alone = (lay.join([*shown, prompt]) for prompt in prompts)
-        filled = torch.from_numpy(codes[item].astype(np.int64))
-        filled[torch.from_numpy(hole.ravel())] = generate(
-            lay.join([*shown, lay.before_hole(layout, codes[item], text, hole.ravel())]), inside
-        )
-        pictures: list[Any] = [torch.from_numpy(codes[r].astype(np.int64)) for r in (item, *near)]
-        pictures += [None] * (2 - len(near))
-        pictures += [generate(both, every), generate(alone, every), generate(prompts[0], every), filled]
-        cells.append([None if each is None else len(made) + i for i, each in enumerate(pictures)])
-        made += [codes[item] * 0 if each is None else each for each in pictures]
-    stacked = torch.stack([torch.as_tensor(np.asarray(each), dtype=torch.long) for each in made])
-    decoded = tensors.to_pil(to_pictures(objective.frozen[0], stacked).cpu())
-    grid([[None if at is None else decoded[at] for at in row] for row in cells]).save(path)
+    items = np.linspace(0, len(codes) - 1, rows).astype(int).tolist()
+    near = [[int(r) for r in objective.tables[2, item] if r != ABSENT][:2] for item in items]
+    shown = [
+        tuple(lay.retrieved(layout, codes[r], texts[r], number) for number, r in enumerate(row, start=1))
+        for row in near
+    ]
+    both = generate([Prompt(documents, texts[item]) for documents, item in zip(shown, items, strict=True)])
+    alone = generate([Prompt(documents, NOTHING) for documents in shown])
+    worded = generate([Prompt((), texts[item]) for item in items])
+    filled = codes[items]
+    filled[:, inside] = generate(
+        [Prompt(seen, texts[item], codes[item], inside) for seen, item in zip(shown, items, strict=True)]
+    )
+    cells: list[list[Any]] = []
+    for row, item in enumerate(items):
+        kept = [codes[r] for r in (item, *near[row])]
+        made = torch.from_numpy(np.stack([*kept, both[row], alone[row], worded[row], filled[row]]))
+        pictures: list[Any] = list(tensors.to_pil(to_pictures(objective.frozen[0], made).cpu()))
+        cells.append([*pictures[: len(kept)], *[None] * (3 - len(kept)), *pictures[len(kept) :]])
+    grid(cells).save(path)

@@ -127,7 +127,9 @@ class RARMObjective(Objective[RARMBatch]):
         if self.training:
             seen = seen.masked_fill(batch["masked"], self.transformer.config.symbols)
         logits = self.transformer(self.transformer.shifted(seen), tokens)
-        return F.cross_entropy(logits.float().transpose(1, 2), batch["tokens"], reduction="none")
+        wanted = batch["tokens"]
+        found = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+        return found.view_as(wanted)
 
     def pipeline(self) -> Any:
         """The current weights as a `RARMPipeline`, with the p_D counts of the cache."""

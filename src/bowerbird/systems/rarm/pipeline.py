@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import discrete, guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
@@ -34,6 +34,8 @@ SAMPLER = "raster"
 
 class RARMPipeline(EmbeddingSystem):
     """Generates the tokens of a picture in raster order from the embeddings of retrieved pictures.
+
+    Raises: MismatchError when the tokenizer `vae` has other symbols than the transformer.
 
     `trained_null` is False for released weights, which guide against k zero vectors that no training showed them (a
     note for readers, nothing depends on it). `guidance_scale`, `temperature`, `top_k`, `top_p` and `min_p` (see
@@ -63,6 +65,12 @@ class RARMPipeline(EmbeddingSystem):
         token_layout: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        there, wanted = vae.config.num_vq_embeddings, transformer.config.symbols
+        if there != wanted:
+            raise MismatchError(
+                f"the transformer predicts {wanted} symbols and the tokenizer has {there}; give the tokenizer it was"
+                " trained with"
+            )
         self.register_modules(transformer=transformer, vae=vae)
         self.register_to_config(
             k=k,
@@ -86,7 +94,7 @@ class RARMPipeline(EmbeddingSystem):
         """Any number of neighbors, as embeddings; one size; a token a step."""
         side = round(self.transformer.config.positions**0.5)
         edge = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True)
+        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True, samples_tokens=True)
 
     @property
     def defaults(self) -> Defaults:

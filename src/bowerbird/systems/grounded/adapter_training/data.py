@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import cache, seeds
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data import variation
 from bowerbird.data.pictures import Pictures
@@ -111,6 +112,8 @@ def build_data(
     """The data of a training, its latents and embeddings from the run's file where the same were made before. What is
     held out is shown as it is, beside what is trained on, which its references are from. `edge`: of the base, in
     pixels."""
+    if pictures.size < edge:
+        raise BowerbirdError(f"pictures of {pictures.size} px, and the base is made for {edge}; set size={edge}")
     everything = pictures if run.database is None else pictures.concat(run.database)
     shown, held = len(pictures), run.database is not None
     views = 0 if held else config.varied_views
@@ -241,7 +244,7 @@ def _assembled(
         peers = same[row]
         own = rng.random(stored) < itself if len(peers) else np.ones(stored, bool)
         others = rng.choice(peers, stored) if len(peers) else np.zeros(stored, np.int64)
-        return np.where(own, row + rng.choice(forms, stored), others).tolist()  # type: ignore[no-any-return]
+        return np.where(own, row + rng.choice(forms, stored), others).tolist()
 
     table = [shows(row, config.itself) for row in range(shown)]
     near = _near(config, pictures, names, styles, whole, shown, rng)

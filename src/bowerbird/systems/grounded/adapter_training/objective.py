@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +31,14 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
+from bowerbird.encoders.load import place_of
+from bowerbird.encoders.small import SmallEncoder
 from bowerbird.models import clip_text
 from bowerbird.models.unet import with_short_attention
+from bowerbird.models.weights import bundled
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.grounded import bases
-from bowerbird.systems.grounded.adapter_file import ADAPTER, HEADER
+from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER, HEADER
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
 from bowerbird.systems.grounded.adapter_training.data import AdapterData, build_data, sample
 from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
@@ -137,8 +141,14 @@ class IPAdapterObjective(Objective[IPAdapterBatch]):
         files.save_tensors(path, half, {"format": "pt", HEADER: json.dumps(read)})
 
     def export(self, out: Path) -> None:
-        """Write the adapter's file."""
+        """Write the adapter's file, and beside it the encoder that it reads, where that is one of ours and is not
+        bundled."""
         self.save_adapter(out / ADAPTER)
+        encoder = self.frozen[1]
+        if isinstance(encoder, SmallEncoder) and bundled(encoder.name) is None:
+            (out / ENCODER).mkdir()
+            for name in ("config.json", "model.safetensors"):
+                shutil.copyfile(Path(place_of(encoder)) / name, out / ENCODER / name)
 
 
 def with_adapter(unet: Any, encoder: Encoder) -> Any:

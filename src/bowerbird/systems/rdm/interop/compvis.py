@@ -14,7 +14,8 @@ in training. Source: arXiv 2204.11824, 2207.13038 and the released configuration
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 @dataclass(frozen=True)
 class Choices:
     """What the file does not tell; None is what the published model of that shape has. `heads`: the same number of
-    heads at every level instead. `ignore`: tensors whose names begin with one of these are left out."""
+    heads at every level instead.
+    `ignore`: tensors whose names begin with one of these are left out. `tokenizer`: of a text model."""
 
-    head_channels: int = compvis_unet.HEAD_CHANNELS
+    head_channels: int | None = None
     heads: int | None = None
     size: int | None = None
     scale_factor: float | None = None
@@ -47,16 +49,19 @@ class Choices:
     ema: bool = True
     dtype: str = "float32"
     ignore: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network of the result: its diffusers class and arguments, and where each of its tensors comes from."""
+    """One network of the result: its class and arguments, where each of its tensors comes from, and the file they go
+    to."""
 
     class_name: str
     config: dict[str, Any]
     tensors: dict[str, Stored]
     shapes: dict[str, tuple[int, ...]]
+    file: str = WEIGHTS
 
     @property
     def parameters(self) -> int:
@@ -100,12 +105,23 @@ class Plan:
 
 
 def plan(path: str | Path, choices: Choices | None = None) -> Plan:
-    """What is in the checkpoint at `path` and where all of it goes.
+    """What is in the checkpoint of an RDM at `path` and where all of it goes.
 
     Raises: BowerbirdError, saying why, for a file that cannot be read, is of another model, or has a tensor that no
     published layout has.
     """
     path, choices = Path(path), choices or Choices()
+    tensors, ignored = read_state(path, choices)
+    with naming(path):
+        return _plan(path, tensors, choices, ignored)
+
+
+def read_state(path: Path, choices: Choices) -> tuple[dict[str, Stored], Counter[str]]:
+    """The description of each tensor of the checkpoint at `path` but for those that `choices` leave out, and what was
+    left out.
+
+    Raises: BowerbirdError for a file that holds no state, and for choices that are none.
+    """
     if choices.dtype not in DTYPES or choices.embeddings not in (None, "raw", "unit"):
         raise BowerbirdError(
             f"weights are written as {', '.join(DTYPES)} (got {choices.dtype}), and embeddings are raw or unit (got"
@@ -119,11 +135,26 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
         )
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Stored)}
     ignored: Counter[str] = Counter()
+    if state is not held:
+        beside = compvis_state.count_tensors([value for key, value in held.items() if key != "state_dict"])
+        ignored |= Counter({"optimizer state and training settings": beside} if beside else {})
+    with naming(path):
+        for prefix in choices.ignore:
+            left = [name for name in tensors if name.startswith(prefix)]
+            if not prefix or not left:
+                raise BowerbirdError(
+                    f"no tensor's name begins with {prefix!r} (--ignore); --dry-run shows what is in it"
+                )
+            tensors = {name: stored for name, stored in tensors.items() if name not in left}
+            ignored[f"tensors below {prefix} (--ignore)"] += len(left)
+    return tensors, ignored
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A block that decides about the file at `path`: what it raises names the file, in one line."""
     try:
-        if state is not held:
-            beside = compvis_state.count_tensors([value for key, value in held.items() if key != "state_dict"])
-            ignored |= Counter({"optimizer state and training settings": beside} if beside else {})
-        return _plan(path, tensors, choices, ignored)
+        yield
     except BowerbirdError as error:
         raise BowerbirdError(f"{path}: {error}") from error
     except DAMAGE as error:  # a tensor that sizes are read from is not there, or has another form
@@ -133,19 +164,11 @@ def plan(path: str | Path, choices: Choices | None = None) -> Plan:
 
 
 def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Counter[str]) -> Plan:
-    for prefix in choices.ignore:
-        left = [name for name in tensors if name.startswith(prefix)]
-        if not prefix or not left:
-            raise BowerbirdError(f"no tensor's name begins with {prefix!r} (--ignore); --dry-run shows what is in it")
-        tensors = {name: stored for name, stored in tensors.items() if name not in left}
-        ignored[f"tensors below {prefix} (--ignore)"] += len(left)
+    import diffusers
+
     compvis_state.refuse_other_models(tensors)
     source, weights, why = compvis_state.unet_weights(tensors, ema=choices.ema)
-    first_stage = {
-        name: t
-        for name, t in compvis_state.below(tensors, FIRST_STAGE).items()
-        if not name.startswith(("loss.", "model_ema."))
-    }
+    first_stage = compvis_state.first_stage(tensors)
     unet, vae = compvis_unet.layout(source), compvis_vae.layout(first_stage)
     if not unet.in_channels == unet.out_channels == vae.embed_dim:
         raise BowerbirdError(
@@ -177,25 +200,20 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
                 f" of no account, leave it out with --ignore {name}"
             )
     parts = (
-        _part(
-            "UNet2DConditionModel",
+        part_of(
+            diffusers.UNet2DConditionModel,
             unet.config(size // vae.factor, heads),
             source,
             lambda n: compvis_unet.diffusers_name(n, unet),
         ),
-        _part(vae.class_name, vae.config(size, scale), first_stage, lambda n: compvis_vae.diffusers_name(n, vae)),
+        vae_part(first_stage, vae, size, scale),
     )
-    missing = tuple(
-        f"{folder}: {name}"
-        for folder, part in zip(("unet", "vae"), parts, strict=True)
-        for name in part.shapes
-        if name not in part.tensors
-    )
+    missing = missing_tensors({"unet": parts[0], "vae": parts[1]})
     assumed = {
         "weights": f"{weights} ({why})",
         "heads": (
             f"{', '.join(map(str, heads))} by level"
-            f" ({'said' if choices.heads else f'{choices.head_channels} channels each'})"
+            f" ({'said' if choices.heads else f'{choices.head_channels or compvis_unet.HEAD_CHANNELS} channels each'})"
         ),
         "picture size": f"{size} px ({'said' if choices.size else 'as published'})",
         "latent scale": f"{scale:g} ({whence})",
@@ -220,29 +238,44 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
 def _heads(unet: compvis_unet.UNetLayout, choices: Choices) -> tuple[int, ...]:
     """Attention heads by level. Raises: BowerbirdError when they do not divide a width that attends."""
     attends = [width for width, a in zip(unet.channels, unet.attention, strict=True) if a] + [unet.channels[-1]]
-    each = choices.heads or choices.head_channels
+    width_each = choices.head_channels or compvis_unet.HEAD_CHANNELS
+    each = choices.heads or width_each
     if any(width % each for width in attends):
         said = f"{each} heads" if choices.heads else f"heads of {each} channels"
         raise BowerbirdError(f"{said} do not divide the widths {sorted(set(attends))}; say --head-channels, or --heads")
-    return tuple(choices.heads or max(1, width // choices.head_channels) for width in unet.channels)
+    return tuple(choices.heads or max(1, width // width_each) for width in unet.channels)
 
 
-def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored], rename: Any) -> Part:
-    """A network of `source`'s tensors, checked against diffusers' own by name and shape."""
+def vae_part(source: Mapping[str, Stored], sizes: compvis_vae.FirstStageLayout, size: int, scale: float) -> Part:
+    """The first stage of pictures of `size` px."""
     import diffusers
+
+    network = getattr(diffusers, sizes.class_name)
+    return part_of(network, sizes.config(size, scale), source, lambda name: compvis_vae.diffusers_name(name, sizes))
+
+
+def missing_tensors(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """What the networks have and the file has not, by folder."""
+    return tuple(
+        f"{folder}: {name}" for folder, part in parts.items() for name in part.shapes if name not in part.tensors
+    )
+
+
+def part_of(
+    network: Any, config: dict[str, Any], source: Mapping[str, Stored], rename: Any, *, file: str = WEIGHTS
+) -> Part:
+    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`."""
     import torch
 
+    class_name = network.__name__
     with torch.device("meta"):
-        shapes = {
-            name: tuple(tensor.shape) for name, tensor in getattr(diffusers, class_name)(**config).state_dict().items()
-        }
+        shapes = {name: tuple(tensor.shape) for name, tensor in network(**config).state_dict().items()}
     tensors: dict[str, Stored] = {}
     for name, stored in source.items():
         new = rename(name)
         if new is None or new not in shapes or new in tensors:
             raise BowerbirdError(
-                f"its {name} has no place in diffusers' {class_name} of that shape; the layout is not one of the"
-                " published ones"
+                f"its {name} has no place in a {class_name} of that shape; the layout is not one of the published ones"
             )
         fits = stored.shape == shapes[new] or (compvis_vae.is_matrix(new) and stored.shape == (*shapes[new], 1, 1))
         if not fits:
@@ -251,20 +284,24 @@ def _part(class_name: str, config: dict[str, Any], source: Mapping[str, Stored],
                 " one of the published ones"
             )
         tensors[new] = stored
-    return Part(class_name, config, tensors, shapes)
+    return Part(class_name, config, tensors, shapes, file)
+
+
+def encoder_name(choices: Choices, dim: int) -> str:
+    """The encoder of the neighbors: said, else the published one of that width, else ""."""
+    given = choices.encoder or ""
+    given = files.last_part(given) if Path(given).is_dir() and given else files.portable(given)
+    return given or {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}.get(dim, "")
 
 
 def _pipeline(unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout, choices: Choices) -> dict[str, Any]:
     """The conventions that a checkpoint does not hold and that generate wrongly when they are mixed up."""
-    given = choices.encoder or ""
-    given = files.last_part(given) if Path(given).is_dir() and given else files.portable(given)
-    encoders = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
     unit = choices.embeddings == "unit" if choices.embeddings is not None else not vae.codes
     return {
         "k": choices.k or (4 if vae.codes else 20),
         "normalize_embeddings": unit,
         "embedding_length": 1.0 if unit else None,
-        "encoder_name": given or encoders.get(unet.context_dim, ""),
+        "encoder_name": encoder_name(choices, unet.context_dim),
         "encoder_fingerprint": "",
         "trained_null": False,
         # as the authors' scripts sample
@@ -286,39 +323,54 @@ def write(made: Plan, out: str | Path, *, progress: Any = None) -> None:
 
     from bowerbird.systems.rdm.pipeline import RDMPipeline
 
-    if made.missing:
-        raise BowerbirdError(
-            f"{made.file}: {len(made.missing)} tensors are missing ({made.missing[0]} first); it was cut down, fetch it"
-            " again"
-        )
+    check_complete(made.file, made.missing)
     with torch.device("meta"):
         unet, vae = (getattr(diffusers, part.class_name)(**part.config) for part in (made.unet, made.vae))
     scheduler = diffusers.DDIMScheduler(**made.schedule)
-    total = len(made.unet.tensors) + len(made.vae.tensors)
-    done = 0
     with files.atomic_directory(out) as folder:
-        for name, part, network in (("unet", made.unet, unet), ("vae", made.vae, vae)):
-            network.save_config(folder / name)
-
-            def read(key: str, part: Part = part, name: str = name) -> torch.Tensor:
-                nonlocal done
-                tensor = part.tensors[key].read()
-                if damage := _damage(tensor):
-                    raise BowerbirdError(
-                        f"{made.file}: {name}: {key} {damage}; the file is damaged, fetch it again. Nothing was written"
-                    )
-                tensor = tensor.reshape(part.shapes[key]).to(getattr(torch, made.dtype))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-                return tensor
-
-            files.stream_tensors(
-                folder / name / WEIGHTS, {key: (made.dtype, part.shapes[key]) for key in part.tensors}, read
-            )
+        parts = {"unet": (made.unet, unet), "vae": (made.vae, vae)}
+        write_parts(made.file, parts, folder, dtype=made.dtype, progress=progress)
         scheduler.save_config(folder / "scheduler")
         RDMPipeline(unet=unet, vae=vae, scheduler=scheduler, **made.pipeline).save_config(folder)
         (folder / "README.md").write_text(compvis_card.card(made.report()), encoding="utf-8")
+
+
+def check_complete(file: Path, missing: Sequence[str]) -> None:
+    """Raises: BowerbirdError when tensors are `missing`."""
+    if missing:
+        raise BowerbirdError(
+            f"{file}: {len(missing)} tensors are missing ({missing[0]} first); it was cut down, fetch it again"
+        )
+
+
+def write_parts(
+    file: Path, parts: Mapping[str, tuple[Part, Any]], folder: Path, *, dtype: str, progress: Any = None
+) -> None:
+    """Write each network, by the name of its folder, with the tensors of its part, one by one.
+
+    Raises: BowerbirdError for a tensor that is damaged.
+    """
+    import torch
+
+    total, done = sum(len(part.tensors) for part, _ in parts.values()), 0
+    for name, (part, network) in parts.items():
+        save = getattr(network, "save_config", None) or network.config.save_pretrained  # transformers has the latter
+        save(folder / name)
+
+        def read(key: str, part: Part = part, name: str = name) -> torch.Tensor:
+            nonlocal done
+            tensor = part.tensors[key].read()
+            if damage := _damage(tensor):
+                raise BowerbirdError(
+                    f"{file}: {name}: {key} {damage}; the file is damaged, fetch it again. Nothing was written"
+                )
+            tensor = tensor.reshape(part.shapes[key]).to(getattr(torch, dtype))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            return tensor
+
+        files.stream_tensors(folder / name / part.file, {key: (dtype, part.shapes[key]) for key in part.tensors}, read)
 
 
 HOLE = 1024

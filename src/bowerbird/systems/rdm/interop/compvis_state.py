@@ -40,12 +40,9 @@ def refuse_other_models(tensors: Mapping[str, Stored]) -> None:
         if any(name.startswith(prefix) for name in tensors):
             raise BowerbirdError(f"holds {prefix[:-1]}, {reason}; bowerbird imports RDM's checkpoints")
     if not any(name.startswith((UNET, EMA)) for name in tensors):
-        marks = ("tok_emb", "transformer.transformer_blocks.", "transformer.positional_encoding")
-        tokens = any(mark in name for name in tensors for mark in marks)
-        what = (
-            "a transformer over tokens, as RARM's; that is not imported yet" if tokens else f"no {UNET}* and no {EMA}*"
-        )
-        raise BowerbirdError(f"holds {what}; bowerbird imports RDM's checkpoints")
+        tokens = any("tok_emb" in name for name in tensors)
+        what = "a transformer over tokens that is not RARM's" if tokens else f"no {UNET}* and no {EMA}*"
+        raise BowerbirdError(f"holds {what}; bowerbird imports RDM's and RARM's checkpoints")
     if not any(name.startswith(FIRST_STAGE) for name in tensors):
         raise BowerbirdError(
             "holds a U-Net but no first stage (first_stage_model.*); pictures cannot be made from its latents"
@@ -55,6 +52,12 @@ def refuse_other_models(tensors: Mapping[str, Stored]) -> None:
 def below(tensors: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
     """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): stored for name, stored in tensors.items() if name.startswith(prefix)}
+
+
+def first_stage(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The first stage's tensors by name within it, without what only its training needed."""
+    found = below(tensors, FIRST_STAGE)
+    return {name: stored for name, stored in found.items() if not name.startswith(("loss.", "model_ema."))}
 
 
 def left_out(name: str) -> str | None:

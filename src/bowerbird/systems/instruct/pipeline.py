@@ -1,0 +1,324 @@
+"""Editing by instruction as a diffusers pipeline: a picture, what is to change in it, and what a knowledge base shows
+of the thing that the instruction names.
+
+What is on disk is diffusers' `StableDiffusionInstructPix2PixPipeline`, and beside it, where the model reads references,
+one more file. Without a reference both generate the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bowerbird.core import files, seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import last_part
+from bowerbird.core.opening import opening
+from bowerbird.core.types import Neighbors
+from bowerbird.diffusion import guidance
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.models import clip_text, network_files
+from bowerbird.models.weights import bundled
+from bowerbird.systems import common, hub, model_index
+from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.instruct import network
+from bowerbird.systems.instruct.named import named_thing
+from bowerbird.systems.instruct.network import FILE, ReferenceProjection
+from bowerbird.systems.knn import edit_source
+from bowerbird.systems.knn.edit_source import Source
+from bowerbird.systems.queries import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bowerbird.knowledge.base import KnowledgeBase
+
+PLAIN = "StableDiffusionInstructPix2PixPipeline"
+TEXT_SCALE, IMAGE_SCALE, STEPS = 7.5, 1.5, 20
+"""As the paper's, but for its 100 steps, which are of another sampler."""
+
+
+class InstructPipeline(System):
+    """Edits pictures by instructions; `references` reads what was found of the thing that one names.
+
+    `encoder_name`, `encoder_fingerprint`: whose embeddings `references` reads; empty where it reads none.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    generating = ("unet", "vae", "text_encoder", "references")
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        k: int = 1,
+        encoder_name: str = "",
+        encoder_fingerprint: str = "",
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_to_config(k=k, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+        self.references: ReferenceProjection | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """An instruction and a picture, with references where it was trained to read them, and without."""
+        return Capabilities(
+            (common.trained_size(self.unet, self.vae),),
+            without_neighbors=True,
+            edits=True,
+            starts_from_image=True,
+            any_size=True,
+            max_references=0 if self.references is None else 1,
+            instructs=True,
+        )
+
+    @property
+    def defaults(self) -> Defaults:
+        """One reference, and the paper's scale of the text."""
+        return Defaults(
+            k=0 if self.references is None else int(self.config.k),
+            num_inference_steps=STEPS,
+            guidance_scale=TEXT_SCALE,
+            sampler=self.capabilities.samplers[0],
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        instruction: str | Sequence[str] | None = None,
+        *,
+        source: Image.Image | Sequence[Image.Image] | None = None,
+        neighbors: Neighbors | None = None,
+        knowledge_base: KnowledgeBase | None = None,
+        k: int | None = None,
+        search_mode: str | None = None,
+        where: str | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = STEPS,
+        guidance_scale: float = TEXT_SCALE,
+        image_guidance: float = IMAGE_SCALE,
+        change_threshold: float = 0.0,
+        eta: float = 0.0,
+        height: int | None = None,
+        width: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+    ) -> SystemOutput:
+        """Edit `source`, a picture for all or one a picture made, as each `instruction` says.
+
+        `guidance_scale`: how much the instruction counts; `image_guidance`: how much of the picture stays; both 1
+        is one pass without guidance. `knowledge_base`: the thing that an instruction names (`named_thing`) is looked
+        up there, and the model is shown it; `neighbors` with the instructions as their queries wins over that.
+        `change_threshold`: see `KNNDiffusionPipeline`; 0 takes all of the edit. Raises: BowerbirdError (MismatchError
+        for a knowledge base of another encoder), before anything is generated.
+        """
+        common.check_output_type(output_type)
+        if source is None:
+            raise BowerbirdError("there is no picture to edit; give source=")
+        if neighbors is None:
+            given = (instruction,) if isinstance(instruction, str) else tuple(instruction or ())
+            request = Request(prompts=given, k=k, search_mode=search_mode, where=where)
+            neighbors = self.retrieve(request, knowledge_base)
+        hits = neighbors.repeat(num_images_per_prompt)
+        _check_instructions(hits.queries)
+        edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
+        started = self._read(source, len(hits), edge)
+        both = self.condition(hits, started.latents / self._scale())
+        nothing = self._text([""] * len(hits))
+        image = replace(both, neighbors=both.neighbors.absent(), text=nothing)
+        assert both.image is not None
+        neither = replace(image, image=torch.zeros_like(both.image))
+        predict = guidance.instruct(self.predict, both, image, neither, guidance_scale, image_guidance)
+        generators = common.generators_for(generator, seed, len(hits))
+        timesteps, options = common.schedule(
+            self.scheduler, num_inference_steps, eta, generators, self._execution_device
+        )
+        shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
+        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        transition = common.step_scheduler(self.scheduler, options)
+        run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
+        for i, t in run:
+            run.advance(predict(self.scheduler.scale_model_input(run.sample, t), t, i))
+        images = run.sample
+        if output_type != "latent":
+            pixels = common.decode_latents(self.vae, run.sample)
+            pixels = edit_source.paste_unchanged(pixels, started, run.sample, change_threshold)
+            images = common.as_output(pixels, output_type)
+        self.maybe_free_model_hooks()
+        return SystemOutput(images=images, neighbors=hits)
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def retrieve(
+        self,
+        request: Request,
+        kb: KnowledgeBase | None,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        proposal: dict[int, int] | None = None,
+    ) -> Neighbors:
+        """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
+        without a knowledge base or with k = 0."""
+        request = self.resolve(request, kb)
+        instructions = request.prompts or ()
+        _check_instructions(instructions)
+        k = request.k or 0
+        if kb is None or k == 0:
+            return Neighbors.empty(instructions).repeat(count)
+        if self.references is None:
+            raise BowerbirdError(
+                "this model was trained without references, so a knowledge base changes nothing; leave it out, or use"
+                " one like tiny-instruct"
+            )
+        self.check_knowledge_base(kb)
+        names = [named_thing(text) for text in instructions]
+        asked = [text if name is None else name for text, name in zip(instructions, names, strict=True)]
+        hits = kb.search(
+            text=asked, k=k, mode=request.search_mode or "hybrid", where=request.where, min_score=request.min_score
+        )
+        named = np.array([[name is not None] * hits.k for name in names])
+        return replace(
+            hits, queries=tuple(instructions), weights=(hits.effective_weights * named).astype(np.float32)
+        ).repeat(count)
+
+    def condition(self, hits: Neighbors, image: Tensor | None = None, *args: Any, **kwargs: Any) -> Conditioning:
+        """The instructions' tokens, those of the references, and the latents of the pictures."""
+        text = self._text(list(hits.queries))
+        weights = torch.from_numpy(np.ascontiguousarray(hits.effective_weights)).to(self._execution_device)
+        if self.references is None or hits.k == 0 or not bool((weights > 0).any()):
+            near = Tokens(text.keys[:, :0], text.weights[:, :0])
+        else:
+            self._check_width(hits)
+            projection = self.references.to(self._execution_device)
+            embeddings = torch.from_numpy(np.ascontiguousarray(hits.embeddings)).to(self._execution_device)
+            near = projection(embeddings.float(), weights)
+        return Conditioning(near, text=text, image=image)
+
+    def _check_width(self, hits: Neighbors) -> None:
+        assert self.references is not None
+        if hits.embeddings.shape[-1] != self.references.dim:
+            raise BowerbirdError(
+                f"references of {hits.embeddings.shape[-1]} dimensions for a model that reads {self.references.dim} of"
+                f" {self.config.encoder_name!r}; build the knowledge base with --encoder {self.config.encoder_name}"
+            )
+
+    def _text(self, texts: list[str]) -> Tokens:
+        tokens = clip_text.token_ids(self.tokenizer, texts).to(self._execution_device)
+        keys = self.text_encoder(tokens).last_hidden_state
+        return Tokens(keys, torch.ones(keys.shape[:2], device=keys.device))
+
+    def _scale(self) -> float:
+        return float(self.vae.config.scaling_factor)
+
+    def _read(self, source: Image.Image | Sequence[Image.Image], count: int, edge: int) -> Source:
+        """The pictures with their scaled latents, in the autoencoder's own precision."""
+        pictures, pixels = edit_source.source_pixels(source, count, edge, self._execution_device)
+        mode = torch.cat(
+            [self.vae.encode(part.to(self.vae.dtype)).latent_dist.mode() for part in torch.split(pixels, 16)]
+        )
+        times = count // len(pictures)
+        given = [picture for picture in pictures for _ in range(times)]
+        latents = mode.float() * self._scale()
+        return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+
+    def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
+        """One pass of the network, float32."""
+        return network.predict(self.unet, sample, timestep, condition).float()
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def hub_patterns(cls, index: dict[str, Any]) -> tuple[str, ...]:
+        """The files of diffusers' pipeline, without the checker of what is shown, and the projection of references."""
+        parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        endings = ("json", "safetensors", "txt")
+        return ("model_index.json", FILE, *(f"{part}/*.{ending}" for part in parts for ending in endings))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """What diffusers' pipeline of this kind opens: a bundled name, a directory, or a hub id, with our references
+        where there are some. Raises: BowerbirdError when it cannot be had or opened, or its U-Net reads no picture."""
+        import diffusers
+
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        name = str(pretrained_model_name_or_path)
+        place = bundled(name) or Path(name)
+        if not place.is_dir():
+            place = hub.fetch(name, kwargs, patterns=cls.hub_patterns({}))
+        kind = getattr(diffusers, PLAIN)
+        with opening(f"model {name!r}", "fetch or export it again; bowerbird models lists those that come along"):
+            kinds = model_index.check(kind, place)
+            absent: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+            networks = model_index.load_networks(kinds, place, {*kwargs, *absent}, dtype, {})
+            plain = kind.from_pretrained(
+                str(place),
+                dtype=dtype,
+                requires_safety_checker=False,
+                **{"local_files_only": True, "use_safetensors": True, **absent, **kwargs, **networks},
+            )
+            pipe = cls(plain.vae, plain.text_encoder, plain.tokenizer, plain.unet, plain.scheduler)
+            pipe.after_loading(place)
+            network_files.without_place(pipe, last_part(name))
+            pipe.strange = not network_files.is_bundled(place)
+            _check_channels(pipe, place)
+            if pipe.strange:
+                model_index.check_model(pipe, place)
+        return pipe
+
+    def after_loading(self, place: Path) -> None:
+        """The projection of references, where there is one."""
+        if (place / FILE).is_file():
+            width = int(self.unet.config.cross_attention_dim)
+            self.references, said = network.load_references(place / FILE, width)
+            self.register_to_config(encoder_name=said["encoder_name"], encoder_fingerprint=said["encoder_fingerprint"])
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Diffusers' pipeline of this kind, and our references beside it."""
+        from diffusers import StableDiffusionInstructPix2PixPipeline
+
+        out = Path(save_directory)
+        StableDiffusionInstructPix2PixPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(out, **kwargs)
+        # transformers computes in what the file says, diffusers in float32, and both have to agree
+        written = files.read_json(out / "text_encoder" / "config.json", "configuration")
+        files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
+        clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
+        if self.references is not None:
+            network.save_references(
+                self.references, out / FILE, self.config.encoder_name, self.config.encoder_fingerprint
+            )
+
+
+def _check_instructions(instructions: Sequence[str]) -> None:
+    if not instructions or any(not text.strip() for text in instructions):
+        raise BowerbirdError("the instruction is empty; say what to change, for example 'make it blue'")
+
+
+def _check_channels(pipe: InstructPipeline, place: Path) -> None:
+    reads, latents = int(pipe.unet.config.in_channels), int(pipe.vae.config.latent_channels)
+    if reads != 2 * latents:
+        raise BowerbirdError(
+            f"{place}: its U-Net reads {reads} channels, and noise beside a picture has {2 * latents}; it was not"
+            " trained to edit by instruction"
+        )

@@ -1,0 +1,298 @@
+"""Editing by instruction: exact pairs, the widened network, two scales of guidance, and plain diffusers opening it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.data.edits import wordings
+from bowerbird.data.edits.pair import NONE, Edit, Edits, Shown, change_whole, instruction
+from bowerbird.data.edits.rendering import render_parts
+from bowerbird.data.edits.scenes import add_scenes
+from bowerbird.data.edits.variants import add_variants, find_variants
+from bowerbird.data.pictures import Pictures
+from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
+from bowerbird.data.scenes.vocabulary import build_vocabulary
+from bowerbird.diffusion import guidance
+from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.models.unet import UNetConfig, build_unet, widen
+from bowerbird.systems import generation, loading, records, regeneration
+from bowerbird.systems.instruct.named import named_thing
+from bowerbird.systems.instruct.network import ReferenceProjection, joined
+from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
+from bowerbird.training.run import train_recipe
+
+PLAIN = """
+import sys, torch
+from PIL import Image
+from diffusers import StableDiffusionInstructPix2PixPipeline
+pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+images = pipe(sys.argv[4], image=Image.open(sys.argv[3]), num_inference_steps=3, guidance_scale=4.0,
+    image_guidance_scale=1.5, generator=torch.Generator().manual_seed(0), output_type="pt").images
+from safetensors.torch import save_file
+save_file({"images": images.contiguous()}, sys.argv[2])
+assert not [name for name in sys.modules if name.startswith("bowerbird")]
+"""
+
+
+def pictures(names: list[str], styles: list[str]) -> Pictures:
+    """One picture a name, each of a color of its own."""
+    pixels = torch.arange(len(names), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32) * 20
+    metadata = tuple({"style": style, "subgroup": "x"} for style in styles)
+    return Pictures(pixels.contiguous(), tuple(names), metadata, tuple(range(len(names))))
+
+
+@pytest.fixture(scope="module")
+def model(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny form after two steps."""
+    recipe, out = recipes.recipe("tiny-instruct", tiny=True), tmp_path_factory.mktemp("instruct")
+    list(train_recipe(recipe, read_pictures(recipe, drawn_folder), out, device="cpu", sheets=False))
+    return out / "model"
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    x = np.full((64, 64, 3), 255, np.uint8)
+    x[16:48, 16:48] = (200, 40, 40)
+    return Image.fromarray(x)
+
+
+def test_names_of_a_collection_give_its_edits() -> None:
+    names = ["red heart", "blue heart", "face", "face with horns", "man: red hair", "one o'clock", "two o'clock"]
+    edits = Edits()
+    given = pictures([*names, "face"], ["noto"] * len(names) + ["twemoji"])
+    assert not any(wordings.is_held_out(name) for name in given.captions)
+    found = [f for f in find_variants(given, style_key="style", group_key="subgroup") if f[2] != "become"]
+    add_variants(edits, found, given, 100, 0, held_out=False)
+    rows = {
+        (edits.shown[e.source].scene.things[0].row, edits.shown[e.target].scene.things[0].row, e.kind): e.words
+        for e in edits.edits
+    }
+    assert rows[0, 1, "color"] == ("blue", "heart")
+    assert rows[2, 3, "add part"] == rows[3, 2, "remove part"] == ("horns",)
+    assert rows[5, 6, "clock"] == ("two o'clock", "clock")
+    assert rows[2, 7, "style"] == ("twemoji",)
+    assert (5, 6, "color") not in rows
+
+
+def test_a_scene_is_changed_in_what_is_said_and_nowhere_else() -> None:
+    empty = pictures(["x y z"], ["noto"])
+    edits, vocabulary = Edits(), build_vocabulary(empty, 0)
+    add_scenes(edits, vocabulary, 40, 4, seed=1)
+    kinds = {edit.kind for edit in edits.edits}
+    assert kinds == {
+        "add", "remove", "recolor", "replace", "move", "exchange", "bigger", "smaller", "ground",
+    }  # fmt: skip
+    for edit in edits.edits:
+        before, after = edits.shown[edit.source].scene, edits.shown[edit.target].scene
+        assert before != after
+        if edit.kind == "ground":
+            assert before.things == after.things
+            assert after.ground == edit.words[0]
+        if edit.kind == "remove":
+            assert len(after.things) == len(before.things) - 1
+            assert set(after.things) < set(before.things)
+        if edit.kind == "recolor":
+            (changed,) = set(after.things) - set(before.things)
+            assert changed.color == edit.words[0]
+            assert len(set(after.things) & set(before.things)) == len(before.things) - 1
+        if edit.kind == "move":
+            (x0, y0, *_), (u0, v0, *_) = before.things[0].box, after.things[0].box
+            assert {"left": u0 < x0, "right": u0 > x0, "up": v0 < y0, "down": v0 > y0}[edit.words[0]]
+
+
+def test_several_processes_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bowerbird.data.edits import rendering
+
+    empty = pictures(["x y z"], ["noto"])
+    edits, vocabulary = Edits(), build_vocabulary(empty, 0)
+    add_scenes(edits, vocabulary, 30, 2, seed=1)
+    alone = torch.cat(list(render_parts(edits.shown, vocabulary, empty, 16)))
+    monkeypatch.setattr(rendering, "FEW", 8)
+    assert torch.equal(alone, torch.cat(list(render_parts(edits.shown, vocabulary, empty, 16))))
+
+
+def test_a_wording_that_is_held_out_is_never_trained_on() -> None:
+    for kind, every in wordings.WORDINGS.items():
+        assert not set(wordings.wordings(kind)) & set(wordings.wordings(kind, held_out=True))
+        rng = np.random.default_rng(0)
+        edit = Edit(0, 1, kind, ("wolf", "cat"))
+        said = {instruction(edit, rng) for _ in range(60)}
+        assert instruction(edit, rng, held_out=True) not in said
+        assert len(every) >= 3
+    invented = instruction(Edit(0, 1, "replace", ("wolf", "cat")), np.random.default_rng(0), invented=True)
+    assert "wolf" not in invented
+    assert "cat" in invented
+
+
+def test_changes_of_a_whole_picture() -> None:
+    x = torch.tensor([[[0.5, -1.0]], [[0.0, -1.0]], [[0.0, 1.0]]])
+    assert torch.equal(change_whole(x, "mirror"), x.flip(2))
+    assert torch.equal(change_whole(x, "negative"), -x)
+    assert torch.allclose(change_whole(x, "gray")[:, 0, 0], torch.full((3,), 0.1495))
+    assert (change_whole(x, "lighter") >= x).all()
+
+
+def test_the_widened_network_is_the_base_until_it_is_trained() -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        base = build_unet(
+            UNetConfig(block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16), None
+        )
+        base.conv_in.bias.data.normal_()
+        wide = widen(base, 8, None)
+        x, image, text = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+    time = torch.tensor([3, 700])
+    expected = base(x, time, encoder_hidden_states=text).sample
+    assert torch.equal(wide(torch.cat([x, image], 1), time, encoder_hidden_states=text).sample, expected)
+    assert torch.equal(wide.conv_in.bias, base.conv_in.bias)
+
+
+def test_an_absent_reference_is_as_none() -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        unet = build_unet(
+            UNetConfig(block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16), None
+        )
+        projection = ReferenceProjection(6, None, 16)
+        x, text, embedding = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16), torch.randn(2, 1, 6)
+    weights = torch.tensor([[1.0], [0.0]])
+    keys, mask = joined(text, projection(embedding, weights))
+    both = unet(x, 5, encoder_hidden_states=keys, encoder_attention_mask=mask).sample
+    alone = unet(x, 5, encoder_hidden_states=text).sample
+    assert torch.allclose(both[1], alone[1], atol=1e-5)
+    assert (both[0] - alone[0]).abs().max() > 1e-3
+
+
+def test_two_scales() -> None:
+    """e(-,-) = 1, e(I,-) = 10, e(I,T) = 100, in every form."""
+
+    def condition(value: float) -> Conditioning:
+        return Conditioning(Tokens(torch.zeros(1, 0, 4), torch.zeros(1, 0)), image=torch.full((1, 1, 1, 1), value))
+
+    def predict(x: torch.Tensor, t: torch.Tensor, given: Conditioning) -> torch.Tensor:
+        assert given.image is not None
+        return given.image.expand_as(x)
+
+    parts = [condition(value) for value in (100.0, 10.0, 1.0)]
+    x, t = torch.zeros(1, 1, 1, 1), torch.tensor(0)
+    for text_scale, image_scale in ((1.0, 1.0), (7.5, 1.5), (0.0, 1.0), (3.0, 0.5)):
+        made = guidance.instruct(predict, *parts, text_scale, image_scale)(x, t, 0)
+        assert float(made) == pytest.approx(1 + image_scale * 9 + text_scale * 90)
+
+
+def test_one_draw_decides_what_is_dropped(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-instruct", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    batch = objective.batch(0, 4000)
+    again = objective.batch(0, 4000)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    blank = objective._token_ids([""])[0]
+    no_text = (batch["tokens"] == blank).all(1)
+    no_image = (batch["image"] == 0).flatten(1).all(1)
+    for share in (no_text & ~no_image, no_text & no_image, ~no_text & no_image):
+        assert abs(float(share.float().mean()) - 0.05) < 0.015
+    assert not bool((no_text & (batch["weights"][:, 0] > 0)).any())
+    # the scale is of the noisy latents alone
+    objective.frozen[0].register_to_config(scaling_factor=0.5)
+    unscaled = objective.batch(0, 4000)
+    assert torch.equal(unscaled["image"], batch["image"] * 2)
+    assert torch.equal(unscaled["clean"], batch["clean"])
+
+
+def test_plain_diffusers_opens_it_and_makes_the_same(model: Path, tmp_path: Path, picture: Image.Image) -> None:
+    from safetensors.torch import load_file
+
+    picture.save(tmp_path / "in.png")
+    command = [sys.executable, "-W", "ignore", "-c", PLAIN, str(model), str(tmp_path / "x"), str(tmp_path / "in.png")]
+    subprocess.run([*command, "make it blue"], check=True)
+    assert json.loads((model / "model_index.json").read_text())["_class_name"] == (
+        "StableDiffusionInstructPix2PixPipeline"
+    )
+    pipe = loading.load_pipeline(model)
+    assert isinstance(pipe, InstructPipeline)
+    assert pipe.references is not None
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe(
+        "make it blue",
+        source=picture,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        image_guidance=1.5,
+        generator=seeds.picture_generators(0, 1),
+        output_type="pt",
+    ).images
+    assert (made - load_file(tmp_path / "x")["images"]).abs().max() < 1e-3
+    pipe.save_pretrained(tmp_path / "again")
+    assert loading.load_pipeline(tmp_path / "again").fingerprint() == pipe.fingerprint()
+
+
+def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image) -> None:
+    pipe = loading.load_pipeline(model)
+    assert isinstance(pipe, InstructPipeline)
+    assert pipe.references is not None
+    settings = replace(generation.default_settings(pipe), steps=2, image_guidance=1.3)
+    embedding = np.random.default_rng(0).normal(size=(1, 1, pipe.references.dim)).astype(np.float32)
+    with_one = replace(Neighbors.from_embeddings(embedding, [["wolf"]]), queries=("make it a wolf",))
+    made = []
+    for hits in (with_one, Neighbors.empty(["make it a wolf"])):
+        images = generation.generate(pipe, hits, settings, sources=[picture])
+        record = records.generation_records(
+            pipe, str(model), None, hits, images, settings, {"prompt": "make it a wolf"}, sources=[picture]
+        )[0]
+        again, _ = regeneration.regenerate(pipe, json.loads(json.dumps(record)))
+        assert np.array_equal(np.asarray(again), np.asarray(images[0]))
+        made.append(np.asarray(images[0]).astype(int))
+    assert np.abs(made[0] - made[1]).max() > 0
+    with pytest.raises(BowerbirdError, match="the instruction is empty"):
+        pipe(" ", source=picture)
+
+
+def test_what_an_instruction_names() -> None:
+    said = {
+        "make it a wolf": "wolf",
+        "replace the cat with a black wolf": "black wolf",
+        "Add an office building left of the circle": "office building",
+        "give it sunglasses": "sunglasses",
+        "add a hat to the cat, please": "hat",
+        "make it blue": None,
+        "put it on a red background": None,
+        "remove the heart": None,
+        "turn the heart into a red one": None,
+    }
+    assert {text: named_thing(text) for text in said} == said
+
+
+def test_a_base_that_reads_a_picture_already_is_refused(model: Path, drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-instruct", tiny=True)
+    recipe = recipe.model_copy(update={"system": recipe.system.model_copy(update={"base": str(model)})})
+    with pytest.raises(BowerbirdError, match="InstructPix2Pix"):
+        build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_of_what_is_shown_is_held_once() -> None:
+    edits = Edits()
+    shown = Shown(replace(_scene(), ground="red"))
+    edits.add("a", Shown(_scene()), shown, "ground", ("red",))
+    edits.add("a", shown, Shown(_scene()), "ground", ("white",))
+    assert len(edits.shown) == 2
+    assert edits.edits[0].drawing == NONE
+
+
+def _scene() -> Scene:
+    return Scene((Thing("heart", SHAPE, "blue", "", (10, 10, 40, 40)),))
