@@ -100,17 +100,6 @@ def faster(objective: Any, kind: str) -> None:
         objective.unet.set_attn_processor(AttnProcessor2_0())
 
 
-def warm_start(entry: Entry, objective: Any, root: Path) -> None:
-    """An autoencoder goes on from the one that came along."""
-    start = root / "start" / entry.name
-    if not start.is_dir() or not hasattr(objective, "autoencoder"):
-        return
-    from diffusers import AutoencoderKL
-
-    objective.autoencoder.load_state_dict(AutoencoderKL.from_pretrained(start).float().state_dict())
-    log(f"{entry.name}: goes on from {start}", root)
-
-
 def built(entry: Entry, root: Path, device: str, settings: list[str]) -> Any:
     """An entry ready to be trained."""
     import torch
@@ -119,7 +108,6 @@ def built(entry: Entry, root: Path, device: str, settings: list[str]) -> Any:
     wait_for_autoencoder(root)
     ready = prepare(entry, root, device, settings)
     kind = ready.recipe.system.kind
-    warm_start(entry, ready.objective, root)
     if device == "cuda":
         faster(ready.objective, kind)
     return ready
