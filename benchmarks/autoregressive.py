@@ -3,6 +3,7 @@ token.
 
     python benchmarks/autoregressive.py                      # the sizes of tiny-rarm
     python benchmarks/autoregressive.py --released           # those of the released network, random weights
+    python benchmarks/autoregressive.py --documents 2        # tiny-racm3 after two documents that all pictures share
 
 `again` runs the prefix at each of its lengths where `--whole`; otherwise at 9 lengths, and the rest lies on the line
 between them. The ceiling is memory-bound: each token of a batch reads every weight of the blocks and of the last layer
@@ -24,7 +25,12 @@ import torch
 from torch import Tensor
 
 from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.rarm_transformer import RARMTransformer
+from bowerbird.systems.racm3 import layout as lay
+from bowerbird.systems.racm3.decoding import Decoder as DocumentDecoder
+from bowerbird.systems.racm3.decoding import Prompt, condition
+from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.rarm.decoding import Decoder
 
 NEIGHBORS = 4
@@ -92,15 +98,62 @@ def measure(network: RARMTransformer, batch: int, *, whole: bool, repeats: int, 
     }
 
 
+def measure_documents(batch: int, documents: int, repeats: int) -> dict[str, Any]:
+    """The codes of `batch` pictures after one prompt: read once for all, against the whole sequence run again at every
+    code of every row (at 5 lengths; the rest lies on the line between them)."""
+    network = DocumentTransformer().eval()
+    plan = Layout.of(network.config)
+    rng = np.random.default_rng(0)
+
+    def codes() -> np.ndarray:
+        return rng.integers(plan.image_tokens, size=plan.cells)
+
+    text = np.arange(5)
+    shown = tuple(lay.retrieved(plan, codes(), text, number + 1) for number in range(documents))
+    prompts = [Prompt(shown, text) for _ in range(batch)]
+    given = condition(prompts)
+
+    def ours() -> None:
+        decoder = DocumentDecoder(network, plan, prompts)
+        found = torch.empty(batch, 0, dtype=torch.long)
+        for step in range(plan.cells):
+            found = torch.cat([found, decoder(found, step, given).argmax(1, keepdim=True)], 1)
+
+    start = prompts[0].passage(plan)
+    sequence = lay.stack(plan, [lay.join([start, lay.cells(plan, codes(), np.arange(plan.cells))])] * batch)
+    inputs = [sequence[name] for name in ("tokens", "places", "following", "documents")]
+    lengths = np.linspace(len(start), len(start) + plan.cells - 1, 5).round().astype(int)
+
+    def whole(length: int) -> Tensor:
+        return network.logits(network(*(part[:, :length] for part in inputs))[:, -1])
+
+    took = [seconds(partial(whole, int(length)), repeats, "cpu") for length in lengths]
+    theirs = float(np.interp(np.arange(len(start), len(start) + plan.cells), lengths, took).sum())
+    kept_seconds = seconds(ours, repeats, "cpu")
+    return {
+        "batch": batch,
+        "prompt": len(start),
+        "seconds a picture, kept": kept_seconds / batch,
+        "seconds a picture, run again": theirs / batch,
+        "ratio": theirs / kept_seconds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--released", action="store_true", help="18 blocks of width 768, 16,384 symbols")
+    parser.add_argument("--documents", type=int, help="tiny-racm3 in place of RARM, after so many documents")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--whole", action="store_true", help="run every prefix")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    if arguments.documents is not None:
+        with torch.no_grad():
+            for batch in arguments.batches:
+                print(json.dumps(measure_documents(batch, arguments.documents, arguments.repeats)), flush=True)
+        return
     network = RARMTransformer(**({} if arguments.released else TINY)).to(arguments.device).eval()
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {network.config['positions']} tokens, {torch.get_num_threads()} threads", flush=True)

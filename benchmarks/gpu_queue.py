@@ -145,9 +145,10 @@ def pack(root: Path, out: Path, names: list[str]) -> None:
     data = buffer.getvalue()
     for number, start in enumerate(range(0, len(data), PIECE)):
         (out / f"models.tar.{number}").write_bytes(data[start : start + PIECE])
-    sheets = [
-        Image.open(sorted(found)[-1]) for n in names if (found := list((root / "queue" / n / "sheets").glob("*.png")))
-    ]
+    sheets = []
+    for name in names:
+        found = sorted((root / "queue" / name / "sheets").glob("*.png"))
+        sheets += [Image.open(path) for path in found if path.stem[:6] == found[-1].stem[:6]]
     if sheets:
         page = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
         top = 0

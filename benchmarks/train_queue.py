@@ -46,6 +46,12 @@ QUEUE = (
         gpu_rate=8e-4,
     ),
     Entry(
+        "tiny-ip-adapter",
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        gpu_batch=512,
+        gpu_rate=1.5e-3,
+    ),
+    Entry(
         "tiny-instruct",
         (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
         gpu_batch=512,
@@ -133,6 +139,8 @@ def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepa
     def show(trained: Any, path: Path) -> None:
         if sheet is not None:
             sheet(trained, path)
+        if (other := HELD_OUT_SHEETS.get(recipe.system.kind)) is not None:
+            other(trained, held_out, path.with_name(f"{path.stem}-held-out.png"))
         log(f"{entry.name}: {path.stem}: held-out styles: {validate(recipe.system.kind, trained, held_out)}", root)
 
     return Prepared(recipe, objective, out, show)
@@ -254,6 +262,67 @@ def of_text_to_image(trained: Any, pictures: Any) -> str:
     return f"two shapes: {grounded.colors_in_place(pipe, count=32, steps=12)}"
 
 
+def unknown_things(trained: Any, pictures: Any, count: int) -> Any:
+    """Up to `count` of the pictures, of things whose name is none of those trained on, each name once."""
+    known, found = set(trained.data.names), dict[str, int]()
+    for row, caption in enumerate(pictures.captions):
+        if (name := caption.strip().lower()) not in known:
+            found.setdefault(name, row)
+    rows = list(found.values()) or list(range(len(pictures)))
+    return pictures.select(rows[:: max(1, len(rows) // count)][:count])
+
+
+def embeddings_of(trained: Any, pictures: Any) -> Any:
+    """What the adapter's encoder makes of `pictures`, at the edge of the base, `(n, d)`."""
+    from bowerbird.core import tensors
+
+    return trained.frozen[1].embed_images(tensors.to_pil(pictures.pixels))
+
+
+def of_adapter(trained: Any, pictures: Any) -> str:
+    """Things whose names were never trained on, from one picture of each: is what comes out nearest to its own
+    reference, by the semantic part of the encoder, among all of them? Then on a ground that the prompt asks for."""
+    import numpy as np
+
+    from bowerbird.data.scenes.words import COLORS, nearest_color, with_article
+    from bowerbird.systems.grounded.adapter_training.preview import generate
+
+    chosen = unknown_things(trained, pictures, 64)
+    pipe, encoder = trained.pipeline(), trained.frozen[1]
+    wanted = embeddings_of(trained, chosen)
+    named = [with_article(caption.strip().lower() or "thing") for caption in chosen.captions]
+
+    def unit(embeddings: Any) -> Any:
+        part = embeddings[:, : encoder.shared_dim]
+        return part / np.linalg.norm(part, axis=1, keepdims=True)
+
+    parts = []
+    for title, prompts, scale in (
+        ("without", named, 0.0),
+        ("with", named, 1.0),
+        ("nameless", ["a picture of it"] * len(named), 1.0),
+    ):
+        alike = unit(encoder.embed_images(generate(pipe, prompts, wanted, scale=scale))) @ unit(wanted).T
+        found = float((alike.argmax(1) == np.arange(len(alike))).mean())
+        parts.append(f"{title} {found:.1%} nearest ({float(np.diag(alike).mean()):.3f})")
+    grounds = [list(COLORS)[row % len(COLORS)] for row in range(len(named))]
+    made = generate(pipe, [f"{name} on {color}" for name, color in zip(named, grounds, strict=True)], wanted)
+    rims = [np.asarray(image)[[0, 1, -2, -1]].reshape(-1, 3) for image in made]
+    seen = [nearest_color(tuple(np.median(rim, 0).astype(int).tolist())) for rim in rims]
+    right = sum(a == b for a, b in zip(grounds, seen, strict=True)) / len(grounds)
+    return f"things without a name in training, of {len(named)}: {', '.join(parts)}; ground as asked {right:.1%}"
+
+
+def adapter_sheet(trained: Any, pictures: Any, path: Path) -> None:
+    """Things whose names were never trained on, drawn in styles that were not: see `adapter_training.preview`."""
+    from bowerbird.core import tensors
+    from bowerbird.systems.grounded.adapter_training.preview import draw_sheet
+
+    chosen = unknown_things(trained, pictures, 10)
+    names = [caption.strip().lower() or "thing" for caption in chosen.captions]
+    draw_sheet(trained.pipeline(), names, embeddings_of(trained, chosen), tensors.to_pil(chosen.pixels), path)
+
+
 def of_edits(trained: Any, pictures: Any) -> str:
     """Edits with held-out names in held-out wordings; styles that were held out say nothing of it. Done: nearer to what
     is wanted than to what was there."""
@@ -347,6 +416,7 @@ def of_tokens(trained: Any, pictures: Any) -> str:
     return f"bits a token given {', '.join(said)}"
 
 
+HELD_OUT_SHEETS: dict[str, Callable[[Any, Any, Path], None]] = {"ip-adapter": adapter_sheet}
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "vq": of_tokenizer,
@@ -356,6 +426,7 @@ VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "rarm": of_tokens,
     "reimagen": of_pipeline,
     "stable-diffusion": of_text_to_image,
+    "ip-adapter": of_adapter,
     "instruct": of_edits,
 }
 

@@ -138,14 +138,14 @@ def test_a_gpu_trains_what_stands_on_what_and_its_models_come_back(
         return [{entry.name for entry in part} for part in gpu.rounds(root, [])]
 
     assert names(there)[0] == {"autoencoder-8", "small-patches", "reimagen-drawings-32"}
-    assert names(there)[1] == {"tiny-sd", "rdm-patches", "reimagen-drawings-64"}
+    assert names(there)[1] == {"tiny-sd", "vq-drawings", "rdm-patches", "reimagen-drawings-64"}
     for root, text in ((there, "new"), (here, "old")):
         model = root / "queue" / "autoencoder-8" / "model"
         model.mkdir(parents=True)
         (model / "config.json").write_text(text)
         (root / "queue.log").write_text("")
     (there / "queue" / "autoencoder-8" / "model" / "large").write_bytes(os.urandom(16 * 2**20))
-    assert names(there)[0] == {"tiny-sd", "small-patches", "reimagen-drawings-32"}
+    assert names(there)[0] == {"tiny-sd", "vq-drawings", "small-patches", "reimagen-drawings-32"}
     out = tmp_path / "out"
     out.mkdir()
     gpu.pack(there, out, ["autoencoder-8"])

@@ -89,7 +89,8 @@ def compvis(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CKPT", help="A released RDM or RARM checkpoint: model.ckpt, or the same tensors as safetensors."
+            metavar="CKPT",
+            help="A released RDM, RARM or InstructPix2Pix checkpoint: model.ckpt, or the same tensors as safetensors.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Directory for the model.")] = None,
@@ -99,7 +100,10 @@ def compvis(
     ema: Annotated[bool, typer.Option("--ema/--no-ema", help="Take the averaged weights where there are some.")] = True,
     dtype: DtypeOption = "float32",
     size: Annotated[
-        int | None, typer.Option("--size", help="Edge of its pictures; default 256, 768 with a 16x first stage.")
+        int | None,
+        typer.Option(
+            "--size", help="Edge of its pictures; default 256, 768 with a 16x first stage, 512 of an InstructPix2Pix."
+        ),
     ] = None,
     k: Annotated[
         int | None,
@@ -124,15 +128,22 @@ def compvis(
     scale_factor: Annotated[
         float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", help="Folder or hub id of CLIP's tokenizer, which an InstructPix2Pix does not hold."
+        ),
+    ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option("--ignore", metavar="NAME", help="Leave out tensors whose names begin so; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over released RDM or RARM weights: U-Net or transformer, first stage and schedule, in diffusers layout.
+    """Take over released RDM, RARM or InstructPix2Pix weights: all networks and the schedule, in diffusers layout.
 
-    The file is read without running anything in it, and tensor by tensor. What is neither is refused with the reason.
+    The file is read without running anything in it, and tensor by tensor. What is none of them is refused with the
+    reason.
 
     Example: bowerbird import compvis models/rdm/imagenet/model.ckpt --out rdm-imagenet
     """
@@ -143,7 +154,9 @@ def compvis(
     from bowerbird.systems import released
     from bowerbird.systems.rdm.interop.compvis import Choices
 
-    choices = Choices(head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype, tuple(ignore or ()))
+    choices = Choices(
+        head_channels, heads, size, scale_factor, embeddings, encoder, k, ema, dtype, tuple(ignore or ()), tokenizer
+    )
     plan = released.plan(checkpoint, choices)
     report = plan.report()
     if not dry_run and out is not None:
@@ -157,11 +170,11 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    for part in ("unet", "transformer", "vae"):
+    for part in ("unet", "transformer", "vae", "text_encoder"):
         if part not in report:
             continue
         found = report[part]
-        widths = ", ".join(map(str, found.get("block_out_channels") or [found["channels"]]))
+        widths = ", ".join(map(str, found.get("block_out_channels") or [found.get("channels") or found["hidden_size"]]))
         print_line(
             f"{part:10} {found['class']}, {found['parameters']:,} parameters, widths {widths}"
             + (f", {found['weights']} weights" if "weights" in found else "")
@@ -171,9 +184,11 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
         print_line(
             f"schedule   {schedule['num_train_timesteps']} steps, {schedule.get('beta_schedule', 'betas of its own')}"
         )
-    form = "at length 1" if conventions["normalize_embeddings"] else "raw"
-    encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
-    print_line(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
+    edits = "k" not in conventions
+    if not edits:
+        form = "at length 1" if conventions["normalize_embeddings"] else "raw"
+        encoder = conventions["encoder_name"] or "an encoder the file does not name (--encoder)"
+        print_line(f"neighbors k = {conventions['k']}, embeddings {form}, of {encoder}; the null is zero, untrained")
     print_line("not in the file: " + "; ".join(f"{what}: {said}" for what, said in report["not in the file"].items()))
     print_line(f"matched    {report['matched']} tensors")
     print_line(f"missing    {len(report['missing'])}")
@@ -182,7 +197,12 @@ def _print_plan(report: dict[str, Any], as_json: bool) -> None:
     print_line("ignored    " + ("; ".join(f"{count} {what}" for what, count in report["ignored"].items()) or "0"))
     if "out" in report:
         model = in_shell(report["out"])
-        say(f"{report['out']}: generate with it: bowerbird generate {model} --kb KB --image F --out DIR")
+        call = (
+            f"edit {model} --image F --instruction T --out DIR"
+            if edits
+            else f"generate {model} --kb KB --image F --out DIR"
+        )
+        say(f"{report['out']}: {'edit' if edits else 'generate'} with it: bowerbird {call}")
 
 
 @app.command("diffusers")

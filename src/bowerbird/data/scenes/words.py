@@ -4,6 +4,11 @@ for a drawing here, as a caption has to mean one thing."""
 from __future__ import annotations
 
 import re
+import string
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Rgb = tuple[int, int, int]
 
@@ -70,3 +75,11 @@ def with_article(phrase: str) -> str:
     if last.endswith("s") and not last.endswith(("ss", "us")):
         return phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def invented_name(rng: np.random.Generator) -> str:
+    """A word nobody uses: 4 to 9 letters, vowels and consonants in turn."""
+    vowels = "aeiou"
+    consonants = [c for c in string.ascii_lowercase if c not in vowels]
+    length, start = int(rng.integers(4, 10)), int(rng.integers(2))
+    return "".join(str(rng.choice(consonants if (i + start) % 2 else list(vowels))) for i in range(length))

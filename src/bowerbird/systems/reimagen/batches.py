@@ -6,7 +6,6 @@ Knows pictures, words and their neighbors; no network.
 
 from __future__ import annotations
 
-import string
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -18,6 +17,7 @@ from bowerbird.core import seeds, tensors
 from bowerbird.core.types import ABSENT
 from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
+from bowerbird.data.scenes.words import invented_name
 from bowerbird.diffusion import schedulers
 from bowerbird.knowledge.neighbors.tables import neighbor_table
 from bowerbird.knowledge.search.words import whole
@@ -25,14 +25,6 @@ from bowerbird.systems.reimagen.config import ReImagenConfig
 
 STYLED = ("{text}, {style} style", "{text} in {style} style", "a {style} drawing of {text}")
 PLAIN = ("{text}", "{text}", "a picture of {text}", "a {text}", "the {text} icon")
-
-
-def invented_name(rng: np.random.Generator) -> str:
-    """A word nobody uses: 4 to 9 letters, vowels and consonants in turn."""
-    vowels = "aeiou"
-    consonants = [c for c in string.ascii_lowercase if c not in vowels]
-    length, start = int(rng.integers(4, 10)), int(rng.integers(2))
-    return "".join(str(rng.choice(consonants if (i + start) % 2 else list(vowels))) for i in range(length))
 
 
 def low_resolution(pixels: Tensor, low_size: int) -> Tensor:

@@ -40,6 +40,7 @@ NAMES = {
     "reimagen-paper-256": ("bowerbird.training.recipes.reimagen", "reimagen_paper_256"),
     "reimagen-paper-1024": ("bowerbird.training.recipes.reimagen", "reimagen_paper_1024"),
     "tiny-sd": ("bowerbird.training.recipes.stable_diffusion", "tiny_sd"),
+    "tiny-ip-adapter": ("bowerbird.training.recipes.stable_diffusion", "tiny_ip_adapter"),
     "tiny-instruct": ("bowerbird.training.recipes.instruct", "tiny_instruct"),
     "tiny-racm3": ("bowerbird.training.recipes.racm3", "tiny_racm3"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),

@@ -1,9 +1,11 @@
-"""`tiny-sd`: a small text-to-image model of the standard form, which others are grounded in a knowledge base."""
+"""`tiny-sd`, a small text-to-image model of the standard form, and `tiny-ip-adapter`, by which it reads references from
+a knowledge base."""
 
 from __future__ import annotations
 
 from bowerbird.models.clip_text import TextConfig
 from bowerbird.models.unet import UNetConfig
+from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
 from bowerbird.systems.stable_diffusion.objective import StableDiffusionConfig
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
@@ -44,3 +46,28 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     )
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1, "keep_steps": ()})
     return Recipe(name="tiny-sd", system=small, train=shorter, size=64, limit=32, transparency=True)
+
+
+def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
+    """An IP-Adapter for `tiny-sd`: references are the same thing by another hand, so that what it never saw by name can
+    be shown to it. For another base: system.base and system.encoder.
+
+    Command: bowerbird train tiny-ip-adapter --set system.base=runs/tiny-sd/model --set
+    system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-ip-adapter
+    """
+    train = TrainConfig(
+        steps=8000,
+        batch_size=48,
+        learning_rate=1e-3,
+        warmup_steps=200,
+        cooldown_fraction=0.35,
+        ema_decay=0.999,
+        save_every=200,
+        sheet_every=1000,
+    )
+    system = IPAdapterConfig(base="runs/tiny-sd/model", encoder="runs/small-patches/model")
+    if not tiny:
+        return Recipe(name="tiny-ip-adapter", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    small = IPAdapterConfig(style_key=None, varied_views=1, forms=1, scenes=16)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="tiny-ip-adapter", system=small, train=shorter, size=64, limit=32, transparency=True)

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.torch_file import Stored
-from bowerbird.systems.grounded.adapter_file import PENULTIMATE, POOLED, AdapterFacts, EncoderNeed, layer_shapes
+from bowerbird.systems.grounded.adapter_file import (
+    PENULTIMATE,
+    POOLED,
+    AdapterFacts,
+    EncoderNeed,
+    layer_shapes,
+    recorded_need,
+)
 from bowerbird.systems.grounded.bases import SD, BaseFacts, cross_attentions
 from bowerbird.systems.grounded.injectors.protocol import (
     Injection,
@@ -26,10 +33,12 @@ from bowerbird.systems.grounded.injectors.protocol import (
     Task,
     restoring,
 )
+from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
 from bowerbird.systems.grounded.references import Reference, relative_weights, stack_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
 SDXL_BLOCKS = {"style": {"up_blocks.0.attentions.1": 1.0}, "content": {"down_blocks.2.attentions.1": 1.0}}
@@ -77,6 +86,8 @@ class IPAdapter(Injector):
             return None
         kind, dim, tokens, encoder = found
         path = next(iter(tensors.values())).file
+        if (own := recorded_need(path)) is not None:
+            kind, tokens, encoder = _of_ours(path, own, tokens, encoder)
         return AdapterFacts(path, IPAdapter.kind, kind, BaseFacts("", SD, dim, tuple(widths)), tokens, encoder, tensors)
 
     @property
@@ -102,6 +113,8 @@ class IPAdapter(Injector):
         device, dtype = self.base._execution_device, unet.dtype
         shares = relative_weights(first)
         embeds = batch_embeddings(task.references).to(device, dtype)
+        if self.encoder is not None and self.encoder.layout is not None:
+            embeds = picture_tokens(embeds, self.encoder.layout)
         with restoring() as changes:
             install(changes, unet, self.processors, device, dtype)
             changes.set(unet, "encoder_hid_proj", self.projection.to(device, dtype))
@@ -197,3 +210,12 @@ def _projection(tensors: Mapping[str, Stored]) -> tuple[str, int, int, EncoderNe
         need = EncoderNeed(PENULTIMATE, shape["proj_in.weight"][1])
         return "an IP-Adapter (plus)", shape["proj_out.weight"][0], shape["latents"][1], need
     return None
+
+
+def _of_ours(path: Path, own: EncoderNeed, tokens: int, by_shape: EncoderNeed) -> tuple[str, int, EncoderNeed]:
+    """Kind, tokens a picture and encoder of an adapter whose header names an encoder of bowerbird's. Raises:
+    BowerbirdError when its tensors are of another."""
+    read, width = (tokens, own.dim) if own.layout is None else tokens_shape(own.layout)
+    if width != by_shape.dim or (own.layout is None) != (by_shape.output == POOLED):
+        raise BowerbirdError(f"{path}: its header names {own.title}, and its weights read another; fetch it again")
+    return "an IP-Adapter" if own.layout is None else "an IP-Adapter (patches)", read, own

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.models.weights import bundled
 from bowerbird.systems.grounded import adapter_file
 from bowerbird.systems.grounded.bases import IN_CONTEXT, BaseFacts
 
@@ -32,11 +33,12 @@ def injector_class(name: str) -> type[Injector]:
 
 
 def inspect_adapter(path: str | Path) -> AdapterFacts:
-    """What the adapter at `path` is, by its header alone; no weight is read.
+    """What the adapter at `path`, or the bundled one of that name, is, by its header alone; no weight is read.
 
     Raises: BowerbirdError for a file that is damaged, a FaceID adapter, or nothing that is known here.
     """
-    path = Path(path)
+    shipped = bundled(str(path))
+    path = Path(path) if shipped is None else shipped / adapter_file.ADAPTER
     if path.is_dir():
         raise BowerbirdError(f"{path}: is a folder; give the adapter's file in it (.safetensors or .bin)")
     tensors = adapter_file.read_tensors(path)

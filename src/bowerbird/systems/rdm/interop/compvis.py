@@ -36,7 +36,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 @dataclass(frozen=True)
 class Choices:
     """What the file does not tell; None is what the published model of that shape has. `heads`: the same number of
-    heads at every level instead. `ignore`: tensors whose names begin with one of these are left out."""
+    heads at every level instead.
+    `ignore`: tensors whose names begin with one of these are left out. `tokenizer`: of a text model."""
 
     head_channels: int | None = None
     heads: int | None = None
@@ -48,16 +49,19 @@ class Choices:
     ema: bool = True
     dtype: str = "float32"
     ignore: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network of the result: its diffusers class and arguments, and where each of its tensors comes from."""
+    """One network of the result: its class and arguments, where each of its tensors comes from, and the file they go
+    to."""
 
     class_name: str
     config: dict[str, Any]
     tensors: dict[str, Stored]
     shapes: dict[str, tuple[int, ...]]
+    file: str = WEIGHTS
 
     @property
     def parameters(self) -> int:
@@ -257,8 +261,10 @@ def missing_tensors(parts: Mapping[str, Part]) -> tuple[str, ...]:
     )
 
 
-def part_of(network: Any, config: dict[str, Any], source: Mapping[str, Stored], rename: Any) -> Part:
-    """A network of `source`'s tensors, checked against the class `network` by name and shape."""
+def part_of(
+    network: Any, config: dict[str, Any], source: Mapping[str, Stored], rename: Any, *, file: str = WEIGHTS
+) -> Part:
+    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`."""
     import torch
 
     class_name = network.__name__
@@ -278,7 +284,7 @@ def part_of(network: Any, config: dict[str, Any], source: Mapping[str, Stored], 
                 " one of the published ones"
             )
         tensors[new] = stored
-    return Part(class_name, config, tensors, shapes)
+    return Part(class_name, config, tensors, shapes, file)
 
 
 def encoder_name(choices: Choices, dim: int) -> str:
@@ -348,7 +354,8 @@ def write_parts(
 
     total, done = sum(len(part.tensors) for part, _ in parts.values()), 0
     for name, (part, network) in parts.items():
-        network.save_config(folder / name)
+        save = getattr(network, "save_config", None) or network.config.save_pretrained  # transformers has the latter
+        save(folder / name)
 
         def read(key: str, part: Part = part, name: str = name) -> torch.Tensor:
             nonlocal done
@@ -363,7 +370,7 @@ def write_parts(
                 progress(done, total)
             return tensor
 
-        files.stream_tensors(folder / name / WEIGHTS, {key: (dtype, part.shapes[key]) for key in part.tensors}, read)
+        files.stream_tensors(folder / name / part.file, {key: (dtype, part.shapes[key]) for key in part.tensors}, read)
 
 
 HOLE = 1024
