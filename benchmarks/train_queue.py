@@ -5,8 +5,9 @@ On the CPU, in the background, for days; ended and started again it goes on wher
     python benchmarks/train_queue.py table ../shared/data/emoji.parquet ../shared/data/icons.parquet
     nohup setsid nice -n 19 bash runs/queue.sh &          # see docs/log.md; runs `python benchmarks/train_queue.py run`
 
-State is files under runs/queue/NAME: `recipe.json`, `checkpoint.safetensors`, `sheets/`, and at the end `model/`, by
-which an entry counts as done. Everything is written to runs/queue.log.
+An entry whose model lies in runs/start/NAME goes on from it. State is files under runs/queue/NAME: `recipe.json`,
+`checkpoint.safetensors`, `sheets/`, and at the end `model/`, by which an entry counts as done. Everything is written to
+runs/queue.log.
 """
 
 from __future__ import annotations
@@ -35,38 +36,38 @@ class Entry:
 
 TRAINED, HELD_OUT = "drawings.parquet", "held-out.parquet"
 QUEUE = (
-    Entry("autoencoder-8", gpu_rate=1.5e-3),
-    Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=512, gpu_rate=1e-3),
-    Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=256, gpu_rate=1e-3),
+    Entry("autoencoder-8", gpu_batch=192, gpu_rate=1.5e-3),
+    Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=256, gpu_rate=8e-4),
+    Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=192, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
         (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches")),
-        gpu_batch=512,
+        gpu_batch=256,
+        gpu_rate=7e-4,
+    ),
+    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")), gpu_batch=192),
+    Entry(
+        "tiny-racm3",
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        gpu_batch=96,
         gpu_rate=8e-4,
     ),
     Entry(
         "tiny-ip-adapter",
         (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
-        gpu_batch=512,
-        gpu_rate=1.5e-3,
+        gpu_batch=256,
+        gpu_rate=1e-3,
     ),
     Entry(
         "tiny-instruct",
         (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
-        gpu_batch=512,
+        gpu_batch=256,
         gpu_rate=5e-4,
     ),
-    Entry(
-        "tiny-racm3",
-        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
-        gpu_batch=128,
-        gpu_rate=8e-4,
-    ),
-    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches"))),
-    Entry("reimagen-drawings-32", gpu_rate=1e-3),
-    Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=128),
-    Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64),
+    Entry("reimagen-drawings-32", gpu_batch=192, gpu_rate=1e-3),
+    Entry("reimagen-drawings-64", (("system.base", "reimagen-drawings-32"),), gpu_batch=96, gpu_rate=8e-4),
+    Entry("reimagen-drawings-128", (("system.base", "reimagen-drawings-64"),), gpu_batch=64, gpu_rate=7e-4),
 )
 
 
@@ -115,6 +116,18 @@ class Prepared:
     show: Callable[[Any, Path], None]
 
 
+def go_on_from(folder: Path, objective: Any) -> None:
+    """First weights from a model of the same networks: what a GPU began or a shorter training made."""
+    from bowerbird.core import files
+
+    places = {"": ("autoencoder", "encoder"), "unet": ("unet",), "text_encoder": ("text_encoder",)}
+    for place, names in places.items():
+        for name in names:
+            network, found = getattr(objective, name, None), sorted((folder / place).glob("*.safetensors"))
+            if network is not None and found:
+                network.load_state_dict({k: v.float() for k, v in files.load_tensors(found[0]).items()})
+
+
 def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepared:
     """Reads the data, builds what the entry trains, and keeps its settings beside its state."""
     from bowerbird.core import files
@@ -131,6 +144,9 @@ def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepa
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, recipe.model_dump(mode="json"))
     objective = build_objective(recipe, pictures, out, device=device)
+    if (root / "start" / entry.name).is_dir():
+        go_on_from(root / "start" / entry.name, objective)
+        log(f"{entry.name}: goes on from start/{entry.name}", root)
     count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     facts = f"{len(pictures)} pictures, {count / 1e6:.2f} M parameters, ready after {time.time() - started:.0f} s"
     log(f"{entry.name}: {facts}", root)
@@ -426,8 +442,8 @@ VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "rarm": of_tokens,
     "reimagen": of_pipeline,
     "stable-diffusion": of_text_to_image,
-    "ip-adapter": of_adapter,
     "instruct": of_edits,
+    "ip-adapter": of_adapter,
 }
 
 

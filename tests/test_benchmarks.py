@@ -127,30 +127,35 @@ def test_colors_are_looked_for_where_the_caption_puts_them(monkeypatch: pytest.M
     assert found == f"colors in place {same:.1%}, both {same:.1%}, exchanged {1 - same:.1%}"
 
 
-def test_a_gpu_trains_what_stands_on_what_and_its_models_come_back(
+def test_what_a_gpu_is_to_train_in_time_comes_back_in_pieces_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     gpu = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "gpu_queue.py")))
+    needed = {entry.name: [name for _, name in entry.needs] for entry in gpu.QUEUE}
+    for name, part in gpu.PLAN.items():
+        assert all(gpu.PLAN[other].begin <= part.begin or other == "reimagen-drawings-64" for other in needed[name])
+        assert part.begin + 3 * gpu.RESERVE < part.end <= gpu.LENGTH
     there, here = tmp_path / "there", tmp_path / "here"
-
-    def names(root: Path) -> list[set[str]]:
-        return [{entry.name for entry in part} for part in gpu.rounds(root, [])]
-
-    assert names(there)[0] == {"autoencoder-8", "small-patches", "reimagen-drawings-32"}
-    assert names(there)[1] == {"tiny-sd", "vq-drawings", "rdm-patches", "reimagen-drawings-64"}
+    shared = os.urandom(16 * 2**20)
     for root, text in ((there, "new"), (here, "old")):
         model = root / "queue" / "autoencoder-8" / "model"
         model.mkdir(parents=True)
         (model / "config.json").write_text(text)
+        (model.parent / "recipe.json").write_text("{}")
         (root / "queue.log").write_text("")
-    (there / "queue" / "autoencoder-8" / "model" / "large").write_bytes(os.urandom(16 * 2**20))
-    assert names(there)[0] == {"tiny-sd", "vq-drawings", "small-patches", "reimagen-drawings-32"}
-    out = tmp_path / "out"
-    out.mkdir()
-    gpu.pack(there, out, ["autoencoder-8"])
-    assert all(file.stat().st_size <= 16 * 2**20 for file in out.iterdir())
-    gpu.adopt(here, out)
+    (there / "queue" / "autoencoder-8" / "model" / "large").write_bytes(shared)
+    gpu.pack(there, tmp_path / "first")
+    assert all(file.stat().st_size <= 16 * 2**20 for file in (tmp_path / "first").iterdir())
+    second = there / "queue" / "tiny-sd" / "model" / "vae"
+    second.mkdir(parents=True)
+    (second / "large").write_bytes(shared)
+    (there / "queue" / "tiny-sd" / "recipe.json").write_text("{}")
+    gpu.pack(there, tmp_path / "second")
+    assert sum(file.stat().st_size for file in (tmp_path / "second").iterdir()) < 2**20
+    for part in ("first", "second"):
+        gpu.adopt(here, tmp_path / part)
     assert (here / "queue" / "autoencoder-8" / "model" / "config.json").read_text() == "new"
-    assert len((here / "queue" / "autoencoder-8" / "model" / "large").read_bytes()) == 16 * 2**20
+    for place in ("autoencoder-8/model", "tiny-sd/model/vae"):
+        assert (here / "queue" / place / "large").read_bytes() == shared
     assert [p.read_text() for p in here.glob("queue/autoencoder-8.before-*/model/config.json")] == ["old"]

@@ -61,6 +61,10 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Over the recipe's seed.", min=0)] = None,
     device: DeviceOption = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that make batches ahead, for a GPU; the batches stay the same.", min=0, max=256),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe on your pictures.
@@ -97,7 +101,7 @@ def train(
 
     for run in runs_of(chosen):
         check_run(run.recipe, run.out, compared=lambda each: fit_to_columns(each, None, given)[0])
-    options = _Options(pick_device(device), tuple(report_to or ()), str(data or kb), as_json)
+    options = _Options(pick_device(device), tuple(report_to or ()), str(data or kb), as_json, workers)
     if push_to_hub is not None:
         from bowerbird.systems import hub
 
@@ -140,6 +144,7 @@ class _Options:
     report_to: tuple[str, ...]
     source: str
     as_json: bool
+    workers: int
 
 
 def _is_first() -> bool:
@@ -169,6 +174,7 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
             pictures,
             out,
             device=options.device,
+            workers=options.workers,
             report_to=options.report_to,
             source=options.source,
             command=_command(),

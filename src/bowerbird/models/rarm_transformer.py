@@ -20,6 +20,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -72,6 +73,7 @@ class RARMTransformer(ModelMixin, ConfigMixin):
         start = torch.full_like(tokens[:, :1], self.config["symbols"] + 1)
         return torch.cat([start, tokens[:, :-1]], 1)
 
+    @apply_forward_hook  # where weights are moved to the device for a pass
     def begin(self, condition: Tokens) -> DecodingState:
         """The state before the first position, with the condition's keys and values."""
         neighbors = [_keys_values(block.attn2, condition.keys) for block in self.transformer_blocks]
@@ -88,6 +90,7 @@ class RARMTransformer(ModelMixin, ConfigMixin):
             h = _run_block(block, h, _keys_values(block.attn2, condition.keys), bias, None)
         return self._logits(h)
 
+    @apply_forward_hook
     def extend(self, sample: Tensor, state: DecodingState) -> Tensor:
         """What is read at the next T positions `(B, T)` -> the logits of the token after the last of them `(B,
         symbols)`; `state` goes on by T."""

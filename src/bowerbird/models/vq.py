@@ -89,7 +89,7 @@ def place_codes(model: Any, x: Tensor, generator: torch.Generator, *, rounds: in
     furthest from its own.
     """
     codes = model.quantize.embedding.weight
-    latents = torch.cat([model.encode(part).latents for part in torch.split(x, 64)])
+    latents = torch.cat([model.encode(part.to(codes.device)).latents for part in torch.split(x, 64)])
     found = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     points = torch.unique((found * 100).round() / 100, dim=0)  # flat ground counts once
     if len(points) < len(codes):
@@ -97,7 +97,7 @@ def place_codes(model: Any, x: Tensor, generator: torch.Generator, *, rounds: in
             f"{len(codes)} symbols for {len(points)} different latents; train on more pictures, or set system.symbols"
             " lower"
         )
-    points = points[torch.randperm(len(points), generator=generator)[: 40 * len(codes)]]
+    points = points[torch.randperm(len(points), generator=generator)[: 40 * len(codes)].to(points.device)]
     centers = points[: len(codes)].clone()
     for _ in range(rounds):
         each = [torch.cdist(part, centers).min(1) for part in torch.split(points, 8192)]

@@ -173,12 +173,17 @@ def part_rows(config: CacheSettings, n: int, seed: int, held_out: int | None = N
     return np.sort(order[size:]), np.sort(order[:size])
 
 
+def part_size(device: str) -> int:
+    """How many pictures are taken at once; a GPU that is given few waits for the next."""
+    return 64 if device == "cpu" else 512
+
+
 @torch.no_grad()
 def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
     """Float `(n, 3, S, S)` in [-1, 1] -> the scaled latents' means, float16 `(n, C, h, w)` on the CPU."""
     shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
     parts = []
-    for part in torch.split(x, 64):
+    for part in torch.split(x, part_size(device)):
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             mean = autoencoder.encode(part.to(device)).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).half().cpu())
@@ -231,7 +236,13 @@ def cached_latents(
 
     def make() -> dict[str, Tensor]:
         return build_latents(
-            settings, everything, lambda x: encode(network, x, device=run.device), encoder, run.seed, held_out
+            settings,
+            everything,
+            lambda x: encode(network, x, device=run.device),
+            encoder,
+            run.seed,
+            held_out,
+            device=run.device,
         ).to_tensors()
 
     return LatentCache.from_tensors(memoize(path, key, make))
@@ -245,11 +256,13 @@ def build_latents(
     encoder: Encoder,
     seed: int,
     held_out: int | None = None,
+    *,
+    device: str = "cpu",
 ) -> LatentCache:
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
     `held_out`: see `part_rows`. `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on
-    the CPU.
+    the CPU. Views and variations are computed on `device`.
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed, held_out)
     size = pictures.size if config.picture_size is None else config.picture_size
@@ -257,19 +270,17 @@ def build_latents(
         raise BowerbirdError("varied_views needs every picture in both parts; set system.database_share=0")
 
     def latents_of(view: augment.View) -> Tensor:
-        return torch.cat([encode(view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[x_rows], 64)])
+        return torch.cat([encode(view(x)) for x in _parts(pictures, x_rows, size, device)])
 
     def embed(view: augment.View, rows: np.ndarray) -> Tensor:
-        return torch.cat(
-            [embed_tensors(encoder, view(fit_size(pixels, size))) for pixels in torch.split(pictures.pixels[rows], 64)]
-        )
+        return torch.cat([embed_tensors(encoder, view(x)) for x in _parts(pictures, rows, size, device)])
 
     views = views_of(config, size, seed)
     latents, embeddings = [latents_of(view) for view in views], [embed(view, d_rows) for view in views]
     for number in range(config.varied_views):
         parts = [
             (encode(x), embed_tensors(encoder, x))
-            for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number))
+            for x in _varied(pictures, size, seeds.torch_generator(seed, "varied", number), device)
         ]
         latents.append(torch.cat([part[0] for part in parts]))
         embeddings.append(torch.cat([part[1] for part in parts]))
@@ -313,12 +324,18 @@ def fit_size(pixels: Tensor, size: int) -> Tensor:
     return F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def _varied(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _parts(pictures: Pictures, rows: np.ndarray, size: int, device: str) -> Iterator[Tensor]:
+    """The pictures at `rows` in parts, as floats of the edge `size` on `device`."""
+    for part in torch.split(pictures.pixels[rows], part_size(device)):
+        yield fit_size(part.to(device), size)
+
+
+def _varied(pictures: Pictures, size: int, generator: torch.Generator, device: str) -> Iterator[Tensor]:
     """All pictures in parts, each picture under a random variation of its own."""
     alpha = pictures.opacity()
-    for rows in torch.split(torch.arange(len(pictures)), 64):
+    for rows in torch.split(torch.arange(len(pictures)), part_size(device)):
         change = variation.draw(len(rows), generator)
-        yield variation.apply(change, pictures.pixels[rows], alpha[rows], size)
+        yield variation.apply(change, pictures.pixels[rows].to(device), alpha[rows].to(device), size)
 
 
 def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bowerbird.core import files
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.processes import in_processes
 from bowerbird.training import trackers
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.losses import StepReport, loss_log
@@ -51,6 +52,7 @@ def train(
     report_to: Sequence[str] = (),
     on_export: Callable[[Path], None] | None = None,
     spent: Callable[[], float] | None = None,
+    workers: int = 0,
 ) -> Iterator[StepReport]:
     """Train `objective` and write `out/model` from the averaged weights.
 
@@ -62,7 +64,9 @@ def train(
     `validation`: measured with the averaged weights every `validate_every` steps and at the end. `report_to`: names of
     accelerate's trackers, whose files go to `out/logs`. `on_export`: called with every folder that a model was
     written to, before the folder takes its place. `spent`: the share of the time allowed that is over; where it is
-    given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end.
+    given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end. `workers`: processes
+    that make batches ahead, for a GPU that one thread cannot feed; 0 for a thread of this process. The batches are the
+    same either way.
     """
     import torch
     from accelerate import Accelerator
@@ -128,6 +132,7 @@ def train(
             ],
             done,
             config.steps if spent is None else sys.maxsize,
+            workers,
         ):
             started = time.perf_counter()
             rate = learning_rate(config, step if spent is None else min(config.steps - 1, int(spent() * config.steps)))
@@ -167,9 +172,12 @@ def train(
                 export(target)
 
 
-def prefetch(make: Callable[[int], MadeT], first: int, end: int) -> Iterator[tuple[int, MadeT]]:
-    """(step, what is made for it) from `first` to before `end`; the next is made while a step computes. What is made
-    depends on the number alone."""
+def prefetch(make: Callable[[int], MadeT], first: int, end: int, workers: int = 0) -> Iterator[tuple[int, MadeT]]:
+    """(step, what is made for it) from `first` to before `end`, made while a step computes: the next one in a thread,
+    or several in so many processes. What is made depends on the number alone."""
+    if workers:
+        yield from zip(range(first, end), in_processes(make, range(first, end), workers), strict=True)
+        return
     with ThreadPoolExecutor(1, "batches") as executor:
         following = executor.submit(make, first) if first < end else None
         for step in range(first, end):

@@ -68,13 +68,15 @@ def train_recipe(
     report_to: Sequence[str] = (),
     source: str = "",
     command: str = "",
+    workers: int = 0,
 ) -> Iterator[StepReport]:
     """Train `recipe` on `pictures` in the folder `out`, but for those it holds out (`data.hold_out`).
 
     Yields after every step; the same call goes on where a cut one stopped.
 
-    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets; `report_to`:
-    see `loop.train`; `source` and `command`: what the model card calls the data, and how the run was started.
+    `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets; `report_to` and
+    `workers`: see `loop.train`; `source` and `command`: what the model card calls the data, and how the run was
+    started.
     Raises: BowerbirdError when a run with other settings or on other pictures is in `out`, or the settings do not fit
     the pictures; a new folder is gone then.
     """
@@ -108,4 +110,5 @@ def train_recipe(
         validation=validation,
         report_to=report_to,
         on_export=lambda model: write_card(out, model, command),
+        workers=workers,
     )

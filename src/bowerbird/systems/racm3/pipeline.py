@@ -26,8 +26,9 @@ from bowerbird.systems.queries import Request, make_request
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
 from bowerbird.systems.racm3.decoding import Decoder, Prompt, PromptConditioning, condition
-from bowerbird.systems.racm3.layout import Layout, Passage
+from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.racm3.likelihood import bits_per_code
+from bowerbird.systems.racm3.reading import Reader
 from bowerbird.systems.racm3.sampling import choose, write
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ class RACM3Pipeline(System):
             g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
         ]
         balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
-        codes = self._generate(self.prompts(hits), generators, numbers, balance, token_sampling, callback_on_step_end)
+        codes = self._generate(
+            self.reader.prompts(hits), generators, numbers, balance, token_sampling, callback_on_step_end
+        )
         made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
         self.maybe_free_model_hooks()
         return SystemOutput(images=made, neighbors=hits)
@@ -208,8 +211,8 @@ class RACM3Pipeline(System):
             hits = self._neighbors(prompt or None, None, neighbors, knowledge_base, num_images, how, seed)
         else:
             hits = self._of_picture(kept, knowledge_base, k).repeat(num_images)
-        own = self._codes([kept])[0]
-        prompts = [replace(each, codes=own, hole=holes.ravel()) for each in self.prompts(hits)]
+        own = self.reader.codes(kept)
+        prompts = [replace(each, codes=own, hole=holes.ravel()) for each in self.reader.prompts(hits)]
         balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
         numbers = [seed + i for i in range(num_images)]
         generators = seeds.picture_generators(seed, num_images)
@@ -270,8 +273,8 @@ class RACM3Pipeline(System):
             raise BowerbirdError(f"best_of is the number of captions that are drawn, 1 or more; got {best_of}")
         kept = images.square(images.on_background(image), max(self.capabilities.sizes))
         hits = neighbors if neighbors is not None else self._of_picture(kept, knowledge_base, k)
-        [documents] = self._documents(hits.rows([0]))
-        codes = self._codes([kept])[0]
+        [documents] = self.reader.documents(hits.rows([0]))
+        codes = self.reader.codes(kept)
         prompt = lay.join([*documents, lay.before_caption(self.layout, codes)])
         usual = TokenSampling(temperature=0.0 if best_of == 1 else 1.0)
         generators = seeds.picture_generators(seed, best_of)
@@ -323,16 +326,15 @@ class RACM3Pipeline(System):
             raise BowerbirdError(f"this model generates in one stage: it takes one guidance, not {len(guidance)}")
         return list(guidance)
 
-    def prompts(self, hits: Neighbors) -> list[Prompt]:
-        """What each row of `hits` is generated after: its documents and its text. Raises: BowerbirdError for a text, or
-        a caption of a person's own, that is longer than a document, or a document without a picture."""
-        texts = list(hits.queries) or [""] * len(hits)
-        rows = zip(self._documents(hits), texts, strict=True)
-        return [Prompt(tuple(documents), self._words(text, "the prompt")) for documents, text in rows]
+    @property
+    def reader(self) -> Reader:
+        """What turns pictures and texts into symbols."""
+        most, edge = int(self.decoder.config.documents), max(self.capabilities.sizes)
+        return Reader(self.layout, self.vae, self.tokenizer, edge, most)
 
     def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> PromptConditioning:
         """The prompts of `hits`, and which have documents and a text."""
-        return condition(self.prompts(hits), self._execution_device)
+        return condition(self.reader.prompts(hits), self._execution_device)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """The codes so far `(n, t)` -> the logits of the next, `(n, codes)`, float32. All is read again; to go on from
@@ -348,7 +350,7 @@ class RACM3Pipeline(System):
         every = np.arange(self.layout.cells)
         sequences = [
             lay.join([prompt.passage(self.layout, (not null, True)), lay.cells(self.layout, own, every)])
-            for prompt, own in zip(self.prompts(hits), codes, strict=True)
+            for prompt, own in zip(self.reader.prompts(hits), codes, strict=True)
         ]
         return bits_per_code(self.decoder, self.layout, sequences)
 
@@ -373,53 +375,6 @@ class RACM3Pipeline(System):
                 raise BowerbirdError(f"{len(texts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
             given = replace(given, queries=texts if len(texts) == len(given) else texts * len(given))
         return given.repeat(count)
-
-    def _documents(self, hits: Neighbors) -> list[list[Passage]]:
-        """The documents of each row, in the order of `hits`; each picture is encoded once."""
-        if not hits.k:
-            return [[] for _ in range(len(hits))]
-        if hits.k > self.decoder.config.documents:
-            raise BowerbirdError(
-                f"{hits.k} documents are more than this model's decoder tells apart, {self.decoder.config.documents};"
-                " leave some out"
-            )
-        edge, weights = max(self.capabilities.sizes), hits.effective_weights
-        known: dict[bytes, np.ndarray] = {}
-        rows = []
-        for row, pictures in enumerate(hits.images()):
-            documents: list[Passage] = []
-            for column, picture in enumerate(pictures):
-                if not weights[row, column]:
-                    continue
-                if picture is None:
-                    raise BowerbirdError(
-                        f"neighbor {int(hits.ids[row, column])} has no picture, and this model generates from pictures;"
-                        " search a knowledge base, or give references by hand"
-                    )
-                small = images.square(picture, edge)
-                key = small.tobytes()
-                if key not in known:
-                    known[key] = self._codes([small])[0]
-                own = int(hits.ids[row, column]) < 0  # a person's; the captions of a knowledge base are cut to length
-                words = self._words(hits.captions[row][column], f"caption {column + 1}" if own else None)
-                documents.append(lay.retrieved(self.layout, known[key], words, len(documents) + 1))
-            rows.append(documents)
-        return rows
-
-    def _codes(self, pictures: Sequence[Image.Image]) -> list[np.ndarray]:
-        """The codes of pictures of the model's own size, each encoded alone, so that they never depend on company."""
-        return [to_tokens(self.vae, tensors.to_float(tensors.stack([each])))[0].cpu().numpy() for each in pictures]
-
-    def _words(self, text: str, what: str | None = None) -> np.ndarray:
-        """The tokens of a text, at most as many as a document has. Raises: BowerbirdError when there are more, for a
-        text that is called `what`."""
-        found = np.asarray(self.tokenizer(text, add_special_tokens=False).input_ids, np.int64)
-        if what is not None and len(found) > self.layout.text_length:
-            raise BowerbirdError(
-                f"{what} has {len(found)} tokens ({text[:40]!r}…), and a document of this model has"
-                f" {self.layout.text_length}; shorten it"
-            )
-        return found
 
     def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
         """Raises: BowerbirdError for what a model of codes does not have."""

@@ -10,6 +10,7 @@ written again each time.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import cache, files, seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.processes import in_processes
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, whole_drawing
 from bowerbird.data.scenes.render import render
@@ -191,17 +193,18 @@ def compose(vocabulary: Vocabulary, count: int, seed: int) -> list[Scene]:
 
 def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) -> StableDiffusionObjective:
     """The objective over `pictures`. What is held out is shown in scenes of its own, of things that are trained on."""
-    autoencoder = without_shift(load_autoencoder(config.autoencoder))
     trained = _vocabulary(config, pictures if run.database is None else run.database)
     vocabulary = trained if run.database is None else _vocabulary(config, pictures, trained.known)
     count, seed = (config.scenes, run.seed) if run.database is None else (HELD_OUT, seeds.derive(run.seed, "held out"))
     shown = [whole_drawing(vocabulary, row) for row in range(len(vocabulary))] + compose(vocabulary, count, seed)
+    tokenizer = _tokenizer(config, trained, run.seed)
+    autoencoder = without_shift(load_autoencoder(config.autoencoder))
     return StableDiffusionObjective(
         config,
         shown,
         _latents(config, shown, vocabulary, pictures, autoencoder, run),
         vocabulary,
-        _tokenizer(config, trained, run.seed),
+        tokenizer,
         autoencoder,
         run.seed,
     )
@@ -247,8 +250,12 @@ def _latents(
     autoencoder.to(run.device)
 
     def make() -> dict[str, Tensor]:
-        parts = [shown[start : start + 64] for start in range(0, len(shown), 64)]
-        pictured = (render(part, vocabulary, pictures, config.picture_size) for part in parts)
+        def part(start: int) -> Tensor:
+            return render(shown[start : start + 64], vocabulary, pictures, config.picture_size)
+
+        starts = range(0, len(shown), 64)
+        on_gpu = run.device != "cpu"  # which one process that draws would keep waiting
+        pictured = in_processes(part, starts, min(8, os.cpu_count() or 1)) if on_gpu else map(part, starts)
         return {"latents": torch.cat([encode_latents(autoencoder, x, run.device) for x in pictured])}
 
     latents = cache.memoize(path, key, make)["latents"]

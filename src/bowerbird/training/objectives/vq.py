@@ -60,7 +60,9 @@ class VQBatch(TypedDict):
 class VQObjective(Objective[VQBatch]):
     """The tokenizer with its loss over one set of pictures."""
 
-    def __init__(self, config: VQConfig, pictures: Pictures, base: Any, seed: int, fitted_to: Pictures) -> None:
+    def __init__(
+        self, config: VQConfig, pictures: Pictures, base: Any, seed: int, fitted_to: Pictures, *, device: str = "cpu"
+    ) -> None:
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         if not config.varied:
@@ -69,7 +71,7 @@ class VQObjective(Objective[VQBatch]):
         self.opacity = pictures.opacity()
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
-            self.model = from_autoencoder(base, config.symbols)
+            self.model = from_autoencoder(base, config.symbols).to(device)
         rows = seeds.numpy_generator(seed, "codebook").permutation(len(fitted_to))[:FITTED]
         generator = seeds.torch_generator(seed, "codebook")
         shown = vary(fitted_to, fitted_to.opacity(), rows, config.varied, generator)
@@ -125,7 +127,7 @@ class VQObjective(Objective[VQBatch]):
 def build(config: VQConfig, pictures: Pictures, run: RunContext) -> VQObjective:
     """The objective over `pictures`, from the autoencoder that `config` names."""
     fitted_to = pictures if run.database is None else run.database
-    return VQObjective(config, pictures, load_autoencoder(config.base), run.seed, fitted_to)
+    return VQObjective(config, pictures, load_autoencoder(config.base), run.seed, fitted_to, device=run.device)
 
 
 def frozen(config: VQConfig) -> list[str]:

@@ -13,18 +13,19 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
 
     Command: bowerbird train tiny-racm3 --set system.tokenizer=runs/vq-drawings/model --set
     system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-racm3
+    Takes: a step of 16 sequences 4.6 s of one core (bfloat16), 4,000 steps five hours of one.
     Differs from the paper: see `systems/racm3/objective.py`.
     """
     train = TrainConfig(
-        steps=12000,
+        steps=4000,
         batch_size=16,
         learning_rate=6e-4,
-        warmup_steps=200,
+        warmup_steps=100,
         cooldown_fraction=0.4,
         weight_decay=0.02,
         ema_decay=0.998,
         save_every=200,
-        sheet_every=1000,
+        sheet_every=500,
     )
     if not tiny:
         return Recipe(
