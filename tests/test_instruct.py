@@ -285,6 +285,29 @@ def test_a_base_that_reads_a_picture_already_is_refused(model: Path, drawn_folde
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_does_not_go_on_when_its_base_has_changed(drawn_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    first = recipes.recipe("tiny-sd", tiny=True)
+    list(train_recipe(first, read_pictures(first, drawn_folder), tmp_path / "sd", sheets=False))
+    base = tmp_path / "sd" / "model"
+    recipe = recipes.recipe("tiny-instruct", tiny=True)
+    system = recipe.system.model_copy(update={"base": str(base), "encoder": None})
+    recipe = recipe.model_copy(update={"system": system})
+    pictures = read_pictures(recipe, drawn_folder)
+    steps = train_recipe(recipe, pictures, tmp_path / "run", sheets=False)
+    next(steps)
+    steps.close()
+    file = base / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "conv_in.bias": tensors["conv_in.bias"] + 1}, file, {"format": "pt"})
+    with pytest.raises(BowerbirdError, match="has changed since"):
+        next(train_recipe(recipe, pictures, tmp_path / "run", sheets=False))
+    save_file(tensors, file, {"format": "pt"})
+    list(train_recipe(recipe, pictures, tmp_path / "run", sheets=False))
+    assert InstructPipeline.from_pretrained(tmp_path / "run" / "model").references is None
+
+
 def test_the_picture_of_what_is_shown_is_held_once() -> None:
     edits = Edits()
     shown = Shown(replace(_scene(), ground="red"))

@@ -111,7 +111,8 @@ def data_note(recipe: Recipe, pictures: Pictures, source: str = "") -> dict[str,
 
 
 def check_data(note: Mapping[str, Any], out: Path) -> None:
-    """Raises: BowerbirdError when the run in the folder `out`, where there is one, noted other pictures than `note`."""
+    """Raises: BowerbirdError when the run in the folder `out`, where there is one, noted other pictures than `note`, or
+    other `networks` that it stands on."""
     if not (out / FILE).is_file():
         return
     there = files.read_json(out / FILE, "note on the data")
@@ -119,6 +120,11 @@ def check_data(note: Mapping[str, Any], out: Path) -> None:
         raise BowerbirdError(
             f"{out}: a run on other pictures is there ({_count(there)}; these are {_count(note)}); give these another"
             " folder, or the run its own pictures"
+        )
+    if there.get("networks", note.get("networks")) != note.get("networks"):
+        raise BowerbirdError(
+            f"{out}: the run there began on another base, encoder or autoencoder, which has changed since; put that one"
+            " back, or give another folder"
         )
 
 

@@ -17,7 +17,7 @@ from bowerbird.training.data import check_data, data_note, hold_out
 from bowerbird.training.loop import train
 from bowerbird.training.losses import StepReport
 from bowerbird.training.model_card import write_card
-from bowerbird.training.recipe import FILE, Recipe, build_objective, portable, preview, read_recipe
+from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints, portable, preview, read_recipe
 from bowerbird.training.trackers import check_trackers
 from bowerbird.training.validation import Validation
 
@@ -83,7 +83,7 @@ def train_recipe(
     out = Path(out)
     check_run(recipe, out)
     check_trackers(report_to)
-    note = data_note(recipe, pictures, source)
+    note = data_note(recipe, pictures, source) | {"networks": frozen_fingerprints(recipe)}
     check_data(note, out)
     trained, held = hold_out(recipe, pictures)
     new = not out.exists()

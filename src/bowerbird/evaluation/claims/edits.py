@@ -12,7 +12,8 @@ import torch
 
 from bowerbird import encoders
 from bowerbird.core import tensors
-from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
@@ -160,13 +161,22 @@ def _candidates(experiment: Experiment, pairs: EditPairs) -> list[str]:
 
 def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
     """The embedding of each target's name, and the k drawings found by it, without the target itself."""
-    drawings, encoder = experiment.drawings, encoders.load("small")
+    encoder = encoders.load("small")
+    near = found_by_name(experiment.drawings, pairs, encoder, K)
+    names = list(near.queries)
+    return Neighbors.concat(
+        Neighbors.from_embeddings(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names]), near
+    )
+
+
+def found_by_name(drawings: Pictures, pairs: EditPairs, encoder: Encoder, k: int) -> Neighbors:
+    """The k drawings found by each target's name, without the target itself."""
     names = [drawings.captions[i] for i in pairs.target]
     index = bm25.build(drawings.captions, [""] * len(drawings))
-    ids = np.full((len(names), K), ABSENT, np.int64)
+    ids = np.full((len(names), k), ABSENT, np.int64)
     for i, (name, target) in enumerate(zip(names, pairs.target, strict=True)):
         allowed = np.arange(len(drawings)) != target
-        ids[i] = bm25.search(index, np.arange(len(drawings)), name, K, allowed)[0]
+        ids[i] = bm25.search(index, np.arange(len(drawings)), name, k, allowed)[0]
     there = ids != ABSENT
     used = np.unique(ids[there])
     known = dict(zip(used.tolist(), encoder.embed_images(tensors.to_pil(drawings.pixels[used])), strict=True))
@@ -174,17 +184,14 @@ def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
         [[known[i] if i != ABSENT else np.zeros(encoder.dim, np.float32) for i in row] for row in ids.tolist()]
     )
     captions = tuple(tuple(drawings.captions[i] if i != ABSENT else "" for i in row) for row in ids.tolist())
-    near = Neighbors(
+    return Neighbors(
         ids=ids,
         scores=there.astype(np.float32),
         embeddings=vectors,
         captions=captions,
-        metadata=tuple(({},) * K for _ in names),
+        metadata=tuple(({},) * k for _ in names),
         weights=None,
         queries=tuple(names),
-    )
-    return Neighbors.concat(
-        Neighbors.from_embeddings(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names]), near
     )
 
 
