@@ -85,6 +85,10 @@ class Pinned(Strict):
         return _item(value)
 
 
+Previews = bool | Annotated[int, Field(ge=1, le=16)]
+"""True: as there is time for them; a number: so many of each picture, evenly over its steps."""
+
+
 class GenerateRequest(Strict):
     """What to generate. Null is the model's own; `seed` null draws one."""
 
@@ -126,7 +130,7 @@ class GenerateRequest(Strict):
     critic: Literal["encoder"] | None = None
     max_passes: Annotated[int, Field(ge=1, le=8)] | None = None
     on_copy: OnCopy = "warn"
-    previews: bool = True
+    previews: Previews = True
 
 
 class EditRequest(Strict):
@@ -150,7 +154,7 @@ class EditRequest(Strict):
     where: Where | None = None
     allow_no_neighbors: bool = False
     on_copy: OnCopy = "warn"
-    previews: bool = True
+    previews: Previews = True
 
 
 class Variant(Strict):

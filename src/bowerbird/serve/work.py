@@ -52,7 +52,7 @@ class Order:
     files: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     on_copy: str = "warn"
-    previews: bool = True
+    previews: bool | int = True
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -229,15 +229,16 @@ def _generate_group(bench: Workbench, group: Sequence[Ready], tell: Tell) -> Non
 
 
 class _Looks:
-    """Whether there is time for a preview: they take a fifth of the time at most, however slow a decoder is."""
+    """Whether there is time for a preview: those nobody counts on take a fifth of the time at most, however slow a
+    decoder is."""
 
     def __init__(self) -> None:
         self.ended, self.took = perf_counter(), 0.0
 
-    def take(self, pipe: System, latents: Tensor) -> list[Image.Image]:
-        """Pictures of what a step leaves, none where it is too soon."""
+    def take(self, pipe: System, latents: Tensor, *, due: bool) -> list[Image.Image]:
+        """Pictures of what a step leaves; none where it is too soon, unless one is `due`."""
         started = perf_counter()
-        if started - self.ended < 4 * self.took:
+        if started - self.ended < 4 * self.took and not due:
             return []
         pictures = pipe.preview(latents)
         self.ended = perf_counter()
@@ -280,12 +281,22 @@ def _tell_step(
     orders = {ready.order.id: ready.order for ready, _ in there}
     for name in orders:
         tell("step", name, step=step.step, steps=step.steps, batch=step.pictures.start // batch + 1, batches=batches)
-    wanted = any(order.previews and not order.cancelled.is_set() for order in orders.values())
+    wanted = [order.previews for order in orders.values() if order.previews and not order.cancelled.is_set()]
     if not wanted or step.step >= step.steps:
         return
-    for (ready, row), picture in zip(there, looks.take(pipe, step.latents[: len(there)]), strict=False):
-        if ready.order.previews:
+    due = any(_is_due(count, step) for count in wanted)
+    if not due and not any(count is True for count in wanted):
+        return
+    for (ready, row), picture in zip(there, looks.take(pipe, step.latents[: len(there)], due=due), strict=False):
+        if ready.order.previews is True or _is_due(ready.order.previews, step):
             tell("preview", ready.order.id, [_png(picture)], index=row, step=step.step)
+
+
+def _is_due(count: bool | int, step: Step) -> bool:
+    """Whether one of `count` previews, evenly over the steps, is of this step."""
+    if count is True or not count:
+        return False
+    return step.step * (count + 1) // step.steps > (step.step - 1) * (count + 1) // step.steps
 
 
 def _png(picture: Image.Image) -> bytes:

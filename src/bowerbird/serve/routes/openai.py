@@ -166,7 +166,7 @@ def _edit_form(form: FormData) -> EditForm:
 
 def _common(body: ImagesRequest) -> dict[str, Any]:
     names = ("prompt", "model", "knowledge_base", "k", "search_mode", "where", "seed", "steps", "guidance_scale")
-    previews = bool(body.stream and body.partial_images)
+    previews = (body.partial_images or False) if body.stream else False
     return {**{name: getattr(body, name) for name in names}, "n": body.n or 1, "previews": previews}
 
 
@@ -257,11 +257,9 @@ async def _stream(request: Request, server: Server, task: Task, body: ImagesRequ
                 continue
             name, data = _parse(piece)
             if name == "preview" and data["index"] == 0 and sent < wanted:
-                total = (task.progress or {}).get("total") or 1
-                if data["step"] * (wanted + 1) >= total * (sent + 1):
-                    facts = {"partial_image_index": sent, "b64_json": data["image"].partition(",")[2]}
-                    yield event(f"{kind}.partial_image", {"type": f"{kind}.partial_image", **_shape(body), **facts})
-                    sent += 1
+                facts = {"partial_image_index": sent, "b64_json": data["image"].partition(",")[2]}
+                yield event(f"{kind}.partial_image", {"type": f"{kind}.partial_image", **_shape(body), **facts})
+                sent += 1
         job = _ended(server, task)
         for image in job["images"]:
             picture = await _picture(request, server, image, body.model_copy(update={"response_format": "b64_json"}))
