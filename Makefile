@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test faults check format docs clean
+.PHONY: setup setup-dev demo serve test faults check format docs clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -18,6 +18,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: setup  ## from a bundled model to demo/sheet.png, no network
 	$(BIN)/bowerbird demo --out demo
+
+serve: setup  ## the page in a browser, with pictures that our code draws
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[serve]'
+	test -f demo/serve-kb/kb.json || $(BIN)/bowerbird kb build demo/serve-kb drawn
+	$(BIN)/bowerbird serve --kb demo/serve-kb --data demo/server --open
 
 test: setup-dev check  ## everything CI runs; tests are of one thread each, so as many at once as there are cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

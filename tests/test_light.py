@@ -56,7 +56,7 @@ def test_a_picture_from_the_command_line_imports_what_it_needs(kb_path: object, 
 
 def test_what_was_put_off_is_there_when_asked_for() -> None:
     code = (
-        "from bowerbird.cli import lazy_imports\nlazy_imports.install()\n"
+        "from bowerbird.core import lazy_imports\nlazy_imports.install()\n"
         "import diffusers, scipy.stats, torch\nfrom diffusers import UNet2DModel\n"
         "from diffusers.models.transformers import DiTTransformer2DModel\n"
         "from torch._dynamo.eval_frame import OptimizedModule\n"

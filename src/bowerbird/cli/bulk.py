@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, say_source, show_progress
+from bowerbird.cli.common import DeviceOption, JsonOption, print_json, say, say_source, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
     EncoderOption,
@@ -25,6 +25,7 @@ from bowerbird.cli.filling import (
     load_filter,
 )
 from bowerbird.core.images import MAX_PIXELS, check_max_pixels
+from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import in_shell
 
 

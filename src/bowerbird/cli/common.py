@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import printable, shortened, to_json
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
-    from bowerbird.systems.loading import Adapter
+    from bowerbird.systems.reference_settings import Adapter
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
@@ -72,26 +73,6 @@ SystemOption = Annotated[
         callback=_register_system,
     ),
 ]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-
-
-def pick_device(name: str) -> str:
-    """The torch device for `name`; `auto` takes a GPU when there is one. Raises: BowerbirdError when it is not
-    there."""
-    if name not in ("auto", "cpu", "cuda", "mps"):
-        raise BowerbirdError(f"--device {name!r} is not known; choose auto, cpu, cuda or mps")
-    if name == "cpu":
-        return "cpu"
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return next((device for device, found in there.items() if found), "cpu")
-    if not there[name]:
-        raise BowerbirdError(
-            f"--device {name}: torch finds none on this machine; use --device cpu, or see bowerbird doctor"
-        )
-    return name
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:
@@ -134,6 +115,7 @@ FLAGS = {
         "caption_column",
         "credit",
         "dedup",
+        "device",
         "delete_missing",
         "diversity",
         "encoder",
@@ -270,7 +252,7 @@ def numbers(text: str | None, option: str) -> list[float]:
 
 def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter | None = None) -> System:
     """`load_pipeline` for the command line: on the device asked for, and without notices of other libraries."""
-    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.core.quiet import quiet_libraries
     from bowerbird.systems.loading import load_pipeline
 
     quiet_libraries()

@@ -15,7 +15,6 @@ from bowerbird.cli.common import (
     SystemOption,
     bar_progress,
     open_model,
-    pick_device,
     print_json,
     progress_bar,
     say,
@@ -23,6 +22,7 @@ from bowerbird.cli.common import (
 )
 from bowerbird.cli.filling import SHOWN, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import pick_device
 
 
 def evaluate(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.content_credentials import Signer
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job
-    from bowerbird.systems.loading import Adapter
+    from bowerbird.systems.reference_settings import Adapter
 
 
 def generate(
@@ -255,7 +255,7 @@ def generate(
     if prompts is None:
         output.check(out)
     signer = load_signer(sign_cert, sign_key)
-    from bowerbird.systems.loading import Adapter
+    from bowerbird.systems.reference_settings import Adapter
 
     taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload)
     how = None if taking == Adapter() else taking

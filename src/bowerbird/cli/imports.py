@@ -221,7 +221,7 @@ def diffusers(
 
     Example: bowerbird import diffusers fusing-rdm/ --out rdm768
     """
-    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.core.quiet import quiet_libraries
     from bowerbird.systems.rdm.interop.compvis import DTYPES
     from bowerbird.systems.rdm.interop.diffusers_rdm import convert
 

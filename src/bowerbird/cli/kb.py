@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say, show_progress
+from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
     CaptionOption,
     CreditOption,
@@ -34,6 +34,7 @@ from bowerbird.cli.filling import (
 )
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import MAX_PIXELS
+from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import in_shell
 
 app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)

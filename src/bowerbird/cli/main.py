@@ -30,14 +30,15 @@ from bowerbird.cli import (
     imports,
     inspect,
     kb,
-    lazy_imports,
     models,
     reproduce,
     search,
+    serve,
     sync,
     train,
 )
 from bowerbird.cli.common import say, with_flags
+from bowerbird.core import lazy_imports
 from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, Terminated
 
@@ -66,6 +67,7 @@ kb.app.command("neighbors")(bulk.neighbors)
 kb.app.command("embed")(bulk.embed)
 app.add_typer(kb.app, name="kb")
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)

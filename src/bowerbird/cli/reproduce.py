@@ -12,13 +12,13 @@ from bowerbird.cli.common import (
     JsonOption,
     SeedOption,
     bar_progress,
-    pick_device,
     print_json,
     print_line,
     progress_bar,
     say,
 )
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import pick_device
 
 
 def reproduce(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, print_line, say, say_source
+from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
 from bowerbird.cli.filling import KbArgument, OpenEncoderOption
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import shortened
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli.changes import say_undo, undo_of
-from bowerbird.cli.common import DeviceOption, JsonOption, pick_device, print_json, say, say_source, show_progress
+from bowerbird.cli.common import DeviceOption, JsonOption, print_json, say, say_source, show_progress
 from bowerbird.cli.filling import (
     SHOWN,
     CaptionOption,
@@ -21,6 +21,7 @@ from bowerbird.cli.filling import (
     WorkersOption,
 )
 from bowerbird.core.images import MAX_PIXELS
+from bowerbird.core.tensors import pick_device
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.ingest.sync import SyncReport

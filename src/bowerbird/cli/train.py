@@ -16,7 +16,6 @@ from bowerbird.cli.common import (
     DeviceOption,
     JsonOption,
     SystemOption,
-    pick_device,
     print_json,
     progress_bar,
     say,
@@ -24,6 +23,7 @@ from bowerbird.cli.common import (
     show_progress,
 )
 from bowerbird.core.errors import BowerbirdError, Terminated
+from bowerbird.core.tensors import pick_device
 
 if TYPE_CHECKING:
     from bowerbird.data.pictures import Pictures
@@ -154,7 +154,7 @@ def _is_first() -> bool:
 
 def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     """Train one recipe to its end: a bar on a terminal, else a line a step."""
-    from bowerbird.cli.quiet import quiet_libraries
+    from bowerbird.core.quiet import quiet_libraries
     from bowerbird.training.data import held_out_rows
     from bowerbird.training.losses import StepReport
     from bowerbird.training.run import train_recipe

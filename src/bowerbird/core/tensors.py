@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from bowerbird.core.errors import BowerbirdError
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -64,3 +66,23 @@ def side_by_side(task: Callable[[Piece], torch.Tensor], pieces: Sequence[Piece])
             return list(pool.map(alone, pieces))
     finally:
         torch.set_num_threads(count)
+
+
+def pick_device(name: str) -> str:
+    """The torch device for `name`; `auto` takes a GPU when there is one, `cuda:1` is the second. Raises:
+    BowerbirdError when it is not there."""
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise BowerbirdError(f"`device` {name!r} is not known; choose auto, cpu, cuda, cuda:1 or mps")
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, found in there.items() if found), "cpu")
+    if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
+        raise BowerbirdError(
+            f"`device={name}`: torch finds none on this machine; use `device=cpu`, or see bowerbird doctor"
+        )
+    return name

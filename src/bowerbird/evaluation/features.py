@@ -11,6 +11,7 @@ gradients                    needs no weights                      "gradients"
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,35 @@ def load(spec: str) -> FeatureExtractor:
     from bowerbird.encoders.sscd import SSCDFeatures
 
     return SSCDFeatures(path, square=kind == "sscd")
+
+
+class Remembering:
+    """A `FeatureExtractor` that looks at a picture once while it is among the last `most`: neighbors come again with
+    every picture that is generated from them. Only for one whose vectors do not depend on what else is in the call."""
+
+    def __init__(self, extractor: FeatureExtractor, most: int = 20_000) -> None:
+        self.extractor, self.most = extractor, most
+        self.name, self.dim, self.fingerprint = extractor.name, extractor.dim, extractor.fingerprint
+        self.preprocessing = extractor.preprocessing
+        self._known: OrderedDict[bytes, np.ndarray] = OrderedDict()
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """n pictures -> float32 `(n, dim)`."""
+        keys = [_content(picture) for picture in pictures]
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._known}
+        if missing:
+            made = self.extractor.embed_images(list(missing.values()))
+            self._known |= dict(zip(missing, made, strict=True))
+        found = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, self.dim), np.float32)
+        for key in keys:
+            self._known.move_to_end(key)
+        while len(self._known) > self.most:
+            self._known.popitem(last=False)
+        return found
+
+
+def _content(picture: Image.Image) -> bytes:
+    return hashlib.blake2b(f"{picture.mode} {picture.size} ".encode() + picture.tobytes(), digest_size=16).digest()
 
 
 def load_or_make(kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from bowerbird.core import images
+from bowerbird.core import images, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
@@ -219,6 +219,16 @@ class System(DiffusionPipeline, ABC):
         """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
         return common.check_encoder(kb, self.config)
 
+    def find(self, request: Request, kb: KnowledgeBase, *, seed: int = 0) -> Neighbors:
+        """The neighbors for `request`, to be shown: as `retrieve` has them, and nothing read of them that takes
+        long."""
+        return self.retrieve(request, kb, seed=seed)
+
+    def read_neighbors(self, hits: Neighbors, kb: KnowledgeBase) -> Neighbors:
+        """Items of `kb` with what this pipeline reads of each. Raises: MismatchError as `check_knowledge_base`."""
+        self.check_knowledge_base(kb)
+        return hits
+
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
         """A person's own pictures as the neighbors of `prompt`; none for the prompt alone. Raises: BowerbirdError for a
         system that cannot read them, or needs others."""
@@ -254,6 +264,18 @@ class System(DiffusionPipeline, ABC):
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
         raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
+
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of what a step leaves, `latents` as `callback_on_step_end` has them: a look, with the noise that is
+        still in it; none where there is nothing to see."""
+        with torch.no_grad():
+            pixels = self.decode_latents(latents)
+        return tensors.to_pil(pixels) if pixels.ndim == 4 and pixels.shape[1] == 3 else []
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """What sampling ends with -> pictures `(n, 3, H, W)` in [-1, 1]: itself where a system samples pixels. What
+        is no picture yet, as a row of tokens, may come back as it is."""
+        return latents
 
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`

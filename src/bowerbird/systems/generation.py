@@ -6,7 +6,7 @@ What is written about a picture is in `records.py`, the files in `output.py`; `r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from bowerbird.systems.base import System
 
@@ -74,6 +75,22 @@ class Settings:
     tokens: TokenSampling | None = None
 
 
+@dataclass(frozen=True)
+class Step:
+    """Where generating stands after a step: `pictures`, the rows of the batch in hand; `step`, from 1, of `steps` of
+    that batch (of all stages together); `latents`, a row a picture and then what fills the batch up, for
+    `System.preview`."""
+
+    pictures: range
+    step: int
+    steps: int
+    latents: Tensor
+
+
+OnStep = Callable[[Step], None]
+"""Hears every step; a BowerbirdError that it raises ends the generating."""
+
+
 def default_settings(pipe: System) -> Settings:
     """The settings a model generates with unless asked otherwise."""
     own = pipe.defaults
@@ -90,6 +107,7 @@ def generate(
     picture_seeds: Sequence[int] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Image.Image]:
     """One picture for each row of `hits`; picture i is drawn from `picture_seeds[i]` (`settings.seed + i` when None),
     the same to the last bit whichever others are generated with it.
@@ -114,11 +132,36 @@ def generate(
             if sources is not None:
                 options["source"] = [sources[i] for i in rows]
             generators = [seeds.picture_generator(numbers[i]) for i in rows]
+            if on_step is not None:
+                there = range(start, min(start + batch, len(hits)))
+                options["callback_on_step_end"] = _step_callback(on_step, there, _count_steps(pipe, settings, options))
             out = pipe(neighbors=hits.rows(rows), generator=generators, **options)
             made += out.images[: len(hits) - start]
             if progress is not None:
                 progress(len(made), len(hits))
     return made
+
+
+def _step_callback(on_step: OnStep, pictures: range, steps: int) -> Any:
+    """diffusers' callback that tells `on_step`; the stages of a cascade count on."""
+    step = 0
+
+    def after(pipe: Any, index: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        nonlocal step
+        step += 1
+        on_step(Step(pictures, step, max(step, steps), tensors["latents"]))
+        return tensors
+
+    return after
+
+
+def _count_steps(pipe: System, settings: Settings, options: dict[str, Any]) -> int:
+    """Steps that a batch takes: those of the stages that run, of an edit the share that `strength` leaves."""
+    edge, sizes = settings.height or settings.width, pipe.capabilities.sizes
+    stages = [i for i, size in enumerate(sizes) if len(sizes) == 1 or edge is None or size <= edge]
+    steps = settings.steps
+    total = sum(steps[i] for i in stages) if isinstance(steps, tuple) else steps * len(stages)
+    return max(1, round(total * settings.strength)) if "source" in options else total
 
 
 def check_numbers(settings: Settings) -> None:

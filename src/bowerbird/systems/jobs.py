@@ -19,7 +19,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.phrases.brackets import read_brackets
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
-from bowerbird.systems.queries import make_request
+from bowerbird.systems.queries import Request, make_request
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ class Job:
     """`n` pictures of one request; picture i is drawn from `seed + i`. None, 0 and nothing are the model's own.
 
     One of `prompt`, `images` (files), `class_name`, `unconditional`. `references`: files of one's own as neighbors,
-    each with one of `captions`, in place of a knowledge base. `proposal`: counts of p_D by the `model` or the
-    `database`. The rest: `queries.Request`, `generation.Settings`, `guidance.by_stage`, `TokenSampling`,
-    `ReferenceSettings`, `PhraseSettings`.
+    each with one of `captions`, in place of a knowledge base. `items`: ids of items of the knowledge base as the
+    neighbors, after the `references`, in place of what a search finds; `weights` are one a reference, then one an item.
+    `proposal`: counts of p_D by the `model` or the `database`. The rest: `queries.Request`, `generation.Settings`,
+    `guidance.by_stage`, `TokenSampling`, `ReferenceSettings`, `PhraseSettings`.
     """
 
     prompt: str | None = None
@@ -53,6 +54,7 @@ class Job:
     unconditional: bool = False
     references: tuple[Path, ...] = ()
     captions: tuple[str, ...] = ()
+    items: tuple[int, ...] | None = None
     n: int = 1
     seed: int = 0
     k: int | None = None
@@ -115,6 +117,8 @@ def check(job: Job, *, has_kb: bool) -> None:
         )
     if job.captions and not job.references:
         raise BowerbirdError("generate: `caption` says what a `reference` shows; give one with it")
+    if job.items is not None and not has_kb:
+        raise BowerbirdError("generate: `items` are of a knowledge base; give it as `kb`")
     if not alone and not has_kb:
         raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
     if alone and job.prompt is None:
@@ -141,7 +145,7 @@ def phrase_settings(job: Job) -> PhraseSettings:
 
 def stands_alone(job: Job, *, has_kb: bool) -> bool:
     """Whether nothing is looked up for it."""
-    return bool(job.references) or (job.k == 0 and not has_kb)
+    return (bool(job.references) and job.items is None) or (job.k == 0 and not has_kb)
 
 
 def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
@@ -153,21 +157,30 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     return _prepare_whole(pipe, kb, job)
 
 
-def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
-    """A job whose prompt is read by its phrases."""
-    can = pipe.capabilities
+def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, ChoiceSettings]:
+    """The phrases of a job's prompt, the references found for them, and how they are chosen. Raises: BowerbirdError
+    for a model or a job that has none."""
+    can, wanted = pipe.capabilities, phrase_settings(job)
     if not can.takes_references:
         raise BowerbirdError(
             f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
             " models of diffusers"
         )
-    if job.prompt is None or (wanted.by_phrase and (job.references or job.images)):
+    own = job.references or job.images or job.items is not None
+    if job.prompt is None or wanted.parser is None or (wanted.by_phrase and own):
         raise BowerbirdError("generate: `phrases` and `critic` are a prompt's, with references from a knowledge base")
     if wanted.by_phrase and kb is None:
         raise BowerbirdError("generate: give a knowledge base (`kb`) that `phrases` and `critic` find references in")
     most = min(job.k or ChoiceSettings.max_references, can.max_references or MOST_REFERENCES)
     choice = ChoiceSettings(max_references=most, where=job.where, search_mode=job.search_mode or "hybrid")
-    plan = make_plan(job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=parser, choice=choice)
+    return make_plan(
+        job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=wanted.parser, choice=choice
+    ), choice
+
+
+def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
+    """A job whose prompt is read by its phrases."""
+    plan, choice = plan_of(pipe, kb, job)
     whole = replace(job, prompt=plan.prompt.text)
     if wanted.by_phrase and kb is not None:
         hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
@@ -201,6 +214,9 @@ def _prepare_whole(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared
         own = [images.read(path) for path in job.references]
         hits = pipe.own_references(job.prompt, own, job.captions).repeat(job.n)
         asked["k"] = hits.k
+    elif job.items is not None:
+        hits = _choose(pipe, kb, job)
+        asked["k"] = hits.k
     else:
         hits, how = _look_up(pipe, kb, job)
         asked |= {"k": int((hits.ids[0] >= 0).sum()), **how}
@@ -209,7 +225,51 @@ def _prepare_whole(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared
 
 def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapping[str, Any]]:
     """A job's neighbors in a knowledge base, and how they were looked for."""
-    request = make_request(
+    request = pipe.resolve(request_of(job), kb)
+    counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
+    hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
+    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
+    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
+
+
+def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
+    """A job's own choice of neighbors: its references, then its items, one row a picture; what a system reads beside
+    them of the request stays. Raises: BowerbirdError for items that are not there, or none at all."""
+    ids, query = job.items or (), (job.prompt or "",)
+    if not ids and not job.references:
+        raise BowerbirdError("generate: `items` names no neighbor; leave it out to search, or give ids")
+    chosen = replace(pipe.read_neighbors(kb.get(ids), kb), queries=query) if ids else None
+    if job.references:
+        if pipe.capabilities.reads_query:
+            raise BowerbirdError(
+                f"a {type(pipe).__name__} takes items of the knowledge base as neighbors; add the picture to it"
+            )
+        mine = _own(pipe, kb, job)
+        if chosen is not None:
+            mine = mine.padded(mine.k, chosen.embeddings.shape[-1])
+        chosen = replace(mine, queries=query) if chosen is None else Neighbors.concat(mine, chosen)
+    assert chosen is not None
+    if pipe.capabilities.reads_query and (job.prompt is not None or job.images):
+        asked = pipe.retrieve(pipe.resolve(replace(request_of(job), k=0), kb), kb)
+        chosen = Neighbors.concat(asked, chosen)
+    pipe.check_knowledge_base(kb)
+    return chosen.repeat(job.n)
+
+
+def _own(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
+    """A job's own pictures as the system reads neighbors, beside items of `kb`."""
+    own = [images.read(path) for path in job.references]
+    captions = job.captions or ("",) * len(own)
+    if pipe.capabilities.takes_references:
+        return pipe.own_references(job.prompt or "", own, captions)
+    if len(captions) != len(own):
+        raise BowerbirdError(f"{len(own)} references with {len(captions)} captions; give one each")
+    return Neighbors.from_embeddings(pipe.check_knowledge_base(kb).encoder.embed_images(own)[None], [captions], own)
+
+
+def request_of(job: Job) -> Request:
+    """What a job asks a knowledge base for."""
+    return make_request(
         job.prompt,
         [images.read(path) for path in job.images] or None,
         class_name=job.class_name,
@@ -224,11 +284,6 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
         allow_no_neighbors=job.allow_no_neighbors,
         min_score=job.min_score,
     )
-    request = pipe.resolve(request, kb)
-    counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
-    hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
-    how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
-    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
 
 
 def settings_of(pipe: System, job: Job) -> generation.Settings:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.weights import DESCRIPTIONS, bundled
 from bowerbird.systems import hub, model_index, registry
+from bowerbird.systems.reference_settings import Adapter
 
 if TYPE_CHECKING:
     from bowerbird.systems.base import System
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """How a base model takes references, see `ReferencePipeline`: the `adapter`'s file, the folder of its
-    `image_encoder`, how pictures `fit`; and whether weights `offload` to main memory (`model`, `sequential`)."""
-
-    adapter: Path | None = None
-    image_encoder: Path | None = None
-    fit: str | None = None
-    offload: str | None = None
 
 
 DTYPES = ("float32", "bfloat16", "float16")

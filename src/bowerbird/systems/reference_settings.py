@@ -1,4 +1,5 @@
-"""How references go into a base model, and what the base is asked beside them: what a person sets and a record keeps.
+"""How references go into a base model, and what the base is asked beside them: what a person sets and a record keeps;
+and the adapter that it is opened with.
 
 numpy and torch stay out, so that the command line reads it in no time.
 """
@@ -6,6 +7,7 @@ numpy and torch stay out, so that the command line reads it in no time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bowerbird.core.errors import BowerbirdError
 
@@ -19,6 +21,17 @@ FITS = ("pad", "squash", "crop")
 """How a picture that is no square becomes one."""
 SCALE = 0.6
 MOST_SCALE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """How a base model takes references, see `ReferencePipeline`: the `adapter`'s file, the folder of its
+    `image_encoder`, how pictures `fit`; and whether weights `offload` to main memory (`model`, `sequential`)."""
+
+    adapter: Path | None = None
+    image_encoder: Path | None = None
+    fit: str | None = None
+    offload: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,16 @@ class RefinedPictures:
 
 
 def refine_job(
-    pipe: ReferencePipeline, kb: KnowledgeBase, job: Job, prepared: Prepared, *, progress: Progress | None = None
+    pipe: ReferencePipeline,
+    kb: KnowledgeBase,
+    job: Job,
+    prepared: Prepared,
+    *,
+    progress: Progress | None = None,
+    on_step: generation.OnStep | None = None,
 ) -> RefinedPictures:
-    """The pictures of a prepared job with a critic. Raises: BowerbirdError for a job without one."""
+    """The pictures of a prepared job with a critic; `on_step` hears every step of every pass. Raises: BowerbirdError
+    for a job without one."""
     if prepared.plan is None or job.critic is None:
         raise BowerbirdError("refine_job: the job has no `critic`; generate it with generation.generate")
     return refine_pictures(
@@ -49,6 +56,7 @@ def refine_job(
         max_passes=job.max_passes or PASSES,
         choice=prepared.choice,
         progress=progress,
+        on_step=on_step,
     )
 
 
@@ -80,6 +88,7 @@ def refine_pictures(
     max_passes: int,
     choice: ChoiceSettings | None = None,
     progress: Progress | None = None,
+    on_step: generation.OnStep | None = None,
 ) -> RefinedPictures:
     """`count` pictures of a plan's prompt, picture i from `settings.seed + i` in every pass, the best of at most
     `max_passes` each. The first is the base's own, where it generates without references."""
@@ -94,7 +103,7 @@ def refine_pictures(
 
         def draw(references: Sequence[ChosenReference], seed: int = settings.seed + number) -> Image.Image:
             hits = pipe.ground(kb, plan, references)
-            return generation.generate(pipe, hits, settings, picture_seeds=[seed])[0]
+            return generation.generate(pipe, hits, settings, picture_seeds=[seed], on_step=on_step)[0]
 
         found = refine(
             draw,

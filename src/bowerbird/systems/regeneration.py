@@ -22,7 +22,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
 from bowerbird.systems.common import MOST_EDGE
-from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings, generate
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, OnStep, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
 from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
@@ -309,7 +309,9 @@ def _check_adapter(record: Record, pipe: System) -> None:
         )
 
 
-def regenerate(pipe: System, record: Mapping[str, Any], *, sampler: str | None = None) -> tuple[Image.Image, Neighbors]:
+def regenerate(
+    pipe: System, record: Mapping[str, Any], *, sampler: str | None = None, on_step: OnStep | None = None
+) -> tuple[Image.Image, Neighbors]:
     """Generate the picture of `record` again; `sampler` in place of the one it names.
 
     Raises: MismatchError when the model is not the one that generated it; BowerbirdError when the record is damaged or
@@ -344,4 +346,4 @@ def regenerate(pipe: System, record: Mapping[str, Any], *, sampler: str | None =
             f"the record names the sampler {settings.sampler!r}, which is not one of {type(pipe).__name__}'s; pass"
             " sampler= to use it all the same"
         )
-    return generate(pipe, hits, settings, sources=None if source is None else [source])[0], hits
+    return generate(pipe, hits, settings, sources=None if source is None else [source], on_step=on_step)[0], hits

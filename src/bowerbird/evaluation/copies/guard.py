@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def guard(
         return Guarded(images, hits, numbers, [None] * len(images))
     near = hits.images()
     weights = hits.effective_weights
-    extractor = features.load(detect.DESCRIPTOR)
+    extractor = _descriptor()
     found = [_compare(extractor, images[i], near[i], hits.ids[i], threshold) for i in range(len(images))]
     for _ in range(ATTEMPTS if policy in ("drop", "resample") else 0):
         again = []
@@ -117,6 +118,12 @@ def guard(
         for i, image in zip(again, made, strict=True):
             images[i], found[i] = image, _compare(extractor, image, near[i], hits.ids[i], threshold)
     return Guarded(images, hits, numbers, found)
+
+
+@cache
+def _descriptor() -> FeatureExtractor:
+    """The descriptor of near copies, opened once."""
+    return features.Remembering(features.load(detect.DESCRIPTOR))
 
 
 def _compare(

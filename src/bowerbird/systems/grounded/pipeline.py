@@ -146,9 +146,23 @@ class ReferencePipeline(WrappedPipeline):
             raise BowerbirdError(
                 f"a {type(self.base).__name__} takes at most {most} reference{'s' * (most > 1)}; got `k={request.k}`"
             )
-        request = replace(request, text_mode="neighbors", image_mode="neighbors")
         reader.check(kb)
-        return reader.read(queries.retrieve(kb, request, count, seed=seed, counts={}), kb)
+        return reader.read(self._look_up(request, kb, count, seed), kb)
+
+    def _look_up(self, request: Request, kb: KnowledgeBase, count: int, seed: int) -> Neighbors:
+        request = replace(request, text_mode="neighbors", image_mode="neighbors")
+        return queries.retrieve(kb, request, count, seed=seed, counts={})
+
+    def find(self, request: Request, kb: KnowledgeBase, *, seed: int = 0) -> Neighbors:
+        """The references for `request`, to be shown: no picture is encoded."""
+        self._reader().check(kb)
+        return self._look_up(self.resolve(request, kb), kb, 1, seed)
+
+    def read_neighbors(self, hits: Neighbors, kb: KnowledgeBase) -> Neighbors:
+        """Items of `kb` with what the adapter reads of each. Raises: MismatchError where it can read none of them."""
+        reader = self._reader()
+        reader.check(kb)
+        return reader.read(hits, kb)
 
     def ground(self, kb: KnowledgeBase, plan: Plan, references: Sequence[ChosenReference]) -> Neighbors:
         """References that were chosen for the phrases of a prompt, one row, with what the adapter reads of each, and

@@ -6,19 +6,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from bowerbird.core import cache
+from bowerbird.core import cache, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.diffusion import schedulers
 from bowerbird.models import network_files
 from bowerbird.systems import common, model_index
 from bowerbird.systems.base import System
 from bowerbird.systems.grounded import bases
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 OWN_SAMPLER = "base"
 """The sampler of the base itself, as it was opened."""
@@ -99,6 +102,16 @@ class WrappedPipeline(System):
     def predict(self, sample: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """Raises: BowerbirdError: a base guides itself, inside its call."""
         raise BowerbirdError(f"a {type(self.base).__name__} guides itself; call the pipeline")
+
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of what a step leaves; none of a base whose latents are packed, or overflow in half precision."""
+        vae = getattr(self.base, "vae", None)
+        half = self.dtype == torch.float16 and getattr(getattr(vae, "config", None), "force_upcast", False)
+        if vae is None or latents.ndim != 4 or half:
+            return []
+        scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+        with torch.no_grad():
+            return tensors.to_pil(vae.decode(latents.to(vae.dtype) / scale + shift, return_dict=False)[0].float())
 
     # -- samplers ------------------------------------------------------------------------------------------------------
 

@@ -161,6 +161,10 @@ class InstructPipeline(System):
 
     # -- conditions ----------------------------------------------------------------------------------------------------
 
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents -> pictures `(n, 3, H, W)` in [-1, 1]."""
+        return common.decode_latents(self.vae, latents)
+
     def retrieve(
         self,
         request: Request,

@@ -138,6 +138,10 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
 
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Tokens -> pictures `(n, 3, H, W)` in [-1, 1]; one that is not drawn yet is taken for the first symbol."""
+        return to_pictures(self.vae, latents.where(latents < self.transformer.config.symbols, 0))
+
     def condition(self, hits: Neighbors, *args: Any, **kwargs: Any) -> Conditioning:
         """Queries and neighbors -> tokens on the network's device."""
         return retrieval.condition(

@@ -1,0 +1,330 @@
+"""`bowerbird serve` beside a plain FastAPI application with the pipeline inside: pictures a minute, search meanwhile.
+
+Both answer `POST /v1/images/generations` for one picture of `tiny-rdm` in the same steps, as base64, to 1, 4 and 16
+clients that ask again as soon as they are answered. The plain one does what such a file does: one lock around the
+pipeline, in a thread of the web process. It is measured twice. `same pixels`: by `generation.generate`, whose pictures
+do not depend on what else is generated, as ours; the network always gets four at once. `one at a time`: by calling the
+pipeline, which is faster for one client, and gives other last bits. Ours also looks for near copies, writes the record
+into the PNG, and keeps job, picture and sheet.
+
+Search is asked for ten times a second while four clients generate; plain: a route of the same process.
+
+    python benchmarks/serve.py --seconds 30 --out runs/serve.json
+    python benchmarks/serve.py --soak 3600                # generate, add and search for an hour; memory and descriptors
+    python benchmarks/serve.py --overload 120             # ten times what fits: answers, refusals, /health
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PLAIN = """
+import base64, io, sys, threading, time
+import uvicorn
+from fastapi import FastAPI
+from bowerbird import KnowledgeBase
+from bowerbird.core import seeds
+from bowerbird.core.quiet import quiet_libraries
+from bowerbird.systems import generation, jobs
+from bowerbird.systems.loading import load_pipeline
+
+quiet_libraries()
+place, port, steps, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+kb, pipe, turn, app = KnowledgeBase.open(place), load_pipeline("tiny-rdm"), threading.Lock(), FastAPI()
+
+@app.get("/ready")
+def ready():
+    return {}
+
+@app.post("/v1/images/generations")
+def generate(body: dict):
+    with turn:
+        if how == "same pixels":
+            job = jobs.Job(prompt=body["prompt"], seed=body["seed"], steps=(steps,))
+            prepared = jobs.prepare(pipe, kb, job)
+            image = generation.generate(pipe, prepared.hits, prepared.settings)[0]
+        else:
+            pipe.set_progress_bar_config(disable=True)
+            generator = seeds.picture_generator(body["seed"])
+            image = pipe(body["prompt"], knowledge_base=kb, num_inference_steps=steps, generator=generator).images[0]
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"data": [{"b64_json": base64.b64encode(buffer.getvalue()).decode()}]}
+
+@app.post("/api/knowledge-bases/kb/search")
+def search(body: dict):
+    hits = kb.search(text=body["text"], k=8)
+    return {"results": hits.ids[0].tolist()}
+
+uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
+"""
+PROMPTS = (
+    "red apple",
+    "green leaf",
+    "blue house",
+    "yellow star",
+    "orange fish",
+    "purple flower",
+    "black cat",
+    "a tree",
+)
+CLIENTS = (1, 4, 16)
+
+
+def ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
+    """One request on a connection of its own."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    try:
+        if body is None:
+            link.request("GET", path)
+        else:
+            link.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = link.getresponse()
+        return answer.status, answer.read()
+    finally:
+        link.close()
+
+
+@contextmanager
+def running(command: list[str], port: int) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """A server that is ready, and the seconds until it was."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                if ask(port, "/ready")[0] == 200:
+                    break
+            except OSError:
+                pass
+            time.sleep(0.02)
+        yield process, time.perf_counter() - started
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as link:
+        link.bind(("127.0.0.1", 0))
+        return int(link.getsockname()[1])
+
+
+def rate(port: int, clients: int, seconds: float, steps: int) -> float:
+    """Pictures a minute to so many clients."""
+    until = time.perf_counter() + seconds
+    done: list[float] = []
+
+    def client(number: int) -> None:
+        turn = 0
+        while time.perf_counter() < until:
+            turn += 1
+            body = {"prompt": PROMPTS[(number + turn) % len(PROMPTS)], "seed": 1000 * number + turn, "steps": steps}
+            status, _ = ask(port, "/v1/images/generations", body)
+            assert status == 200, status
+            done.append(time.perf_counter())
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
+    return 60 * len(done) / (max(done) - started)
+
+
+def search_times(port: int, seconds: float) -> list[float]:
+    """Milliseconds of searches, ten a second."""
+    found: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        status, _ = ask(port, "/api/knowledge-bases/kb/search", {"text": PROMPTS[len(found) % len(PROMPTS)]})
+        assert status == 200, status
+        found.append(1000 * (time.perf_counter() - started))
+        time.sleep(max(0.0, 0.1 - (time.perf_counter() - started)))
+    return found
+
+
+def while_generating(port: int, seconds: float, steps: int) -> dict[str, float]:
+    """Search while four clients generate."""
+    thread = threading.Thread(target=rate, args=(port, 4, seconds, steps))
+    thread.start()
+    times = search_times(port, seconds)
+    thread.join()
+    return {"p50": statistics.median(times), "p99": statistics.quantiles(times, n=100)[-1]}
+
+
+def resident(process: int) -> int:
+    """Megabytes of a process and its children."""
+    own = [process]
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((place / "stat").read_text().rpartition(")")[2].split()[1]) == process:
+                own.append(int(place.name))
+        except (OSError, ValueError, IndexError):
+            continue
+    pages = [int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) for pid in own]
+    return round(sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+
+def measure(name: str, command: Callable[[int], list[str]], seconds: float, steps: int) -> dict[str, Any]:
+    """All figures of one server."""
+    port = free_port()
+    with running(command(port), port) as (process, ready):
+        found: dict[str, Any] = {"ready": ready}
+        started = time.perf_counter()
+        ask(port, "/v1/images/generations", {"prompt": "red apple", "seed": 1, "steps": steps})
+        found["first picture"] = ready + time.perf_counter() - started
+        time.sleep(2)
+        found["memory at rest"] = resident(process.pid)
+        for clients in CLIENTS:
+            found[f"a minute, {clients} clients"] = rate(port, clients, seconds, steps)
+        found["search"] = while_generating(port, seconds, steps)
+    sys.stdout.write(f"{name}: {json.dumps(found)}\n")
+    return found
+
+
+def soak(command: list[str], port: int, seconds: float) -> None:
+    """Generate, add and search; memory and open files once a minute."""
+    from bowerbird.data.drawn import read_drawn
+
+    pictures = [item.data for item in read_drawn()]
+    with running(command, port) as (process, _):
+        until, number, rows = time.monotonic() + seconds, 0, []
+        while time.monotonic() < until:
+            minute = min(until, time.monotonic() + 60)
+            while time.monotonic() < minute:
+                number += 1
+                ask(port, "/v1/images/generations", {"prompt": PROMPTS[number % 8], "steps": 4})
+                ask(port, "/api/knowledge-bases/kb/search", {"text": PROMPTS[number % 8]})
+                if number % 10 == 0:
+                    data = pictures[number % len(pictures)]
+                    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+                    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                    form = {"Content-Type": "multipart/form-data; boundary=b"}
+                    link.request("POST", "/api/knowledge-bases/kb/items", head + data + b"\r\n--b--\r\n", form)
+                    link.getresponse().read()
+                    link.close()
+            files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+            rows.append(resident(process.pid))
+            sys.stdout.write(f"{len(rows)} min: {number} pictures, {rows[-1]} MB, {files} files\n")
+    later = rows[len(rows) // 3 :]
+    slope = (later[-1] - later[0]) / max(1, len(later) - 1)
+    sys.stdout.write(f"memory grows by {slope:.2f} MB a minute\n")
+
+
+def probe(port: int, seconds: float) -> list[float]:
+    """Milliseconds that `/health` took, asked five times a second by a process of its own: the clients' threads would
+    hold it up."""
+    code = """
+import http.client, json, sys, time
+found, until = [], time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    started = time.perf_counter()
+    link = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
+    link.request("GET", "/health")
+    assert link.getresponse().read()
+    link.close()
+    found.append(1000 * (time.perf_counter() - started))
+    time.sleep(0.2)
+print(json.dumps(found))
+"""
+    command = [sys.executable, "-c", code, str(port), str(seconds)]
+    made: list[float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return made
+
+
+def overload(command: list[str], port: int, seconds: float, capacity: int) -> None:
+    """Ten times as many clients as fit: how many are answered and refused, how fast `/health` is, and memory."""
+    with running(command, port) as (process, _):
+        ask(port, "/v1/images/generations", {"prompt": "red apple", "steps": 2})
+        before, until, counts = resident(process.pid), time.monotonic() + seconds, Counter[int]()
+
+        def client(number: int) -> None:
+            while time.monotonic() < until:
+                body = {"prompt": PROMPTS[number % 8], "seed": number, "steps": 10}
+                status, _ = ask(port, "/v1/images/generations", body)
+                counts[status] += 1
+                if status == 429:
+                    time.sleep(random.uniform(0.5, 1.5))  # as OpenAI's client does, not all at once
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(10 * capacity)]
+        for thread in threads:
+            thread.start()
+        times = sorted(probe(port, seconds))
+        for thread in threads:
+            thread.join()
+        jobs = json.loads(ask(port, "/api/jobs?limit=500")[1])["jobs"]
+        states = Counter(job["state"] for job in jobs)
+        p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
+        sys.stdout.write(
+            f"answers {dict(counts)}, jobs {dict(states)}, memory {before} then {resident(process.pid)} MB\n"
+        )
+        sys.stdout.write(f"/health: p50 {p50:.1f}, p99 {p99:.1f}, longest {times[-1]:.1f} ms of {len(times)}\n")
+
+
+def main() -> None:
+    """Measure, and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--soak", type=float, default=0.0, help="seconds")
+    parser.add_argument("--overload", type=float, default=0.0, help="seconds")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kb = Path(folder) / "kb"
+        python = [sys.executable, "-W", "ignore"]
+        subprocess.run([*python, "-m", "bowerbird", "kb", "build", str(kb), "drawn"], check=True, capture_output=True)
+
+        def ours(port: int) -> list[str]:
+            serve = ["-m", "bowerbird", "serve", "--kb", str(kb), "--model", "tiny-rdm", "--port", str(port)]
+            return [*python, *serve, "--data", f"{folder}/data-{port}"]
+
+        if arguments.soak:
+            port = free_port()
+            soak(ours(port), port, arguments.soak)
+            return
+        if arguments.overload:
+            port = free_port()
+            overload([*ours(port), "--queue", "8"], port, arguments.overload, 9)
+            return
+        found = {"bowerbird serve": measure("bowerbird serve", ours, arguments.seconds, arguments.steps)}
+        for how in ("same pixels", "one at a time"):
+
+            def plain(port: int, how: str = how) -> list[str]:
+                return [*python, "-c", PLAIN, str(kb), str(port), str(arguments.steps), how]
+
+            found[how] = measure(f"plain FastAPI, {how}", plain, arguments.seconds, arguments.steps)
+    mine = found["bowerbird serve"]
+    for how in ("same pixels", "one at a time"):
+        for clients in CLIENTS:
+            key = f"a minute, {clients} clients"
+            sys.stdout.write(f"{key}: {mine[key]:.1f}, plain ({how}) {found[how][key]:.1f}: ")
+            sys.stdout.write(f"{mine[key] / found[how][key]:.2f} times\n")
+        for part in ("p50", "p99"):
+            other = found[how]["search"][part]
+            sys.stdout.write(f"search {part} while generating: {mine['search'][part]:.1f} ms, plain {other:.1f} ms\n")
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

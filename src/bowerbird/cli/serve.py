@@ -1,0 +1,132 @@
+"""`bowerbird serve`: a page, an API and the OpenAI images API at one address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bowerbird.cli.common import say
+from bowerbird.core.errors import BowerbirdError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    kb: Annotated[
+        list[str] | None, typer.Option("--kb", help="Knowledge base to serve; several times for several.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Bundled name, directory or hub id; the first is the default; all bundled ones."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="[MODEL=]FILE",
+            help="For a base model of diffusers, the first or the one named: an IP-Adapter or FLUX Redux.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-encoder", metavar="[MODEL=]DIR", help="The adapter's image encoder; default beside its file."
+        ),
+    ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option("--fit", metavar="[MODEL=]HOW", help="References that are no squares: pad, squash or crop."),
+    ] = None,
+    offload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--offload", metavar="[MODEL=]HOW", help="Keep a base's weights in main memory: model, sequential."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; another than this machine wants a token.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen at.")] = 7860,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", envvar="BOWERBIRD_TOKEN", help="What clients must know; generated for other hosts."),
+    ] = None,
+    queue: Annotated[int, typer.Option("--queue", min=1, max=10_000, help="Jobs that may wait; more get 429.")] = 32,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where jobs, pictures and uploads are kept.")
+    ] = Path("bowerbird-data"),
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; several for several workers.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Generate on a Ray cluster; auto, or local for one on this machine."
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="With --ray: how many generate at once.")] = 1,
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute in float32, bfloat16 or float16.")] = "float32",
+    memory: Annotated[
+        int | None,
+        typer.Option("--memory", min=1, help="Megabytes that models may take; default half of what there is."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="A name that a proxy in front is known by.")
+    ] = None,
+    keep_free: Annotated[
+        int, typer.Option("--keep-free", min=0, help="Megabytes of the disk that uploads and additions leave free.")
+    ] = 1000,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    drain: Annotated[
+        float, typer.Option("--drain", min=0, max=3600, help="Seconds that accepted jobs have to end after SIGTERM.")
+    ] = 30.0,
+) -> None:
+    """Open a page to collect, search, generate and edit in, and an API, at one address.
+
+    Example: bowerbird serve --kb my-kb --model tiny-rdm
+    """
+    try:
+        from bowerbird.serve import build
+    except ImportError as error:
+        raise BowerbirdError(f"serve: {error.name} is not installed: pip install 'bowerbird[serve]'") from error
+    import secrets
+
+    from bowerbird.serve.context import Settings
+    from bowerbird.serve.models import read_adapters
+
+    if token is not None and len(token) < 8:
+        raise BowerbirdError("--token is shorter than 8 characters, which can be guessed; give a longer one")
+    if token is None and host not in LOOPBACK:
+        token = secrets.token_urlsafe(24)
+        say(f"the token, shown once: {token}")
+        say(f"sign in at http://{host}:{port}/?token={token}")
+    build.run(
+        Settings(
+            kbs=tuple(kb or ()),
+            data=data,
+            models=tuple(model or ()),
+            adapters=read_adapters(
+                model or (),
+                adapter=adapter or (),
+                image_encoder=image_encoder or (),
+                fit=fit or (),
+                offload=offload or (),
+            ),
+            host=host,
+            port=port,
+            token=token,
+            queue=queue,
+            devices=tuple(device or ("auto",)),
+            ray=ray,
+            replicas=replicas,
+            dtype=dtype,
+            memory=None if memory is None else memory * 2**20,
+            allowed_hosts=tuple(name.lower() for name in allow_host or ()),
+            drain_seconds=drain,
+            keep_free=keep_free * 10**6,
+            open_page=open_page,
+        ),
+        say,
+    )

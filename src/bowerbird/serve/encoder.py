@@ -1,0 +1,63 @@
+"""An encoder that lives in the worker, as whoever searches or adds sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.serve import frames
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class RemoteEncoder:
+    """A `core.types.Encoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`); the
+    worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
+
+    shared_dim: int
+    picture_size: int | None
+
+    def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
+        self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
+
+    def _call(self, what: str, blobs: Sequence[bytes] = (), **more: Any) -> frames.Frame:
+        message = {"call": what, "encoder": self.name, "fingerprint": self.fingerprint, **more}
+        return frames.call(self.address, message, blobs)
+
+    def __getattr__(self, name: str) -> int | None:
+        """What only the worker knows, asked when it is first wanted."""
+        if name not in ("shared_dim", "picture_size"):
+            raise AttributeError(name)
+        for key, value in self._call("encoder")[0].items():
+            setattr(self, key, value)
+        found: int | None = self.__dict__[name]
+        return found
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts -> raw float32 `(n, dim)`."""
+        return self._array(self._call("embed_text", texts=list(texts))) if texts else self._none()
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """n RGB pictures -> raw float32 `(n, dim)`."""
+        if not pictures:
+            return self._none()
+        plain = [picture.convert("RGB") for picture in pictures]
+        return self._array(self._call("embed_pixels", [p.tobytes() for p in plain], sizes=[p.size for p in plain]))
+
+    def embed_files(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """n PNG files of our own -> raw float32 `(n, dim)`."""
+        return self._array(self._call("embed_files", pictures)) if pictures else self._none()
+
+    def _array(self, answer: frames.Frame) -> np.ndarray:
+        return np.frombuffer(answer[1][0], "<f4").astype(np.float32).reshape(-1, self.dim)
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, self.dim), np.float32)
+
+
+def remote(address: str, facts: dict[str, Any]) -> RemoteEncoder:
+    """The encoder of a manifest's `encoder` entry."""
+    return RemoteEncoder(address, str(facts["name"]), str(facts["fingerprint"]), int(facts["dim"]))

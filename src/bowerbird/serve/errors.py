@@ -1,0 +1,137 @@
+"""What goes wrong, in one shape, for every route: OpenAI's, as its clients read it.
+
+Messages of the library name files; `Public` leaves nothing of them but a last name.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
+from bowerbird.core.text import printable, shortened
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+AGAIN = frozenset({408, 429, 503})
+"""Where trying again helps."""
+_PATH = re.compile(r"(?<![\w/.:])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"()]+[/\\])+(?P<last>[^\s/\\:;,'\"()]*)")
+
+
+class Refused(HTTPException):
+    """A request that is not done, as its client hears it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+        again: bool | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.retry_after, self.again = retry_after, status in AGAIN if again is None else again
+
+    def body(self, request_id: str | None) -> dict[str, Any]:
+        """The JSON of the answer."""
+        error: dict[str, Any] = {
+            "message": self.message,
+            "type": TYPES.get(self.status, "server_error"),
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error if request_id is None else {**error, "request_id": request_id}}
+
+    def answer_headers(self) -> dict[str, str]:
+        """The headers of the answer."""
+        found = {"x-should-retry": "true" if self.again else "false"}
+        return found if self.retry_after is None else {**found, "Retry-After": str(self.retry_after)}
+
+
+def missing(what: str, name: str) -> Refused:
+    """There is none of that id."""
+    return Refused(
+        404, f"there is no {what} {shortened(printable(name), 80)!r} here", code=f"{what.replace(' ', '_')}_not_found"
+    )
+
+
+class Public:
+    """Makes messages fit to be sent: `paths` gives places by the id that a client knows them by."""
+
+    def __init__(self, paths: Callable[[], Mapping[str, str]], folder: Path) -> None:
+        self.paths, self.folder = paths, folder
+        try:
+            self.user = getpass.getuser()
+        except (OSError, KeyError):
+            self.user = ""
+
+    def text(self, message: str) -> str:
+        """`message` without places of this machine."""
+        places = [(path, name) for name, path in self.paths().items()]
+        places += [(str(Path(path).absolute()), name) for path, name in places if "://" not in path]
+        for path, name in sorted(places, key=lambda pair: -len(pair[0])):
+            if len(path) > 1:
+                message = message.replace(path, name)
+        for root in (str(self.folder.absolute()), str(self.folder)):
+            message = message.replace(f"{root}/", "")
+        message = re.sub(r"\bstaging/\w+/(?:pictures/)?", "", message)
+        message = _PATH.sub(lambda found: found["last"] or "…", message)
+        if len(self.user) > 3 and self.user != "root":
+            message = re.sub(rf"\b{re.escape(self.user)}\b", "…", message)
+        return shortened(printable(message), 2000)
+
+    def tree(self, value: Any) -> Any:
+        """Every text within `value` so."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self.tree(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.tree(each) for each in value]
+        return value
+
+    def refusal(self, message: str, *, ours: bool) -> Refused:
+        """What a worker said went wrong: `ours`, or the request's."""
+        if ours:
+            return Refused(500, self.text(message), code="worker_failed", again=False)
+        return Refused(422, self.text(message), code="invalid_request")
+
+    def of(self, error: BowerbirdError) -> Refused:
+        """What the library refuses."""
+        message, code = self.text(str(error)), "invalid_request"
+        if isinstance(error, MismatchError):
+            return Refused(409, message, code="mismatch")
+        if isinstance(error, PictureError):
+            code = "unreadable_picture"
+        if "no item with id" in message:
+            return Refused(404, message, code="item_not_found")
+        if "has changed since version" in message:
+            return Refused(409, message, code="changed")
+        return Refused(422, message, code=code)
+
+    def fault(self, error: Exception) -> Refused:
+        """What is nobody's request's fault."""
+        if isinstance(error, BowerbirdError):
+            return self.of(error)
+        if isinstance(error, ConnectionError):
+            return Refused(503, "the worker is starting; try again in a moment", code="worker_starting", retry_after=3)
+        return Refused(500, f"the server failed ({type(error).__name__})", code="server_failed", again=False)

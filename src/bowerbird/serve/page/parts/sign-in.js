@@ -1,0 +1,40 @@
+// Asks for the token where the server was started with one.
+import { html, useEffect, useState } from "../lib/html.js";
+import { get, post, signedIn } from "../lib/api.js";
+import { useStore } from "../lib/store.js";
+import { Dialog } from "./dialog.js";
+import { TextField } from "./fields.js";
+
+/** Whether the views may ask the server for anything yet. */
+export async function checkSession() {
+  try {
+    const session = await get("/api/session");
+    signedIn.set(!session.token_required || session.signed_in);
+  } catch {
+    // an unreachable server is said by the banner
+  }
+}
+
+export function SignIn() {
+  const inside = useStore(signedIn);
+  const [token, setToken] = useState("");
+  const [error, setError] = useState(null);
+  useEffect(() => setError(null), [token]);
+  if (inside) return null;
+  const enter = async (event) => {
+    event.preventDefault();
+    try {
+      await post("/api/session", { token });
+      location.reload();
+    } catch (failure) {
+      setError(failure);
+    }
+  };
+  return html`<${Dialog} title="This server wants a token" fixed onClose=${() => {}}>
+    <form class="stack" onSubmit=${enter}>
+      <p>It was printed when <code>bowerbird serve</code> started.</p>
+      <${TextField} label="Token" type="password" value=${token} onValue=${setToken} error=${error?.message} autofocus />
+      <button class="primary" disabled=${!token}>Open</button>
+    </form>
+  <//>`;
+}
