@@ -20,36 +20,36 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.reference_settings import LoraFile, parse_lora
 
-ALPHA, RANK = 6, 3
+ALPHA, RANK, SCALE = 6, 3, 0.5
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
 CALL: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, and one LoRA of its U-Net, alpha twice its rank, in the three forms."""
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
-
+    """A base, one LoRA of its U-Net, alpha twice its rank, in the three forms, and the same base with it merged in."""
     folder = tmp_path_factory.mktemp("lora")
     base = doubles.sd()
     base.save_pretrained(folder / "base")
-    targets = ["to_q", "to_k", "to_v", "to_out.0", "conv1"]
-    base.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, init_lora_weights=False, target_modules=targets))
-    factors = {key: value.contiguous() for key, value in get_peft_model_state_dict(base.unet).items()}
-    said = {f"unet.{key}": value for key, value in base.unet.peft_config["default"].to_dict().items()}
-    settings = {"lora_adapter_metadata": json.dumps(said, default=sorted)}
-    save_file({f"unet.{key}": value for key, value in factors.items()}, folder / "peft.safetensors", settings)
-    plain = {f"unet.{key}": value for key, value in convert_state_dict_to_diffusers(factors).items()}
-    old = {key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value for key, value in plain.items()}
-    save_file(old, folder / "diffusers.safetensors", settings)
-    kohya: dict[str, torch.Tensor] = {}
-    for key, value in factors.items():
-        layer, _, kind = key.removesuffix(".weight").rpartition(".")
-        name = f"lora_unet_{layer.replace('.', '_')}"
-        kohya[f"{name}.lora_{'down' if kind == 'lora_A' else 'up'}.weight"] = value
-        kohya[f"{name}.alpha"] = torch.tensor(float(ALPHA))
-    save_file(kohya, folder / "kohya.safetensors", {"format": "pt"})
+    forms: dict[str, dict[str, torch.Tensor]] = {"peft": {}, "diffusers": {}, "kohya": {}}
+    for name, layer in base.unet.named_modules():
+        if not name.endswith(TARGETS):
+            continue
+        weight = layer.weight
+        kernel, ones = weight.shape[2:], [1] * (weight.dim() - 2)
+        down, up = 0.1 * torch.randn(RANK, weight.shape[1], *kernel), torch.randn(len(weight), RANK, *ones)
+        forms["peft"] |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        forms["diffusers"] |= {f"unet.{name}.lora.down.weight": down, f"unet.{name}.lora.up.weight": up}
+        own = f"lora_unet_{name.replace('.', '_')}"
+        forms["kohya"] |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up}
+        forms["kohya"][f"{own}.alpha"] = torch.tensor(float(ALPHA))
+        merged = weight + SCALE * ALPHA / RANK * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        layer.weight = torch.nn.Parameter(merged)
+    said = {"r": RANK, "lora_alpha": ALPHA, "target_modules": list(TARGETS), "peft_type": "LORA"}
+    header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in said.items()})}
+    for form, tensors in forms.items():
+        save_file(tensors, folder / f"{form}.safetensors", {"format": "pt"} if form == "kohya" else header)
+    base.save_pretrained(folder / "merged")
     return folder
 
 
@@ -61,27 +61,33 @@ def picture(pipe: ReferencePipeline) -> np.ndarray:
     return np.asarray(pipe("a red fox", seed=1, **CALL).images)
 
 
-def by_diffusers(place: Path, name: str, scale: float = 1.0) -> np.ndarray:
-    """What diffusers generates with its own loader."""
+FORMS = pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
+
+
+@FORMS
+def test_the_three_forms_change_the_base_as_they_say(place: Path, form: str) -> None:
+    """W + scale alpha / rank B A in every layer; at scale 0 the base as it is."""
+    name = f"{form}.safetensors"
+    pipe = opened(place, LoraFile(place / name, SCALE))
+    made, plain = picture(pipe), picture(opened(place))
+    assert np.abs(made - picture(ReferencePipeline.from_pretrained(place / "merged"))).max() < 1e-5
+    assert np.abs(made - plain).max() > 1e-2
+    (lora,) = pipe.loras
+    assert (lora.form.lower(), lora.ignored) == (form, ())
+    assert len(lora.matched) == len([key for key in load_file(place / name) if "up.weight" in key or "_B." in key])
+    assert np.array_equal(picture(opened(place, LoraFile(place / name, 0.0))), plain)
+
+
+@FORMS
+def test_diffusers_own_loader_gives_the_same_picture(place: Path, form: str) -> None:
+    pytest.importorskip("peft", minversion="0.17", exc_type=ImportError)
     from diffusers import StableDiffusionPipeline
 
     base = StableDiffusionPipeline.from_pretrained(place / "base", safety_checker=None)
-    base.load_lora_weights(place, weight_name=name)
-    base.set_adapters(base.get_active_adapters(), scale)
-    return picture(ReferencePipeline(base))
-
-
-@pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
-def test_the_three_forms_give_what_diffusers_gives(place: Path, form: str) -> None:
-    name = f"{form}.safetensors"
-    pipe = opened(place, LoraFile(place / name, 0.5))
-    made, plain = picture(pipe), picture(opened(place))
-    assert np.abs(made - by_diffusers(place, name, 0.5)).max() < 1e-5
-    assert np.abs(made - plain).max() > 1e-2
-    (lora,) = pipe.loras
-    assert lora.ignored == ()
-    assert len(lora.matched) == len([key for key in load_file(place / name) if "up.weight" in key or "_B." in key])
-    assert np.array_equal(picture(opened(place, LoraFile(place / name, 0.0))), plain)
+    base.load_lora_weights(place, weight_name=f"{form}.safetensors")
+    base.set_adapters(base.get_active_adapters(), SCALE)
+    made = picture(opened(place, LoraFile(place / f"{form}.safetensors", SCALE)))
+    assert np.abs(made - picture(ReferencePipeline(base))).max() < 1e-5
 
 
 def test_what_does_not_fit_is_refused_in_a_line(place: Path, tmp_path: Path) -> None:
