@@ -153,7 +153,8 @@ def by_text(
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
 
     def look_up(texts: Sequence[str], wanted: int) -> Neighbors:
-        return kb.search(text=list(texts), k=wanted, mode=search_mode, where=where, min_score=min_score)
+        # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
+        return kb.search(text=list(texts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
 
     def search(wanted: int) -> Neighbors:
         found = look_up(prompts, wanted)
