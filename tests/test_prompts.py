@@ -111,7 +111,9 @@ def test_several_prompts_are_the_lines_of_a_file(random_rdm: Path, kb_path: Path
     run(*two, "--out", str(tmp_path / "two"))
     lines = [(tmp_path / name / "generation.jsonl").read_text() for name in ("file", "two")]
     assert lines[0] == lines[1]
-    assert [json.loads(line)["request"]["prompt"] for line in lines[0].splitlines()] == ["red apple"] * 2 + ["a green star"] * 2
+    assert [json.loads(line)["request"]["prompt"] for line in lines[0].splitlines()] == ["red apple"] * 2 + [
+        "a green star"
+    ] * 2
     for options, message in (
         (["--prompt", " "], "prompt 3 of 3"),
         (["--class", "ball"], "several --prompt"),
