@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One call to a lent GPU (see gpu_queue.py): `gpu_call.sh begin SECONDS` starts the plan, `more SECONDS [--last]` goes on.
+# One call to a lent GPU (see gpu_queue.py): `begin SECONDS PLANNED` starts a plan of so many seconds and waits for some
+# of them; `more SECONDS [--last]` goes on.
 set -u
 S=/tmp/bowerbird
 HERE=$(cd "$(dirname "$0")/.." && pwd)  # the code that runs; runs/, with the data, is in the folder of the call
@@ -13,7 +14,8 @@ if [ "$1" = begin ]; then
   cp -r "$HERE/src" "$HERE/benchmarks" $S/
   df -h /dev/shm | tail -1; free -g | head -2
   nvidia-smi --query-gpu=name,memory.total --format=csv,noheader; nproc
-  (cd $S && nohup setsid python3 benchmarks/gpu_queue.py --root $S/runs schedule ${3:-} >$S/out.log 2>&1 &)
+  (cd $S && nohup setsid python3 benchmarks/gpu_queue.py --root $S/runs schedule --seconds "$3" >$S/out.log 2>&1 &)
+  set -- "$1" "$2"
 fi
 cp -r "$HERE/src" "$HERE/benchmarks" $S/
 cd $S && timeout $(($2 + 20)) python3 benchmarks/gpu_queue.py --root $S/runs watch --seconds "$2" ${3:-} --out "$OUT"

@@ -1,13 +1,12 @@
-"""The queue of trainings (`train_queue.py`) on a lent GPU, side by side, in about twelve minutes and a few calls.
+"""The queue of trainings (`train_queue.py`) on a lent GPU, side by side, in about thirteen minutes and two calls.
 
 The machine is bare: torch, transformers and accelerate are there, diffusers and pydantic come along as wheels. At most
 64 MiB travel there, so the bundled weights stay here, and 64 MiB a call come back. What was started in the first call
 runs on between calls:
 
     mv src/bowerbird/models/bundled /tmp/bundled                                     # and back afterwards
-    bash benchmarks/gpu_call.sh begin 120                                            # the first call, for 120 seconds
-    bash benchmarks/gpu_call.sh more 300                                             # the next ones
-    bash benchmarks/gpu_call.sh more 250
+    bash benchmarks/gpu_call.sh begin 560 770      # the first call: a plan of 770 seconds, and 560 of them
+    bash benchmarks/gpu_call.sh more 200 --last    # the next, within half a minute; the plan ends with it
 
 with `carry` = runs/data, runs/wheels, runs/queue/autoencoder-8/model. Every call leaves in $OUT what was done since the
 last: models in pieces under 16 MiB (half precision, what several models share once), sheets.png, gpu.log. Afterwards:

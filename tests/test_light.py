@@ -42,6 +42,7 @@ def test_a_picture_from_the_command_line_imports_what_it_needs(kb_path: object, 
         "diffusers.models.autoencoders.autoencoder_rae",
         "lance_namespace_urllib3_client.api",
         "scipy.stats._stats_py",
+        "peft.config",
         "matplotlib",
         "cv2",
     )
@@ -65,6 +66,19 @@ def test_what_was_put_off_is_there_when_asked_for() -> None:
         "print(isinstance(network, OptimizedModule), network(torch.zeros(2, 1)).shape)"
     )
     assert run(code).splitlines() == ["0.5 DiTTransformer2DModel", "True torch.Size([2, 1])"]
+
+
+def test_adapters_are_seen_by_diffusers_although_peft_was_put_off() -> None:
+    pytest.importorskip("peft")
+    code = (
+        "from bowerbird.core import lazy_imports\nlazy_imports.install()\n"
+        "import sys, torch\nfrom diffusers import ModelMixin, ConfigMixin\n"
+        "from diffusers.loaders.lora_base import BaseTunerLayer\nprint('peft.config' in sys.modules)\n"
+        "from peft import LoraConfig, get_peft_model\n"
+        "network = get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(r=1, target_modules=['0']))\n"
+        "print(sum(isinstance(layer, BaseTunerLayer) for layer in network.modules()))"
+    )
+    assert run(code).split() == ["False", "1"]
 
 
 def test_imports_open_no_socket() -> None:

@@ -1,15 +1,15 @@
 """Parts of other libraries that a verb may never need are loaded when first needed.
 
 Most of the CPU time of one small picture from the command line was importing: every transformer that diffusers has, the
-REST client of LanceDB's cloud, the statistics of scipy, the compiler of torch. Only the command line does this, in its
-own process; `import bowerbird` leaves the import system as it is.
+REST client of LanceDB's cloud, the statistics of scipy, peft where it is installed, the compiler of torch. Only the
+command line does this, in its own process; `import bowerbird` leaves the import system as it is.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -22,6 +22,10 @@ LAZY = frozenset(
         "diffusers.models.transformers",
         "diffusers.models.unets",
         "lance_namespace_urllib3_client",
+        "peft",
+        "peft.helpers",
+        "peft.tuners",
+        "peft.tuners.tuners_utils",
         "scipy.stats",
         "torch._dynamo",
     }
@@ -35,14 +39,41 @@ def _as_it_is(marked: Any = None, *args: Any, **kwargs: Any) -> Any:
     return _as_it_is if marked is None else marked
 
 
+class _LateClass(type):
+    """The class of a class in a module that has not run: its instances are those of the real one, once it is there."""
+
+    place: tuple[str, str]
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        real = vars(sys.modules[cls.place[0]]).get(cls.place[1]) if cls.place[0] in sys.modules else None
+        return real is not None and real is not cls and isinstance(instance, real)
+
+
+def _late_class(module: str, name: str) -> type:
+    return _LateClass(name, (), {"place": (module, name)})
+
+
+def _late_function(module: str, name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with suppress(AttributeError):
+            getattr(sys.modules[module], "")  # no module has that: its code runs
+        return vars(sys.modules[module])[name](*args, **kwargs)
+
+    return call
+
+
 STAND_IN: dict[str, dict[str, Any]] = {
     "torch._dynamo": {
         **dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _as_it_is),
         "eval_frame": SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),
-    }
+    },
+    "peft": {"PeftModel": _late_class("peft", "PeftModel")},
+    "peft.helpers": {"disable_input_dtype_casting": _late_function("peft.helpers", "disable_input_dtype_casting")},
+    "peft.tuners.tuners_utils": {"BaseTunerLayer": _late_class("peft.tuners.tuners_utils", "BaseTunerLayer")},
 }
-"""What stands in a module before its code runs: decorators that mark something for a compiler, and the class of what
-was compiled. As long as nothing is compiled, they do nothing and nothing is of that class."""
+"""What stands in a module before its code runs: decorators that mark something for a compiler, the class of what was
+compiled, and that of adapters' layers. As long as nothing is compiled and no adapter is there, they do nothing and
+nothing is of these classes."""
 
 
 class _FirstUse(Loader):
