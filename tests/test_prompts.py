@@ -103,7 +103,7 @@ def test_only_what_is_missing_is_generated(
 
 
 def test_several_prompts_are_the_lines_of_a_file(random_rdm: Path, kb_path: Path, tmp_path: Path) -> None:
-    """Each --prompt has its pictures, in order; another option is given once, as the last would be taken silently."""
+    """Each --prompt has its pictures, in order; of another question the last would be taken silently."""
     base = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "-n", "2"]
     (tmp_path / "p.txt").write_text("red apple\na green star\n")
     run(*base, "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "file"))
@@ -119,7 +119,7 @@ def test_several_prompts_are_the_lines_of_a_file(random_rdm: Path, kb_path: Path
         (["--class", "ball"], "several --prompt"),
         (["--best-of", "2"], "one --prompt"),
         (["--prompts", "p.txt"], "leave out --prompt"),
-        (["--seed", "1", "--seed", "2"], "--seed is given 2 times"),
+        (["--where", "true", "--where", "style = 'flat'"], "--where is given 2 times"),
     ):
         _, said = run(*two, *options, "--out", str(tmp_path / "no"), expect=2)
         assert message in said

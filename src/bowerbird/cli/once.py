@@ -1,4 +1,5 @@
-"""An option that takes one value is given once: the parser would keep the last and pass over the others silently."""
+"""What is asked for is said once where one answer comes of it: the parser would keep the last, and pass over the others
+silently. Settings (steps, seed, folder) may be said again, as an alias or a script is used with another value."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ from typer.core import TyperCommand
 
 from bowerbird.core.errors import BowerbirdError
 
+ASKED = frozenset({"--class", "--image", "--instruction", "--kb", "--negative-prompt", "--prompt", "--prompts", "--where"})
+"""Options of which nobody expects the last to replace the others."""
+
 
 class OnceCommand(TyperCommand):
-    """A command that refuses an option of one value where it is given again."""
+    """A command that refuses one of `ASKED` where it is given again and takes one value."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         order = self.make_parser(ctx).parse_args(args=list(args))[2]
         for parameter in order:
-            takes_one = parameter.param_type_name == "option" and not getattr(parameter, "multiple", False)
-            if takes_one and not getattr(parameter, "is_flag", False) and order.count(parameter) > 1:
-                flag = max(parameter.opts, key=len)
+            flag = max(parameter.opts, key=len)
+            if flag in ASKED and not getattr(parameter, "multiple", False) and order.count(parameter) > 1:
                 raise BowerbirdError(f"{ctx.info_name}: {flag} is given {order.count(parameter)} times; give it once")
         return super().parse_args(ctx, args)
 
