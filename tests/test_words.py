@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from bowerbird import KnowledgeBase
-from bowerbird.knowledge.search import bm25, build
+from bowerbird.knowledge.search import bm25, build, typos
 from bowerbird.knowledge.search.words import name_words, query_words, whole, words
 from tests.faults.plain import PlainEncoder
+from tests.test_own_classes import run
 
 CAPTIONS = {
     "zh": ("北京烤鸭", "一盘北京烤鸭", "上海小笼包", "黒猫"),
@@ -147,3 +148,48 @@ def test_whole_texts() -> None:
     assert whole("it") != whole("the")
     assert whole("  …") == ""
     assert query_words("烤鸭") == ["烤鸭"]
+
+
+def test_near_words_are_those_of_the_exact_distance() -> None:
+    """Against the definition, letter by letter: a letter more, less, other, or two swapped."""
+
+    def edits(word: str) -> set[str]:
+        cuts = [(word[:n], word[n:]) for n in range(len(word) + 1)]
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        made = {a + b[1:] for a, b in cuts if b} | {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
+        return made | {a + c + b[n:] for a, b in cuts for c in letters for n in (0, 1) if n <= len(b)}
+
+    once = edits("ladybug")
+    known = typos.lexicon([*sorted(once), "ladybugsx", "yladbug", "fox", "img1234"])
+    assert typos.near_words(known, "ladybug") == {word: int(word != "ladybug") for word in once}
+    long = typos.lexicon(["butterfly", "butetfrly", "utterflies", "butter"])
+    assert typos.near_words(long, "butterfly") == {"butterfly": 0, "butetfrly": 2}
+    assert not typos.near_words(typos.lexicon(["烤鸭", "1234"]), "ladybug")
+
+
+def test_a_mistyped_word_is_found_and_said(tmp_path: Path) -> None:
+    """In both segments, scored below the word itself; never where an item has the word, and not when turned off."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    captions = ["red ladybug", "a boat", "goat", "red fox", "ladybugs, two of them", "café"]
+    for number, caption in enumerate(captions):
+        name = tmp_path / ("a" if number < 4 else "b") / f"{number}.png"
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(name)
+        name.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
+    kb.search(text="fox", k=1, mode="bm25")
+    kb.add(tmp_path / "b")
+    found = kb.search(text=["ladybgu", "ladybug", "boat", "caef", "xof", "1235"], k=3, mode="bm25")
+    assert set(found.captions[0][:2]) == {captions[0], captions[4]}
+    assert found.corrected == ({"ladybgu": ("ladybug",)}, {}, {}, {"caef": ("cafe",)}, {}, {})
+    assert found.captions[2] == ("a boat", "", "")
+    assert found.captions[3][0] == "café"
+    assert (found.scores[0, :2] < found.scores[1, :2]).all()
+    assert kb.search(text="ladybgu", k=1, mode="hybrid").captions[0][0] in (captions[0], captions[4])
+    assert not kb.search(text="ladybgu", k=1, mode="bm25", typos=False).mask.any()
+    kb.remove(where="caption LIKE '%boat%'")
+    assert kb.search(text="boat", k=1, mode="bm25").captions == (("goat",),)
+    shown, said = run("search", str(tmp_path / "kb"), "--text", "ladybgu", "--mode", "bm25", "--json")
+    assert json.loads(shown)["corrected"] == {"ladybgu": ["ladybug"]}
+    assert "'ladybgu'" in said
+    assert "'ladybug'" in said

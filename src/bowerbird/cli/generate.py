@@ -163,6 +163,14 @@ def generate(
             help="For a base model of diffusers: an IP-Adapter or FLUX Redux, .safetensors or .bin.",
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="For a base model: a LoRA's .safetensors in PEFT's, diffusers' or kohya's form; several are added.",
+        ),
+    ] = None,
     image_encoder: Annotated[
         Path | None,
         typer.Option("--image-encoder", metavar="DIR", help="The adapter's image encoder; default beside its file."),
@@ -258,9 +266,10 @@ def generate(
     if prompts is None and not several:
         output.check(out)
     signer = load_signer(sign_cert, sign_key)
-    from bowerbird.systems.reference_settings import Adapter
+    from bowerbird.systems.reference_settings import Adapter, parse_lora
 
-    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload)
+    changes = tuple(map(parse_lora, lora or ()))
+    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload, loras=changes)
     how = None if taking == Adapter() else taking
     if source is not None:
         _check_beside(context)
@@ -442,6 +451,7 @@ BESIDE_FROM = (
     "out",
     "sampler",
     "adapter",
+    "lora",
     "image_encoder",
     "offload",
     "sign_cert",

@@ -67,6 +67,10 @@ def search(
         typer.Option("--min-score", help="Leave out what is less similar: a cosine; with --mode bm25 a BM25 score."),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
+    typos: Annotated[
+        bool,
+        typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
+    ] = True,
     encoder: OpenEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     device: DeviceOption = "auto",
@@ -87,7 +91,8 @@ def search(
             kb,
             queries,
             mode,
-            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score},
+            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score}
+            | {"typos": typos},
             encoder,
             device,
         )
@@ -102,7 +107,7 @@ def search(
     options["min_score"] = min_score
     usual: np.ndarray | None = None
     if single is not None:
-        hits = opened.search(text=single, mode=mode, alpha=alpha, **options)
+        hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, **options)
         query: dict[str, Any] = {"text": single}
         if mode != "bm25" and (as_json or min_score is not None):
             usual = opened.similarities(text=single)
@@ -124,6 +129,9 @@ def search(
         hits = opened.search(query_mix=mix, **options)
         usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
+    corrected = _corrected(hits)
+    for word, others in corrected.items():
+        say(f"no item has {word!r}: searched for {' or '.join(map(repr, others))} (--no-typos: only as written)")
     results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
     if sheet is not None:
         from bowerbird.core import images
@@ -143,6 +151,7 @@ def search(
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
                 "query": query,
+                "corrected": corrected,
                 **({} if usual is None else {"usual_similarity": _usual(usual)}),
                 "results": results,
             }
@@ -185,6 +194,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                     "version": opened.version,
                     "mode": mode,
                     "query": {"text": text},
+                    "corrected": _corrected(hits, row),
                     "results": results,
                 },
                 indent=None,
@@ -251,6 +261,11 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
         "path": kb.name(item),
         "credit": credit_of(hits.metadata[row][column], kb.credit),
     }
+
+
+def _corrected(hits: Neighbors, row: int = 0) -> dict[str, list[str]]:
+    """The words of a query that no item has, with those searched in their place."""
+    return {word: list(others) for word, others in hits.corrected[row].items()} if hits.corrected else {}
 
 
 def _known(values: np.ndarray | None, row: int, column: int) -> float | None:

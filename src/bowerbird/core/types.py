@@ -78,8 +78,9 @@ class Neighbors:
     zero where absent, d = 0 where they are not known; `captions` and `metadata`, Q rows of K; `weights` float32 `(Q,
     K)`, how much each counts (None: as retrieved, 1 each); `measures`: what else is known of each, by name, float32
     `(Q, K)` (`similarity`: cosine to the query; `bm25`), NaN where it is not; `queries`: the text of each row, "" where
-    it was none, empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None where pictures
-    are not at hand. Raises: BowerbirdError when the shapes do not agree.
+    it was none, empty when that is not known; `corrected`: for each row, words of the text that no item has and those
+    searched in their place, empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None
+    where pictures are not at hand. Raises: BowerbirdError when the shapes do not agree.
     """
 
     ids: np.ndarray
@@ -90,6 +91,7 @@ class Neighbors:
     weights: np.ndarray | None = None
     measures: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     queries: tuple[str, ...] = ()
+    corrected: tuple[Mapping[str, tuple[str, ...]], ...] = field(default=(), compare=False)
     load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
         default=None, compare=False, repr=False
     )
@@ -184,6 +186,7 @@ class Neighbors:
             weights=None if self.weights is None else self.weights[index],
             measures={name: values[index] for name, values in self.measures.items()},
             queries=tuple(self.queries[i] for i in index) if self.queries else (),
+            corrected=tuple(self.corrected[i] for i in index) if self.corrected else (),
             phrases=tuple(self.phrases[i] for i in index) if self.phrases else (),
             regions=None if self.regions is None else self.regions[index],
         )
@@ -299,6 +302,7 @@ class Neighbors:
             metadata=tuple(a + b for a, b in zip(first.metadata, second.metadata, strict=True)),
             weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
             queries=second.queries,
+            corrected=second.corrected,
             load_images=_pictures_of_both(first, second),
             phrases=tuple(a + b for a, b in zip(_phrases(first), _phrases(second), strict=True))
             if first.phrases or second.phrases
@@ -321,6 +325,9 @@ class Neighbors:
             metadata=tuple(row for part in parts for row in part.metadata),
             weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
+            corrected=tuple(row for part in parts for row in part.corrected)
+            if all(len(part.corrected) == len(part) for part in parts)
+            else (),
             load_images=parts[0].load_images,
             phrases=tuple(row for part in parts for row in _phrases(part)) if any(p.phrases for p in parts) else (),
             regions=np.concatenate([_regions(part) for part in parts])

@@ -29,6 +29,7 @@ from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_o
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
+from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
 
 if TYPE_CHECKING:
@@ -458,6 +459,7 @@ class KnowledgeBase:
         alpha: float | None = None,
         diversity: float = 0.0,
         min_score: float | None = None,
+        typos: bool = True,
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights. k None: 4, or as many as there are.
@@ -467,7 +469,8 @@ class KnowledgeBase:
         match; `mixed` compares the query, a picture too, with the mean of picture and caption. `exact` compares with
         every item, whatever the index. `diversity` from 0 to 1 prefers results unlike those before (maximal marginal
         relevance). `min_score` leaves out what is less similar to the query: a cosine,
-        or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). Queries by id
+        or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). `typos`: a word
+        that no item has is searched as those near to it, which count less (`corrected` of the result). Queries by id
         leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
@@ -512,11 +515,13 @@ class KnowledgeBase:
                 allowed=allowed,
                 exact=exact,
                 alpha=alpha,
+                typos=typos,
             )
             found, vectors, words = answer.found, answer.vectors, answer.words
+            corrected = tuple(map(shown, answer.near))
         else:
             own = self._rows_of(ids) if ids is not None else None
-            vectors, words = self._vectors(images, embeddings, own, query_mix), None
+            vectors, words, corrected = self._vectors(images, embeddings, own, query_mix), None, ()
             alone = own is None or include_self
             least = wanted if alone else min(wanted + 1, len(self))
             depth = min(len(self), max(50, 2 * least)) if mode == "mixed" else least
@@ -529,7 +534,7 @@ class KnowledgeBase:
         if min_score is not None:
             found = query.at_least(found, measures.get("similarity", measures.get("bm25", found[1])), min_score)
             measures = query.measure(snapshot, found[0], vectors, words)
-        return replace(self._neighbors(*found), queries=tuple(texts), measures=measures)
+        return replace(self._neighbors(*found), queries=tuple(texts), corrected=corrected, measures=measures)
 
     def similarities(
         self,

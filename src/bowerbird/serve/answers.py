@@ -155,6 +155,7 @@ class Hits(BaseModel):
     version: int
     mode: str
     ms: float
+    corrected: dict[str, list[str]]
     results: list[Hit]
 
 

@@ -218,6 +218,7 @@ class SearchRequest(Strict):
     diversity: Share = 0.0
     alpha: Share | None = None
     min_score: Annotated[float, Field(ge=-1, le=1000)] | None = None
+    typos: bool = True
 
     @field_validator("item", mode="before")
     @classmethod

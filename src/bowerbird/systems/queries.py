@@ -146,7 +146,8 @@ def by_text(
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
 
     def search(wanted: int) -> Neighbors:
-        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where, min_score=min_score)
+        # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
+        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
             raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)

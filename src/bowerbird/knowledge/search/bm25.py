@@ -14,6 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bowerbird.core import files
 from bowerbird.core.text import parse_json
 from bowerbird.core.types import ABSENT
 from bowerbird.data.captions import EVERY as CAPTIONS
+from bowerbird.knowledge.search import typos
 from bowerbird.knowledge.search.words import exact, name_words, query_words, whole, whole_of, words
 
 K1, B = 1.5, 0.75
@@ -70,6 +72,19 @@ class Words:
             if at is None or at + 1 >= len(self.starts)
             else slice(int(self.starts[at]), int(self.starts[at + 1]))
         )
+
+    @cached_property
+    def lexicon(self) -> typos.Lexicon:
+        """The words that a mistyped one may mean, those of file names too."""
+        return typos.lexicon(dict.fromkeys(word.removeprefix(NAME) for word in self.vocabulary))
+
+    def count(self, word: str, live: np.ndarray | None) -> int:
+        """How many rows have a word, in their caption, tags or name; of the boolean rows `live` where they are
+        given."""
+        spans = [self.span(place) for place in (word, NAME + word)]
+        if live is None:
+            return sum(span.stop - span.start for span in spans)
+        return sum(int(live[self.rows_of[span]].sum()) for span in spans)
 
     def same(self, text: str) -> np.ndarray:
         """The rows whose whole caption is this one, in their order."""
@@ -281,20 +296,28 @@ def build_like(
 
 
 def best_rows(
-    index: Words, text: str, k: int, allowed: np.ndarray | None = None, ids: np.ndarray | None = None
+    index: Words,
+    text: str,
+    k: int,
+    allowed: np.ndarray | None = None,
+    ids: np.ndarray | None = None,
+    near: typos.Near | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word; equal
-    ones by the `ids` of the rows, or by row; -1 pads. Captions that are the text come first (`lift`)."""
+    """The k best `(rows, scores)`, each `(k,)`, among the boolean rows `allowed`; only items that share a word, or one
+    of those `near` it; equal ones by the `ids` of the rows, or by row; -1 pads. Captions that are the text come first
+    (`lift`)."""
     rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
     asked = [place for word in dict.fromkeys(query_words(text)) for place in (word, NAME + word)]
     spans = [span for word in asked if (span := index.span(word)).stop > span.start]
     same = index.score_of_same(text)
-    if k < 1 or not (spans or len(same[0])):
+    if k < 1 or not (spans or near or len(same[0])):
         return rows, best
     scores = np.zeros(index.documents, np.float32)
     scores[same[0]] += same[1]
     for span in spans:  # a word has each row once, so no sum is lost
         scores[index.rows_of[span]] += index.data[span]
+    for others in (near or {}).values():
+        scores += _near_scores(index, others)
     if allowed is not None:
         scores *= allowed
     found = np.flatnonzero(scores > 0)
@@ -307,6 +330,17 @@ def best_rows(
     found = found[np.lexsort((found if ids is None else ids[found], -scores[found]))][:k]
     rows[: len(found)], best[: len(found)] = found, scores[found]
     return rows, best
+
+
+def _near_scores(index: Words, others: Mapping[str, float]) -> np.ndarray:
+    """What words searched in place of one add to each row's score `(n,)`: the best of them, as if it stood there
+    alone."""
+    scores = np.zeros(index.documents, np.float32)
+    for other, weight in others.items():
+        for span in (index.span(other), index.span(NAME + other)):
+            rows = index.rows_of[span]
+            scores[rows] = np.maximum(scores[rows], np.float32(weight) * index.data[span])
+    return scores
 
 
 def lift(scores: np.ndarray, closeness: np.ndarray) -> np.ndarray:

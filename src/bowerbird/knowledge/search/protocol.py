@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from bowerbird.knowledge.search.typos import Near
+
 
 class Searchable(Protocol):
     """The items of a store at one version, by row number: the contract of a store's `snapshot`.
@@ -57,9 +59,16 @@ class Searchable(Protocol):
         None): inner products, with unit vectors where the knowledge base normalizes. `exact`: miss none."""
         ...
 
-    def words(self, text: str, k: int, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def near_words(self, text: str) -> Near:
+        """For each word of `text` that no item has, those that it may mean (`search.typos`); {} where a store cannot
+        say."""
+        ...
+
+    def words(
+        self, text: str, k: int, allowed: Any = None, *, near: Near | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(k,)`, by BM25 (`search.words.words` of captions and tags); only items
-        that share a word with `text`."""
+        that share a word with `text`, or have one of those `near` it."""
         ...
 
 

@@ -13,6 +13,7 @@ from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.columns import clean
 from bowerbird.knowledge.search import dense, fusion
 from bowerbird.knowledge.search.protocol import Searchable
+from bowerbird.knowledge.search.typos import Near
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,16 +27,18 @@ SAMPLE = 1000
 @dataclass(frozen=True)
 class TextResult:
     """`found`: `(rows, scores)`, each `(Q, k)`; what it was found by: the raw `vectors` `(Q, d)` of the texts, and the
-    best `(rows, scores)` by words. None for what the mode does not look at."""
+    best `(rows, scores)` by words. None for what the mode does not look at. `near`: for each text, which words were
+    searched in place of those that no item has."""
 
     found: Found
     vectors: np.ndarray | None = None
     words: Found | None = None
+    near: tuple[Near, ...] = ()
 
 
-def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any) -> Found:
+def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any, near: Sequence[Near]) -> Found:
     """`(rows, scores)`, each `(Q, k)`, by BM25."""
-    pairs = [snapshot.words(text, k, allowed) for text in texts]
+    pairs = [snapshot.words(text, k, allowed, near=others) for text, others in zip(texts, near, strict=True)]
     return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
 
@@ -50,30 +53,33 @@ def by_text(
     allowed: Any,
     exact: bool,
     alpha: float | None = None,
+    typos: bool = True,
 ) -> TextResult:
     """The k best for each text: `dense`, `bm25`, `mixed` (see `mixed`), or `hybrid`, which fuses both rankings, the
     dense one led by the words.
 
-    `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones.
+    `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones. `typos`: search
+    near words in place of those that no item has.
     """
+    near = tuple(snapshot.near_words(text) if typos and mode != "dense" else {} for text in texts)
     if mode == "bm25" or encoder is None:
-        words = by_words(snapshot, texts, k, allowed)
-        return TextResult(words, words=words)
+        words = by_words(snapshot, texts, k, allowed, near)
+        return TextResult(words, words=words, near=near)
     vectors = encoder.embed_text(texts)
     if mode == "dense":
         return TextResult(snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact), vectors)
     depth = min(len(snapshot), max(50, 2 * k))
-    words = by_words(snapshot, texts, depth, allowed)
+    words = by_words(snapshot, texts, depth, allowed, near)
     if mode == "mixed":
         looks = snapshot.dense(dense.prepare(vectors, normalize), depth, allowed, exact=exact)
-        return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words)
+        return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words, near)
     looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
     if alpha is None:
         fused = [fusion.reciprocal_rank_fusion([words[0][q], looks[0][q]], k) for q in range(len(texts))]
     else:
         pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
         fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
-    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words)
+    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words, near)
 
 
 def mixed(snapshot: Searchable, encoder: Encoder, vectors: np.ndarray, candidates: list[np.ndarray], k: int) -> Found:

@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from bowerbird.core.types import ABSENT
-from bowerbird.knowledge.search import bm25, dense
+from bowerbird.knowledge.search import bm25, dense, typos
 from bowerbird.knowledge.search.ann import K as MEASURED_K
 from bowerbird.knowledge.search.segment import Segment
+from bowerbird.knowledge.search.typos import Near
+from bowerbird.knowledge.search.words import query_words
 
 FEW = 20_000
 """Up to so many allowed rows are compared one by one; an index would look where they are not."""
@@ -148,8 +150,23 @@ class Snapshot:
             found[0][short], found[1][short] = rows, scores
         return found
 
-    def words(self, text: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k best `(rows, scores)`, each `(k,)`, by the words of `text`."""
+    def near_words(self, text: str) -> Near:
+        """For each word of `text` that no item has, those of the index that it may mean."""
+        parts = ((self.main.words, None if self.whole else self.live), (self.tail.words, None))
+        indexes = [(index, live) for index, live in parts if index is not None]
+        chosen: dict[str, dict[str, float]] = {}
+        for word in dict.fromkeys(query_words(text)):
+            if not typos.may_be_mistyped(word) or any(index.count(word, live) for index, live in indexes):
+                continue
+            near = {other: d for index, _ in indexes for other, d in typos.near_words(index.lexicon, word).items()}
+            counts = {other: sum(index.count(other, live) for index, live in indexes) for other in near}
+            chosen[word] = typos.choose(word, {other: d for other, d in near.items() if counts[other]}, counts)
+        return {word: others for word, others in chosen.items() if others}
+
+    def words(
+        self, text: str, k: int, allowed: np.ndarray | None = None, *, near: Near | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)`, each `(k,)`, by the words of `text`, and by those `near` them."""
         cut = len(self.main)
         parts, closeness = [], []
         for segment, start, always in ((self.main, 0, None if self.whole else self.live), (self.tail, cut, None)):
@@ -159,7 +176,7 @@ class Snapshot:
             if allowed is not None:
                 mask = np.zeros(len(segment), bool)
                 mask[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
-            rows, scores = bm25.best_rows(segment.words, text, k, mask, segment.ids)
+            rows, scores = bm25.best_rows(segment.words, text, k, mask, segment.ids, near)
             there = rows != ABSENT
             closeness.append(segment.words.closeness(rows[there], text))
             parts.append((rows[there] + start, scores[there]))

@@ -279,7 +279,14 @@ async def search(kb: str, body: schemas.SearchRequest, server: Here) -> Any:
         }
         for item, c in zip(described, columns, strict=True)
     ]
-    return {"version": found.version, "mode": mode, "ms": round(spent * 1000, 2), "results": results}
+    corrected = hits.corrected[0] if hits.corrected else {}
+    return {
+        "version": found.version,
+        "mode": mode,
+        "ms": round(spent * 1000, 2),
+        "corrected": corrected,
+        "results": results,
+    }
 
 
 def _measure(values: Any, column: int) -> float | None:
@@ -292,7 +299,7 @@ def _search(server: Server, name: str, kb: KnowledgeBase, body: schemas.SearchRe
     options: dict[str, Any] = {"k": min(body.k, max(1, len(kb))), "where": body.where, "diversity": body.diversity}
     options["min_score"] = body.min_score
     if body.text is not None:
-        return kb.search(text=body.text, mode=body.mode, alpha=body.alpha, **options), body.mode
+        return kb.search(text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, **options), body.mode
     if body.item is not None:
         return kb.search(ids=[int(body.item)], **{**options, "k": max(1, min(body.k, len(kb) - 1))}), "dense"
     if body.upload is not None:

@@ -129,7 +129,8 @@ def _candidates(
 ) -> _Candidates:
     """The items that a search finds for any of the phrases, each scored for all of them."""
     queries = [phrase.query for phrase in phrases]
-    hits = kb.search(text=queries, k=min(settings.candidates, len(kb)), mode=settings.search_mode, where=settings.where)
+    k = min(settings.candidates, len(kb))
+    hits = kb.search(text=queries, k=k, mode=settings.search_mode, where=settings.where, typos=False)
     out = {ABSENT, *exclude}
     ids = [item for item in dict.fromkeys(hits.ids.T.ravel().tolist()) if item not in out]
     if not ids:

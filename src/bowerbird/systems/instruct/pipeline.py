@@ -191,7 +191,12 @@ class InstructPipeline(System):
         names = [named_thing(text) for text in instructions]
         asked = [text if name is None else name for text, name in zip(instructions, names, strict=True)]
         hits = kb.search(
-            text=asked, k=k, mode=request.search_mode or "hybrid", where=request.where, min_score=request.min_score
+            text=asked,
+            k=k,
+            mode=request.search_mode or "hybrid",
+            where=request.where,
+            min_score=request.min_score,
+            typos=False,
         )
         named = np.array([[name is not None] * hits.k for name in names])
         return replace(

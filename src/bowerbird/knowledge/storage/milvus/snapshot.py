@@ -11,6 +11,7 @@ import numpy as np
 
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import bm25, words
+from bowerbird.knowledge.search.typos import Near
 from bowerbird.knowledge.storage.milvus.client import one_line_errors
 
 if TYPE_CHECKING:
@@ -134,7 +135,13 @@ class MilvusSnapshot:
             )
         return self._rank(found, k)
 
-    def words(self, text: str, k: int, allowed: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def near_words(self, text: str) -> Near:
+        """None: Milvus does not say which words it has."""
+        return {}
+
+    def words(
+        self, text: str, k: int, allowed: str | None = None, *, near: Near | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(k,)`, by the words of `text`; only items that share one."""
         query = query_words(text)
         if not query:
