@@ -8,7 +8,9 @@ from typer.core import TyperCommand
 
 from bowerbird.core.errors import BowerbirdError
 
-ASKED = frozenset({"--class", "--image", "--instruction", "--kb", "--negative-prompt", "--prompt", "--prompts", "--where"})
+ASKED = frozenset(
+    {"--class", "--image", "--instruction", "--kb", "--negative-prompt", "--prompt", "--prompts", "--where"}
+)
 """Options of which nobody expects the last to replace the others."""
 
 
