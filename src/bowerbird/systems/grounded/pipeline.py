@@ -326,6 +326,9 @@ class ReferencePipeline(WrappedPipeline):
         output_type: str,
     ) -> dict[str, Any]:
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+        for name, edge in (("height", height), ("width", width)):
+            if edge is not None and not 1 <= edge <= common.MOST_EDGE:
+                raise BowerbirdError(f"{name} is from 1 to {common.MOST_EDGE} pixels; got {edge}")
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         if self.injector is not None and self.injector.capabilities.takes == "pictures":
