@@ -196,6 +196,7 @@ class ReferencePipeline(WrappedPipeline):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -236,7 +237,13 @@ class ReferencePipeline(WrappedPipeline):
         )
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        how = {
+            "k": k,
+            "search_mode": search_mode,
+            "where": where,
+            "allow_no_neighbors": allow_no_neighbors,
+            "rerank": rerank,
+        }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -319,6 +326,9 @@ class ReferencePipeline(WrappedPipeline):
         output_type: str,
     ) -> dict[str, Any]:
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+        for name, edge in (("height", height), ("width", width)):
+            if edge is not None and not 1 <= edge <= common.MOST_EDGE:
+                raise BowerbirdError(f"{name} is from 1 to {common.MOST_EDGE} pixels; got {edge}")
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         if self.injector is not None and self.injector.capabilities.takes == "pictures":
