@@ -167,3 +167,40 @@ def test_a_record_asks_for_the_same_loras(place: Path, tmp_path: Path) -> None:
         assert isinstance(refused.exception, BowerbirdError)
         assert "give the same" in str(refused.exception)
     assert not (tmp_path / "refused").exists()
+
+
+def test_names_of_text_encoders_and_of_older_files(place: Path, tmp_path: Path) -> None:
+    """With and without `text_model`, attention's processors of diffusers before 0.20, and PEFT's own folder."""
+
+    def pair(name: str, down: str, up: str, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {f"{name}{down}.weight": torch.ones(2, shape[1]), f"{name}{up}.weight": torch.ones(shape[0], 2)}
+
+    base, wide = opened(place).base, 2 * doubles.CONTEXT
+    layer = "encoder.layers.1.self_attn.q_proj"
+    block = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    text = (doubles.CONTEXT, doubles.CONTEXT)
+    files = {
+        "old": pair(f"text_encoder.text_model.{layer}", ".lora_linear_layer.down", ".lora_linear_layer.up", text),
+        "new": pair(f"text_encoder.{layer}", ".lora_A", ".lora_B", text),
+        "kohya": pair(f"lora_te_text_model_{layer.replace('.', '_')}", ".lora_down", ".lora_up", text),
+        "processor": pair(f"unet.{block}.processor.to_out", "_lora.down", "_lora.up", (wide, wide)),
+        "adapter_model": pair(f"base_model.model.{block}.to_q", ".lora_A", ".lora_B", (wide, wide)),
+    }
+    (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 6, "use_rslora": false}')
+    for name, tensors in files.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        pipe = opened(place, LoraFile(tmp_path / f"{name}.safetensors", 0.5))
+        part, _, rest = pipe.loras[0].matched[0].partition(".")
+        changed = getattr(pipe.base, part).get_submodule(rest).weight - getattr(base, part).get_submodule(rest).weight
+        # two ones times two ones, at half: 1; PEFT's settings beside the file say three times that
+        assert torch.allclose(changed, torch.full_like(changed, 3.0 if name == "adapter_model" else 1.0), atol=1e-5)
+        assert pipe.loras[0].ignored == ()
+
+
+def test_a_header_of_strangers_is_refused_in_a_line(place: Path, tmp_path: Path) -> None:
+    own = load_file(place / "peft.safetensors")
+    for text in ("{", '{"unet.lora_alpha": "x"}', '{"unet.alpha_pattern": [1]}', '{"unet.lora_alpha": 1e999}'):
+        save_file(own, tmp_path / "odd.safetensors", {"lora_adapter_metadata": text})
+        with pytest.raises(BowerbirdError, match=r"damaged|sound|number") as found:
+            opened(place, LoraFile(tmp_path / "odd.safetensors"))
+        assert "\n" not in str(found.value)
