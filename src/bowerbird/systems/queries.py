@@ -147,7 +147,15 @@ def by_text(
 
     def search(wanted: int) -> Neighbors:
         # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
-        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
+        found = kb.search(
+            text=list(prompts),
+            k=wanted,
+            mode=search_mode,
+            where=where,
+            min_score=min_score,
+            typos=False,
+            operators=False,
+        )
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
             raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
