@@ -102,6 +102,31 @@ def test_only_what_is_missing_is_generated(
     assert "longer list of prompts" in run(*command, expect=2)[1]
 
 
+def test_several_prompts_are_the_lines_of_a_file(random_rdm: Path, kb_path: Path, tmp_path: Path) -> None:
+    """Each --prompt has its pictures, in order; of another question the last would be taken silently."""
+    base = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "-n", "2"]
+    (tmp_path / "p.txt").write_text("red apple\na green star\n")
+    run(*base, "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "file"))
+    two = [*base, "--prompt", "red apple", "--prompt", "a green star"]
+    run(*two, "--out", str(tmp_path / "two"))
+    lines = [(tmp_path / name / "generation.jsonl").read_text() for name in ("file", "two")]
+    assert lines[0] == lines[1]
+    assert [json.loads(line)["request"]["prompt"] for line in lines[0].splitlines()] == ["red apple"] * 2 + [
+        "a green star"
+    ] * 2
+    for options, message in (
+        (["--prompt", " "], "prompt 3 of 3"),
+        (["--class", "ball"], "several --prompt"),
+        (["--best-of", "2"], "one --prompt"),
+        (["--prompts", "p.txt"], "leave out --prompt"),
+        (["--where", "true", "--where", "style = 'flat'"], "--where is given 2 times"),
+    ):
+        _, said = run(*two, *options, "--out", str(tmp_path / "no"), expect=2)
+        assert message in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_folder_of_something_else_is_refused(prompts: Path, random_rdm: Path, kb_path: Path, tmp_path: Path) -> None:
     base = ["generate", str(random_rdm), "--kb", str(kb_path), "--prompts", str(prompts), "--out"]
     Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")

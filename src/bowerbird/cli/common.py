@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bowerbird.data.report import SourceReport
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.reference_settings import Adapter
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
@@ -132,6 +133,7 @@ FLAGS = {
         "key",
         "kinds",
         "layers",
+        "lora",
         "max_pixels",
         "max_similarity",
         "memory",
@@ -256,7 +258,10 @@ def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter
     from bowerbird.systems.loading import load_pipeline
 
     quiet_libraries()
-    return load_pipeline(model, pick_device(device), dtype, adapter)
+    pipe = load_pipeline(model, pick_device(device), dtype, adapter)
+    for lora in cast("ReferencePipeline", pipe).loras if adapter is not None and adapter.loras else ():
+        say(lora.line())
+    return pipe
 
 
 def tracker(bar: ProgressBar, description: str, total: int) -> Progress:

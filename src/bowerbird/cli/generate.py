@@ -46,7 +46,9 @@ def generate(
     ] = None,
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     encoder: OpenEncoderOption = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What to generate.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to generate; several as if they were lines of --prompts.")
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +74,7 @@ def generate(
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", "--num-images", help="How many pictures; default 4, of each of --prompts 1.", min=1),
+        typer.Option("-n", "--num-images", help="How many pictures; default 4, of each of several prompts 1.", min=1),
     ] = None,
     steps: Annotated[
         str | None,
@@ -131,6 +133,13 @@ def generate(
             "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
         ),
     ] = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank/--no-rerank",
+            help="Leave out neighbors that contradict a color of the prompt, where others agree with it.",
+        ),
+    ] = True,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -159,6 +168,14 @@ def generate(
             "--adapter",
             metavar="FILE",
             help="For a base model of diffusers: an IP-Adapter or FLUX Redux, .safetensors or .bin.",
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="For a base model: a LoRA's .safetensors in PEFT's, diffusers' or kohya's form; several are added.",
         ),
     ] = None,
     image_encoder: Annotated[
@@ -252,12 +269,14 @@ def generate(
         raise BowerbirdError("generate: give --out DIR, the folder for the pictures")
     from bowerbird.systems import output
 
-    if prompts is None:
+    several = tuple(prompt or ()) if prompt is not None and len(prompt) > 1 else ()
+    if prompts is None and not several:
         output.check(out)
     signer = load_signer(sign_cert, sign_key)
-    from bowerbird.systems.reference_settings import Adapter
+    from bowerbird.systems.reference_settings import Adapter, parse_lora
 
-    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload)
+    changes = tuple(map(parse_lora, lora or ()))
+    taking = Adapter(adapter=adapter, image_encoder=image_encoder, fit=fit, offload=offload, loras=changes)
     how = None if taking == Adapter() else taking
     if source is not None:
         _check_beside(context)
@@ -267,7 +286,7 @@ def generate(
         raise BowerbirdError(
             "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
         )
-    if not (prompt is not None or image or class_name is not None or unconditional or reference or prompts):
+    if not (prompt or image or class_name is not None or unconditional or reference or prompts):
         raise BowerbirdError(
             "generate: say what: --prompt TEXT, --prompts FILE, --image F, --class C, --unconditional, or --reference F"
         )
@@ -280,13 +299,13 @@ def generate(
     from bowerbird.systems import generation, jobs, records, refinement, reranking
 
     job = jobs.Job(
-        prompt=prompt,
+        prompt=prompt[0] if prompt else None,
         images=tuple(image or ()),
         class_name=class_name,
         unconditional=unconditional,
         references=tuple(reference or ()),
         captions=tuple(caption or ()),
-        n=n or (4 if prompts is None else 1),
+        n=n or (4 if prompts is None and not several else 1),
         seed=seed,
         k=k,
         weights=tuple(numbers(weights, "--weights")),
@@ -298,6 +317,7 @@ def generate(
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
+        rerank=rerank,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -326,10 +346,10 @@ def generate(
         max_passes=max_passes,
     )
     guard.check_policy(on_copy)
-    if best_of > 1 and (prompt is None or prompts is not None or critic is not None):
+    if best_of > 1 and (not prompt or several or prompts is not None or critic is not None):
         raise BowerbirdError("generate: --best-of goes with one --prompt, without --prompts and --critic")
-    if prompts is not None:
-        _series(prompts, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
+    if prompts is not None or several:
+        _series(prompts, several, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
@@ -340,6 +360,8 @@ def generate(
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
+    for note in dict.fromkeys(note for row in hits.notes for note in row):
+        say(note)
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
         say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
@@ -376,7 +398,8 @@ def generate(
 
 
 def _series(
-    prompts: Path,
+    prompts: Path | None,
+    several: tuple[str, ...],
     usual: Job,
     model: str,
     kb: str | None,
@@ -389,21 +412,31 @@ def _series(
     as_json: bool,
     signer: Signer | None,
 ) -> None:
-    """Every line of a file of prompts, with one model."""
+    """Every line of a file of prompts, or every one of `several`, with one model."""
     from bowerbird.data.report import SourceReport
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
     if usual.critic is not None:
-        raise BowerbirdError("generate: --critic looks at the pictures of one --prompt; leave it out with --prompts")
-    if usual.prompt or usual.images or usual.class_name or usual.unconditional:
+        raise BowerbirdError(
+            "generate: --critic looks at the pictures of one --prompt; leave it out with --prompts and several --prompt"
+        )
+    if prompts is None and (usual.images or usual.class_name or usual.unconditional):
+        raise BowerbirdError(
+            "generate: several --prompt are what to generate; leave out --image, --class and --unconditional, or give"
+            " one --prompt"
+        )
+    if prompts is not None and (several or usual.prompt or usual.images or usual.class_name or usual.unconditional):
         raise BowerbirdError(
             "generate: --prompts says in each line what to generate; leave out --prompt, --image, --class and"
             " --unconditional"
         )
     passed_over = SourceReport()
-    work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=passed_over)
+    if prompts is None:
+        work = prompt_file.make_jobs(several, usual, has_kb=kb is not None)
+    else:
+        work = prompt_file.read_jobs(prompts, usual, has_kb=kb is not None, report=passed_over)
     say_source(passed_over)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
     pipe = open_model(model, device, dtype, adapter)
@@ -428,6 +461,7 @@ BESIDE_FROM = (
     "out",
     "sampler",
     "adapter",
+    "lora",
     "image_encoder",
     "offload",
     "sign_cert",

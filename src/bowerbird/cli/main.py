@@ -31,6 +31,7 @@ from bowerbird.cli import (
     inspect,
     kb,
     models,
+    once,
     reproduce,
     search,
     serve,
@@ -81,6 +82,8 @@ app.add_typer(imports.app, name="import")
 app.command("export")(export.export)
 app.command("models")(models.models)
 app.command("doctor")(models.doctor)
+
+once.refuse_repeated(app)
 
 
 def start_lightly() -> None:

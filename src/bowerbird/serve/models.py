@@ -103,7 +103,7 @@ def adapter_of(facts: Mapping[str, Any]) -> Adapter:
 
 def facts_of(adapter: Adapter) -> dict[str, Any]:
     """An adapter as JSON fields."""
-    return {key: str(value) for key, value in asdict(adapter).items() if value is not None}
+    return {key: str(value) for key, value in asdict(adapter).items() if value}
 
 
 def _id(name: str, folder: Path | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,11 @@ def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | 
     if adapter is not None:
         if not kind.loads_in_dtype:
             raise BowerbirdError(
-                f"model {name!r} is a {kind.__name__}, which reads neighbors by itself; `adapter` is for base models of"
-                " diffusers, see docs/your-model.md"
+                f"model {name!r} is a {kind.__name__}, which reads neighbors by itself; `adapter` and `lora` are for"
+                " base models of diffusers, see docs/your-model.md"
             )
-        options = {key: value for key, value in asdict(adapter).items() if value is not None}
+        said = {field.name: getattr(adapter, field.name) for field in fields(adapter)}
+        options = {key: value for key, value in said.items() if value}
     if kind.loads_in_dtype:
         import torch
 

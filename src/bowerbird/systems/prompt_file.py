@@ -7,7 +7,7 @@ have written the file: entries are checked and bounded, and a name in it loads n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,22 @@ ALIASES = {
     "cfg": "guidance_scale",
 }
 """Other names of entries, by which people know them."""
+
+
+def make_jobs(prompts: Sequence[str], usual: Job, *, has_kb: bool) -> list[Job]:
+    """A job for each of `prompts`, in order, and `usual` in all else.
+
+    Raises: BowerbirdError naming the first that cannot be done.
+    """
+    jobs = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            job = _job({"prompt": prompt}, usual, Path())
+            check(job, has_kb=has_kb)
+        except BowerbirdError as error:
+            raise BowerbirdError(f"prompt {number} of {len(prompts)}: {error}") from error
+        jobs.append(job)
+    return jobs
 
 
 def read_jobs(path: Path, usual: Job, *, has_kb: bool, report: SourceReport | None = None) -> list[Job]:
@@ -174,7 +190,7 @@ READ: dict[str, Read] = {
     **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
     "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
-    "unconditional": _switch,
+    **dict.fromkeys(("unconditional", "rerank"), _switch),
     "n": _whole(1, 1000),
     "k": _whole(0, 1000),
     "seed": _whole(0, LARGEST),

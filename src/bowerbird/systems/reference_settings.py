@@ -6,6 +6,7 @@ numpy and torch stay out, so that the command line reads it in no time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +24,44 @@ SCALE = 0.6
 MOST_SCALE = 10.0
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA's file, and how strongly it changes the base: 0 not at all, 1 as it was trained. Raises: BowerbirdError
+    for a scale out of range."""
+
+    path: Path
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and abs(self.scale) <= MOST_SCALE):
+            raise BowerbirdError(
+                f"LoRA {str(self.path)!r}: its scale is from {-MOST_SCALE:g} to {MOST_SCALE:g}, mostly 1; got"
+                f" {self.scale:g}"
+            )
+
+
+def parse_lora(text: str) -> LoraFile:
+    """`FILE` or `FILE:scale`. Raises: BowerbirdError for a scale that is no number, or out of range."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists() or not scale or "/" in scale or "\\" in scale:
+        return LoraFile(Path(text))
+    try:
+        return LoraFile(Path(path), float(scale))
+    except ValueError as error:
+        raise BowerbirdError(f"LoRA {text!r}: {scale!r} is no scale; write FILE, or FILE:0.8") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """How a base model takes references, see `ReferencePipeline`: the `adapter`'s file, the folder of its
-    `image_encoder`, how pictures `fit`; and whether weights `offload` to main memory (`model`, `sequential`)."""
+    `image_encoder`, how pictures `fit`; whether weights `offload` to main memory (`model`, `sequential`); and the
+    `loras` that change it."""
 
     adapter: Path | None = None
     image_encoder: Path | None = None
     fit: str | None = None
     offload: str | None = None
+    loras: tuple[LoraFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

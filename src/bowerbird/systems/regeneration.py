@@ -109,6 +109,12 @@ class _Adapter(_Part):
     hash: Name
 
 
+class _Lora(_Part):
+    name: Name
+    hash: Name
+    scale: Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE)]
+
+
 class _References(_Part):
     injector: Name | None = None
     adapter: _Adapter | None = None
@@ -120,6 +126,7 @@ class _References(_Part):
     negative_prompt: Text
     structure: Literal["mean", "conjunction"] | None = None
     spans: Annotated[list[Span], Field(max_length=256)] = []
+    loras: Annotated[list[_Lora], Field(max_length=64)] = []
 
 
 class _Tokens(_Part):
@@ -299,14 +306,22 @@ def source_of(record: Record) -> Image.Image | None:
 
 
 def _check_adapter(record: Record, pipe: System) -> None:
-    """Raises: MismatchError where a base takes references by another adapter than the record names."""
+    """Raises: MismatchError where a base takes references by another adapter than the record names, or is changed by
+    other LoRAs."""
     said = None if record.references is None else record.references.adapter
-    own = pipe.record_facts(None, None).get("references", {}).get("adapter")
+    facts = pipe.record_facts(None, None).get("references", {})
+    own = facts.get("adapter")
     if said is not None and (own is None or own["hash"] != said.hash):
         raise MismatchError(
             f"the picture was generated with the adapter {said.name!r} ({said.hash}), and"
             f" {'none is given' if own is None else own['name'] + ' is another'}; give that file (`adapter`)"
         )
+    asked = [] if record.references is None else record.references.loras
+    given = facts.get("loras", [])
+    if [(each.hash, each.scale) for each in asked] != [(each["hash"], each["scale"]) for each in given]:
+        wanted = ", ".join(f"{each.name}:{each.scale:g} ({each.hash})" for each in asked) or "no LoRA"
+        there = ", ".join(f"{each['name']}:{each['scale']:g} ({each['hash']})" for each in given) or "none"
+        raise MismatchError(f"the picture was generated with {wanted}, and given is {there}; give the same (`lora`)")
 
 
 def regenerate(

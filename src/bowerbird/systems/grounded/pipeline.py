@@ -25,6 +25,7 @@ from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
+from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all
 from bowerbird.systems.grounded.phrases.phrase import read_spans
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
 from bowerbird.systems.grounded.prompting import neighbors_of
@@ -33,7 +34,7 @@ from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
 from bowerbird.systems.queries import Request
-from bowerbird.systems.reference_settings import FITS, SCALE, ReferenceSettings
+from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +56,8 @@ class ReferencePipeline(WrappedPipeline):
     in-context editors read pictures themselves. `image_encoder`: the folder of the adapter's encoder; None looks beside
     the adapter's file. Where a knowledge base was built with that encoder, its stored embeddings are read and no
     picture is. `fit`: how pictures that are no squares are encoded, `pad`, `squash` or `crop`; None is `pad`, or as the
-    stored embeddings were made. The base is changed during a call alone.
+    stored embeddings were made. The base is changed during a call alone; `loras`: the reports of those that
+    `from_pretrained` opened it with.
 
     Raises: BowerbirdError when adapter, encoder and base do not fit, before anything is loaded.
     """
@@ -72,6 +74,8 @@ class ReferencePipeline(WrappedPipeline):
         if fit is not None and fit not in FITS:
             raise BowerbirdError(f"`fit` {fit!r} is not known; choose one of {', '.join(FITS)}")
         self.facts, encoder, kind = _fitting(bases.facts_of(base), adapter, image_encoder)
+        self.loras: tuple[AppliedLora, ...] = ()
+        self._before_loras = ""
         self.injector: Injector | None = None
         self.reader: ReferenceReader | None = None
         self._adapter_hash = ""
@@ -192,6 +196,7 @@ class ReferencePipeline(WrappedPipeline):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -232,7 +237,13 @@ class ReferencePipeline(WrappedPipeline):
         )
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        how = {
+            "k": k,
+            "search_mode": search_mode,
+            "where": where,
+            "allow_no_neighbors": allow_no_neighbors,
+            "rerank": rerank,
+        }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -315,6 +326,9 @@ class ReferencePipeline(WrappedPipeline):
         output_type: str,
     ) -> dict[str, Any]:
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+        for name, edge in (("height", height), ("width", width)):
+            if edge is not None and not 1 <= edge <= common.MOST_EDGE:
+                raise BowerbirdError(f"{name} is from 1 to {common.MOST_EDGE} pixels; got {edge}")
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         if self.injector is not None and self.injector.capabilities.takes == "pictures":
@@ -395,6 +409,13 @@ class ReferencePipeline(WrappedPipeline):
 
     # -- what a record says --------------------------------------------------------------------------------------------
 
+    def base_fingerprint(self) -> str:
+        """A hash of the base's weights before any LoRA, and of the LoRAs' files and scales."""
+        if not self.loras:
+            return super().base_fingerprint()
+        own = [f"{each.hash} {each.scale!r}" for each in self.loras]
+        return cache.key("base with LoRAs", self._before_loras, str(self.dtype), *own)[:16]
+
     def fingerprint(self) -> str:
         """A hash of the base's weights and of the adapter's and encoder's files."""
         base = self.base_fingerprint()
@@ -417,6 +438,8 @@ class ReferencePipeline(WrappedPipeline):
             name = need.title if reader.encoder is None else reader.encoder.name
             found["encoder"] = {"name": name, "fingerprint": reader.encoder_id}
             found["fit"] = "crop" if kb is not None and reader.reads_stored(kb) else reader.fit or PAD
+        if self.loras:
+            found["loras"] = [{"name": each.name, "hash": each.hash, "scale": each.scale} for each in self.loras]
         return {"references": found | ({} if self.injector is None else self.injector.describe())}
 
     @classmethod
@@ -428,15 +451,18 @@ class ReferencePipeline(WrappedPipeline):
         image_encoder: str | Path | None = None,
         fit: str | None = None,
         offload: str = "none",
+        loras: Sequence[LoraFile] = (),
         **kwargs: Any,
     ) -> Self:
-        """A base from a directory in diffusers layout or a hub id, with an adapter's file.
+        """A base from a directory in diffusers layout or a hub id, with an adapter's file, changed by the files of
+        `loras` in that order; what those changed is in `pipe.loras`.
 
         Weights are float32 unless `dtype` says otherwise. Anybody may have made the directory: it is looked at first,
         runs no code, and nothing else is fetched. Raises: BowerbirdError when it cannot be opened, or adapter, encoder
         and base do not fit; then no weight was read.
         """
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        changes = inspect_all(loras)
         name = str(pretrained_model_name_or_path)
         place = bundled(name) or Path(name)
         if not place.is_dir():
@@ -449,6 +475,9 @@ class ReferencePipeline(WrappedPipeline):
         pipe.folder, pipe.strange = place, not network_files.is_bundled(place)
         if pipe.strange:
             model_index.check_model(pipe, place)
+        if loras:
+            pipe._before_loras = pipe.base_fingerprint()
+            pipe.loras = apply_loras(pipe.base, loras, changes)
         pipe.offload(offload)
         return pipe
 

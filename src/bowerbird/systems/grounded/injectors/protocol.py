@@ -28,8 +28,9 @@ class InjectorCapabilities:
     `takes`: `embeds` (one vector a picture, which a knowledge base can hold), `tokens` (many vectors a picture, of the
     adapter's encoder) or `pictures`. `max_references`: None for any number. `weights`: whether each reference can count
     by its own. `regions`: each for a part of the picture. `layers`: names that `ReferenceSettings.layers` takes.
-    `step_window`: for some of the steps alone. `scale`: more or less strongly. `mixed_batches`: pictures of different
-    references in one batch. `needs_reference`: the base generates nothing without one.
+    `step_window`: for some of the steps alone. `scale`: more or less strongly. `pool`: tokens can be averaged.
+    `mixed_batches`: pictures of different references in one batch. `needs_reference`: the base generates nothing
+    without one.
     """
 
     takes: Literal["embeds", "tokens", "pictures"]
@@ -39,6 +40,7 @@ class InjectorCapabilities:
     layers: tuple[str, ...] = ("all",)
     step_window: bool = False
     scale: bool = True
+    pool: bool = False
     mixed_batches: bool = False
     needs_reference: bool = False
 
@@ -137,6 +139,8 @@ class Injector(ABC):
             raise BowerbirdError(
                 f"a {name} by {self.kind} reads its references in every step; leave `steps_from` and `steps_to` out"
             )
+        if not can.pool and settings.pool != 1:
+            raise BowerbirdError(f"a {name} by {self.kind} averages no tokens; leave `pool` out")
         if not can.scale and settings.scale not in (0.0, 1.0, type(settings).scale):
             raise BowerbirdError(
                 f"a {name} by {self.kind} takes no `scale`: what a reference is for is said in the prompt"

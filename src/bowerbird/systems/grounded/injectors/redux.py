@@ -50,7 +50,7 @@ class Redux(Injector):
     @property
     def capabilities(self) -> InjectorCapabilities:
         """Any number of references, each with its weight, in every step."""
-        return InjectorCapabilities(takes="tokens", mixed_batches=True)
+        return InjectorCapabilities(takes="tokens", pool=True, mixed_batches=True)
 
     @contextmanager
     def inject(self, task: Task) -> Iterator[Injection]:
