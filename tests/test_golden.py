@@ -101,7 +101,8 @@ def picture(kb: Any, model: str, random_models: dict[str, str]) -> Image.Image:
         options |= {"eta": 0.5}
     if kind == "unconditional":
         return pipe(unconditional=True, knowledge_base=kb, proposal=kb.proposal(4), k=2, **options).images[0]
-    return pipe("a green star", knowledge_base=kb, k=3, **options).images[0]
+    # what the search alone finds: neighbors of another color stay, as when these pictures were made
+    return pipe("a green star", knowledge_base=kb, k=3, rerank=False, **options).images[0]
 
 
 PICTURES = (

@@ -133,6 +133,13 @@ def generate(
             "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
         ),
     ] = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank/--no-rerank",
+            help="Leave out neighbors that contradict a color of the prompt, where others agree with it.",
+        ),
+    ] = True,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -310,6 +317,7 @@ def generate(
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
+        rerank=rerank,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -352,6 +360,8 @@ def generate(
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
+    for note in dict.fromkeys(note for row in hits.notes for note in row):
+        say(note)
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
         say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:

@@ -80,7 +80,8 @@ class Neighbors:
     `(Q, K)` (`similarity`: cosine to the query; `bm25`), NaN where it is not; `queries`: the text of each row, "" where
     it was none, empty when that is not known; `corrected`: for each row, words of the text that no item has and those
     searched in their place, empty when that is not known; `load_images`: ids `(Q, K)` -> Q rows of K pictures, None
-    where pictures are not at hand. Raises: BowerbirdError when the shapes do not agree.
+    where pictures are not at hand; `notes`: of each row what a person should know of how it was found. Raises:
+    BowerbirdError when the shapes do not agree.
     """
 
     ids: np.ndarray
@@ -98,6 +99,7 @@ class Neighbors:
     phrases: tuple[tuple[str, ...], ...] = ()
     regions: np.ndarray | None = None
     encoder: str = field(default="", compare=False)
+    notes: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.scores.shape != self.ids.shape or self.embeddings.shape[:2] != self.ids.shape:
@@ -189,6 +191,7 @@ class Neighbors:
             corrected=tuple(self.corrected[i] for i in index) if self.corrected else (),
             phrases=tuple(self.phrases[i] for i in index) if self.phrases else (),
             regions=None if self.regions is None else self.regions[index],
+            notes=tuple(self.notes[i] for i in index) if self.notes else (),
         )
 
     def padded(self, k: int, dim: int) -> Neighbors:
@@ -311,6 +314,9 @@ class Neighbors:
             if first.regions is None and second.regions is None
             else np.concatenate([_regions(first), _regions(second)], 1),
             encoder=first.encoder if first.encoder == second.encoder else "",
+            notes=tuple(a + b for a, b in zip(_notes(first), _notes(second), strict=True))
+            if first.notes or second.notes
+            else (),
         )
 
     @staticmethod
@@ -334,6 +340,7 @@ class Neighbors:
             if any(part.regions is not None for part in parts)
             else None,
             encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
+            notes=tuple(row for part in parts for row in _notes(part)) if any(part.notes for part in parts) else (),
         )
 
 
@@ -366,6 +373,10 @@ def _pictures_of_both(first: Neighbors, second: Neighbors) -> Pictures | None:
 
 def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:
     return part.phrases or (("",) * part.k,) * len(part)
+
+
+def _notes(part: Neighbors) -> tuple[tuple[str, ...], ...]:
+    return part.notes or ((),) * len(part)
 
 
 def _regions(part: Neighbors) -> np.ndarray:

@@ -66,7 +66,18 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
         "text_mode",
         "image_mode",
     )
-    names += ("where", "class_key", "top_m", "allow_no_neighbors", "sampler", "eta", "height", "width", "guidance")
+    names += (
+        "where",
+        "class_key",
+        "top_m",
+        "allow_no_neighbors",
+        "rerank",
+        "sampler",
+        "eta",
+        "height",
+        "width",
+        "guidance",
+    )
     names += REFERENCES
     fields = {name: getattr(request, name) for name in names}
     fields["seed"] = request.seed

@@ -112,6 +112,7 @@ class GenerateRequest(Strict):
     class_key: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
+    rerank: bool = True
     sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None

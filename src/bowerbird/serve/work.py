@@ -358,6 +358,7 @@ def _notes(ready: Ready) -> list[str]:
     usual = pipe.defaults.k
     if ready.kb is not None and ready.job.k is None and ready.job.items is None and len(ready.kb) < usual:
         notes.append(f"the knowledge base holds {len(ready.kb)} items, fewer than the model's usual {usual} neighbors")
+    notes += dict.fromkeys(note for row in ready.prepared.hits.notes for note in row)
     if ready.refinements is not None:
         lacks = sorted({text for record in ready.refinements for text in still_missing(record)})
         notes += [f"the critic does not see {text!r}" for text in lacks]

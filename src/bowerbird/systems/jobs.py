@@ -67,6 +67,7 @@ class Job:
     top_m: float = 1.0
     allow_no_neighbors: bool = False
     min_score: float | None = None
+    rerank: bool = True
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -229,7 +230,8 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
     counts = kb.proposal(request.k or 1) if job.proposal == "database" and job.unconditional else None
     hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
     how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
-    return hits, {key: value for key in how if (value := getattr(request, key)) is not None}
+    said = {key: value for key in how if (value := getattr(request, key)) is not None}
+    return hits, said if request.rerank else said | {"rerank": False}
 
 
 def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
@@ -283,6 +285,7 @@ def request_of(job: Job) -> Request:
         top_m=job.top_m,
         allow_no_neighbors=job.allow_no_neighbors,
         min_score=job.min_score,
+        rerank=job.rerank,
     )
 
 

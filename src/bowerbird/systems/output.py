@@ -94,7 +94,7 @@ def _rows(
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
     rows = []
     for i in range(shown):
-        title = f"{i:03d}  {provenance.parameters(made[i]).splitlines()[0]}"
+        title = _title(f"{i:03d}", made[i])
         own: list[Image.Image | None] = [images[i]]
         words = [""]
         if sources is not None:
@@ -102,6 +102,14 @@ def _rows(
             words = ["source", "edited", "difference"]
         rows.append((title, [*own, *near[i]], [*words, *hits.captions[i]]))
     return rows
+
+
+def _title(name: str, record: Mapping[str, Any]) -> str:
+    """What stands beside a picture: its name, what was asked for, and what is to be known of its neighbors."""
+    asked = provenance.parameters(dict(record)).splitlines()[0]
+    said = record.get("retrieval") or []
+    more = f" and {len(said) - 1} more" if len(said) > 1 else ""
+    return f"{name}  {asked} ({said[0]}{more})" if said else f"{name}  {asked}"
 
 
 def _notes(made: Sequence[Mapping[str, Any]], before: int) -> list[list[str]]:
@@ -129,7 +137,7 @@ def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> N
     rows, made = [], []
     for path in paths[:SHOWN]:
         record = provenance.read_png(path)
-        title = f"{path.stem}  {provenance.parameters(record).splitlines()[0]}"
+        title = _title(path.stem, record)
         near = record["neighbors"]
         made.append(record)
         ids = np.asarray([[neighbor["id"] for neighbor in near]], np.int64)

@@ -190,7 +190,7 @@ READ: dict[str, Read] = {
     **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
     "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
-    "unconditional": _switch,
+    **dict.fromkeys(("unconditional", "rerank"), _switch),
     "n": _whole(1, 1000),
     "k": _whole(0, 1000),
     "seed": _whole(0, LARGEST),

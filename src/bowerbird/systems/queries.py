@@ -15,6 +15,7 @@ import numpy as np
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.systems.color_agreement import keep_agreeing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,8 @@ class Request:
 
     What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes. `allow_no_neighbors`:
     a search that finds nothing is an answer, not an error. `min_score`: neighbors less similar are left out, as
-    `KnowledgeBase.search` measures it.
+    `KnowledgeBase.search` measures it. `rerank`: neighbors that contradict a color of the prompt are left out where
+    others agree (`color_agreement.py`).
     """
 
     prompts: tuple[str, ...] | None = None
@@ -48,6 +50,7 @@ class Request:
     top_m: float = 1.0
     allow_no_neighbors: bool = False
     min_score: float | None = None
+    rerank: bool = True
 
     def __post_init__(self) -> None:
         given = {
@@ -101,6 +104,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             where=request.where,
             min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
+            rerank=request.rerank,
         ).repeat(count)
     if request.images is not None:
         image_mode = request.image_mode or "image+neighbors"
@@ -136,8 +140,11 @@ def by_text(
     where: str | None = None,
     min_score: float | None = None,
     allow_no_neighbors: bool = False,
+    rerank: bool = True,
 ) -> Neighbors:
     """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors.
+
+    `rerank`: without those that contradict a color of the prompt, where others agree.
 
     Raises: BowerbirdError where a search finds nothing, unless `allow_no_neighbors`.
     """
@@ -145,13 +152,24 @@ def by_text(
     if any(not p.strip() for p in prompts):
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
 
-    def search(wanted: int) -> Neighbors:
+    def look_up(texts: Sequence[str], wanted: int) -> Neighbors:
         # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
-        found = kb.search(text=list(prompts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
+        return kb.search(
+            text=list(texts),
+            k=wanted,
+            mode=search_mode,
+            where=where,
+            min_score=min_score,
+            typos=False,
+            operators=False,
+        )
+
+    def search(wanted: int) -> Neighbors:
+        found = look_up(prompts, wanted)
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
             raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
-        return found
+        return keep_agreeing(found, look_up, len(kb)) if rerank else found
 
     if text_mode == "neighbors":
         return search(k)

@@ -87,6 +87,7 @@ def generation_records(
                     }
                     for c in present
                 ],
+                **({"retrieval": list(hits.notes[i])} if hits.notes and hits.notes[i] else {}),
                 **({} if refinements is None else {"refinement": refinements[i]}),
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on

@@ -196,6 +196,7 @@ class ReferencePipeline(WrappedPipeline):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -236,7 +237,13 @@ class ReferencePipeline(WrappedPipeline):
         )
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        how = {
+            "k": k,
+            "search_mode": search_mode,
+            "where": where,
+            "allow_no_neighbors": allow_no_neighbors,
+            "rerank": rerank,
+        }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps

@@ -76,6 +76,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -109,7 +110,12 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            how = {"search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+            how = {
+                "search_mode": search_mode,
+                "where": where,
+                "allow_no_neighbors": allow_no_neighbors,
+                "rerank": rerank,
+            }
             request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else self.weigh(hits, weights)

@@ -137,6 +137,7 @@ class RACM3Pipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
@@ -163,7 +164,13 @@ class RACM3Pipeline(System):
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         self._check_form(num_inference_steps, eta, common.one_edge(height, width))
-        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        how = {
+            "k": k,
+            "search_mode": search_mode,
+            "where": where,
+            "allow_no_neighbors": allow_no_neighbors,
+            "rerank": rerank,
+        }
         hits = self._neighbors(prompt, image, neighbors, knowledge_base, num_images_per_prompt, how, seed)
         hits = hits if weights is None else hits.weighted(weights)
         generators = common.generators_for(generator, seed, len(hits))

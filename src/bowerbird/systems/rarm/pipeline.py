@@ -136,6 +136,7 @@ class RARMPipeline(EmbeddingSystem):
         class_key: str | None = None,
         top_m: float = 1.0,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -178,6 +179,7 @@ class RARMPipeline(EmbeddingSystem):
                 class_key=class_key,
                 top_m=top_m,
                 allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)

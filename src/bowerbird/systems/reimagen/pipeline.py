@@ -110,6 +110,7 @@ class ReImagenPipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
+        rerank: bool = True,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | Sequence[int] = 20,
@@ -140,7 +141,13 @@ class ReImagenPipeline(System):
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {"k": k, "search_mode": search_mode, "where": where, "allow_no_neighbors": allow_no_neighbors}
+        how = {
+            "k": k,
+            "search_mode": search_mode,
+            "where": where,
+            "allow_no_neighbors": allow_no_neighbors,
+            "rerank": rerank,
+        }
         hits = self._neighbors(prompt, neighbors, knowledge_base, num_images_per_prompt, how)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(common.one_edge(height, width), low_resolution, len(hits))

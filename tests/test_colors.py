@@ -1,0 +1,104 @@
+"""A color that the prompt names is kept: what contradicts it does not become a neighbor, where others agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from bowerbird import KnowledgeBase
+from bowerbird.data.color_words import color_shares, has_color
+from bowerbird.systems import queries
+from bowerbird.systems.color_agreement import ColoredThing, read_colors
+
+RGB = {"red": (221, 46, 68), "yellow": (255, 204, 77), "green": (119, 178, 85)}
+
+
+def apple(color: str, size: int = 0) -> Image.Image:
+    """A round fruit with a brown stem and a green leaf."""
+    picture = Image.new("RGB", (64, 64), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((30, 6, 33, 20), fill=(130, 80, 50))
+    draw.ellipse((34, 8, 46, 15), fill=RGB["green"])
+    draw.ellipse((10 - size, 16, 54 + size, 60), fill=RGB[color], outline=(20, 20, 20))
+    return picture
+
+
+def apples(folder: Path, *, captions: bool) -> KnowledgeBase:
+    """Three apples of each color, the red ones last; with `captions` that name the color, or all "apple"."""
+    folder.mkdir()
+    lines = []
+    for color in ("green", "yellow", "red"):
+        for i in range(3):
+            name = f"{len(lines):02d}.png"
+            apple(color, 2 * i).save(folder / name)
+            lines.append({"file_name": name, "text": f"{color} apple" if captions else "apple"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return KnowledgeBase.build(folder.with_name(folder.name + "-kb"), folder)[0]
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_only_neighbors_of_the_asked_color(tmp_path: Path, captions: bool) -> None:
+    kb = apples(tmp_path / "apples", captions=captions)
+    for prompt, color in (("a red apple", "red"), ("golden apple", "yellow")):
+        hits = queries.by_text(kb, [prompt], 4)
+        shares = [color_shares(picture) for picture in hits.images()[0] if picture is not None]
+        assert len(shares) == 3  # all that there are: a fourth would contradict
+        assert all(max(each, key=lambda name: each[name]) == color for each in shares)
+        assert "of another color" in hits.notes[0][0]
+    assert int(queries.by_text(kb, ["a red apple"], 4, rerank=False).mask.sum()) == 4
+
+
+def test_nothing_is_left_out_where_nothing_agrees_or_no_color_is_named(tmp_path: Path) -> None:
+    kb = apples(tmp_path / "apples", captions=True)
+    blue = queries.by_text(kb, ["a blue apple", "an apple"], 4)
+    assert blue.mask.all()
+    assert blue.notes == (("no neighbor is blue",), ())
+    kept = queries.by_text(kb, ["an apple"], 4, rerank=False)
+    assert queries.by_text(kb, ["an apple"], 4).ids.tolist() == kept.ids.tolist()
+
+
+def test_a_color_belongs_to_the_words_after_it() -> None:
+    def colored(prompt: str) -> list[tuple[str, str]]:
+        found = read_colors(prompt)
+        each: tuple[ColoredThing, ...] = () if found is None else found.colored
+        return [(" ".join(sorted(one.colors)), " ".join(sorted(one.things))) for one in each]
+
+    assert colored("a cat wearing a crimson hat") == [("red", "hat")]
+    assert colored("red apple and green pears") == [("red", "apple"), ("green", "pear")]
+    assert colored("red or green apples") == [("green red", "apple")]
+    assert colored("a fox on a red background") == []
+    assert colored("an apple") == []
+
+
+def test_a_picture_says_its_color_without_its_ground() -> None:
+    for color in RGB:
+        shares = color_shares(apple(color))
+        assert [name for name in RGB if has_color(shares, frozenset({name}))] == [color]
+    lines = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(lines).ellipse((10, 10, 54, 54), outline="black", width=3)
+    assert has_color(color_shares(lines), frozenset({"red"})) is None
+    assert has_color(color_shares(Image.new("RGB", (64, 64), "red")), frozenset({"green"})) is None  # all ground
+
+
+def test_the_record_and_the_sheet_say_what_was_left_out(tmp_path: Path, random_rdm: Path) -> None:
+    from bowerbird.core import provenance
+    from bowerbird.systems import jobs, loading, output, records
+
+    kb = apples(tmp_path / "apples", captions=True)
+    pipe = loading.open_pipeline(str(random_rdm))
+    made: list[dict[str, Any]] = []
+    for rerank in (True, False):
+        ready = jobs.prepare(pipe, kb, jobs.Job(prompt="red apple", n=1, k=4, rerank=rerank))
+        blank = [Image.new("RGB", (64, 64))]
+        made += records.generation_records(
+            pipe, "m", kb, ready.hits, blank, ready.settings, dict(ready.request), fingerprint="0"
+        )
+    paths = output.write([Image.new("RGB", (64, 64))], made[:1], ready.hits, tmp_path / "out")
+    assert "left out, of another color" in provenance.read_png(paths[0])["retrieval"][0]
+    assert {each["caption"] for each in made[0]["neighbors"]} == {"red apple"}
+    assert "retrieval" not in made[1]
+    assert made[1]["request"]["rerank"] is False
