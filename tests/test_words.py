@@ -255,3 +255,4 @@ def test_phrases_and_fields(tmp_path: Path) -> None:
     several = kb.search(text=["fox", '"a red barn"'], k=2, mode="hybrid")
     assert several.captions[1] == ("fox by a red barn", "")
     assert several.queries == ("fox", '"a red barn"')
+    assert "phrases and fields" in run("search", str(tmp_path / "kb"), "--text", '"fox red"', "--mode", "bm25")[1]
