@@ -191,5 +191,5 @@ def test_the_sheet_shows_the_adapter_of_the_moment(
 def test_a_base_that_takes_no_adapter_of_this_kind_is_refused(tmp_path: Path, drawn_folder: Path) -> None:
     doubles.sdxl().save_pretrained(tmp_path / "xl")
     recipe = with_settings(recipes.recipe("tiny-ip-adapter", tiny=True), [f"system.base={tmp_path / 'xl'}"])
-    with pytest.raises(BowerbirdError, match="is a StableDiffusionXLPipeline; an adapter is trained for"):
+    with pytest.raises(BowerbirdError, match="is a StableDiffusionXLPipeline; what is trained here is for"):
         build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)

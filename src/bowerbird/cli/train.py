@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -39,6 +40,15 @@ def train(
     data: Annotated[str | None, typer.Option(help="SOURCE to train on: a folder, a parquet file, emoji-font.")] = None,
     kb: Annotated[
         str | None, typer.Option(help="Train on the pictures of this knowledge base instead of --data.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="The base that is trained on: --set system.base=….")
+    ] = None,
+    subject: Annotated[
+        Path | None, typer.Option("--subject", metavar="DIR", help="dreambooth: the subject's pictures; --data.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="dreambooth: what the subject is, e.g. toy.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over the recipe, e.g. train.steps=1000.")
@@ -80,7 +90,13 @@ def train(
     from bowerbird.training.run import check_run
     from bowerbird.training.trackers import check_trackers
 
-    settings = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    named = {"base": base, "class_name": class_name}
+    settings = [*(f"system.{key}={json.dumps(value)}" for key, value in named.items() if value), *(settings or [])]
+    if subject is not None:
+        if data is not None or kb is not None:
+            raise BowerbirdError("train: --subject is what is trained on; leave --data and --kb out")
+        data = str(subject)
+    settings = [*settings, *([f"train.seed={seed}"] if seed is not None else [])]
     chosen = open_recipe(recipe, tiny=tiny, settings=settings)
     if dry_run:
         print_json(chosen.model_dump(mode="json"))

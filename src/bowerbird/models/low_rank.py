@@ -27,26 +27,28 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 class LowRank(nn.Module):
-    """The parametrization weight -> weight + up @ down, with `up` zero at the start, so that nothing changes until it
-    is trained."""
+    """The parametrization weight -> weight + scale up @ down, with `up` zero at the start, so that nothing changes
+    until it is trained."""
 
-    def __init__(self, weight: Tensor, rank: int) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         inputs = weight[0].numel()
         self.down = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
         self.up = nn.Parameter(torch.zeros(len(weight), rank))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.up @ self.down).view_as(weight)
+        change = (self.up @ self.down).view_as(weight)
+        return weight + (change if self.scale == 1 else self.scale * change)
 
 
-def add_low_rank(network: nn.Module, names: Sequence[str], rank: int) -> None:
+def add_low_rank(network: nn.Module, names: Sequence[str], rank: int, *, scale: float = 1.0) -> None:
     """Freeze `network` and let the weights of the linear and convolution layers whose name ends in one of `names`
-    change by rank `rank`."""
+    change by rank `rank`, times `scale`."""
     network.requires_grad_(False)
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and name.endswith(tuple(names)):
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, scale))
 
 
 def factors(network: nn.Module) -> dict[str, Tensor]:

@@ -155,7 +155,15 @@ def by_text(
 
     def look_up(texts: Sequence[str], wanted: int) -> Neighbors:
         # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
-        return kb.search(text=list(texts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
+        return kb.search(
+            text=list(texts),
+            k=wanted,
+            mode=search_mode,
+            where=where,
+            min_score=min_score,
+            typos=False,
+            operators=False,
+        )
 
     def search(wanted: int) -> Neighbors:
         found = look_up(prompts, wanted)

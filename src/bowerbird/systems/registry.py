@@ -17,7 +17,7 @@ from typing import Any
 from bowerbird.core import plugins
 from bowerbird.core.errors import BowerbirdError
 
-SYSTEMS = ("rdm", "rarm", "knn", "reimagen", "racm3", "stable_diffusion", "grounded", "instruct")
+SYSTEMS = ("rdm", "rarm", "knn", "reimagen", "racm3", "stable_diffusion", "grounded", "instruct", "dreambooth")
 """Folders of `bowerbird.systems`, in the order they are listed."""
 ENTRY_POINTS = "bowerbird.systems"
 PIPELINE = ("capabilities", "retrieve", "condition", "predict", "from_pretrained")

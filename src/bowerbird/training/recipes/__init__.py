@@ -43,6 +43,7 @@ NAMES = {
     "tiny-racm3": ("bowerbird.training.recipes.racm3", "tiny_racm3"),
     "tiny-instruct": ("bowerbird.training.recipes.instruct", "tiny_instruct"),
     "tiny-ip-adapter": ("bowerbird.training.recipes.stable_diffusion", "tiny_ip_adapter"),
+    "dreambooth": ("bowerbird.training.recipes.dreambooth", "dreambooth"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),
     "judge": ("bowerbird.training.recipes.judge", "judge"),
     "style-judge": ("bowerbird.training.recipes.judge", "style_judge"),

@@ -204,7 +204,7 @@ def load_base(name: str) -> Any:
     base = ReferencePipeline.from_pretrained(name).base
     if type(base).__name__ != "StableDiffusionPipeline":
         raise BowerbirdError(
-            f"base {name!r} is a {type(base).__name__}; an adapter is trained for a StableDiffusionPipeline:"
+            f"base {name!r} is a {type(base).__name__}; what is trained here is for a StableDiffusionPipeline:"
             " --set system.base=…"
         )
     base.set_progress_bar_config(disable=True)

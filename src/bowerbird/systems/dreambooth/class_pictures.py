@@ -1,0 +1,52 @@
+"""Pictures of the class by the base before any training: what a subject's training is to keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bowerbird.core import cache, seeds
+from bowerbird.systems.components import weights_hash
+from bowerbird.systems.dreambooth.config import DreamBoothConfig
+from bowerbird.systems.grounded.bases import trained_edge
+
+PART = 8
+"""Pictures a file of the cache: what a kill takes is at most these."""
+
+
+def class_pictures(base: Any, config: DreamBoothConfig, seed: int, device: str) -> Tensor:
+    """uint8 `(n, 3, S, S)` of the class, from the cache of this machine where the same base made them before."""
+    networks = [weights_hash(each) for each in (base.unet, base.text_encoder, base.vae)]
+    scheduler = repr(sorted(dict(base.scheduler.config).items(), key=str))
+    key = cache.key("class", *networks, scheduler, config.class_prompt, str(config.class_steps), str(seed))
+    place = cache.directory("class-pictures")
+    parts = []
+    for start in range(0, config.class_pictures, PART):
+        numbers = range(start, start + PART)  # always as many, so that a file serves any number of pictures
+        part = cache.memoize(
+            place / f"{key[:32]}-{start}.safetensors",
+            key,
+            lambda numbers=numbers: {"pixels": generate(base, config, [seed + i for i in numbers], device)},  # type: ignore[misc]
+        )
+        parts.append(part["pixels"])
+    return torch.cat(parts)[: config.class_pictures]
+
+
+def generate(base: Any, config: DreamBoothConfig, numbers: list[int], device: str) -> Tensor:
+    """uint8 `(n, 3, S, S)`: what `base` makes of the class from these seeds."""
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
+
+    pipe = ReferencePipeline(base).to(device)
+    edge = trained_edge(base)
+    made = pipe(
+        [config.class_prompt] * len(numbers),
+        generator=[seeds.picture_generator(number) for number in numbers],
+        num_inference_steps=config.class_steps,
+        height=edge,
+        width=edge,
+        output_type="np",
+    ).images
+    pixels = torch.from_numpy(made).permute(0, 3, 1, 2).mul(255).round().to(torch.uint8)
+    return pixels.contiguous()

@@ -1,0 +1,53 @@
+"""The settings of a DreamBooth training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from bowerbird.systems.objective import ObjectiveConfig
+from bowerbird.systems.settings import Amount, network
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class DreamBoothConfig(ObjectiveConfig):
+    """Everything that shapes the training of a subject; stored in `recipe.json`.
+
+    The subject is `template` with `word` and `class_name`, its class `template` with `class_name` alone. `method`: the
+    U-Net whole (`full`), or by `rank` in the layers whose name ends in one of `targets`, times `alpha` / rank (`lora`;
+    `alpha` None is the rank). `prior_weight`: of the loss on `class_pictures` pictures of the class, which the base
+    itself generates in `class_steps` steps; 0 leaves them out.
+    """
+
+    kind: Literal["dreambooth"] = "dreambooth"
+    base: str = network("tiny-sd")
+    class_name: str = ""
+    word: str = "sks"
+    template: str = "a photo of a {}"
+    method: Literal["lora", "full"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    alpha: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = TARGETS
+    prior_weight: Amount = 1.0
+    class_pictures: Annotated[int, Field(ge=1, le=10_000)] = 100
+    class_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        """The template is filled by replacing, as a stranger's recipe may hold any format."""
+        if self.template.count("{}") != 1:
+            raise PydanticCustomError("template", "has one {place} for what is shown", {"place": "{}"})
+        return self
+
+    @property
+    def class_prompt(self) -> str:
+        """What the class is asked for by."""
+        return self.template.replace("{}", self.class_name)
+
+    @property
+    def subject_prompt(self) -> str:
+        """What the subject is asked for by."""
+        return self.template.replace("{}", f"{self.word} {self.class_name}")
