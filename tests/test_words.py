@@ -209,6 +209,7 @@ def test_a_mistyped_word_is_found_and_said(tmp_path: Path) -> None:
         ),
         ("tags:wild", "wild", (), "array_has(`tags`, 'wild')"),
         ("year:old http://a.b note:x 5:30", "year:old http://a.b note:x 5:30", (), None),
+        ("year:19.0 year:99999999999999999999", "year:99999999999999999999", (), "`year` = 19"),
         ('12" pan', '12" pan', (), None),
         ('""', '""', (), None),
     ],
@@ -255,3 +256,4 @@ def test_phrases_and_fields(tmp_path: Path) -> None:
     several = kb.search(text=["fox", '"a red barn"'], k=2, mode="hybrid")
     assert several.captions[1] == ("fox by a red barn", "")
     assert several.queries == ("fox", '"a red barn"')
+    assert "phrases and fields" in run("search", str(tmp_path / "kb"), "--text", '"fox red"', "--mode", "bm25")[1]

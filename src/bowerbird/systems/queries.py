@@ -126,6 +126,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             count=count,
             seed=seed,
             min_score=request.min_score,
+            rerank=request.rerank,
         )
     return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
 
@@ -222,11 +223,12 @@ def by_class(
     count: int,
     seed: int,
     min_score: float | None = None,
+    rerank: bool = True,
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
     whose metadata `class_key` is `name`."""
     if class_key is None:
-        return by_text(kb, [class_prompt(name)], k, min_score=min_score).repeat(count)
+        return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(

@@ -70,5 +70,10 @@ def _condition(column: str, kind: str, value: str) -> str | None:
             number = float(value)
         except ValueError:
             return None
-        return f"`{column}` = {value if value.isdecimal() else repr(number)}" if math.isfinite(number) else None
+        if not math.isfinite(number):
+            return None
+        if kind.startswith(("int", "uint")):  # a literal of another kind would be refused
+            whole = int(value) if value.isdecimal() else int(number) if number.is_integer() else None
+            return f"`{column}` = {whole}" if whole is not None and abs(whole) < 2**63 else None
+        return f"`{column}` = {number!r}"
     return f"lower(`{column}`) = lower('{text}')"
