@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=30)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--captions", choices=("color", "plain"), nargs="+", default=["color", "plain"])
+    parser.add_argument("--rerank", choices=("off", "on"), nargs="+", default=["off", "on"])
     args = parser.parse_args()
     asked = args.prompt.split()[0]
     for captions in args.captions:
@@ -72,7 +73,7 @@ def main() -> None:
             kb = KnowledgeBase.build(Path(folder) / "kb", folder)[0]
             for model in args.models:
                 pipe = loading.open_pipeline(model)
-                for rerank in (False, True):
+                for rerank in (mode == "on" for mode in args.rerank):
                     hits = pipe.retrieve(Request(prompts=(args.prompt,), rerank=rerank), kb, args.n)
                     near = [color(picture) for picture in hits.images()[0] if picture is not None]
                     shares = []

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bowerbird import KnowledgeBase
-from bowerbird.data.color_words import color_shares, has_color
+from bowerbird.data.color_words import color_shares, colors_in, has_color
+from bowerbird.data.scenes.words import COLORS
 from bowerbird.systems import queries
 from bowerbird.systems.color_agreement import ColoredThing, read_colors
 
@@ -78,6 +79,11 @@ def test_a_picture_says_its_color_without_its_ground() -> None:
     for color in RGB:
         shares = color_shares(apple(color))
         assert [name for name in RGB if has_color(shares, frozenset({name}))] == [color]
+    for name, rgb in COLORS.items():
+        if name != "white":
+            disc = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(disc).ellipse((10, 10, 54, 54), fill=rgb)
+            assert has_color(color_shares(disc), colors_in(name.split())) is True, name
     lines = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(lines).ellipse((10, 10, 54, 54), outline="black", width=3)
     assert has_color(color_shares(lines), frozenset({"red"})) is None

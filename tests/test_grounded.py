@@ -251,6 +251,7 @@ def test_what_a_base_cannot_take_is_one_line(families: Callable[[str], Family], 
         (klein, own(1), {"scale": 0.3}, "takes no `scale`"),
         (klein, own(1), {"layers": "style"}, "choose all"),
         (redux, own(1), {"pool": 3}, "does not divide"),
+        (flux, own(1), {"pool": 3}, "averages no tokens"),
         (flux, own(1), {"negative_prompt": "x", "eta": 0.5}, "takes no eta"),
     ):
         before = snapshot(family.base)
@@ -259,6 +260,8 @@ def test_what_a_base_cannot_take_is_one_line(families: Callable[[str], Family], 
         assert "\n" not in str(error.value)
         assert snapshot(family.base)[0] == before[0]
     alone = ReferencePipeline(families("sd").base)
+    with pytest.raises(BowerbirdError, match="to 4096 pixels"):
+        alone("a red fox", k=0, height=100_000)
     kb, _ = KnowledgeBase.build(tmp_path / "kb", collection(tmp_path / "pictures", 2))
     with pytest.raises(BowerbirdError, match="reads no pictures by itself"):
         alone("a red fox", neighbors=own(1))

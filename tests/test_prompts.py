@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from bowerbird import KnowledgeBase, ReImagenPipeline
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.report import SourceReport
-from bowerbird.systems import generation, jobs, prompt_file, series
+from bowerbird.systems import common, generation, jobs, prompt_file, series
 from bowerbird.systems.jobs import Job
 from tests.test_search_scores import run
 
@@ -212,3 +213,12 @@ def test_references_of_a_line(tmp_path: Path, random_reimagen: Path, kb_path: Pa
     (tmp_path / "r.png").unlink()
     with pytest.raises(BowerbirdError, match=r"r\.png"):
         series.run(pipe, "m", kb, work, tmp_path / "out2", finish=finish)
+
+
+def test_the_encoder_to_build_with_is_one_that_opens(kb_path: Path) -> None:
+    """An encoder of a folder goes by the folder's name, which as --encoder would open nothing."""
+    kb = KnowledgeBase.open(kb_path)
+    for name, said in (("model", "DIR, the folder"), ("small", "small"), ("openai/clip-x", "openai/clip-x")):
+        config = SimpleNamespace(encoder_fingerprint="0" * 16, encoder_name=name)
+        with pytest.raises(BowerbirdError, match=f"--encoder {said}"):
+            common.check_encoder(kb, config)

@@ -21,6 +21,7 @@ from bowerbird.serve.limits import LIMITS
 from bowerbird.serve.metrics import resident_bytes
 from bowerbird.serve.store import Store, new_id
 from tests.serving import Answer, Client, web_alone
+from tests.test_search_scores import run
 
 TOKEN = "a-token-for-tests"
 QUICK = replace(LIMITS, header_seconds=0.5, body_seconds=0.5, json_bytes=2**16)
@@ -294,3 +295,13 @@ def looking(look: Any, documented: set[int]) -> Any:
         look(case, documented)
 
     return check
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """uvicorn logs it, below "serving http://…", and leaves with 3."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        _, said = run("serve", "--port", str(port), "--data", str(tmp_path / "data"), expect=2)
+    assert f"127.0.0.1:{port} cannot be listened at" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "data").exists()

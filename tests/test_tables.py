@@ -264,3 +264,11 @@ def test_rows_that_name_pictures_in_their_own_way(tmp_path: Path, kind: str) -> 
     if kind == "a catalog by sku":
         assert metadata["a.png"]["sku"] == "a"
     assert report.names == passed.get(kind, {})
+
+
+def test_a_table_without_a_usual_column_of_captions_is_said(tmp_path: Path) -> None:
+    """Its pictures get the names of folders as captions, so whoever has German columns has to hear of it."""
+    rows = "Datei;Beschriftung;Stil\nbilder/a.png;ein rotes Haus;ink\nbilder/b.png;ein Stern;ink\n"
+    files = {"bilder/a.png": picture(1), "bilder/b.png": picture(2), "metadata.csv": rows}
+    _, _, report = gather(tmp_path, files)
+    assert report.names["tables_without_captions"] == ["metadata.csv has Beschriftung"]

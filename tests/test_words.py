@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bowerbird import KnowledgeBase
-from bowerbird.knowledge.search import bm25, build, typos
+from bowerbird.knowledge.search import bm25, build, terms, typos
 from bowerbird.knowledge.search.words import name_words, query_words, whole, words
 from tests.faults.plain import PlainEncoder
 from tests.test_own_classes import run
@@ -193,3 +194,66 @@ def test_a_mistyped_word_is_found_and_said(tmp_path: Path) -> None:
     assert json.loads(shown)["corrected"] == {"ladybgu": ["ladybug"]}
     assert "'ladybgu'" in said
     assert "'ladybug'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words_of", "phrases", "where"),
+    [
+        ('a "red fox" in snow', "a red fox in snow", ("red fox",), None),
+        ("sku:ABC-12 fox", "fox", (), "lower(`SKU`) = lower('ABC-12')"),
+        (
+            'Artist:"d\'Arc, J." year:1990',
+            "d'Arc, J. 1990",
+            (),
+            "lower(`artist`) = lower('d''Arc, J.') AND `year` = 1990",
+        ),
+        ("tags:wild", "wild", (), "array_has(`tags`, 'wild')"),
+        ("year:old http://a.b note:x 5:30", "year:old http://a.b note:x 5:30", (), None),
+        ("year:19.0 year:99999999999999999999", "year:99999999999999999999", (), "`year` = 19"),
+        ('12" pan', '12" pan', (), None),
+        ('""', '""', (), None),
+    ],
+)
+def test_a_query_taken_apart(text: str, words_of: str, phrases: tuple[str, ...], where: str | None) -> None:
+    columns = {"SKU": "string", "artist": "string", "year": "int64", "tags": "list<item: string>"}
+    found = terms.parse(text, columns)
+    assert (found.text, found.phrases, found.where) == (words_of, phrases, where)
+
+
+def test_phrases_and_fields(tmp_path: Path) -> None:
+    """In rows indexed and in rows that came since, with a condition and without."""
+    rows = [
+        ("a red fox", "ABC-12", 1),
+        ("fox by a red barn", "abc-12", 2),
+        ("Red foxes", "X", 1),
+        ("barn", "ABC-12", 1),
+    ]
+    for part, some in (("a", rows[:2]), ("b", rows[2:])):
+        (tmp_path / part).mkdir()
+        lines = []
+        for number, (caption, sku, year) in enumerate(some):
+            Image.new("RGB", (8, 8), (90 * number, 40 * len(part), ord(part))).save(tmp_path / part / f"{number}.png")
+            lines.append(json.dumps({"file_name": f"{number}.png", "text": caption, "SKU": sku, "year": year}))
+        (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
+    kb.search(text="fox", k=1, mode="bm25")
+    kb.add(tmp_path / "b")
+
+    def found(text: str, mode: str = "bm25", **options: Any) -> set[str]:
+        hits = kb.search(text=text, k=4, mode=mode, **options)
+        return {caption for caption, there in zip(hits.captions[0], hits.mask[0], strict=True) if there}
+
+    assert found("red fox") == {rows[0][0], rows[1][0], rows[2][0]}
+    for mode in ("bm25", "hybrid", "dense"):
+        assert found('"red fox"', mode) == {"a red fox", "Red foxes"}
+        assert found('"red fox" sku:abc-12', mode) == {"a red fox"}
+        assert found("SKU:ABC-12", mode) == {rows[0][0], rows[1][0], "barn"}
+    assert found('"fox red"') == found('"red foz"') == set()
+    assert found('"red fox"', where="year = 1") == {"a red fox", "Red foxes"}
+    assert found("barn year:1") == {"barn"}
+    assert found("nowhere:1 barn") == {"fox by a red barn", "barn"}
+    assert found('"red fox"', operators=False) == found("red fox")
+    several = kb.search(text=["fox", '"a red barn"'], k=2, mode="hybrid")
+    assert several.captions[1] == ("fox by a red barn", "")
+    assert several.queries == ("fox", '"a red barn"')
+    assert "phrases and fields" in run("search", str(tmp_path / "kb"), "--text", '"fox red"', "--mode", "bm25")[1]

@@ -204,7 +204,11 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
 
 def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
     """Why there is no result: the condition, the words, the cut-off."""
+    from bowerbird.knowledge.search.terms import is_plain
+
     among = f" among the items that satisfy --where {where!r}" if where else ""
+    if least is None and text is not None and not is_plain(text):
+        return f"{among} has the phrases and fields of {text!r}; leave out quotation marks, or the name before a colon"
     if least is None:
         return f"{among} shares a word with {text!r}; try --mode dense" if mode == "bm25" else f"{among} was found"
     if usual is None:

@@ -41,7 +41,10 @@ NEAR: dict[str, tuple[str, ...]] = {
     "blue": ("purple",),
     "yellow": ("orange",),
     "orange": ("red", "yellow", "brown"),
-    "brown": ("orange",),
+    "brown": ("orange", "red"),
+    "white": ("gray",),
+    "gray": ("white", "black"),
+    "black": ("gray",),
 }
 """Colors that shading turns into each other: they speak neither for a picture nor against it."""
 EDGE = 48
@@ -107,12 +110,12 @@ def _classes(rgb: np.ndarray) -> np.ndarray:
     hue, saturation, value = hue * 60, (high - low) / high.clip(min=1), high / 255
     found = np.select(
         [
-            value < 0.2,
-            (saturation < 0.15) & (value > 0.85),
-            saturation < 0.15,
-            (hue >= 19) & (hue < 45) & (value < 0.65),
-            ((hue < 19) | (hue >= 345)) & (saturation < 0.45) & (value > 0.8),
-            (hue < 19) | (hue >= 345),
+            value < 0.3,
+            (saturation < 0.15) & (value > 0.87),
+            saturation < 0.2,
+            (hue >= 8) & (hue < 45) & ((value < 0.65) | ((value < 0.82) & (saturation < 0.65))),
+            ((hue < 17) | (hue >= 345)) & (saturation < 0.45) & (value > 0.8),
+            (hue < 17) | (hue >= 345),
             hue < 40,
             hue < 70,
             hue < 165,

@@ -26,6 +26,7 @@ KINDS = {
     "files_left_out": "files passed over",
     "other_files": "files of other kinds, left alone",
     "values_left_out": "values that cannot be kept",
+    "tables_without_captions": "tables without a usual column of captions, which --caption-column NAME can name",
     "columns_taken": "columns taken for pictures' names, as their values are such",
     "columns_renamed": "columns under another name",
 }

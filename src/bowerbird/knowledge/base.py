@@ -29,6 +29,7 @@ from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_o
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
+from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
 
@@ -460,6 +461,7 @@ class KnowledgeBase:
         diversity: float = 0.0,
         min_score: float | None = None,
         typos: bool = True,
+        operators: bool = True,
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights. k None: 4, or as many as there are.
@@ -470,7 +472,9 @@ class KnowledgeBase:
         every item, whatever the index. `diversity` from 0 to 1 prefers results unlike those before (maximal marginal
         relevance). `min_score` leaves out what is less similar to the query: a cosine,
         or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). `typos`: a word
-        that no item has is searched as those near to it, which count less (`corrected` of the result). Queries by id
+        that no item has is searched as those near to it, which count less (`corrected` of the result). `operators`:
+        words in quotation marks must stand next to each other, and `sku:ABC-12` is a value of the metadata column
+        `sku` where there is one; False takes both as plain words. Queries by id
         leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
@@ -505,18 +509,14 @@ class KnowledgeBase:
         wanted = min(len(self), 4 * k + 20) if diversity else k
         if texts:
             encoder = None if mode == "bm25" else self.encoder  # words need none, and it takes seconds to load
-            answer = query.by_text(
-                snapshot,
-                encoder,
-                texts,
-                wanted,
-                mode=mode,
-                normalize=self.normalize,
-                allowed=allowed,
-                exact=exact,
-                alpha=alpha,
-                typos=typos,
-            )
+            options = query.TextOptions(mode, self.normalize, exact, alpha, typos)
+            if operators and not all(map(is_plain, texts)):
+                each = [
+                    self._by_terms(encoder, parse(text, self.store.columns()), wanted, where, options) for text in texts
+                ]
+                answer = query.joined(each)
+            else:
+                answer = query.by_text(snapshot, encoder, texts, wanted, allowed=allowed, options=options)
             found, vectors, words = answer.found, answer.vectors, answer.words
             corrected = tuple(map(shown, answer.near))
         else:
@@ -551,6 +551,21 @@ class KnowledgeBase:
             raise BowerbirdError("similarities: give text or query_mix, one of them")
         vectors = self._vectors(None, None, None, query_mix if query_mix is not None else [(str(text), 1.0)])
         return query.sample_similarities(self.store.snapshot, vectors)[0]
+
+    def _by_terms(
+        self, encoder: Encoder | None, terms: Terms, k: int, where: str | None, options: query.TextOptions
+    ) -> query.TextResult:
+        """The k best for one text with phrases and fields."""
+        both = " AND ".join(f"({part})" for part in (where, terms.where) if part is not None)
+        allowed, snapshot = self.store.allowed(both) if both else None, self.store.snapshot
+        for phrase in terms.phrases:
+            allowed = snapshot.narrowed(phrase, allowed)
+        if options.mode == "bm25" and not terms.words:  # fields alone: what has them, in the order of ids
+            rows = snapshot.rows_of(np.sort(self.store.ids(both))[:k])
+            return query.unranked(rows, k)
+        return query.by_text(
+            snapshot, encoder, [terms.text], k, allowed=allowed, options=options, as_written=terms.phrases
+        )
 
     def _vectors(
         self,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -141,6 +142,7 @@ def run(settings: Settings, on_message: OnMessage) -> None:
 
     Raises: BowerbirdError where it cannot start.
     """
+    _check_address(settings.host, settings.port)
     folder = Path(tempfile.mkdtemp(prefix="bowerbird-serve-"))  # of this user alone
     try:
         server = build(settings, folder)
@@ -151,10 +153,22 @@ def run(settings: Settings, on_message: OnMessage) -> None:
         asyncio.run(running.serve())
         if server.dispatcher.refusal is not None:
             raise BowerbirdError(server.dispatcher.refusal)
-        if not running.started:
-            raise BowerbirdError(f"{name}:{settings.port} cannot be listened at; give another --port, or end who does")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises: BowerbirdError where nothing can listen there; uvicorn would log it and leave, with a code of its own."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise BowerbirdError(
+            f"{_shown_host(host)}:{port} cannot be listened at ({error.strerror}); give another --port or --host, or"
+            " end what listens there"
+        ) from error
 
 
 def _shown_host(host: str) -> str:

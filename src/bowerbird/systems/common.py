@@ -16,6 +16,7 @@ from torch import Tensor
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Neighbors
+from bowerbird.models.weights import bundled
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -109,10 +110,13 @@ def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
     """`kb` itself. Raises: MismatchError when it was made with another encoder than the pipeline's `config` names."""
     wanted, there = config.encoder_fingerprint, kb.encoder_fingerprint
     if wanted and there != wanted:
+        name = str(config.encoder_name)
+        # one of a folder goes by the folder's name alone, which opens nothing elsewhere
+        again = name if "/" in name or bundled(name) is not None else "DIR, the folder of that encoder"
         raise MismatchError(
             f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with"
             f" {config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder"
-            f" {config.encoder_name}"
+            f" {again}"
         )
     return kb
 

@@ -126,6 +126,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             count=count,
             seed=seed,
             min_score=request.min_score,
+            rerank=request.rerank,
         )
     return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
 
@@ -154,7 +155,15 @@ def by_text(
 
     def look_up(texts: Sequence[str], wanted: int) -> Neighbors:
         # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
-        return kb.search(text=list(texts), k=wanted, mode=search_mode, where=where, min_score=min_score, typos=False)
+        return kb.search(
+            text=list(texts),
+            k=wanted,
+            mode=search_mode,
+            where=where,
+            min_score=min_score,
+            typos=False,
+            operators=False,
+        )
 
     def search(wanted: int) -> Neighbors:
         found = look_up(prompts, wanted)
@@ -214,11 +223,12 @@ def by_class(
     count: int,
     seed: int,
     min_score: float | None = None,
+    rerank: bool = True,
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
     whose metadata `class_key` is `name`."""
     if class_key is None:
-        return by_text(kb, [class_prompt(name)], k, min_score=min_score).repeat(count)
+        return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(

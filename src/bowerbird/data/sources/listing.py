@@ -64,6 +64,16 @@ def _written(row: dict[str, Any], files: str | None, keys: str | None) -> str | 
     return clean(str(name if name is not None else key))[:120]
 
 
+def _columns_of_texts(rows: Sequence[dict[str, Any]], columns: Sequence[str], files: str | None) -> list[str]:
+    """The columns, other than that of pictures' names, whose values are of several words: they may be captions."""
+    some = rows[:SOME]
+    return [
+        name
+        for name in columns
+        if name != files and 2 * sum(" " in str(row.get(name) or "").strip() for row in some) > len(some)
+    ]
+
+
 class Listing:
     """Rows of tables by the pictures they name. `captions`: those of a picture, None where no row has one. `inside`:
     what may stand before names in tables from outside, the archive that the pictures lie in."""
@@ -109,6 +119,8 @@ class Listing:
         if tentative and not any(found):
             return False
         captions = caption_column([name for name in columns if name != files], self.asked)
+        if captions is None and self.asked is None and (texts := _columns_of_texts(rows, columns, files)):
+            self.report.note("tables_without_captions", f"{table.name} has {clean(', '.join(texts))}")
         type_rows(rows, table.name, [name for name in (files, keys, captions) if name])
         self.report.note_columns(name for name in columns if name != files)
         self._scopes.add(f"{folder}/" if folder else "")

@@ -131,9 +131,8 @@ def _neighbors(
         else:
             texts = [items[i].caption for i in left]
             encoder = None if mode == "bm25" else kb.encoder
-            rows, found = query.by_text(
-                snapshot, encoder, texts, wanted, mode=mode, normalize=kb.normalize, allowed=None, exact=False
-            ).found
+            options = query.TextOptions(mode, kb.normalize, typos=False)  # captions, not what somebody typed
+            rows, found = query.by_text(snapshot, encoder, texts, wanted, allowed=None, options=options).found
         allowed = (rows != ABSENT) & (_contents(snapshot.ids_of(rows), guard.moved) != own[left, None])
         if guard.max_similarity is not None:
             likeness = np.einsum(

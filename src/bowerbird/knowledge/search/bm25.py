@@ -86,6 +86,14 @@ class Words:
             return sum(span.stop - span.start for span in spans)
         return sum(int(live[self.rows_of[span]].sum()) for span in spans)
 
+    def rows_with_all(self, words: Sequence[str]) -> np.ndarray:
+        """The rows that have every one of `words`, int64, ascending."""
+        each = [np.union1d(self.rows_of[self.span(word)], self.rows_of[self.span(NAME + word)]) for word in words]
+        found = each[0]
+        for rows in each[1:]:
+            found = np.intersect1d(found, rows, assume_unique=True)
+        return found.astype(np.int64)
+
     def same(self, text: str) -> np.ndarray:
         """The rows whose whole caption is this one, in their order."""
         token = whole(text)

@@ -64,6 +64,11 @@ class Searchable(Protocol):
         say."""
         ...
 
+    def narrowed(self, phrase: str, allowed: Any = None) -> Any:
+        """Those of `allowed` that have the words of `phrase` next to each other; `allowed` itself where a store cannot
+        say."""
+        ...
+
     def words(
         self, text: str, k: int, allowed: Any = None, *, near: Near | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from bowerbird.data.columns import clean
 from bowerbird.knowledge.search import dense, fusion
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.search.typos import Near
+from bowerbird.knowledge.search.words import query_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,26 +43,38 @@ def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any, n
     return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
 
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts are searched: `mode` (`by_text`), whether vectors are compared by cosine, whether with `exact`ly all;
+    `alpha` None fuses by ranks, a share from 0 to 1 weighs scores, that much the dense ones; `typos`: search near words
+    in place of those that no item has."""
+
+    mode: str
+    normalize: bool
+    exact: bool = False
+    alpha: float | None = None
+    typos: bool = True
+
+
 def by_text(
     snapshot: Searchable,
     encoder: Encoder | None,
     texts: Sequence[str],
     k: int,
     *,
-    mode: str,
-    normalize: bool,
     allowed: Any,
-    exact: bool,
-    alpha: float | None = None,
-    typos: bool = True,
+    options: TextOptions,
+    as_written: Sequence[str] = (),
 ) -> TextResult:
     """The k best for each text: `dense`, `bm25`, `mixed` (see `mixed`), or `hybrid`, which fuses both rankings, the
     dense one led by the words.
 
-    `alpha`: None fuses by ranks; a share from 0 to 1 weighs scores, that much the dense ones. `typos`: search
-    near words in place of those that no item has.
+    `as_written`: phrases whose words are taken as they are.
     """
-    near = tuple(snapshot.near_words(text) if typos and mode != "dense" else {} for text in texts)
+    mode, normalize, exact, alpha = options.mode, options.normalize, options.exact, options.alpha
+    fixed = {word for phrase in as_written for word in query_words(phrase)}
+    looked = [snapshot.near_words(text) if options.typos and mode != "dense" else {} for text in texts]
+    near = tuple({word: others for word, others in each.items() if word not in fixed} for each in looked)
     if mode == "bm25" or encoder is None:
         words = by_words(snapshot, texts, k, allowed, near)
         return TextResult(words, words=words, near=near)
@@ -80,6 +93,29 @@ def by_text(
         pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
         fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
     return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words, near)
+
+
+def joined(parts: Sequence[TextResult]) -> TextResult:
+    """The results of several searches of one text each as one."""
+
+    def stack(pairs: Sequence[Found]) -> Found:
+        return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+    vectors = [part.vectors for part in parts if part.vectors is not None]
+    words = [part.words for part in parts if part.words is not None]
+    return TextResult(
+        stack([part.found for part in parts]),
+        np.concatenate(vectors) if vectors else None,
+        stack(words) if words else None,
+        tuple(near for part in parts for near in part.near or ({},)),
+    )
+
+
+def unranked(rows: np.ndarray, k: int) -> TextResult:
+    """Rows `(n,)` that nothing ranks, as a result by words with a score of 0."""
+    found, scores = np.full((1, k), ABSENT, np.int64), np.full((1, k), -np.inf, np.float32)
+    found[0, : len(rows)], scores[0, : len(rows)] = rows, 0
+    return TextResult((found, scores), words=(found, scores))
 
 
 def mixed(snapshot: Searchable, encoder: Encoder, vectors: np.ndarray, candidates: list[np.ndarray], k: int) -> Found:

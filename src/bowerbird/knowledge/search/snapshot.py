@@ -19,7 +19,7 @@ from bowerbird.knowledge.search import bm25, dense, typos
 from bowerbird.knowledge.search.ann import K as MEASURED_K
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.typos import Near
-from bowerbird.knowledge.search.words import query_words
+from bowerbird.knowledge.search.words import query_words, sequence
 
 FEW = 20_000
 """Up to so many allowed rows are compared one by one; an index would look where they are not."""
@@ -162,6 +162,22 @@ class Snapshot:
             counts = {other: sum(index.count(other, live) for index, live in indexes) for other in near}
             chosen[word] = typos.choose(word, {other: d for other, d in near.items() if counts[other]}, counts)
         return {word: others for word, others in chosen.items() if others}
+
+    def narrowed(self, phrase: str, allowed: np.ndarray | None = None) -> np.ndarray | None:
+        """The rows of `allowed` (ascending; all when None) where the words of `phrase` stand next to each other, in a
+        caption, a tag or the file's name."""
+        content, own = dict.fromkeys(query_words(phrase)), sequence(phrase)
+        if not content:
+            return allowed
+        found = []
+        for segment, start in ((self.main, 0), (self.tail, len(self.main))):
+            if segment.words is not None:
+                rows = segment.words.rows_with_all(list(content))
+                found.append(rows[segment.says(own, rows)] + start if len(own) > 1 else rows + start)
+        every = np.concatenate([np.zeros(0, np.int64), *found])
+        here = every < len(self.main)
+        every = every[~here | self.live[np.where(here, every, 0)]] if len(self.main) else every
+        return every if allowed is None else np.intersect1d(every, allowed)
 
     def words(
         self, text: str, k: int, allowed: np.ndarray | None = None, *, near: Near | None = None

@@ -58,6 +58,11 @@ def query_words(text: str) -> list[str]:
     return _content(_all_words(text, parts=False))
 
 
+def sequence(text: str) -> list[str]:
+    """Every word of a text in its order, function words too: what stands next to what."""
+    return [singular(word) for word in _all_words(text, parts=False)]
+
+
 def whole(text: str) -> str:
     """One token for a text as a whole, equal for texts of the same words; "" where there is not one word."""
     return whole_of(words(text), text)
@@ -76,9 +81,14 @@ def exact(text: str) -> str:
 
 
 def name_words(name: str) -> list[str]:
-    """The words of a file's name, without its folders and suffix; none of a row's place such as `table.parquet[3]`."""
+    """The words of a file's name (`bare_name`)."""
+    return words(bare_name(name))
+
+
+def bare_name(name: str) -> str:
+    """A file's name without its folders and suffix; "" of a row's place such as `table.parquet[3]`."""
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return [] if last.endswith("]") else words(re.sub(r"\.[A-Za-z0-9]{1,5}$", "", last))
+    return "" if last.endswith("]") else re.sub(r"\.[A-Za-z0-9]{1,5}$", "", last)
 
 
 @lru_cache(1 << 16)

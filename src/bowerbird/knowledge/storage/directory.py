@@ -216,6 +216,10 @@ class DirectoryStore:
         """The content hashes of all items, from the rows."""
         return self.rows.contents()
 
+    def columns(self) -> dict[str, str]:
+        """Metadata columns and their types."""
+        return self.rows.metadata_types()
+
     def allowed(self, where: str) -> np.ndarray:
         """The rows that satisfy `where`, as the snapshot takes them."""
         return np.sort(self.snapshot.rows_of(self.ids(where)))

@@ -97,6 +97,10 @@ class Store(Protocol):
         for items that kept their id when their picture or caption was changed."""
         ...
 
+    def columns(self) -> dict[str, str]:
+        """Metadata columns and their types, as Arrow names them."""
+        ...
+
     def allowed(self, where: str) -> Any:
         """The items that satisfy `where`, in the form that this store's `snapshot` takes as `allowed`. Raises: as
         `ids`."""

@@ -130,7 +130,7 @@ def _candidates(
     """The items that a search finds for any of the phrases, each scored for all of them."""
     queries = [phrase.query for phrase in phrases]
     k = min(settings.candidates, len(kb))
-    hits = kb.search(text=queries, k=k, mode=settings.search_mode, where=settings.where, typos=False)
+    hits = kb.search(text=queries, k=k, mode=settings.search_mode, where=settings.where, typos=False, operators=False)
     out = {ABSENT, *exclude}
     ids = [item for item in dict.fromkeys(hits.ids.T.ravel().tolist()) if item not in out]
     if not ids:

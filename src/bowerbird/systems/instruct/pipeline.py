@@ -197,6 +197,7 @@ class InstructPipeline(System):
             where=request.where,
             min_score=request.min_score,
             typos=False,
+            operators=False,
         )
         named = np.array([[name is not None] * hits.k for name in names])
         return replace(

@@ -139,6 +139,10 @@ class MilvusSnapshot:
         """None: Milvus does not say which words it has."""
         return {}
 
+    def narrowed(self, phrase: str, allowed: str | None = None) -> str | None:
+        """`allowed` itself: Milvus does not say what stands next to what."""
+        return allowed
+
     def words(
         self, text: str, k: int, allowed: str | None = None, *, near: Near | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

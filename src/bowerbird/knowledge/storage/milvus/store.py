@@ -215,6 +215,10 @@ class MilvusStore:
         """The ids: here no item keeps its id when its picture is changed."""
         return self.all_ids()
 
+    def columns(self) -> dict[str, str]:
+        """Metadata columns and their types."""
+        return {str(name): str(kind) for name, kind in self.manifest["columns"].items()}
+
     def allowed(self, where: str) -> str:
         """A condition of Milvus for `where`: translated where that is possible, else the ids that our own
         engine finds."""

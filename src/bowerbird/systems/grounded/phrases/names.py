@@ -36,7 +36,7 @@ def find_names(kb: KnowledgeBase, prompt: str, where: str | None = None) -> list
     if not spans:
         return []
     texts = [prompt[read[a].start : read[b - 1].end] for a, b in spans]
-    found = kb.search(text=texts, k=min(DEPTH, len(kb)), mode="bm25", where=where, typos=False)
+    found = kb.search(text=texts, k=min(DEPTH, len(kb)), mode="bm25", where=where, typos=False, operators=False)
     items = sorted({*found.ids.ravel().tolist()} - {ABSENT})
     names = dict(zip(items, kb.names(items) if items else (), strict=True))
     taken: list[tuple[int, int]] = []
@@ -74,7 +74,7 @@ def _unknown(kb: KnowledgeBase, read: Sequence[Token], where: str | None) -> set
     asked = sorted({token.word for token in read if token.word and token.word not in classes.CLOSED})
     if not asked:
         return set()
-    found = kb.search(text=asked, k=1, mode="bm25", where=where, typos=False)
+    found = kb.search(text=asked, k=1, mode="bm25", where=where, typos=False, operators=False)
     return {word for word, there in zip(asked, found.mask[:, 0], strict=True) if not there}
 
 
