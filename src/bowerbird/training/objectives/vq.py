@@ -99,7 +99,7 @@ class VQObjective(Objective[VQBatch]):
         config, x = self.config, batch["pixels"]
         if isinstance(x, VariedPictures):
             x = x.render(self.size)
-        latents = self.model.encode(x).latents.float()
+        latents = self.model.encode(x).latents
         generated = self.model.decode(latents)
         sample, codebook = generated.sample.float(), generated.commit_loss.float().mean()
         loss = (
@@ -112,7 +112,7 @@ class VQObjective(Objective[VQBatch]):
     def _reach(self, latents: Tensor) -> Tensor:
         """The mean squared distance of every code to the latent nearest to it, of those in the batch."""
         codes = self.model.quantize.embedding.weight
-        points = latents.detach().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+        points = latents.detach().float().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
         points = points[:: max(1, len(points) // 16384)]
         with torch.no_grad():
             nearest = torch.cdist(codes.float(), points).argmin(1)
