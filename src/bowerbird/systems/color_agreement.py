@@ -90,7 +90,9 @@ def keep_agreeing(found: Neighbors, search: Callable[[Sequence[str], int], Neigh
             changed[row] = _replaced(found.rows([row]), verdict, deep, request, known)
     if not changed:
         return found
-    return Neighbors.stack([changed.get(row, found.rows([row])) for row in range(len(found))])
+    made = Neighbors.stack([changed.get(row, found.rows([row])) for row in range(len(found))])
+    most_there = max(1, int(made.mask.sum(1).max()))  # as a record has them: what is absent everywhere is no column
+    return made.select(range(most_there)) if most_there < made.k else made
 
 
 def _replaced(
