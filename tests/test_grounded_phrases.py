@@ -115,13 +115,13 @@ def test_the_critic_asks_for_what_is_missing_and_the_best_picture_is_kept(
     said = run("generate", *how, "--prompt", PROMPT, "--out", tmp_path / "out")
     for name in ("000.png", "001.png"):
         record = read_png(tmp_path / "out" / name)
-        told = record["refinement"]
-        assert told["phrases"] == ["a red heart", "a blue star"]
-        assert told["passes"][0]["references"] == []  # a draft of the base's own
-        best = told["passes"][told["best"]]
-        lacks = [repr(p) for p, value in zip(told["phrases"], best["missing"], strict=True) if value >= 0.5]
+        refined = record["refinement"]
+        assert refined["phrases"] == ["a red heart", "a blue star"]
+        assert refined["passes"][0]["references"] == []  # a draft of the base's own
+        best = refined["passes"][refined["best"]]
+        lacks = [repr(p) for p, value in zip(refined["phrases"], best["missing"], strict=True) if value >= 0.5]
         assert (f"{name}: the critic does not see {', '.join(lacks)}" in said) == bool(lacks)
-        assert best["score"] == max(one["score"] for one in told["passes"])
+        assert best["score"] == max(one["score"] for one in refined["passes"])
         assert [each["phrase"] for each in record["neighbors"]] == [phrase for phrase, _ in best["references"]]
         run("generate", *how[:3], "--from", tmp_path / "out" / name, "--out", tmp_path / name)
         assert (pixels(tmp_path / name / "000.png") == pixels(tmp_path / "out" / name)).all()

@@ -1,4 +1,4 @@
-"""What `bowerbird serve` stands: a worker that dies, a server that is killed, or told to end, pictures that are bombs.
+"""What `bowerbird serve` stands: a worker that dies, a server that is killed, or asked to end, pictures that are bombs.
 
 `BOWERBIRD_FAULTS=full` kills as often as the design says.
 """

@@ -1,4 +1,4 @@
-"""An imported InstructPix2Pix computes what the published networks compute, and is told from a Stable Diffusion."""
+"""An imported InstructPix2Pix computes what the published networks compute; its first convolution says what it is."""
 
 from __future__ import annotations
 

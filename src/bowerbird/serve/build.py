@@ -77,7 +77,7 @@ def build(settings: Settings, sockets: Path) -> Server:
 
 
 def listener(server: Server) -> uvicorn.Server:
-    """What listens for a server at its address, and runs until it is told to exit."""
+    """What listens for a server at its address, and runs until it is asked to exit."""
     settings = server.settings
     protocol = type("Protocol", (PatientProtocol,), {"header_seconds": settings.limits.header_seconds})
     config = uvicorn.Config(

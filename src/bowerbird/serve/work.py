@@ -99,7 +99,7 @@ def run(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None:
 
 
 class _Failing:
-    """A block whose end, good or bad, is told for these orders."""
+    """A block whose end, good or bad, is reported for these orders."""
 
     def __init__(self, order: Order | Sequence[Order], tell: Tell) -> None:
         self.orders = [order] if isinstance(order, Order) else list(order)

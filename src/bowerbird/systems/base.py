@@ -60,7 +60,7 @@ class Capabilities:
     `guidance_interval`: guidance can be kept to a part of the steps.
     `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
-    `instructs`: what it is told is an instruction, and `image_guidance` says how much of the picture stays.
+    `instructs`: its text is an instruction, and `image_guidance` says how much of the picture stays.
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
     `captions`: it says in words what a picture shows (`System.caption`).
     `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,15 +23,14 @@ def class_pictures(base: Any, config: DreamBoothConfig, seed: int, device: str) 
     scheduler = repr(sorted(dict(base.scheduler.config).items(), key=str))
     key = cache.key("class", *networks, scheduler, config.class_prompt, str(config.class_steps), str(seed))
     place = cache.directory("class-pictures")
-    parts = []
-    for start in range(0, config.class_pictures, PART):
-        numbers = range(start, start + PART)  # always as many, so that a file serves any number of pictures
-        part = cache.memoize(
-            place / f"{key[:32]}-{start}.safetensors",
-            key,
-            lambda numbers=numbers: {"pixels": generate(base, config, [seed + i for i in numbers], device)},  # type: ignore[misc]
-        )
-        parts.append(part["pixels"])
+
+    def pixels(start: int) -> dict[str, Tensor]:
+        # always as many, so that a file serves any number of pictures
+        return {"pixels": generate(base, config, [seed + i for i in range(start, start + PART)], device)}
+
+    starts = range(0, config.class_pictures, PART)
+    files = {start: place / f"{key[:32]}-{start}.safetensors" for start in starts}
+    parts = [cache.memoize(files[start], key, partial(pixels, start))["pixels"] for start in starts]
     return torch.cat(parts)[: config.class_pictures]
 
 

@@ -1,5 +1,5 @@
 """The released InstructPix2Pix checkpoint (`bowerbird import compvis`): a Stable Diffusion whose first convolution
-reads twice its latents' channels, by which it is told from one that only reads a text.
+reads twice its latents' channels, by which it is distinguished from one that only reads a text.
 
 U-Net, first stage and text model are in the file, the tokenizer is not: it is CLIP's, and has to be given. Attention
 has 8 heads at every level, latents the scale 0.18215, pictures 512 px. Source: arXiv 2211.09800 and its release.

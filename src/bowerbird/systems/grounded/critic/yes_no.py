@@ -64,10 +64,10 @@ class YesNoCritic:
         """The question as the model wants to be asked: by its chat template, or after its sign for a picture."""
         if getattr(self.processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
-            told: str = self.processor.apply_chat_template(
+            prompt: str = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
-            return told
+            return prompt
         sign = getattr(self.processor, "image_token", "<image>")
         return f"{sign}\n{question}\nAnswer:"
 

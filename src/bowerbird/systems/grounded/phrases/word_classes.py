@@ -70,7 +70,7 @@ NOT_THINGS = _set(
 )
 """Heads of phrases that name no thing at all."""
 GROUNDS = frozenset({"background", "backdrop", "ground"})
-"""Heads that a model can be told more exactly, but that no reference is searched for."""
+"""Heads that describe the picture, but that no reference is searched for."""
 
 FINITE_VERBS = _set(
     "sits sit stands holds wears eats rides contains carries looks runs jumps flies swims walks lies hangs sleeps "
