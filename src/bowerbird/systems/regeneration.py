@@ -50,6 +50,7 @@ Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
 Place = Annotated[int, Field(ge=0, le=100_000)]
 Span = Annotated[list[Place], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # what float32 holds
 
 
 class _Part(BaseModel):
@@ -70,7 +71,7 @@ class _Model(_Part):
 
 class _Neighbor(_Part):
     id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    score: float
+    score: Single
     caption: Text
     weight: Annotated[float, Field(ge=0, le=1e6)]
     name: Name = ""
