@@ -28,6 +28,7 @@ from bowerbird.knowledge.ingest.credit import check_sources, known_columns
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.search import dense, query
+from bowerbird.knowledge.search.analyzer import Analyzer, check_language
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
@@ -100,6 +101,9 @@ class KnowledgeBase:
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
+        language: str | None = None,
+        compounds: bool = False,
+        keep_accents: bool = False,
         credit: Sequence[str] = (),
         workers: int = 0,
         device: str = "cpu",
@@ -111,7 +115,9 @@ class KnowledgeBase:
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
         (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25; `credit`: see `set_credit`. The rest: `add`.
+        BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
+        English nouns; `compounds`: find words inside longer ones, as German has them; `keep_accents`: a word with
+        accents is another one; `credit`: see `set_credit`. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -122,6 +128,7 @@ class KnowledgeBase:
             raise BowerbirdError(
                 f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
+        analyzer = Analyzer(None if language is None else check_language(language), compounds, keep_accents)
         loaded = _load_encoder(encoder, device)
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
@@ -134,8 +141,9 @@ class KnowledgeBase:
             "dedup": dedup,
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
+            **analyzer.recorded(),
         }
-        with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
+        with create_store(path, NewStore(facts, bm25_weights, tag, analyzer), memory, on_message) as store:
             kb = cls(store, loaded, device)
             if credit:
                 check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
