@@ -50,8 +50,8 @@ UNFETCHED = ["onnx/*", "openvino/*"]
 
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
-    """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers layout
-    CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3 or Qwen3-VL-Embedding), a hub id of one of those, an
+    """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
+    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3 or Qwen3-VL-Embedding), a hub id of one of those, an
     installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that). Settings stand
     behind the name (`encoders.options`).
 
