@@ -191,11 +191,16 @@ def _kind(ready: Ready) -> tuple[Any, ...]:
 
 def _generate_group(bench: Workbench, group: Sequence[Ready], tell: Tell) -> None:
     from bowerbird.core.types import Neighbors
+    from bowerbird.evaluation.copies import guard
     from bowerbird.systems import generation
 
     pipe = group[0].pipe
     hits = Neighbors.stack([ready.prepared.hits for ready in group]) if len(group) > 1 else group[0].prepared.hits
+    hits = hits.reading_once()
     sources = group[0].sources if len(group) == 1 else None
+    for ready in group:  # neighbors are read and looked at while the network is at work
+        ready.prepared = replace(ready.prepared, hits=replace(ready.prepared.hits, load_images=hits.load_images))
+        bench.finishing.submit(guard.look_ahead, ready.prepared.hits, ready.order.on_copy)
     owners = [(ready, row) for ready in group for row in range(len(ready.prepared.hits))]
     batch = generation.batch_size(pipe, group[0].prepared.settings)
     started, looks = perf_counter(), _Looks()
