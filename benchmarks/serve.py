@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -179,7 +179,7 @@ PARTS = {
 
 def memory(process: int) -> dict[str, float]:
     """Megabytes of a server by what its processes do; pages that several share count in parts (`Pss`)."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for place in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])

@@ -126,7 +126,11 @@ def look_ahead(hits: Neighbors, policy: str) -> None:
     """Look at the neighbors already, so that `guard` has the pictures alone to look at: for the time in which they are
     being generated."""
     if policy != "off" and hits.load_images is not None:
-        views = {number: picture for row, ids in zip(hits.images(), hits.ids.tolist(), strict=True) for number, picture in zip(ids, row, strict=True)}
+        views = {
+            number: picture
+            for row, ids in zip(hits.images(), hits.ids.tolist(), strict=True)
+            for number, picture in zip(ids, row, strict=True)
+        }
         windows.describe(_descriptor(), [picture for picture in views.values() if picture is not None])
 
 
