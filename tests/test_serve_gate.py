@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bowerbird.serve import recovery
+from bowerbird.serve import errors, recovery
 from bowerbird.serve.context import Server, Settings
 from bowerbird.serve.limits import LIMITS
 from bowerbird.serve.metrics import resident_bytes
@@ -305,3 +305,43 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port} cannot be listened at" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_a_model_that_takes_no_adapter_is_refused_before_anything_starts(tmp_path: Path, random_rdm: Path) -> None:
+    """It came to light when somebody first asked for the model."""
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"x")
+    for flag, name in (("--adapter", "tiny-rdm"), ("--lora", str(random_rdm))):
+        models = ("--model", "tiny-knn", "--model", name)
+        _, said = run("serve", *models, flag, f"{name}={file}", "--data", str(tmp_path / "data"), expect=2)
+        assert "takes no --adapter" in said
+        assert said.count("\n") == 1
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
+    _, said = run("serve", "--model", str(tmp_path / "odd"), "--data", str(tmp_path / "data"), expect=2)
+    assert "'AudioPipeline'" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_errors_name_what_a_request_has_and_no_commands() -> None:
+    cases = {
+        "generate: give a knowledge base (`kb`), or pictures of your own (`reference`)": (
+            "generate: give a knowledge base (knowledge_base), or pictures of your own (neighbors)"
+        ),
+        "this model does not edit; use tiny-knn, or train one: bowerbird train tiny-knn": (
+            "this model does not edit; use tiny-knn, or train one"
+        ),
+        "the row of id 3 is not as it was written; bowerbird kb verify my-kb names the damaged file": (
+            "the row of id 3 is not as it was written"
+        ),
+        "InstructPipeline edits a picture, and none is given; see bowerbird edit --help": (
+            "InstructPipeline edits a picture, and none is given"
+        ),
+        "pictures of 5 px do not fit it; --num-images is at most 8 with `k=0`": (
+            "pictures of 5 px do not fit it; n is at most 8 with k=0"
+        ),
+        "a StableDiffusion cannot be grounded; bowerbird grounds others": (
+            "a StableDiffusion cannot be grounded; bowerbird grounds others"
+        ),
+    }
+    assert {text: errors.for_clients(text) for text in cases} == cases

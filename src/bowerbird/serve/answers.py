@@ -219,6 +219,7 @@ class Model(BaseModel):
     default: bool
     bytes: int
     adapter: str | None
+    loras: list[str]
     loaded: bool
     capabilities: dict[str, Any] | None
     defaults: dict[str, Any] | None
@@ -260,4 +261,5 @@ class Status(BaseModel):
     knowledge_bases: list[str]
     queue: dict[str, int]
     workers: list[dict[str, Any]]
+    rerankers: list[str]
     limits: dict[str, int]

@@ -150,6 +150,10 @@ def _prepare_edit(order: Order, pipe: System, kb: KnowledgeBase | None, job: Job
     can, options = pipe.capabilities, order.options["edit"]
     if not can.starts_from_image or not (can.edits or not options["show_source"]):
         raise BowerbirdError("this model does not edit pictures; choose one that does, as tiny-knn")
+    if can.instructs and (job.images or not options["show_source"]):
+        raise BowerbirdError("this model edits by an instruction: give it as prompt, without reference and img2img")
+    if options["image_guidance"] is not None and not can.instructs:
+        raise BowerbirdError("image_guidance is of models that edit by an instruction; leave it out")
     pictures = [images.read(path) for path in order.files]
     prepared = jobs.prepare(pipe, kb, replace(job, n=job.n * len(pictures)))
     how = {key: value for key, value in options.items() if value is not None}

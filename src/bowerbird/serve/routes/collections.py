@@ -299,7 +299,9 @@ def _search(server: Server, name: str, kb: KnowledgeBase, body: schemas.SearchRe
     options: dict[str, Any] = {"k": min(body.k, max(1, len(kb))), "where": body.where, "diversity": body.diversity}
     options["min_score"] = body.min_score
     if body.text is not None:
-        return kb.search(text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, **options), body.mode
+        return kb.search(
+            text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, rerank=body.rerank, **options
+        ), body.mode
     if body.item is not None:
         return kb.search(ids=[int(body.item)], **{**options, "k": max(1, min(body.k, len(kb) - 1))}), "dense"
     if body.upload is not None:
@@ -329,7 +331,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     server.check_encoder()
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
     job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
-    job |= {"search_mode": body.search_mode, "where": body.where, "allow_no_neighbors": True}
+    job |= {"search_mode": body.search_mode, "where": body.where, "rerank": body.rerank, "allow_no_neighbors": True}
     job |= {"images": [str(server.upload(name)) for name in body.uploads], "phrases": body.phrases}
     weights = {str(pin.item): pin.weight for pin in body.pinned}
     message: dict[str, Any] = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}

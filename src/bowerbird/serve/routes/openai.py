@@ -53,6 +53,7 @@ class ImagesRequest(schemas.Strict):
     neighbors: Annotated[list[schemas.ItemWeight], Field(max_length=64)] | None = None
     search_mode: schemas.SearchMode | None = None
     where: schemas.Where | None = None
+    rerank: schemas.Rerank | None = None
     seed: schemas.Seed | None = None
     steps: schemas.Steps | None = None
     guidance_scale: schemas.Scale | None = None
@@ -113,6 +114,7 @@ async def generations(body: ImagesRequest, request: Request, server: Here) -> Re
     height, width = body.edges()
     chosen = [schemas.Chosen(item=each.id, weight=each.weight) for each in body.neighbors or ()]
     own = {name: getattr(body, name) for name in ("text_ratio", "scale", "negative_prompt", "phrases")}
+    own |= {} if body.rerank is None else {"rerank": body.rerank}
     wanted = schemas.GenerateRequest(**_common(body), **own, height=height, width=width, neighbors=chosen or None)
     return await _answer(request, server, await orders.generate(server, wanted), body, "image_generation")
 
