@@ -3,7 +3,9 @@ while the network is at work."""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from bowerbird import KnowledgeBase
 from bowerbird.core import leftovers, provenance
 from bowerbird.evaluation.copies import guard
 from bowerbird.serve.calls import Calls
+from bowerbird.serve.errors import Public
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import Order, run
 from bowerbird.training import recipes
@@ -164,3 +167,27 @@ def test_a_job_leaves_nothing_in_memory(desk: Desk, random_rdm: Path, monkeypatc
     extractor: Any = guard._descriptor()
     assert len(extractor._known) <= 200
     guard._descriptor.cache_clear()
+
+
+def test_control_characters_and_a_full_disk_end_one_job_and_no_worker(
+    desk: Desk, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "red\x00 apple \x1b[31m\u202e <b>\ufffe \U0001f34e"
+    job = {"prompt": prompt, "steps": [1], "k": 2}
+    order = desk.order(random_rdm, job=job)
+    (end,) = desk.do(order)
+    assert end[0] == "done", end
+    assert provenance.read_png(order.out / "000.png")["request"]["prompt"] == prompt
+    assert "\x1b" not in Image.open(order.out / "000.png").info["parameters"]
+
+    def full(*parts: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        (refused,) = desk.do(desk.order(random_rdm, job=job))
+    assert refused == ("failed", {"message": "the worker failed (No space left on device)", "ours": True})
+    heard = Public(dict, desk.folder).refusal(refused[1]["message"], ours=True)
+    assert (heard.status, heard.code) == (507, "disk_full")
+    assert not [path for path in desk.folder.iterdir() if path.name.startswith(".")]
+    assert desk.do(desk.order(random_rdm, job=job))[0][0] == "done"

@@ -102,6 +102,7 @@ class KnowledgeBaseFacts(BaseModel):
     columns: dict[str, str]
     writable: bool
     default: bool
+    error: str | None = None
 
 
 class KnowledgeBases(BaseModel):

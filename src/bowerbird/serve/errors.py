@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import getpass
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.text import printable, shortened
 
@@ -103,6 +105,12 @@ class Refused(HTTPException):
         return found if self.retry_after is None else {**found, "Retry-After": str(self.retry_after)}
 
 
+def disk_refusal() -> Refused:
+    """The disk takes nothing more, which those who run the server have to see to."""
+    text = "the server's disk is full, or cannot be written: nothing was kept; delete pictures, or ask who runs it"
+    return Refused(507, text, code="disk_full", again=False)
+
+
 def missing(what: str, name: str) -> Refused:
     """There is none of that id."""
     return Refused(
@@ -147,6 +155,8 @@ class Public:
 
     def refusal(self, message: str, *, ours: bool) -> Refused:
         """What a worker said went wrong: `ours`, or the request's."""
+        if ours and disk_code(RuntimeError(message)) is not None:
+            return disk_refusal()
         if ours:
             return Refused(500, self.text(message), code="worker_failed", again=False)
         return Refused(422, self.text(for_clients(message)), code="invalid_request")
@@ -168,6 +178,8 @@ class Public:
         """What is nobody's request's fault."""
         if isinstance(error, BowerbirdError):
             return self.of(error)
+        if isinstance(error, sqlite3.OperationalError) or disk_code(error) is not None:
+            return disk_refusal()
         if isinstance(error, ConnectionError):
             return Refused(503, "the worker is starting; try again in a moment", code="worker_starting", retry_after=3)
         return Refused(500, f"the server failed ({type(error).__name__})", code="server_failed", again=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve.pipelines import Workbench
 
@@ -120,7 +122,9 @@ class _Failing:
                 import traceback
 
                 traceback.print_exception(error)
-                self.tell("failed", order.id, message=f"the worker failed ({type(error).__name__})", ours=True)
+                code = disk_code(error)
+                cause = type(error).__name__ if code is None else os.strerror(code)
+                self.tell("failed", order.id, message=f"the worker failed ({cause})", ours=True)
         return isinstance(error, Exception)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.serve import answers, forms, ingesting, schemas
@@ -33,8 +34,15 @@ FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 @router.get("", response_model=answers.KnowledgeBases)
 async def list_all(server: Here) -> Any:
     """All that are served, the default first."""
-    names = server.shelf.ids()
-    return {"knowledge_bases": [await asyncio.to_thread(server.shelf.facts, name) for name in names]}
+    return {"knowledge_bases": [await asyncio.to_thread(_facts, server, name) for name in server.shelf.ids()]}
+
+
+def _facts(server: Server, name: str) -> dict[str, Any]:
+    """One of the list; one that cannot be opened now, as it was moved or is damaged, says so and hides no other."""
+    try:
+        return server.shelf.facts(name)
+    except BowerbirdError as error:
+        return {**server.shelf.unknown(name), "error": server.public.of(error).message}
 
 
 @router.post(

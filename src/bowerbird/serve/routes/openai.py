@@ -199,6 +199,7 @@ def _ended(server: Server, task: Task) -> dict[str, Any]:
         return job
     error = job["error"] or {"message": "it was cancelled", "code": "cancelled"}
     status = {"worker_died": 503, "interrupted": 503, "cancelled": 409, "worker_failed": 500, "mismatch": 409}
+    status |= {"disk_full": 507}
     code = str(error["code"])
     raise Refused(
         status.get(code, 422), error["message"], code=code, retry_after=5 if status.get(code) == 503 else None
