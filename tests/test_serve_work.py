@@ -19,8 +19,10 @@ from bowerbird.core import leftovers, provenance
 from bowerbird.evaluation.copies import guard
 from bowerbird.serve.calls import Calls
 from bowerbird.serve.errors import Public
+from bowerbird.serve.kinds import run
+from bowerbird.serve.notes import readable
 from bowerbird.serve.pipelines import Workbench
-from bowerbird.serve.work import Order, run
+from bowerbird.serve.work import Order
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
 
@@ -178,7 +180,8 @@ def test_control_characters_and_a_full_disk_end_one_job_and_no_worker(
     (end,) = desk.do(order)
     assert end[0] == "done", end
     assert provenance.read_png(order.out / "000.png")["request"]["prompt"] == prompt
-    assert "\x1b" not in Image.open(order.out / "000.png").info["parameters"]
+    with Image.open(order.out / "000.png") as image:
+        assert "\x1b" not in image.info["parameters"]
 
     def full(*parts: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -191,3 +194,11 @@ def test_control_characters_and_a_full_disk_end_one_job_and_no_worker(
     assert (heard.status, heard.code) == (507, "disk_full")
     assert not [path for path in desk.folder.iterdir() if path.name.startswith(".")]
     assert desk.do(desk.order(random_rdm, job=job))[0][0] == "done"
+
+
+def test_notes_name_what_was_left_out_in_one_line_and_no_numbers_of_items() -> None:
+    notes = ["left out, of another color: 8943702997481417543 'a pear'", "left out, of another color: 12 'a \"b\" 3 c'"]
+    assert readable([*notes, "the critic does not see 'a hat'", notes[0]]) == [
+        "left out, of another color: 'a pear', 'a \"b\" 3 c'",
+        "the critic does not see 'a hat'",
+    ]
