@@ -19,10 +19,12 @@ from bowerbird.data.text import spelled
 if TYPE_CHECKING:
     from PIL import Image
 
-OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash")
+CAPTION_EMBEDDING = "caption_embedding"
+OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash", CAPTION_EMBEDDING)
 """Columns of a knowledge base that are not metadata. `content_hash`: what the id of an item would be by its picture and
-caption, where it has another one, kept through a change of them; else empty or not there."""
-HIDDEN_COLUMNS = ("image", "embedding", "check")
+caption, where it has another one, kept through a change of them; else empty or not there. `caption_embedding`: the
+caption's own vector, the bytes of float32 numbers, where the knowledge base has an encoder for captions."""
+HIDDEN_COLUMNS = ("image", "embedding", "check", CAPTION_EMBEDDING)
 """Those of them that are never shown as text or number."""
 LONGEST_NAME = 160
 """A longer name is cut: it is for reports alone."""

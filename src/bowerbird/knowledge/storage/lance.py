@@ -23,7 +23,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
-from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
+from bowerbird.data.item import CAPTION_EMBEDDING, OWN_COLUMNS, hash_of, item_id
 from bowerbird.knowledge.storage.batches import read_in_batches
 
 TABLE = "rows"
@@ -32,7 +32,13 @@ HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
 CACHE_BYTES = 64 * 1024**2
 CONTENT = "content_hash"
+PACKED = (CAPTION_EMBEDDING,)
+"""Columns of bytes that belong to a row and are shown to nobody."""
+LATER = {CONTENT: pa.int64(), CAPTION_EMBEDDING: pa.binary()}
+"""Columns that a table has from the first item on that needs them."""
 
+Append = Callable[[list[dict[str, Any]], np.ndarray], None]
+"""Takes items, as `Rows.append`, with their embeddings."""
 Form = Callable[[dict[str, Any], np.ndarray], dict[str, Any]]
 """From an item as it is stored, with its `metadata`, and its embedding to the item that takes its place."""
 
@@ -152,8 +158,9 @@ class Rows:
         columns = {name: as_column(values[name]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
         fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
-        if CONTENT not in known and any(item.get(CONTENT) is not None for item in items):
-            fresh.append(pa.field(CONTENT, pa.int64()))
+        for name, kind in LATER.items():
+            if name not in known and any(item.get(name) is not None for item in items):
+                fresh.append(pa.field(name, kind))
         if fresh:
             self._table.add_columns(pa.schema(fresh))
         arrays: dict[str, pa.Array] = {}
@@ -203,7 +210,7 @@ class Rows:
 
     def described(self) -> pa.Table:
         """Every row without its picture and its embedding: captions, names and metadata."""
-        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check")]
+        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check", *PACKED)]
         return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
 
     def schema_without(self, *names: str) -> pa.Schema:
@@ -273,8 +280,8 @@ class Rows:
                 pictures[number] = data
         return pictures
 
-    def change(self, ids: Sequence[int], added: int, caption: str | None, metadata: dict[str, Any]) -> None:
-        """Write the rows of `ids` again, as of the change `added`, with another caption or other metadata.
+    def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any], append: Append) -> None:
+        """Write the rows of `ids` again, by `append`, with another caption or other metadata.
 
         Raises: BowerbirdError, before anything is written, when two items would become one.
         """
@@ -287,13 +294,11 @@ class Rows:
                 return item
             content = item_id(row["image"], vector, caption)
             own = {"id": content} if row.get(CONTENT) is None else {CONTENT: content}
-            return item | {"caption": caption} | own
+            return with_caption(item, caption) | own
 
-        self.rewrite(ids, changed, lambda items, embeddings: self.append(items, embeddings, added))
+        self.rewrite(ids, changed, append)
 
-    def rewrite(
-        self, ids: Sequence[int], form: Form, append: Callable[[list[dict[str, Any]], np.ndarray], None]
-    ) -> None:
+    def rewrite(self, ids: Sequence[int], form: Form, append: Append) -> None:
         """Remove the rows of `ids` and `append` them as `form` makes them of what they were."""
         before = Rows(self.folder, self.version)
         names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
@@ -302,7 +307,7 @@ class Rows:
             embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
             items = []
             for row, vector in zip(found.drop_columns(["embedding"]).to_pylist(), embeddings, strict=True):
-                own = {name: row.get(name) for name in ("id", "caption", "name", "image", CONTENT)}
+                own = {name: row.get(name) for name in ("id", "caption", "name", "image", *LATER)}
                 kept = {name: row[name] for name in names if row[name] is not None}
                 items.append(form(own | {"metadata": kept}, vector))
             append(items, embeddings)
@@ -356,13 +361,19 @@ def _among(ids: Sequence[int]) -> str:
     return f"id IN ({', '.join(str(int(i)) for i in ids)})"
 
 
+def with_caption(item: dict[str, Any], caption: str) -> dict[str, Any]:
+    """An item with this caption; the vector of another one is not its own."""
+    return item | {"caption": caption} | ({} if item["caption"] == caption else {CAPTION_EMBEDDING: None})
+
+
 def checks(batch: pa.RecordBatch) -> np.ndarray:
     """A number for each row that changes with any bit of it, pictures and the check itself aside, int64 `(n,)`."""
     embedding = batch.column(batch.schema.get_field_index("embedding"))
     words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
     # odd multipliers: no change of one number can cancel, modulo 2^64
     total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check"))
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", *PACKED))
+    packed = [batch.column(batch.schema.get_field_index(n)) for n in PACKED if n in batch.schema.names]
     columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
     for row in range(len(batch)):
         text = json.dumps(
@@ -370,7 +381,8 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
             ensure_ascii=False,
             default=str,
         )
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        said = text.encode("utf-8", "surrogatepass") + b"".join(column[row].as_py() or b"" for column in packed)
+        digest = hashlib.blake2b(said, digest_size=8).digest()
         total[row] ^= np.uint64(int.from_bytes(digest, "big"))
     return total.view(np.int64)
 
