@@ -47,10 +47,16 @@ RerankOption = Annotated[
         "--rerank",
         metavar="NAME",
         help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
-        " others agree), none, or auto, which is color.",
+        " others agree), late (token by token, where it was built with --tokens), none, or auto, which is color.",
     ),
 ]
 NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.")]
+TokensOption = Annotated[
+    int,
+    typer.Option(
+        "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
+    ),
+]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[
     str | None,

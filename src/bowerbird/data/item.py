@@ -19,10 +19,11 @@ from bowerbird.data.text import spelled
 if TYPE_CHECKING:
     from PIL import Image
 
-OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash")
+OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash", "token_matrix")
 """Columns of a knowledge base that are not metadata. `content_hash`: what the id of an item would be by its picture and
-caption, where it has another one, kept through a change of them; else empty or not there."""
-HIDDEN_COLUMNS = ("image", "embedding", "check")
+caption, where it has another one, kept through a change of them; else empty or not there. `token_matrix`: its tokens,
+packed (`knowledge.rerank.tokens`), where the knowledge base holds them."""
+HIDDEN_COLUMNS = ("image", "embedding", "check", "token_matrix")
 """Those of them that are never shown as text or number."""
 LONGEST_NAME = 160
 """A longer name is cut: it is for reports alone."""

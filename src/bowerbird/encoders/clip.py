@@ -12,6 +12,7 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
@@ -70,6 +71,36 @@ class ClipEncoder:
                 pixels = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt")["pixel_values"]
                 parts.append(_pool(self.model.get_image_features(pixel_values=pixels.to(self.device))))
         return np.concatenate(parts)
+
+    @property
+    def token_dim(self) -> int:
+        """As of a `TokenEncoder`: the space of the whole."""
+        return self.dim
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `TokenEncoder`: the patches, see `clip_tokens.py`."""
+        import torch
+
+        tokens: list[np.ndarray] = []
+        with torch.inference_mode():
+            for i in range(0, len(pictures), 32):
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                tokens += image_tokens(self.model, made, self.model.get_image_features(**made))
+        return self.embed_images(pictures), tokens
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `TokenEncoder`."""
+        import torch
+
+        tokens: list[np.ndarray] = []
+        with torch.inference_mode():
+            for text in texts:  # alone: what it gives is not to depend on the padding of others
+                made = self.tokenizer(
+                    text, padding=self.padding, truncation=True, max_length=self.max_length, return_tensors="pt"
+                ).to(self.device)
+                given = {"input_ids": made["input_ids"]} if self.padding == "max_length" else dict(made)
+                tokens += text_tokens(self.model, made, self.model.get_text_features(**given))
+        return tokens
 
 
 def _pool(output: Any) -> np.ndarray:

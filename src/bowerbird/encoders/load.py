@@ -27,6 +27,9 @@ BUILT_IN: Mapping[str, str] = {
     "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
+    "colpali": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colqwen2": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colmodernvbert": "bowerbird.encoders.late_interaction:load_late_interaction",
     "clip_vision_model": "bowerbird.encoders.clip_vision:load_clip_vision",
 }
 """By what the `config.json` of a directory says it is (`type` or `model_type`): the function `(path, *, name, device)`
@@ -104,8 +107,8 @@ def _directory(path: Path, text: str, device: str) -> Encoder:
     kind = config.get("type") or config.get("model_type") or config.get("_class_name", "something else")
     if not isinstance(kind, str) or kind not in BUILT_IN:
         raise BowerbirdError(
-            f"encoder {text!r}: its config.json says {ascii(kind)[:60]}; bowerbird reads its own small encoders, clip"
-            " and siglip"
+            f"encoder {text!r}: its config.json says {ascii(kind)[:60]}; bowerbird reads its own small encoders, clip,"
+            " siglip, colpali, colqwen2 and colmodernvbert"
         )
     if bundled(text):
         return _open(BUILT_IN[kind], path, text, device)

@@ -20,7 +20,7 @@ from bowerbird.core.credit import LONGEST, MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.text import in_shell
-from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.core.types import ABSENT, Encoder, Neighbors, TokenEncoder
 from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
 from bowerbird.knowledge.ingest.add import fill
@@ -29,11 +29,13 @@ from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_o
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
 from bowerbird.knowledge.rerank.search import search_reranked
+from bowerbird.knowledge.rerank.tokens import check_tokens, count_of, unpack
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
+from bowerbird.knowledge.storage.protocol import HoldsTokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,6 +105,7 @@ class KnowledgeBase:
         max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
         credit: Sequence[str] = (),
+        tokens: int = 0,
         workers: int = 0,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
@@ -113,7 +116,8 @@ class KnowledgeBase:
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
         (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25; `credit`: see `set_credit`. The rest: `add`.
+        BM25; `credit`: see `set_credit`; `tokens`: so many token vectors of each item are kept beside its embedding,
+        for searches with `rerank="late"` (0: none), also of those that are added later. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -125,6 +129,7 @@ class KnowledgeBase:
                 f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
         loaded = _load_encoder(encoder, device)
+        token_dim = _token_dim(loaded) if tokens and check_tokens(tokens) else 0
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
@@ -136,9 +141,16 @@ class KnowledgeBase:
             "dedup": dedup,
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
+            **({"tokens": tokens} if tokens else {}),
         }
         with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
             kb = cls(store, loaded, device)
+            if tokens:
+                if not isinstance(store, HoldsTokens):
+                    raise BowerbirdError(
+                        f"{store.path}: keeps no tokens, which a directory does; leave out `tokens`, or build in one"
+                    )
+                store.keep({"tokens": {"count": tokens, "dim": token_dim}})
             if credit:
                 check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
             report = kb.add(
@@ -210,6 +222,11 @@ class KnowledgeBase:
         """Whether embeddings are compared by cosine."""
         return bool(self.manifest["encoder"]["normalize"])
 
+    @property
+    def token_count(self) -> int:
+        """Token vectors that an item is pooled to; 0 where none are kept."""
+        return count_of(self.manifest)
+
     def __len__(self) -> int:
         return len(self.store)
 
@@ -241,6 +258,7 @@ class KnowledgeBase:
             "encoder": dict(self.manifest["encoder"]),
             "credit": list(self.credit),
             "caption_column": self.caption_column,
+            **({"tokens": dict(self.manifest["tokens"])} if self.token_count else {}),
             **self.store.info(),
         }
 
@@ -654,6 +672,23 @@ class KnowledgeBase:
         decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
+    def tokens(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
+        """The token vectors of these items, of length 1, float32 `(m, d)`, by id; items without are left out.
+
+        Raises: BowerbirdError where some are not as they were written.
+        """
+        if not self.token_count or not isinstance(self.store, HoldsTokens):
+            return {}
+        dim, found = int(self.manifest["tokens"]["dim"]), self.store.tokens(ids)
+        made = {number: unpack(data, dim) for number, data in found.items()}
+        damaged = next((number for number, matrix in made.items() if matrix is None), None)
+        if damaged is not None:
+            raise BowerbirdError(
+                f"{self.path}: the tokens of id {damaged} are not as they were written; bowerbird kb verify"
+                f" {in_shell(self.path)} names the damaged file"
+            )
+        return {number: matrix for number, matrix in made.items() if matrix is not None}
+
     def proposal(self, k: int = 4) -> dict[int, int]:
         """How often each item is among the k neighbors of the others: p_D's counts with the database as its own
         training set."""
@@ -677,6 +712,16 @@ def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None:
     from bowerbird import encoders
 
     return encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
+
+
+def _token_dim(encoder: Encoder) -> int:
+    """Raises: BowerbirdError for an encoder that gives no tokens."""
+    if not isinstance(encoder, TokenEncoder):
+        raise BowerbirdError(
+            f"encoder {encoder.name!r} gives one vector of a picture and no tokens; leave out `tokens`, or take small,"
+            " CLIP, SigLIP, ColPali, ColQwen2 or ColModernVBERT"
+        )
+    return encoder.token_dim
 
 
 def check_change(caption: str | None, metadata: Mapping[str, Any] | None) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,16 @@ from bowerbird.knowledge.search.protocol import Searchable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@runtime_checkable
+class HoldsTokens(Protocol):
+    """What a store has beyond a `Store` when it can hold token matrices: its items may have `token_matrix` (bytes),
+    which is kept, versioned and checked as the rest of them."""
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id, and nothing else read; items without are left out."""
+        ...
 
 
 class Store(Protocol):
