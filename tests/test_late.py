@@ -264,11 +264,11 @@ def test_models_for_late_interaction(make: Any, tmp_path: Path) -> None:
     assert hits.scores[0, 0] == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
 def test_tokens_of_whole_picture_models_share_their_space(kind: str) -> None:
     """The token that a model itself makes the whole of comes out as the whole."""
     import torch
-    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+    from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 
     from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 
@@ -276,9 +276,16 @@ def test_tokens_of_whole_picture_models_share_their_space(kind: str) -> None:
     text = {**TEXT, "vocab_size": 20, "max_position_embeddings": 8, "pad_token_id": 1, "eos_token_id": 2}
     if kind == "clip":
         model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)).eval()
-    else:
+    elif kind == "siglip":
         model = SiglipModel(SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=VISION)).eval()
+    else:
+        vision = {**TEXT, "patch_size": 14, "num_patches": 4}
+        model = Siglip2Model(Siglip2Config(text_config={**text, "projection_size": 16}, vision_config=vision)).eval()
     pixels = {"pixel_values": torch.rand(2, 3, 28, 28)}
+    if kind == "siglip2":  # pictures of any aspect ratio: the second has two patches, and two of padding
+        there = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        shapes = torch.tensor([[2, 2], [1, 2]])
+        pixels = {"pixel_values": torch.rand(2, 4, 588), "pixel_attention_mask": there, "spatial_shapes": shapes}
     asked = {"input_ids": torch.tensor([[0, 5, 6, 2]])}
     with torch.inference_mode():
         seen, read = model.get_image_features(**pixels), model.get_text_features(**asked)
@@ -290,6 +297,6 @@ def test_tokens_of_whole_picture_models_share_their_space(kind: str) -> None:
             wanted = seen.pooler_output[1]
         else:
             whole, wanted = text_tokens(model, asked, read)[0][-1], read.pooler_output[0]
-    assert [len(each) for each in patches] == [4, 4]
+    assert [len(each) for each in patches] == [4, 2 if kind == "siglip2" else 4]
     assert len(words[0]) == (2 if kind == "clip" else 4)
     np.testing.assert_allclose(whole, (wanted / wanted.norm()).numpy(), atol=1e-5)

@@ -31,6 +31,7 @@ from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
 from bowerbird.knowledge.rerank.search import search_reranked
 from bowerbird.knowledge.rerank.tokens import check_tokens, count_of, unpack
 from bowerbird.knowledge.search import dense, query
+from bowerbird.knowledge.search.analyzer import Analyzer, check_language
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
@@ -104,6 +105,9 @@ class KnowledgeBase:
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
+        language: str | None = None,
+        compounds: bool = False,
+        keep_accents: bool = False,
         credit: Sequence[str] = (),
         tokens: int = 0,
         workers: int = 0,
@@ -116,8 +120,10 @@ class KnowledgeBase:
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
         (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25; `credit`: see `set_credit`; `tokens`: so many token vectors of each item are kept beside its embedding,
-        for searches with `rerank="late"` (0: none), also of those that are added later. The rest: `add`.
+        BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
+        English nouns; `compounds`: find words inside longer ones, as German has them; `keep_accents`: a word with
+        accents is another one; `credit`: see `set_credit`; `tokens`: so many token vectors of each item are kept beside
+        its embedding, for searches with `rerank="late"` (0: none), also of those that are added later. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -128,6 +134,7 @@ class KnowledgeBase:
             raise BowerbirdError(
                 f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
+        analyzer = Analyzer(None if language is None else check_language(language), compounds, keep_accents)
         loaded = _load_encoder(encoder, device)
         token_dim = _token_dim(loaded) if tokens and check_tokens(tokens) else 0
         several = [source] if isinstance(source, (str, Path)) else list(source)
@@ -142,8 +149,9 @@ class KnowledgeBase:
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
             **({"tokens": tokens} if tokens else {}),
+            **analyzer.recorded(),
         }
-        with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
+        with create_store(path, NewStore(facts, bm25_weights, tag, analyzer), memory, on_message) as store:
             kb = cls(store, loaded, device)
             if tokens:
                 if not isinstance(store, HoldsTokens):
