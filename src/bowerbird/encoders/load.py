@@ -55,8 +55,8 @@ UNFETCHED = ["onnx/*", "openvino/*"]
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
     layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
-    ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that). Settings stand
-    behind the name (`encoders.options`).
+    ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
+    `device=` where it takes that). Settings stand behind the name (`encoders.options`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
