@@ -128,6 +128,7 @@ FLAGS = {
         "ids",
         "image",
         "image_encoder",
+        "language",
         "kb",
         "keep",
         "key",

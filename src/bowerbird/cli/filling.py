@@ -41,6 +41,16 @@ OpenEncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
 ]
+RerankOption = Annotated[
+    str,
+    typer.Option(
+        "--rerank",
+        metavar="NAME",
+        help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
+        " others agree), none, or auto, which is color.",
+    ),
+]
+NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.")]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[
     str | None,
@@ -199,3 +209,12 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
         + f"; {items} items (version {version})"
     )
     say(f'next: bowerbird search {in_shell(kb)} --text "…" --sheet found.png')
+
+
+def read_rerank(name: str, *, no_rerank: bool) -> str:
+    """The reranker that the flags name. Raises: BowerbirdError for one that is not known, or both flags."""
+    from bowerbird.knowledge.rerank.registry import NONE, check_rerank
+
+    if no_rerank and name not in ("auto", NONE):
+        raise BowerbirdError(f"--rerank {name} and --no-rerank: give one of them")
+    return NONE if no_rerank else check_rerank(name)

@@ -24,7 +24,7 @@ from bowerbird.cli.common import (
     say_source,
     tracker,
 )
-from bowerbird.cli.filling import OpenEncoderOption
+from bowerbird.cli.filling import NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
@@ -133,13 +133,8 @@ def generate(
             "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
         ),
     ] = None,
-    rerank: Annotated[
-        bool,
-        typer.Option(
-            "--rerank/--no-rerank",
-            help="Leave out neighbors that contradict a color of the prompt, where others agree with it.",
-        ),
-    ] = True,
+    rerank: RerankOption = "auto",
+    no_rerank: NoRerankOption = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -317,7 +312,7 @@ def generate(
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
-        rerank=rerank,
+        rerank=read_rerank(rerank, no_rerank=no_rerank),
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,

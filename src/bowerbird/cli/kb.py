@@ -59,6 +59,16 @@ def build(
         str,
         typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
     ] = "1,1",
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="CODE", help="Take words by the stems of a language, as in de, fr or fi."),
+    ] = None,
+    compounds: Annotated[
+        bool, typer.Option("--compounds", help="Find words inside longer ones, as in German or Finnish.")
+    ] = False,
+    keep_accents: Annotated[
+        bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
+    ] = False,
     credit: CreditOption = None,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
@@ -88,6 +98,9 @@ def build(
             private_urls=private,
             max_pixels=max_pixels,
             bm25_weights=parse_weights(bm25_weights),
+            language=language,
+            compounds=compounds,
+            keep_accents=keep_accents,
             credit=credited,
             workers=workers,
             device=pick_device(device),
@@ -241,6 +254,11 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
         f" {beside['added']} added, {beside['removed']} removed"
     )
+    words = facts["indexes"]["bm25"]["analyzer"]
+    own = [f"stems of {words['language']}"] if words["language"] else []
+    own += [name.replace("_", " ") for name in ("compounds", "keep_accents") if words[name]]
+    if own:
+        print_line(f"words     {', '.join(own)}")
     if facts["caption_column"]:
         print_line(f"captions  column {facts['caption_column']}")
     print_line(f"credited  {', '.join(facts['credit']) or 'the file name alone'}")

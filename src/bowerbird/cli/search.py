@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
-from bowerbird.cli.filling import KbArgument, OpenEncoderOption
+from bowerbird.cli.filling import KbArgument, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
@@ -71,6 +71,7 @@ def search(
         bool,
         typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
     ] = True,
+    rerank: RerankOption = "none",
     encoder: OpenEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     device: DeviceOption = "auto",
@@ -81,7 +82,9 @@ def search(
     Example: bowerbird search my-kb --text "a red fox" -k 8 --sheet found.png
     """
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.rerank.registry import NONE, rerank_name
 
+    reranker = read_rerank(rerank, no_rerank=False)
     if queries is not None:
         if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
@@ -92,7 +95,7 @@ def search(
             queries,
             mode,
             {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score}
-            | {"typos": typos},
+            | {"typos": typos, "rerank": reranker},
             encoder,
             device,
         )
@@ -107,7 +110,7 @@ def search(
     options["min_score"] = min_score
     usual: np.ndarray | None = None
     if single is not None:
-        hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, **options)
+        hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, rerank=reranker, **options)
         query: dict[str, Any] = {"text": single}
         if mode != "bm25" and (as_json or min_score is not None):
             usual = opened.similarities(text=single)
@@ -126,7 +129,9 @@ def search(
         }
         query = {"images": query["images"]} if image and not text and not negative and weights is None else query
         mix = [(_read(part), weight) for part, weight in zip(parts, counts, strict=True)]
-        hits = opened.search(query_mix=mix, **options)
+        one = image is not None and len(parts) == 1 and weights is None and reranker != NONE
+        how: dict[str, Any] = {"images": [mix[0][0]]} if one else {"query_mix": mix}
+        hits = opened.search(**how, rerank=reranker, **options)
         usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
     corrected = _corrected(hits)
@@ -150,6 +155,7 @@ def search(
                 "kb": str(kb),
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
+                "rerank": rerank_name(reranker, pictures=single is None),
                 "query": query,
                 "corrected": corrected,
                 **({} if usual is None else {"usual_similarity": _usual(usual)}),
@@ -173,6 +179,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
     from bowerbird.data.report import SourceReport
     from bowerbird.data.text import lines_of, read_text_file
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.rerank.registry import rerank_name
 
     report = SourceReport()
     texts = [text for line in lines_of(read_text_file(queries, "a query a line", report)) if (text := line.strip())]
@@ -193,6 +200,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                     "kb": str(kb),
                     "version": opened.version,
                     "mode": mode,
+                    "rerank": rerank_name(options["rerank"]),
                     "query": {"text": text},
                     "corrected": _corrected(hits, row),
                     "results": results,

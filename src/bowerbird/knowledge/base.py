@@ -27,7 +27,10 @@ from bowerbird.knowledge.ingest.add import fill
 from bowerbird.knowledge.ingest.credit import check_sources, known_columns
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
+from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
+from bowerbird.knowledge.rerank.search import search_reranked
 from bowerbird.knowledge.search import dense, query
+from bowerbird.knowledge.search.analyzer import Analyzer, check_language
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
@@ -100,6 +103,9 @@ class KnowledgeBase:
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
         bm25_weights: Sequence[int] = (1, 1),
+        language: str | None = None,
+        compounds: bool = False,
+        keep_accents: bool = False,
         credit: Sequence[str] = (),
         workers: int = 0,
         device: str = "cpu",
@@ -111,7 +117,9 @@ class KnowledgeBase:
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
         (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25; `credit`: see `set_credit`. The rest: `add`.
+        BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
+        English nouns; `compounds`: find words inside longer ones, as German has them; `keep_accents`: a word with
+        accents is another one; `credit`: see `set_credit`. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -122,6 +130,7 @@ class KnowledgeBase:
             raise BowerbirdError(
                 f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
+        analyzer = Analyzer(None if language is None else check_language(language), compounds, keep_accents)
         loaded = _load_encoder(encoder, device)
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
@@ -134,8 +143,9 @@ class KnowledgeBase:
             "dedup": dedup,
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
+            **analyzer.recorded(),
         }
-        with create_store(path, NewStore(facts, bm25_weights, tag), memory, on_message) as store:
+        with create_store(path, NewStore(facts, bm25_weights, tag, analyzer), memory, on_message) as store:
             kb = cls(store, loaded, device)
             if credit:
                 check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
@@ -462,6 +472,7 @@ class KnowledgeBase:
         min_score: float | None = None,
         typos: bool = True,
         operators: bool = True,
+        rerank: Rerank = NONE,
     ) -> Neighbors:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights. k None: 4, or as many as there are.
@@ -474,7 +485,8 @@ class KnowledgeBase:
         or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). `typos`: a word
         that no item has is searched as those near to it, which count less (`corrected` of the result). `operators`:
         words in quotation marks must stand next to each other, and `sku:ABC-12` is a value of the metadata column
-        `sku` where there is one; False takes both as plain words. Queries by id
+        `sku` where there is one; False takes both as plain words. `rerank`: a name of `rerank.registry.NAMES` or a
+        reranker of one's own, which orders what the search finds. Queries by id
         leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
@@ -487,6 +499,10 @@ class KnowledgeBase:
                 f"{self.path} holds no items; add pictures: bowerbird kb add {in_shell(self.path)} SOURCE"
             )
         k = min(DEFAULT_K, len(self)) if k is None else k
+        if (reranker := load_reranker(rerank)) is not None:
+            options: dict[str, Any] = {"mode": mode, "where": where, "exact": exact, "alpha": alpha}
+            options |= {"diversity": diversity, "min_score": min_score, "typos": typos, "operators": operators}
+            return search_reranked(self, reranker, text=text, images=images, k=k, options=options)
         if not 1 <= k <= len(self):
             raise BowerbirdError(
                 f"k = {k} neighbors are asked for and {self.path} holds {len(self)} items; choose k from 1 to"
@@ -509,14 +525,14 @@ class KnowledgeBase:
         wanted = min(len(self), 4 * k + 20) if diversity else k
         if texts:
             encoder = None if mode == "bm25" else self.encoder  # words need none, and it takes seconds to load
-            options = query.TextOptions(mode, self.normalize, exact, alpha, typos)
+            how = query.TextOptions(mode, self.normalize, exact, alpha, typos)
             if operators and not all(map(is_plain, texts)):
                 each = [
-                    self._by_terms(encoder, parse(text, self.store.columns()), wanted, where, options) for text in texts
+                    self._by_terms(encoder, parse(text, self.store.columns()), wanted, where, how) for text in texts
                 ]
                 answer = query.joined(each)
             else:
-                answer = query.by_text(snapshot, encoder, texts, wanted, allowed=allowed, options=options)
+                answer = query.by_text(snapshot, encoder, texts, wanted, allowed=allowed, options=how)
             found, vectors, words = answer.found, answer.vectors, answer.words
             corrected = tuple(map(shown, answer.near))
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.rerank.registry import check_rerank
 from bowerbird.serve.limits import LIMITS
 
 MOST_SEED = 2**63 - 1
@@ -25,6 +27,18 @@ Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
 ReferenceScale = Annotated[float, Field(ge=0, le=10, description="How strongly a base attends to its references")]
 Parser = Literal["rules", "brackets", "spacy", "textblob", "stanza"]
 SearchMode = Literal["dense", "bm25", "hybrid"]
+
+
+def _reranker(value: str | bool) -> str:
+    """The name of a reranker."""
+    try:
+        return check_rerank(value)
+    except BowerbirdError as error:
+        raise ValueError(str(error)) from error
+
+
+Rerank = Annotated[Annotated[str, Field(max_length=100)] | bool, AfterValidator(_reranker)]
+"""The name of a reranker; true is auto, and false none."""
 OnCopy = Literal["warn", "drop", "resample", "off"]
 
 
@@ -112,7 +126,7 @@ class GenerateRequest(Strict):
     class_key: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
-    rerank: bool = True
+    rerank: Rerank = "auto"
     sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None

@@ -15,11 +15,12 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.phrases.brackets import read_brackets
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
-from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems.queries import Request, make_request, rerank_of
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Job:
     top_m: float = 1.0
     allow_no_neighbors: bool = False
     min_score: float | None = None
-    rerank: bool = True
+    rerank: Rerank = "auto"
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -231,7 +232,8 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
     hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
     how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
     said = {key: value for key in how if (value := getattr(request, key)) is not None}
-    return hits, said if request.rerank else said | {"rerank": False}
+    reranked = rerank_of(request)
+    return hits, said if reranked is None else said | {"rerank": reranked}
 
 
 def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from bowerbird.knowledge.search.analyzer import Analyzer
 from bowerbird.knowledge.search.typos import Near
 
 
@@ -57,6 +58,11 @@ class Searchable(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)` of prepared queries float32 `(Q, d)`, each `(Q, k)`, among `allowed` (all when
         None): inner products, with unit vectors where the knowledge base normalizes. `exact`: miss none."""
+        ...
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """How texts become words."""
         ...
 
     def near_words(self, text: str) -> Near:

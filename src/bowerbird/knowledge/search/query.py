@@ -14,7 +14,6 @@ from bowerbird.data.columns import clean
 from bowerbird.knowledge.search import dense, fusion
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.search.typos import Near
-from bowerbird.knowledge.search.words import query_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +71,7 @@ def by_text(
     `as_written`: phrases whose words are taken as they are.
     """
     mode, normalize, exact, alpha = options.mode, options.normalize, options.exact, options.alpha
-    fixed = {word for phrase in as_written for word in query_words(phrase)}
+    fixed = {word for phrase in as_written for word in snapshot.analyzer.query_words(phrase)}
     looked = [snapshot.near_words(text) if options.typos and mode != "dense" else {} for text in texts]
     near = tuple({word: others for word, others in each.items() if word not in fixed} for each in looked)
     if mode == "bm25" or encoder is None:

@@ -23,8 +23,10 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
 from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
-from bowerbird.knowledge.search import ann, bm25, dense, words
+from bowerbird.knowledge.search import ann, bm25, dense
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import Plan
+from bowerbird.knowledge.search.words import bare_name
 
 if TYPE_CHECKING:
     import faiss
@@ -42,6 +44,8 @@ MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = (
 )
 SMALL, STEPS = "small.npy", "steps.npy"
 BATCH = 8192
+MADE_BY = ("fingerprint", "normalize", "layout", "words", "text")
+"""What a segment must have been made with to be taken; `text` is there where words are taken otherwise than plainly."""
 
 
 @dataclass
@@ -95,9 +99,10 @@ class Segment:
     def says(self, own: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Whether the words `own` follow each other in a caption, a tag or the file's name of each of `rows`."""
         columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in self.table.column_names]
+        sequence = PLAIN.sequence if self.words is None else self.words.analyzer.sequence
         return np.asarray(
             [
-                any(_follow(own, words.sequence(text)) for text in _texts_of(item))
+                any(_follow(own, sequence(text)) for text in _texts_of(item))
                 for item in self.table.select(columns).take(rows).to_pylist()
             ],
             bool,
@@ -109,7 +114,7 @@ def _texts_of(item: dict[str, Any]) -> list[str]:
     tags, captions = item.get("tags") or "", item.get(CAPTIONS)
     labels = [*map(str, tags)] if isinstance(tags, list) else re.split("[,;|]", str(tags))
     others = [*map(str, captions)] if isinstance(captions, list) else []
-    return [str(item["caption"]), *others, *labels, words.bare_name(str(item["name"]))]
+    return [str(item["caption"]), *others, *labels, bare_name(str(item["name"]))]
 
 
 def _follow(own: Sequence[str], every: Sequence[str]) -> bool:
@@ -147,7 +152,7 @@ def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | No
     if not len(made):
         made.words = None
     elif like is None or like.words is None:
-        made.words = bm25.build(captions, tags, tag["words"], names)
+        made.words = bm25.build(captions, tags, tag["words"], names, Analyzer.of(tag))
     else:
         made.words = bm25.build_like(like.words, float(like.facts["mean_words"]), captions, tags, tag["words"], names)
     return made
@@ -167,7 +172,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
         on_message("indexing words")
-        words, facts["mean_words"] = word_index(table, tag["words"])
+        words, facts["mean_words"] = word_index(table, tag["words"], Analyzer.of(tag))
         bm25.save(words, folder / WORDS)
     done.unlink()
     for left in folder.glob("shard*"):
@@ -178,7 +183,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     )
 
 
-def word_index(table: pa.Table, weights: Sequence[int]) -> tuple[bm25.Words, float]:
+def word_index(table: pa.Table, weights: Sequence[int], analyzer: Analyzer) -> tuple[bm25.Words, float]:
     """The word index of a segment's table, and the mean number of words that it weighs by."""
     columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in table.column_names]
     chosen = table.select(columns)
@@ -187,6 +192,7 @@ def word_index(table: pa.Table, weights: Sequence[int]) -> tuple[bm25.Words, flo
         (t for b in chosen.to_batches() for t in tags_of(b)),
         weights,
         (n for b in chosen.to_batches() for n in b.column("name").to_pylist()),
+        analyzer,
     )
 
 
@@ -242,7 +248,7 @@ def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
     """
     for _ in range(5):
         facts = _facts(folder)
-        if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout", "words")):
+        if facts is None or any(facts.get(key) != tag.get(key) for key in MADE_BY):
             return None
         try:
             made = _open(folder, facts)
@@ -287,4 +293,5 @@ def _open(folder: Path, facts: dict[str, Any]) -> Segment | None:
         file=dense.RowFile(folder / VECTORS),
     )
     index = dense.load(folder / DENSE) if DENSE in facts["files"] else None
-    return Segment(table, vectors, facts, index, bm25.load(folder / WORDS) if len(table) else None)
+    words = bm25.load(folder / WORDS, Analyzer.of(facts)) if len(table) else None
+    return Segment(table, vectors, facts, index, words)

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import bm25, dense, typos
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.ann import K as MEASURED_K
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.typos import Near
-from bowerbird.knowledge.search.words import query_words, sequence
 
 FEW = 20_000
 """Up to so many allowed rows are compared one by one; an index would look where they are not."""
@@ -150,12 +150,17 @@ class Snapshot:
             found[0][short], found[1][short] = rows, scores
         return found
 
+    @property
+    def analyzer(self) -> Analyzer:
+        """How texts become words."""
+        return next((one.words.analyzer for one in (self.main, self.tail) if one.words is not None), PLAIN)
+
     def near_words(self, text: str) -> Near:
         """For each word of `text` that no item has, those of the index that it may mean."""
         parts = ((self.main.words, None if self.whole else self.live), (self.tail.words, None))
         indexes = [(index, live) for index, live in parts if index is not None]
         chosen: dict[str, dict[str, float]] = {}
-        for word in dict.fromkeys(query_words(text)):
+        for word in dict.fromkeys(self.analyzer.query_words(text)):
             if not typos.may_be_mistyped(word) or any(index.count(word, live) for index, live in indexes):
                 continue
             near = {other: d for index, _ in indexes for other, d in typos.near_words(index.lexicon, word).items()}
@@ -166,7 +171,7 @@ class Snapshot:
     def narrowed(self, phrase: str, allowed: np.ndarray | None = None) -> np.ndarray | None:
         """The rows of `allowed` (ascending; all when None) where the words of `phrase` stand next to each other, in a
         caption, a tag or the file's name."""
-        content, own = dict.fromkeys(query_words(phrase)), sequence(phrase)
+        content, own = dict.fromkeys(self.analyzer.query_words(phrase)), self.analyzer.sequence(phrase)
         if not content:
             return allowed
         found = []

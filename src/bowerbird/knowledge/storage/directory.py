@@ -24,6 +24,7 @@ from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.core.text import in_shell
 from bowerbird.knowledge.search import build
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
@@ -75,6 +76,7 @@ class DirectoryStore:
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
         on_message: OnMessage = log_message,
+        analyzer: Analyzer = PLAIN,
     ) -> DirectoryStore:
         """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
 
@@ -97,6 +99,7 @@ class DirectoryStore:
                 "encoder": encoder,
                 "embeddings": embeddings,
                 "words": list(words),
+                **analyzer.recorded(),
             }
             files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
         return cls(path, read_manifest(path), memory, on_message)
@@ -143,6 +146,7 @@ class DirectoryStore:
                 "bm25": {
                     "kind": "bm25 (lucene)",
                     "weights": dict(zip(("caption", "tags"), self.manifest["words"], strict=True)),
+                    "analyzer": Analyzer.of(self.manifest).described(),
                 },
                 "beside them": {"added": len(self.snapshot.tail), "removed": int((~self.snapshot.live).sum())},
             },
@@ -198,6 +202,7 @@ class DirectoryStore:
             "fingerprint": str(self.manifest["encoder"]["fingerprint"]),
             "normalize": bool(self.manifest["encoder"]["normalize"]),
             "words": list(self.manifest["words"]),
+            **Analyzer.of(self.manifest).tag(),
         }
 
     def ids(self, where: str | None = None) -> np.ndarray:
@@ -392,6 +397,7 @@ def create(
     tag: dict[str, Any],
     memory: int,
     on_message: OnMessage,
+    analyzer: Analyzer = PLAIN,
 ) -> Iterator[DirectoryStore]:
     """An empty directory to be filled in the block; it appears at `path` when that ends well, and is gone on with by
     the next block of the same `tag`.
@@ -407,7 +413,7 @@ def create(
         raise BowerbirdError(f"{path}: {what}")
     with files.resumable_directory(path, tag, worth=has_items) as target:
         try:
-            yield DirectoryStore.create(target, encoder, words, memory, on_message)
+            yield DirectoryStore.create(target, encoder, words, memory, on_message, analyzer)
         except BowerbirdError as error:
             line = str(error).replace(
                 str(target), str(path)

@@ -15,6 +15,7 @@ from bowerbird.core import checksums, files
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.search import bm25, dense, segment
+from bowerbird.knowledge.search.analyzer import Analyzer
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.storage.directory import DirectoryStore
 
@@ -147,7 +148,7 @@ def _other_words(store: DirectoryStore, main: Segment, recorded: dict[str, objec
     """A file of the word index that captions, tags and names do not give."""
     if not len(main):
         return None
-    words, mean = segment.word_index(main.table, store.tag()["words"])
+    words, mean = segment.word_index(main.table, store.tag()["words"], Analyzer.of(store.tag()))
     if mean != main.facts["mean_words"]:
         return segment.MANIFEST
     with tempfile.TemporaryDirectory(prefix="bowerbird-") as place, disk_errors(place):

@@ -17,6 +17,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.core.weight_files import file_fingerprint
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index, queries
@@ -196,7 +197,7 @@ class ReferencePipeline(WrappedPipeline):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,

@@ -16,6 +16,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
@@ -82,7 +83,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,

@@ -19,6 +19,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.diffusion.guidance import Guidance, build_guidance, sample_text_steps
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.systems import common, queries
@@ -110,7 +111,7 @@ class ReImagenPipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | Sequence[int] = 20,

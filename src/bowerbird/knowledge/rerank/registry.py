@@ -1,0 +1,48 @@
+"""Which rerankers there are, by the name that `--rerank` and `rerank=` take; a new one is one line of `BUILT_IN`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.rerank.protocol import Reranker
+
+BUILT_IN: Mapping[str, str] = {
+    "auto": "bowerbird.knowledge.rerank.color:ColorReranker",
+    "color": "bowerbird.knowledge.rerank.color:ColorReranker",
+}
+"""By name the class, made without arguments when it is asked for. `auto` is what generation does where nothing else is
+asked for."""
+NONE = "none"
+"""What the search itself finds, and nothing else."""
+NAMES = ("auto", NONE, *(name for name in BUILT_IN if name != "auto"))
+
+Rerank = str | bool | Reranker
+"""A name of `NAMES`, or a reranker of one's own; True is `auto` and False `none`, as requests and files say it."""
+
+
+def check_rerank(given: str | bool) -> str:
+    """The name of a reranker, as `NAMES` has it. Raises: BowerbirdError for one that is not known."""
+    name = given if isinstance(given, str) else "auto" if given else NONE
+    if name not in NAMES:
+        raise BowerbirdError(f"`rerank` {name[:100]!r} is not known; choose one of {', '.join(NAMES)}")
+    return name
+
+
+def load_reranker(given: Rerank) -> Reranker | None:
+    """What `given` names; None for `none`. Raises: BowerbirdError for a name that is not known."""
+    if not isinstance(given, str | bool):
+        return given
+    name = check_rerank(given)
+    if name == NONE:
+        return None
+    module, _, attribute = BUILT_IN[name].partition(":")
+    found: Reranker = getattr(importlib.import_module(module), attribute)()
+    return found
+
+
+def rerank_name(given: Rerank, *, pictures: bool = False) -> str:
+    """What results and records call what `given` does to queries that are texts, or `pictures`."""
+    reranker = load_reranker(given)
+    return NONE if reranker is None or (pictures and not reranker.reads_pictures) else reranker.name
