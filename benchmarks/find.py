@@ -1,8 +1,9 @@
 """Finding drawings by text, by picture and by words of other languages: what is found, and how fast.
 
 Ours (`bm25`, `dense`, `hybrid`; "as written" is without near words) beside bm25s and SQLite's FTS5 with what they do by
-themselves, over the same captions and tags, in one process. The kinds of queries are those of `find_queries.py`. recall@k is the share of the relevant pictures among the first k, of as many as
-k can hold; both@5 the share of queries for two things that find each among the first 5.
+themselves, over the same captions and tags, in one process. The kinds of queries are those of `find_queries.py`.
+recall@k is the share of the relevant pictures among the first k, of as many as k can hold; both@5 the share of queries
+for two things that find each among the first 5.
 
     npm pack emojibase-data    # names of emoji in other languages, optional
     python benchmarks/find.py --data drawings.parquet --languages emojibase-data-17.0.0.tgz --out runs/find
