@@ -1,9 +1,9 @@
 """Finding drawings by text, by picture and by words of other languages: what is found, and how fast.
 
-Ours (`bm25`, `dense`, `hybrid`; "as written" is without near words) beside bm25s and SQLite's FTS5 with what they do by
-themselves, over the same captions and tags, in one process. The kinds of queries are those of `find_queries.py`.
-recall@k is the share of the relevant pictures among the first k, of as many as k can hold; both@5 the share of queries
-for two things that find each among the first 5.
+Ours (`bm25`, `dense`, `hybrid`; "as written" is without near words; `--rerank` adds rerankers, by name or directory)
+beside bm25s and SQLite's FTS5 with what they do by themselves, over the same captions and tags, in one process. The
+kinds of queries are those of `find_queries.py`. recall@k is the share of the relevant pictures among the first k, of as
+many as k can hold; both@5 the share of queries for two things that find each among the first 5.
 
     npm pack emojibase-data    # names of emoji in other languages, optional
     python benchmarks/find.py --data drawings.parquet --languages emojibase-data-17.0.0.tgz --out runs/find
@@ -29,6 +29,7 @@ from find_queries import Query, language_queries, picture_queries, read_drawings
 from PIL.Image import Image
 
 from bowerbird import KnowledgeBase
+from bowerbird.knowledge.rerank.registry import load_reranker, open_reranker
 from bowerbird.knowledge.search import bm25
 
 K = 20
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4000, help="drawings, taken at random")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--languages", type=Path, help="the package emojibase-data, as npm packs it")
+    parser.add_argument("--rerank", nargs="+", default=["color"], help="rerankers of hybrid searches")
     parser.add_argument("--out", type=Path, default=Path("runs/find"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -160,12 +162,15 @@ def main() -> None:
     pictures = [picture for picture in held.images()[0] if picture is not None]
     texts = [f"{name} {' '.join(tags)}" for name, tags in zip(drawings.names, drawings.tags, strict=True)]
     row_of = {item: row for row, item in enumerate(held.ids[0].tolist())}
+    opened = {name: load_reranker(open_reranker(name)) for name in arguments.rerank}
+    rerankers = {each.name: each for each in opened.values() if each is not None}
     contestants: dict[str, Search] = {
         "bm25 as written": by_us(kb, row_of, mode="bm25", typos=False),
         "bm25": by_us(kb, row_of, mode="bm25"),
         "dense": by_us(kb, row_of, mode="dense"),
         "hybrid as written": by_us(kb, row_of, mode="hybrid", typos=False),
         "hybrid": by_us(kb, row_of, mode="hybrid"),
+        **{f"hybrid, {name}": by_us(kb, row_of, mode="hybrid", rerank=each) for name, each in rerankers.items()},
         "bm25s": by_bm25s(texts),
         "SQLite FTS5": by_fts5(texts),
     }
@@ -174,6 +179,9 @@ def main() -> None:
         "mixed": by_picture(kb, row_of, pictures, drawings.names, mode="mixed"),
         "bm25 of its caption": by_picture(kb, row_of, pictures, drawings.names, mode="bm25"),
     }
+    for name, each in rerankers.items():
+        if each.reads_pictures:
+            by_look[f"dense, {name}"] = by_picture(kb, row_of, pictures, drawings.names, rerank=each)
     kb.search(text="warm up", k=1)
     print(f"{len(kb):,} drawings")
     kinds = text_queries(drawings, pictures, arguments.queries)
