@@ -36,7 +36,7 @@ SourceArgument = Annotated[
     ),
 ]
 EncoderOption = Annotated[
-    str, typer.Option(help="small (bundled), a directory, a hub id of CLIP or SigLIP, or your own module:Class.")
+    str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
 OpenEncoderOption = Annotated[
     str | None,
