@@ -25,6 +25,7 @@ from bowerbird.cli.filling import (
     PrivateOption,
     ReportOption,
     SourceArgument,
+    TokensOption,
     WhereOption,
     WorkersOption,
     check_report_path,
@@ -73,6 +74,7 @@ def build(
         bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
     ] = False,
     credit: CreditOption = None,
+    tokens: TokensOption = 0,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -106,6 +108,7 @@ def build(
             compounds=compounds,
             keep_accents=keep_accents,
             credit=credited,
+            tokens=tokens,
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),

@@ -70,6 +70,23 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that also describes texts and pictures piece by piece, for late interaction (ColBERT, arXiv
+    2004.12832): tokens are vectors of one space, and a query is near to a picture that has, for each token of the
+    query, one like it. `token_dim`: their dimension."""
+
+    token_dim: int
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """n texts -> the unit vectors of each, float32 `(m, token_dim)`, m of 1 or more and its own for each."""
+        ...
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """n RGB pictures -> what `embed_images` gives for them, and the unit vectors of each, as of a text."""
+        ...
+
+
 class TextEncoder(Protocol):
     """A frozen network for texts alone, which captions are searched by: `name`, `dim` and `fingerprint` as of an
     `Encoder`."""

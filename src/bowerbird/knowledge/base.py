@@ -20,7 +20,7 @@ from bowerbird.core.credit import LONGEST, MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.text import in_shell
-from bowerbird.core.types import ABSENT, Encoder, Neighbors, TextEncoder
+from bowerbird.core.types import ABSENT, Encoder, Neighbors, TextEncoder, TokenEncoder
 from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
 from bowerbird.knowledge import captions
@@ -30,13 +30,14 @@ from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_o
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
 from bowerbird.knowledge.rerank.search import search_reranked
+from bowerbird.knowledge.rerank.tokens import check_tokens, count_of, unpack
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.analyzer import Analyzer, check_language
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
-from bowerbird.knowledge.storage.protocol import CAPTIONS, HoldsCaptionVectors
+from bowerbird.knowledge.storage.protocol import CAPTIONS, HoldsCaptionVectors, HoldsTokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,6 +126,7 @@ class KnowledgeBase:
         compounds: bool = False,
         keep_accents: bool = False,
         credit: Sequence[str] = (),
+        tokens: int = 0,
         workers: int = 0,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
@@ -138,7 +140,8 @@ class KnowledgeBase:
         searched by, beside words and embeddings; `bm25_weights`: how often a word of a caption, and of the tags, counts
         in BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
         English nouns; `compounds`: find words inside longer ones, as German has them; `keep_accents`: a word with
-        accents is another one; `credit`: see `set_credit`. The rest: `add`.
+        accents is another one; `credit`: see `set_credit`; `tokens`: so many token vectors of each item are kept beside
+        its embedding, for searches with `rerank="late"` (0: none), also of those that are added later. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -151,6 +154,7 @@ class KnowledgeBase:
             )
         analyzer = Analyzer(None if language is None else check_language(language), compounds, keep_accents)
         loaded, text = _load_encoder(encoder, device), captions.load(caption_encoder, device)
+        token_dim = _token_dim(loaded) if tokens and check_tokens(tokens) else 0
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
@@ -162,12 +166,19 @@ class KnowledgeBase:
             "dedup": dedup,
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
+            **({"tokens": tokens} if tokens else {}),
             **analyzer.recorded(),
             **captions.recorded(text),
         }
         with create_store(path, NewStore(facts, bm25_weights, tag, analyzer), memory, on_message) as store:
             captions.keep(store, text)
             kb = cls(store, loaded, device, text)
+            if tokens:
+                if not isinstance(store, HoldsTokens):
+                    raise BowerbirdError(
+                        f"{store.path}: keeps no tokens, which a directory does; leave out `tokens`, or build in one"
+                    )
+                store.keep({"tokens": {"count": tokens, "dim": token_dim}})
             if credit:
                 check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
             report = kb.add(
@@ -240,6 +251,11 @@ class KnowledgeBase:
         """Whether embeddings are compared by cosine."""
         return bool(self.manifest["encoder"]["normalize"])
 
+    @property
+    def token_count(self) -> int:
+        """Token vectors that an item is pooled to; 0 where none are kept."""
+        return count_of(self.manifest)
+
     def __len__(self) -> int:
         return len(self.store)
 
@@ -285,6 +301,7 @@ class KnowledgeBase:
             **({CAPTIONS: dict(self.manifest[CAPTIONS])} if CAPTIONS in self.manifest else {}),
             "credit": list(self.credit),
             "caption_column": self.caption_column,
+            **({"tokens": dict(self.manifest["tokens"])} if self.token_count else {}),
             **self.store.info(),
         }
 
@@ -718,6 +735,23 @@ class KnowledgeBase:
         decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
+    def tokens(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
+        """The token vectors of these items, of length 1, float32 `(m, d)`, by id; items without are left out.
+
+        Raises: BowerbirdError where some are not as they were written.
+        """
+        if not self.token_count or not isinstance(self.store, HoldsTokens):
+            return {}
+        dim, found = int(self.manifest["tokens"]["dim"]), self.store.tokens(ids)
+        made = {number: unpack(data, dim) for number, data in found.items()}
+        damaged = next((number for number, matrix in made.items() if matrix is None), None)
+        if damaged is not None:
+            raise BowerbirdError(
+                f"{self.path}: the tokens of id {damaged} are not as they were written; bowerbird kb verify"
+                f" {in_shell(self.path)} names the damaged file"
+            )
+        return {number: matrix for number, matrix in made.items() if matrix is not None}
+
     def proposal(self, k: int = 4) -> dict[int, int]:
         """How often each item is among the k neighbors of the others: p_D's counts with the database as its own
         training set."""
@@ -741,6 +775,16 @@ def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None:
     from bowerbird import encoders
 
     return encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
+
+
+def _token_dim(encoder: Encoder) -> int:
+    """Raises: BowerbirdError for an encoder that gives no tokens."""
+    if not isinstance(encoder, TokenEncoder):
+        raise BowerbirdError(
+            f"encoder {encoder.name!r} gives one vector of a picture and no tokens; leave out `tokens`, or take small,"
+            " CLIP, SigLIP, ColPali, ColQwen2 or ColModernVBERT"
+        )
+    return encoder.token_dim
 
 
 def check_change(caption: str | None, metadata: Mapping[str, Any] | None) -> None:

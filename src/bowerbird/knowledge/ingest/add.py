@@ -17,6 +17,7 @@ from bowerbird.encoders import installed
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Look, Prepared
+from bowerbird.knowledge.rerank.tokens import count_of
 from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.storage.id_set import Known
@@ -73,7 +74,7 @@ def fill(
             encoder,
             several,
             choice,
-            filter_fn,
+            Look(filter_fn, choice.max_pixels, count_of(store.manifest)),
             processes,
             known,
             report,
@@ -111,7 +112,7 @@ def _prepare(
     encoder: Encoder,
     several: Sequence[str | Path],
     choice: Choice,
-    filter_fn: Filter | None,
+    look: Look,
     processes: int,
     known: Known,
     report: AddReport,
@@ -133,11 +134,12 @@ def _prepare(
             yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
     start, estimated = time.perf_counter(), False
-    for prepared in workers.in_order(work(), encoder, Look(filter_fn, choice.max_pixels), processes):
+    for prepared in workers.in_order(work(), encoder, look, processes):
         done = sent.pop(0)
         if total is not None and total > ESTIMATE_FROM and not estimated and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)
-            disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
+            rows = sum(len(item.data) for item in prepared.items) + sum(len(each or b"") for each in prepared.tokens)
+            disk = (rows + 4 * encoder.dim * len(prepared.items)) / done
             on_message(
                 f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of"
                 f" disk, going by the first {done}"
@@ -170,7 +172,7 @@ def _append(
     fields, places = [], []
     for i in chosen:
         item = prepared.items[i]
-        field = field_of(item, free_id(numbers[i], taken.holds), item.metadata)
+        field = field_of(item, free_id(numbers[i], taken.holds), item.metadata, prepared.tokens[i])
         reason = store.unfit(field)
         if reason is not None:
             report.unreadable.append(f"{item.name}: {reason}")
@@ -185,8 +187,8 @@ def _append(
     return len(fields)
 
 
-def field_of(item: SourceItem, number: int, metadata: dict[str, Any]) -> dict[str, Any]:
-    """An item as a store takes it, under the id `number`."""
+def field_of(item: SourceItem, number: int, metadata: dict[str, Any], tokens: bytes | None) -> dict[str, Any]:
+    """An item as a store takes it, under the id `number`, with its packed `tokens` where it has any."""
     content = content_id(item)
     return {
         "id": number,
@@ -195,6 +197,7 @@ def field_of(item: SourceItem, number: int, metadata: dict[str, Any]) -> dict[st
         "image": item.data,
         "metadata": metadata,
         "content_hash": None if content == number else content,
+        "token_matrix": tokens,
     }
 
 

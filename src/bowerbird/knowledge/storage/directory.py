@@ -242,6 +242,11 @@ class DirectoryStore:
         with self._still_there():
             return self.rows.pictures(ids)
 
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id; items without are left out."""
+        with self._still_there():
+            return self.rows.tokens(ids)
+
     @contextmanager
     def _still_there(self) -> Iterator[None]:
         """Rows are read lazily: say so when another process forgot this version, or put another knowledge base

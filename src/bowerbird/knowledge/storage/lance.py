@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
-from bowerbird.data.item import CAPTION_EMBEDDING, OWN_COLUMNS, hash_of, item_id
+from bowerbird.data.item import CAPTION_EMBEDDING, OWN_COLUMNS, PACKED_COLUMNS, hash_of, item_id
 from bowerbird.knowledge.storage.batches import read_in_batches
 
 TABLE = "rows"
@@ -31,11 +32,12 @@ FOLDER = "rows.lance"
 HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
 CACHE_BYTES = 64 * 1024**2
-CONTENT = "content_hash"
-PACKED = (CAPTION_EMBEDDING,)
-"""Columns of bytes that belong to a row and are shown to nobody."""
-LATER = {CONTENT: pa.int64(), CAPTION_EMBEDDING: pa.binary()}
+CONTENT, TOKENS = "content_hash", "token_matrix"
+LATER = {CONTENT: pa.int64(), **dict.fromkeys(PACKED_COLUMNS, pa.binary())}
 """Columns that a table has from the first item on that needs them."""
+
+WITH_TOKENS = 1024
+"""Rows that are read at once where they have tokens: those are ten times an embedding."""
 
 Append = Callable[[list[dict[str, Any]], np.ndarray], None]
 """Takes items, as `Rows.append`, with their embeddings."""
@@ -210,7 +212,8 @@ class Rows:
 
     def described(self) -> pa.Table:
         """Every row without its picture and its embedding: captions, names and metadata."""
-        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check", *PACKED)]
+        hidden = ("image", "embedding", "added", "check", *PACKED_COLUMNS)
+        names = [f.name for f in self._table.schema if f.name not in hidden]
         return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
 
     def schema_without(self, *names: str) -> pa.Schema:
@@ -226,7 +229,7 @@ class Rows:
         query = self._table.search().select(names).limit(max(1, len(self)))
         if ids is not None:
             query = query.where(_among(ids))
-        for batch in query.to_batches(size):
+        for batch in query.to_batches(size if TOKENS not in names else min(size, WITH_TOKENS)):
             if len(batch):
                 batch = batch.select(names)
                 wrong = np.flatnonzero(checks(batch) != batch.column(names.index("check")).to_numpy())
@@ -238,8 +241,8 @@ class Rows:
                 yield batch
 
     def of(self, ids: Sequence[int]) -> pa.Table:
-        """The rows of `ids` without pictures and checks."""
-        schema = self.schema_without("image", "check")
+        """The rows of `ids` without pictures, tokens and checks."""
+        schema = self.schema_without("image", "check", TOKENS)
         found = [
             batch
             for start in range(0, len(ids), 5000)
@@ -279,6 +282,22 @@ class Rows:
             if data:
                 pictures[number] = data
         return pictures
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The packed tokens of these items, by id; items without are left out."""
+        if TOKENS not in self._table.schema.names:
+            return {}
+        places = self._places
+        at = [places[i] for i in map(int, ids) if i in places]
+        found = self._table.take_row_ids(at).select(["id", TOKENS]).to_arrow() if at else None
+        rows = [] if found is None else zip(found["id"].to_pylist(), found[TOKENS].to_pylist(), strict=True)
+        return {number: data for number, data in rows if data is not None}
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Where LanceDB has each item of the opened version, by id."""
+        found = self._table.search().select(["id"]).with_row_id(True).limit(max(1, len(self))).to_arrow()
+        return dict(zip(found["id"].to_pylist(), found["_rowid"].to_pylist(), strict=True))
 
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any], append: Append) -> None:
         """Write the rows of `ids` again, by `append`, with another caption or other metadata.
@@ -372,8 +391,8 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
     words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
     # odd multipliers: no change of one number can cancel, modulo 2^64
     total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", *PACKED))
-    packed = [batch.column(batch.schema.get_field_index(n)) for n in PACKED if n in batch.schema.names]
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", *PACKED_COLUMNS))
+    packed = [batch.column(batch.schema.get_field_index(n)) for n in PACKED_COLUMNS if n in batch.schema.names]
     columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
     for row in range(len(batch)):
         text = json.dumps(

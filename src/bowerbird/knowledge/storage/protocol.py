@@ -42,6 +42,16 @@ class HoldsCaptionVectors(Protocol):
     embed_captions: EmbedCaptions | None
 
 
+@runtime_checkable
+class HoldsTokens(Protocol):
+    """What a store has beyond a `Store` when it can hold token matrices: its items may have `token_matrix` (bytes),
+    which is kept, versioned and checked as the rest of them."""
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id, and nothing else read; items without are left out."""
+        ...
+
+
 class Store(Protocol):
     """One knowledge base at one version. Every method raises BowerbirdError, one line with the place in it, where the
     place cannot be read or written; that is not repeated below."""
