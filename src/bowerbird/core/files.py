@@ -24,6 +24,7 @@ from bowerbird.core.lock import lock
 from bowerbird.core.text import MOST_CHARACTERS, json_ready, parse_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -311,4 +312,16 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
+        raise BowerbirdError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file as numpy's, without torch. Raises: BowerbirdError when it is missing or
+    damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: of a type that numpy does not have
         raise BowerbirdError(f"{path}: cannot be read as safetensors ({error})") from error

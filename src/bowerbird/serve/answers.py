@@ -148,6 +148,7 @@ class Hit(BaseModel):
     score: float
     similarity: float | None
     bm25: float | None
+    caption_similarity: float | None
 
 
 class Hits(BaseModel):

@@ -17,7 +17,7 @@ from typing import Any
 from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
-from bowerbird.serve.encoder import remote
+from bowerbird.serve.encoder import remote, remote_captions
 from bowerbird.serve.limits import LIMITS, limit_memory
 
 Say = Callable[[dict[str, Any]], None]
@@ -41,7 +41,9 @@ def run(order: dict[str, Any], say: Say) -> dict[str, Any]:
         opened, report = KnowledgeBase.build(kb, order["sources"], encoder=encoder, progress=progress, **options)
         before = None
     else:
-        opened = KnowledgeBase(open_store(kb, order["memory"], lambda line: None), encoder)
+        store = open_store(kb, order["memory"], lambda line: None)
+        captions = remote_captions(order["address"], store.manifest)
+        opened = KnowledgeBase(store, encoder, caption_encoder=captions)
         before = opened.version
         report = opened.add(order["sources"], progress=progress, **options)
     return {

@@ -26,7 +26,7 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
 ReferenceScale = Annotated[float, Field(ge=0, le=10, description="How strongly a base attends to its references")]
 Parser = Literal["rules", "brackets", "spacy", "textblob", "stanza"]
-SearchMode = Literal["dense", "bm25", "hybrid"]
+SearchMode = Literal["dense", "bm25", "hybrid", "captions"]
 
 
 def _reranker(value: str | bool) -> str:

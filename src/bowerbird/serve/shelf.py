@@ -20,7 +20,7 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.knowledge.storage.open import open_store
-from bowerbird.serve.encoder import RemoteEncoder, remote
+from bowerbird.serve.encoder import RemoteEncoder, remote, remote_captions
 
 ELSEWHERE_SECONDS = 5.0
 """How long one that is not in a directory is taken for unchanged."""
@@ -101,7 +101,11 @@ class Shelf:
 
     def _fresh(self, path: str) -> KnowledgeBase:
         store = open_store(path, DEFAULT_MEMORY, lambda line: None)
-        kb = KnowledgeBase(store, remote(self.address, store.manifest["encoder"]))
+        kb = KnowledgeBase(
+            store,
+            remote(self.address, store.manifest["encoder"]),
+            caption_encoder=remote_captions(self.address, store.manifest),
+        )
         if len(kb):
             len(kb.store.snapshot)  # made once, not by every search that comes now
         return kb

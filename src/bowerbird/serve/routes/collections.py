@@ -21,6 +21,7 @@ from bowerbird.serve.routes.jobs import accepted
 from bowerbird.serve.routes.shared import form_body
 from bowerbird.serve.shelf import items_of
 
+MEASURES = ("similarity", "bm25", "caption_similarity")
 router = APIRouter(prefix="/api/knowledge-bases", tags=["knowledge bases"])
 Here = Annotated[Server, Depends(server_of)]
 ThumbnailSize = Annotated[Literal["64", "128", "256", "512"], Query()]
@@ -283,7 +284,7 @@ async def search(kb: str, body: schemas.SearchRequest, server: Here) -> Any:
         {
             "item": item,
             "score": round(float(hits.scores[0, c]), 6),
-            **{name: _measure(hits.measures.get(name), c) for name in ("similarity", "bm25")},
+            **{name: _measure(hits.measures.get(name), c) for name in MEASURES},
         }
         for item, c in zip(described, columns, strict=True)
     ]
