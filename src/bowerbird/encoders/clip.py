@@ -12,7 +12,9 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.quiet import quiet_loading
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
@@ -52,19 +54,22 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(texts), 64):
-                chunk = list(texts[i : i + 64])
-                # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of
-                # SigLIP2 that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
-                tokens = self.tokenizer(
-                    [text.lower() for text in chunk] if self.siglip else chunk,
-                    padding="max_length" if self.siglip else True,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_tensors="pt",
-                ).to(self.device)
-                found = {"input_ids": tokens["input_ids"]} if self.siglip else tokens
-                parts.append(_pool(self.model.get_text_features(**found)))
+                parts.append(_pool(self._read(list(texts[i : i + 64]))[1]))
         return np.concatenate(parts)
+
+    def _read(self, texts: list[str]) -> tuple[Any, Any]:
+        """What goes into the text half, and what comes out."""
+        # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of SigLIP2
+        # that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
+        made = self.tokenizer(
+            [text.lower() for text in texts] if self.siglip else texts,
+            padding="max_length" if self.siglip else True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.device)
+        given = {"input_ids": made["input_ids"]} if self.siglip else made
+        return made, self.model.get_text_features(**given)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """n RGB pictures -> raw float32 `(n, dim)`."""
@@ -78,6 +83,31 @@ class ClipEncoder:
                 made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
                 parts.append(_pool(self.model.get_image_features(**made)))
         return np.concatenate(parts)
+
+    @property
+    def token_dim(self) -> int:
+        """As of a `TokenEncoder`: the space of the whole."""
+        return self.dim
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `TokenEncoder`: the patches, see `clip_tokens.py`."""
+        import torch
+
+        vectors, tokens = [np.zeros((0, self.dim), np.float32)], list[np.ndarray]()
+        with torch.inference_mode():
+            for i in range(0, len(pictures), 32):
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                seen = self.model.get_image_features(**made)
+                tokens += image_tokens(self.model, made, seen)
+                vectors.append(_pool(seen))
+        return np.concatenate(vectors), tokens
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `TokenEncoder`."""
+        import torch
+
+        with torch.inference_mode():  # one alone: what it gives is not to depend on the padding of others
+            return [text_tokens(self.model, *self._read([text]))[0] for text in texts]
 
 
 def _pool(output: Any) -> np.ndarray:
@@ -102,7 +132,8 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
         if Path(place).is_dir():
             network_files.check_folder(Path(place))
         options: dict[str, Any] = {"local_files_only": not fetch}
-        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        with quiet_loading():
+            model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
         network_files.check_finite(model, Path(place))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         processor = _processor(model.config.model_type).from_pretrained(place, **options)

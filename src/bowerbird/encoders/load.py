@@ -29,6 +29,9 @@ BUILT_IN: Mapping[str, str] = {
     "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
+    "colpali": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colqwen2": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colmodernvbert": "bowerbird.encoders.late_interaction:load_late_interaction",
     "siglip2": "bowerbird.encoders.clip:load_clip",
     "clip_vision_model": "bowerbird.encoders.clip_vision:load_clip_vision",
     "dinov2": "bowerbird.encoders.dino:load_dino",
@@ -51,9 +54,9 @@ UNFETCHED = ["onnx/*", "openvino/*"]
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
-    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3 or Qwen3-VL-Embedding), a hub id of one of those, an
-    installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that). Settings stand
-    behind the name (`encoders.options`).
+    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
+    ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
+    `device=` where it takes that). Settings stand behind the name (`encoders.options`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
@@ -195,7 +198,7 @@ def _open(path: Path, name: str, given: Options, device: str) -> Encoder:
         )
         raise BowerbirdError(
             f"encoder {name!r}: its config.json says {ascii(kind)[:60]}; bowerbird reads its own encoders, clip,"
-            f" siglip, siglip2, dinov2, dinov3 and qwen3_vl{remedy}"
+            f" siglip, siglip2, dinov2, dinov3, qwen3_vl, colpali, colqwen2 and colmodernvbert{remedy}"
         )
     options.check_taken(name, given, options.KEYS if kind in WITH_OPTIONS else ())
     module, _, function = BUILT_IN[kind].partition(":")

@@ -100,9 +100,14 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def pipeline_names() -> dict[str, str]:
+    """Where the class is that a model's `model_index.json` calls by each name; none of them is imported."""
+    return {key: place for each in registrations() for key, place in each.pipelines.items()}
+
+
 def pipeline_class(name: str) -> Any:
     """The pipeline class that a model's `model_index.json` calls `name`. Raises: BowerbirdError when there is none."""
-    known = {key: place for each in registrations() for key, place in each.pipelines.items()}
+    known = pipeline_names()
     if name not in known:
         raise BowerbirdError(
             f"a model of class {name!r} is none that bowerbird generates with; it knows {', '.join(sorted(known))}"

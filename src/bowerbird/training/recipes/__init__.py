@@ -46,6 +46,7 @@ NAMES = {
     "tiny-ip-adapter": ("bowerbird.training.recipes.stable_diffusion", "tiny_ip_adapter"),
     "dreambooth": ("bowerbird.training.recipes.dreambooth", "dreambooth"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),
+    "reranker": ("bowerbird.training.recipes.reranker", "reranker"),
     "judge": ("bowerbird.training.recipes.judge", "judge"),
     "style-judge": ("bowerbird.training.recipes.judge", "style_judge"),
 }
