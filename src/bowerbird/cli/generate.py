@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -296,7 +297,7 @@ def generate(
     from bowerbird import encoders
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records, refinement, reranking
+    from bowerbird.systems import generation, jobs, records, refinement, reranking, unfamiliar
 
     job = jobs.Job(
         prompt=prompt[0] if prompt else None,
@@ -358,8 +359,7 @@ def generate(
     hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
-    if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
-        say(f"{model}: {line}")
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
     for note in dict.fromkeys(note for row in hits.notes for note in row):
         say(note)
     for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
@@ -450,6 +450,8 @@ def _series(
         made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
+    for line in made.warnings:
+        say(line)
     for line in made.near_copies:
         say(f"{line}; --on-copy drop or resample avoids that")
     print_result(made.paths, out, as_json)
@@ -521,6 +523,12 @@ def say_fewer(pipe: System, kb: KnowledgeBase, k: int | None) -> None:
     usual = pipe.defaults.k
     if k is None and len(kb) < usual:
         say(f"{kb.path} holds {len(kb)} items, fewer than the model's usual {usual} neighbors: k is {len(kb)}")
+
+
+def say_warnings(model: str, rows: Sequence[Sequence[str]]) -> None:
+    """What pictures are far from what `model` was trained on in, each line once."""
+    for line in dict.fromkeys(line for row in rows for line in row):
+        say(f"{model}: {line}")
 
 
 def warn_of_copies(kept: Any, paths: list[Path]) -> None:

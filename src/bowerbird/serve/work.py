@@ -325,7 +325,7 @@ def _write(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell
     stages |= {"retrieve": ready.order.options.get("retrieve", 0.0), "guard": looked - started}
     stages["write"] = perf_counter() - looked
     pictures = [_facts(image, record) for image, record in zip(kept.images, made, strict=True)]
-    tell("done", ready.order.id, pictures=pictures, notes=_notes(ready), stages=stages)
+    tell("done", ready.order.id, pictures=pictures, notes=_notes(ready, made), stages=stages)
 
 
 def _records(
@@ -350,12 +350,12 @@ def _facts(image: Image.Image, record: dict[str, Any]) -> dict[str, Any]:
     return {"width": image.width, "height": image.height, "seed": record["seed"], "near_copy": near}
 
 
-def _notes(ready: Ready) -> list[str]:
+def _notes(ready: Ready, made: Sequence[dict[str, Any]]) -> list[str]:
     """What a person should know of how it was made."""
     from bowerbird.systems.refinement import still_missing
 
-    pipe, settings, notes = ready.pipe, ready.prepared.settings, []
-    usual = pipe.defaults.k
+    notes: list[str] = []
+    usual = ready.pipe.defaults.k
     if ready.kb is not None and ready.job.k is None and ready.job.items is None and len(ready.kb) < usual:
         notes.append(f"the knowledge base holds {len(ready.kb)} items, fewer than the model's usual {usual} neighbors")
     notes += dict.fromkeys(note for row in ready.prepared.hits.notes for note in row)
@@ -364,8 +364,7 @@ def _notes(ready: Ready) -> list[str]:
         notes += [f"the critic does not see {text!r}" for text in lacks]
     elif ready.prepared.plan is not None:
         notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in ready.prepared.plan.choice.without]
-    line = pipe.capabilities.far_size(settings.height, settings.width)
-    return notes if line is None else [*notes, line]
+    return [*notes, *dict.fromkeys(line for record in made for line in record.get("warnings", ()))]
 
 
 # -- the other kinds -------------------------------------------------------------------------------------------------
