@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
-from bowerbird.cli.filling import KbArgument, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import CoverOption, KbArgument, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
@@ -72,6 +72,7 @@ def search(
         typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
     ] = True,
     rerank: RerankOption = "none",
+    cover: CoverOption = False,
     encoder: OpenEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     device: DeviceOption = "auto",
@@ -85,6 +86,8 @@ def search(
     from bowerbird.knowledge.rerank.registry import NONE, rerank_name
 
     reranker = read_rerank(rerank, no_rerank=False)
+    if cover and (min_score is not None or diversity):
+        raise BowerbirdError("search: --cover chooses itself; leave out --min-score and --diversity")
     if queries is not None:
         if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
@@ -98,6 +101,7 @@ def search(
             | {"typos": typos, "rerank": reranker},
             encoder,
             device,
+            cover=cover,
         )
         return
     if not text and not image:
@@ -111,10 +115,13 @@ def search(
     usual: np.ndarray | None = None
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, rerank=reranker, **options)
+        hits = _covering(opened, hits, mode, where) if cover else hits
         query: dict[str, Any] = {"text": single}
         if mode != "bm25" and (as_json or min_score is not None):
             usual = opened.similarities(text=single)
     else:
+        if cover:
+            raise BowerbirdError("search: --cover is about the things that one --text names; leave out the others")
         if alpha is not None or mode == "bm25":
             raise BowerbirdError(
                 "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
@@ -134,6 +141,8 @@ def search(
         hits = opened.search(**how, rerank=reranker, **options)
         usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
+    for note in hits.notes[0] if hits.notes else ():
+        say(note)
     corrected = _corrected(hits)
     for word, others in corrected.items():
         say(f"no item has {word!r}: searched for {' or '.join(map(repr, others))} (--no-typos: only as written)")
@@ -156,6 +165,7 @@ def search(
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
                 "rerank": rerank_name(reranker, pictures=single is None),
+                **({"cover": True} if cover else {}),
                 "query": query,
                 "corrected": corrected,
                 **({} if usual is None else {"usual_similarity": _usual(usual)}),
@@ -174,7 +184,9 @@ def search(
         say(f"{kb}: nothing{_why_nothing(single, mode, where, min_score, usual)}")
 
 
-def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
+def _batch(
+    kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str, *, cover: bool
+) -> None:
     """One JSON line a query, in their order."""
     from bowerbird.data.report import SourceReport
     from bowerbird.data.text import lines_of, read_text_file
@@ -193,6 +205,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
     options["k"] = _count(opened, k)
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
+        hits = _covering(opened, hits, mode, options["where"]) if cover else hits
         for row, text in enumerate(hits.queries):
             results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
             print_json(
@@ -201,6 +214,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                     "version": opened.version,
                     "mode": mode,
                     "rerank": rerank_name(options["rerank"]),
+                    **({"cover": True} if cover else {}),
                     "query": {"text": text},
                     "corrected": _corrected(hits, row),
                     "results": results,
@@ -208,6 +222,12 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                 indent=None,
             )
     _say_count(opened, k)
+
+
+def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) -> Neighbors:
+    from bowerbird.systems import coverage
+
+    return coverage.cover(kb, hits, search_mode=mode, where=where)
 
 
 def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
@@ -268,6 +288,7 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
         "id": item,
         "score": round(float(hits.scores[row, column]), 6),
         **{name: _known(hits.measures.get(name), row, column) for name in ("similarity", "bm25")},
+        **({"phrase": hits.phrases[row][column]} if hits.phrases else {}),
         "caption": hits.captions[row][column],
         "metadata": hits.metadata[row][column],
         "path": kb.name(item),
