@@ -38,6 +38,20 @@ SourceArgument = Annotated[
 EncoderOption = Annotated[
     str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
+CaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder",
+        metavar="NAME|DIR",
+        help="Search captions by meaning too: minilm, or a directory or hub id of sentence-transformers.",
+    ),
+]
+OpenCaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder", metavar="NAME|DIR", help="Encoder of its captions, where it is not found by its name."
+    ),
+]
 OpenEncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),

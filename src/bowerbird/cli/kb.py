@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
+    CaptionEncoderOption,
     CaptionOption,
     CreditOption,
     DedupOption,
@@ -18,6 +19,7 @@ from bowerbird.cli.filling import (
     KbArgument,
     MaxPixelsOption,
     MemoryOption,
+    OpenCaptionEncoderOption,
     OpenEncoderOption,
     PatchesOption,
     PrivateOption,
@@ -46,6 +48,7 @@ def build(
     kb: KbArgument,
     source: SourceArgument,
     encoder: EncoderOption = "small",
+    caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -90,6 +93,7 @@ def build(
             kb,
             list(source),
             encoder=encoder,
+            caption_encoder=caption_encoder,
             normalize=normalize,
             caption_column=caption_column,
             where=where,
@@ -120,6 +124,7 @@ def add(
     kb: KbArgument,
     source: SourceArgument,
     encoder: OpenEncoderOption = None,
+    caption_encoder: OpenCaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -143,7 +148,12 @@ def add(
 
     report = check_report_path(report)
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+        kb,
+        encoder=encoder,
+        caption_encoder=caption_encoder,
+        device=pick_device(device),
+        memory=parse_memory(memory),
+        on_message=say,
     )
     with show_progress("embedding", as_json) as progress:
         done = opened.add(
@@ -251,6 +261,8 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
+    if said := facts.get("captions"):
+        print_line(f"captions  by {said['name']} ({said['fingerprint']}), dimension {said['dim']}, every one compared")
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print_line(

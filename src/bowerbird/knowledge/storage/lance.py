@@ -24,7 +24,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
-from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
+from bowerbird.data.item import CAPTION_EMBEDDING, OWN_COLUMNS, PACKED_COLUMNS, hash_of, item_id
 from bowerbird.knowledge.storage.batches import read_in_batches
 
 TABLE = "rows"
@@ -33,12 +33,14 @@ HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
 CACHE_BYTES = 64 * 1024**2
 CONTENT, TOKENS = "content_hash", "token_matrix"
-LATER = {CONTENT: pa.int64(), TOKENS: pa.binary()}
+LATER = {CONTENT: pa.int64(), **dict.fromkeys(PACKED_COLUMNS, pa.binary())}
 """Columns that a table has from the first item on that needs them."""
 
 WITH_TOKENS = 1024
 """Rows that are read at once where they have tokens: those are ten times an embedding."""
 
+Append = Callable[[list[dict[str, Any]], np.ndarray], None]
+"""Takes items, as `Rows.append`, with their embeddings."""
 Form = Callable[[dict[str, Any], np.ndarray], dict[str, Any]]
 """From an item as it is stored, with its `metadata`, and its embedding to the item that takes its place."""
 
@@ -210,7 +212,8 @@ class Rows:
 
     def described(self) -> pa.Table:
         """Every row without its picture and its embedding: captions, names and metadata."""
-        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check", TOKENS)]
+        hidden = ("image", "embedding", "added", "check", *PACKED_COLUMNS)
+        names = [f.name for f in self._table.schema if f.name not in hidden]
         return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
 
     def schema_without(self, *names: str) -> pa.Schema:
@@ -296,8 +299,8 @@ class Rows:
         found = self._table.search().select(["id"]).with_row_id(True).limit(max(1, len(self))).to_arrow()
         return dict(zip(found["id"].to_pylist(), found["_rowid"].to_pylist(), strict=True))
 
-    def change(self, ids: Sequence[int], added: int, caption: str | None, metadata: dict[str, Any]) -> None:
-        """Write the rows of `ids` again, as of the change `added`, with another caption or other metadata.
+    def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any], append: Append) -> None:
+        """Write the rows of `ids` again, by `append`, with another caption or other metadata.
 
         Raises: BowerbirdError, before anything is written, when two items would become one.
         """
@@ -310,13 +313,11 @@ class Rows:
                 return item
             content = item_id(row["image"], vector, caption)
             own = {"id": content} if row.get(CONTENT) is None else {CONTENT: content}
-            return item | {"caption": caption} | own
+            return with_caption(item, caption) | own
 
-        self.rewrite(ids, changed, lambda items, embeddings: self.append(items, embeddings, added))
+        self.rewrite(ids, changed, append)
 
-    def rewrite(
-        self, ids: Sequence[int], form: Form, append: Callable[[list[dict[str, Any]], np.ndarray], None]
-    ) -> None:
+    def rewrite(self, ids: Sequence[int], form: Form, append: Append) -> None:
         """Remove the rows of `ids` and `append` them as `form` makes them of what they were."""
         before = Rows(self.folder, self.version)
         names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
@@ -379,14 +380,19 @@ def _among(ids: Sequence[int]) -> str:
     return f"id IN ({', '.join(str(int(i)) for i in ids)})"
 
 
+def with_caption(item: dict[str, Any], caption: str) -> dict[str, Any]:
+    """An item with this caption; the vector of another one is not its own."""
+    return item | {"caption": caption} | ({} if item["caption"] == caption else {CAPTION_EMBEDDING: None})
+
+
 def checks(batch: pa.RecordBatch) -> np.ndarray:
     """A number for each row that changes with any bit of it, pictures and the check itself aside, int64 `(n,)`."""
     embedding = batch.column(batch.schema.get_field_index("embedding"))
     words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
     # odd multipliers: no change of one number can cancel, modulo 2^64
     total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", TOKENS))
-    matrices = batch.column(batch.schema.get_field_index(TOKENS)) if TOKENS in batch.schema.names else None
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", *PACKED_COLUMNS))
+    packed = [batch.column(batch.schema.get_field_index(n)) for n in PACKED_COLUMNS if n in batch.schema.names]
     columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
     for row in range(len(batch)):
         text = json.dumps(
@@ -394,9 +400,7 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
             ensure_ascii=False,
             default=str,
         )
-        said = text.encode("utf-8", "surrogatepass")
-        if matrices is not None and (packed := matrices[row].as_py()) is not None:
-            said += packed
+        said = text.encode("utf-8", "surrogatepass") + b"".join(column[row].as_py() or b"" for column in packed)
         digest = hashlib.blake2b(said, digest_size=8).digest()
         total[row] ^= np.uint64(int.from_bytes(digest, "big"))
     return total.view(np.int64)
