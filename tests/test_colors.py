@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from bowerbird import KnowledgeBase
 from bowerbird.data.color_words import color_shares, colors_in, has_color
 from bowerbird.data.scenes.words import COLORS
+from bowerbird.knowledge.rerank.color import ColoredThing, read_colors
 from bowerbird.systems import queries
-from bowerbird.systems.color_agreement import ColoredThing, read_colors
+from tests.test_cli import bowerbird
 
 RGB = {"red": (221, 46, 68), "yellow": (255, 204, 77), "green": (119, 178, 85)}
 
@@ -107,4 +109,43 @@ def test_the_record_and_the_sheet_say_what_was_left_out(tmp_path: Path, random_r
     assert "left out, of another color" in provenance.read_png(paths[0])["retrieval"][0]
     assert {each["caption"] for each in made[0]["neighbors"]} == {"red apple"}
     assert "retrieval" not in made[1]
-    assert made[1]["request"]["rerank"] is False
+    assert [each["request"]["rerank"] for each in made] == ["color", "none"]
+
+
+def test_one_reranker_by_name_everywhere(tmp_path: Path) -> None:
+    """Each name means the same to a search, the command line and a line of prompts; a reranker of one's own is taken
+    too, and gets the search to ask again."""
+    from bowerbird.core.errors import BowerbirdError
+    from bowerbird.core.types import Neighbors
+    from bowerbird.knowledge.rerank.protocol import Task, reorder
+    from bowerbird.systems import prompt_file
+    from bowerbird.systems.jobs import Job
+
+    class Last:
+        """Prefers what the search likes least among all that there are."""
+
+        name, reads_pictures = "last", False
+
+        def rerank(self, task: Task) -> Neighbors:
+            found = task.find(range(len(task)), len(task.base))
+            return reorder(found, -found.scores, task.k, measure="last")
+
+    kb = apples(tmp_path / "apples", captions=True)
+    plain = kb.search(text=["red apple", "apple"], k=9)
+    last = kb.search(text=["red apple", "apple"], k=3, rerank=Last())
+    assert last.ids.tolist() == [row[::-1][:3] for row in plain.ids.tolist()]
+    np.testing.assert_array_equal(last.measures["last"], last.scores)
+    np.testing.assert_array_equal(last.measures["similarity"], plain.measures["similarity"][:, ::-1][:, :3])
+    assert kb.search(text="red apple", k=4, rerank="auto").mask.sum() == 3
+    assert kb.search(text="red apple", k=4).mask.all()
+    with pytest.raises(BowerbirdError, match="choose one of auto, none, color"):
+        kb.search(text="red apple", rerank="colour")
+    with pytest.raises(BowerbirdError, match="texts or pictures"):
+        kb.search(ids=[int(plain.ids[0, 0])], k=2, rerank="color")
+    for name, said in (("color", 3), ("none", 4), ("auto", 3)):
+        shown = bowerbird("search", kb.path, "--text", "red apple", "-k", "4", "--rerank", name, "--json", cwd=tmp_path)
+        found = json.loads(shown.stdout)
+        assert (found["rerank"], len(found["results"])) == ("color" if name == "auto" else name, said)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "rerank": false}\n{"prompt": "a", "rerank": "color"}\n"a"\n')
+    jobs = prompt_file.read_jobs(tmp_path / "p.jsonl", Job(), has_kb=True)
+    assert [job.rerank for job in jobs] == ["none", "color", "auto"]

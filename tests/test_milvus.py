@@ -7,6 +7,7 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,3 +282,20 @@ def test_an_interrupted_build_is_ended_by_the_same_and_no_other(
         KnowledgeBase.build(place, source(tmp_path / "b.parquet", range(5)), encoder=PlainEncoder())
     kb, report = KnowledgeBase.build(place, data, encoder=PlainEncoder())
     assert (len(kb), report.already_present) == (20, 20)
+
+
+def test_mistyped_words_and_compounds_are_found_there_too(place: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"encoder": PlainEncoder(), "language": "de", "compounds": True}
+    data = source(tmp_path / "a.parquet", range(12))
+    there, _ = KnowledgeBase.build(place, data, **options)
+    there.update(ids=[identity(3)], caption="Hundehütte")
+    there.update(ids=[identity(4)], caption="rote Häuser")
+    here, _ = KnowledgeBase.build(tmp_path / "kb", data, **options)
+    here.update(ids=[identity(3)], caption="Hundehütte")
+    here.update(ids=[identity(4)], caption="rote Häuser")
+    for text, found in (("Haus", "rote Häuser"), ("Hund", "Hundehütte"), ("Hundehüttwe", "Hundehütte")):
+        for kb in (there, here):
+            assert kb.search(text=text, mode="bm25", k=3).captions[0][0] == found, (kb.path, text)
+        assert there.search(text=text, mode="bm25", k=3).corrected == here.search(text=text, mode="bm25", k=3).corrected
+    assert there.search(text="Häusr", mode="bm25", k=3, typos=False).mask.sum() == 0
+    assert there.search(text="Häusr", mode="bm25", k=3).captions[0][0] == "rote Häuser"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import KnowledgeBase
+from bowerbird import BowerbirdError, KnowledgeBase
 from bowerbird.knowledge.search import bm25, build, terms, typos
 from bowerbird.knowledge.search.words import name_words, query_words, whole, words
 from tests.faults.plain import PlainEncoder
@@ -257,3 +257,40 @@ def test_phrases_and_fields(tmp_path: Path) -> None:
     assert several.captions[1] == ("fox by a red barn", "")
     assert several.queries == ("fox", '"a red barn"')
     assert "phrases and fields" in run("search", str(tmp_path / "kb"), "--text", '"fox red"', "--mode", "bm25")[1]
+
+
+def test_words_of_a_language(tmp_path: Path) -> None:
+    """Stems, parts of compounds and accents, the same whether indexed or come since, and opened again."""
+    captions = {"a": ("Hundehütte", "ein Haus am See", "Café"), "b": ("die Häuser", "Schäferhunde", "Cafe")}
+    for part, texts in captions.items():
+        (tmp_path / part).mkdir()
+        for number, caption in enumerate(texts):
+            name = tmp_path / part / f"{number}"
+            Image.new("RGB", (8, 8), (40 * number, len(caption), 90 * (part == "a"))).save(f"{name}.png")
+            name.with_suffix(".txt").write_text(caption)
+    options: dict[str, Any] = {"encoder": PlainEncoder(), "language": "de", "compounds": True, "keep_accents": True}
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", **options)
+    kb.add(tmp_path / "b")
+    KnowledgeBase.build(tmp_path / "whole", [tmp_path / "a", tmp_path / "b"], **options)
+    plain, _ = KnowledgeBase.build(tmp_path / "plain", [tmp_path / "a", tmp_path / "b"], encoder=PlainEncoder())
+    for one in (
+        kb,
+        KnowledgeBase.open(tmp_path / "kb", encoder=PlainEncoder()),
+        KnowledgeBase.open(tmp_path / "whole"),
+    ):
+        for query, found in (
+            ("Haus", {"ein Haus am See", "die Häuser"}),
+            ("Hund", {"Hundehütte", "Schäferhunde"}),
+            ("Hausmeister", {"ein Haus am See", "die Häuser"}),
+            ("Café", {"Café"}),
+        ):
+            hits = one.search(text=query, mode="bm25", k=6, typos=False)
+            assert set(hits.captions[0]) - {""} == found, query
+    assert set(plain.search(text="Cafe", mode="bm25", k=6).captions[0]) >= {"Café", "Cafe"}
+    assert plain.search(text="Hund", mode="bm25", k=6, typos=False).mask.sum() == 0
+    assert kb.manifest["text"] == {"language": "de", "compounds": True, "keep_accents": True}
+    assert kb.info()["indexes"]["bm25"]["analyzer"]["language"] == "de"
+    assert "text" not in plain.manifest
+    with pytest.raises(BowerbirdError, match="choose one of"):
+        KnowledgeBase.build(tmp_path / "no", tmp_path / "a", encoder=PlainEncoder(), language="xx")
+    assert not (tmp_path / "no").exists()

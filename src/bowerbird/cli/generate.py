@@ -25,7 +25,7 @@ from bowerbird.cli.common import (
     say_source,
     tracker,
 )
-from bowerbird.cli.filling import OpenEncoderOption
+from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
@@ -134,13 +134,9 @@ def generate(
             "--min-score", help="Leave out neighbors less similar: a cosine; with --search-mode bm25 a BM25 score."
         ),
     ] = None,
-    rerank: Annotated[
-        bool,
-        typer.Option(
-            "--rerank/--no-rerank",
-            help="Leave out neighbors that contradict a color of the prompt, where others agree with it.",
-        ),
-    ] = True,
+    rerank: RerankOption = "auto",
+    no_rerank: NoRerankOption = False,
+    cover: CoverOption = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -318,7 +314,8 @@ def generate(
         top_m=top_m,
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
-        rerank=rerank,
+        rerank=read_rerank(rerank, no_rerank=no_rerank),
+        cover=cover,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -360,10 +357,8 @@ def generate(
     if opened is not None:
         say_fewer(pipe, opened, k)
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
-    for note in dict.fromkeys(note for row in hits.notes for note in row):
+    for note in jobs.notes(prepared, job):
         say(note)
-    for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
-        say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
         progress = tracker(bar, "generating", job.n * best_of)
         ranked = None
@@ -392,8 +387,8 @@ def generate(
     paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
     for path, record in zip(paths, made.records or (), strict=False):
-        if lacks := refinement.still_missing(record):
-            say(f"{path.name}: the critic does not see {', '.join(map(repr, lacks))}")
+        if lacks := refinement.say_missing(record):
+            say(f"{path.name}: {lacks}")
     print_result(paths, out, as_json)
 
 
@@ -418,10 +413,6 @@ def _series(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
-    if usual.critic is not None:
-        raise BowerbirdError(
-            "generate: --critic looks at the pictures of one --prompt; leave it out with --prompts and several --prompt"
-        )
     if prompts is None and (usual.images or usual.class_name or usual.unconditional):
         raise BowerbirdError(
             "generate: several --prompt are what to generate; leave out --image, --class and --unconditional, or give"
@@ -450,7 +441,7 @@ def _series(
         made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
-    for line in made.warnings:
+    for line in made.notes:
         say(line)
     for line in made.near_copies:
         say(f"{line}; --on-copy drop or resample avoids that")

@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
+    CaptionEncoderOption,
     CaptionOption,
     CreditOption,
     DedupOption,
@@ -18,11 +19,13 @@ from bowerbird.cli.filling import (
     KbArgument,
     MaxPixelsOption,
     MemoryOption,
+    OpenCaptionEncoderOption,
     OpenEncoderOption,
     PatchesOption,
     PrivateOption,
     ReportOption,
     SourceArgument,
+    TokensOption,
     WhereOption,
     WorkersOption,
     check_report_path,
@@ -45,6 +48,7 @@ def build(
     kb: KbArgument,
     source: SourceArgument,
     encoder: EncoderOption = "small",
+    caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -59,7 +63,18 @@ def build(
         str,
         typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
     ] = "1,1",
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="CODE", help="Take words by the stems of a language, as in de, fr or fi."),
+    ] = None,
+    compounds: Annotated[
+        bool, typer.Option("--compounds", help="Find words inside longer ones, as in German or Finnish.")
+    ] = False,
+    keep_accents: Annotated[
+        bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
+    ] = False,
     credit: CreditOption = None,
+    tokens: TokensOption = 0,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -78,6 +93,7 @@ def build(
             kb,
             list(source),
             encoder=encoder,
+            caption_encoder=caption_encoder,
             normalize=normalize,
             caption_column=caption_column,
             where=where,
@@ -88,7 +104,11 @@ def build(
             private_urls=private,
             max_pixels=max_pixels,
             bm25_weights=parse_weights(bm25_weights),
+            language=language,
+            compounds=compounds,
+            keep_accents=keep_accents,
             credit=credited,
+            tokens=tokens,
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
@@ -104,6 +124,7 @@ def add(
     kb: KbArgument,
     source: SourceArgument,
     encoder: OpenEncoderOption = None,
+    caption_encoder: OpenCaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -127,7 +148,12 @@ def add(
 
     report = check_report_path(report)
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+        kb,
+        encoder=encoder,
+        caption_encoder=caption_encoder,
+        device=pick_device(device),
+        memory=parse_memory(memory),
+        on_message=say,
     )
     with show_progress("embedding", as_json) as progress:
         done = opened.add(
@@ -235,12 +261,19 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
+    if said := facts.get("captions"):
+        print_line(f"captions  by {said['name']} ({said['fingerprint']}), dimension {said['dim']}, every one compared")
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print_line(
         f"indexes   dense: {index['kind']}{recall}; words: {facts['indexes']['bm25']['kind']}; since then"
         f" {beside['added']} added, {beside['removed']} removed"
     )
+    words = facts["indexes"]["bm25"]["analyzer"]
+    own = [f"stems of {words['language']}"] if words["language"] else []
+    own += [name.replace("_", " ") for name in ("compounds", "keep_accents") if words[name]]
+    if own:
+        print_line(f"words     {', '.join(own)}")
     if facts["caption_column"]:
         print_line(f"captions  column {facts['caption_column']}")
     print_line(f"credited  {', '.join(facts['credit']) or 'the file name alone'}")

@@ -1,8 +1,9 @@
-"""CLIP and SigLIP through transformers, behind the same two methods as our own encoder."""
+"""CLIP, SigLIP and SigLIP2 through transformers, behind the same two methods as our own encoder."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.quiet import quiet_loading
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
@@ -32,11 +35,14 @@ class ClipEncoder:
             f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
         )
         config = model.config
-        self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
-        self.shared_dim, self.picture_size = self.dim, int(config.vision_config.image_size)
-        self.padding = (
-            "max_length" if config.model_type.startswith("siglip") else True
-        )  # SigLIP was trained on padded text
+        text, vision = config.text_config, config.vision_config
+        own = getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)
+        self.dim = self.shared_dim = int(own or text.hidden_size)
+        # SigLIP2 of any aspect ratio has a number of patches in place of a size
+        self.picture_size = int(
+            getattr(vision, "image_size", None) or vision.patch_size * math.ceil(vision.num_patches**0.5)
+        )
+        self.siglip = config.model_type.startswith("siglip")
         self.max_length = int(config.text_config.max_position_embeddings)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -48,15 +54,22 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(texts), 64):
-                tokens = self.tokenizer(
-                    list(texts[i : i + 64]),
-                    padding=self.padding,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_tensors="pt",
-                )
-                parts.append(_pool(self.model.get_text_features(**tokens.to(self.device))))
+                parts.append(_pool(self._read(list(texts[i : i + 64]))[1]))
         return np.concatenate(parts)
+
+    def _read(self, texts: list[str]) -> tuple[Any, Any]:
+        """What goes into the text half, and what comes out."""
+        # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of SigLIP2
+        # that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
+        made = self.tokenizer(
+            [text.lower() for text in texts] if self.siglip else texts,
+            padding="max_length" if self.siglip else True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.device)
+        given = {"input_ids": made["input_ids"]} if self.siglip else made
+        return made, self.model.get_text_features(**given)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """n RGB pictures -> raw float32 `(n, dim)`."""
@@ -67,9 +80,34 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(pictures), 32):
-                pixels = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt")["pixel_values"]
-                parts.append(_pool(self.model.get_image_features(pixel_values=pixels.to(self.device))))
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                parts.append(_pool(self.model.get_image_features(**made)))
         return np.concatenate(parts)
+
+    @property
+    def token_dim(self) -> int:
+        """As of a `TokenEncoder`: the space of the whole."""
+        return self.dim
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `TokenEncoder`: the patches, see `clip_tokens.py`."""
+        import torch
+
+        vectors, tokens = [np.zeros((0, self.dim), np.float32)], list[np.ndarray]()
+        with torch.inference_mode():
+            for i in range(0, len(pictures), 32):
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                seen = self.model.get_image_features(**made)
+                tokens += image_tokens(self.model, made, seen)
+                vectors.append(_pool(seen))
+        return np.concatenate(vectors), tokens
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `TokenEncoder`."""
+        import torch
+
+        with torch.inference_mode():  # one alone: what it gives is not to depend on the padding of others
+            return [text_tokens(self.model, *self._read([text]))[0] for text in texts]
 
 
 def _pool(output: Any) -> np.ndarray:
@@ -79,13 +117,13 @@ def _pool(output: Any) -> np.ndarray:
 
 
 def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:
-    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only. A hub's is one that was fetched
+    """Open CLIP, SigLIP or SigLIP2 from a directory or hub id; safetensors alone. A hub's is one that was fetched
     before, unless `fetch`.
 
     Raises: BowerbirdError when it is not there or not complete.
     """
     from huggingface_hub import snapshot_download
-    from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
+    from transformers import AutoModel, AutoTokenizer
 
     with opening(f"encoder {name!r}", "give a directory or hub id of CLIP or SigLIP with safetensors"):
         place = str(path)
@@ -94,19 +132,24 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
         if Path(place).is_dir():
             network_files.check_folder(Path(place))
         options: dict[str, Any] = {"local_files_only": not fetch}
-        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        with quiet_loading():
+            model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
         network_files.check_finite(model, Path(place))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        processor_class = (
-            SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
-        )
-        processor = processor_class.from_pretrained(place, **options)
+        processor = _processor(model.config.model_type).from_pretrained(place, **options)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise BowerbirdError(
             f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"
             " give CLIP or SigLIP"
         )
     return ClipEncoder(model, tokenizer, processor, name, _fingerprint(str(path), model), device)
+
+
+def _processor(kind: str) -> Any:
+    """The class that prepares pictures for a model of this type."""
+    from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil
+
+    return {"siglip": SiglipImageProcessorPil, "siglip2": Siglip2ImageProcessorPil}.get(kind, CLIPImageProcessorPil)
 
 
 def _fingerprint(path: str, model: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from bowerbird.core.types import embeds_text
 from bowerbird.serve import frames
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import job_of
@@ -28,9 +29,14 @@ class Calls:
         if what == "named":
             found = self.bench.encoder(str(message["name"]), "")
             return {"name": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, []
+        if what in ("embed_query", "embed_captions"):
+            text = self.bench.text_encoder(str(message["encoder"]), str(message["fingerprint"]))
+            embed = text.embed_text if what == "embed_query" else text.embed_captions
+            return {}, [self._texts.submit(embed, message["texts"]).result().astype("<f4").tobytes()]
         encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
         if what == "encoder":
-            return {"shared_dim": encoder.shared_dim, "picture_size": getattr(encoder, "picture_size", None)}, []
+            size, texts = getattr(encoder, "picture_size", None), embeds_text(encoder)
+            return {"shared_dim": encoder.shared_dim, "picture_size": size, "embeds_text": texts}, []
         if what == "embed_text":
             vectors = self._texts.submit(encoder.embed_text, message["texts"]).result()
         elif what == "embed_pixels":

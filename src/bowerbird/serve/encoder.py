@@ -19,6 +19,7 @@ class RemoteEncoder:
 
     shared_dim: int
     picture_size: int | None
+    embeds_text: bool
 
     def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
         self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
@@ -29,7 +30,7 @@ class RemoteEncoder:
 
     def __getattr__(self, name: str) -> int | None:
         """What only the worker knows, asked when it is first wanted."""
-        if name not in ("shared_dim", "picture_size"):
+        if name not in ("shared_dim", "picture_size", "embeds_text"):
             raise AttributeError(name)
         for key, value in self._call("encoder")[0].items():
             setattr(self, key, value)
@@ -56,6 +57,36 @@ class RemoteEncoder:
 
     def _none(self) -> np.ndarray:
         return np.zeros((0, self.dim), np.float32)
+
+
+class RemoteTextEncoder:
+    """A `core.types.TextEncoder` by the facts that a knowledge base keeps of the encoder of its captions."""
+
+    def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
+        self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts that are searched -> raw float32 `(n, dim)`."""
+        return self._embed("embed_query", texts)
+
+    def embed_captions(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts that are searched among -> raw float32 `(n, dim)`."""
+        return self._embed("embed_captions", texts)
+
+    def _embed(self, what: str, texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
+        message = {"call": what, "encoder": self.name, "fingerprint": self.fingerprint, "texts": list(texts)}
+        answer = frames.call(self.address, message)
+        return np.frombuffer(answer[1][0], "<f4").astype(np.float32).reshape(-1, self.dim)
+
+
+def remote_captions(address: str, manifest: dict[str, Any]) -> RemoteTextEncoder | None:
+    """The encoder of a manifest's `captions` entry; None where there is none."""
+    facts = manifest.get("captions")
+    if facts is None:
+        return None
+    return RemoteTextEncoder(address, str(facts["name"]), str(facts["fingerprint"]), int(facts["dim"]))
 
 
 def remote(address: str, facts: dict[str, Any]) -> RemoteEncoder:

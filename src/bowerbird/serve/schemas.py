@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.rerank.registry import check_rerank
 from bowerbird.serve.limits import LIMITS
 
 MOST_SEED = 2**63 - 1
@@ -24,7 +26,19 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
 ReferenceScale = Annotated[float, Field(ge=0, le=10, description="How strongly a base attends to its references")]
 Parser = Literal["rules", "brackets", "spacy", "textblob", "stanza"]
-SearchMode = Literal["dense", "bm25", "hybrid"]
+SearchMode = Literal["dense", "bm25", "hybrid", "captions"]
+
+
+def _reranker(value: str | bool) -> str:
+    """The name of a reranker."""
+    try:
+        return check_rerank(value)
+    except BowerbirdError as error:
+        raise ValueError(str(error)) from error
+
+
+Rerank = Annotated[Annotated[str, Field(max_length=100)] | bool, AfterValidator(_reranker)]
+"""The name of a reranker; true is auto, and false none."""
 OnCopy = Literal["warn", "drop", "resample", "off"]
 
 
@@ -112,7 +126,8 @@ class GenerateRequest(Strict):
     class_key: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
-    rerank: bool = True
+    rerank: Rerank = "auto"
+    cover: bool = False
     sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None
@@ -150,6 +165,7 @@ class EditRequest(Strict):
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     preservation: Share | None = None
     change_threshold: Annotated[float, Field(ge=0, le=100)] | None = None
+    image_guidance: Scale | None = None
     img2img: bool = False
     search_mode: SearchMode | None = None
     where: Where | None = None
@@ -173,6 +189,7 @@ class Variant(Strict):
     phrases: Parser | None = None
     where: Where | None = None
     search_mode: SearchMode | None = None
+    rerank: Rerank | None = None
     sampler: Sampler | None = None
     prompt: Prompt | None = None
     neighbors: Annotated[list[Chosen], Field(max_length=LIMITS.k)] | None = None
@@ -220,6 +237,7 @@ class SearchRequest(Strict):
     alpha: Share | None = None
     min_score: Annotated[float, Field(ge=-1, le=1000)] | None = None
     typos: bool = True
+    rerank: Rerank = "none"
 
     @field_validator("item", mode="before")
     @classmethod
@@ -236,6 +254,7 @@ class NeighborsRequest(Strict):
     k: Annotated[int, Field(ge=1, le=LIMITS.k)] | None = None
     search_mode: SearchMode | None = None
     where: Where | None = None
+    rerank: Rerank = "auto"
     phrases: Parser | None = None
     pinned: Annotated[list[Pinned], Field(max_length=LIMITS.k)] = []
     removed: Annotated[list[ItemId], Field(max_length=LIMITS.k)] = []

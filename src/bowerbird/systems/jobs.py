@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
-from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
-from bowerbird.systems.grounded.phrases.brackets import read_brackets
+from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
-from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems.phrases.brackets import read_brackets
+from bowerbird.systems.queries import Request, make_request, nothing_found, rerank_of
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Job:
     top_m: float = 1.0
     allow_no_neighbors: bool = False
     min_score: float | None = None
-    rerank: bool = True
+    rerank: Rerank = "auto"
+    cover: bool = False
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -164,8 +167,8 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
     can, wanted = pipe.capabilities, phrase_settings(job)
     if not can.takes_references:
         raise BowerbirdError(
-            f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
-            " models of diffusers"
+            f"{with_article(type(pipe).__name__)} reads neighbors by itself: `phrases`, `structure` and `critic` are"
+            " for base models of diffusers"
         )
     own = job.references or job.images or job.items is not None
     if job.prompt is None or wanted.parser is None or (wanted.by_phrase and own):
@@ -179,9 +182,20 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
     ), choice
 
 
+def notes(prepared: Prepared, job: Job) -> list[str]:
+    """Lines for a person about how a job's neighbors were found, and the phrases that have none; those a critic asks
+    for again."""
+    said = list(dict.fromkeys(note for row in prepared.hits.notes for note in row))
+    without = () if prepared.plan is None or job.critic is not None else prepared.plan.choice.without
+    return [*said, *(f"no reference for {phrase.text!r}: {why}" for phrase, why in without)]
+
+
 def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
     """A job whose prompt is read by its phrases."""
     plan, choice = plan_of(pipe, kb, job)
+    needed = wanted.by_phrase and job.k != 0 and not plan.choice.references and not job.allow_no_neighbors
+    if needed and kb is not None and not len(kb.ids(where=job.where)):
+        raise nothing_found(kb, f"for the phrases of {plan.prompt.text!r}", job.where)
     whole = replace(job, prompt=plan.prompt.text)
     if wanted.by_phrase and kb is not None:
         hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
@@ -231,7 +245,9 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
     hits = pipe.retrieve(request, kb, job.n, seed=job.seed, proposal=counts)
     how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
     said = {key: value for key in how if (value := getattr(request, key)) is not None}
-    return hits, said if request.rerank else said | {"rerank": False}
+    reranked = rerank_of(request)
+    said |= {"cover": True} if request.cover else {}
+    return hits, said if reranked is None else said | {"rerank": reranked}
 
 
 def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
@@ -244,7 +260,8 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
     if job.references:
         if pipe.capabilities.reads_query:
             raise BowerbirdError(
-                f"a {type(pipe).__name__} takes items of the knowledge base as neighbors; add the picture to it"
+                f"{with_article(type(pipe).__name__)} takes items of the knowledge base as neighbors; add the picture"
+                " to it"
             )
         mine = _own(pipe, kb, job)
         if chosen is not None:
@@ -286,6 +303,7 @@ def request_of(job: Job) -> Request:
         allow_no_neighbors=job.allow_no_neighbors,
         min_score=job.min_score,
         rerank=job.rerank,
+        cover=job.cover,
     )
 
 
@@ -294,8 +312,8 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     usual, can = generation.default_settings(pipe), pipe.capabilities
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
-            f"a {type(pipe).__name__} generates from neighbors alone: {', '.join(f'`{name}`' for name in BALANCE)} are"
-            " for models like tiny-reimagen"
+            f"{with_article(type(pipe).__name__)} generates from neighbors alone:"
+            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like tiny-reimagen"
         )
     scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
     balance = None
@@ -312,8 +330,8 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
     if drawn and not can.samples_tokens:
         raise BowerbirdError(
-            f"a {type(pipe).__name__} draws no tokens one by one: {', '.join(f'`{name}`' for name in TOKENS)} are for"
-            " models like tiny-rarm"
+            f"{with_article(type(pipe).__name__)} draws no tokens one by one:"
+            f" {', '.join(f'`{name}`' for name in TOKENS)} are for models like tiny-rarm"
         )
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,

@@ -19,6 +19,7 @@ from bowerbird.core.text import parse_json
 from bowerbird.data.report import SourceReport
 from bowerbird.data.text import read_text_file
 from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE
+from bowerbird.knowledge.rerank.registry import NAMES, check_rerank
 from bowerbird.systems.jobs import Job, check
 
 MOST_LINES, MOST_PICTURES = 10_000, 100_000
@@ -183,6 +184,12 @@ def _sampler(name: str, value: Any) -> str:
     return str(value)
 
 
+def _reranker(name: str, value: Any) -> str:
+    if not isinstance(value, bool | str):
+        raise BowerbirdError(f'"{name}" is {_kind(value)}; write one of {", ".join(NAMES)}')
+    return check_rerank(value)
+
+
 READ: dict[str, Read] = {
     **dict.fromkeys(("prompt", "class_name", "text_mode", "image_mode", "search_mode", "where", "class_key"), _text),
     **dict.fromkeys(("layers", "phrases", "structure"), _text),
@@ -190,7 +197,8 @@ READ: dict[str, Read] = {
     **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
     "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
-    **dict.fromkeys(("unconditional", "rerank"), _switch),
+    **dict.fromkeys(("unconditional", "cover"), _switch),
+    "rerank": _reranker,
     "n": _whole(1, 1000),
     "k": _whole(0, 1000),
     "seed": _whole(0, LARGEST),

@@ -15,7 +15,8 @@ import numpy as np
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
-from bowerbird.systems.color_agreement import keep_agreeing
+from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
+from bowerbird.systems import coverage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +34,9 @@ class Request:
 
     What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes. `allow_no_neighbors`:
     a search that finds nothing is an answer, not an error. `min_score`: neighbors less similar are left out, as
-    `KnowledgeBase.search` measures it. `rerank`: neighbors that contradict a color of the prompt are left out where
-    others agree (`color_agreement.py`).
+    `KnowledgeBase.search` measures it. `rerank`: what orders them (`knowledge.rerank.registry.NAMES`); `auto` leaves
+    out neighbors that contradict a color of the prompt, where others agree. `cover`: of each thing that a prompt names
+    one before a second of any (`coverage.py`).
     """
 
     prompts: tuple[str, ...] | None = None
@@ -50,7 +52,8 @@ class Request:
     top_m: float = 1.0
     allow_no_neighbors: bool = False
     min_score: float | None = None
-    rerank: bool = True
+    rerank: Rerank = "auto"
+    cover: bool = False
 
     def __post_init__(self) -> None:
         given = {
@@ -69,6 +72,12 @@ class Request:
             raise BowerbirdError(
                 "`min_score` is about what a search finds; items of a class and of an unconditional picture are drawn"
             )
+        if isinstance(self.rerank, str | bool):
+            check_rerank(self.rerank)
+        if self.cover and self.prompts is None:
+            raise BowerbirdError("`cover` is about the things that a prompt names; give a prompt with it")
+        if self.cover and self.min_score is not None:
+            raise BowerbirdError("`cover` and `min_score` each say what may be a neighbor; leave one of them out")
         if self.k is not None and self.k < 0:
             raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {self.k}")
 
@@ -105,6 +114,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
             rerank=request.rerank,
+            cover=request.cover,
         ).repeat(count)
     if request.images is not None:
         image_mode = request.image_mode or "image+neighbors"
@@ -116,6 +126,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             where=request.where,
             min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
+            rerank=request.rerank,
         ).repeat(count)
     if request.class_name is not None:
         return by_class(
@@ -131,6 +142,15 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
     return by_proposal(kb, counts, k, top_m=request.top_m, count=count, seed=seed)
 
 
+def rerank_of(request: Request) -> str | None:
+    """What a record says of how the neighbors of `request` were ordered; None where they are not what a search
+    found."""
+    searched = request.images is not None or request.prompts is not None
+    if not searched and (request.class_name is None or request.class_key is not None):
+        return None
+    return rerank_name(request.rerank, pictures=request.images is not None)
+
+
 def by_text(
     kb: KnowledgeBase,
     prompts: Sequence[str],
@@ -141,11 +161,10 @@ def by_text(
     where: str | None = None,
     min_score: float | None = None,
     allow_no_neighbors: bool = False,
-    rerank: bool = True,
+    rerank: Rerank = "auto",
+    cover: bool = False,
 ) -> Neighbors:
     """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors.
-
-    `rerank`: without those that contradict a color of the prompt, where others agree.
 
     Raises: BowerbirdError where a search finds nothing, unless `allow_no_neighbors`.
     """
@@ -153,24 +172,22 @@ def by_text(
     if any(not p.strip() for p in prompts):
         raise BowerbirdError("the prompt is empty; say what to generate, or ask for an unconditional picture")
 
-    def look_up(texts: Sequence[str], wanted: int) -> Neighbors:
+    def search(wanted: int) -> Neighbors:
         # a prompt may name what nobody has; its pictures must not become those of a word that is spelled alike
-        return kb.search(
-            text=list(texts),
+        found = kb.search(
+            text=list(prompts),
             k=wanted,
             mode=search_mode,
             where=where,
             min_score=min_score,
             typos=False,
             operators=False,
+            rerank=rerank,
         )
-
-    def search(wanted: int) -> Neighbors:
-        found = look_up(prompts, wanted)
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
-            raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
-        return keep_agreeing(found, look_up, len(kb)) if rerank else found
+            raise nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
+        return coverage.cover(kb, found, search_mode=search_mode, where=where) if cover else found
 
     if text_mode == "neighbors":
         return search(k)
@@ -189,6 +206,7 @@ def by_images(
     where: str | None = None,
     min_score: float | None = None,
     allow_no_neighbors: bool = False,
+    rerank: Rerank = "auto",
 ) -> Neighbors:
     """One set (Q = 1) for all of `images` together: the pictures themselves, then their nearest items in turn,
     up to k.
@@ -203,9 +221,13 @@ def by_images(
     rest = k if image_mode == "neighbors" else k - len(images)
     if image_mode == "image" or rest <= 0:
         return alone
-    found = kb.search(embeddings=embeddings, k=k, where=where, min_score=min_score)
+    reranker = load_reranker(rerank)
+    if reranker is not None and reranker.reads_pictures:
+        found = kb.search(images=images, k=k, where=where, min_score=min_score, rerank=reranker)
+    else:
+        found = kb.search(embeddings=embeddings, k=k, where=where, min_score=min_score)
     if not found.mask.any() and not allow_no_neighbors:
-        raise _nothing_found(kb, "for the picture", where, min_score)
+        raise nothing_found(kb, "for the picture", where, min_score)
     order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
     unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
     retrieved = kb.get(
@@ -223,7 +245,7 @@ def by_class(
     count: int,
     seed: int,
     min_score: float | None = None,
-    rerank: bool = True,
+    rerank: Rerank = "auto",
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
     whose metadata `class_key` is `name`."""
@@ -239,7 +261,8 @@ def by_class(
     return replace(Neighbors.stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
 
 
-def _nothing_found(kb: KnowledgeBase, query: str, where: str | None, min_score: float | None) -> BowerbirdError:
+def nothing_found(kb: KnowledgeBase, query: str, where: str | None, min_score: float | None = None) -> BowerbirdError:
+    """The error of a search for `query` ("for …") that has no neighbor."""
     condition = "" if where is None else f" among the items that satisfy `where` {where!r}"
     condition += "" if min_score is None else f" with `min_score={min_score:g}` or more"
     return BowerbirdError(

@@ -26,7 +26,9 @@ from bowerbird.core.text import parse_json
 from bowerbird.core.types import ABSENT
 from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.knowledge.search import typos
-from bowerbird.knowledge.search.words import exact, name_words, query_words, whole, whole_of, words
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
+from bowerbird.knowledge.search.compounds import Compounds
+from bowerbird.knowledge.search.words import bare_name, exact, whole_of
 
 K1, B = 1.5, 0.75
 HASHES, ROWS, EXACT = "wholes.npy", "wholes.rows.npy", "exact.npy"
@@ -35,6 +37,8 @@ VOCABULARY, PARAMETERS = "vocab.index.json", "params.index.json"
 EVERY = "="
 """The word that every caption has once: it stands where the whole caption would, so that lengths are the same, and its
 scores hold the lengths."""
+COMPOUND_WEIGHT = 0.5
+"""What a word counts that is part of a longer one, beside one that stands alone."""
 NAME, NAME_WEIGHT = "/", 0.5
 """What stands before a word of a file's name in the vocabulary, and what such a word counts beside one of a caption."""
 FURTHER = ("tags", CAPTIONS)
@@ -51,7 +55,7 @@ class Words:
     `vocabulary` gives a word its number w; its postings are `rows_of[starts[w] : starts[w + 1]]`, ascending, and `data`
     at the same places its score in each, float32. Whole captions are words too, but nearly as many as items, too many
     for a vocabulary in memory. `exact`: each row's caption as it stands, as a number `(n,)`. `like`: the index whose
-    counts weigh these words, of one that stands beside another.
+    counts weigh these words, of one that stands beside another. `analyzer`: how texts became words.
     """
 
     documents: int
@@ -63,6 +67,7 @@ class Words:
     rows: np.ndarray
     exact: np.ndarray
     like: Words | None = None
+    analyzer: Analyzer = PLAIN
 
     def span(self, word: str) -> slice:
         """Where the postings of a word lie; empty for one that no item has."""
@@ -78,10 +83,23 @@ class Words:
         """The words that a mistyped one may mean, those of file names too."""
         return typos.lexicon(dict.fromkeys(word.removeprefix(NAME) for word in self.vocabulary))
 
+    @cached_property
+    def compounds(self) -> Compounds:
+        """The words as parts of each other; without any where the analyzer takes no word apart."""
+        return Compounds.of(self.vocabulary if self.analyzer.compounds else ())
+
+    def rarity(self, word: str) -> float:
+        """What the rarity of a word adds to the scores of its postings."""
+        by, own = self.like or self, self.span(word)
+        span = by.span(word)
+        if span.stop > span.start:
+            return _rarity(by.documents, span.stop - span.start)
+        return math.log(1 + by.documents / (own.stop - own.start + 0.5))
+
     def count(self, word: str, live: np.ndarray | None) -> int:
-        """How many rows have a word, in their caption, tags or name; of the boolean rows `live` where they are
-        given."""
-        spans = [self.span(place) for place in (word, NAME + word)]
+        """How many rows have a word, in their caption, tags or name, or in a compound; of the boolean rows `live` where
+        they are given."""
+        spans = [self.span(place) for place in (word, NAME + word, *self.compounds.related(word))]
         if live is None:
             return sum(span.stop - span.start for span in spans)
         return sum(int(live[self.rows_of[span]].sum()) for span in spans)
@@ -96,7 +114,7 @@ class Words:
 
     def same(self, text: str) -> np.ndarray:
         """The rows whose whole caption is this one, in their order."""
-        token = whole(text)
+        token = self.analyzer.whole(text)
         if not token:
             return self.rows[:0]
         number = _number(token)
@@ -143,7 +161,11 @@ def further_words(metadata: Mapping[str, Any]) -> str:
 
 
 def tokens_of(
-    captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], first: Callable[[str], str] = str
+    captions: Iterable[str],
+    tags: Iterable[str],
+    weights: Sequence[int],
+    first: Callable[[str], str] = str,
+    analyzer: Analyzer = PLAIN,
 ) -> Iterator[list[str]]:
     """The words that stand for each item: `first` of its whole caption, the caption's, the tags', each so often as its
     field's weight says.
@@ -151,13 +173,13 @@ def tokens_of(
     That is BM25F with whole weights: a word's frequency and an item's length are sums over the fields.
     """
     for caption, more in zip(captions, tags, strict=True):
-        own = words(caption)
-        yield [first(whole_of(own, caption)), *own] * weights[0] + words(more) * weights[1]
+        own = analyzer.words(caption)
+        yield [first(whole_of(own, caption)), *own] * weights[0] + analyzer.words(more) * weights[1]
 
 
-def name_tokens(name: str, own: Sequence[str]) -> list[str]:
+def name_tokens(name: str, own: Sequence[str], analyzer: Analyzer = PLAIN) -> list[str]:
     """The words of an item's file name that are not its `own` already, each once."""
-    return [NAME + word for word in dict.fromkeys(name_words(name)) if word not in own]
+    return [NAME + word for word in dict.fromkeys(analyzer.words(bare_name(name))) if word not in own]
 
 
 def build(
@@ -165,25 +187,30 @@ def build(
     tags: Iterable[str],
     weights: Sequence[int] = (1, 1),
     names: Iterable[str] | None = None,
+    analyzer: Analyzer = PLAIN,
 ) -> Words:
     """A BM25 index (Lucene's form, k1 1.5, b 0.75) of captions and further words, in their order; `weights` of the two
     fields. A file's name is a third one, without weight in the length of an item."""
-    return build_and_count(captions, tags, weights, names)[0]
+    return build_and_count(captions, tags, weights, names, analyzer)[0]
 
 
 def build_and_count(
-    captions: Iterable[str], tags: Iterable[str], weights: Sequence[int], names: Iterable[str] | None = None
+    captions: Iterable[str],
+    tags: Iterable[str],
+    weights: Sequence[int],
+    names: Iterable[str] | None = None,
+    analyzer: Analyzer = PLAIN,
 ) -> tuple[Words, float]:
     """`build`, and the mean number of words an item, which `build_like` needs."""
     vocabulary: dict[str, int] = {}
     numbers, exacts, tokens, lengths = array("Q"), array("I"), array("i"), array("i")
     named: dict[str, array[int]] = {}
     # numbers in place of words: a million captions are then arrays, not lists of strings
-    words_of = tokens_of(_note_exact(captions, exacts), tags, weights, _number_wholes(numbers))
+    words_of = tokens_of(_note_exact(captions, exacts), tags, weights, _number_wholes(numbers), analyzer)
     for row, (each, name) in enumerate(zip(words_of, names or repeat(""), strict=names is not None)):
         tokens.extend([vocabulary.setdefault(word, len(vocabulary)) for word in each])
         lengths.append(len(each))
-        for word in name_tokens(name, each) if name else ():
+        for word in name_tokens(name, each, analyzer) if name else ():
             named.setdefault(word, array("i")).append(row)
     if not vocabulary:  # no item has a word; an index has at least one, and nobody can ask for this one
         vocabulary, lengths = {"": 0}, array("i", [1] * max(1, len(lengths)))
@@ -194,9 +221,8 @@ def build_and_count(
         vocabulary[word] = len(vocabulary)
     data, rows_of, starts = _with_names(parts, named, len(sizes))
     vocabulary.setdefault("", len(vocabulary))  # bm25s has it as well, without postings
-    made = Words(
-        len(sizes), vocabulary, data, rows_of, starts, *_sort(numbers), np.frombuffer(exacts or b"", np.uint32)
-    )
+    short = np.frombuffer(exacts or b"", np.uint32)
+    made = Words(len(sizes), vocabulary, data, rows_of, starts, *_sort(numbers), short, analyzer=analyzer)
     return made, len(tokens) / max(1, len(sizes))
 
 
@@ -273,8 +299,9 @@ def build_like(
     `mean_words`: words an item of `like`. A word that `like` does not know weighs as one that only these items have.
     """
     numbers, exacts = array("Q"), array("I")
-    tokens = [Counter(t) for t in tokens_of(_note_exact(captions, exacts), tags, weights, _number_wholes(numbers))]
-    named = [name_tokens(name, list(counts)) for name, counts in zip(names, tokens, strict=True)]
+    analyzer, note = like.analyzer, _number_wholes(numbers)
+    tokens = [Counter(t) for t in tokens_of(_note_exact(captions, exacts), tags, weights, note, analyzer)]
+    named = [name_tokens(name, list(counts), analyzer) for name, counts in zip(names, tokens, strict=True)]
     frequencies = Counter(word for each in (*tokens, *named) for word in each)
 
     def rarity(word: str) -> float:
@@ -300,6 +327,7 @@ def build_like(
         *_sort(numbers),
         np.frombuffer(exacts or b"", np.uint32),
         like,
+        analyzer,
     )
 
 
@@ -315,17 +343,21 @@ def best_rows(
     of those `near` it; equal ones by the `ids` of the rows, or by row; -1 pads. Captions that are the text come first
     (`lift`)."""
     rows, best = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
-    asked = [place for word in dict.fromkeys(query_words(text)) for place in (word, NAME + word)]
-    spans = [span for word in asked if (span := index.span(word)).stop > span.start]
+    asked = dict.fromkeys(index.analyzer.query_words(text))
+    places = [place for word in asked for place in (word, NAME + word)]
+    spans = [span for word in places if (span := index.span(word)).stop > span.start]
+    related = {word: others for word in asked if (others := index.compounds.related(word))}
     same = index.score_of_same(text)
-    if k < 1 or not (spans or near or len(same[0])):
+    if k < 1 or not (spans or near or related or len(same[0])):
         return rows, best
     scores = np.zeros(index.documents, np.float32)
     scores[same[0]] += same[1]
     for span in spans:  # a word has each row once, so no sum is lost
         scores[index.rows_of[span]] += index.data[span]
-    for others in (near or {}).values():
-        scores += _near_scores(index, others)
+    for near_ones in (near or {}).values():
+        scores += _near_scores(index, near_ones)
+    for word, parts in related.items():
+        scores += _compound_scores(index, word, parts)
     if allowed is not None:
         scores *= allowed
     found = np.flatnonzero(scores > 0)
@@ -348,6 +380,22 @@ def _near_scores(index: Words, others: Mapping[str, float]) -> np.ndarray:
         for span in (index.span(other), index.span(NAME + other)):
             rows = index.rows_of[span]
             scores[rows] = np.maximum(scores[rows], np.float32(weight) * index.data[span])
+    return scores
+
+
+def _compound_scores(index: Words, word: str, related: Mapping[str, float]) -> np.ndarray:
+    """What words that have `word` as a part, or are a part of it, add to each row's score `(n,)`: the best of them.
+
+    A compound is rarer than its part, and is weighed as if the part stood in its place.
+    """
+    scores, spans = np.zeros(index.documents, np.float32), {other: index.span(other) for other in related}
+    by, own = index.like or index, (index.like or index).span(word)
+    there = own.stop - own.start + sum(span.stop - span.start for span in map(by.span, related))
+    most = _rarity(by.documents, min(by.documents, there))
+    for other, span in spans.items():
+        weight = COMPOUND_WEIGHT * related[other] * min(1.0, most / index.rarity(other))
+        rows = index.rows_of[span]
+        scores[rows] = np.maximum(scores[rows], np.float32(weight) * index.data[span])
     return scores
 
 
@@ -386,9 +434,9 @@ def save(index: Words, path: Path) -> None:
     np.save(path / EXACT, index.exact)
 
 
-def load(path: Path) -> Words:
+def load(path: Path, analyzer: Analyzer = PLAIN) -> Words:
     """The index in the directory `path`, whose files are ours, checked by their hashes; large arrays are mapped, not
-    read."""
+    read. `analyzer`: the one it was made with."""
     names = (DATA, INDICES, INDPTR, HASHES, ROWS, EXACT)
     data, rows_of, starts, hashes, rows, exacts = (
         np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names
@@ -396,4 +444,4 @@ def load(path: Path) -> Words:
     text = (path / VOCABULARY).read_bytes()
     vocabulary = parse_json(text, str(path), "vocabulary", characters=len(text), values=MOST_WORDS)
     documents = int(files.read_json(path / PARAMETERS, "list of parameters")["num_docs"])
-    return Words(documents, vocabulary, data, rows_of, starts, hashes, rows, exacts)
+    return Words(documents, vocabulary, data, rows_of, starts, hashes, rows, exacts, analyzer=analyzer)

@@ -8,6 +8,7 @@ memory that the plan allows.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
 from bowerbird.data.captions import EVERY as CAPTIONS
-from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
-from bowerbird.knowledge.search import ann, bm25, dense, words
+from bowerbird.data.item import CAPTION_EMBEDDING, HIDDEN_COLUMNS, OWN_COLUMNS
+from bowerbird.knowledge.search import ann, bm25, dense
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import Plan
+from bowerbird.knowledge.search.words import bare_name
 
 if TYPE_CHECKING:
     import faiss
@@ -41,7 +44,11 @@ MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = (
     "table.arrow",
 )
 SMALL, STEPS = "small.npy", "steps.npy"
+CAPTION_VECTORS, CAPTION_LENGTHS = "captions.npy", "caption-lengths.npy"
 BATCH = 8192
+MADE_BY = ("fingerprint", "normalize", "layout", "words", "text", "captions")
+"""What a segment must have been made with to be taken; `text` is there where words are taken otherwise than plainly,
+`captions` where they have vectors of their own."""
 
 
 @dataclass
@@ -55,6 +62,7 @@ class Segment:
     vectors: dense.Vectors
     facts: dict[str, Any]
     index: faiss.Index | None = None  # where the plan is not flat
+    captions: dense.Vectors | None = None  # where captions have vectors; zeros for those without a caption
     words: bm25.Words | None = None  # over caption and, where there is one, the `tags` column; None without rows
 
     def __len__(self) -> int:
@@ -95,9 +103,10 @@ class Segment:
     def says(self, own: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Whether the words `own` follow each other in a caption, a tag or the file's name of each of `rows`."""
         columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in self.table.column_names]
+        sequence = PLAIN.sequence if self.words is None else self.words.analyzer.sequence
         return np.asarray(
             [
-                any(_follow(own, words.sequence(text)) for text in _texts_of(item))
+                any(_follow(own, sequence(text)) for text in _texts_of(item))
                 for item in self.table.select(columns).take(rows).to_pylist()
             ],
             bool,
@@ -109,7 +118,7 @@ def _texts_of(item: dict[str, Any]) -> list[str]:
     tags, captions = item.get("tags") or "", item.get(CAPTIONS)
     labels = [*map(str, tags)] if isinstance(tags, list) else re.split("[,;|]", str(tags))
     others = [*map(str, captions)] if isinstance(captions, list) else []
-    return [str(item["caption"]), *others, *labels, words.bare_name(str(item["name"]))]
+    return [str(item["caption"]), *others, *labels, bare_name(str(item["name"]))]
 
 
 def _follow(own: Sequence[str], every: Sequence[str]) -> bool:
@@ -129,25 +138,48 @@ def vectors_of(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), dim)
 
 
+def caption_dim(tag: dict[str, Any]) -> int:
+    """The dimension of the captions' vectors; 0 where they have none."""
+    return int(tag["captions"]["dim"]) if "captions" in tag else 0
+
+
+def caption_vectors_of(batch: pa.RecordBatch | pa.Table, dim: int) -> np.ndarray:
+    """The vectors of the captions of a batch, float32 `(n, dim)`; zeros where there is none."""
+    made = np.zeros((len(batch), dim), np.float32)
+    if CAPTION_EMBEDDING in batch.schema.names:
+        for row, data in enumerate(batch.column(batch.schema.get_field_index(CAPTION_EMBEDDING)).to_pylist()):
+            if data is not None:
+                made[row] = np.frombuffer(data, "<f4")
+    return made
+
+
+def _compared(raw: np.ndarray) -> dense.Vectors:
+    """Vectors of captions, which are compared by cosine."""
+    return dense.Vectors(raw, dense.lengths_of(raw, True))
+
+
 def nothing(like: Segment, dim: int) -> Segment:
     """No rows, beside a segment that has them all."""
-    empty = np.zeros((0, dim), np.float32)
-    return Segment(like.table.slice(0, 0), dense.Vectors(empty, np.zeros(0, np.float32)), {"files": {}})
+    empty = dense.Vectors(np.zeros((0, dim), np.float32), np.zeros(0, np.float32))
+    captions = None if like.captions is None else _compared(np.zeros((0, like.captions.raw.shape[1]), np.float32))
+    return Segment(like.table.slice(0, 0), empty, {"files": {}}, captions=captions)
 
 
 def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | None) -> Segment:
     """Rows that are in no segment yet; their word index weighs words as that of `like` does."""
     raw = np.concatenate([np.zeros((0, dim), np.float32), *[vectors_of(b, dim) for b in table.to_batches()]])
+    width = caption_dim(tag)
     made = Segment(
-        table.drop_columns(["embedding"]),
+        table.drop_columns([name for name in ("embedding", CAPTION_EMBEDDING) if name in table.column_names]),
         dense.Vectors(raw, dense.lengths_of(raw, bool(tag["normalize"]))),
         {"files": {}},
+        captions=_compared(caption_vectors_of(table, width)) if width else None,
     )
     captions, tags, names = made.table["caption"].to_pylist(), tags_of(made.table), made.table["name"].to_pylist()
     if not len(made):
         made.words = None
     elif like is None or like.words is None:
-        made.words = bm25.build(captions, tags, tag["words"], names)
+        made.words = bm25.build(captions, tags, tag["words"], names, Analyzer.of(tag))
     else:
         made.words = bm25.build_like(like.words, float(like.facts["mean_words"]), captions, tags, tag["words"], names)
     return made
@@ -160,14 +192,14 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     done = folder / "rows.json"
     if not done.is_file():
         on_message(f"reading {plan.items:,} rows")
-        _write_rows(folder, rows, plan.items, dim, bool(tag["normalize"]))
+        _write_rows(folder, rows, plan.items, dim, tag)
         files.write_json(done, tag)
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
     facts: dict[str, Any] = {"index": plan.facts() | _write_dense(folder, plan, on_message)}
     if len(table):
         on_message("indexing words")
-        words, facts["mean_words"] = word_index(table, tag["words"])
+        words, facts["mean_words"] = word_index(table, tag["words"], Analyzer.of(tag))
         bm25.save(words, folder / WORDS)
     done.unlink()
     for left in folder.glob("shard*"):
@@ -178,7 +210,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     )
 
 
-def word_index(table: pa.Table, weights: Sequence[int]) -> tuple[bm25.Words, float]:
+def word_index(table: pa.Table, weights: Sequence[int], analyzer: Analyzer) -> tuple[bm25.Words, float]:
     """The word index of a segment's table, and the mean number of words that it weighs by."""
     columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in table.column_names]
     chosen = table.select(columns)
@@ -187,6 +219,7 @@ def word_index(table: pa.Table, weights: Sequence[int]) -> tuple[bm25.Words, flo
         (t for b in chosen.to_batches() for t in tags_of(b)),
         weights,
         (n for b in chosen.to_batches() for n in b.column("name").to_pylist()),
+        analyzer,
     )
 
 
@@ -209,12 +242,17 @@ def _write_dense(folder: Path, plan: Plan, on_message: OnMessage) -> dict[str, A
     return ann.tune(index, vectors, plan, on_message)
 
 
-def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize: bool) -> None:
+def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, tag: dict[str, Any]) -> None:
     """One pass over the rows: table, vectors, lengths; each row's check is compared."""
-    lengths = np.zeros(items, np.float32)
+    normalize, width = bool(tag["normalize"]), caption_dim(tag)
+    lengths, said = np.zeros(items, np.float32), np.zeros(items, np.float32)
     at = 0
-    with (folder / VECTORS).open("wb") as file:
+    with (folder / VECTORS).open("wb") as file, contextlib.ExitStack() as stack:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (items, dim)})
+        beside = stack.enter_context((folder / CAPTION_VECTORS).open("wb")) if width else None
+        if beside is not None:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (items, width)}
+            np.lib.format.write_array_header_1_0(beside, header)
         with (
             pa.OSFile(str(folder / TABLE), "wb") as sink,
             pa.ipc.new_file(sink, rows.schema_without(*HIDDEN_COLUMNS)) as writer,
@@ -223,6 +261,10 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
                 raw = vectors_of(batch, dim)
                 file.write(np.ascontiguousarray(raw).tobytes())
                 lengths[at : at + len(raw)] = dense.lengths_of(raw, normalize)
+                if beside is not None:
+                    vectors = caption_vectors_of(batch, width)
+                    beside.write(vectors.tobytes())
+                    said[at : at + len(raw)] = dense.lengths_of(vectors, True)
                 at += len(raw)
                 writer.write_batch(batch.select(shown_columns(batch.schema)))
     if at != items:
@@ -231,6 +273,8 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
             f" {folder.parent}"
         )
     np.save(folder / LENGTHS, lengths)
+    if width:
+        np.save(folder / CAPTION_LENGTHS, said)
 
 
 def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
@@ -242,7 +286,7 @@ def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
     """
     for _ in range(5):
         facts = _facts(folder)
-        if facts is None or any(facts.get(key) != tag[key] for key in ("fingerprint", "normalize", "layout", "words")):
+        if facts is None or any(facts.get(key) != tag.get(key) for key in MADE_BY):
             return None
         try:
             made = _open(folder, facts)
@@ -287,4 +331,12 @@ def _open(folder: Path, facts: dict[str, Any]) -> Segment | None:
         file=dense.RowFile(folder / VECTORS),
     )
     index = dense.load(folder / DENSE) if DENSE in facts["files"] else None
-    return Segment(table, vectors, facts, index, bm25.load(folder / WORDS) if len(table) else None)
+    words = bm25.load(folder / WORDS, Analyzer.of(facts)) if len(table) else None
+    captions = None
+    if "captions" in facts:
+        captions = dense.Vectors(
+            np.load(folder / CAPTION_VECTORS, mmap_mode="r", allow_pickle=False),
+            np.load(folder / CAPTION_LENGTHS, allow_pickle=False),
+            file=dense.RowFile(folder / CAPTION_VECTORS),
+        )
+    return Segment(table, vectors, facts, index, captions, words)

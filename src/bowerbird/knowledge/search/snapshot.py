@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import bm25, dense, typos
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.ann import K as MEASURED_K
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.typos import Near
-from bowerbird.knowledge.search.words import query_words, sequence
 
 FEW = 20_000
 """Up to so many allowed rows are compared one by one; an index would look where they are not."""
@@ -150,12 +150,54 @@ class Snapshot:
             found[0][short], found[1][short] = rows, scores
         return found
 
+    @property
+    def analyzer(self) -> Analyzer:
+        """How texts become words."""
+        return next((one.words.analyzer for one in (self.main, self.tail) if one.words is not None), PLAIN)
+
+    def captions(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, cosines)` of caption queries, each `(Q, k)`, among the rows `allowed` that have a
+        caption."""
+        cut = len(self.main)
+        found: tuple[np.ndarray, np.ndarray] = (
+            np.full((len(queries), 0), ABSENT, np.int64),
+            np.zeros((len(queries), 0), np.float32),
+        )
+        queries = dense.prepare(queries, True)
+        for segment, start, always in ((self.main, 0, self.live), (self.tail, cut, None)):
+            if segment.captions is None or not len(segment):
+                continue
+            there = segment.captions.lengths > dense.NO_LENGTH
+            there = there if always is None else there & always
+            if allowed is not None:
+                here = np.zeros(len(segment), bool)
+                here[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
+                there = there & here
+            rows, scores = dense.exact(segment.captions, queries, k, np.flatnonzero(there))
+            found = dense.merge(found, (np.where(rows == ABSENT, ABSENT, rows + start), scores))
+        rows, scores = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        width = min(k, found[0].shape[1])
+        rows[:, :width], scores[:, :width] = found[0][:, :width], found[1][:, :width]
+        return rows, scores
+
+    def caption_embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of the captions of `rows`, of any shape, float32 `(…, d)`; zeros where there is none."""
+        main, tail = self.main.captions, self.tail.captions
+        if main is None or tail is None:
+            return np.zeros((*rows.shape, 0), np.float32)
+        made = np.zeros((*rows.shape, main.raw.shape[1]), np.float32)
+        recent = rows >= len(self.main)
+        here = (rows >= 0) & ~recent
+        made[here] = main.few(rows[here])
+        made[recent] = tail.raw[rows[recent] - len(self.main)]
+        return made
+
     def near_words(self, text: str) -> Near:
         """For each word of `text` that no item has, those of the index that it may mean."""
         parts = ((self.main.words, None if self.whole else self.live), (self.tail.words, None))
         indexes = [(index, live) for index, live in parts if index is not None]
         chosen: dict[str, dict[str, float]] = {}
-        for word in dict.fromkeys(query_words(text)):
+        for word in dict.fromkeys(self.analyzer.query_words(text)):
             if not typos.may_be_mistyped(word) or any(index.count(word, live) for index, live in indexes):
                 continue
             near = {other: d for index, _ in indexes for other, d in typos.near_words(index.lexicon, word).items()}
@@ -166,7 +208,7 @@ class Snapshot:
     def narrowed(self, phrase: str, allowed: np.ndarray | None = None) -> np.ndarray | None:
         """The rows of `allowed` (ascending; all when None) where the words of `phrase` stand next to each other, in a
         caption, a tag or the file's name."""
-        content, own = dict.fromkeys(query_words(phrase)), sequence(phrase)
+        content, own = dict.fromkeys(self.analyzer.query_words(phrase)), self.analyzer.sequence(phrase)
         if not content:
             return allowed
         found = []

@@ -50,17 +50,17 @@ def words(text: str) -> list[str]:
     if text.isascii():  # most are, by the million
         found = _ASCII_WORD.findall(text.lower().replace("'s", ""))
         return [singular(word) for word in found if word not in FUNCTION_WORDS]
-    return _content(_all_words(text, parts=True))
+    return _content(all_words(text, parts=True))
 
 
 def query_words(text: str) -> list[str]:
     """What a text asks for: as `words`, but a run is asked for by its pairs, and an emoji as a whole."""
-    return _content(_all_words(text, parts=False))
+    return _content(all_words(text, parts=False))
 
 
 def sequence(text: str) -> list[str]:
     """Every word of a text in its order, function words too: what stands next to what."""
-    return [singular(word) for word in _all_words(text, parts=False)]
+    return [singular(word) for word in all_words(text, parts=False)]
 
 
 def whole(text: str) -> str:
@@ -70,7 +70,7 @@ def whole(text: str) -> str:
 
 def whole_of(own: Sequence[str], text: str) -> str:
     """`whole` of a `text` whose `words` are known; one of function words alone is all of them."""
-    every = own or _all_words(text, parts=True)
+    every = own or all_words(text, parts=True)
     return "=" + " ".join(every) if every else ""
 
 
@@ -113,13 +113,21 @@ def _content(every: list[str]) -> list[str]:
     return [singular(word) for word in every if word not in FUNCTION_WORDS]
 
 
-def _all_words(text: str, *, parts: bool) -> list[str]:
-    """The words of a text in lower case and without accents; of runs without blanks and emoji their `parts` too."""
+def without_accents(text: str) -> str:
+    """A text in lower case with the letters that are typed where a keyboard has no accents."""
+    bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return unicodedata.normalize("NFC", bare).translate(_LETTERS)
+
+
+def all_words(text: str, *, parts: bool, accents: bool = False) -> list[str]:
+    """The words of a text in lower case; of runs without blanks and emoji their `parts` too. With `accents` those stay
+    that make one character with their letter, so the points of Hebrew and Arabic go in any case."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower().replace("'s", ""))
     found: list[str] = []
-    bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text.casefold()))
-    bare = unicodedata.normalize("NFC", bare).translate(_LETTERS).replace("'s", "")
+    lower = text.casefold()
+    bare = _ACCENTS.sub("", unicodedata.normalize("NFKC", lower)) if accents else without_accents(lower)
+    bare = bare.replace("’", "'").replace("'s", "")
     for cluster in _EMOJI.findall(bare):
         plain = _SKIN.sub("", cluster) or cluster
         found += [plain, *(plain.split("\u200d") if parts and "\u200d" in plain else [])]

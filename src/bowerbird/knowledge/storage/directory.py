@@ -23,12 +23,15 @@ from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.core.text import in_shell
+from bowerbird.data.item import CAPTION_EMBEDDING
 from bowerbird.knowledge.search import build
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT, Form, Rows
 from bowerbird.knowledge.storage.manifest import MANIFEST, check_same, read_manifest
+from bowerbird.knowledge.storage.protocol import CAPTIONS, EmbedCaptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +51,7 @@ class DirectoryStore:
         self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message
     ) -> None:
         self.path, self.manifest, self.memory, self.on_message = path, manifest, memory, on_message
+        self.embed_captions: EmbedCaptions | None = None
         self._token = 0  # of the change that is being made
         self._seen: tuple[int, ...] | None = None  # how kb.json lay there when it was found to be this one's
 
@@ -75,6 +79,7 @@ class DirectoryStore:
         words: Sequence[int] = (1, 1),
         memory: int = DEFAULT_MEMORY,
         on_message: OnMessage = log_message,
+        analyzer: Analyzer = PLAIN,
     ) -> DirectoryStore:
         """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
 
@@ -97,6 +102,7 @@ class DirectoryStore:
                 "encoder": encoder,
                 "embeddings": embeddings,
                 "words": list(words),
+                **analyzer.recorded(),
             }
             files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
         return cls(path, read_manifest(path), memory, on_message)
@@ -143,6 +149,7 @@ class DirectoryStore:
                 "bm25": {
                     "kind": "bm25 (lucene)",
                     "weights": dict(zip(("caption", "tags"), self.manifest["words"], strict=True)),
+                    "analyzer": Analyzer.of(self.manifest).described(),
                 },
                 "beside them": {"added": len(self.snapshot.tail), "removed": int((~self.snapshot.live).sum())},
             },
@@ -198,7 +205,13 @@ class DirectoryStore:
             "fingerprint": str(self.manifest["encoder"]["fingerprint"]),
             "normalize": bool(self.manifest["encoder"]["normalize"]),
             "words": list(self.manifest["words"]),
+            **Analyzer.of(self.manifest).tag(),
+            **self._captions_tag(),
         }
+
+    def _captions_tag(self) -> dict[str, Any]:
+        facts = self.manifest.get(CAPTIONS)
+        return {} if facts is None else {CAPTIONS: {key: facts[key] for key in ("fingerprint", "dim")}}
 
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`. Raises: BowerbirdError for a wrong
@@ -228,6 +241,11 @@ class DirectoryStore:
         """The original bytes of these items' pictures, by id; items without a picture are left out."""
         with self._still_there():
             return self.rows.pictures(ids)
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id; items without are left out."""
+        with self._still_there():
+            return self.rows.tokens(ids)
 
     @contextmanager
     def _still_there(self) -> Iterator[None]:
@@ -305,7 +323,24 @@ class DirectoryStore:
         `commit` on. A column whose values disagree becomes text."""
         for line in self.rows.widen(items, self._token):
             self.on_message(line)
-        self.rows.append(items, embeddings, self._token)
+        self._append(items, embeddings)
+
+    def _append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
+        self.rows.append(self._with_vectors(items), embeddings, self._token)
+
+    def _with_vectors(self, items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The items, each caption with its vector where this knowledge base has them."""
+        if CAPTIONS not in self.manifest:
+            return items
+        new = [at for at, item in enumerate(items) if item["caption"].strip() and item.get(CAPTION_EMBEDDING) is None]
+        if new and self.embed_captions is None:
+            raise BowerbirdError(f"{self.path}: captions have vectors here; open it as a KnowledgeBase to change it")
+        made = list(items)
+        if new and self.embed_captions is not None:
+            vectors = self.embed_captions([items[at]["caption"] for at in new])
+            for at, vector in zip(new, np.asarray(vectors, "<f4"), strict=True):
+                made[at] = items[at] | {CAPTION_EMBEDDING: vector.tobytes()}
+        return made
 
     def delete(self, ids: Sequence[int]) -> None:
         """Remove items; gone from the next `commit` on."""
@@ -313,7 +348,7 @@ class DirectoryStore:
 
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
         """Give items another caption or other metadata, from the next `commit` on."""
-        self.rows.change(ids, self._token, caption, metadata)
+        self.rows.change(ids, caption, metadata, self._append)
 
     def described(self) -> pa.Table:
         """All rows without picture and embedding, from the rows."""
@@ -392,6 +427,7 @@ def create(
     tag: dict[str, Any],
     memory: int,
     on_message: OnMessage,
+    analyzer: Analyzer = PLAIN,
 ) -> Iterator[DirectoryStore]:
     """An empty directory to be filled in the block; it appears at `path` when that ends well, and is gone on with by
     the next block of the same `tag`.
@@ -407,7 +443,7 @@ def create(
         raise BowerbirdError(f"{path}: {what}")
     with files.resumable_directory(path, tag, worth=has_items) as target:
         try:
-            yield DirectoryStore.create(target, encoder, words, memory, on_message)
+            yield DirectoryStore.create(target, encoder, words, memory, on_message, analyzer)
         except BowerbirdError as error:
             line = str(error).replace(
                 str(target), str(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.storage import directory
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.knowledge.storage.protocol import Store
@@ -19,11 +20,12 @@ from bowerbird.knowledge.storage.protocol import Store
 class NewStore:
     """What a store is made with. `encoder`: its name, fingerprint, dim and whether embeddings are normalized.
     `words`: how often a word of a caption, and of the tags, counts. `tag`: what the items are made of; an interrupted
-    build goes on when the next one has the same."""
+    build goes on when the next one has the same. `analyzer`: how texts become words."""
 
     encoder: dict[str, Any]
     words: Sequence[int]
     tag: dict[str, Any]
+    analyzer: Analyzer = PLAIN
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def _open_milvus(place: str, memory: int, on_message: OnMessage) -> Store:
 def _create_milvus(place: str, new: NewStore, memory: int, on_message: OnMessage) -> AbstractContextManager[Store]:
     from bowerbird.knowledge.storage.milvus import store
 
-    return store.create(place, new.encoder, new.words, new.tag, memory, on_message)
+    return store.create(place, new.encoder, new.words, new.tag, memory, on_message, new.analyzer)
 
 
 def _open_directory(place: str, memory: int, on_message: OnMessage) -> Store:
@@ -54,7 +56,7 @@ def _open_directory(place: str, memory: int, on_message: OnMessage) -> Store:
 
 
 def _create_directory(place: str, new: NewStore, memory: int, on_message: OnMessage) -> AbstractContextManager[Store]:
-    return directory.create(Path(place), new.encoder, new.words, new.tag, memory, on_message)
+    return directory.create(Path(place), new.encoder, new.words, new.tag, memory, on_message, new.analyzer)
 
 
 STORES: list[StoreKind] = [

@@ -15,8 +15,10 @@ import torch
 from bowerbird.core import cache
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.core.weight_files import file_fingerprint
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index, queries
@@ -26,13 +28,14 @@ from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all
-from bowerbird.systems.grounded.phrases.phrase import read_spans
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
+from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
+from bowerbird.systems.phrases.phrase import read_spans
 from bowerbird.systems.queries import Request
 from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
@@ -40,12 +43,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.choice import ChosenReference
     from bowerbird.systems.grounded.adapter_file import AdapterFacts
-    from bowerbird.systems.grounded.choice import ChosenReference
     from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
 """Pixels in one pass of a base: one picture of 512 on a CPU, one of 1024 on an accelerator, more of smaller ones."""
+RETRAIN_ADAPTER = "bowerbird train tiny-ip-adapter --base …"
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
 
 
@@ -81,6 +85,8 @@ class ReferencePipeline(WrappedPipeline):
         self._adapter_hash = ""
         if kind is None:
             return
+        if adapter is not None:
+            check_recorded_base(Path(adapter), base, None, RETRAIN_ADAPTER)
         with opening(type(base).__name__ if adapter is None else f"adapter {str(adapter)!r}", "fetch it again"):
             self.injector = kind(base, self.facts)
             self._adapter_hash = "" if self.facts is None else file_fingerprint(self.facts.path)
@@ -137,7 +143,7 @@ class ReferencePipeline(WrappedPipeline):
             return Neighbors.empty(request.prompts).repeat(count)
         reader = self._reader()
         if kb is None:
-            raise BowerbirdError("give knowledge_base=, or neighbors=, or k=0 for the prompt alone")
+            raise BowerbirdError("give knowledge_base=, or neighbors=, or `k=0` for the prompt alone")
         if request.unconditional or request.text_mode not in (None, "neighbors"):
             raise BowerbirdError(
                 "a base reads a prompt, and pictures as references: give a prompt, an image or a class; text_mode is"
@@ -148,7 +154,8 @@ class ReferencePipeline(WrappedPipeline):
         most = reader.injector.capabilities.max_references
         if most is not None and (request.k or 0) > most:
             raise BowerbirdError(
-                f"a {type(self.base).__name__} takes at most {most} reference{'s' * (most > 1)}; got `k={request.k}`"
+                f"{with_article(type(self.base).__name__)} takes at most {most} reference{'s' * (most > 1)}; got"
+                f" `k={request.k}`"
             )
         reader.check(kb)
         return reader.read(self._look_up(request, kb, count, seed), kb)
@@ -196,7 +203,8 @@ class ReferencePipeline(WrappedPipeline):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -243,6 +251,7 @@ class ReferencePipeline(WrappedPipeline):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
@@ -326,9 +335,13 @@ class ReferencePipeline(WrappedPipeline):
         output_type: str,
     ) -> dict[str, Any]:
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+        step, most = bases.edge_limits(self.base, common.MOST_EDGE)
         for name, edge in (("height", height), ("width", width)):
-            if edge is not None and not 1 <= edge <= common.MOST_EDGE:
-                raise BowerbirdError(f"{name} is from 1 to {common.MOST_EDGE} pixels; got {edge}")
+            if edge is not None and (not step <= edge <= most or edge % step):
+                raise BowerbirdError(
+                    f"{name} is a multiple of {step} pixels for this base (made for {self.capabilities.sizes[-1]}), up"
+                    f" to {most}; got {edge}"
+                )
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         if self.injector is not None and self.injector.capabilities.takes == "pictures":
@@ -341,7 +354,7 @@ class ReferencePipeline(WrappedPipeline):
         asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
         missing = [name for name in asked if name not in known]
         if missing:
-            raise BowerbirdError(f"a {type(self.base).__name__} takes no {missing[0]}; leave it out")
+            raise BowerbirdError(f"{with_article(type(self.base).__name__)} takes no {missing[0]}; leave it out")
         return options
 
     def _mixes(self, rows: Sequence[Sequence[Reference]]) -> bool:
@@ -402,8 +415,8 @@ class ReferencePipeline(WrappedPipeline):
     def _reader(self) -> ReferenceReader:
         if self.reader is None:
             raise BowerbirdError(
-                f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`), or k=0"
-                " for the prompt alone"
+                f"{with_article(type(self.base).__name__)} reads no pictures by itself: give an adapter for it"
+                " (`adapter`), or `k=0` for the prompt alone"
             )
         return self.reader
 
@@ -471,6 +484,10 @@ class ReferencePipeline(WrappedPipeline):
             kind = model_index.read_index(place)["_class_name"]
             _fitting(bases.facts_of_folder(kind, place), adapter, image_encoder)
             base = open_base(place, dtype, kwargs)
+        if adapter is not None and dtype != torch.float32:  # else the constructor says it
+            check_recorded_base(Path(adapter), base, place, RETRAIN_ADAPTER)
+        for lora in loras:
+            check_recorded_base(Path(lora.path), base, place, f"bowerbird train dreambooth --base {name} …")
         pipe = cls(base, adapter=adapter, image_encoder=image_encoder, fit=fit)
         pipe.folder, pipe.strange = place, not network_files.is_bundled(place)
         if pipe.strange:

@@ -15,6 +15,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import discrete, guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import token_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
 from bowerbird.models.vq import to_pictures
 from bowerbird.systems import common
@@ -76,7 +77,8 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -115,6 +117,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
                 "where": where,
                 "allow_no_neighbors": allow_no_neighbors,
                 "rerank": rerank,
+                "cover": cover,
             }
             request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)

@@ -16,6 +16,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models.unet import OWN, load_over, save_over
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
@@ -82,7 +83,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -124,6 +126,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
                 "where": where,
                 "allow_no_neighbors": allow_no_neighbors,
                 "rerank": rerank,
+                "cover": cover,
             }
             request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)

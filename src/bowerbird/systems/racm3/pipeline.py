@@ -18,6 +18,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.diffusion.guidance import Guidance, build_guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import document_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
 from bowerbird.models.vq import to_pictures, to_tokens
 from bowerbird.systems import common
@@ -137,7 +138,8 @@ class RACM3Pipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
@@ -170,6 +172,7 @@ class RACM3Pipeline(System):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, image, neighbors, knowledge_base, num_images_per_prompt, how, seed)
         hits = hits if weights is None else hits.weighted(weights)

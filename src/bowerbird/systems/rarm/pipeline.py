@@ -16,6 +16,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import discrete, guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import rarm_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
 from bowerbird.models.vq import to_pictures, to_tokens
 from bowerbird.systems import common
@@ -136,7 +137,8 @@ class RARMPipeline(EmbeddingSystem):
         class_key: str | None = None,
         top_m: float = 1.0,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -180,6 +182,7 @@ class RARMPipeline(EmbeddingSystem):
                 top_m=top_m,
                 allow_no_neighbors=allow_no_neighbors,
                 rerank=rerank,
+                cover=cover,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)

@@ -13,6 +13,7 @@ from bowerbird.core import seeds
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import low_rank, weights
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
@@ -104,7 +105,8 @@ class RDMPipeline(EmbeddingSystem):
         class_key: str | None = None,
         top_m: float = 1.0,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -151,6 +153,7 @@ class RDMPipeline(EmbeddingSystem):
                 top_m=top_m,
                 allow_no_neighbors=allow_no_neighbors,
                 rerank=rerank,
+                cover=cover,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)

@@ -19,6 +19,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.diffusion.guidance import Guidance, build_guidance, sample_text_steps
+from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.systems import common, queries
@@ -110,7 +111,8 @@ class ReImagenPipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         allow_no_neighbors: bool = False,
-        rerank: bool = True,
+        rerank: Rerank = "auto",
+        cover: bool = False,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | Sequence[int] = 20,
@@ -147,6 +149,7 @@ class ReImagenPipeline(System):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, neighbors, knowledge_base, num_images_per_prompt, how)
         hits = hits if weights is None else hits.weighted(weights)
@@ -214,7 +217,7 @@ class ReImagenPipeline(System):
             return Neighbors.empty(request.prompts).repeat(count)
         if kb is None:
             raise BowerbirdError(
-                "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text"
+                "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or `k=0` for the text"
                 " alone"
             )
         if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.core.types import ABSENT
-from bowerbird.knowledge.search import bm25, words
+from bowerbird.knowledge.search import bm25, typos
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
+from bowerbird.knowledge.search.compounds import Compounds
 from bowerbird.knowledge.search.typos import Near
 from bowerbird.knowledge.storage.milvus.client import one_line_errors
 
@@ -21,13 +24,26 @@ FIELDS = ["id", "caption", "name", "metadata", "vector"]
 PAGE = 1000
 KEPT = 20_000
 """So many items are remembered between a search and what is asked of its results."""
+READ = 200_000
+"""Items whose words are read for near words and compounds, which Milvus does not give; with more there are none."""
+DEPTH = 100
+"""Items, at least, that each of the words that are searched beside others finds before they are summed."""
 
 
 class MilvusSnapshot:
     """The collection as it is at the time of asking: Milvus keeps no versions."""
 
-    def __init__(self, place: str, client: MilvusClient, collection: str, dim: int, metric: str) -> None:
+    def __init__(
+        self,
+        place: str,
+        client: MilvusClient,
+        collection: str,
+        dim: int,
+        metric: str,
+        analyzer: Analyzer = PLAIN,
+    ) -> None:
         self.place, self.client, self.collection, self.dim, self.metric = place, client, collection, dim, metric
+        self.analyzer = analyzer
         self._records: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
@@ -135,9 +151,38 @@ class MilvusSnapshot:
             )
         return self._rank(found, k)
 
+    @cached_property
+    def _counts(self) -> Mapping[str, int]:
+        """How many items have each word; read from all of them, when it is first asked for, and nothing of more than
+        `READ`."""
+        counts = Counter[str]()
+        if len(self) <= READ:
+            for row in self.scan("", ["words"]):
+                counts.update(set(str(row["words"]).split()))
+        return counts
+
+    @cached_property
+    def _lexicon(self) -> typos.Lexicon:
+        return typos.lexicon(self._counts)
+
+    @cached_property
+    def _compounds(self) -> Compounds:
+        return Compounds.of(self._counts if self.analyzer.compounds else ())
+
     def near_words(self, text: str) -> Near:
-        """None: Milvus does not say which words it has."""
-        return {}
+        """For each word of `text` that no item has, those that it may mean."""
+        asked = [word for word in dict.fromkeys(self.analyzer.query_words(text)) if typos.may_be_mistyped(word)]
+        unknown = [word for word in asked if not (self._has(word) or self._compounds.related(word))]
+        found = {
+            word: typos.choose(word, typos.near_words(self._lexicon, word), self._counts)
+            for word in unknown
+            if self._counts
+        }
+        return {word: others for word, others in found.items() if others}
+
+    def _has(self, word: str) -> bool:
+        """Whether an item has a word; asked of the server, as reading all words takes longer."""
+        return bool(self._by_words(word, 1, None)[0][0] != ABSENT)
 
     def narrowed(self, phrase: str, allowed: str | None = None) -> str | None:
         """`allowed` itself: Milvus does not say what stands next to what."""
@@ -146,8 +191,39 @@ class MilvusSnapshot:
     def words(
         self, text: str, k: int, allowed: str | None = None, *, near: Near | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best `(rows, scores)`, each `(k,)`, by the words of `text`; only items that share one."""
-        query = query_words(text)
+        """The k best `(rows, scores)`, each `(k,)`, by the words of `text`, and by those `near` them; only items that
+        share one.
+
+        Milvus weighs no word of a query, so each of those that count less is a search of its own, and what it finds is
+        summed with the rest.
+        """
+        asked = self.analyzer.query_words(text)
+        parts = {word: others for word in dict.fromkeys(asked) if (others := self._compounds.related(word))}
+        less = [
+            *(near or {}).values(),
+            *({other: bm25.COMPOUND_WEIGHT * share for other, share in others.items()} for others in parts.values()),
+        ]
+        if not less:
+            return self._by_words(query_words(text, self.analyzer), k, allowed)
+        depth = max(DEPTH, 2 * k)
+        rows, values = self._by_words(query_words(text, self.analyzer), depth, allowed)
+        totals = {row: float(score) for row, score in zip(rows.tolist(), values.tolist(), strict=True) if row != ABSENT}
+        for weighed in less:
+            best: dict[int, float] = {}
+            for other, weight in weighed.items():
+                rows, values = self._by_words(_plain(other), depth, allowed)
+                for row, score in zip(rows.tolist(), values.tolist(), strict=True):
+                    if row != ABSENT:
+                        best[row] = max(best.get(row, 0.0), weight * float(score))
+            for row, score in best.items():
+                totals[row] = totals.get(row, 0.0) + score
+        order = sorted((-score, row) for row, score in totals.items())[:k]
+        found, scores = np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
+        found[: len(order)], scores[: len(order)] = [row for _, row in order], [-minus for minus, _ in order]
+        return found, scores
+
+    def _by_words(self, query: str, k: int, allowed: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, scores)`, each `(k,)`, for words as they are stored; all the same to Milvus."""
         if not query:
             return np.full(k, ABSENT, np.int64), np.full(k, -np.inf, np.float32)
         with one_line_errors(self.place):
@@ -173,15 +249,15 @@ class MilvusSnapshot:
         return rows, scores
 
 
-def stored_words(caption: str, tags: str, weights: Sequence[int]) -> str:
+def stored_words(caption: str, tags: str, weights: Sequence[int], analyzer: Analyzer = PLAIN) -> str:
     """The words of an item as Milvus's standard analyzer takes them: ours already, each of letters and digits alone."""
-    return " ".join(_plain(token) for token in next(iter(bm25.tokens_of([caption], [tags], weights, _short))))
+    return " ".join(_plain(token) for token in next(iter(bm25.tokens_of([caption], [tags], weights, _short, analyzer))))
 
 
-def query_words(text: str) -> str:
+def query_words(text: str, analyzer: Analyzer = PLAIN) -> str:
     """The words of a query, each once; the whole caption is one of them."""
-    whole = words.whole(text)
-    asked = [_short(whole), *words.query_words(text)] if whole else []
+    whole = analyzer.whole(text)
+    asked = [_short(whole), *analyzer.query_words(text)] if whole else []
     return " ".join(dict.fromkeys(_plain(token) for token in asked))
 
 

@@ -24,6 +24,7 @@ from bowerbird.data.columns import text_of
 from bowerbird.data.filters import check_condition, filter_rows
 from bowerbird.data.item import hash_of, item_id
 from bowerbird.knowledge.search import bm25
+from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus import conditions
 from bowerbird.knowledge.storage.milvus.client import PICTURES, Address, address_of, connect, one_line_errors, release
@@ -106,6 +107,7 @@ class MilvusStore:
         memory: int = DEFAULT_MEMORY,
         on_message: OnMessage = log_message,
         tag: dict[str, Any] | None = None,
+        analyzer: Analyzer = PLAIN,
     ) -> MilvusStore:
         """Empty collections at `place`, or those of a build of the same `tag` that did not end. Raises: BowerbirdError
         when it is taken."""
@@ -119,6 +121,7 @@ class MilvusStore:
             "metric": metric,
             "encoder": encoder,
             "words": list(words),
+            **analyzer.recorded(),
             "columns": {},
             "making": mark,
         }
@@ -170,6 +173,11 @@ class MilvusStore:
         """The embedding dimension."""
         return int(self.manifest["encoder"]["dim"])
 
+    @property
+    def analyzer(self) -> Analyzer:
+        """How texts become words."""
+        return Analyzer.of(self.manifest)
+
     def __len__(self) -> int:
         return len(self.snapshot)
 
@@ -187,6 +195,7 @@ class MilvusStore:
                 "bm25": {
                     "kind": "Milvus",
                     "weights": dict(zip(("caption", "tags"), self.manifest["words"], strict=True)),
+                    "analyzer": self.analyzer.described(),
                 },
                 "beside them": {"added": 0, "removed": 0},
             },
@@ -200,7 +209,7 @@ class MilvusStore:
     def snapshot(self) -> MilvusSnapshot:
         """What is searched."""
         metric = "COSINE" if self.manifest["encoder"]["normalize"] else "IP"
-        return MilvusSnapshot(self.place, self.client, self.address.collection, self.dim, metric)
+        return MilvusSnapshot(self.place, self.client, self.address.collection, self.dim, metric, self.analyzer)
 
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`. Raises: BowerbirdError for a wrong
@@ -344,11 +353,11 @@ class MilvusStore:
                     on_odd(f"{item['name'][:80]}: column {key} is {columns[key]}, so {str(value)[:60]!r} is left out")
         if columns != self.manifest["columns"]:
             self._write({**self.manifest, "columns": columns})
-        rows = []
+        rows, analyzer = [], self.analyzer
         for item, facts, vector in zip(items, metadata, embeddings, strict=True):
             if (reason := self.unfit({**item, "metadata": facts})) is not None:
                 raise BowerbirdError(f"{item['name'][:80]}: {reason}; nothing was changed")
-            words = stored_words(item["caption"], bm25.further_words(facts), self.manifest["words"])
+            words = stored_words(item["caption"], bm25.further_words(facts), self.manifest["words"], analyzer)
             cut = words.encode()[:TEXT_BYTES].decode("utf-8", "ignore")
             own = {"id": int(item["id"]), "caption": item["caption"], "name": item["name"]}
             rows.append({**own, "metadata": facts, "words": cut, "vector": vector.tolist()})
@@ -452,13 +461,14 @@ def create(
     tag: dict[str, Any],
     memory: int,
     on_message: OnMessage,
+    analyzer: Analyzer = PLAIN,
 ) -> Iterator[MilvusStore]:
     """Empty collections to be filled in the block; others can open them when it ends well. A block of the same `tag`
     goes on with what an interrupted one left.
 
     Raises: BowerbirdError when `place` is taken.
     """
-    made = MilvusStore.create(place, encoder, words, memory, on_message, tag)
+    made = MilvusStore.create(place, encoder, words, memory, on_message, tag, analyzer)
     try:
         yield made
     except BowerbirdError:

@@ -7,7 +7,6 @@ replaced by what a deeper search finds that does agree. Nothing leaves where not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from bowerbird.core.text import shortened
 from bowerbird.core.types import Neighbors
 from bowerbird.data.color_words import COLORS_OF, color_shares, colors_in, has_color
+from bowerbird.knowledge.rerank.protocol import Find, Task
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import FUNCTION_WORDS, singular, words
 
@@ -74,10 +74,20 @@ def read_colors(prompt: str) -> ColorRequest | None:
     return ColorRequest(tuple(colored), frozenset(others - GROUNDS)) if colored else None
 
 
-def keep_agreeing(found: Neighbors, search: Callable[[Sequence[str], int], Neighbors], most: int) -> Neighbors:
-    """`found`, of the queries it names, without neighbors that contradict a color of their query where others agree,
-    and with those that do from `search(queries, n)`, the same search for n items, of which there are `most`. What
-    changed is said in `notes`."""
+class ColorReranker:
+    """Leaves out what contradicts a color of the prompt; scores and order stay those of the search."""
+
+    name = "color"
+    reads_pictures = False
+
+    def rerank(self, task: Task) -> Neighbors:
+        """As `Reranker.rerank`; what changed is said in `notes`."""
+        return _keep_agreeing(task.find(range(len(task)), task.k), task.find, len(task.base))
+
+
+def _keep_agreeing(found: Neighbors, find: Find, most: int) -> Neighbors:
+    """`found` without neighbors that contradict a color of their query where others agree, and with those that do from
+    `find`, among the `most` items that there are."""
     asked = [read_colors(query) for query in found.queries]
     if not any(asked):
         return found
@@ -86,7 +96,7 @@ def keep_agreeing(found: Neighbors, search: Callable[[Sequence[str], int], Neigh
     for row, request in enumerate(asked):
         verdict = None if request is None else _judge(found, row, request, known)
         if request is not None and verdict is not None and (verdict == -1).any():
-            deep = search([found.queries[row]], min(most, max(DEEPER * found.k, FEWEST)))
+            deep = find([row], min(most, max(DEEPER * found.k, FEWEST)))
             changed[row] = _replaced(found.rows([row]), verdict, deep, request, known)
     if not changed:
         return found

@@ -1,0 +1,1 @@
+"""What a search found, in a better order: one file a reranker."""
