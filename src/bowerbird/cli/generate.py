@@ -24,7 +24,7 @@ from bowerbird.cli.common import (
     say_source,
     tracker,
 )
-from bowerbird.cli.filling import NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
@@ -135,6 +135,7 @@ def generate(
     ] = None,
     rerank: RerankOption = "auto",
     no_rerank: NoRerankOption = False,
+    cover: CoverOption = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -313,6 +314,7 @@ def generate(
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
         rerank=read_rerank(rerank, no_rerank=no_rerank),
+        cover=cover,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,

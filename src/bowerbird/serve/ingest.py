@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
 from bowerbird.serve.encoder import remote, remote_captions
@@ -80,6 +81,10 @@ def main() -> None:
         result = {"event": "failed", "message": str(error)}
     except MemoryError:
         result = {"event": "failed", "message": "the pictures need more memory than is allowed; send fewer at once"}
+    except OSError as error:
+        if disk_code(error) is None:
+            raise
+        result = {"event": "failed", "message": os.strerror(disk_code(error) or 0), "ours": True}
     except frames.Broken:
         result = {"event": "failed", "message": "the worker that embeds pictures ended; send them again", "again": True}
     frames.write_to(answers, result)

@@ -139,6 +139,11 @@ class Shelf:
             "default": name == next(iter(self._places)),
         }
 
+    def unknown(self, name: str) -> dict[str, Any]:
+        """`facts` of one that cannot be opened."""
+        nothing = {"items": 0, "version": 0, "encoder": {}, "bytes": 0, "credit": [], "columns": {}, "writable": False}
+        return {"id": name, **nothing, "default": name == next(iter(self._places))}
+
     def columns(self, name: str) -> dict[str, Any]:
         """What its items can be filtered by."""
         kb = self.get(name)

@@ -1,0 +1,48 @@
+"""What a person should know of how pictures were made: a few short lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.base import System
+    from bowerbird.systems.jobs import Job, Prepared
+
+_ITEM = re.compile(r"(?P<what>[^:]+: )\d+ (?P<caption>'.*|\".*)", re.DOTALL)
+
+
+def notes_of(
+    pipe: System, kb: KnowledgeBase | None, job: Job, prepared: Prepared, refinements: list[dict[str, Any]] | None
+) -> list[str]:
+    """The lines of a job whose pictures are made."""
+    from bowerbird.systems.refinement import still_missing
+
+    settings, usual = prepared.settings, pipe.defaults.k
+    notes = []
+    if kb is not None and job.k is None and job.items is None and len(kb) < usual:
+        notes.append(f"the knowledge base holds {len(kb)} items, fewer than the model's usual {usual} neighbors")
+    notes += readable(note for row in prepared.hits.notes for note in row)
+    if refinements is not None:
+        lacks = sorted({text for record in refinements for text in still_missing(record)})
+        notes += [f"the critic does not see {text!r}" for text in lacks]
+    elif prepared.plan is not None:
+        notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in prepared.plan.choice.without]
+    line = pipe.capabilities.far_size(settings.height, settings.width)
+    return notes if line is None else [*notes, line]
+
+
+def readable(notes: Iterable[str]) -> list[str]:
+    """Notes of a search, each once; of those that say the same of several items one line, without their numbers."""
+    lines: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        found = _ITEM.fullmatch(note)
+        if found is None:
+            lines[note] = []
+        else:
+            lines.setdefault(found["what"], []).append(found["caption"])
+    return [what + ", ".join(dict.fromkeys(captions)) for what, captions in lines.items()]
