@@ -73,6 +73,10 @@ TokensOption = Annotated[
         "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
     ),
 ]
+CoverOption = Annotated[
+    bool,
+    typer.Option("--cover", help="Of a text that names several things, one result of each before a second of any."),
+]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[
     str | None,

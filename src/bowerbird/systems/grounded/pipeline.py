@@ -28,7 +28,6 @@ from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
-from bowerbird.systems.grounded.phrases.phrase import read_spans
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
@@ -36,6 +35,7 @@ from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
+from bowerbird.systems.phrases.phrase import read_spans
 from bowerbird.systems.queries import Request
 from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.choice import ChosenReference
     from bowerbird.systems.grounded.adapter_file import AdapterFacts
-    from bowerbird.systems.grounded.choice import ChosenReference
     from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
@@ -204,6 +204,7 @@ class ReferencePipeline(WrappedPipeline):
         where: str | None = None,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -250,6 +251,7 @@ class ReferencePipeline(WrappedPipeline):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
