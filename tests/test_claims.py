@@ -148,12 +148,12 @@ def test_an_eraser_is_no_editor(knn_experiment: Experiment) -> None:
     pairs = edit_pairs.find(knn_experiment.drawings, 40)
     judge = FirstMark(knn_experiment.drawings)
     benchmark = SimpleNamespace(judge=judge)
-    real = edits._success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.target])  # type: ignore[arg-type]
+    real = edits.success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.target])  # type: ignore[arg-type]
     # type: ignore[arg-type]
-    blank = edits._success(
+    blank = edits.success(
         benchmark, knn_experiment, pairs, torch.full((len(pairs.target), 3, 64, 64), 255, dtype=torch.uint8)
     )
-    source = edits._success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.source])  # type: ignore[arg-type]
+    source = edits.success(benchmark, knn_experiment, pairs, knn_experiment.drawings.pixels[pairs.source])  # type: ignore[arg-type]
     assert real.all()
     assert blank.mean() < 0.4
     assert not source.any()
@@ -191,3 +191,50 @@ def test_hits_of_an_edit_never_hold_the_picture_asked_for(knn_experiment: Experi
     assert not (hits.ids[:, 1:] == pairs.target[:, None]).any()
     code = np.array(knn_experiment.drawings.column("hexcode"))
     assert (code[hits.ids[:, 1]] == code[pairs.target]).all()  # the thing, in another style
+
+
+def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
+    knn_experiment: Experiment, tiny_knn: Path, drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bowerbird.evaluation.claims import instructed_edits
+    from bowerbird.training import recipes
+    from bowerbird.training.recipe import read_pictures, with_settings
+    from bowerbird.training.run import train_recipe
+
+    recipe = with_settings(recipes.recipe("tiny-instruct", tiny=True), ["train.steps=1"])
+    list(train_recipe(recipe, read_pictures(recipe, drawn_folder), tmp_path / "run", sheets=False))
+    models = {"tiny-instruct": str(tmp_path / "run" / "model"), "knn": str(tiny_knn)}
+    for name, value in {"IMAGE_SCALES": (1.0, 1.5), "STRENGTHS": (0.5, 0.7), "RIVAL": "knn"}.items():
+        monkeypatch.setattr(instructed_edits, name, value)
+    monkeypatch.setattr(edits, "PAIRS", 24)
+    given = replace(knn_experiment, models=models, settings=replace(knn_experiment.settings, seeds=(0,)))
+    chosen = claims.load(["instructed-edits"])
+    (found,) = claims.run(chosen, given, tmp_path / "claims")
+    assert all(np.isfinite(effect["mean"]) for effect in found["effects"])
+    assert all((tmp_path / "claims" / found[each]).stat().st_size > 5000 for each in ("plot", "sheet"))
+    with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
+        claims.run(chosen, replace(given, models={}), tmp_path / "none")
+
+
+def test_the_claim_of_subjects_measures_the_class_and_the_seconds(
+    knn_experiment: Experiment,
+    random_rdm: Path,
+    random_reimagen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import doubles
+
+    from bowerbird.evaluation.claims import subject
+
+    doubles.sd().save_pretrained(tmp_path / "sd")
+    small = {"WORD": "the", "SUBJECTS": 1, "PICTURES": 2, "AT": (250, 500), "REIMAGEN": str(random_reimagen)}
+    for name, value in {**small, "RDM": str(random_rdm), "TINY": True}.items():
+        monkeypatch.setattr(subject, name, value)
+    settings = replace(knn_experiment.settings, train_steps=2, seeds=(0,))
+    given = replace(knn_experiment, models={"tiny-sd": str(tmp_path / "sd")}, settings=settings)
+    (found,) = claims.run(claims.load(["subject"]), given, tmp_path / "claims")
+    assert all(np.isfinite(effect["mean"]) for effect in found["effects"])
+    assert (tmp_path / "claims" / "subject.png").stat().st_size > 5000
+    seconds = [found["values"][f"fine-tuned without, {step} steps"]["seconds"]["mean"] for step in (1, 2)]
+    assert 0 < seconds[0] < seconds[1]

@@ -149,7 +149,7 @@ def test_a_run_that_was_cut_gives_the_same_files(
     assert len(calls) == 4 + 4  # the first edit was not made again
     files = [{p.name: p.read_bytes() for p in (tmp_path / each).rglob("*") if p.is_file()} for each in ("whole", "cut")]
     assert files[0] == files[1]
-    assert {"train-00000.parquet", "train-00001.parquet", "README.md", "edits.json", ".lock"} >= set(files[0])
+    assert {"train-00000.parquet", "train-00001.parquet", "README.md", ".edits.json", ".lock"} >= set(files[0])
     with pytest.raises(BowerbirdError, match="another seed"):
         build("cut", replace(ALL, seed=6))
     pipe.base.unet.conv_in.weight.data.add_(0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,10 @@ from bowerbird.cli.common import (
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
 
+if TYPE_CHECKING:
+    from bowerbird.evaluation.claims.claim import Claim
+    from bowerbird.evaluation.claims.experiment import Experiment
+
 
 def reproduce(
     names: Annotated[
@@ -30,6 +34,10 @@ def reproduce(
     ] = None,
     photos: Annotated[
         Path | None, typer.Option("--photos", help="Small photographs with a column label, as a second domain.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME=DIR", help="Where a model lies that is not bundled; several times."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for claims.md, claims.json and plots.")] = Path("claims"),
     seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, from --seed on.", min=2)] = 3,
@@ -60,6 +68,7 @@ def reproduce(
     from bowerbird.evaluation.claims.loading import load_experiment
 
     chosen = claims.load(names or [])
+    given = dict(_place(text) for text in models or [])
     settings = Settings(seeds=tuple(range(seed, seed + seeds)), train_steps=steps, pictures=pictures)
     with progress_bar(as_json) as bar:
         experiment = load_experiment(
@@ -71,6 +80,9 @@ def reproduce(
             progress=bar_progress(bar, "working"),
             on_message=say,
         )
+        experiment.models = given
+        if not names:
+            chosen = [claim for claim in chosen if _has_models(claim, experiment)]
         found = claims.run(chosen, experiment, out)
     if as_json:
         print_json({"out": str(out), "claims": found})
@@ -78,3 +90,23 @@ def reproduce(
     for document in found:
         print_line(f"{document['verdict']:13}  {document['name']}: {document['says']}")
     say(f"{out / 'claims.md'} shows effects and plots")
+
+
+def _place(text: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not equals or not name or not Path(place).is_dir():
+        raise BowerbirdError(
+            f"--model {text!r}: give NAME=DIR, the directory of a model, as tiny-instruct=runs/mine/model"
+        )
+    return name, place
+
+
+def _has_models(claim: Claim, experiment: Experiment) -> bool:
+    """Whether the models of a claim are there; that it is left out is said."""
+    try:
+        for name in claim.models:
+            experiment.model(name)
+    except BowerbirdError as error:
+        say(f"{claim.name} is left out: {error}")
+        return False
+    return True

@@ -129,7 +129,7 @@ def train(
     if absent and _is_first():
         say(f"{chosen.name}: this data has no {', '.join(absent)}, so what the recipe would do by it is left out")
     pictures, runs = read(chosen), runs_of(chosen)
-    if _is_first():
+    if _is_first() and subject is None:  # whose pictures need no captions, and what is left out of them is an error
         _say_left_out(pictures)
     for run in runs:
         check_run(run.recipe, run.out)

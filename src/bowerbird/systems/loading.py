@@ -39,7 +39,8 @@ def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | 
         if not kind.loads_in_dtype and not (kind.takes_loras and adapter == Adapter(loras=adapter.loras)):
             raise BowerbirdError(
                 f"model {name!r} is {with_article(kind.__name__)}, which reads neighbors by itself; `adapter` and"
-                " `lora` are for base models of diffusers, see docs/your-model.md"
+                " `lora` are for base models of diffusers (`lora` also for models that edit by instruction), see"
+                " docs/your-model.md"
             )
         said = {field.name: getattr(adapter, field.name) for field in fields(adapter)}
         options = {key: value for key, value in said.items() if value}

@@ -28,6 +28,8 @@ FILES = {
     "new-entities": "new_entities",
     "edits": "edits",
     "learned-reranking": "learned_reranking",
+    "instructed-edits": "instructed_edits",
+    "subject": "subject",
 }
 
 
@@ -48,6 +50,7 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         **asdict(experiment.settings),
+        **({"models": dict(experiment.models)} if experiment.models else {}),
         "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in experiment.domains],
     }
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
@@ -61,6 +64,9 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
         if finding.plot is not None:
             finding.plot(out / f"{claim.name}.png")
             document["plot"] = f"{claim.name}.png"
+        if finding.sheet is not None:
+            finding.sheet(out / f"{claim.name}-sheet.png")
+            document["sheet"] = f"{claim.name}-sheet.png"
         documents[claim.name] = document
         names = [*FILES, *(name for name in documents if name not in FILES)]  # ours in order, then a person's own
         ordered = [documents[name] for name in names if name in documents]

@@ -196,6 +196,12 @@ class Benchmark:
             hits, embeddings=np.where(there, self.embeddings[np.where(hits.mask, hits.ids, 0)], 0).astype(np.float32)
         )
 
+    def pipeline(self, model: str) -> Any:
+        """The pipeline called `model`, opened once."""
+        if model not in self._pipes:
+            self._pipes[model] = open_pipeline(model, self.experiment.device)
+        return self._pipes[model]
+
     def generate(
         self,
         hits: Neighbors,
@@ -208,9 +214,7 @@ class Benchmark:
     ) -> list[Image.Image]:
         """One picture for each row of `hits`; from the cache where the same was generated before. `sources`: what to
         edit, with `edit` settings."""
-        if model not in self._pipes:
-            self._pipes[model] = open_pipeline(model, self.experiment.device)
-        pipe = self._pipes[model]
+        pipe = self.pipeline(model)
         guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
         steps = self.experiment.settings.sampling_steps
         key = (

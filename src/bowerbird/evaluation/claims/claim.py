@@ -36,12 +36,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Finding:
-    """The effects of one claim, the values behind them, and words on what limits them; `plot` draws them to a PNG."""
+    """The effects of one claim, the values behind them, and words on what limits them; `plot` draws them to a PNG, and
+    `sheet` pictures to look at."""
 
     effects: Sequence[Effect]
     values: dict[str, Any] = field(default_factory=dict)
     notes: str = ""
     plot: Callable[[Path], None] | None = None
+    sheet: Callable[[Path], None] | None = None
 
     def verdict(self) -> str:
         """holds when every needed effect does; does not hold when one of them fails; else undecided."""
@@ -51,7 +53,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """`name` on the command line; what the paper `says` and the `source`; what `varies`, what it `measures`; how."""
+    """`name` on the command line; what the paper `says` and the `source`; what `varies`, what it `measures`; how.
+    `models`: those it needs that are not bundled, see `Experiment.model`."""
 
     name: str
     says: str
@@ -59,6 +62,7 @@ class Claim:
     varies: str
     measures: str
     measure: Callable[[Experiment], Finding]
+    models: tuple[str, ...] = ()
 
 
 def document_of(claim: Claim, finding: Finding) -> dict[str, Any]:
@@ -107,4 +111,6 @@ def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         lines += ["", f"Verdict: **{d['verdict']}**. {d['notes']}".rstrip(), ""]
         if d.get("plot"):
             lines += [f"![{d['name']}]({d['plot']})", ""]
+        if d.get("sheet"):
+            lines += [f"![pictures of {d['name']}]({d['sheet']})", ""]
     return "\n".join(lines)

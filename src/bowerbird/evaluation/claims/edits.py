@@ -56,16 +56,16 @@ def measure(experiment: Experiment) -> Finding:
     for seed in experiment.settings.seeds:
         for name, (given, edit) in arms.items():
             images = tensors.stack(benchmark.generate(given, seed, model=MODEL, sources=sources, **edit))
-            done[name].append(_success(benchmark, experiment, pairs, images))
-            kept[name].append(_psnr(before, images, ~pairs.changed))
-    success, psnr = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))
+            done[name].append(success(benchmark, experiment, pairs, images))
+            kept[name].append(psnr(before, images, ~pairs.changed))
+    succeeded, decibels = ({name: per_entity(values) for name, values in side.items()} for side in (done, kept))
     # the rival keeps, or succeeds, exactly as much on average: it takes one of two strengths by chance
     as_kept, as_kept_pasted = (
-        mix(psnr["edit"].mean, {name: psnr[name].mean for name in side}) for side in (plain, pasted)
+        mix(decibels["edit"].mean, {name: decibels[name].mean for name in side}) for side in (plain, pasted)
     )
-    as_done = mix(success["edit"].mean, {name: success[name].mean for name in plain})
+    as_done = mix(succeeded["edit"].mean, {name: succeeded[name].mean for name in plain})
     untouched, real = (
-        [_success(benchmark, experiment, pairs, pixels)] * len(experiment.settings.seeds) for pixels in (before, wanted)
+        [success(benchmark, experiment, pairs, pixels)] * len(experiment.settings.seeds) for pixels in (before, wanted)
     )
     rare = np.array([experiment.drawings.metadata[i].get("split") == "rare" for i in pairs.target])
 
@@ -86,7 +86,8 @@ def measure(experiment: Experiment) -> Finding:
         Effect(f"PSNR outside the change, dB: edit − {as_done}, as successful", apart(kept["edit"], as_done.of(kept))),
     ]
     values: dict[str, Any] = {
-        name: {"became what was asked": asdict(success[name]), "psnr outside": asdict(psnr[name])} for name in arms
+        name: {"became what was asked": asdict(succeeded[name]), "psnr outside": asdict(decibels[name])}
+        for name in arms
     }
     values["judge"] = {
         "of the sources as they are": asdict(per_entity(untouched)),
@@ -97,9 +98,9 @@ def measure(experiment: Experiment) -> Finding:
             n: asdict(per_entity([x[rows] for x in done["edit"]]))
             for n, rows in (("rare things", rare), ("the style", ~rare))
         }
-    lines = {"image-to-image": [_point(success[name], psnr[name]) for name in plain]}
-    lines["the same, small changes undone"] = [_point(success[name], psnr[name]) for name in pasted]
-    lines |= {name: [_point(success[name], psnr[name])] for name in ("edit", "edit, all of it", CONTROL)}
+    lines = {"image-to-image": [_point(succeeded[name], decibels[name]) for name in plain]}
+    lines["the same, small changes undone"] = [_point(succeeded[name], decibels[name]) for name in pasted]
+    lines |= {name: [_point(succeeded[name], decibels[name])] for name in ("edit", "edit, all of it", CONTROL)}
     plot = partial(
         plots.curves,
         lines=lines,
@@ -195,7 +196,7 @@ def found_by_name(drawings: Pictures, pairs: EditPairs, encoder: Encoder, k: int
     )
 
 
-def _success(benchmark: Benchmark, experiment: Experiment, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:
+def success(benchmark: Benchmark, experiment: Experiment, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:
     """Whether the judge, choosing among the things of all pairs, names the one asked for, `(n,)`."""
     candidates, code = _candidates(experiment, pairs), experiment.drawings.column("hexcode")
     logits = benchmark.judge(pixels)[1][:, [benchmark.judge.entities.index(c) for c in candidates]]
@@ -203,7 +204,7 @@ def _success(benchmark: Benchmark, experiment: Experiment, pairs: EditPairs, pix
     return found
 
 
-def _psnr(before: torch.Tensor, after: torch.Tensor, where: np.ndarray) -> np.ndarray:
+def psnr(before: torch.Tensor, after: torch.Tensor, where: np.ndarray) -> np.ndarray:
     """Decibels at the boolean places `where` `(n, S, S)` of uint8 pictures `(n, 3, S, S)`."""
     squared = ((before.float() - after.float()) / 255).square().mean(1).numpy()
     error = (squared * where).sum((1, 2)) / where.sum((1, 2)).clip(min=1)
@@ -222,7 +223,7 @@ def _autoencoder(experiment: Experiment, pairs: EditPairs) -> float:
             pipe.vae.decode(pipe.vae.encode(tensors.to_float(part)).latent_dist.mean).sample
             for part in torch.split(pixels, 64)
         ]
-    return float(_psnr(pixels, tensors.to_uint8(torch.cat(parts)), ~pairs.changed).mean())
+    return float(psnr(pixels, tensors.to_uint8(torch.cat(parts)), ~pairs.changed).mean())
 
 
 CLAIM = Claim(

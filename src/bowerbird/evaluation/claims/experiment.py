@@ -8,7 +8,7 @@ weights, neighbors and settings is not generated again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from bowerbird.evaluation.features import load_or_make
 from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.knowledge.neighbors import graph
 from bowerbird.models.unet import UNetConfig
+from bowerbird.models.weights import bundled
 from bowerbird.systems import generation
 from bowerbird.systems.latent_cache import part_rows
 from bowerbird.systems.rdm.objective import RDMConfig
@@ -266,13 +267,27 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Experiment:
-    """What a claim is given: settings, the domains there are, and the pictures with entity and style columns."""
+    """What a claim is given: settings, the domains there are, the pictures with entity and style columns, and the
+    directories of `models` that are not bundled."""
 
     settings: Settings
     domains: list[Domain]
     drawings: Pictures
     device: str = "cpu"
     progress: Progress | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def model(self, name: str) -> str:
+        """What opens the model called `name`: the directory that was given for it, or that of a training of its recipe,
+        or the bundled one. Raises: BowerbirdError where there is none."""
+        trained = Path("runs") / name / "model"
+        if name in self.models or (trained.is_dir() and bundled(name) is None):
+            return self.models.get(name, str(trained))
+        if bundled(name) is None:
+            raise BowerbirdError(
+                f"model {name!r} is not bundled: give it, {name}=DIR (`models`), or train it: bowerbird train {name}"
+            )
+        return name
 
     @property
     def trainable(self) -> Pictures:

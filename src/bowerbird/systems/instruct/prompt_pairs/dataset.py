@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP = 100
-NOTE, CARD, DATA, UNFINISHED = "edits.json", "README.md", "data", ".unfinished"
+NOTE, CARD, DATA, UNFINISHED = ".edits.json", "README.md", "data", ".unfinished"
 COUNTS = b"bowerbird.tries"
 """The entry of a file's header that says what became of the tries, as JSON."""
 NUMBERS = (
