@@ -214,27 +214,3 @@ def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
     assert all((tmp_path / "claims" / found[each]).stat().st_size > 5000 for each in ("plot", "sheet"))
     with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
         claims.run(chosen, replace(given, models={}), tmp_path / "none")
-
-
-def test_the_claim_of_subjects_measures_the_class_and_the_seconds(
-    knn_experiment: Experiment,
-    random_rdm: Path,
-    random_reimagen: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import doubles
-
-    from bowerbird.evaluation.claims import subject
-
-    doubles.sd().save_pretrained(tmp_path / "sd")
-    small = {"WORD": "the", "SUBJECTS": 1, "PICTURES": 2, "AT": (250, 500), "REIMAGEN": str(random_reimagen)}
-    for name, value in {**small, "RDM": str(random_rdm), "TINY": True}.items():
-        monkeypatch.setattr(subject, name, value)
-    settings = replace(knn_experiment.settings, train_steps=2, seeds=(0,))
-    given = replace(knn_experiment, models={"tiny-sd": str(tmp_path / "sd")}, settings=settings)
-    (found,) = claims.run(claims.load(["subject"]), given, tmp_path / "claims")
-    assert all(np.isfinite(effect["mean"]) for effect in found["effects"])
-    assert (tmp_path / "claims" / "subject.png").stat().st_size > 5000
-    seconds = [found["values"][f"fine-tuned without, {step} steps"]["seconds"]["mean"] for step in (1, 2)]
-    assert 0 < seconds[0] < seconds[1]

@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,12 +222,12 @@ def retrieved(
     start = time.perf_counter()
     hits = Neighbors.from_images([name], own[:2], [name] * min(2, len(own))).repeat(PICTURES)
     took = time.perf_counter() - start
-    found.append((f"retrieved, {Path(REIMAGEN).name}", benchmark.generate(hits, seed, model=REIMAGEN), took))
+    found.append(("retrieved, Re-Imagen", benchmark.generate(hits, seed, model=REIMAGEN), took))
     start = time.perf_counter()
     vectors = encoders.load("small").embed_images(own)
     near = Neighbors.from_embeddings(vectors[None], [[name] * len(own)]).repeat(PICTURES)
     took = time.perf_counter() - start
-    found.append((f"retrieved, {Path(RDM).name}", benchmark.generate(near, seed, model=RDM), took))
+    found.append(("retrieved, RDM", benchmark.generate(near, seed, model=RDM), took))
     return found
 
 
