@@ -15,6 +15,7 @@ from bowerbird.core.weight_files import folder_fingerprint
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
@@ -55,7 +56,7 @@ class ClipEncoder:
                     max_length=self.max_length,
                     return_tensors="pt",
                 )
-                parts.append(_pool(self.model.get_text_features(**tokens.to(self.device))))
+                parts.append(_pool(self.model.get_text_features(**tokens.to(self.device))).float().cpu().numpy())
         return np.concatenate(parts)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -67,15 +68,25 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(pictures), 32):
-                pixels = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt")["pixel_values"]
-                parts.append(_pool(self.model.get_image_features(pixel_values=pixels.to(self.device))))
+                pixels = self.pixels(pictures[i : i + 32]).to(self.device)
+                parts.append(_pool(self.model.get_image_features(pixel_values=pixels)).float().cpu().numpy())
         return np.concatenate(parts)
 
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the network is given of n pictures, float32 `(n, 3, S, S)`."""
+        return self.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
 
-def _pool(output: Any) -> np.ndarray:
+    def tower(self) -> torch.nn.Module:
+        """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
+        from bowerbird.models.tower import Tower
+
+        return Tower(self.model, "get_image_features", _pool)
+
+
+def _pool(output: Any) -> torch.Tensor:
     """transformers 5 returns an object, 4 a tensor."""
-    tensor = getattr(output, "pooler_output", output)
-    return tensor.float().cpu().numpy()
+    tensor: torch.Tensor = getattr(output, "pooler_output", output)
+    return tensor
 
 
 def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:

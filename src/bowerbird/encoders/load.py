@@ -18,7 +18,7 @@ from bowerbird.core import files, plugins
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import printable
 from bowerbird.core.types import Encoder
-from bowerbird.encoders import known
+from bowerbird.encoders import engines, known
 from bowerbird.encoders.clip import load_clip
 from bowerbird.models.weights import bundled
 
@@ -38,16 +38,27 @@ MEMBERS = ("dim", "shared_dim", "fingerprint", "embed_text", "embed_images")
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), a directory (ours, CLIP, its vision half or SigLIP in transformers
     layout), a hub id, an installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes
-    that).
+    that); with `@onnx`, `@openvino` or `@bfloat16` behind it (`encoders.engines`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
     holds something else.
     """
-    text = str(name)
+    text, engine = engines.split(str(name))
+    if engine is not None:
+        return _with_engine(load(text, device=engines.device_of(engine, device)), engine)
     if plugins.is_path(text):
         return _instance(plugins.load_object(text, "encoder"), text, device)
     return _named(text, device) or load_clip(text, name=text, device=device, fetch=True)
+
+
+def _with_engine(encoder: Encoder, engine: str) -> Encoder:
+    """The encoder in another engine; where it lies stays known."""
+    made = engines.with_engine(encoder, engine)
+    place = known.place_of(encoder.fingerprint)
+    if place is not None and not bundled(encoder.name):
+        known.remember(made.fingerprint, place)
+    return made
 
 
 def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encoder:
@@ -56,6 +67,7 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
 
     With `fingerprint` a directory is found where it was last opened, too. Raises: BowerbirdError when it is not here.
     """
+    name, engine = engines.split(name)
     if plugins.is_path(name):
         raise BowerbirdError(
             f"encoder {name!r} is somebody's own code, and a name that is recorded runs none; give it yourself:"
@@ -64,10 +76,12 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
     for place in (known.place_of(fingerprint), Path(name)):
         if place is not None and bundled(name) is None and place.is_dir():
             found = _directory(place, name, device)
+            found = found if engine is None else _with_engine(found, engine)
             if found.fingerprint == fingerprint:
                 return found
     try:
-        return _named(name, device) or load_clip(name, name=name, device=device)
+        here = _named(name, device) or load_clip(name, name=name, device=device)
+        return here if engine is None else _with_engine(here, engine)
     except BowerbirdError as error:
         raise BowerbirdError(
             f"encoder {ascii(name)[:100]} ({fingerprint[:16]}) is recorded, and a recorded name fetches nothing; it is"
@@ -78,8 +92,9 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
 
 def place_of(encoder: Encoder) -> str:
     """What another process on this machine gives `load` to get this `encoder`."""
-    place = None if bundled(encoder.name) else known.place_of(encoder.fingerprint)
-    return encoder.name if place is None else str(place)
+    name, engine = engines.split(encoder.name)
+    place = None if bundled(name) else known.place_of(encoder.fingerprint)
+    return encoder.name if place is None else engines.named(str(place), engine or engines.TORCH)
 
 
 def _named(text: str, device: str) -> Encoder | None:
