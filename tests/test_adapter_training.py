@@ -193,3 +193,6 @@ def test_a_base_that_takes_no_adapter_of_this_kind_is_refused(tmp_path: Path, dr
     recipe = with_settings(recipes.recipe("tiny-ip-adapter", tiny=True), [f"system.base={tmp_path / 'xl'}"])
     with pytest.raises(BowerbirdError, match="is a StableDiffusionXLPipeline; what is trained here is for"):
         build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    with pytest.raises(BowerbirdError, match="is a StableDiffusionXLPipeline"):  # when called, before it is announced
+        train_recipe(recipe, read_pictures(recipe, drawn_folder), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -170,7 +170,7 @@ def test_a_recorded_name_fetches_nothing(
     assert asked == []
     given: dict[str, object] = {}
     loading = sys.modules["bowerbird.encoders.load"]
-    monkeypatch.setattr(loading, "load_clip", lambda _, **options: given.update(options) or strange)
+    monkeypatch.setattr(loading, "_hub", lambda *_, **options: given.update(options) or strange)
     KnowledgeBase.open(tmp_path / "kb", encoder="somebody/clip")
     assert given["fetch"]  # what a person names may be fetched
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from bowerbird.cli.common import with_flags
 from bowerbird.cli.main import app
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.provenance import read_png
@@ -125,6 +126,55 @@ def test_the_critic_asks_for_what_is_missing_and_the_best_picture_is_kept(
         assert [each["phrase"] for each in record["neighbors"]] == [phrase for phrase, _ in best["references"]]
         run("generate", *how[:3], "--from", tmp_path / "out" / name, "--out", tmp_path / name)
         assert (pixels(tmp_path / name / "000.png") == pixels(tmp_path / "out" / name)).all()
+
+
+def test_a_critic_looks_at_each_of_several_prompts_as_at_one(base: Path, kb_path: Path, tmp_path: Path) -> None:
+    """A file of prompts with a critic: pictures, records and lines of the same prompts alone."""
+    how = [*usual(base, kb_path)[:-4], "--critic", "encoder", "--max-passes", 2]
+    lines = [PROMPT, "a blue square"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    said = run("generate", *how, "-n", 2, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "all")
+    for at, prompt in enumerate(lines):
+        alone = run("generate", *how, "-n", 2, "--prompt", prompt, "--out", tmp_path / str(at))
+        for i in range(2):
+            there, here = tmp_path / "all" / f"{2 * at + i:03d}.png", tmp_path / str(at) / f"{i:03d}.png"
+            assert (pixels(there) == pixels(here)).all()
+            records = [read_png(path) for path in (there, here)]
+            assert records[0]["refinement"] == records[1]["refinement"]
+            assert records[0]["neighbors"] == records[1]["neighbors"]
+            lack = f"{here.name}: the critic does not see"
+            assert (lack in alone) == (f"{there.name}: the critic does not see" in said)
+    again = run("generate", *how, "-n", 2, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "all")
+    assert "4 of 4 pictures were there already" in again
+
+
+@pytest.mark.parametrize("way", [["--phrases", "rules"], ["--critic", "encoder"]])
+def test_a_condition_that_nothing_satisfies_is_refused(
+    way: list[str], base: Path, kb_path: Path, tmp_path: Path
+) -> None:
+    how = [*usual(base, kb_path), "--prompt", PROMPT, *way, "--where", "style = 'no such'"]
+    assert "no neighbor was found for the phrases of" in refused("generate", *how, "--out", tmp_path / "no")
+    run("generate", *how, "--allow-no-neighbors", "--out", tmp_path / "out")
+    assert read_png(tmp_path / "out" / "000.png")["neighbors"] == []
+
+
+def test_a_file_of_prompts_says_which_phrases_have_no_reference(base: Path, kb_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text(f"a red heart\n{PROMPT} and a violin")
+    how = [*usual(base, kb_path), "--phrases", "rules", "--prompts", tmp_path / "prompts.txt"]
+    assert "prompt 2: no reference for 'a violin'" in run("generate", *how, "--out", tmp_path / "out")
+
+
+def test_a_base_without_adapter_advises_the_flag(base: Path, kb_path: Path, tmp_path: Path) -> None:
+    said = refused("generate", base / "base", "--kb", kb_path, "--prompt", PROMPT, "--out", tmp_path / "no")
+    assert said.startswith("a StableDiffusionPipeline reads no pictures by itself")
+    assert with_flags(said).endswith("give an adapter for it (--adapter), or -k 0 for the prompt alone")
+
+
+@pytest.mark.parametrize(("kind", "step"), [("sd", 8), ("sdxl", 8), ("sd3", 1), ("flux", 2)])
+def test_a_size_that_the_base_cannot_have_is_one_line(kind: str, step: int) -> None:
+    pipe = ReferencePipeline(getattr(doubles, kind)())
+    with pytest.raises(BowerbirdError, match=rf"^height is a multiple of {step} pixels for this base \(made for \d+\)"):
+        pipe(PROMPT, k=0, num_inference_steps=1, height=33, width=32)
 
 
 @pytest.mark.parametrize(

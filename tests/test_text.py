@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import parse_json, printable, to_json
+from bowerbird.core.text import parse_json, printable, to_json, with_article
 
 ACTS = {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 ACTS |= {"\u2028", "\u2029", "\u200e", "\u200f", "\u061c"}
@@ -26,6 +26,24 @@ def test_nothing_acts_and_nothing_is_lost(text: str) -> None:
     assert not ACTS & set(coded)
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert json.loads(coded.encode()) == {"text": whole, "rows": [[whole]]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "an RDMPipeline",
+        "an RACM3Pipeline",
+        "an InstructPipeline",
+        "an OmniGenPipeline",
+        "a KNNDiffusionPipeline",
+        "a ReImagenPipeline",
+        "a StableDiffusionXLPipeline",
+        "a UNet2DConditionModel",
+        "a QwenImagePipeline",
+    ],
+)
+def test_names_of_classes_have_the_article_they_are_spoken_with(said: str) -> None:
+    assert with_article(said.split()[1]) == said
 
 
 def test_what_is_shown_of_a_hostile_caption() -> None:

@@ -22,6 +22,7 @@ from bowerbird.cli.common import (
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 
 
 def edit(
@@ -146,8 +147,8 @@ def edit(
     can = pipe.capabilities
     if not can.starts_from_image:
         raise BowerbirdError(
-            f"model {model!r} is a {type(pipe).__name__}, which does not edit; use tiny-knn, or train one: bowerbird"
-            " train tiny-knn"
+            f"model {model!r} is {with_article(type(pipe).__name__)}, which does not edit; use tiny-knn, or train"
+            " one: bowerbird train tiny-knn"
         )
     if can.instructs != (instruction is not None):
         raise BowerbirdError(

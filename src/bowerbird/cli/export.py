@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, SeedOption, print_json, say
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 
 
 def export(
@@ -33,8 +34,8 @@ def export(
     pipe = open_model(model, "cpu")
     if not isinstance(pipe, RDMPipeline):
         raise BowerbirdError(
-            f"model {model!r} is a {type(pipe).__name__}; diffusers can run RDM alone, the others need what bowerbird"
-            " adds"
+            f"model {model!r} is {with_article(type(pipe).__name__)}; diffusers can run RDM alone, the others need"
+            " what bowerbird adds"
         )
     plain_diffusers.export(pipe, out)
     if as_json:

@@ -355,10 +355,8 @@ def generate(
         say_fewer(pipe, opened, k)
     if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
         say(f"{model}: {line}")
-    for note in dict.fromkeys(note for row in hits.notes for note in row):
+    for note in jobs.notes(prepared, job):
         say(note)
-    for phrase, why in () if prepared.plan is None or critic is not None else prepared.plan.choice.without:
-        say(f"no reference for {phrase.text!r}: {why}")
     with progress_bar(as_json) as bar:
         progress = tracker(bar, "generating", job.n * best_of)
         ranked = None
@@ -387,8 +385,8 @@ def generate(
     paths = output.write(kept.images, made_records, kept.hits, out, signer=signer)
     warn_of_copies(kept, paths)
     for path, record in zip(paths, made.records or (), strict=False):
-        if lacks := refinement.still_missing(record):
-            say(f"{path.name}: the critic does not see {', '.join(map(repr, lacks))}")
+        if lacks := refinement.say_missing(record):
+            say(f"{path.name}: {lacks}")
     print_result(paths, out, as_json)
 
 
@@ -413,10 +411,6 @@ def _series(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
-    if usual.critic is not None:
-        raise BowerbirdError(
-            "generate: --critic looks at the pictures of one --prompt; leave it out with --prompts and several --prompt"
-        )
     if prompts is None and (usual.images or usual.class_name or usual.unconditional):
         raise BowerbirdError(
             "generate: several --prompt are what to generate; leave out --image, --class and --unconditional, or give"
@@ -445,6 +439,8 @@ def _series(
         made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
+    for line in made.notes:
+        say(line)
     for line in made.near_copies:
         say(f"{line}; --on-copy drop or resample avoids that")
     print_result(made.paths, out, as_json)

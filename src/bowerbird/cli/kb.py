@@ -13,6 +13,7 @@ from bowerbird.cli.filling import (
     CreditOption,
     DedupOption,
     EncoderOption,
+    EngineOption,
     FetchOption,
     FilterOption,
     KbArgument,
@@ -45,6 +46,7 @@ def build(
     kb: KbArgument,
     source: SourceArgument,
     encoder: EncoderOption = "small",
+    engine: EngineOption = "torch",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -79,6 +81,7 @@ def build(
 
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
+    from bowerbird.encoders import engines
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
@@ -87,7 +90,7 @@ def build(
         made, done = KnowledgeBase.build(
             kb,
             list(source),
-            encoder=encoder,
+            encoder=engines.named(encoder, engine),
             normalize=normalize,
             caption_column=caption_column,
             where=where,

@@ -178,6 +178,16 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     quiet_libraries()
     recipe, out, first = run.recipe, run.out, _is_first()
     trained, held = held_out_rows(recipe, pictures)
+    steps = train_recipe(
+        recipe,
+        pictures,
+        out,
+        device=options.device,
+        workers=options.workers,
+        report_to=options.report_to,
+        source=options.source,
+        command=_command(),
+    )
     if first:
         if len(trained) < len(pictures):
             say(f"{recipe.name}: {len(trained)} pictures to train on, {len(held)} held out for the validation loss")
@@ -185,16 +195,6 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
     done: StepReport | None = None
     with progress_bar(quiet=options.as_json or not first) as bar:
         task = bar.add_task("training", total=recipe.train.steps)
-        steps = train_recipe(
-            recipe,
-            pictures,
-            out,
-            device=options.device,
-            workers=options.workers,
-            report_to=options.report_to,
-            source=options.source,
-            command=_command(),
-        )
         try:
             for done in steps:
                 line = f"loss {done.loss:.4f}"

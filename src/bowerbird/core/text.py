@@ -40,6 +40,12 @@ def in_shell(place: object) -> str:
     return shlex.quote(str(place))
 
 
+def with_article(name: str) -> str:
+    """The name of a class or a model with `a` or `an`, as it is spoken: an RDMPipeline, a UNet, an OmniGenPipeline."""
+    spelled = len(name) > 1 and name[:2].isupper()  # its first letter is said by itself: R is "ar"
+    return f"{'an' if name[:1] in ('AEFHILMNORSX' if spelled else 'AEIOaeiou') else 'a'} {name}"
+
+
 def shortened(text: str, most: int = 300) -> str:
     """`text` with its middle left out where it is longer than `most`: a caption may be a novel."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"

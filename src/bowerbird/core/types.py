@@ -50,7 +50,8 @@ class Encoder(Protocol):
     unless some are for pictures alone; beyond them a text's are 0. `fingerprint`: a short text that changes with the
     weights and the preprocessing, as a hash of the weights' files; a database is tied to it. An optional attribute
     `picture_size` (pixels): larger pictures are decoded smaller, to no less than three times that. Another, `layout`,
-    is the `TokenLayout` of embeddings that systems may take apart.
+    is the `TokenLayout` of embeddings that systems may take apart. `embeds_text`, where it is False, says that
+    `embed_text` refuses every text: see `embeds_text` here.
 
     A class of one's own works everywhere by the name `module:Class` (see `encoders.load`).
     """
@@ -67,6 +68,28 @@ class Encoder(Protocol):
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """n RGB pictures, of any size -> raw float32 `(n, dim)`; `(0, dim)` for none."""
         ...
+
+
+class TextEncoder(Protocol):
+    """A frozen network for texts alone, which captions are searched by: `name`, `dim` and `fingerprint` as of an
+    `Encoder`."""
+
+    name: str
+    dim: int
+    fingerprint: str
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts that are searched -> raw float32 `(n, dim)`; `(0, dim)` for none."""
+        ...
+
+    def embed_captions(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts that are searched among -> raw float32 `(n, dim)`; `(0, dim)` for none."""
+        ...
+
+
+def embeds_text(encoder: Encoder) -> bool:
+    """Whether an encoder places texts beside pictures, or knows pictures alone."""
+    return bool(getattr(encoder, "embeds_text", True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""CLIP and SigLIP through transformers, behind the same two methods as our own encoder."""
+"""CLIP, SigLIP and SigLIP2 through transformers, behind the same two methods as our own encoder."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,14 @@ class ClipEncoder:
             f"the model's own: {type(image_processor).__name__}, {getattr(image_processor, 'size', '')}"
         )
         config = model.config
-        self.dim = int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
-        self.shared_dim, self.picture_size = self.dim, int(config.vision_config.image_size)
-        self.padding = (
-            "max_length" if config.model_type.startswith("siglip") else True
-        )  # SigLIP was trained on padded text
+        text, vision = config.text_config, config.vision_config
+        own = getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)
+        self.dim = self.shared_dim = int(own or text.hidden_size)
+        # SigLIP2 of any aspect ratio has a number of patches in place of a size
+        self.picture_size = int(
+            getattr(vision, "image_size", None) or vision.patch_size * math.ceil(vision.num_patches**0.5)
+        )
+        self.siglip = config.model_type.startswith("siglip")
         self.max_length = int(config.text_config.max_position_embeddings)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -49,14 +53,18 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(texts), 64):
+                chunk = list(texts[i : i + 64])
+                # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of
+                # SigLIP2 that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
                 tokens = self.tokenizer(
-                    list(texts[i : i + 64]),
-                    padding=self.padding,
+                    [text.lower() for text in chunk] if self.siglip else chunk,
+                    padding="max_length" if self.siglip else True,
                     truncation=True,
                     max_length=self.max_length,
                     return_tensors="pt",
-                )
-                parts.append(_pool(self.model.get_text_features(**tokens.to(self.device))).float().cpu().numpy())
+                ).to(self.device)
+                found = {"input_ids": tokens["input_ids"]} if self.siglip else tokens
+                parts.append(_pool(self.model.get_text_features(**found)).float().cpu().numpy())
         return np.concatenate(parts)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -68,8 +76,8 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(pictures), 32):
-                pixels = self.pixels(pictures[i : i + 32]).to(self.device)
-                parts.append(_pool(self.model.get_image_features(pixel_values=pixels)).float().cpu().numpy())
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                parts.append(_pool(self.model.get_image_features(**made)).float().cpu().numpy())
         return np.concatenate(parts)
 
     def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -80,6 +88,8 @@ class ClipEncoder:
         """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
         from bowerbird.models.tower import Tower
 
+        if not hasattr(self.model.config.vision_config, "image_size"):
+            raise BowerbirdError(f"encoder {self.name!r} takes pictures of any shape, with more than their pixels")
         return Tower(self.model, "get_image_features", _pool)
 
 
@@ -90,13 +100,13 @@ def _pool(output: Any) -> torch.Tensor:
 
 
 def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:
-    """Open a CLIP or SigLIP model from a directory or hub id; safetensors weights only. A hub's is one that was fetched
+    """Open CLIP, SigLIP or SigLIP2 from a directory or hub id; safetensors alone. A hub's is one that was fetched
     before, unless `fetch`.
 
     Raises: BowerbirdError when it is not there or not complete.
     """
     from huggingface_hub import snapshot_download
-    from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
+    from transformers import AutoModel, AutoTokenizer
 
     with opening(f"encoder {name!r}", "give a directory or hub id of CLIP or SigLIP with safetensors"):
         place = str(path)
@@ -108,16 +118,20 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
         model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
         network_files.check_finite(model, Path(place))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        processor_class = (
-            SiglipImageProcessorPil if model.config.model_type.startswith("siglip") else CLIPImageProcessorPil
-        )
-        processor = processor_class.from_pretrained(place, **options)
+        processor = _processor(model.config.model_type).from_pretrained(place, **options)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise BowerbirdError(
             f"encoder {name!r} is a {model.config.model_type} model, which has no common space for text and pictures;"
             " give CLIP or SigLIP"
         )
     return ClipEncoder(model, tokenizer, processor, name, _fingerprint(str(path), model), device)
+
+
+def _processor(kind: str) -> Any:
+    """The class that prepares pictures for a model of this type."""
+    from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil
+
+    return {"siglip": SiglipImageProcessorPil, "siglip2": Siglip2ImageProcessorPil}.get(kind, CLIPImageProcessorPil)
 
 
 def _fingerprint(path: str, model: Any) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.encoders.pictures_alone import refuse_text
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class ClipVisionEncoder:
     """`Encoder` over transformers' `CLIPVisionModelWithProjection`, for pictures alone."""
+
+    embeds_text = False
 
     def __init__(self, model: Any, image_processor: Any, name: str, fingerprint: str, device: str) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
@@ -34,12 +36,7 @@ class ClipVisionEncoder:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Raises: BowerbirdError for any text."""
-        if texts:
-            raise BowerbirdError(
-                f"encoder {self.name!r} is the vision half of a CLIP and embeds no text; search by words of captions"
-                " (`search_mode=bm25`) or by picture, or build the knowledge base with the whole CLIP"
-            )
-        return np.zeros((0, self.dim), np.float32)
+        return refuse_text(texts, self.name, self.dim)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """n RGB pictures -> raw float32 `(n, dim)`."""

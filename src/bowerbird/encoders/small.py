@@ -15,7 +15,7 @@ from bowerbird.core import files, images, tensors
 from bowerbird.core.opening import opening
 from bowerbird.models import network_files
 from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
-from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
+from bowerbird.models.small_encoder import PictureTower, SmallEncoderConfig, SmallEncoderModel
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +69,7 @@ class SmallEncoder:
 
     def tower(self) -> torch.nn.Module:
         """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
-        from bowerbird.models.tower import Tower
-
-        return Tower(self.model, "encode_pixels")
+        return PictureTower(self.model) if isinstance(self.model, SmallEncoderModel) else self.model
 
     def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Float `(n, 3, S, S)` in [-1, 1], S the network's own size -> raw `(n, dim)`, all at once on the encoder's

@@ -15,6 +15,7 @@ from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import square
 from bowerbird.core.progress import OnMessage, Progress, for_stage, log_message
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
@@ -138,7 +139,7 @@ def evaluate(
     if "likelihood" in wanted and not pipe.capabilities.likelihood:
         wanted.discard("likelihood")
         if settings.metrics is not None:
-            left_out.append(f"likelihood: a {type(pipe).__name__} says none of a picture")
+            left_out.append(f"likelihood: {with_article(type(pipe).__name__)} says none of a picture")
     on_message(f"generating {settings.n} pictures by {settings.query}")
     hits = _retrieve(pipe, kb, pictures, settings)
     report_generated = for_stage(progress, "generating", len(hits))

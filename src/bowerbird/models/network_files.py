@@ -7,7 +7,7 @@ Nothing is unpickled, no code of the directory runs, and nothing is fetched.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,10 @@ PLAIN_ATTENTION = (None, "eager", "sdpa")
 CODE_FILES = ("*.py", "adapter_config.json")
 
 
-def load_network(kind: Any, folder: Path, **options: Any) -> Any:
+def load_network(kind: Any, folder: Path, *, unused: Sequence[str] = (), **options: Any) -> Any:
     """The network of the class `kind` (of diffusers or transformers) in `folder`, from safetensors alone; `options` are
-    those of its `from_pretrained`.
+    those of its `from_pretrained`. Weights with one of `unused` in their name may be missing: nothing that is asked of
+    the network goes through them.
 
     Raises: BowerbirdError when something of it is missing, out of bounds, or no number; whatever the library raises.
     """
@@ -43,7 +44,11 @@ def load_network(kind: Any, folder: Path, **options: Any) -> Any:
     network, info = kind.from_pretrained(
         folder, output_loading_info=True, local_files_only=True, use_safetensors=True, **options
     )
-    missing = sorted(name for name in info.get("missing_keys", ()) if not name.endswith("position_ids"))
+    missing = sorted(
+        name
+        for name in info.get("missing_keys", ())
+        if not name.endswith("position_ids") and not any(part in name for part in unused)
+    )
     if missing or info.get("mismatched_keys"):
         raise BowerbirdError(
             f"{folder}: the weights of {missing[0]} are missing ({len(missing)} in all); fetch the directory again"

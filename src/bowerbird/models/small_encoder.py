@@ -12,6 +12,7 @@ and grammar are not represented.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import zlib
@@ -111,6 +112,33 @@ class WordTower(nn.Module):
         offsets = torch.tensor([0, *(len(bag) for bag in bags)][:-1], device=device).cumsum(0)
         weights = self.piece_weight(flat)[:, 0].exp().to(self.pieces.weight.dtype)
         return F.normalize(self.text(self.pieces(flat, offsets, per_sample_weights=weights)).float(), dim=1)
+
+
+class AreaByProducts(nn.Module):
+    """What `F.interpolate(x, to, mode="area")` gives of pictures of side `size`, but for rounding: two products of
+    matrices, which every format of networks has."""
+
+    def __init__(self, size: int, to: int) -> None:
+        super().__init__()
+        self.shares: Tensor
+        self.register_buffer("shares", F.interpolate(torch.eye(size)[None], to, mode="area")[0].T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shares @ x @ self.shares.T
+
+
+class PictureTower(nn.Module):
+    """The network for pictures of a small encoder, in a form that can be exported."""
+
+    def __init__(self, model: SmallEncoderModel) -> None:
+        super().__init__()
+        self.model = copy.copy(model)  # the weights are shared
+        area = AreaByProducts(model.config.image_size, model.config.look_size).to(model.look_mean.device)
+        self.area = area
+        object.__setattr__(self.model, "_low", lambda x: area(x.float()).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode_pixels(x)
 
 
 class SmallEncoderModel(WordTower):

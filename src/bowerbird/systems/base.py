@@ -24,6 +24,7 @@ from bowerbird.core import images, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
@@ -235,8 +236,8 @@ class System(DiffusionPipeline, ABC):
         can = self.capabilities
         if not (can.needs_images and can.without_neighbors):
             raise BowerbirdError(
-                f"a {type(self).__name__} generates from embeddings: give `image` or `text_mode=text` with `kb`;"
-                " `reference` and `k=0` are for models like tiny-reimagen"
+                f"{with_article(type(self).__name__)} generates from embeddings: give `image` or `text_mode=text`"
+                " with `kb`; `reference` and `k=0` are for models like tiny-reimagen"
             )
         return Neighbors.from_images([prompt], pictures, captions)
 
@@ -293,7 +294,7 @@ class System(DiffusionPipeline, ABC):
         seed: int = 0,
     ) -> Caption:
         """What `image` shows, in words. Only systems with `captions` say it."""
-        raise BowerbirdError(f"a {type(self).__name__} writes no captions; use a model like tiny-racm3")
+        raise BowerbirdError(f"{with_article(type(self).__name__)} writes no captions; use a model like tiny-racm3")
 
     def fingerprint(self) -> str:
         """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""

@@ -15,6 +15,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import attempt
 from bowerbird.core.progress import Progress
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
@@ -196,7 +197,7 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
     if settings.references is not None:
         if not can.takes_references:
             raise BowerbirdError(
-                f"a {name} reads neighbors by itself: `scale`, `layers`, `steps_from`, `steps_to`, `pool`,"
+                f"{with_article(name)} reads neighbors by itself: `scale`, `layers`, `steps_from`, `steps_to`, `pool`,"
                 " `negative_prompt` and `structure` are for base models of diffusers"
             )
         options |= asdict(settings.references)

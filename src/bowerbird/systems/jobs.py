@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import by_stage
 from bowerbird.diffusion.token_sampling import TokenSampling
@@ -20,7 +21,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.phrases.brackets import read_brackets
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
-from bowerbird.systems.queries import Request, make_request, rerank_of
+from bowerbird.systems.queries import Request, make_request, nothing_found, rerank_of
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
     can, wanted = pipe.capabilities, phrase_settings(job)
     if not can.takes_references:
         raise BowerbirdError(
-            f"a {type(pipe).__name__} reads neighbors by itself: `phrases`, `structure` and `critic` are for base"
-            " models of diffusers"
+            f"{with_article(type(pipe).__name__)} reads neighbors by itself: `phrases`, `structure` and `critic` are"
+            " for base models of diffusers"
         )
     own = job.references or job.images or job.items is not None
     if job.prompt is None or wanted.parser is None or (wanted.by_phrase and own):
@@ -180,9 +181,20 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
     ), choice
 
 
+def notes(prepared: Prepared, job: Job) -> list[str]:
+    """Lines for a person about how a job's neighbors were found, and the phrases that have none; those a critic asks
+    for again."""
+    said = list(dict.fromkeys(note for row in prepared.hits.notes for note in row))
+    without = () if prepared.plan is None or job.critic is not None else prepared.plan.choice.without
+    return [*said, *(f"no reference for {phrase.text!r}: {why}" for phrase, why in without)]
+
+
 def _prepare_phrases(pipe: System, kb: KnowledgeBase | None, job: Job, wanted: PhraseSettings, parser: str) -> Prepared:
     """A job whose prompt is read by its phrases."""
     plan, choice = plan_of(pipe, kb, job)
+    needed = wanted.by_phrase and job.k != 0 and not plan.choice.references and not job.allow_no_neighbors
+    if needed and kb is not None and not len(kb.ids(where=job.where)):
+        raise nothing_found(kb, f"for the phrases of {plan.prompt.text!r}", job.where)
     whole = replace(job, prompt=plan.prompt.text)
     if wanted.by_phrase and kb is not None:
         hits = cast("ReferencePipeline", pipe).ground(kb, plan, plan.choice.references).repeat(job.n)
@@ -246,7 +258,8 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
     if job.references:
         if pipe.capabilities.reads_query:
             raise BowerbirdError(
-                f"a {type(pipe).__name__} takes items of the knowledge base as neighbors; add the picture to it"
+                f"{with_article(type(pipe).__name__)} takes items of the knowledge base as neighbors; add the picture"
+                " to it"
             )
         mine = _own(pipe, kb, job)
         if chosen is not None:
@@ -296,8 +309,8 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     usual, can = generation.default_settings(pipe), pipe.capabilities
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
-            f"a {type(pipe).__name__} generates from neighbors alone: {', '.join(f'`{name}`' for name in BALANCE)} are"
-            " for models like tiny-reimagen"
+            f"{with_article(type(pipe).__name__)} generates from neighbors alone:"
+            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like tiny-reimagen"
         )
     scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
     balance = None
@@ -314,8 +327,8 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
     if drawn and not can.samples_tokens:
         raise BowerbirdError(
-            f"a {type(pipe).__name__} draws no tokens one by one: {', '.join(f'`{name}`' for name in TOKENS)} are for"
-            " models like tiny-rarm"
+            f"{with_article(type(pipe).__name__)} draws no tokens one by one:"
+            f" {', '.join(f'`{name}`' for name in TOKENS)} are for models like tiny-rarm"
         )
     return generation.Settings(
         steps=usual.steps if not job.steps else job.steps[0] if len(job.steps) == 1 else job.steps,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.models.weights import DESCRIPTIONS, bundled
 from bowerbird.systems import hub, model_index, registry
 from bowerbird.systems.reference_settings import Adapter
@@ -37,8 +38,8 @@ def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | 
     if adapter is not None:
         if not kind.loads_in_dtype:
             raise BowerbirdError(
-                f"model {name!r} is a {kind.__name__}, which reads neighbors by itself; `adapter` and `lora` are for"
-                " base models of diffusers, see docs/your-model.md"
+                f"model {name!r} is {with_article(kind.__name__)}, which reads neighbors by itself; `adapter` and"
+                " `lora` are for base models of diffusers, see docs/your-model.md"
             )
         said = {field.name: getattr(adapter, field.name) for field in fields(adapter)}
         options = {key: value for key, value in said.items() if value}

@@ -177,7 +177,7 @@ def by_text(
         )
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
-            raise _nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
+            raise nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
         return found
 
     if text_mode == "neighbors":
@@ -218,7 +218,7 @@ def by_images(
     else:
         found = kb.search(embeddings=embeddings, k=k, where=where, min_score=min_score)
     if not found.mask.any() and not allow_no_neighbors:
-        raise _nothing_found(kb, "for the picture", where, min_score)
+        raise nothing_found(kb, "for the picture", where, min_score)
     order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]
     unique = list({int(found.ids[q, c]): (q, c) for q, c in reversed(order)}.values())[::-1]
     retrieved = kb.get(
@@ -252,7 +252,8 @@ def by_class(
     return replace(Neighbors.stack([kb.get([int(i) for i in draw]) for draw in draws]), queries=(name,) * count)
 
 
-def _nothing_found(kb: KnowledgeBase, query: str, where: str | None, min_score: float | None) -> BowerbirdError:
+def nothing_found(kb: KnowledgeBase, query: str, where: str | None, min_score: float | None = None) -> BowerbirdError:
+    """The error of a search for `query` ("for …") that has no neighbor."""
     condition = "" if where is None else f" among the items that satisfy `where` {where!r}"
     condition += "" if min_score is None else f" with `min_score={min_score:g}` or more"
     return BowerbirdError(

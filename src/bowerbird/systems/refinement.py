@@ -39,18 +39,19 @@ def refine_job(
     job: Job,
     prepared: Prepared,
     *,
+    critic: Critic | None = None,
     progress: Progress | None = None,
     on_step: generation.OnStep | None = None,
 ) -> RefinedPictures:
-    """The pictures of a prepared job with a critic; `on_step` hears every step of every pass. Raises: BowerbirdError
-    for a job without one."""
+    """The pictures of a prepared job with a critic, which is opened where none is given; `on_step` hears every step of
+    every pass. Raises: BowerbirdError for a job without one."""
     if prepared.plan is None or job.critic is None:
         raise BowerbirdError("refine_job: the job has no `critic`; generate it with generation.generate")
     return refine_pictures(
         pipe,
         kb,
         prepared.plan,
-        load_critic(job.critic, kb, prepared.choice, device=str(pipe.device)),
+        critic or load_critic(job.critic, kb, prepared.choice, device=str(pipe.device)),
         prepared.settings,
         count=job.n,
         max_passes=job.max_passes or PASSES,
@@ -64,6 +65,12 @@ def still_missing(record: Mapping[str, Any]) -> list[str]:
     """The phrases that the best picture of a way lacks, by its record."""
     best = record["passes"][record["best"]]["missing"]
     return [text for text, value in zip(record["phrases"], best, strict=True) if value >= MISSING_FROM]
+
+
+def say_missing(record: Mapping[str, Any]) -> str:
+    """A line about the phrases that the best picture of a way lacks; empty where it lacks none."""
+    lacks = still_missing(record)
+    return f"the critic does not see {', '.join(map(repr, lacks))}" if lacks else ""
 
 
 def load_critic(name: str, kb: KnowledgeBase, choice: ChoiceSettings | None = None, *, device: str = "cpu") -> Critic:

@@ -11,15 +11,16 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 from bowerbird.core.text import to_json
 from bowerbird.core.types import Neighbors
-from bowerbird.systems import generation, jobs, output, records
+from bowerbird.systems import generation, jobs, output, records, refinement
 from bowerbird.systems.jobs import Job, Prepared
+from bowerbird.systems.refinement import RefinedPictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.grounded.critic.protocol import Critic
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
 KEY = "job"
 """The entry of a record that holds its picture's key."""
@@ -58,12 +61,13 @@ class _Picture:
 
 @dataclass(frozen=True)
 class Series:
-    """What came of a series: all pictures in their order, how many of them were there before, and a line for each new
-    one that is a near copy of a neighbor."""
+    """What came of a series: all pictures in their order, how many of them were there before, and of the new ones a
+    line for each that is a near copy of a neighbor, and `notes` on how neighbors were found and what a critic lacks."""
 
     paths: list[Path]
     kept: int
     near_copies: list[str]
+    notes: list[str]
 
 
 def run(
@@ -97,10 +101,14 @@ def run(
     kept, fingerprint = len(lines), pipe.fingerprint() if missing else ""
     if progress is not None:
         progress(kept, len(pictures))
-    for batch, hits, settings in _batches(pipe, prepared, missing):
+    notes = [f"prompt {n + 1}: {note}" for n in prepared for note in jobs.notes(prepared[n], work[n])]
+    for batch, settings, drawn in _draw(pipe, kb, work, prepared, missing):
         seeds = [work[picture.job].seed + picture.at for picture in batch]
-        made = finish(generation.generate(pipe, hits, settings, picture_seeds=seeds), hits, settings, seeds)
+        made = finish(drawn.images, drawn.hits, settings, seeds)
         for i, picture in enumerate(batch):
+            refined = None if drawn.records is None else drawn.records[i]
+            if refined is not None and (lacks := refinement.say_missing(refined)):
+                notes.append(f"{picture.path.name}: {lacks}")
             record = records.generation_records(
                 pipe,
                 model,
@@ -111,6 +119,7 @@ def run(
                 prepared[picture.job].request,
                 picture_seeds=[made.seeds[i]],
                 copies=[made.copies[i]],
+                refinements=None if refined is None else [refined],
                 fingerprint=fingerprint,
             )[0] | {KEY: picture.key}
             output.save(made.images[i], picture.path, record, made.hits.rows([i]), signer=signer)
@@ -122,7 +131,7 @@ def run(
             progress(len(lines), len(pictures))
     output.write_lines(out, [lines[picture.path.name] for picture in pictures])
     output.write_sheet(out, [picture.path for picture in pictures], kb)
-    return Series([picture.path for picture in pictures], kept, sorted(near_copies))
+    return Series([picture.path for picture in pictures], kept, sorted(near_copies), notes)
 
 
 def _plan(
@@ -196,6 +205,33 @@ def _prepare(
         except BowerbirdError as error:
             raise type(error)(f"prompt {number + 1} of {len(work)}: {error}") from error
     return prepared
+
+
+def _draw(
+    pipe: System,
+    kb: KnowledgeBase | None,
+    work: Sequence[Job],
+    prepared: Mapping[int, Prepared],
+    missing: Sequence[_Picture],
+) -> Iterator[tuple[list[_Picture], generation.Settings, RefinedPictures]]:
+    """The pictures that are missing: in batches, then one by one those that a critic looks at."""
+    plain = [picture for picture in missing if work[picture.job].critic is None]
+    for batch, hits, settings in _batches(pipe, prepared, plain):
+        seeds = [work[picture.job].seed + picture.at for picture in batch]
+        images = generation.generate(pipe, hits, settings, picture_seeds=seeds)
+        yield batch, settings, RefinedPictures(images, hits)
+    critics: dict[Any, Critic] = {}
+    for picture in missing:
+        job, one = work[picture.job], prepared[picture.job]
+        if job.critic is None or kb is None:
+            continue
+        by = (job.critic, one.choice)
+        if by not in critics:
+            critics[by] = refinement.load_critic(job.critic, kb, one.choice, device=str(pipe.device))
+        one = replace(one, settings=replace(one.settings, seed=job.seed + picture.at))
+        base = cast("ReferencePipeline", pipe)
+        found = refinement.refine_job(base, kb, replace(job, n=1), one, critic=critics[by])
+        yield [picture], one.settings, found
 
 
 def _batches(

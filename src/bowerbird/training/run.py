@@ -72,7 +72,8 @@ def train_recipe(
 ) -> Iterator[StepReport]:
     """Train `recipe` on `pictures` in the folder `out`, but for those it holds out (`data.hold_out`).
 
-    Yields after every step; the same call goes on where a cut one stopped.
+    Yields after every step; the same call goes on where a cut one stopped. What it is to train with is opened and
+    checked when it is called, before the first step is asked for.
 
     `device`: a torch device; `caches`: see `build_objective`; `sheets`: whether to draw sample sheets; `report_to` and
     `workers`: see `loop.train`; `source` and `command`: what the model card calls the data, and how the run was
@@ -85,6 +86,34 @@ def train_recipe(
     check_trackers(report_to)
     note = data_note(recipe, pictures, source) | {"networks": frozen_fingerprints(recipe)}
     check_data(note, out)
+    return _steps(
+        recipe,
+        pictures,
+        out,
+        note,
+        device=device,
+        caches=caches,
+        sheets=sheets,
+        report_to=report_to,
+        command=command,
+        workers=workers,
+    )
+
+
+def _steps(
+    recipe: Recipe,
+    pictures: Pictures,
+    out: Path,
+    note: dict[str, Any],
+    *,
+    device: str,
+    caches: Path | None,
+    sheets: bool,
+    report_to: Sequence[str],
+    command: str,
+    workers: int,
+) -> Iterator[StepReport]:
+    """The steps of a run that was checked; `note`: what its folder says of the data."""
     trained, held = hold_out(recipe, pictures)
     new = not out.exists()
     try:

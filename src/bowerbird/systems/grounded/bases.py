@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.models import network_files
 
 SD, SD3, FLUX, IN_CONTEXT, PLAIN = "sd", "sd3", "flux", "in-context", "plain"
@@ -65,7 +66,8 @@ def family_of(pipeline: str) -> str:
     """The family of the diffusers pipeline of this class name. Raises: BowerbirdError for one that is no base here."""
     if pipeline not in BASES:
         raise BowerbirdError(
-            f"a {pipeline} cannot be grounded; bowerbird grounds {', '.join(BASES)}, and more in docs/your-model.md"
+            f"{with_article(pipeline)} cannot be grounded; bowerbird grounds {', '.join(BASES)}, and more in"
+            " docs/your-model.md"
         )
     return BASES[pipeline]
 
@@ -120,6 +122,18 @@ def facts_of_unet(unet: Any) -> tuple[int, tuple[int, ...]]:
 def _transformer_facts(config: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
     width = int(config["attention_head_dim"]) * int(config["num_attention_heads"])
     return int(config.get("joint_attention_dim", 0)), (width,) * int(config["num_layers"])
+
+
+def edge_limits(base: Any, most: int) -> tuple[int, int]:
+    """What height and width are multiples of (else diffusers refuses them, or quietly generates another size), and the
+    largest that the base can have, at most `most`."""
+    factor, kind = int(getattr(base, "vae_scale_factor", 8)), type(base).__name__
+    if kind == "SanaPipeline":
+        return 32, most
+    if kind == "StableDiffusion3Pipeline":
+        step = factor * int(base.patch_size)
+        return step, min(most, step * int(base.transformer.config.get("pos_embed_max_size") or most))
+    return 8 if BASES.get(kind) == SD or kind == "PixArtSigmaPipeline" else 2 * factor, most
 
 
 @dataclass(frozen=True)

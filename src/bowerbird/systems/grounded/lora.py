@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable
+from bowerbird.core.text import printable, with_article
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.systems.grounded.lora_file import DENOISER, LayerChange, LoraFacts, inspect_lora
 from bowerbird.systems.reference_settings import LoraFile
@@ -119,8 +119,8 @@ def _matches(base: Any, facts: LoraFacts) -> list[tuple[str, LayerChange, Any]]:
     if not pairs:
         first = printable(facts.changes[0].keys[0])[:100]
         raise BowerbirdError(
-            f"{facts.path}: none of its {len(facts.changes)} layers is in a {type(base).__name__} (the first is"
-            f" {first}); give a LoRA of this base"
+            f"{facts.path}: none of its {len(facts.changes)} layers is in {with_article(type(base).__name__)} (the"
+            f" first is {first}); give a LoRA of this base"
         )
     return pairs
 

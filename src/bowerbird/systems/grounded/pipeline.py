@@ -15,6 +15,7 @@ import torch
 from bowerbird.core import cache
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.knowledge.rerank.registry import Rerank
@@ -138,7 +139,7 @@ class ReferencePipeline(WrappedPipeline):
             return Neighbors.empty(request.prompts).repeat(count)
         reader = self._reader()
         if kb is None:
-            raise BowerbirdError("give knowledge_base=, or neighbors=, or k=0 for the prompt alone")
+            raise BowerbirdError("give knowledge_base=, or neighbors=, or `k=0` for the prompt alone")
         if request.unconditional or request.text_mode not in (None, "neighbors"):
             raise BowerbirdError(
                 "a base reads a prompt, and pictures as references: give a prompt, an image or a class; text_mode is"
@@ -149,7 +150,8 @@ class ReferencePipeline(WrappedPipeline):
         most = reader.injector.capabilities.max_references
         if most is not None and (request.k or 0) > most:
             raise BowerbirdError(
-                f"a {type(self.base).__name__} takes at most {most} reference{'s' * (most > 1)}; got `k={request.k}`"
+                f"{with_article(type(self.base).__name__)} takes at most {most} reference{'s' * (most > 1)}; got"
+                f" `k={request.k}`"
             )
         reader.check(kb)
         return reader.read(self._look_up(request, kb, count, seed), kb)
@@ -327,9 +329,13 @@ class ReferencePipeline(WrappedPipeline):
         output_type: str,
     ) -> dict[str, Any]:
         """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+        step, most = bases.edge_limits(self.base, common.MOST_EDGE)
         for name, edge in (("height", height), ("width", width)):
-            if edge is not None and not 1 <= edge <= common.MOST_EDGE:
-                raise BowerbirdError(f"{name} is from 1 to {common.MOST_EDGE} pixels; got {edge}")
+            if edge is not None and (not step <= edge <= most or edge % step):
+                raise BowerbirdError(
+                    f"{name} is a multiple of {step} pixels for this base (made for {self.capabilities.sizes[-1]}), up"
+                    f" to {most}; got {edge}"
+                )
         usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
         scale = usual.guidance_scale if guidance_scale is None else guidance_scale
         if self.injector is not None and self.injector.capabilities.takes == "pictures":
@@ -342,7 +348,7 @@ class ReferencePipeline(WrappedPipeline):
         asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
         missing = [name for name in asked if name not in known]
         if missing:
-            raise BowerbirdError(f"a {type(self.base).__name__} takes no {missing[0]}; leave it out")
+            raise BowerbirdError(f"{with_article(type(self.base).__name__)} takes no {missing[0]}; leave it out")
         return options
 
     def _mixes(self, rows: Sequence[Sequence[Reference]]) -> bool:
@@ -403,8 +409,8 @@ class ReferencePipeline(WrappedPipeline):
     def _reader(self) -> ReferenceReader:
         if self.reader is None:
             raise BowerbirdError(
-                f"a {type(self.base).__name__} reads no pictures by itself: give an adapter for it (`adapter`), or k=0"
-                " for the prompt alone"
+                f"{with_article(type(self.base).__name__)} reads no pictures by itself: give an adapter for it"
+                " (`adapter`), or `k=0` for the prompt alone"
             )
         return self.reader
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.systems.grounded.phrases.grammar import tokens
 from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
 from bowerbird.systems.grounded.phrases.token_spans import token_offsets, token_spans
@@ -87,11 +88,11 @@ def why_not(base: Any) -> str | None:
     name, unet = type(base).__name__, getattr(base, "unet", None)
     if unet is None and getattr(base, "transformer", None) is not None:
         return (
-            f"a {name} attends to text and picture together, and has no values of the text alone that phrases could be"
-            " put into; structure is for Stable Diffusion 1, 2 and XL"
+            f"{with_article(name)} attends to text and picture together, and has no values of the text alone that"
+            " phrases could be put into; structure is for Stable Diffusion 1, 2 and XL"
         )
     if not isinstance(unet, UNet2DConditionModel) or not hasattr(base, "encode_prompt"):
-        return f"a {name} is not of the SD family; structure is for Stable Diffusion 1, 2 and XL"
+        return f"{with_article(name)} is not of the SD family; structure is for Stable Diffusion 1, 2 and XL"
     if getattr(base, "tokenizer", None) is None and getattr(base, "tokenizer_2", None) is None:
         return f"this {name} has no text encoder, and a phrase has to be encoded; load it with its own"
     if unet.config.encoder_hid_dim_type not in (None, "ip_image_proj"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bowerbird.core import cache, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.diffusion import schedulers
 from bowerbird.models import network_files
 from bowerbird.systems import common, model_index
@@ -97,11 +98,11 @@ class WrappedPipeline(System):
 
     def condition(self, hits: Any, *args: Any, **kwargs: Any) -> Any:
         """Raises: BowerbirdError: a base makes its conditions itself, inside its call."""
-        raise BowerbirdError(f"a {type(self.base).__name__} makes its conditions itself; call the pipeline")
+        raise BowerbirdError(f"{with_article(type(self.base).__name__)} makes its conditions itself; call the pipeline")
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """Raises: BowerbirdError: a base guides itself, inside its call."""
-        raise BowerbirdError(f"a {type(self.base).__name__} guides itself; call the pipeline")
+        raise BowerbirdError(f"{with_article(type(self.base).__name__)} guides itself; call the pipeline")
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of what a step leaves; none of a base whose latents are packed, or overflow in half precision."""
@@ -124,7 +125,9 @@ class WrappedPipeline(System):
         """Sample with `name` from now on; `base` is the base's own sampler, begun afresh."""
         config, kind = self.base.scheduler.config, type(self.base.scheduler)
         if name != OWN_SAMPLER and len(self.samplers) == 1:
-            raise BowerbirdError(f"a {type(self.base).__name__} samples with its own sampler; leave `sampler` out")
+            raise BowerbirdError(
+                f"{with_article(type(self.base).__name__)} samples with its own sampler; leave `sampler` out"
+            )
         made = kind.from_config(config) if name == OWN_SAMPLER else schedulers.scheduler(name, config=config)
         self.base.scheduler = made
 

@@ -11,6 +11,7 @@ import torch
 from bowerbird.core import cache, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Encoder
 from bowerbird.data.edits.build import EditSettings, build_edits
 from bowerbird.data.edits.pair import Edits, Shown, instruction, render_shown
@@ -81,7 +82,7 @@ def _open_base(name: str) -> Base:
         )
     kind = read_index(folder)["_class_name"]
     if kind != SD:
-        raise BowerbirdError(f"base {name!r} is a {kind}; editing by instruction is trained on a {SD}")
+        raise BowerbirdError(f"base {name!r} is {with_article(kind)}; editing by instruction is trained on a {SD}")
     with opening(f"base {name!r}", "fetch it again in diffusers layout"):
         opened = open_base(folder, torch.float32, {})
     autoencoder = without_shift(opened.vae)

@@ -215,7 +215,7 @@ class ReImagenPipeline(System):
             return Neighbors.empty(request.prompts).repeat(count)
         if kb is None:
             raise BowerbirdError(
-                "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or k=0 for the text"
+                "the model generates from a knowledge base; pass knowledge_base=, or neighbors=, or `k=0` for the text"
                 " alone"
             )
         if request.text_mode not in (None, "neighbors") or request.image_mode not in (None, "neighbors"):

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from bowerbird import encoders
 from bowerbird.core import files, seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.core.types import Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
@@ -204,8 +205,8 @@ def load_base(name: str) -> Any:
     base = ReferencePipeline.from_pretrained(name).base
     if type(base).__name__ != "StableDiffusionPipeline":
         raise BowerbirdError(
-            f"base {name!r} is a {type(base).__name__}; what is trained here is for a StableDiffusionPipeline:"
-            " --set system.base=…"
+            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a"
+            " StableDiffusionPipeline: --set system.base=…"
         )
     base.set_progress_bar_config(disable=True)
     return base

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, InjectorCapabilities, Task
 from bowerbird.systems.grounded.references import Reference
 
@@ -74,7 +75,7 @@ class InContext(Injector):
         super().__init__(base, facts)
         name = next((kind.__name__ for kind in type(base).__mro__ if kind.__name__ in FAMILIES), None)
         if name is None:
-            raise BowerbirdError(f"a {type(base).__name__} reads no pictures beside its prompt")
+            raise BowerbirdError(f"{with_article(type(base).__name__)} reads no pictures beside its prompt")
         self.family = FAMILIES[name]
 
     @property
@@ -92,7 +93,7 @@ class InContext(Injector):
     def inject(self, task: Task) -> Iterator[Injection]:
         """A block with the pictures and the prompt that speaks of them. The base stays as it is."""
         if len(task.prompts) != 1:
-            raise BowerbirdError(f"a {type(self.base).__name__} generates one picture at a time")
+            raise BowerbirdError(f"{with_article(type(self.base).__name__)} generates one picture at a time")
         own = task.references[0]
         pictures = [each.picture for each in own]
         prompt = self.family.template(self.family.noun, task.prompts[0], own)

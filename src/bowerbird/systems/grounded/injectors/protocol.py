@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.systems.grounded.references import WHOLE, Reference
 
 if TYPE_CHECKING:
@@ -122,28 +123,36 @@ class Injector(ABC):
         can, name = self.capabilities, type(self.base).__name__
         if can.max_references is not None and len(references) > can.max_references:
             raise BowerbirdError(
-                f"{len(references)} references, and a {name} by {self.kind} takes at most {can.max_references}; choose"
-                f" fewer: `k={can.max_references}`"
+                f"{len(references)} references, and {with_article(name)} by {self.kind} takes at most"
+                f" {can.max_references}; choose fewer: `k={can.max_references}`"
             )
         if not references and can.needs_reference:
-            raise BowerbirdError(f"a {name} edits pictures: give it a reference, from a knowledge base or `reference`")
+            raise BowerbirdError(
+                f"{with_article(name)} edits pictures: give it a reference, from a knowledge base or `reference`"
+            )
         if not can.weights and len({reference.weight for reference in references}) > 1:
-            raise BowerbirdError(f"a {name} by {self.kind} gives all references the same weight; leave weights out")
+            raise BowerbirdError(
+                f"{with_article(name)} by {self.kind} gives all references the same weight; leave weights out"
+            )
         if not can.regions and any(reference.region != WHOLE for reference in references):
-            raise BowerbirdError(f"a {name} by {self.kind} knows no regions; give references for the whole picture")
+            raise BowerbirdError(
+                f"{with_article(name)} by {self.kind} knows no regions; give references for the whole picture"
+            )
         if settings.layers not in can.layers:
             raise BowerbirdError(
-                f"`layers={settings.layers}` is not known for a {name} by {self.kind}; choose {' or '.join(can.layers)}"
+                f"`layers={settings.layers}` is not known for {with_article(name)} by {self.kind}; choose"
+                f" {' or '.join(can.layers)}"
             )
         if not can.step_window and not settings.whole_run:
             raise BowerbirdError(
-                f"a {name} by {self.kind} reads its references in every step; leave `steps_from` and `steps_to` out"
+                f"{with_article(name)} by {self.kind} reads its references in every step; leave `steps_from` and"
+                " `steps_to` out"
             )
         if not can.pool and settings.pool != 1:
-            raise BowerbirdError(f"a {name} by {self.kind} averages no tokens; leave `pool` out")
+            raise BowerbirdError(f"{with_article(name)} by {self.kind} averages no tokens; leave `pool` out")
         if not can.scale and settings.scale not in (0.0, 1.0, type(settings).scale):
             raise BowerbirdError(
-                f"a {name} by {self.kind} takes no `scale`: what a reference is for is said in the prompt"
+                f"{with_article(name)} by {self.kind} takes no `scale`: what a reference is for is said in the prompt"
             )
 
 

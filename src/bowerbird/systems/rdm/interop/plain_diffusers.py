@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 
 if TYPE_CHECKING:
     from bowerbird.systems.rdm.pipeline import RDMPipeline
@@ -23,8 +24,8 @@ def export(pipe: RDMPipeline, out: str | Path) -> None:
 
     if not isinstance(pipe.vae, AutoencoderKL | VQModel):
         raise BowerbirdError(
-            f"it generates through a {type(pipe.vae).__name__}, which diffusers does not have; only models with an"
-            " autoencoder can be exported"
+            f"it generates through {with_article(type(pipe.vae).__name__)}, which diffusers does not have; only"
+            " models with an autoencoder can be exported"
         )
     # a copy, as that pipeline changes the one it is given: it wants this offset, which our trailing times do not look
     # at
