@@ -114,6 +114,7 @@ FLAGS = {
         "bm25_weights",
         "caption",
         "caption_column",
+        "caption_encoder",
         "credit",
         "dedup",
         "device",

@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
+    CaptionEncoderOption,
     CaptionOption,
     CreditOption,
     DedupOption,
@@ -19,11 +20,13 @@ from bowerbird.cli.filling import (
     KbArgument,
     MaxPixelsOption,
     MemoryOption,
+    OpenCaptionEncoderOption,
     OpenEncoderOption,
     PatchesOption,
     PrivateOption,
     ReportOption,
     SourceArgument,
+    TokensOption,
     WhereOption,
     WorkersOption,
     check_report_path,
@@ -47,6 +50,7 @@ def build(
     source: SourceArgument,
     encoder: EncoderOption = "small",
     engine: EngineOption = "torch",
+    caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -72,6 +76,7 @@ def build(
         bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
     ] = False,
     credit: CreditOption = None,
+    tokens: TokensOption = 0,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -91,6 +96,7 @@ def build(
             kb,
             list(source),
             encoder=engines.named(encoder, engine),
+            caption_encoder=caption_encoder,
             normalize=normalize,
             caption_column=caption_column,
             where=where,
@@ -105,6 +111,7 @@ def build(
             compounds=compounds,
             keep_accents=keep_accents,
             credit=credited,
+            tokens=tokens,
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
@@ -120,6 +127,7 @@ def add(
     kb: KbArgument,
     source: SourceArgument,
     encoder: OpenEncoderOption = None,
+    caption_encoder: OpenCaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -143,7 +151,12 @@ def add(
 
     report = check_report_path(report)
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+        kb,
+        encoder=encoder,
+        caption_encoder=caption_encoder,
+        device=pick_device(device),
+        memory=parse_memory(memory),
+        on_message=say,
     )
     with show_progress("embedding", as_json) as progress:
         done = opened.add(
@@ -251,6 +264,8 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
+    if said := facts.get("captions"):
+        print_line(f"captions  by {said['name']} ({said['fingerprint']}), dimension {said['dim']}, every one compared")
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print_line(

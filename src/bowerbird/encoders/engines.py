@@ -29,6 +29,8 @@ BATCH = 16
 """Pictures that go through an engine at once, always, so that an embedding does not depend on its company."""
 CLOSE = 1e-3
 """How far a number of a unit vector may be from torch's; seen to when a network is exported."""
+OF_TORCH = ("embed_images_with_tokens", "embed_text_tokens", "token_dim")
+"""What an encoder in an engine has not: token matrices come from a network that is not exported."""
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -81,6 +83,8 @@ class EngineEncoder:
         self.fingerprint = fingerprint(inner.fingerprint, engine)
 
     def __getattr__(self, name: str) -> Any:
+        if name in OF_TORCH:
+            raise AttributeError(name)
         return getattr(self.__dict__["inner"], name)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:

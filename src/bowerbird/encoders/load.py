@@ -29,6 +29,9 @@ BUILT_IN: Mapping[str, str] = {
     "bowerbird-patch-encoder": "bowerbird.encoders.small:load_small",
     "clip": "bowerbird.encoders.clip:load_clip",
     "siglip": "bowerbird.encoders.clip:load_clip",
+    "colpali": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colqwen2": "bowerbird.encoders.late_interaction:load_late_interaction",
+    "colmodernvbert": "bowerbird.encoders.late_interaction:load_late_interaction",
     "siglip2": "bowerbird.encoders.clip:load_clip",
     "clip_vision_model": "bowerbird.encoders.clip_vision:load_clip_vision",
     "dinov2": "bowerbird.encoders.dino:load_dino",
@@ -51,10 +54,10 @@ UNFETCHED = ["onnx/*", "openvino/*"]
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
-    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3 or Qwen3-VL-Embedding), a hub id of one of those, an
-    installed encoder, or `module:Class` (a class of one's own, made with `device=` where it takes that). Settings stand
-    behind the name (`encoders.options`), and behind them another program to run its network for pictures, as in
-    `small@onnx` (`encoders.engines`).
+    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
+    ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
+    `device=` where it takes that). Settings stand behind the name (`encoders.options`),
+    and behind them another program to run its network for pictures, as in `small@onnx` (`encoders.engines`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
@@ -101,7 +104,7 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
         )
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and bundled(bare) is None and place.is_dir():
+        if place is not None and not _has_a_name(bare) and place.is_dir():
             found = _directory(place, name, given, device)
             found = found if engine is None else _with_engine(found, engine)
             if found.fingerprint == fingerprint:
@@ -117,7 +120,7 @@ def load_recorded_text(name: str, fingerprint: str, *, device: str = "cpu") -> T
     """`load_recorded` for the text encoder that a knowledge base calls `name`."""
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and place.is_dir():
+        if place is not None and bare != MINILM and place.is_dir():
             found = _text_directory(place, name, given, device)
             if found.fingerprint == fingerprint:
                 return found
@@ -140,7 +143,7 @@ def place_of(encoder: Encoder | TextEncoder) -> str:
     """What another process on this machine gives `load` or `load_text` to get this `encoder`."""
     name, engine = engines.split(encoder.name)
     bare, given = (name, options.NONE) if plugins.is_path(name) else options.split(name)
-    place = None if bundled(bare) else known.place_of(encoder.fingerprint)
+    place = None if _has_a_name(bare) else known.place_of(encoder.fingerprint)
     return encoder.name if place is None else engines.named(f"{place}{given}", engine or engines.TORCH)
 
 
@@ -148,11 +151,11 @@ def _named(text: str, device: str) -> Encoder | None:
     """The encoder called `text` that is on this machine; None for what may be a hub id. Raises: BowerbirdError for what
     can be nothing."""
     bare, given = options.split(text)
+    if text == photos.NAME:  # also where a folder of photographs is called so
+        return photos.PhotoEncoder(device=device)
     path = bundled(bare) or Path(bare)
     if path.is_dir():
         return _directory(path, text, given, device)
-    if text == photos.NAME:
-        return photos.PhotoEncoder(device=device)
     if text in plugins.entry_point_names(ENTRY_POINTS):
         return _instance(plugins.entry_point(ENTRY_POINTS, text), text, device)
     if not _may_be_a_hub_id(bare):
@@ -161,6 +164,11 @@ def _named(text: str, device: str) -> Encoder | None:
             " openai/clip-vit-base-patch32, an installed encoder or module:Class"
         )
     return None
+
+
+def _has_a_name(text: str) -> bool:
+    """Whether `text` is a name of ours, which no folder of that name stands for."""
+    return bundled(text) is not None or text in (photos.NAME, MINILM)
 
 
 def _may_be_a_hub_id(text: str) -> bool:
@@ -211,7 +219,7 @@ def _open(path: Path, name: str, given: Options, device: str) -> Encoder:
         )
         raise BowerbirdError(
             f"encoder {name!r}: its config.json says {ascii(kind)[:60]}; bowerbird reads its own encoders, clip,"
-            f" siglip, siglip2, dinov2, dinov3 and qwen3_vl{remedy}"
+            f" siglip, siglip2, dinov2, dinov3, qwen3_vl, colpali, colqwen2 and colmodernvbert{remedy}"
         )
     options.check_taken(name, given, options.KEYS if kind in WITH_OPTIONS else ())
     module, _, function = BUILT_IN[kind].partition(":")

@@ -18,13 +18,14 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
-from bowerbird.systems.components import weights_hash
+from bowerbird.systems.components import base_parts
 from bowerbird.systems.dreambooth.class_pictures import class_pictures
 from bowerbird.systems.dreambooth.config import DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
 from bowerbird.systems.grounded.adapter_training.objective import load_base
 from bowerbird.systems.grounded.bases import trained_edge
 from bowerbird.systems.grounded.lora_file import METADATA
+from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, RunContext
 
@@ -115,8 +116,8 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         }
         header = {
             METADATA: json.dumps({f"unet.{key}": value for key, value in said.items()}),
-            "bowerbird.base": weights_hash(self.frozen[0].unet),
             "bowerbird.prompt": files.portable(config.subject_prompt),
+            **base_header(config.base, {"unet": self.frozen[0].unet}),
         }
         files.save_tensors(out / FILE, tensors, {"format": "pt"} | header)
 
@@ -155,7 +156,7 @@ def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
         return encode_latents(autoencoder, pixels.float() / 127.5 - 1, device)
 
 
-def frozen(config: DreamBoothConfig) -> list[str]:
+def frozen(config: DreamBoothConfig) -> dict[str, str]:
     """Fingerprints of the base's networks."""
     base = load_base(config.base)
-    return [weights_hash(each) for each in (base.unet, base.text_encoder, base.vae)]
+    return base_parts(base.unet, base.text_encoder, base.vae)

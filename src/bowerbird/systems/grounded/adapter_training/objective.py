@@ -37,13 +37,14 @@ from bowerbird.encoders.small import SmallEncoder
 from bowerbird.models import clip_text
 from bowerbird.models.unet import with_short_attention
 from bowerbird.models.weights import bundled
-from bowerbird.systems.components import weights_hash
+from bowerbird.systems.components import base_parts
 from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER, HEADER
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
 from bowerbird.systems.grounded.adapter_training.data import AdapterData, build_data, sample
 from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
 from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
+from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.objective import Objective, RunContext
 
 TOKENS = 4
@@ -139,7 +140,8 @@ class IPAdapterObjective(Objective[IPAdapterBatch]):
         if self.layout is not None:
             read["layout"] = asdict(self.layout)
         half = {name: tensor.detach().half().cpu().contiguous() for name, tensor in tensors.items()}
-        files.save_tensors(path, half, {"format": "pt", HEADER: json.dumps(read)})
+        of = base_header(self.config.base, {"unet": self.frozen[0].unet})
+        files.save_tensors(path, half, {"format": "pt", HEADER: json.dumps(read)} | of)
 
     def export(self, out: Path) -> None:
         """Write the adapter's file, and beside it the encoder that it reads, where that is one of ours and is not
@@ -191,10 +193,11 @@ def build(config: IPAdapterConfig, pictures: Pictures, run: RunContext) -> IPAda
     return IPAdapterObjective(config, base, data, encoder, run.seed)
 
 
-def frozen(config: IPAdapterConfig) -> list[str]:
+def frozen(config: IPAdapterConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the base."""
     base = load_base(config.base)
-    return [encoders.load(config.encoder).fingerprint, *(weights_hash(each) for each in (base.unet, base.text_encoder))]
+    parts = base_parts(base.unet, base.text_encoder, base.vae)
+    return {"encoder": encoders.load(config.encoder).fingerprint, **parts}
 
 
 def load_base(name: str) -> Any:
