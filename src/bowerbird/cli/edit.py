@@ -99,7 +99,9 @@ def edit(
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
     ] = None,
-    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed.")] = "hybrid",
+    search_mode: Annotated[
+        str, typer.Option("--search-mode", help="hybrid, dense, bm25, captions or mixed.")
+    ] = "hybrid",
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
