@@ -104,6 +104,19 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
     ] = None,
+    patch_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-weight", help="Of models of tokens: merge what follows the nearest windows of --kb, 0 to 1 (DAiD)."
+        ),
+    ] = None,
+    patch_neighbors: Annotated[
+        int | None, typer.Option("--patch-neighbors", help="Windows looked at for each token; default 64.")
+    ] = None,
+    patch_temperature: Annotated[
+        float | None,
+        typer.Option("--patch-temperature", help="How slowly windows count less with distance; default 0.1."),
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -321,6 +334,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        patch_weight=patch_weight,
+        patch_neighbors=patch_neighbors,
+        patch_temperature=patch_temperature,
         sampler=sampler,
         eta=eta,
         height=height or size,

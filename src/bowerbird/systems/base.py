@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.patches import PatchDecoding, PatchSettings
     from bowerbird.systems.reference_settings import ReferenceSettings
 
 Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
@@ -65,6 +66,7 @@ class Capabilities:
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
     `captions`: it says in words what a picture shows (`System.caption`).
     `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.
+    `reads_patches`: tokens can be drawn with the nearest windows of a knowledge base too (`System.patch_decoding`).
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -84,6 +86,7 @@ class Capabilities:
     likelihood: bool = False
     captions: bool = False
     samples_tokens: bool = False
+    reads_patches: bool = False
 
     @property
     def stages(self) -> int:
@@ -253,6 +256,14 @@ class System(DiffusionPipeline, ABC):
     def token_sampling(self) -> TokenSampling:
         """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
         raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+
+    def patch_decoding(self, kb: KnowledgeBase, settings: PatchSettings, *, where: str | None = None) -> PatchDecoding:
+        """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`, see `systems/patches.py`.
+        Only systems that `reads_patches` have one. Raises: BowerbirdError where there are no items."""
+        raise BowerbirdError(
+            f"{with_article(type(self).__name__)} does not draw tokens by windows: `patch_weight` is for models like"
+            " tiny-rarm"
+        )
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What else a picture's record says of this pipeline."""

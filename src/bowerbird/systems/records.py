@@ -17,6 +17,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
+from bowerbird.systems.patches import TRACE, PatchDecoding, Trace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,6 +72,7 @@ def generation_records(
                     else {"guidance_interval": list(settings.guidance_interval)}
                 ),
                 **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
+                **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
                 **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
                 "size": list(image.size),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
@@ -155,6 +157,19 @@ def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> d
 def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
     """The neighbors' embeddings, float32."""
     return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
+
+
+def _patches(windows: PatchDecoding, image: Image.Image) -> dict[str, Any]:
+    """How windows were merged with the model, and what was found for each place: it can be found again nowhere else
+    when the database has moved on."""
+    trace: Trace = image.info[TRACE]
+    return {
+        **asdict(windows.settings),
+        "where": windows.where,
+        "width": trace.codes.shape[1],
+        "codes": base64.b64encode(np.ascontiguousarray(trace.codes, "<i4").tobytes()).decode(),
+        "chances": base64.b64encode(np.ascontiguousarray(trace.chances, "<f4").tobytes()).decode(),
+    }
 
 
 def _pictures(pipe: System, hits: Neighbors, i: int) -> dict[str, Any]:

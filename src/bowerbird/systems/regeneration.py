@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from bowerbird.core import cache
 from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
@@ -24,6 +25,9 @@ from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, T
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, OnStep, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
+from bowerbird.systems.patches import MOST_NEIGHBORS as MOST_WINDOWS
+from bowerbird.systems.patches import MOST_TEMPERATURE as MOST_FALL
+from bowerbird.systems.patches import PatchDecoding, PatchSettings, Trace
 from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
 
@@ -137,6 +141,16 @@ class _Tokens(_Part):
     min_p: Share
 
 
+class _Patches(_Part):
+    weight: Share
+    neighbors: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
+    temperature: Annotated[float, Field(gt=0, le=MOST_FALL)]
+    where: Text | None = None
+    width: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
+    codes: Coded
+    chances: Coded
+
+
 class Record(_Part):
     """What of a picture's record generating it again depends on; other entries are passed over."""
 
@@ -159,6 +173,7 @@ class Record(_Part):
     edit: _Edit | None = None
     references: _References | None = None
     tokens: _Tokens | None = None
+    patches: _Patches | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -290,6 +305,7 @@ def settings_of(record: Record) -> Settings:
         guidance_interval=None if interval is None else (interval[0], interval[1]),
         references=None if record.references is None else _reference_settings(record.references),
         tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
+        patches=None if record.patches is None else _patch_decoding(record.patches),
         **edit,
     )
 
@@ -298,6 +314,26 @@ def _reference_settings(said: _References) -> ReferenceSettings:
     """How a base attended to its references. Raises: BowerbirdError for values that do not go together."""
     values = {name: getattr(said, name) for name in REFERENCES}
     return ReferenceSettings(**{**values, "spans": tuple((first, last) for first, last in said.spans)})
+
+
+def _patch_decoding(said: _Patches) -> PatchDecoding:
+    """The windows that a picture was drawn with. Raises: BowerbirdError where they are damaged."""
+    flat = [
+        np.frombuffer(_whole(_bytes(text), 4 * said.width), kind)
+        for text, kind in zip((said.codes, said.chances), ("<i4", "<f4"), strict=True)
+    ]
+    codes, chances = flat[0].reshape(-1, said.width), flat[1].reshape(-1, said.width)
+    if codes.shape != chances.shape or (codes < ABSENT).any() or not ((chances >= 0) & (chances <= 1)).all():
+        raise _damaged("patches: no codes with a probability each")
+    settings = PatchSettings(weight=said.weight, neighbors=said.neighbors, temperature=said.temperature)
+    trace = Trace(codes.astype(np.int32), chances.astype(np.float32))
+    return PatchDecoding(settings, cache.key(trace.codes, trace.chances), trace, said.where)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if not data or len(data) % size:
+        raise _damaged(f"patches: {len(data)} bytes in rows of {size}")
+    return data
 
 
 def source_of(record: Record) -> Image.Image | None:
