@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -479,15 +480,19 @@ BESIDE_FROM = (
 """What can be given beside --from; everything else is in the record."""
 
 
-def _check_beside(context: typer.Context) -> None:
-    """Raises: BowerbirdError for an option that --from would pass over."""
-    given = [
+def others_given(context: typer.Context, beside: Collection[str]) -> list[str]:
+    """The flags that were given and are of no parameter of `beside`."""
+    return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name not in BESIDE_FROM
+        if parameter.name not in beside
         and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
     ]
-    if given:
+
+
+def _check_beside(context: typer.Context) -> None:
+    """Raises: BowerbirdError for an option that --from would pass over."""
+    if given := others_given(context, BESIDE_FROM):
         raise BowerbirdError(
             f"generate: --from makes the picture again as its record says; leave out {', '.join(given)}, or leave out"
             " --from to generate another"

@@ -66,6 +66,7 @@ class Capabilities:
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
     `captions`: it says in words what a picture shows (`System.caption`).
     `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.
+    `fills`: it fills in the hole of a picture (`filling.with_hole`), and keeps the rest.
     `reads_patches`: tokens can be drawn with the nearest windows of a knowledge base too (`System.patch_decoding`).
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
@@ -87,6 +88,7 @@ class Capabilities:
     captions: bool = False
     samples_tokens: bool = False
     reads_patches: bool = False
+    fills: bool = False
 
     @property
     def stages(self) -> int:
@@ -293,6 +295,10 @@ class System(DiffusionPipeline, ABC):
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
         without neighbors. Only systems with a `likelihood` have one."""
         raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
+
+    def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
+        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them."""
+        raise BowerbirdError(f"{with_article(type(self).__name__)} fills in no holes; use a model like tiny-racm3")
 
     def caption(
         self,

@@ -209,6 +209,8 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.guidance_interval:
             raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
         options["guidance_interval"] = settings.guidance_interval
+    if edits and can.fills and settings.strength != 1:
+        raise BowerbirdError(f"{name} draws the hole of a picture from nothing; leave `strength` out")
     if can.instructs and not edits:
         raise BowerbirdError(f"{name} edits a picture, and none is given; see bowerbird edit --help")
     if settings.tokens is not None:
@@ -219,6 +221,8 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.reads_patches:
             raise BowerbirdError(f"{name} does not draw tokens by windows; leave `patch_weight` out")
         options["patches"] = settings.patches
+    if edits and can.fills:
+        return options
     if edits:
         if not can.starts_from_image:
             raise BowerbirdError(f"{name} does not edit pictures; use a model like tiny-knn")

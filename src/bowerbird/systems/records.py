@@ -101,7 +101,11 @@ def generation_records(
                     if sources is None
                     else {"edit": _edit(pipe, sources[i], settings, _edited(request, i, len(images)))}
                 ),
-                **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if can.reads_text else {}),
+                **(
+                    _balance(pipe, settings, numbers[i], bool((weights[present] > 0).any()), sources is not None)
+                    if can.reads_text
+                    else {}
+                ),
             }
         )
     return made
@@ -147,6 +151,13 @@ def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> d
     from bowerbird.core.images import encode_png, on_background, square
     from bowerbird.systems import common
 
+    if pipe.capabilities.fills:
+        whole = square(source, pipe.capabilities.sizes[-1])
+        return {
+            **({"name": name} if name else {}),
+            "source": base64.b64encode(encode_png(whole)).decode(),
+            "fills": True,
+        }
     edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
     named = {"name": name} if name else {}
@@ -181,9 +192,9 @@ def _pictures(pipe: System, hits: Neighbors, i: int) -> dict[str, Any]:
     return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
 
 
-def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+def _balance(pipe: System, settings: Settings, seed: int, present: bool, filled: bool) -> dict[str, Any]:
     """How text and neighbors were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
-    for neighbors."""
+    for neighbors, but of a hole, whose cells are as many steps."""
     edge, drawn = settings.height or settings.width, []
     stages = range(len([size for size in pipe.capabilities.sizes if edge is None or size <= edge]))
     balance = pipe.balance(settings.guidance, settings.guidance_scale)
@@ -194,4 +205,4 @@ def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict
         drawn.append("".join("t" if text else "n" for text in texts) if own.kind == "interleaved" else None)
     # a record says eta, as the paper does
     kept = [{"eta" if key == "text_ratio" else key: value for key, value in asdict(each).items()} for each in balance]
-    return {"guidance": kept, "text_steps": drawn}
+    return {"guidance": kept} if filled else {"guidance": kept, "text_steps": drawn}

@@ -92,11 +92,13 @@ class _Guidance(_Part):
 
 
 class _Edit(_Part):
-    """An edit by instruction has `image_guidance`, any other what starts from a picture."""
+    """What is filled in says `fills`, an edit by instruction has `image_guidance`, any other what starts from a
+    picture."""
 
     name: Name = ""
     source: Coded
-    least_change: Annotated[float, Field(ge=0, le=1e6)]
+    fills: bool = False
+    least_change: Annotated[float, Field(ge=0, le=1e6)] | None = None
     image_guidance: Scale | None = None
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     fidelity: Share | None = None
@@ -104,8 +106,12 @@ class _Edit(_Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if None in (self.strength, self.fidelity, self.show_source) and self.image_guidance is None:
-            raise PydanticCustomError("edit", "is of no kind: image_guidance, or strength, fidelity and show_source")
+        started = None not in (self.strength, self.fidelity, self.show_source) or self.image_guidance is not None
+        if not self.fills and (not started or self.least_change is None):
+            raise PydanticCustomError(
+                "edit",
+                "is of no kind: fills, or least_change with image_guidance, or strength, fidelity and show_source",
+            )
         return self
 
 
@@ -196,8 +202,9 @@ def _damaged(what: str) -> BowerbirdError:
     return BowerbirdError(f"the picture's bowerbird record is damaged ({what})")
 
 
-def _decoded(coded: Sequence[str]) -> list[Image.Image]:
-    """The pictures of a record. Raises: BowerbirdError when one is none, or all together are too large."""
+def _decoded(coded: Sequence[str], background: str | None = "white") -> list[Image.Image]:
+    """The pictures of a record, on a `background` or with what is transparent. Raises: BowerbirdError when one is none,
+    or all together are too large."""
     from bowerbird.core.images import decode, open_image
 
     plain = [_bytes(text) for text in coded]
@@ -210,7 +217,7 @@ def _decoded(coded: Sequence[str]) -> list[Image.Image]:
             raise _damaged(f"no picture: {type(error).__name__}") from error
     if pixels > MOST_PIXELS:
         raise _damaged(f"its pictures have {pixels:,} pixels in all, at most {MOST_PIXELS:,} are read")
-    return [decode(data, "the picture's bowerbird record") for data in plain]
+    return [decode(data, "the picture's bowerbird record", background) for data in plain]
 
 
 def _bytes(text: str) -> bytes:
@@ -318,10 +325,8 @@ def _reference_settings(said: _References) -> ReferenceSettings:
 
 def _patch_decoding(said: _Patches) -> PatchDecoding:
     """The windows that a picture was drawn with. Raises: BowerbirdError where they are damaged."""
-    flat = [
-        np.frombuffer(_whole(_bytes(text), 4 * said.width), kind)
-        for text, kind in zip((said.codes, said.chances), ("<i4", "<f4"), strict=True)
-    ]
+    parts = zip((said.codes, said.chances), ("<i4", "<f4"), strict=True)
+    flat = [np.frombuffer(_whole(_bytes(text), 4 * said.width), kind) for text, kind in parts]
     codes, chances = flat[0].reshape(-1, said.width), flat[1].reshape(-1, said.width)
     if codes.shape != chances.shape or (codes < ABSENT).any() or not ((chances >= 0) & (chances <= 1)).all():
         raise _damaged("patches: no codes with a probability each")
@@ -339,7 +344,9 @@ def _whole(data: bytes, size: int) -> bytes:
 def source_of(record: Record) -> Image.Image | None:
     """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is
     damaged."""
-    return None if record.edit is None else _decoded([record.edit.source])[0]
+    if record.edit is None:
+        return None
+    return _decoded([record.edit.source], background=None if record.edit.fills else "white")[0]
 
 
 def _check_adapter(record: Record, pipe: System) -> None:
