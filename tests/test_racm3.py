@@ -349,6 +349,8 @@ def test_a_caption_is_the_likeliest_of_those_drawn(pipe: RACM3Pipeline, kb: Know
     assert best.log_likelihood == pytest.approx(max(draw.log_likelihood for draw in draws), abs=1e-4)
     alone = pipe.caption(picture, k=0)
     assert alone.neighbors.k == 0
+    with pytest.raises(BowerbirdError, match=r"k is from 0 to \d for this model, .* got 99"):
+        pipe.caption(picture, knowledge_base=kb, k=99)
 
 
 def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBase) -> None:

@@ -97,10 +97,10 @@ class Capabilities:
 
     def far_size(self, height: int | None, width: int | None) -> str | None:
         """A line for a person where an edge is over `FAR` times as long, or as short, as all that were trained; None
-        where none is. A cascade refuses what is none of its sizes, so it has no such line."""
+        where none is. A cascade or a model of tokens refuses what is none of its sizes, so it has no such line."""
         trained = self.sizes[0]
         far = [e for e in (height, width) if e and max(e / trained, trained / e) > FAR]
-        if not far or self.stages > 1:
+        if not far or self.stages > 1 or self.samples_tokens:
             return None
         return (
             f"{far[0]} px is far from the {trained} px that this model was trained at: expect repeated or torn shapes;"

@@ -207,7 +207,7 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         raise BowerbirdError(f"{name} generates in one stage: it takes one number of steps")
     if settings.guidance_interval is not None:
         if not can.guidance_interval:
-            raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
+            raise BowerbirdError(f"{name} is guided in every step; leave `guidance_interval` out")
         options["guidance_interval"] = settings.guidance_interval
     if edits and can.fills and settings.strength != 1:
         raise BowerbirdError(f"{name} draws the hole of a picture from nothing; leave `strength` out")

@@ -168,7 +168,14 @@ class RACM3Pipeline(System):
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        self._check_form(num_inference_steps, eta, common.one_edge(height, width))
+        common.check_token_form(
+            self.layout.cells,
+            self.capabilities.sizes[0],
+            steps=num_inference_steps,
+            eta=eta,
+            height=height,
+            width=width,
+        )
         how = {
             "k": k,
             "search_mode": search_mode,
@@ -330,6 +337,7 @@ class RACM3Pipeline(System):
 
     def _of_picture(self, image: Image.Image, kb: KnowledgeBase | None, k: int | None) -> Neighbors:
         """The documents that a picture retrieves."""
+        self._check_count(k, kb)
         wanted = self.defaults.k if k is None else k
         if wanted == 0:
             return replace(Neighbors.empty(["a picture alone"]), queries=("",))
@@ -352,12 +360,23 @@ class RACM3Pipeline(System):
         """The documents for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
         none for prompts with k = 0."""
         request = self.resolve(request, kb)
-        most = int(self.decoder.config.documents)
-        if (request.k or 0) > most:
-            raise BowerbirdError(f"k is at most {most} for this model, the documents its decoder tells apart")
+        self._check_count(request.k, kb)
         return retrieval.retrieve(
             kb, request, count, seed=seed, counts=proposal or {}, max_similarity=self.config.max_similarity
         )
+
+    def _check_count(self, k: int | None, kb: KnowledgeBase | None) -> None:
+        """Raises: BowerbirdError for more documents than the decoder tells apart, or `kb` holds."""
+        most, held = int(self.decoder.config.documents), None if kb is None else len(kb)
+        if k is not None and not 0 <= k <= most:
+            raise BowerbirdError(
+                f"k is from 0 to {most} for this model, the documents its decoder tells apart; got {k}"
+            )
+        if k and kb is not None and held and k > held:
+            raise BowerbirdError(
+                f"k = {k} documents are asked for and {kb.path} holds {held} items; choose k from 1 to"
+                f" {min(held, most)}"
+            )
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself: any will do, as its pictures and captions are what counts."""
@@ -420,12 +439,3 @@ class RACM3Pipeline(System):
                 raise BowerbirdError(f"{len(texts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
             given = replace(given, queries=texts if len(texts) == len(given) else texts * len(given))
         return given.repeat(count)
-
-    def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
-        """Raises: BowerbirdError for what a model of codes does not have."""
-        trained, count = self.capabilities.sizes[0], self.layout.cells
-        if size not in (None, trained) or eta or steps not in (None, count):
-            raise BowerbirdError(
-                f"this model generates {count} codes, one a step: height and width {trained} (got {size}), no eta (got"
-                f" {eta}), num_inference_steps {count} (got {steps}); leave them out"
-            )

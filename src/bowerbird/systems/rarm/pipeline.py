@@ -167,7 +167,14 @@ class RARMPipeline(EmbeddingSystem):
         generated.
         """
         common.check_output_type(output_type)
-        self._check_form(num_inference_steps, eta, common.one_edge(height, width))
+        common.check_token_form(
+            self.transformer.config.positions,
+            self.capabilities.sizes[0],
+            steps=num_inference_steps,
+            eta=eta,
+            height=height,
+            width=width,
+        )
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         how = self.token_sampling if token_sampling is None else token_sampling
         if neighbors is not None:
@@ -259,12 +266,3 @@ class RARMPipeline(EmbeddingSystem):
         condition = self.condition(hits)
         said = self.predict(tokens, torch.tensor(0), condition.without("neighbors") if null else condition)
         return F.cross_entropy(said.transpose(1, 2), tokens, reduction="none").mean(1).cpu() / math.log(2)
-
-    def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
-        """Raises: BowerbirdError for what a model of tokens does not have."""
-        trained, count = self.capabilities.sizes[0], self.transformer.config.positions
-        if size not in (None, trained) or eta or steps not in (None, count):
-            raise BowerbirdError(
-                f"this model generates {count} tokens, one a step: height and width {trained} (got {size}), no eta (got"
-                f" {eta}), num_inference_steps {count} (got {steps}); leave them out"
-            )
