@@ -22,8 +22,8 @@ CONTRACTS = (
         "Phrases and critics",
         "a prompt read phrase by phrase",
         (
-            "systems.grounded.phrases.phrase",
-            "systems.grounded.choice",
+            "systems.phrases.phrase",
+            "systems.choice",
             "systems.grounded.structure",
             "systems.grounded.critic.protocol",
             "systems.grounded.critic.loop",

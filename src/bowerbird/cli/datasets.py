@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli.common import JsonOption, bar_progress, print_json, print_line, progress_bar, say
+from bowerbird.cli.common import (
+    DeviceOption,
+    JsonOption,
+    bar_progress,
+    numbers,
+    print_json,
+    print_line,
+    progress_bar,
+    say,
+    tracker,
+)
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
 
 StylesOption = Annotated[
     str | None,
@@ -22,12 +34,14 @@ PackagesOption = Annotated[
     typer.Option("--packages", metavar="DIR", help="Folder of tarballs as npm pack writes them: used where there."),
 ]
 
-app = typer.Typer(help="Make data sets from what is published.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make data sets from what is published, or with a model.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.callback()
 def datasets() -> None:
-    """Make data sets from what is published."""
+    """Make data sets from what is published, or with a model."""
 
 
 @app.command("drawings")
@@ -66,3 +80,117 @@ def drawings(
     print_line(f"{out}: {report['rows']:,} pictures of {len(report['styles'])} styles ({splits})")
     if report["missing"]:
         say(f"{len(report['missing'])} listed drawings are not in their packages, the first {report['missing'][0]}")
+
+
+@app.command("starter")
+def starter(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the pictures.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the collection that travels with the package: 301 drawings of things no bundled model was trained on.
+
+    Four styles under MIT and Apache-2.0; metadata.csv says whose each is. kb build reads it by the name starter, too.
+
+    Example: bowerbird datasets starter --out starter
+    """
+    from bowerbird.data.datasets.starter import CREDIT, unpack
+
+    unpack(out)
+    pictures = sum(1 for _ in out.glob("*/*.png"))
+    if as_json:
+        print_json({"out": str(out), "pictures": pictures, "credit": list(CREDIT)})
+        return
+    print_line(f"{out}: {pictures} pictures, metadata.csv and LICENSE")
+    say(f"bowerbird kb build my-kb {in_shell(out)} --credit {','.join(CREDIT)}")
+
+
+@app.command("edits")
+def edits(
+    base: Annotated[str, typer.Option("--base", help="Directory or hub id of a Stable Diffusion (1, 2 or XL).")],
+    prompts: Annotated[
+        Path, typer.Option("--prompts", metavar="F.jsonl", help="Rows of input, edit and output, also as CSV.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; one that was cut goes on.")],
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="Encoder of texts and pictures that judges: a CLIP, or small.")
+    ] = "openai/clip-vit-large-patch14",
+    tries: Annotated[int, typer.Option("--tries", help="Pairs that are made of each edit.", min=1)] = 100,
+    keep: Annotated[int, typer.Option("--keep", help="Of those that are good enough the best so many.", min=1)] = 4,
+    min_text: Annotated[
+        float, typer.Option("--min-text", help="Least similarity of each picture with its prompt.")
+    ] = 0.2,
+    min_direction: Annotated[
+        float, typer.Option("--min-direction", help="Least similarity of the change with that of the prompts.")
+    ] = 0.2,
+    min_image: Annotated[float, typer.Option("--min-image", help="Least similarity of the two pictures.")] = 0.7,
+    share: Annotated[
+        str, typer.Option("--share", metavar="A,B", help="Range of the share of steps with shared attention.")
+    ] = "0.1,0.9",
+    guidance_scale: Annotated[
+        str, typer.Option("--guidance-scale", metavar="A,B", help="Range of the guidance scale.")
+    ] = "7.5,15",
+    attention: Annotated[
+        str, typer.Option("--attention", help="What is shared: self (as the paper), cross (to the words) or both.")
+    ] = "self",
+    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 50,
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="The base's own, or a sampler's name or module:Class.")
+    ] = "base",
+    size: Annotated[
+        int | None, typer.Option("--size", help="Edge of the pictures; default the base's own.", min=8)
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="The first so many rows alone.", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of all that is random.", min=0, max=2**63 - 1)] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make pairs of pictures for training edits, as InstructPix2Pix's authors did: Prompt-to-Prompt with any base,
+    filtered by directional similarity.
+
+    Run the same command again to go on where it was cut. The folder is a data set for bowerbird train instruct, for
+    diffusers' script and for the hub's datasets.
+
+    Example: bowerbird datasets edits --base sd15 --prompts edits.jsonl --out pairs
+    """
+    from bowerbird import encoders
+    from bowerbird.core.quiet import quiet_libraries
+    from bowerbird.core.tensors import pick_device
+    from bowerbird.systems.instruct.prompt_pairs.dataset import build_dataset
+    from bowerbird.systems.instruct.prompt_pairs.pairs import PairSettings, open_pair_base
+    from bowerbird.systems.instruct.prompt_pairs.prompts import read_prompts
+    from bowerbird.systems.instruct.prompt_pairs.scores import Thresholds
+
+    settings = PairSettings(
+        tries=tries,
+        keep=keep,
+        thresholds=Thresholds(min_text, min_direction, min_image),
+        share=_range(share, "--share"),
+        guidance=_range(guidance_scale, "--guidance-scale"),
+        steps=steps,
+        sampler=sampler,
+        attention=attention,
+        size=size,
+        seed=seed,
+    )
+    settings.check()
+    quiet_libraries()
+    wanted = read_prompts(prompts)[:limit]
+    opened = encoders.load(encoder, device=pick_device(device))
+    pipe = open_pair_base(base, pick_device(device))
+    with progress_bar(as_json) as bar:
+        progress = tracker(bar, "edits", len(wanted))
+        made = build_dataset(pipe, opened, wanted, settings, out, base=base, progress=progress)
+    if as_json:
+        print_json(made)
+        return
+    print_line(f"{out}: {made['kept']:,} pairs of {made['edits']:,} edits, from {made['tries']:,} tries")
+    for name in ("text", "direction", "image"):
+        if made.get(name):
+            say(f"{made[name]:,} tries did not reach --min-{name}")
+
+
+def _range(text: str, option: str) -> tuple[float, float]:
+    found = numbers(text, option)
+    if len(found) > 2:
+        raise BowerbirdError(f"{option} {text!r}: one number, or two for a range")
+    return found[0], found[-1]

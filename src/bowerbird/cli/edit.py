@@ -20,7 +20,7 @@ from bowerbird.cli.common import (
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import others_given, print_result, say_fewer, warn_of_copies
+from bowerbird.cli.generate import others_given, print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 
@@ -46,6 +46,14 @@ def edit(
     image_guidance: Annotated[
         float | None,
         typer.Option("--image-guidance", help="How much of the picture stays with --instruction; default 1.5."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="With --instruction: a LoRA for the model; several are added.",
+        ),
     ] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
@@ -154,15 +162,17 @@ def edit(
     from bowerbird.core.types import Neighbors
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import filling, generation, records
+    from bowerbird.systems import filling, generation, records, unfamiliar
     from bowerbird.systems.queries import make_request
+    from bowerbird.systems.reference_settings import Adapter, parse_lora
 
     guard.check_policy(on_copy)
     opened = None if kb is None else KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
     marked = None if mask is None else images.read_with_alpha(mask)
-    pipe = open_model(model, device)
+    changes = tuple(map(parse_lora, lora or ()))
+    pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     if can.fills != (mask is not None):
         raise BowerbirdError(
@@ -225,6 +235,7 @@ def edit(
         **how,
     )
     sources = [picture for picture in pictures for _ in range(n)]
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with progress_bar(as_json) as bar:
         report = tracker(bar, "editing", len(sources))
         made = generation.generate(pipe, hits, settings, sources=sources, progress=report)

@@ -18,6 +18,7 @@ from bowerbird.core.text import in_shell, to_json
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.ingest.prepare import AddReport, Filter
+    from bowerbird.knowledge.rerank.registry import Rerank
 
 SHOWN = 20
 """So many of what was left out are named on the terminal."""
@@ -37,6 +38,27 @@ SourceArgument = Annotated[
 EncoderOption = Annotated[
     str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Runs the encoder's network for pictures: torch, onnx or openvino (same numbers to 0.001), bfloat16.",
+    ),
+]
+CaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder",
+        metavar="NAME|DIR",
+        help="Search captions by meaning too: minilm, or a directory or hub id of sentence-transformers.",
+    ),
+]
+OpenCaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder", metavar="NAME|DIR", help="Encoder of its captions, where it is not found by its name."
+    ),
+]
 OpenEncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
@@ -45,12 +67,23 @@ RerankOption = Annotated[
     str,
     typer.Option(
         "--rerank",
-        metavar="NAME",
+        metavar="NAME|DIR",
         help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
-        " others agree), none, or auto, which is color.",
+        " others agree), late (token by token, where it was built with --tokens), none, or auto, which is color; or the"
+        " directory of one that was trained (bowerbird train reranker).",
     ),
 ]
 NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.")]
+TokensOption = Annotated[
+    int,
+    typer.Option(
+        "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
+    ),
+]
+CoverOption = Annotated[
+    bool,
+    typer.Option("--cover", help="Of a text that names several things, one result of each before a second of any."),
+]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[
     str | None,
@@ -211,10 +244,10 @@ def print_report(done: AddReport, version: int, items: int, kb: str, report: Pat
     say(f'next: bowerbird search {in_shell(kb)} --text "…" --sheet found.png')
 
 
-def read_rerank(name: str, *, no_rerank: bool) -> str:
+def read_rerank(name: str, *, no_rerank: bool) -> Rerank:
     """The reranker that the flags name. Raises: BowerbirdError for one that is not known, or both flags."""
-    from bowerbird.knowledge.rerank.registry import NONE, check_rerank
+    from bowerbird.knowledge.rerank.registry import NONE, open_reranker
 
     if no_rerank and name not in ("auto", NONE):
         raise BowerbirdError(f"--rerank {name} and --no-rerank: give one of them")
-    return NONE if no_rerank else check_rerank(name)
+    return NONE if no_rerank else open_reranker(name)

@@ -44,7 +44,8 @@ def train(
     ] = None,
     caption_column: CaptionOption = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="The base that is trained on: --set system.base=….")
+        str | None,
+        typer.Option("--base", "--model", help="The base, or the model, that is trained on: --set system.base=…."),
     ] = None,
     subject: Annotated[
         Path | None, typer.Option("--subject", metavar="DIR", help="dreambooth: the subject's pictures; --data.")
@@ -136,6 +137,8 @@ def train(
         _say_left_out(pictures)
     for run in runs:
         check_run(run.recipe, run.out)
+        if run.recipe.system.kind == "reranker":
+            _collect(run, kb, pictures, options)
     results = [_run(run, pictures, options) for run in runs]
     if push_to_hub is not None and _is_first():
         say(f"published: {hub.publish(out / 'model', push_to_hub)}")
@@ -143,7 +146,12 @@ def train(
     if not _is_first():
         return
     if not key:
-        print_json(results[0]) if as_json else say(f"done: {out / 'model'}; sheets in {out / 'sheets'}")
+        if as_json:
+            print_json(results[0])
+            return
+        if found := results[0].get("held_out"):
+            say(_of_reranker(found))
+        say(f"done: {out / 'model'}" + (f"; sheets in {out / 'sheets'}" if (out / "sheets").is_dir() else ""))
         return
     rows = [sweeps.row(key, run) for run in runs] if not scales else _measure(out, kb, data, pictures, scales, options)
     table = sweeps.write_table(out, rows)
@@ -208,6 +216,8 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
                 if bar.disable and first:
                     rate = f"learning rate {done.learning_rate:.3g}"
                     say(f"step {done.step} of {recipe.train.steps}, {line}, {rate}, {done.seconds:.2f} s")
+                if done.stopped is not None and first:
+                    say(f"stopped at step {done.step}: {done.stopped}; the checkpoint before is kept as the model")
         except (KeyboardInterrupt, Terminated) as error:
             error.add_note(f"{out}: the last checkpoint is kept, and the same command goes on from there")
             raise
@@ -215,9 +225,45 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
         "recipe": recipe.name,
         "steps": recipe.train.steps,
         "loss": done.loss if done else None,
+        "stopped": done.stopped if done else None,
         "out": str(out / "model"),
         "source": pictures.source.facts(),
+        **_measured(recipe, out / "model"),
     }
+
+
+def _collect(run: Run, kb: str | None, pictures: Pictures, options: _Options) -> None:
+    """Generate from the candidates of searches, and judge, for a reranker to learn from. Raises: BowerbirdError where
+    there is no knowledge base to search."""
+    from bowerbird.cli.common import open_model
+    from bowerbird.evaluation.neighbor_labels import collect_labels
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.training.objectives.reranker import RerankerConfig
+
+    if kb is None:
+        raise BowerbirdError("train: a reranker learns from searches; give --kb KB in place of --data")
+    assert isinstance(run.recipe.system, RerankerConfig)
+    pipe = open_model(run.recipe.system.base, options.device)
+    with show_progress("collecting", options.as_json) as progress:
+        collect_labels(run.recipe, KnowledgeBase.open(kb), pipe, pictures, run.out, progress=progress)
+
+
+def _measured(recipe: Recipe, model: Path) -> dict[str, Any]:
+    """What a reranker does for searches that it was not trained on."""
+    from bowerbird.core import files
+
+    if recipe.system.kind != "reranker":
+        return {}
+    return {"held_out": files.read_json(model / "config.json", "reranker")["held_out"]}
+
+
+def _of_reranker(found: dict[str, float]) -> str:
+    better = found["reranked"] > found["search"]
+    return (
+        f"{found['queries']} searches it was not trained on, pictures of the first neighbor that the judge names"
+        f" rightly: {found['search']:.0%} as the search has it, {found['reranked']:.0%} re-ranked, {found['best']:.0%}"
+        f" from the best candidate{'' if better else '; it does not help here'}"
+    )
 
 
 def _batch(recipe: Recipe) -> str:

@@ -97,9 +97,12 @@ def build_tokenizer(merges: list[tuple[str, str]], positions: int) -> CLIPTokeni
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write `tokenizer` to `folder`, also as `vocab.json` and `merges.txt`, which every program for CLIP reads."""
+    """Write `tokenizer` to `folder`, and one of byte pairs also as `vocab.json` and `merges.txt`, which every program
+    for CLIP reads."""
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if "merges" not in model:
+        return
     files.write_json(folder / "vocab.json", model["vocab"])
     with files.atomic_path(folder / "merges.txt") as temporary:
         lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]

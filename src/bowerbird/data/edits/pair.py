@@ -18,6 +18,8 @@ from bowerbird.data.scenes.vocabulary import Vocabulary
 from bowerbird.data.scenes.words import with_article
 
 NONE = -1
+SAID = "said"
+"""The kind of an edit whose one word is the whole instruction."""
 CHANGES = ("", "mirror", "upside down", "gray", "negative", "darker", "lighter")
 """What can be done to a picture as a whole."""
 LIGHT = 0.35
@@ -36,8 +38,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Edit:
-    """From one picture to another, by their numbers in a list: its `kind` (of `WORDINGS`) and the `words` that fill a
-    wording. `drawing`: the row of the vocabulary that the first word names, from which a reference can be chosen."""
+    """From one picture to another, by their numbers in a list: its `kind` (of `WORDINGS`, or `SAID`) and the `words`
+    that fill a wording. `drawing`: the row of the vocabulary that the first word names, from which a reference can be
+    chosen."""
 
     source: int
     target: int
@@ -73,6 +76,8 @@ class Edits:
 def instruction(edit: Edit, rng: np.random.Generator, *, held_out: bool = False, invented: bool = False) -> str:
     """The edit in words, by one of the wordings that are trained on or `held_out`; `invented`: what it names is called
     by a word that means nothing."""
+    if edit.kind == SAID:
+        return edit.words[0]
     found = wordings(edit.kind, held_out=held_out)
     wording = found[int(rng.integers(len(found)))]
     words = list(edit.words)

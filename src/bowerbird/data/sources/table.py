@@ -20,6 +20,7 @@ from bowerbird.data.columns import column_key
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import urls
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
+from bowerbird.data.sources.edit_rows import PairColumns, pair_columns, split_pair
 from bowerbird.data.sources.labels import label_names, with_labels
 from bowerbird.data.sources.layout import FILE_COLUMNS, PARQUET, starts_like_picture
 
@@ -60,7 +61,8 @@ class Parquet:
         import pyarrow.parquet as pq
 
         try:
-            return int(pq.read_metadata(place).num_rows)
+            facts = pq.read_metadata(place)
+            return int(facts.num_rows) * (1 if pair_columns(facts.schema.to_arrow_schema().names) is None else 2)
         except (OSError, ValueError):
             return None
 
@@ -108,8 +110,12 @@ def read_batches(
     by their names. `path` names the table, and paths lie beside it.
 
     Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
-    addresses in a column `url`.
+    addresses in a column `url`. A row of a table of edits is two items (`edit_rows`).
     """
+    pairs = pair_columns(schema.names)
+    if pairs is not None:
+        yield from _pair_items(schema, batches, path, pairs, options)
+        return
     image_column, by_url = _image_column(schema, path, options.fetch_urls)
     fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
     names = [n for n in schema.names if n not in ((image_column, "embedding") if fingerprint else (image_column,))]
@@ -153,6 +159,24 @@ def read_batches(
             row_number += 1
 
 
+def _pair_items(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, columns: PairColumns, options: SourceOptions
+) -> Iterator[SourceItem]:
+    """Two items for each row of a table of edits."""
+    pictures = (columns.original, columns.edited)
+    kept = [name for name in schema.names if name in pictures or not _is_bytes(schema.field(name).type)]
+    options.report.note_columns([name for name in kept if name not in pictures])
+    labels = label_names(schema)
+    number = 0
+    for batch in _slices(batches):
+        for row in batch.select(kept).to_pylist():
+            place = f"{path.name}[{number}]"
+            for cell, caption, metadata in split_pair(with_labels(row, labels), columns, place):
+                data, name, problem = _picture_bytes(cell, path.parent)
+                yield SourceItem(data, portable(name) or place, caption, metadata, problem=problem)
+            number += 1
+
+
 def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The rows of `batches`, some `BATCH_BYTES` at a time: one batch may be a thousand photographs."""
     for batch in batches:
@@ -184,6 +208,9 @@ def _vectors(batch: pa.RecordBatch, path: Path) -> np.ndarray:
 
 def has_pictures(schema: pa.Schema, *, fetch_urls: bool) -> bool:
     """Whether a table holds pictures as bytes, or addresses that may be asked."""
+    pairs = pair_columns(schema.names)
+    if pairs is not None:
+        return _is_bytes(schema.field(pairs.original).type)
     column, by_url = _picture_column(schema, fetch_urls)
     return column is not None and (by_url or _is_bytes(schema.field(column).type))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.rerank.protocol import Reranker
@@ -11,6 +13,7 @@ from bowerbird.knowledge.rerank.protocol import Reranker
 BUILT_IN: Mapping[str, str] = {
     "auto": "bowerbird.knowledge.rerank.color:ColorReranker",
     "color": "bowerbird.knowledge.rerank.color:ColorReranker",
+    "late": "bowerbird.knowledge.rerank.late:LateReranker",
 }
 """By name the class, made without arguments when it is asked for. `auto` is what generation does where nothing else is
 asked for."""
@@ -24,10 +27,23 @@ Rerank = str | bool | Reranker
 
 def check_rerank(given: str | bool) -> str:
     """The name of a reranker, as `NAMES` has it. Raises: BowerbirdError for one that is not known."""
-    name = given if isinstance(given, str) else "auto" if given else NONE
+    return _known(given if isinstance(given, str) else "auto" if given else NONE)
+
+
+def _known(name: str, otherwise: str = "") -> str:
     if name not in NAMES:
-        raise BowerbirdError(f"`rerank` {name[:100]!r} is not known; choose one of {', '.join(NAMES)}")
+        raise BowerbirdError(f"`rerank` {name[:100]!r} is not known; choose one of {', '.join(NAMES)}{otherwise}")
     return name
+
+
+def open_reranker(given: str) -> Rerank:
+    """A name of `NAMES`, or the trained reranker in the directory `given`: for whoever may name files of this machine,
+    as the command line may. Raises: BowerbirdError where it is neither."""
+    if given in NAMES or not (os.sep in given or Path(given).is_dir()):
+        return _known(given, " or the directory of one that was trained: bowerbird train reranker")
+    from bowerbird.knowledge.rerank.learned import LearnedReranker
+
+    return LearnedReranker(Path(given))
 
 
 def load_reranker(given: Rerank) -> Reranker | None:

@@ -3,10 +3,13 @@ composed, their pictures rendered and encoded once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bowerbird.core import cache, seeds
 from bowerbird.core.errors import BowerbirdError
@@ -14,18 +17,18 @@ from bowerbird.core.opening import opening
 from bowerbird.core.text import with_article
 from bowerbird.core.types import Encoder
 from bowerbird.data.edits.build import EditSettings, build_edits
-from bowerbird.data.edits.pair import Edits, Shown, instruction, render_shown
+from bowerbird.data.edits.pair import Edits, Shown, instruction
 from bowerbird.data.edits.rendering import render_parts
+from bowerbird.data.edits.said import said_edits, stored_parts
 from bowerbird.data.edits.variants import plain, whole
 from bowerbird.data.pictures import Pictures
-from bowerbird.data.scenes.vocabulary import Vocabulary
 from bowerbird.diffusion import schedulers
 from bowerbird.encoders import load as load_encoder
 from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
-from bowerbird.systems.components import load_autoencoder, weights_hash
+from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits, others_of
@@ -38,14 +41,15 @@ SHOWN = 96
 """Held-out edits that are kept to be looked at."""
 TEXTS = 20_000
 """So many instructions the vocabulary of a new text model is made from."""
+Draw = Callable[[Sequence[Shown]], Iterator[Tensor]]
+"""From what is shown to float pictures in [-1, 1], a part at a time."""
 
 
 def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> InstructObjective:
     """The objective over the edits of `pictures`."""
     base = _open_base(config.base) if config.base is not None else None
     encoder = None if config.encoder is None else load_encoder(config.encoder, device=run.device)
-    settings = EditSettings(**{name: getattr(config, name) for name in EditSettings.__dataclass_fields__})
-    edits, held_out, vocabulary = build_edits(settings, pictures, run.seed)
+    edits, held_out, draw = _edits(config, pictures, run.seed)
     if not edits.edits:
         raise BowerbirdError(f"{len(pictures)} pictures give no edit; give drawings with names and styles")
     if base is None:
@@ -53,23 +57,48 @@ def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> Instru
     if run.device != "cpu":
         base.autoencoder.to(run.device)
         base.text_encoder.to(run.device)
-    stored = _stored(config, edits, vocabulary, pictures, base, encoder, run)
+    stored = _stored(config, edits, draw, pictures, base, encoder, run)
     embeddings = stored["embeddings"]
     others = others_of([plain(caption) for caption in pictures.captions])
-    shown = _held_out(config, held_out, vocabulary, pictures, embeddings, others)
+    shown = _held_out(config, held_out, draw, embeddings, others)
     return InstructObjective(
         config, EditData(edits, stored["latents"], embeddings, others, shown), base, encoder, run.seed
     )
 
 
-def frozen(config: InstructConfig) -> list[str]:
+def frozen(config: InstructConfig) -> dict[str, str]:
     """The fingerprints of the base, or of the autoencoder of a new one, and of the encoder."""
     if config.base is None:
-        found = [weights_hash(load_autoencoder(config.autoencoder))]
+        found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
     else:
         base = _open_base(config.base)
-        found = [weights_hash(part) for part in (base.unet, base.text_encoder, base.autoencoder)]
-    return found if config.encoder is None else [*found, load_encoder(config.encoder).fingerprint]
+        found = base_parts(base.unet, base.text_encoder, base.autoencoder)
+    return found if config.encoder is None else {**found, "encoder": load_encoder(config.encoder).fingerprint}
+
+
+def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Draw]:
+    """The edits that are trained on, those held out, and what draws them: of a table of edits, else composed by code.
+    Raises: BowerbirdError where settings do not fit a table."""
+    said = said_edits(pictures)
+    if said is None:
+        settings = EditSettings(**{name: getattr(config, name) for name in EditSettings.__dataclass_fields__})
+        edits, held_out, vocabulary = build_edits(settings, pictures, seed)
+        return (
+            edits,
+            held_out,
+            partial(render_parts, vocabulary=vocabulary, pictures=pictures, size=config.picture_size),
+        )
+    if config.encoder is not None:
+        raise BowerbirdError(
+            "a table of edits does not say which picture shows the thing that comes in, so references cannot be"
+            " learned from it; leave them out: --set system.encoder=null"
+        )
+    if pictures.size != config.picture_size:
+        raise BowerbirdError(
+            f"pictures of a table of edits are taken as they are, at {pictures.size} px (size), and"
+            f" system.picture_size={config.picture_size}; set both to one number"
+        )
+    return *said, partial(stored_parts, pictures=pictures)
 
 
 def _open_base(name: str) -> Base:
@@ -115,7 +144,7 @@ def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:
 def _stored(
     config: InstructConfig,
     edits: Edits,
-    vocabulary: Vocabulary,
+    draw: Draw,
     pictures: Pictures,
     base: Base,
     encoder: Encoder | None,
@@ -133,28 +162,21 @@ def _stored(
 
     @torch.no_grad()
     def make() -> dict[str, Any]:
-        latents = torch.cat(
-            [
-                encode_latents(base.autoencoder, x, run.device)
-                for x in render_parts(edits.shown, vocabulary, pictures, size)
-            ]
-        )
+        latents = torch.cat([encode_latents(base.autoencoder, x, run.device) for x in draw(edits.shown)])
         if encoder is None:
             return {"latents": latents, "embeddings": torch.zeros(1, 1, dtype=torch.float16)}
         drawings = [Shown(whole(row)) for row in range(len(pictures))]
         return {
             "latents": latents,
-            "embeddings": torch.cat(
-                [embed_tensors(encoder, x) for x in render_parts(drawings, vocabulary, pictures, size)]
-            ),
+            "embeddings": torch.cat([embed_tensors(encoder, x) for x in draw(drawings)]),
         }
 
     stored = cache.memoize(path, key, make)
-    edge = stored["latents"].shape[-1]
-    if edge != base.unet.config.sample_size:
+    edge, own = stored["latents"].shape[-1], base.unet.config.sample_size
+    if edge != own and not (config.base is not None and own % edge == 0 and edge < own):
         raise BowerbirdError(
-            f"pictures of {size} px give latents of edge {edge}, and the network's is {base.unet.config.sample_size};"
-            f" set system.picture_size={size * base.unet.config.sample_size // edge}"
+            f"pictures of {size} px give latents of edge {edge}, and the network's is {own}; set"
+            f" system.picture_size={size * own // edge}"
         )
     return stored
 
@@ -162,8 +184,7 @@ def _stored(
 def _held_out(
     config: InstructConfig,
     edits: Edits,
-    vocabulary: Vocabulary,
-    pictures: Pictures,
+    draw: Draw,
     embeddings: torch.Tensor,
     others: tuple[tuple[int, ...], ...],
 ) -> HeldOut:
@@ -174,7 +195,7 @@ def _held_out(
 
     def drawn(numbers: list[int]) -> torch.Tensor:
         shown = [edits.shown[number] for number in numbers]
-        return render_shown(shown, vocabulary, pictures, size) if shown else empty
+        return torch.cat(list(draw(shown))) if shown else empty
 
     rows = [(others[edit.drawing] or (edit.drawing,))[0] if edit.drawing >= 0 else -1 for edit in chosen]
     there = [row >= 0 and config.encoder is not None for row in rows]

@@ -1,4 +1,4 @@
-"""What trains beside the systems: autoencoder, tokenizer, encoder, judge, copy descriptor."""
+"""What trains beside the systems: autoencoder, tokenizer, encoder, judge, copy descriptor, reranker."""
 
 from bowerbird.systems.registry import ObjectiveEntry, Registration
 
@@ -36,6 +36,10 @@ REGISTRATION = Registration(
             config=f"{_HERE}.copy_descriptor:CopyConfig",
             build=f"{_HERE}.copy_descriptor:build",
             preview=f"{_HERE}.preview:copies_sheet",
+        ),
+        "reranker": ObjectiveEntry(
+            config=f"{_HERE}.reranker:RerankerConfig",
+            build=f"{_HERE}.reranker:build",
         ),
     }
 )

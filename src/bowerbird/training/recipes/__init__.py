@@ -41,10 +41,12 @@ NAMES = {
     "reimagen-paper-1024": ("bowerbird.training.recipes.reimagen", "reimagen_paper_1024"),
     "tiny-sd": ("bowerbird.training.recipes.stable_diffusion", "tiny_sd"),
     "tiny-racm3": ("bowerbird.training.recipes.racm3", "tiny_racm3"),
+    "instruct": ("bowerbird.training.recipes.instruct", "instruct"),
     "tiny-instruct": ("bowerbird.training.recipes.instruct", "tiny_instruct"),
     "tiny-ip-adapter": ("bowerbird.training.recipes.stable_diffusion", "tiny_ip_adapter"),
     "dreambooth": ("bowerbird.training.recipes.dreambooth", "dreambooth"),
     "tiny-copies": ("bowerbird.training.recipes.copy_descriptor", "tiny_copies"),
+    "reranker": ("bowerbird.training.recipes.reranker", "reranker"),
     "judge": ("bowerbird.training.recipes.judge", "judge"),
     "style-judge": ("bowerbird.training.recipes.judge", "style_judge"),
 }

@@ -1,4 +1,5 @@
-"""`tiny-instruct`: edits by instruction, on `tiny-sd`, with references from a knowledge base."""
+"""`instruct`: edits by instruction, on any Stable Diffusion and a table of edits; `tiny-instruct`: on `tiny-sd`, with
+references from a knowledge base."""
 
 from __future__ import annotations
 
@@ -49,3 +50,30 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     )
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     return Recipe(name="tiny-instruct", system=small, train=shorter, size=64, limit=32, transparency=True)
+
+
+def instruct(*, tiny: bool = False) -> Recipe:
+    """InstructPix2Pix (arXiv 2211.09800) on pairs of pictures as `bowerbird datasets edits` makes them or others
+    publish them, at 256 px, half the base's edge, as in the paper. Steps and rate are those of diffusers' script.
+
+    Command: bowerbird train instruct --base sd15 --data pairs --out runs/my-instruct
+    """
+    train = TrainConfig(
+        steps=15_000,
+        batch_size=4,
+        gradient_accumulation=4,
+        learning_rate=5e-5,
+        warmup_steps=0,
+        ema_decay=0.9999,
+        save_every=500,
+        sheet_every=1000,
+    )
+    if not tiny:
+        system = InstructConfig(
+            base="runs/tiny-sd/model", picture_size=256, style_key=None, group_key=None, kind_key=None
+        )
+        return Recipe(name="instruct", system=system, train=train, size=256)
+    without = dict.fromkeys(("encoder", "style_key", "group_key", "kind_key"))
+    small = tiny_instruct(tiny=True).system.model_copy(update=without)
+    shorter = train.model_copy(update={"steps": 2, "gradient_accumulation": 1})
+    return Recipe(name="instruct", system=small, train=shorter, size=64)
