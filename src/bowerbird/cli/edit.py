@@ -20,7 +20,7 @@ from bowerbird.cli.common import (
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
+from bowerbird.cli.generate import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 
@@ -136,7 +136,7 @@ def edit(
     from bowerbird.core import images
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, records
+    from bowerbird.systems import generation, records, unfamiliar
     from bowerbird.systems.queries import make_request
 
     guard.check_policy(on_copy)
@@ -192,6 +192,7 @@ def edit(
         **how,
     )
     sources = [picture for picture in pictures for _ in range(n)]
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with progress_bar(as_json) as bar:
         report = tracker(bar, "editing", len(sources))
         made = generation.generate(pipe, hits, settings, sources=sources, progress=report)

@@ -91,7 +91,7 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
         )
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and bundled(bare) is None and place.is_dir():
+        if place is not None and not _has_a_name(bare) and place.is_dir():
             found = _directory(place, name, given, device)
             if found.fingerprint == fingerprint:
                 return found
@@ -105,7 +105,7 @@ def load_recorded_text(name: str, fingerprint: str, *, device: str = "cpu") -> T
     """`load_recorded` for the text encoder that a knowledge base calls `name`."""
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and place.is_dir():
+        if place is not None and bare != MINILM and place.is_dir():
             found = _text_directory(place, name, given, device)
             if found.fingerprint == fingerprint:
                 return found
@@ -127,7 +127,7 @@ def _not_here(name: str, fingerprint: str, what: str) -> BowerbirdError:
 def place_of(encoder: Encoder | TextEncoder) -> str:
     """What another process on this machine gives `load` or `load_text` to get this `encoder`."""
     bare, given = (encoder.name, options.NONE) if plugins.is_path(encoder.name) else options.split(encoder.name)
-    place = None if bundled(bare) else known.place_of(encoder.fingerprint)
+    place = None if _has_a_name(bare) else known.place_of(encoder.fingerprint)
     return encoder.name if place is None else f"{place}{given}"
 
 
@@ -135,11 +135,11 @@ def _named(text: str, device: str) -> Encoder | None:
     """The encoder called `text` that is on this machine; None for what may be a hub id. Raises: BowerbirdError for what
     can be nothing."""
     bare, given = options.split(text)
+    if text == photos.NAME:  # also where a folder of photographs is called so
+        return photos.PhotoEncoder(device=device)
     path = bundled(bare) or Path(bare)
     if path.is_dir():
         return _directory(path, text, given, device)
-    if text == photos.NAME:
-        return photos.PhotoEncoder(device=device)
     if text in plugins.entry_point_names(ENTRY_POINTS):
         return _instance(plugins.entry_point(ENTRY_POINTS, text), text, device)
     if not _may_be_a_hub_id(bare):
@@ -148,6 +148,11 @@ def _named(text: str, device: str) -> Encoder | None:
             " openai/clip-vit-base-patch32, an installed encoder or module:Class"
         )
     return None
+
+
+def _has_a_name(text: str) -> bool:
+    """Whether `text` is a name of ours, which no folder of that name stands for."""
+    return bundled(text) is not None or text in (photos.NAME, MINILM)
 
 
 def _may_be_a_hub_id(text: str) -> bool:
