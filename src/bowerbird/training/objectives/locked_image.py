@@ -79,7 +79,7 @@ class LockedImageObjective(Objective[LockedImageBatch]):
         *before, _ = self.encoder.semantic
         device = self.log_scale.device
         found = []
-        for rows in torch.arange(len(self.pictures)).split(CHUNK):
+        for rows in torch.split(torch.arange(len(self.pictures)), CHUNK):
             change = freely_varied(len(rows), share, generator) if view else variation.identity(len(rows))
             h = variation.apply(change, self.pictures.pixels[rows], opacity[rows], size).to(device)
             for layer in (*self.encoder.stages, *before):
