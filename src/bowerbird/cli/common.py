@@ -121,6 +121,7 @@ FLAGS = {
         "delete_missing",
         "diversity",
         "encoder",
+        "engine",
         "exclude_key",
         "fetch_urls",
         "fit",

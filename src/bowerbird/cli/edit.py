@@ -46,6 +46,14 @@ def edit(
         float | None,
         typer.Option("--image-guidance", help="How much of the picture stays with --instruction; default 1.5."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="With --instruction: a LoRA for the model; several are added.",
+        ),
+    ] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
     reference: Annotated[
@@ -138,12 +146,14 @@ def edit(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import generation, records, unfamiliar
     from bowerbird.systems.queries import make_request
+    from bowerbird.systems.reference_settings import Adapter, parse_lora
 
     guard.check_policy(on_copy)
     opened = None if kb is None else KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
-    pipe = open_model(model, device)
+    changes = tuple(map(parse_lora, lora or ()))
+    pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     if not can.starts_from_image:
         raise BowerbirdError(

@@ -12,6 +12,7 @@ and grammar are not represented.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import zlib
@@ -129,6 +130,33 @@ def contributions(features: Tensor, layer: nn.Linear) -> Tensor:
 def whole_and_places(tokens: Tensor) -> Tensor:
     """Contributions `(n, places, d)` with their sum before them, of length 1 each."""
     return F.normalize(torch.cat([tokens.sum(1, keepdim=True), tokens], 1).float(), dim=2)
+
+
+class AreaByProducts(nn.Module):
+    """What `F.interpolate(x, to, mode="area")` gives of pictures of side `size`, but for rounding: two products of
+    matrices, which every format of networks has."""
+
+    def __init__(self, size: int, to: int) -> None:
+        super().__init__()
+        self.shares: Tensor
+        self.register_buffer("shares", F.interpolate(torch.eye(size)[None], to, mode="area")[0].T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shares @ x @ self.shares.T
+
+
+class PictureTower(nn.Module):
+    """The network for pictures of a small encoder, in a form that can be exported."""
+
+    def __init__(self, model: SmallEncoderModel) -> None:
+        super().__init__()
+        self.model = copy.copy(model)  # the weights are shared
+        area = AreaByProducts(model.config.image_size, model.config.look_size).to(model.look_mean.device)
+        self.area = area
+        object.__setattr__(self.model, "_low", lambda x: area(x.float()).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode_pixels(x)
 
 
 class SmallEncoderModel(WordTower):

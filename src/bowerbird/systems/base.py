@@ -148,6 +148,7 @@ class System(DiffusionPipeline, ABC):
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
     sampler_state: ClassVar[tuple[str, ...]] = ("scheduler",)
     loads_in_dtype: ClassVar[bool] = False
+    takes_loras: ClassVar[bool] = False
     strange: bool = False
     training_pictures: training_pictures.TrainingPictures | None = None
     _callback_tensor_inputs = ("latents",)

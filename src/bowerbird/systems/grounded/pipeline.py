@@ -27,7 +27,7 @@ from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
-from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all
+from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
@@ -451,8 +451,7 @@ class ReferencePipeline(WrappedPipeline):
             name = need.title if reader.encoder is None else reader.encoder.name
             found["encoder"] = {"name": name, "fingerprint": reader.encoder_id}
             found["fit"] = "crop" if kb is not None and reader.reads_stored(kb) else reader.fit or PAD
-        if self.loras:
-            found["loras"] = [{"name": each.name, "hash": each.hash, "scale": each.scale} for each in self.loras]
+        found |= lora_facts(self.loras)
         return {"references": found | ({} if self.injector is None else self.injector.describe())}
 
     @classmethod

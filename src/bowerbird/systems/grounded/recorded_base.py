@@ -17,12 +17,19 @@ from bowerbird.systems import common
 
 HEADER = "bowerbird.base"
 """The entry of a safetensors header with the base's name and the fingerprints of its networks, as JSON."""
+NOTE = "base.json"
+"""The file of a model that was trained from a base, with the same: what was made for that base goes into it too."""
 
 
 def base_header(name: str, networks: Mapping[str, torch.nn.Module]) -> dict[str, str]:
     """What a file says of the base called `name` that it is for: of the `networks` that have to be the same."""
     hashes = {part: common.fingerprint([network]) for part, network in networks.items()}
     return {HEADER: json.dumps({"name": files.portable(name), **hashes})}
+
+
+def write_note(folder: Path, header: Mapping[str, str]) -> None:
+    """Say in the folder of a model which base it was trained from, by its `base_header`."""
+    files.write_json(folder / NOTE, json.loads(header[HEADER]))
 
 
 def check_recorded_base(path: Path, base: Any, folder: Path | None, command: str) -> None:
@@ -34,12 +41,14 @@ def check_recorded_base(path: Path, base: Any, folder: Path | None, command: str
     said = parse_json(text, str(path), "note on its base")
     if not isinstance(said, dict):
         return
+    beside = None if folder is None else folder / NOTE
+    grown_from = {} if beside is None or not beside.is_file() else files.read_json(beside, "note on its base")
     for part in ("unet", "text_encoder", "text_encoder_2"):
         wanted, network = said.get(part), getattr(base, part, None)
         if not isinstance(wanted, str) or not isinstance(network, torch.nn.Module):
             continue
         found = _fingerprint(network, None if folder is None else folder / part)
-        if found is not None and found != wanted:
+        if found is not None and found != wanted and grown_from.get(part) != wanted:
             raise MismatchError(
                 f"{path}: was trained on the base {printable(str(said.get('name')))[:60]!r}, whose {part} is"
                 f" {printable(wanted)[:16]}, and that of this base is {found}; give that base, or train it for this"

@@ -17,6 +17,7 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -200,16 +201,16 @@ def frozen(config: IPAdapterConfig) -> dict[str, str]:
     return {"encoder": encoders.load(config.encoder).fingerprint, **parts}
 
 
-def load_base(name: str) -> Any:
+def load_base(name: str, kinds: Sequence[str] = ("StableDiffusionPipeline",)) -> Any:
     """The Stable Diffusion called `name`, bundled, a directory or a hub id. Raises: BowerbirdError when it is not there
-    or is another kind of model."""
+    or is none of diffusers' `kinds`."""
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
     base = ReferencePipeline.from_pretrained(name).base
-    if type(base).__name__ != "StableDiffusionPipeline":
+    if type(base).__name__ not in kinds:
         raise BowerbirdError(
-            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a"
-            " StableDiffusionPipeline: --set system.base=…"
+            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a {' or '.join(kinds)},"
+            " whose U-Net reads a text: --base …"
         )
     base.set_progress_bar_config(disable=True)
     return base
