@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import random
 import socket
 import statistics
@@ -28,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -170,17 +169,36 @@ def while_generating(port: int, seconds: float, steps: int) -> dict[str, float]:
     return {"p50": statistics.median(times), "p99": statistics.quantiles(times, n=100)[-1]}
 
 
-def resident(process: int) -> int:
-    """Megabytes of a process and its children."""
-    own = [process]
+PARTS = {
+    "bowerbird.serve.worker": "models",
+    "bowerbird.serve.decoder": "decoders",
+    "bowerbird.serve.ingest": "additions",
+}
+"""What a process of the server does, by the module that it runs; the one that answers runs none of these."""
+
+
+def memory(process: int) -> dict[str, float]:
+    """Megabytes of a server by what its processes do; pages that several share count in parts (`Pss`)."""
+    found: dict[str, float] = defaultdict(float)
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if int((place / "stat").read_text().rpartition(")")[2].split()[1]) == process:
-                own.append(int(place.name))
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if process not in (parent, int(place.name)):
+                continue
+            words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            part = next((PARTS[word] for word in words if word in PARTS), "web")
+            if part == "models" and '"preload": []' in words[-2]:
+                part = "encoders"
+            text = (place / "smaps_rollup").read_text()
         except (OSError, ValueError, IndexError):
             continue
-    pages = [int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) for pid in own]
-    return round(sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        found[part] += int(text.split("\nPss:")[1].split()[0]) / 2**10
+    return {part: round(found[part], 1) for part in sorted(found)}
+
+
+def total(process: int) -> float:
+    """Megabytes of all processes of a server."""
+    return round(sum(memory(process).values()), 1)
 
 
 def measure(name: str, command: Callable[[int], list[str]], seconds: float, steps: int) -> dict[str, Any]:
@@ -192,7 +210,7 @@ def measure(name: str, command: Callable[[int], list[str]], seconds: float, step
         ask(port, "/v1/images/generations", {"prompt": "red apple", "seed": 1, "steps": steps})
         found["first picture"] = ready + time.perf_counter() - started
         time.sleep(2)
-        found["memory at rest"] = resident(process.pid)
+        found["memory at rest"] = {**memory(process.pid), "all": total(process.pid)}
         for clients in CLIENTS:
             found[f"a minute, {clients} clients"] = rate(port, clients, seconds, steps)
         found["search"] = while_generating(port, seconds, steps)
@@ -200,33 +218,52 @@ def measure(name: str, command: Callable[[int], list[str]], seconds: float, step
     return found
 
 
+def slope(values: list[float]) -> float:
+    """How much a minute's value is more than the one before, by least squares."""
+    times = range(len(values))
+    return statistics.linear_regression(times, values).slope if len(values) > 1 else 0.0
+
+
 def soak(command: list[str], port: int, seconds: float) -> None:
-    """Generate, add and search; memory and open files once a minute."""
+    """Generate, add, remove and search; memory and open files once a minute. The first third warms up."""
     from bowerbird.data.drawn import read_drawn
 
     pictures = [item.data for item in read_drawn()]
+    counts: Counter[str] = Counter()
     with running(command, port) as (process, _):
         until, number, rows = time.monotonic() + seconds, 0, []
         while time.monotonic() < until:
             minute = min(until, time.monotonic() + 60)
             while time.monotonic() < minute:
                 number += 1
-                ask(port, "/v1/images/generations", {"prompt": PROMPTS[number % 8], "steps": 4})
-                ask(port, "/api/knowledge-bases/kb/search", {"text": PROMPTS[number % 8]})
+                status, _ = ask(port, "/v1/images/generations", {"prompt": PROMPTS[number % 8], "steps": 4})
+                counts[f"generate {status}"] += 1
+                status, _ = ask(port, "/api/knowledge-bases/kb/search", {"text": PROMPTS[number % 8]})
+                counts[f"search {status}"] += 1
                 if number % 10 == 0:
-                    data = pictures[number % len(pictures)]
+                    # a picture that is there already says so and changes nothing; one that is not comes, and goes again
+                    before = json.loads(ask(port, "/api/knowledge-bases/kb")[1])["version"]
+                    data = pictures[number % len(pictures)] + str(number).encode()
                     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
                     link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
                     form = {"Content-Type": "multipart/form-data; boundary=b"}
                     link.request("POST", "/api/knowledge-bases/kb/items", head + data + b"\r\n--b--\r\n", form)
-                    link.getresponse().read()
+                    answer = link.getresponse()
+                    counts[f"add {answer.status}"] += 1
+                    job = json.loads(answer.read())["id"]
                     link.close()
+                    ask(port, f"/api/jobs/{job}/events")
+                    status, _ = ask(port, "/api/knowledge-bases/kb/restore", {"version": before})
+                    counts[f"restore {status}"] += 1
             files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-            rows.append(resident(process.pid))
-            sys.stdout.write(f"{len(rows)} min: {number} pictures, {rows[-1]} MB, {files} files\n")
+            rows.append({**memory(process.pid), "all": total(process.pid), "files": float(files)})
+            sys.stdout.write(f"{len(rows)} min: {number} pictures, {json.dumps(rows[-1])}\n")
+            sys.stdout.flush()
     later = rows[len(rows) // 3 :]
-    slope = (later[-1] - later[0]) / max(1, len(later) - 1)
-    sys.stdout.write(f"memory grows by {slope:.2f} MB a minute\n")
+    grows = {
+        part: round(slope([row.get(part, 0.0) for row in later]), 2) for part in ("all", "web", "models", "encoders")
+    }
+    sys.stdout.write(f"answers {dict(counts)}; MB a minute: {json.dumps(grows)}\n")
 
 
 def probe(port: int, seconds: float) -> list[float]:
@@ -254,7 +291,7 @@ def overload(command: list[str], port: int, seconds: float, capacity: int) -> No
     """Ten times as many clients as fit: how many are answered and refused, how fast `/health` is, and memory."""
     with running(command, port) as (process, _):
         ask(port, "/v1/images/generations", {"prompt": "red apple", "steps": 2})
-        before, until, counts = resident(process.pid), time.monotonic() + seconds, Counter[int]()
+        before, until, counts = total(process.pid), time.monotonic() + seconds, Counter[int]()
 
         def client(number: int) -> None:
             while time.monotonic() < until:
@@ -273,9 +310,7 @@ def overload(command: list[str], port: int, seconds: float, capacity: int) -> No
         jobs = json.loads(ask(port, "/api/jobs?limit=500")[1])["jobs"]
         states = Counter(job["state"] for job in jobs)
         p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
-        sys.stdout.write(
-            f"answers {dict(counts)}, jobs {dict(states)}, memory {before} then {resident(process.pid)} MB\n"
-        )
+        sys.stdout.write(f"answers {dict(counts)}, jobs {dict(states)}, memory {before} then {total(process.pid)} MB\n")
         sys.stdout.write(f"/health: p50 {p50:.1f}, p99 {p99:.1f}, longest {times[-1]:.1f} ms of {len(times)}\n")
 
 
@@ -286,6 +321,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds")
     parser.add_argument("--overload", type=float, default=0.0, help="seconds")
+    parser.add_argument("--model", default="tiny-rdm", help="of --soak and --overload: a small one turns over faster")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -294,7 +330,7 @@ def main() -> None:
         subprocess.run([*python, "-m", "bowerbird", "kb", "build", str(kb), "drawn"], check=True, capture_output=True)
 
         def ours(port: int) -> list[str]:
-            serve = ["-m", "bowerbird", "serve", "--kb", str(kb), "--model", "tiny-rdm", "--port", str(port)]
+            serve = ["-m", "bowerbird", "serve", "--kb", str(kb), "--model", arguments.model, "--port", str(port)]
             return [*python, *serve, "--data", f"{folder}/data-{port}"]
 
         if arguments.soak:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from tests.test_cli import bowerbird, refused
@@ -108,3 +109,41 @@ def test_generating_again_leaves_no_picture_of_before(tmp_path: Path, kb_path: P
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["000.png", "generation.jsonl", "sheet.png"]
     lines = (tmp_path / "o" / "generation.jsonl").read_text().splitlines()
     assert [json.loads(line)["request"]["prompt"] for line in lines] == ["moon"]
+
+
+def test_a_set_is_durable_before_it_has_its_name_and_nothing_is_waited_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file once, with the folder's own list, then the list that the folder is in. Nine waits for the disk were
+    most of what a client waited for after its picture was there."""
+    synced: list[str] = []
+    fsync = files.fsync_path
+    there: list[bool] = []
+
+    def note(path: Path) -> None:
+        fsync(path)
+        synced.append(path.name)
+        there.append((tmp_path / "out").exists())
+
+    monkeypatch.setattr(files, "fsync_path", note)
+    with output_directory(tmp_path / "out", FILES) as folder:
+        for name in ("1.png", "2.png", "list.json"):
+            with files.atomic_path(folder / name) as temporary:
+                temporary.write_text(name)
+        making = folder.name
+    assert sorted(synced) == sorted(["1.png", "2.png", "list.json", making, tmp_path.name])
+    assert there == [False] * 4 + [True]
+    assert synced[-1] == tmp_path.name
+
+
+def test_a_file_that_is_not_written_well_is_not_there_in_a_folder_in_the_making_either(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("half")
+
+    with output_directory(tmp_path / "out", FILES) as folder:
+        with pytest.raises(ValueError, match="half"):
+            half(folder / "1.png")
+        assert list(folder.iterdir()) == []
+        (folder / "list.json").write_text("x")

@@ -6,16 +6,18 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from bowerbird import KnowledgeBase
 from bowerbird.core import images
 from bowerbird.data.photographs import looks_like_photographs
 from bowerbird.data.sources import read
-from bowerbird.knowledge.ingest.add import PHOTOGRAPHS
+from bowerbird.encoders import installed
+from bowerbird.knowledge.ingest.add import photographs_hint
 
 
-def test_photographs_are_told_from_drawings_and_said_once(tmp_path: Path) -> None:
+def test_photographs_are_told_from_drawings_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
     frequency[0, 0] = 1.0
@@ -35,4 +37,8 @@ def test_photographs_are_told_from_drawings_and_said_once(tmp_path: Path) -> Non
         for n, picture in enumerate(pictures):
             picture.save(tmp_path / name / f"{n}.png")
         KnowledgeBase.build(tmp_path / f"kb-{name}", tmp_path / name, on_message=said.append)
-    assert [line for line in said if "photographs" in line] == [PHOTOGRAPHS]
+    assert [line for line in said if "photographs" in line] == [photographs_hint()]
+    for there in (True, False):
+        monkeypatch.setattr(installed, "is_installed", lambda _, there=there: there)
+        assert "--encoder photos" in photographs_hint()
+        assert ("pip install" in photographs_hint()) is not there

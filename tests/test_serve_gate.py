@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
+import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bowerbird.serve import recovery
+from bowerbird.serve import errors, recovery
 from bowerbird.serve.context import Server, Settings
 from bowerbird.serve.limits import LIMITS
 from bowerbird.serve.metrics import resident_bytes
@@ -305,3 +308,159 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port} cannot be listened at" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_a_model_that_takes_no_adapter_is_refused_before_anything_starts(tmp_path: Path, random_rdm: Path) -> None:
+    """It came to light when somebody first asked for the model."""
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"x")
+    for flag, name in (("--adapter", "tiny-rdm"), ("--lora", str(random_rdm))):
+        models = ("--model", "tiny-knn", "--model", name)
+        _, said = run("serve", *models, flag, f"{name}={file}", "--data", str(tmp_path / "data"), expect=2)
+        assert "takes no --adapter" in said
+        assert said.count("\n") == 1
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
+    _, said = run("serve", "--model", str(tmp_path / "odd"), "--data", str(tmp_path / "data"), expect=2)
+    assert "'AudioPipeline'" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_errors_name_what_a_request_has_and_no_commands() -> None:
+    cases = {
+        "generate: give a knowledge base (`kb`), or pictures of your own (`reference`)": (
+            "generate: give a knowledge base (knowledge_base), or pictures of your own (neighbors)"
+        ),
+        "this model does not edit; use tiny-knn, or train one: bowerbird train tiny-knn": (
+            "this model does not edit; use tiny-knn, or train one"
+        ),
+        "the row of id 3 is not as it was written; bowerbird kb verify my-kb names the damaged file": (
+            "the row of id 3 is not as it was written"
+        ),
+        "InstructPipeline edits a picture, and none is given; see bowerbird edit --help": (
+            "InstructPipeline edits a picture, and none is given"
+        ),
+        "pictures of 5 px do not fit it; --num-images is at most 8 with `k=0`": (
+            "pictures of 5 px do not fit it; n is at most 8 with k=0"
+        ),
+        "a StableDiffusion cannot be grounded; bowerbird grounds others": (
+            "a StableDiffusion cannot be grounded; bowerbird grounds others"
+        ),
+    }
+    assert {text: errors.for_clients(text) for text in cases} == cases
+
+
+def test_a_database_that_takes_nothing_more_loses_no_job_silently(
+    small_kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits is answered, and what runs goes on when there is room again. It ended the worker for good."""
+
+    def full(*parts: Any, **more: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    settings = Settings((str(small_kb_path),), tmp_path / "data", ("tiny-rdm",), drain_seconds=1)
+    with web_alone(settings, tmp_path / "sockets", answers=False) as (client, server):
+        taken = client.post("/api/generate", {"prompt": "a"}).json["id"]
+        with monkeypatch.context() as patched:
+            patched.setattr(server.store, "add", full)
+            refused = client.post("/api/generate", {"prompt": "b"})
+            assert (refused.status, refused.code) == (507, "disk_full")
+            assert refused.headers["x-should-retry"] == "false"
+            patched.setattr(server.store, "finish", full)
+            ended = client.ask("DELETE", f"/api/jobs/{taken}").json
+            assert (ended["state"], ended["error"]["code"]) == ("failed", "disk_full")
+        assert server.dispatcher.tasks == {}
+        assert client.post("/api/generate", {"prompt": "c"}).status == 202
+
+
+def test_a_clock_that_goes_back_moves_no_job_and_counts_no_time_back(
+    small_kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings((str(small_kb_path),), tmp_path / "data", ("tiny-rdm",), drain_seconds=1)
+    with web_alone(settings, tmp_path / "sockets", answers=False) as (client, server):
+        first = client.post("/api/generate", {"prompt": "a"}).json["id"]
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 10**6)
+        second = client.post("/api/generate", {"prompt": "b"}).json["id"]
+        for job in (first, second):
+            client.ask("DELETE", f"/api/jobs/{job}")
+        assert [job["id"] for job in client.get("/api/jobs").json["jobs"]] == [second, first]
+        assert server.dispatcher.retry_after() >= 1
+        lines = client.get("/metrics").body.decode().splitlines()
+        sums = [float(line.split()[-1]) for line in lines if line.startswith("bowerbird_stage_seconds_sum")]
+        assert min(sums) >= 0
+
+
+def test_a_knowledge_base_that_is_gone_hides_no_other(small_kb_path: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_kb_path, tmp_path / name)
+    settings = Settings((str(tmp_path / "one"), str(tmp_path / "two")), tmp_path / "data", ("tiny-rdm",))
+    with web_alone(settings, tmp_path / "sockets") as (client, _):
+        shutil.rmtree(tmp_path / "two")
+        one, two = client.get("/api/knowledge-bases").json["knowledge_bases"]
+        assert one["error"] is None
+        assert one["items"] > 0
+        assert (two["id"], two["items"]) == ("two", 0)
+        assert two["error"]
+        for path in ("", "/items", "/columns", "/versions"):
+            answer = client.get(f"/api/knowledge-bases/two{path}")
+            assert 400 <= answer.status < 500, (path, answer.status)
+            assert str(tmp_path) not in answer.body.decode()
+        assert client.get("/api/knowledge-bases/one/items").json["total"] == one["items"]
+
+
+def test_removals_of_the_same_items_at_once_count_each_of_them_once(small_kb_path: Path, tmp_path: Path) -> None:
+    """While others page through: nobody is answered with a fault, and an undo brings all of them back."""
+    shutil.copytree(small_kb_path, tmp_path / "kb")
+    settings = Settings((str(tmp_path / "kb"),), tmp_path / "data", ("tiny-rdm",))
+    with web_alone(settings, tmp_path / "sockets") as (client, _):
+        base = "/api/knowledge-bases/kb"
+        before = client.get(base).json
+        ids = [item["id"] for item in client.get(f"{base}/items?limit=6").json["items"]]
+
+        def remove(number: int) -> Answer:
+            return client.post(f"{base}/remove", {"ids": ids[number % 3 : number % 3 + 3]})
+
+        with ThreadPoolExecutor(8) as pool:
+            looking = [pool.submit(client.get, f"{base}/items?limit=50&offset={10 * i}") for i in range(12)]
+            removing = [pool.submit(remove, number) for number in range(6)]
+            removed, looked = [each.result() for each in removing], [each.result() for each in looking]
+        assert {answer.status for answer in looked} == {200}
+        assert {answer.status for answer in removed} <= {200, 404, 409}, [a.body for a in removed]
+        gone = sum(answer.json["removed"] for answer in removed if answer.status == 200)
+        assert client.get(base).json["items"] == before["items"] - gone
+        assert 3 <= gone <= 5
+        assert client.post(f"{base}/restore", {"version": before["version"]}).json["items"] == before["items"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"a"',
+        b'{"prompt": "a"',
+        b'{"prompt": "\xff\xfe"}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "a", "prompt": 3}',
+        b'{"prompt": "a", "seed": 1e400}',
+        b'{"prompt": "a", "seed": NaN}',
+        b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"prompt": "a", "where": "1=1; drop table x --"}',
+        b'{"prompt": {"$gt": ""}}',
+        b'{"__proto__": {"n": 1}, "prompt": "a"}',
+        b'{"prompt": "a", "neighbors": ' + b"[" * 400 + b"]" * 400 + b"}",
+    ],
+)
+def test_a_body_that_is_no_request_is_refused_in_one_line(web: tuple[Client, Server], body: bytes) -> None:
+    client, _ = web
+    for path in ("/api/generate", "/v1/images/generations", "/api/compare", "/api/knowledge-bases/kb/search"):
+        answer = client.ask("POST", path, body)
+        if answer.status == 202:  # a condition is looked at by the worker
+            assert b"drop table" in body
+            client.ask("DELETE", f"/api/jobs/{answer.json['id']}")
+            continue
+        assert answer.status in (400, 422), (path, answer.status, answer.body)
+        assert "\n" not in answer.json["error"]["message"]
+        assert answer.code

@@ -20,7 +20,7 @@ from bowerbird.cli.common import (
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import print_result, say_fewer, warn_of_copies
+from bowerbird.cli.generate import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 
@@ -45,6 +45,14 @@ def edit(
     image_guidance: Annotated[
         float | None,
         typer.Option("--image-guidance", help="How much of the picture stays with --instruction; default 1.5."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="With --instruction: a LoRA for the model; several are added.",
+        ),
     ] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
@@ -136,14 +144,16 @@ def edit(
     from bowerbird.core import images
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, records
+    from bowerbird.systems import generation, records, unfamiliar
     from bowerbird.systems.queries import make_request
+    from bowerbird.systems.reference_settings import Adapter, parse_lora
 
     guard.check_policy(on_copy)
     opened = None if kb is None else KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
-    pipe = open_model(model, device)
+    changes = tuple(map(parse_lora, lora or ()))
+    pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     if not can.starts_from_image:
         raise BowerbirdError(
@@ -192,6 +202,7 @@ def edit(
         **how,
     )
     sources = [picture for picture in pictures for _ in range(n)]
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with progress_bar(as_json) as bar:
         report = tracker(bar, "editing", len(sources))
         made = generation.generate(pipe, hits, settings, sources=sources, progress=report)

@@ -38,6 +38,27 @@ SourceArgument = Annotated[
 EncoderOption = Annotated[
     str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Runs the encoder's network for pictures: torch, onnx or openvino (same numbers to 0.001), bfloat16.",
+    ),
+]
+CaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder",
+        metavar="NAME|DIR",
+        help="Search captions by meaning too: minilm, or a directory or hub id of sentence-transformers.",
+    ),
+]
+OpenCaptionEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-encoder", metavar="NAME|DIR", help="Encoder of its captions, where it is not found by its name."
+    ),
+]
 OpenEncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
@@ -48,11 +69,21 @@ RerankOption = Annotated[
         "--rerank",
         metavar="NAME|DIR",
         help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
-        " others agree), none, or auto, which is color; or the directory of one that was trained (bowerbird train"
-        " reranker).",
+        " others agree), late (token by token, where it was built with --tokens), none, or auto, which is color; or the"
+        " directory of one that was trained (bowerbird train reranker).",
     ),
 ]
 NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.")]
+TokensOption = Annotated[
+    int,
+    typer.Option(
+        "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
+    ),
+]
+CoverOption = Annotated[
+    bool,
+    typer.Option("--cover", help="Of a text that names several things, one result of each before a second of any."),
+]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[
     str | None,

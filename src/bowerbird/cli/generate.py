@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,7 +25,7 @@ from bowerbird.cli.common import (
     say_source,
     tracker,
 )
-from bowerbird.cli.filling import NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
@@ -135,6 +136,7 @@ def generate(
     ] = None,
     rerank: RerankOption = "auto",
     no_rerank: NoRerankOption = False,
+    cover: CoverOption = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -291,7 +293,7 @@ def generate(
     from bowerbird import encoders
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records, refinement, reranking
+    from bowerbird.systems import generation, jobs, records, refinement, reranking, unfamiliar
 
     job = jobs.Job(
         prompt=prompt[0] if prompt else None,
@@ -313,6 +315,7 @@ def generate(
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
         rerank=read_rerank(rerank, no_rerank=no_rerank),
+        cover=cover,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -353,8 +356,7 @@ def generate(
     hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
-    if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
-        say(f"{model}: {line}")
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
     for note in jobs.notes(prepared, job):
         say(note)
     with progress_bar(as_json) as bar:
@@ -512,6 +514,12 @@ def say_fewer(pipe: System, kb: KnowledgeBase, k: int | None) -> None:
     usual = pipe.defaults.k
     if k is None and len(kb) < usual:
         say(f"{kb.path} holds {len(kb)} items, fewer than the model's usual {usual} neighbors: k is {len(kb)}")
+
+
+def say_warnings(model: str, rows: Sequence[Sequence[str]]) -> None:
+    """What pictures are far from what `model` was trained on in, each line once."""
+    for line in dict.fromkeys(line for row in rows for line in row):
+        say(f"{model}: {line}")
 
 
 def warn_of_copies(kept: Any, paths: list[Path]) -> None:

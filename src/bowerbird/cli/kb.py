@@ -9,20 +9,24 @@ import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, show_progress
 from bowerbird.cli.filling import (
+    CaptionEncoderOption,
     CaptionOption,
     CreditOption,
     DedupOption,
     EncoderOption,
+    EngineOption,
     FetchOption,
     FilterOption,
     KbArgument,
     MaxPixelsOption,
     MemoryOption,
+    OpenCaptionEncoderOption,
     OpenEncoderOption,
     PatchesOption,
     PrivateOption,
     ReportOption,
     SourceArgument,
+    TokensOption,
     WhereOption,
     WorkersOption,
     check_report_path,
@@ -45,6 +49,8 @@ def build(
     kb: KbArgument,
     source: SourceArgument,
     encoder: EncoderOption = "small",
+    engine: EngineOption = "torch",
+    caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
@@ -70,6 +76,7 @@ def build(
         bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
     ] = False,
     credit: CreditOption = None,
+    tokens: TokensOption = 0,
     workers: WorkersOption = 0,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
@@ -79,6 +86,7 @@ def build(
 
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
+    from bowerbird.encoders import engines
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
@@ -87,7 +95,8 @@ def build(
         made, done = KnowledgeBase.build(
             kb,
             list(source),
-            encoder=encoder,
+            encoder=engines.named(encoder, engine),
+            caption_encoder=caption_encoder,
             normalize=normalize,
             caption_column=caption_column,
             where=where,
@@ -102,6 +111,7 @@ def build(
             compounds=compounds,
             keep_accents=keep_accents,
             credit=credited,
+            tokens=tokens,
             workers=workers,
             device=pick_device(device),
             memory=parse_memory(memory),
@@ -117,6 +127,7 @@ def add(
     kb: KbArgument,
     source: SourceArgument,
     encoder: OpenEncoderOption = None,
+    caption_encoder: OpenCaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -140,7 +151,12 @@ def add(
 
     report = check_report_path(report)
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device=pick_device(device), memory=parse_memory(memory), on_message=say
+        kb,
+        encoder=encoder,
+        caption_encoder=caption_encoder,
+        device=pick_device(device),
+        memory=parse_memory(memory),
+        on_message=say,
     )
     with show_progress("embedding", as_json) as progress:
         done = opened.add(
@@ -248,6 +264,8 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
         f"encoder   {encoder['name']} ({encoder['fingerprint']}), embedding dimension {encoder['dim']},"
         f" {'cosine' if encoder['normalize'] else 'inner product'}"
     )
+    if said := facts.get("captions"):
+        print_line(f"captions  by {said['name']} ({said['fingerprint']}), dimension {said['dim']}, every one compared")
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print_line(

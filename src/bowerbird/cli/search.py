@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
-from bowerbird.cli.filling import KbArgument, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import (
+    CoverOption,
+    KbArgument,
+    OpenCaptionEncoderOption,
+    OpenEncoderOption,
+    RerankOption,
+    read_rerank,
+)
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import shortened
+from bowerbird.core.types import embeds_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 
 USUAL = 8
 """Results where -k is not given."""
+ALWAYS = ("similarity", "bm25")
+"""Measures that every result has, None where the search did not look at it."""
 BATCH = 256
 """Queries searched at once."""
 
@@ -50,7 +60,8 @@ def search(
         ),
     ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", help="dense (embeddings), bm25 (words), hybrid (both), mixed.")
+        str,
+        typer.Option("--mode", help="dense (embeddings), bm25 (words), captions (their meaning), hybrid (all), mixed."),
     ] = "hybrid",
     k: Annotated[
         int | None, typer.Option("-k", "--num-neighbors", help="How many results; default 8, or as many as there are.")
@@ -72,7 +83,9 @@ def search(
         typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
     ] = True,
     rerank: RerankOption = "none",
+    cover: CoverOption = False,
     encoder: OpenEncoderOption = None,
+    caption_encoder: OpenCaptionEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -85,6 +98,8 @@ def search(
     from bowerbird.knowledge.rerank.registry import NONE, rerank_name
 
     reranker = read_rerank(rerank, no_rerank=False)
+    if cover and (min_score is not None or diversity):
+        raise BowerbirdError("search: --cover chooses itself; leave out --min-score and --diversity")
     if queries is not None:
         if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
@@ -96,14 +111,19 @@ def search(
             mode,
             {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score}
             | {"typos": typos, "rerank": reranker},
-            encoder,
+            (encoder, caption_encoder),
             device,
+            cover=cover,
         )
         return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device="cpu" if mode == "bm25" and not image else pick_device(device), on_message=say
+        kb,
+        encoder=encoder,
+        caption_encoder=caption_encoder,
+        device="cpu" if mode == "bm25" and not image else pick_device(device),
+        on_message=say,
     )
     single = text[0] if text and len(text) == 1 and not image and not negative and weights is None else None
     options: dict[str, Any] = {"k": _count(opened, k), "where": where, "diversity": diversity, "exact": exact}
@@ -111,10 +131,13 @@ def search(
     usual: np.ndarray | None = None
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, rerank=reranker, **options)
+        hits = _covering(opened, hits, mode, where) if cover else hits
         query: dict[str, Any] = {"text": single}
-        if mode != "bm25" and (as_json or min_score is not None):
+        if mode not in ("bm25", "captions") and (as_json or min_score is not None) and embeds_text(opened.encoder):
             usual = opened.similarities(text=single)
     else:
+        if cover:
+            raise BowerbirdError("search: --cover is about the things that one --text names; leave out the others")
         if alpha is not None or mode == "bm25":
             raise BowerbirdError(
                 "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
@@ -134,6 +157,8 @@ def search(
         hits = opened.search(**how, rerank=reranker, **options)
         usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
+    for note in hits.notes[0] if hits.notes else ():
+        say(note)
     corrected = _corrected(hits)
     for word, others in corrected.items():
         say(f"no item has {word!r}: searched for {' or '.join(map(repr, others))} (--no-typos: only as written)")
@@ -156,6 +181,7 @@ def search(
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
                 "rerank": rerank_name(reranker, pictures=single is None),
+                **({"cover": True} if cover else {}),
                 "query": query,
                 "corrected": corrected,
                 **({} if usual is None else {"usual_similarity": _usual(usual)}),
@@ -164,17 +190,29 @@ def search(
         )
         return
     if results:
-        say(f"{'score':>8}  {'cosine':>6}  {'bm25':>6}  {'id':>19}  file: caption")
+        meaning = f"{'caption':>7}  " if "caption_similarity" in hits.measures else ""
+        say(f"{'score':>8}  {'cosine':>6}  {'bm25':>6}  {meaning}{'id':>19}  file: caption")
     for result in results:
-        cosine, words = (f"{result[n]:.3f}" if result[n] is not None else "-" for n in ("similarity", "bm25"))
+        known = (result.get(n) for n in ("similarity", "bm25", "caption_similarity"))
+        cosine, words, said = (f"{value:.3f}" if value is not None else "-" for value in known)
+        meaning = f"{said:>7}  " if "caption_similarity" in result else ""
         text_of = ": ".join(part for part in (result["path"], shortened(result["caption"])) if part)
         text_of += f"  ({credit})" if (credit := ", ".join(map(str, result["credit"].values()))) else ""
-        print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {result['id']:>19}  {text_of}")
+        print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {meaning}{result['id']:>19}  {text_of}")
     if not results:
         say(f"{kb}: nothing{_why_nothing(single, mode, where, min_score, usual)}")
 
 
-def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: str | None, device: str) -> None:
+def _batch(
+    kb: str,
+    queries: Path,
+    mode: str,
+    options: dict[str, Any],
+    given: tuple[str | None, str | None],
+    device: str,
+    *,
+    cover: bool,
+) -> None:
     """One JSON line a query, in their order."""
     from bowerbird.data.report import SourceReport
     from bowerbird.data.text import lines_of, read_text_file
@@ -187,12 +225,17 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
     if not texts:
         raise BowerbirdError(f"{queries}: no query in it; write one a line")
     opened = KnowledgeBase.open(
-        kb, encoder=encoder, device="cpu" if mode == "bm25" else pick_device(device), on_message=say
+        kb,
+        encoder=given[0],
+        caption_encoder=given[1],
+        device="cpu" if mode == "bm25" else pick_device(device),
+        on_message=say,
     )
     k = options["k"]
     options["k"] = _count(opened, k)
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
+        hits = _covering(opened, hits, mode, options["where"]) if cover else hits
         for row, text in enumerate(hits.queries):
             results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
             print_json(
@@ -201,6 +244,7 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                     "version": opened.version,
                     "mode": mode,
                     "rerank": rerank_name(options["rerank"]),
+                    **({"cover": True} if cover else {}),
                     "query": {"text": text},
                     "corrected": _corrected(hits, row),
                     "results": results,
@@ -208,6 +252,12 @@ def _batch(kb: str, queries: Path, mode: str, options: dict[str, Any], encoder: 
                 indent=None,
             )
     _say_count(opened, k)
+
+
+def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) -> Neighbors:
+    from bowerbird.systems import coverage
+
+    return coverage.cover(kb, hits, search_mode=mode, where=where)
 
 
 def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
@@ -267,7 +317,8 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
     return {
         "id": item,
         "score": round(float(hits.scores[row, column]), 6),
-        **{name: _known(hits.measures.get(name), row, column) for name in ("similarity", "bm25")},
+        **{name: _known(hits.measures.get(name), row, column) for name in dict.fromkeys((*ALWAYS, *hits.measures))},
+        **({"phrase": hits.phrases[row][column]} if hits.phrases else {}),
         "caption": hits.captions[row][column],
         "metadata": hits.metadata[row][column],
         "path": kb.name(item),

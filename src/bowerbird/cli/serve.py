@@ -45,6 +45,12 @@ def serve(
             "--offload", metavar="[MODEL=]HOW", help="Keep a base's weights in main memory: model, sequential."
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora", metavar="[MODEL=]FILE", help="A LoRA for a base model, as FILE or FILE:0.8; several are added."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; another than this machine wants a token.")
     ] = ("127.0.0.1"),
@@ -113,6 +119,7 @@ def serve(
                 image_encoder=image_encoder or (),
                 fit=fit or (),
                 offload=offload or (),
+                lora=lora or (),
             ),
             host=host,
             port=port,

@@ -212,6 +212,8 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
                 if bar.disable and first:
                     rate = f"learning rate {done.learning_rate:.3g}"
                     say(f"step {done.step} of {recipe.train.steps}, {line}, {rate}, {done.seconds:.2f} s")
+                if done.stopped is not None and first:
+                    say(f"stopped at step {done.step}: {done.stopped}; the checkpoint before is kept as the model")
         except (KeyboardInterrupt, Terminated) as error:
             error.add_note(f"{out}: the last checkpoint is kept, and the same command goes on from there")
             raise
@@ -219,6 +221,7 @@ def _run(run: Run, pictures: Pictures, options: _Options) -> dict[str, Any]:
         "recipe": recipe.name,
         "steps": recipe.train.steps,
         "loss": done.loss if done else None,
+        "stopped": done.stopped if done else None,
         "out": str(out / "model"),
         "source": pictures.source.facts(),
         **_measured(recipe, out / "model"),

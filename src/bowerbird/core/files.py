@@ -11,7 +11,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,15 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_paths(paths: Iterable[Path]) -> None:
+    """`fsync_path` of each, side by side: the disk then writes them together, where one after the other waits as often
+    as there are files."""
+    every = list(paths)
+    with ThreadPoolExecutor(min(8, max(1, len(every)))) as pool:
+        for _ in pool.map(fsync_path, every):  # which raises what one of them raised
+            pass
 
 
 def make_folder(path: Path) -> None:
@@ -86,17 +96,21 @@ def _follow(path: Path) -> Path:
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; renamed onto `path` when the block ends well, removed when it does
-    not."""
+    not. Within a directory that is in the making itself, that makes it durable with all else."""
     path = check_name(path)
-    leftovers.clear_once(path.parent)
+    alone = not any(leftovers.is_temporary(folder.name) for folder in path.absolute().parents)
+    if alone:
+        leftovers.clear_once(path.parent)
     temporary = leftovers.temporary_name(path, "tmp")
     try:
         with disk_errors(path, temporary):
             make_folder(path.parent)
             yield temporary
-            fsync_path(temporary)
+            if alone:
+                fsync_path(temporary)
             temporary.replace(path)
-            fsync_path(path.parent)
+            if alone:
+                fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -169,8 +183,7 @@ def _lock_of_making(path: Path) -> Iterator[None]:
 
 def _take_the_place(made: Path, path: Path) -> None:
     """Make everything in `made` durable and rename it to `path`, which is moved aside and removed where it exists."""
-    for file in [*sorted(made.rglob("*")), made]:
-        fsync_path(file)
+    fsync_paths([*made.rglob("*"), made])
     old = leftovers.temporary_name(path, "old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -17,7 +17,7 @@ from pathlib import Path
 from bowerbird.core import leftovers
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.files import atomic_directory, fsync_path
+from bowerbird.core.files import atomic_directory, fsync_path, fsync_paths
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def output_directory(out: str | Path, files: FileSet) -> Iterator[Path]:
         with disk_errors(out, made):
             made.mkdir()
             yield made
-            for file in made.iterdir():
-                fsync_path(file)
+            fsync_paths(made.iterdir())
             old = [entry for entry in out.iterdir() if entry.name in files]
             for entry in sorted(old, key=lambda entry: entry.name != files.last):
                 entry.unlink()

@@ -70,6 +70,23 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that also describes texts and pictures piece by piece, for late interaction (ColBERT, arXiv
+    2004.12832): tokens are vectors of one space, and a query is near to a picture that has, for each token of the
+    query, one like it. `token_dim`: their dimension."""
+
+    token_dim: int
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """n texts -> the unit vectors of each, float32 `(m, token_dim)`, m of 1 or more and its own for each."""
+        ...
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """n RGB pictures -> what `embed_images` gives for them, and the unit vectors of each, as of a text."""
+        ...
+
+
 class TextEncoder(Protocol):
     """A frozen network for texts alone, which captions are searched by: `name`, `dim` and `fingerprint` as of an
     `Encoder`."""
@@ -164,6 +181,21 @@ class Neighbors:
         if self.load_images is None:
             raise BowerbirdError("these neighbors were made without a database, so their pictures are not at hand")
         return self.load_images(self.ids)
+
+    def reading_once(self) -> Neighbors:
+        """The same neighbors, each picture of which is read once, however often it is looked at."""
+        load = self.load_images
+        if load is None:
+            return self
+        known: dict[int, Image.Image | None] = {}
+
+        def look(ids: np.ndarray) -> list[list[Image.Image | None]]:
+            fresh = [number for number in dict.fromkeys(ids.reshape(-1).tolist()) if number not in known]
+            if fresh:
+                known.update(zip(fresh, load(np.asarray([fresh], np.int64))[0], strict=True))
+            return [[known[number] for number in row] for row in ids.tolist()]
+
+        return replace(self, load_images=look)
 
     def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
         """The same neighbors with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
@@ -353,6 +385,11 @@ class Neighbors:
             captions=tuple(row for part in parts for row in part.captions),
             metadata=tuple(row for part in parts for row in part.metadata),
             weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
+            measures={
+                name: np.concatenate([part.measures[name] for part in parts])
+                for name in parts[0].measures
+                if all(name in part.measures for part in parts)
+            },
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
             corrected=tuple(row for part in parts for row in part.corrected)
             if all(len(part.corrected) == len(part) for part in parts)

@@ -19,10 +19,14 @@ from bowerbird.data.text import spelled
 if TYPE_CHECKING:
     from PIL import Image
 
-OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash")
+CAPTION_EMBEDDING = "caption_embedding"
+PACKED_COLUMNS = ("token_matrix", CAPTION_EMBEDDING)
+"""Columns of a row's own vectors as bytes, where the knowledge base has them: its tokens (`knowledge.rerank.tokens`),
+and its caption's vector, float32 numbers."""
+OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash", *PACKED_COLUMNS)
 """Columns of a knowledge base that are not metadata. `content_hash`: what the id of an item would be by its picture and
 caption, where it has another one, kept through a change of them; else empty or not there."""
-HIDDEN_COLUMNS = ("image", "embedding", "check")
+HIDDEN_COLUMNS = ("image", "embedding", "check", *PACKED_COLUMNS)
 """Those of them that are never shown as text or number."""
 LONGEST_NAME = 160
 """A longer name is cut: it is for reports alone."""

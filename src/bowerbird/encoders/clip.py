@@ -12,10 +12,13 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.quiet import quiet_loading
 from bowerbird.core.weight_files import folder_fingerprint
+from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
@@ -52,19 +55,22 @@ class ClipEncoder:
         parts = []
         with torch.inference_mode():
             for i in range(0, len(texts), 64):
-                chunk = list(texts[i : i + 64])
-                # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of
-                # SigLIP2 that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
-                tokens = self.tokenizer(
-                    [text.lower() for text in chunk] if self.siglip else chunk,
-                    padding="max_length" if self.siglip else True,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_tensors="pt",
-                ).to(self.device)
-                found = {"input_ids": tokens["input_ids"]} if self.siglip else tokens
-                parts.append(_pool(self.model.get_text_features(**found)))
+                parts.append(_pool(self._read(list(texts[i : i + 64]))[1]))
         return np.concatenate(parts)
+
+    def _read(self, texts: list[str]) -> tuple[Any, Any]:
+        """What goes into the text half, and what comes out."""
+        # SigLIP and SigLIP2 were trained on small letters, and on padding that is read as text is. Those of SigLIP2
+        # that come with Gemma's tokenizer lower nothing themselves (transformers#43054).
+        made = self.tokenizer(
+            [text.lower() for text in texts] if self.siglip else texts,
+            padding="max_length" if self.siglip else True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.device)
+        given = {"input_ids": made["input_ids"]} if self.siglip else made
+        return made, self.model.get_text_features(**given)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """n RGB pictures -> raw float32 `(n, dim)`."""
@@ -79,11 +85,53 @@ class ClipEncoder:
                 parts.append(_pool(self.model.get_image_features(**made)))
         return np.concatenate(parts)
 
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the network is given of n pictures, float32 `(n, 3, S, S)`."""
+        return self.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+
+    @property
+    def token_dim(self) -> int:
+        """As of a `TokenEncoder`: the space of the whole."""
+        return self.dim
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `TokenEncoder`: the patches, see `clip_tokens.py`."""
+        import torch
+
+        vectors, tokens = [np.zeros((0, self.dim), np.float32)], list[np.ndarray]()
+        with torch.inference_mode():
+            for i in range(0, len(pictures), 32):
+                made = self.image_processor(images=list(pictures[i : i + 32]), return_tensors="pt").to(self.device)
+                seen = self.model.get_image_features(**made)
+                tokens += image_tokens(self.model, made, seen)
+                vectors.append(_pool(seen))
+        return np.concatenate(vectors), tokens
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `TokenEncoder`."""
+        import torch
+
+        with torch.inference_mode():  # one alone: what it gives is not to depend on the padding of others
+            return [text_tokens(self.model, *self._read([text]))[0] for text in texts]
+
+    def tower(self) -> torch.nn.Module:
+        """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
+        from bowerbird.models.tower import Tower
+
+        if not hasattr(self.model.config.vision_config, "image_size"):
+            raise BowerbirdError(f"encoder {self.name!r} takes pictures of any shape, with more than their pixels")
+        return Tower(self.model, "get_image_features", _pooled)
+
 
 def _pool(output: Any) -> np.ndarray:
+    found: np.ndarray = _pooled(output).float().cpu().numpy()
+    return found
+
+
+def _pooled(output: Any) -> torch.Tensor:
     """transformers 5 returns an object, 4 a tensor."""
-    tensor = getattr(output, "pooler_output", output)
-    return tensor.float().cpu().numpy()
+    tensor: torch.Tensor = getattr(output, "pooler_output", output)
+    return tensor
 
 
 def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:
@@ -102,7 +150,8 @@ def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool =
         if Path(place).is_dir():
             network_files.check_folder(Path(place))
         options: dict[str, Any] = {"local_files_only": not fetch}
-        model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
+        with quiet_loading():
+            model = AutoModel.from_pretrained(place, use_safetensors=True, **options)
         network_files.check_finite(model, Path(place))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         processor = _processor(model.config.model_type).from_pretrained(place, **options)

@@ -4,7 +4,7 @@ directory of `config.json` + `model.safetensors`."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from bowerbird.core import files, images, tensors
 from bowerbird.core.opening import opening
 from bowerbird.models import network_files
 from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
-from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
+from bowerbird.models.small_encoder import PictureTower, SmallEncoderConfig, SmallEncoderModel
 
 if TYPE_CHECKING:
     import torch
@@ -43,26 +43,50 @@ class SmallEncoder:
         self.model = model.float().eval().requires_grad_(False).to(device)
         self.name, self.fingerprint, self.dim, self.device = name, fingerprint, model.config.embed_dim, device
         self.shared_dim, self.picture_size = model.config.meaning_dim, model.config.image_size
+        self.token_dim = self.shared_dim
         self.layout = model.config.layout if isinstance(model.config, PatchEncoderConfig) else None
         self.preprocessing = f"middle square, bicubic to {model.config.image_size} px, on white"
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """RGB pictures of any size -> raw float32 `(n, dim)`."""
-        import torch
-
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
-        size = self.model.config.image_size
+        return self._through(self.model.encode_pixels, pictures)
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `TokenEncoder`: the whole, and what each place of a grid adds to it."""
+        tokens = list(self._through(self.model.encode_tokens, pictures)) if pictures else []
+        return self.embed_images(pictures), tokens
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `TokenEncoder`: the whole, and each word."""
+        import torch
+
+        with torch.inference_mode():
+            return [self.model.text_tokens(text).cpu().numpy() for text in texts]
+
+    def _through(self, network: Callable[[torch.Tensor], torch.Tensor], pictures: Sequence[Image.Image]) -> np.ndarray:
+        """What `network` makes of pixels, for one picture or more."""
+        import torch
+
         chunks = [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
 
         def embed(chunk: Sequence[Image.Image]) -> torch.Tensor:
-            squares = [images.square(picture, size) for picture in chunk]
-            batch = tensors.to_float(tensors.stack(squares + [squares[-1]] * (BATCH - len(squares))))
+            pixels = self.pixels(chunk)
+            batch = torch.cat([pixels, *[pixels[-1:]] * (BATCH - len(pixels))])
             with torch.inference_mode():
-                return self.model.encode_pixels(batch.to(self.device)).cpu()
+                return network(batch.to(self.device)).cpu()
 
         parts = tensors.side_by_side(embed, chunks) if self.device == "cpu" else [embed(chunk) for chunk in chunks]
         return torch.cat(parts)[: len(pictures)].numpy()
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the network is given of n pictures, float32 `(n, 3, S, S)` in [-1, 1]."""
+        return tensors.to_float(tensors.stack([images.square(each, self.model.config.image_size) for each in pictures]))
+
+    def tower(self) -> torch.nn.Module:
+        """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
+        return PictureTower(self.model) if isinstance(self.model, SmallEncoderModel) else self.model
 
     def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Float `(n, 3, S, S)` in [-1, 1], S the network's own size -> raw `(n, dim)`, all at once on the encoder's

@@ -73,7 +73,7 @@ class Remembering:
     """A `FeatureExtractor` that looks at a picture once while it is among the last `most`: neighbors come again with
     every picture that is generated from them. Only for one whose vectors do not depend on what else is in the call."""
 
-    def __init__(self, extractor: FeatureExtractor, most: int = 20_000) -> None:
+    def __init__(self, extractor: FeatureExtractor, most: int) -> None:
         self.extractor, self.most = extractor, most
         self.name, self.dim, self.fingerprint = extractor.name, extractor.dim, extractor.fingerprint
         self.preprocessing = extractor.preprocessing

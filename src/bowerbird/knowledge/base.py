@@ -20,28 +20,31 @@ from bowerbird.core.credit import LONGEST, MOST_COLUMNS, credit_of, source_name
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.progress import OnMessage, Progress, log_message
 from bowerbird.core.text import in_shell
-from bowerbird.core.types import ABSENT, Encoder, Neighbors
+from bowerbird.core.types import ABSENT, Encoder, Neighbors, TextEncoder, TokenEncoder
 from bowerbird.data.columns import clean
 from bowerbird.data.item import OWN_COLUMNS, clean_metadata
+from bowerbird.knowledge import captions
 from bowerbird.knowledge.ingest.add import fill
 from bowerbird.knowledge.ingest.credit import check_sources, known_columns
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, name_of
 from bowerbird.knowledge.ingest.sync import SyncReport, check_store, sync
 from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
 from bowerbird.knowledge.rerank.search import search_reranked
+from bowerbird.knowledge.rerank.tokens import check_tokens, count_of, unpack
 from bowerbird.knowledge.search import dense, query
 from bowerbird.knowledge.search.analyzer import Analyzer, check_language
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.terms import Terms, is_plain, parse
 from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.open import NewStore, create_store, open_store
+from bowerbird.knowledge.storage.protocol import CAPTIONS, HoldsCaptionVectors, HoldsTokens
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.storage.protocol import Store
 
-MODES = ("dense", "bm25", "hybrid", "mixed")
+MODES = ("dense", "bm25", "hybrid", "captions", "mixed")
 DEFAULT_K = 4
 """Results of a search that does not say how many, where there are as many."""
 
@@ -50,11 +53,22 @@ class KnowledgeBase:
     """An opened knowledge base, fixed at the version it was opened at; `add`, `remove`, `update`, `restore` and
     `compact` move it to a new one."""
 
-    def __init__(self, store: Store, encoder: Encoder | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder | None = None,
+        device: str = "cpu",
+        caption_encoder: TextEncoder | None = None,
+    ) -> None:
         self.store, self.device = store, device
         if encoder is not None:
             self._check(encoder)
             self.encoder = encoder
+        if caption_encoder is not None:
+            captions.check(store.manifest, caption_encoder, str(self.path))
+            self.caption_encoder = caption_encoder
+        if isinstance(store, HoldsCaptionVectors):
+            store.embed_captions = self._embed_captions
 
     # -- opening and making ------------------------------------------------------------------------------------------
 
@@ -65,6 +79,7 @@ class KnowledgeBase:
         *,
         version: int | None = None,
         encoder: Encoder | str | None = None,
+        caption_encoder: TextEncoder | str | None = None,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
         on_message: OnMessage = log_message,
@@ -73,18 +88,21 @@ class KnowledgeBase:
 
         Its encoder is loaded by its recorded name when first needed, or given here, itself or a name for
         `encoders.load`. One that is code of somebody's own (`module:Class`) must be given: a recorded name runs no
-        code, as the knowledge base may come from anybody.
+        code, as the knowledge base may come from anybody. So it is with `caption_encoder`, where captions have vectors.
 
         `memory`: bytes that making an index may take. Raises: BowerbirdError when there is none, it is damaged, or the
         version is gone, MismatchError when `encoder` is not the one it was made with.
         """
-        made = cls(open_store(path, memory, on_message), _load_encoder(encoder, device), device)
+        given = captions.load(caption_encoder, device)
+        made = cls(open_store(path, memory, on_message), _load_encoder(encoder, device), device, given)
         return made if version is None else made.at_version(version)
 
     def at_version(self, version: int) -> KnowledgeBase:
         """This knowledge base as it was at an earlier `version`. Raises: BowerbirdError when that version is
         not kept."""
-        return KnowledgeBase(self.store.at_version(version), self.__dict__.get("encoder"), self.device)
+        known = self.__dict__
+        earlier = self.store.at_version(version)
+        return KnowledgeBase(earlier, known.get("encoder"), self.device, known.get("caption_encoder"))
 
     @classmethod
     def build(
@@ -93,6 +111,7 @@ class KnowledgeBase:
         source: str | Path | Sequence[str | Path],
         *,
         encoder: Encoder | str = "small",
+        caption_encoder: TextEncoder | str | None = None,
         normalize: bool = True,
         caption_column: str | None = None,
         where: str | None = None,
@@ -107,6 +126,7 @@ class KnowledgeBase:
         compounds: bool = False,
         keep_accents: bool = False,
         credit: Sequence[str] = (),
+        tokens: int = 0,
         workers: int = 0,
         device: str = "cpu",
         memory: int = DEFAULT_MEMORY,
@@ -116,10 +136,12 @@ class KnowledgeBase:
         """Make a knowledge base at `path` from one source or several; it appears whole or not at all.
 
         Interrupted, the same call goes on where it was. `normalize` records that embeddings are compared by cosine
-        (their raw form is what is stored); `bm25_weights`: how often a word of a caption, and of the tags, counts in
-        BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
+        (their raw form is what is stored); `caption_encoder`: a text encoder (`encoders.load_text`) that captions are
+        searched by, beside words and embeddings; `bm25_weights`: how often a word of a caption, and of the tags, counts
+        in BM25; `language`: take words by its stems (`knowledge.search.analyzer.LANGUAGES`), default the singulars of
         English nouns; `compounds`: find words inside longer ones, as German has them; `keep_accents`: a word with
-        accents is another one; `credit`: see `set_credit`. The rest: `add`.
+        accents is another one; `credit`: see `set_credit`; `tokens`: so many token vectors of each item are kept beside
+        its embedding, for searches with `rerank="late"` (0: none), also of those that are added later. The rest: `add`.
         Raises: BowerbirdError when `path` is taken, or no picture of the sources can be read.
         """
         if (
@@ -131,7 +153,8 @@ class KnowledgeBase:
                 f"`bm25_weights` {bm25_weights}: two whole numbers from 0 to 100, for captions and for tags, as in 3,1"
             )
         analyzer = Analyzer(None if language is None else check_language(language), compounds, keep_accents)
-        loaded = _load_encoder(encoder, device)
+        loaded, text = _load_encoder(encoder, device), captions.load(caption_encoder, device)
+        token_dim = _token_dim(loaded) if tokens and check_tokens(tokens) else 0
         several = [source] if isinstance(source, (str, Path)) else list(source)
         facts = {"name": loaded.name, "fingerprint": loaded.fingerprint, "dim": loaded.dim, "normalize": normalize}
         tag = {
@@ -143,10 +166,19 @@ class KnowledgeBase:
             "dedup": dedup,
             "filter": name_of(filter_fn),
             "words": list(bm25_weights),
+            **({"tokens": tokens} if tokens else {}),
             **analyzer.recorded(),
+            **captions.recorded(text),
         }
         with create_store(path, NewStore(facts, bm25_weights, tag, analyzer), memory, on_message) as store:
-            kb = cls(store, loaded, device)
+            captions.keep(store, text)
+            kb = cls(store, loaded, device, text)
+            if tokens:
+                if not isinstance(store, HoldsTokens):
+                    raise BowerbirdError(
+                        f"{store.path}: keeps no tokens, which a directory does; leave out `tokens`, or build in one"
+                    )
+                store.keep({"tokens": {"count": tokens, "dim": token_dim}})
             if credit:
                 check_sources(several, Choice(caption_column, where, 0, fetch_urls, private_urls), credit)
             report = kb.add(
@@ -174,7 +206,8 @@ class KnowledgeBase:
                 store.keep({"caption_column": caption_column})
             if credit:
                 kb.set_credit(credit)
-        return cls.open(path, encoder=loaded, device=device, memory=memory, on_message=on_message), report
+        made = cls.open(path, encoder=loaded, caption_encoder=text, device=device, memory=memory, on_message=on_message)
+        return made, report
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -218,6 +251,11 @@ class KnowledgeBase:
         """Whether embeddings are compared by cosine."""
         return bool(self.manifest["encoder"]["normalize"])
 
+    @property
+    def token_count(self) -> int:
+        """Token vectors that an item is pooled to; 0 where none are kept."""
+        return count_of(self.manifest)
+
     def __len__(self) -> int:
         return len(self.store)
 
@@ -230,6 +268,19 @@ class KnowledgeBase:
         found = encoders.load_recorded(self.encoder_name, self.encoder_fingerprint, device=self.device)
         self._check(found)
         return found
+
+    @cached_property
+    def caption_encoder(self) -> TextEncoder | None:
+        """The text encoder of the captions' vectors, loaded by its recorded name; None where captions have none.
+
+        Raises: as `encoder`.
+        """
+        return captions.load_recorded(self.manifest, str(self.path), self.device)
+
+    def _embed_captions(self, texts: Sequence[str]) -> np.ndarray:
+        if self.caption_encoder is None:
+            raise BowerbirdError(f"{self.path}: captions have no vectors here")
+        return self.caption_encoder.embed_captions(texts)
 
     def _check(self, encoder: Encoder) -> None:
         facts = self.manifest["encoder"]
@@ -247,8 +298,10 @@ class KnowledgeBase:
             "version": self.version,
             "items": len(self),
             "encoder": dict(self.manifest["encoder"]),
+            **({CAPTIONS: dict(self.manifest[CAPTIONS])} if CAPTIONS in self.manifest else {}),
             "credit": list(self.credit),
             "caption_column": self.caption_column,
+            **({"tokens": dict(self.manifest["tokens"])} if self.token_count else {}),
             **self.store.info(),
         }
 
@@ -477,16 +530,16 @@ class KnowledgeBase:
         """The k nearest items of each query: texts, pictures, raw embeddings `(Q, d)`, items by id, or one query_mix of
         texts and pictures with weights. k None: 4, or as many as there are.
 
-        `mode` matters for text: `dense` compares embeddings, `bm25` words, `hybrid` fuses both rankings (reciprocal
-        rank, or with `alpha` scores, that share of them the dense ones), the dense one led by the pictures whose words
-        match; `mixed` compares the query, a picture too, with the mean of picture and caption. `exact` compares with
-        every item, whatever the index. `diversity` from 0 to 1 prefers results unlike those before (maximal marginal
-        relevance). `min_score` leaves out what is less similar to the query: a cosine,
-        or with `bm25` a BM25 score (`measures` of the result has both; `similarities` what is usual). `typos`: a word
-        that no item has is searched as those near to it, which count less (`corrected` of the result). `operators`:
-        words in quotation marks must stand next to each other, and `sku:ABC-12` is a value of the metadata column
-        `sku` where there is one; False takes both as plain words. `rerank`: a name of `rerank.registry.NAMES` or a
-        reranker of one's own, which orders what the search finds. Queries by id
+        `mode` matters for text: `dense` compares embeddings, `bm25` words, `captions` what captions mean, where they
+        have vectors; `hybrid` fuses these rankings (reciprocal rank, or with `alpha` scores, that share of them the
+        dense ones), the dense one led by the pictures whose words match; `mixed` compares the query, a picture too,
+        with the mean of picture and caption. `exact` compares with every item, whatever the index. `diversity` from 0
+        to 1 prefers results unlike those before (maximal marginal relevance). `min_score` leaves out what is less
+        similar to the query: a cosine, or with `bm25` a BM25 score (`measures` of the result has both; `similarities`
+        what is usual). `typos`: a word that no item has is searched as those near to it, which count less (`corrected`
+        of the result). `operators`: words in quotation marks must stand next to each other, and `sku:ABC-12` is a value
+        of the metadata column `sku` where there is one; False takes both as plain words. `rerank`: a name of
+        `rerank.registry.NAMES` or a reranker of one's own, which orders what the search finds. Queries by id
         leave the item itself out unless `include_self`. Rows with fewer than k results are padded with id -1.
         Raises: BowerbirdError for an unknown mode, an empty text, k over the number of items, or a wrong condition.
         """
@@ -532,12 +585,14 @@ class KnowledgeBase:
                 ]
                 answer = query.joined(each)
             else:
-                answer = query.by_text(snapshot, encoder, texts, wanted, allowed=allowed, options=how)
-            found, vectors, words = answer.found, answer.vectors, answer.words
+                answer = query.by_text(
+                    snapshot, encoder, texts, wanted, allowed=allowed, options=how, captions=self._captions_for(mode)
+                )
+            found, vectors, words, said = answer.found, answer.vectors, answer.words, answer.said
             corrected = tuple(map(shown, answer.near))
         else:
             own = self._rows_of(ids) if ids is not None else None
-            vectors, words, corrected = self._vectors(images, embeddings, own, query_mix), None, ()
+            vectors, words, said, corrected = self._vectors(images, embeddings, own, query_mix), None, None, ()
             alone = own is None or include_self
             least = wanted if alone else min(wanted + 1, len(self))
             depth = min(len(self), max(50, 2 * least)) if mode == "mixed" else least
@@ -546,10 +601,11 @@ class KnowledgeBase:
                 found = query.mixed(snapshot, self.encoder, vectors, [found[0]], least)
             found = found if own is None or include_self else query.without(found, own, wanted)
         found = query.various(snapshot, found, k, diversity) if diversity else found
-        measures = query.measure(snapshot, found[0], vectors, words)
+        measures = query.measure(snapshot, found[0], vectors, words, said)
         if min_score is not None:
-            found = query.at_least(found, measures.get("similarity", measures.get("bm25", found[1])), min_score)
-            measures = query.measure(snapshot, found[0], vectors, words)
+            known = next((measures[n] for n in ("similarity", "caption_similarity", "bm25") if n in measures), found[1])
+            found = query.at_least(found, known, min_score)
+            measures = query.measure(snapshot, found[0], vectors, words, said)
         return replace(self._neighbors(*found), queries=tuple(texts), corrected=corrected, measures=measures)
 
     def similarities(
@@ -580,8 +636,25 @@ class KnowledgeBase:
             rows = snapshot.rows_of(np.sort(self.store.ids(both))[:k])
             return query.unranked(rows, k)
         return query.by_text(
-            snapshot, encoder, [terms.text], k, allowed=allowed, options=options, as_written=terms.phrases
+            snapshot,
+            encoder,
+            [terms.text],
+            k,
+            allowed=allowed,
+            options=options,
+            as_written=terms.phrases,
+            captions=self._captions_for(options.mode),
         )
+
+    def _captions_for(self, mode: str) -> TextEncoder | None:
+        """The encoder of captions, where a search of this mode goes by it. Raises: BowerbirdError where there is none
+        and the mode needs it."""
+        if mode == "captions" and CAPTIONS not in self.manifest:
+            raise BowerbirdError(
+                f"{self.path}: captions have no vectors here; search with `mode=hybrid`, or build it again with"
+                " `caption_encoder=minilm`"
+            )
+        return self.caption_encoder if mode in ("captions", "hybrid") else None
 
     def _vectors(
         self,
@@ -662,6 +735,23 @@ class KnowledgeBase:
         decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
+    def tokens(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
+        """The token vectors of these items, of length 1, float32 `(m, d)`, by id; items without are left out.
+
+        Raises: BowerbirdError where some are not as they were written.
+        """
+        if not self.token_count or not isinstance(self.store, HoldsTokens):
+            return {}
+        dim, found = int(self.manifest["tokens"]["dim"]), self.store.tokens(ids)
+        made = {number: unpack(data, dim) for number, data in found.items()}
+        damaged = next((number for number, matrix in made.items() if matrix is None), None)
+        if damaged is not None:
+            raise BowerbirdError(
+                f"{self.path}: the tokens of id {damaged} are not as they were written; bowerbird kb verify"
+                f" {in_shell(self.path)} names the damaged file"
+            )
+        return {number: matrix for number, matrix in made.items() if matrix is not None}
+
     def proposal(self, k: int = 4) -> dict[int, int]:
         """How often each item is among the k neighbors of the others: p_D's counts with the database as its own
         training set."""
@@ -685,6 +775,16 @@ def _load_encoder(encoder: Encoder | str | None, device: str) -> Encoder | None:
     from bowerbird import encoders
 
     return encoders.load(encoder, device=device) if isinstance(encoder, str) else encoder
+
+
+def _token_dim(encoder: Encoder) -> int:
+    """Raises: BowerbirdError for an encoder that gives no tokens."""
+    if not isinstance(encoder, TokenEncoder):
+        raise BowerbirdError(
+            f"encoder {encoder.name!r} gives one vector of a picture and no tokens; leave out `tokens`, or take small,"
+            " CLIP, SigLIP, ColPali, ColQwen2 or ColModernVBERT"
+        )
+    return encoder.token_dim
 
 
 def check_change(caption: str | None, metadata: Mapping[str, Any] | None) -> None:

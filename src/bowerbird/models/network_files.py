@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.quiet import quiet_loading
 from bowerbird.core.torch_file import read_torch_file
 from bowerbird.models.weights import FOLDER
 
@@ -41,9 +42,10 @@ def load_network(kind: Any, folder: Path, *, unused: Sequence[str] = (), **optio
     Raises: BowerbirdError when something of it is missing, out of bounds, or no number; whatever the library raises.
     """
     check_folder(folder)
-    network, info = kind.from_pretrained(
-        folder, output_loading_info=True, local_files_only=True, use_safetensors=True, **options
-    )
+    with quiet_loading():
+        network, info = kind.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, use_safetensors=True, **options
+        )
     missing = sorted(
         name
         for name in info.get("missing_keys", ())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird.core.types import TokenLayout
-from bowerbird.models.small_encoder import ResidualBlock, WordTower, center_and_spread
+from bowerbird.models.small_encoder import ResidualBlock, WordTower, center_and_spread, contributions, whole_and_places
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,18 @@ class PatchEncoderModel(WordTower):
         tokens = self.normal_patches(patches).flatten(1)
         tokens = tokens * (self.config.token_weight / tokens.shape[1] ** 0.5)
         return torch.cat([semantic, tokens, self.config.style_weight * style], 1)
+
+    def encode_tokens(self, x: Tensor) -> Tensor:
+        """`(n, 3, S, S)` in [-1, 1] -> the semantic part, and what each place adds to it, of length 1 each,
+        `(n, 1 + places, meaning_dim)`: the patches themselves are trained to give the picture back, in a space that no
+        text shares."""
+        for stage in self.stages:
+            x = stage(x)
+        *features, _, last = self.semantic
+        for layer in features:
+            x = layer(x)
+        assert isinstance(last, nn.Linear)
+        return whole_and_places(contributions(x, last))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """n texts -> `(n, embed_dim)`, zero but for the semantic part."""

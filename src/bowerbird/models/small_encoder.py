@@ -12,6 +12,7 @@ and grammar are not represented.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import zlib
@@ -112,6 +113,51 @@ class WordTower(nn.Module):
         weights = self.piece_weight(flat)[:, 0].exp().to(self.pieces.weight.dtype)
         return F.normalize(self.text(self.pieces(flat, offsets, per_sample_weights=weights)).float(), dim=1)
 
+    def text_tokens(self, text: str) -> Tensor:
+        """One text -> what it means, and what each of its words means alone, of length 1 each, `(m, out)`."""
+        own = list(dict.fromkeys(words_of(text)))
+        return self.text_meaning([text, *own] if len(own) > 1 else [text])
+
+
+def contributions(features: Tensor, layer: nn.Linear) -> Tensor:
+    """What each place of `features` `(n, c, h, w)` adds to `layer(features.flatten(1))`, `(n, h * w, out)`: together
+    they are it, as the layer is linear."""
+    channels, places = features.shape[1], features.shape[2] * features.shape[3]
+    weights = layer.weight.view(-1, channels, places)
+    return torch.einsum("dcp,ncp->npd", weights, features.flatten(2)) + layer.bias / places
+
+
+def whole_and_places(tokens: Tensor) -> Tensor:
+    """Contributions `(n, places, d)` with their sum before them, of length 1 each."""
+    return F.normalize(torch.cat([tokens.sum(1, keepdim=True), tokens], 1).float(), dim=2)
+
+
+class AreaByProducts(nn.Module):
+    """What `F.interpolate(x, to, mode="area")` gives of pictures of side `size`, but for rounding: two products of
+    matrices, which every format of networks has."""
+
+    def __init__(self, size: int, to: int) -> None:
+        super().__init__()
+        self.shares: Tensor
+        self.register_buffer("shares", F.interpolate(torch.eye(size)[None], to, mode="area")[0].T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shares @ x @ self.shares.T
+
+
+class PictureTower(nn.Module):
+    """The network for pictures of a small encoder, in a form that can be exported."""
+
+    def __init__(self, model: SmallEncoderModel) -> None:
+        super().__init__()
+        self.model = copy.copy(model)  # the weights are shared
+        area = AreaByProducts(model.config.image_size, model.config.look_size).to(model.look_mean.device)
+        self.area = area
+        object.__setattr__(self.model, "_low", lambda x: area(x.float()).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode_pixels(x)
+
 
 class SmallEncoderModel(WordTower):
     """Picture `(n, 3, S, S)` in [-1, 1] or text -> raw embedding `(n, embed_dim)`; `.encode_pixels` and `.encode_text`.
@@ -174,6 +220,13 @@ class SmallEncoderModel(WordTower):
         hand = self.hand(torch.cat(statistics, 1))
         look = (self._low(x) - self.look_mean) @ self.look_basis
         return F.normalize(meaning.float(), dim=1), look.float(), F.normalize(hand.float(), dim=1)
+
+    def encode_tokens(self, x: Tensor) -> Tensor:
+        """`(n, 3, S, S)` in [-1, 1] -> the meaning, and what each place adds to it, of length 1 each,
+        `(n, 1 + places, meaning_dim)`."""
+        for stage in self.stages:
+            x = stage(x)
+        return whole_and_places(contributions(self.layout(x), self.meaning))
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """`(n, 3, S, S)` in [-1, 1] -> `(n, embed_dim)`."""

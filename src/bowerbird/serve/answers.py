@@ -102,6 +102,7 @@ class KnowledgeBaseFacts(BaseModel):
     columns: dict[str, str]
     writable: bool
     default: bool
+    error: str | None = None
 
 
 class KnowledgeBases(BaseModel):
@@ -147,6 +148,7 @@ class Hit(BaseModel):
     score: float
     similarity: float | None
     bm25: float | None
+    caption_similarity: float | None
 
 
 class Hits(BaseModel):
@@ -219,6 +221,7 @@ class Model(BaseModel):
     default: bool
     bytes: int
     adapter: str | None
+    loras: list[str]
     loaded: bool
     capabilities: dict[str, Any] | None
     defaults: dict[str, Any] | None
@@ -260,4 +263,5 @@ class Status(BaseModel):
     knowledge_bases: list[str]
     queue: dict[str, int]
     workers: list[dict[str, Any]]
+    rerankers: list[str]
     limits: dict[str, int]

@@ -24,6 +24,9 @@ from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
 from bowerbird.systems.reference_settings import Adapter
 
+EDITORS = ("KNNDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
+"""Classes of models that edit, as far as that is known before one is open."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -107,7 +110,7 @@ class Server:
         """The first model that edits."""
         for served in self.models.values():
             known = self.known(served)
-            if known["capabilities"]["edits"] if known else served.class_name == "KNNDiffusionPipeline":
+            if known["capabilities"]["edits"] if known else served.class_name in EDITORS:
                 return served
         return None
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from bowerbird.serve import pictures
-from bowerbird.serve.errors import Public, Refused
+from bowerbird.serve.errors import Public, Refused, disk_refusal
 from bowerbird.serve.metrics import Metrics
 from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
@@ -23,12 +26,13 @@ BATCH = {"cpu": 4, "cuda": 32}
 """Pictures that go through a network together (`generation.BATCH`)."""
 ENDS = ("done", "failed", "cancelled", "interrupted")
 Event = tuple[str, dict[str, Any]]
+_log = logging.getLogger("bowerbird.serve")
 
 
 @dataclass
 class Task:
     """A job that is not over. `key`: those of equal keys go through the network together; None: alone. `count`:
-    pictures. `lane`: `device` or `ingest`."""
+    pictures. `lane`: `device` or `ingest`. `created`, `started`: of the clock that never goes back."""
 
     id: str
     kind: str
@@ -37,7 +41,7 @@ class Task:
     lane: str = "device"
     key: str | None = None
     count: int = 1
-    created: float = field(default_factory=time.time)
+    created: float = field(default_factory=time.monotonic)
     started: float | None = None
     state: str = "queued"
     progress: dict[str, Any] | None = None
@@ -69,6 +73,7 @@ class Dispatcher:
         self.refusal: str | None = None
         self._seconds = 3.0  # of a job, as they were lately
         self._ingesting: Task | None = None
+        self._not_kept: dict[str, dict[str, Any]] = {}  # jobs whose end the disk did not take
 
     # -- in and out --------------------------------------------------------------------------------------------------
 
@@ -93,7 +98,10 @@ class Dispatcher:
     def submit(self, task: Task) -> Task:
         """Take a job. Raises: Refused."""
         self.check_room()
-        self.store.add(task.id, task.kind, task.request)
+        try:
+            self.store.add(task.id, task.kind, task.request)
+        except sqlite3.Error as error:
+            raise disk_refusal() from error
         self.tasks[task.id] = task
         self.waiting.append(task)
         self.pump()
@@ -120,8 +128,13 @@ class Dispatcher:
         if task in self.waiting:
             self.waiting.remove(task)
         if task.started is not None and state == "done" and task.lane == "device":
-            self._seconds = 0.8 * self._seconds + 0.2 * (time.time() - task.started)
-        self.store.finish(task.id, state, error=error, images=images, **facts)
+            self._seconds = 0.8 * self._seconds + 0.2 * (time.monotonic() - task.started)
+        try:
+            self.store.finish(task.id, state, error=error, images=images, **facts)
+        except sqlite3.Error:  # the next server finds it open, and its pictures where they are whole
+            state = "failed"
+            self._not_kept[task.id] = disk_refusal().body(None)["error"]
+            _log.exception("job %s could not be kept", task.id)
         task.state = state
         self.metrics.count("jobs_total", kind=task.kind, state=state)
         task.emit(state, self.describe(task.id) or {})
@@ -133,6 +146,8 @@ class Dispatcher:
         kept = self.store.job(name)
         if kept is None:
             return None
+        if name in self._not_kept:
+            kept |= {"state": "failed", "error": self._not_kept[name], "images": []}
         task = self.tasks.get(name)
         keys = ("id", "kind", "state", "created", "started", "finished", "request", "report", "error")
         sheet = (self.store.out(name) / "sheet.png").is_file() and kept["state"] == "done"
@@ -211,8 +226,9 @@ class Dispatcher:
 
     def _begin(self, task: Task) -> None:
         self.waiting.remove(task)
-        task.state, task.started = "running", time.time()
-        self.store.start(task.id)
+        task.state, task.started = "running", time.monotonic()
+        with suppress(sqlite3.Error):  # it is not over; its end says what there is to say
+            self.store.start(task.id)
         self.metrics.observe("stage_seconds", task.started - task.created, stage="queue")
         task.emit("started", {})
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import getpass
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
 from bowerbird.core.text import printable, shortened
 
@@ -32,6 +34,42 @@ TYPES = {
 AGAIN = frozenset({408, 429, 503})
 """Where trying again helps."""
 _PATH = re.compile(r"(?<![\w/.:])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"()]+[/\\])+(?P<last>[^\s/\\:;,'\"()]*)")
+_PIECES = re.compile(r"(; |, or |: (?=bowerbird ))")
+_COMMAND = re.compile(
+    r"\bbowerbird (?:check-copies|datasets|demo|doctor|edit|evaluate|generate|import|kb|models|reproduce|search"
+    r"|train)\b"
+)
+_FLAG = re.compile(r"(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)")
+_PARAMETER = re.compile(r"`(?P<name>[a-z_]+)(?P<value>=[^`]*)?`")
+API_NAMES = {
+    "class": "class_name",
+    "image": "uploads",
+    "images": "uploads",
+    "items": "neighbors",
+    "kb": "knowledge_base",
+    "num_images": "n",
+    "num_neighbors": "k",
+    "reference": "neighbors",
+    "references": "neighbors",
+}
+"""What the API calls a parameter of the library, or a flag of the command line, where it is called otherwise."""
+
+
+def for_clients(message: str) -> str:
+    """An error of the library as whoever uses the API can act on it: parameters by the names of requests, and no
+    commands, which are for those at the server's terminal."""
+    pieces = _PIECES.split(message)
+    kept = pieces[0]
+    for mark, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+        if not _COMMAND.search(piece):
+            kept += mark + piece
+
+    def name(found: re.Match[str]) -> str:
+        word = found["name"].replace("-", "_")
+        return API_NAMES.get(word, word)
+
+    kept = _PARAMETER.sub(lambda found: name(found) + (found["value"] or ""), kept)
+    return _FLAG.sub(name, kept)
 
 
 class Refused(HTTPException):
@@ -65,6 +103,12 @@ class Refused(HTTPException):
         """The headers of the answer."""
         found = {"x-should-retry": "true" if self.again else "false"}
         return found if self.retry_after is None else {**found, "Retry-After": str(self.retry_after)}
+
+
+def disk_refusal() -> Refused:
+    """The disk takes nothing more, which those who run the server have to see to."""
+    text = "the server's disk is full, or cannot be written: nothing was kept; delete pictures, or ask who runs it"
+    return Refused(507, text, code="disk_full", again=False)
 
 
 def missing(what: str, name: str) -> Refused:
@@ -111,13 +155,15 @@ class Public:
 
     def refusal(self, message: str, *, ours: bool) -> Refused:
         """What a worker said went wrong: `ours`, or the request's."""
+        if ours and disk_code(RuntimeError(message)) is not None:
+            return disk_refusal()
         if ours:
             return Refused(500, self.text(message), code="worker_failed", again=False)
-        return Refused(422, self.text(message), code="invalid_request")
+        return Refused(422, self.text(for_clients(message)), code="invalid_request")
 
     def of(self, error: BowerbirdError) -> Refused:
         """What the library refuses."""
-        message, code = self.text(str(error)), "invalid_request"
+        message, code = self.text(for_clients(str(error))), "invalid_request"
         if isinstance(error, MismatchError):
             return Refused(409, message, code="mismatch")
         if isinstance(error, PictureError):
@@ -132,6 +178,8 @@ class Public:
         """What is nobody's request's fault."""
         if isinstance(error, BowerbirdError):
             return self.of(error)
+        if isinstance(error, sqlite3.OperationalError) or disk_code(error) is not None:
+            return disk_refusal()
         if isinstance(error, ConnectionError):
             return Refused(503, "the worker is starting; try again in a moment", code="worker_starting", retry_after=3)
         return Refused(500, f"the server failed ({type(error).__name__})", code="server_failed", again=False)

@@ -15,6 +15,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from bowerbird.core.files import atomic_path
 from bowerbird.core.text import printable
 from bowerbird.serve.context import Server
 from bowerbird.serve.errors import Refused
@@ -91,7 +92,7 @@ async def keep_upload(server: Server, data: bytes, name: str) -> dict[str, Any]:
     facts, blobs = await server.decoders.ask("picture", data, plain_name(name))
     upload = new_id("upl")
     path = server.store.folder / "uploads" / f"{upload}.png"
-    await asyncio.to_thread(path.write_bytes, blobs[0])
+    await asyncio.to_thread(_write, path, blobs[0])
     await asyncio.to_thread(drop_old_uploads, server.store)
     return {"id": upload, **facts, "url": f"/api/uploads/{upload}"}
 
@@ -108,11 +109,19 @@ async def stage(server: Server, uploads: Sequence[UploadFile], captions: Sequenc
         text = f"captions: {len(captions)} for {len(names)} pictures; give one each, empty where there is none"
         raise Refused(422, text, code="invalid_value", param="captions")
     folder = server.store.folder / "staging" / new_id("stg")
-    place = folder / "pictures"
+    try:
+        place = await _stage(folder / "pictures", list(zip(uploads, names, strict=True)), captions)
+    except BaseException:  # a full disk, or a client that has gone
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        raise
+    return folder, [str(place / names[0])] if whole else [str(place)]
+
+
+async def _stage(place: Path, uploads: Sequence[tuple[UploadFile, str]], captions: Sequence[str]) -> Path:
     place.mkdir(parents=True)
     taken: set[str] = set()
     rows = []
-    for number, (file, name) in enumerate(zip(uploads, names, strict=True), 1):
+    for number, (file, name) in enumerate(uploads, 1):
         own = name if name.casefold() not in taken else f"{number}-{name}"
         taken.add(own.casefold())
         await asyncio.to_thread(_copy, file, place / own)
@@ -120,7 +129,12 @@ async def stage(server: Server, uploads: Sequence[UploadFile], captions: Sequenc
             rows.append(json.dumps({"file_name": own, "text": captions[number - 1]}))
     if rows:
         (place / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder, [str(place / names[0])] if whole else [str(place)]
+    return place
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _copy(file: UploadFile, path: Path) -> None:

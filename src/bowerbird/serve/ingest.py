@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
-from bowerbird.serve.encoder import remote
+from bowerbird.serve.encoder import remote, remote_captions
 from bowerbird.serve.limits import LIMITS, limit_memory
 
 Say = Callable[[dict[str, Any]], None]
@@ -40,7 +41,9 @@ def run(order: dict[str, Any], say: Say) -> dict[str, Any]:
         opened, report = KnowledgeBase.build(kb, order["sources"], encoder=encoder, progress=progress, **options)
         before = None
     else:
-        opened = KnowledgeBase(open_store(kb, order["memory"], lambda line: None), encoder)
+        store = open_store(kb, order["memory"], lambda line: None)
+        captions = remote_captions(order["address"], store.manifest)
+        opened = KnowledgeBase(store, encoder, caption_encoder=captions)
         before = opened.version
         report = opened.add(order["sources"], progress=progress, **options)
     return {
@@ -78,6 +81,10 @@ def main() -> None:
         result = {"event": "failed", "message": str(error)}
     except MemoryError:
         result = {"event": "failed", "message": "the pictures need more memory than is allowed; send fewer at once"}
+    except OSError as error:
+        if disk_code(error) is None:
+            raise
+        result = {"event": "failed", "message": os.strerror(disk_code(error) or 0), "ours": True}
     except frames.Broken:
         result = {"event": "failed", "message": "the worker that embeds pictures ended; send them again", "again": True}
     frames.write_to(answers, result)

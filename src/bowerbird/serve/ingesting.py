@@ -82,7 +82,7 @@ async def _run(server: Server, task: Task, order: dict[str, Any]) -> dict[str, A
                     report: dict[str, Any] = message["report"]
                     return report
                 else:
-                    raise server.public.refusal(message["message"], ours=False)
+                    raise server.public.refusal(message["message"], ours=message.get("ours", False))
     except frames.Broken as error:
         text = "reading these files ended the process that reads; nothing is lost, send fewer, or other ones"
         raise Refused(422, text, code="unreadable_files") from error

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.cards import CARDS
 from bowerbird.models.weights import DESCRIPTIONS, bundled
-from bowerbird.systems.reference_settings import Adapter
+from bowerbird.systems.grounded.bases import BASES
+from bowerbird.systems.reference_settings import Adapter, parse_lora
+from bowerbird.systems.registry import pipeline_names
 
 MOST_README = 100_000
+FILES = ("adapter", "image_encoder", "lora")
+"""Options that name a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Served:
             "id": self.id,
             "description": DESCRIPTIONS.get(self.place, self.class_name or "a model of the hub"),
             "adapter": None if self.adapter is None or self.adapter.adapter is None else self.adapter.adapter.name,
+            "loras": []
+            if self.adapter is None
+            else [f"{lora.path.name} {lora.scale:g}" for lora in self.adapter.loras],
             "bytes": sum(path.stat().st_size for path in files),
             "card": self.card(),
         }
@@ -58,7 +65,8 @@ class Served:
 def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) -> dict[str, Served]:
     """The models called `names`, all bundled ones that generate where there are none, by id; `adapters` by name.
 
-    Raises: BowerbirdError for one that is not bundled, no directory of a model, and no hub id, or an adapter of none.
+    Raises: BowerbirdError for one that is not bundled, no directory of a model, and no hub id; of a class that is not
+    known; or an adapter of one that takes none.
     """
     adapters = adapters or {}
     if stray := [name for name in adapters if name not in names]:
@@ -75,21 +83,47 @@ def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) 
         if own in found:
             raise BowerbirdError(f"model {name!r}: another model is called {own!r} too; rename the directory")
         found[own] = Served(own, name, folder if is_folder else None, adapters.get(name))
+        _check_class(found[own])
     return found
+
+
+def _check_class(served: Served) -> None:
+    """What a worker would refuse when somebody first asks for it, refused before anybody can; nothing is opened.
+
+    Raises: BowerbirdError.
+    """
+    kind = served.class_name
+    if served.folder is None:
+        return
+    if kind not in pipeline_names():
+        raise BowerbirdError(
+            f"model {served.place!r} is of class {kind!r}, which is none that bowerbird generates with; it knows"
+            f" {', '.join(sorted(pipeline_names()))}"
+        )
+    others = not pipeline_names()[kind].startswith("bowerbird.")  # whose own class says what it takes
+    if served.adapter is not None and kind not in BASES and not others:
+        raise BowerbirdError(
+            f"model {served.place!r} is a {kind}, which takes no --adapter, --image-encoder, --fit, --offload or"
+            " --lora: these are for base models of diffusers, see docs/your-model.md"
+        )
 
 
 def read_adapters(names: Sequence[str], **options: Sequence[str]) -> dict[str, Adapter]:
     """How base models among `names` take references; each of `options`, the fields of `Adapter`, is `VALUE` for the
-    first model, or `MODEL=VALUE`. Raises: BowerbirdError for a file or folder that is not there."""
+    first model, or `MODEL=VALUE`; LoRAs are added up. Raises: BowerbirdError for a file or folder that is not there."""
     found: dict[str, dict[str, Any]] = {}
     for field, values in options.items():
         for text in values:
             name, mark, value = text.partition("=")
             if not mark or name not in names:
                 name, value = next(iter(names), ""), text
-            if field in ("adapter", "image_encoder") and not Path(value).exists():
+            file = parse_lora(value).path if field == "lora" else Path(value)
+            if field in FILES and not file.exists():
                 raise BowerbirdError(f"--{field.replace('_', '-')} {value}: there is no such file or folder")
-            found.setdefault(name, {})[field] = value
+            if field == "lora":
+                found.setdefault(name, {}).setdefault("loras", []).append(value)
+            else:
+                found.setdefault(name, {})[field] = value
     if "" in found:
         raise BowerbirdError("an adapter is a base model's: give the base as --model too")
     return {name: adapter_of(facts) for name, facts in found.items()}
@@ -98,12 +132,15 @@ def read_adapters(names: Sequence[str], **options: Sequence[str]) -> dict[str, A
 def adapter_of(facts: Mapping[str, Any]) -> Adapter:
     """An adapter of JSON fields."""
     paths = {key: Path(facts[key]) for key in ("adapter", "image_encoder") if facts.get(key)}
-    return Adapter(**{**facts, **paths})
+    return Adapter(**{**facts, **paths, "loras": tuple(map(parse_lora, facts.get("loras", ())))})
 
 
 def facts_of(adapter: Adapter) -> dict[str, Any]:
     """An adapter as JSON fields."""
-    return {key: str(value) for key, value in asdict(adapter).items() if value}
+    names = ("adapter", "image_encoder", "fit", "offload")
+    plain = {name: str(value) for name in names if (value := getattr(adapter, name))}
+    loras = [f"{lora.path}:{lora.scale!r}" for lora in adapter.loras]
+    return {**plain, "loras": loras} if loras else plain
 
 
 def _id(name: str, folder: Path | None) -> str:

@@ -72,6 +72,7 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
         "top_m",
         "allow_no_neighbors",
         "rerank",
+        "cover",
         "sampler",
         "eta",
         "height",
@@ -178,6 +179,7 @@ async def edit(server: Server, request: EditRequest, *, images: list[str] | None
     fields["images"] = [] if request.reference is None else [str(server.picture(request.reference))]
     how = {"strength": request.strength, "preservation": request.preservation}
     how |= {"change_threshold": request.change_threshold, "show_source": not request.img2img}
+    how |= {"image_guidance": request.image_guidance}
     order = _order(
         server,
         "edit",
@@ -257,7 +259,12 @@ def again(server: Server, record: dict[str, Any], kb: str | None = None) -> dict
     }
     if edits:
         request = {key: value for key, value in request.items() if key not in ("sampler", "eta", "width", "height")}
-        request |= {"strength": record["edit"].get("strength"), "preservation": record["edit"].get("fidelity")}
+        how = record["edit"]
+        request |= (
+            {"image_guidance": how["image_guidance"], "change_threshold": how.get("least_change")}
+            if "image_guidance" in how
+            else {"strength": how.get("strength"), "preservation": how.get("fidelity")}
+        )
     else:
         said = _entry(record, "references", dict)
         request |= {key: said[key] for key in REFERENCES if said.get(key) not in (None, "")}

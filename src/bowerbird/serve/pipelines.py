@@ -14,7 +14,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.serve.shelf import seen
 
 if TYPE_CHECKING:
-    from bowerbird.core.types import Encoder
+    from bowerbird.core.types import Encoder, TextEncoder
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.reference_settings import Adapter
@@ -71,9 +71,16 @@ class Workbench:
             fingerprint, _, name = key.partition(" ")
             return load_recorded(name, fingerprint, device=device)
 
+        def load_text_encoder(key: str) -> TextEncoder:
+            from bowerbird.encoders.load import load_recorded_text
+
+            fingerprint, _, name = key.partition(" ")
+            return load_recorded_text(name, fingerprint, device=device)
+
         self.device, self.dtype = device, dtype
         self.models: Recent[System] = Recent(load, _bytes_of, memory)
         self.encoders: Recent[Encoder] = Recent(load_encoder, _encoder_bytes, memory)
+        self.text_encoders: Recent[TextEncoder] = Recent(load_text_encoder, _encoder_bytes, memory)
         # pictures are looked at and written while the next ones are generated
         self.finishing = ThreadPoolExecutor(1)
         self._fingerprints: WeakKeyDictionary[System, str] = WeakKeyDictionary()
@@ -92,6 +99,13 @@ class Workbench:
         found = self.encoders.get(f"{fingerprint} {name}")
         if fingerprint and found.fingerprint != fingerprint:
             raise MismatchError(f"encoder {name!r} is not the one that the knowledge base was made with")
+        return found
+
+    def text_encoder(self, name: str, fingerprint: str) -> TextEncoder:
+        """The encoder of a knowledge base's captions. Raises: MismatchError when the name now means another."""
+        found = self.text_encoders.get(f"{fingerprint} {name}")
+        if found.fingerprint != fingerprint:
+            raise MismatchError(f"caption encoder {name!r} is not the one that the knowledge base was made with")
         return found
 
     def knowledge_base(self, path: str) -> KnowledgeBase:

@@ -48,7 +48,8 @@ class Replica:
 
     async def run(self, orders: list[dict[str, Any]]) -> AsyncIterator[Said]:
         """Do orders, one group at a time, and say what happens. Whoever stops listening cancels them."""
-        from bowerbird.serve.work import Order, run
+        from bowerbird.serve.kinds import run
+        from bowerbird.serve.work import Order
 
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[Said | None]()
         made = [Order(**order) for order in orders]

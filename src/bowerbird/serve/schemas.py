@@ -26,7 +26,7 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 Sampler = Annotated[str, Field(pattern=r"^[a-z0-9+_-]{1,40}$")]
 ReferenceScale = Annotated[float, Field(ge=0, le=10, description="How strongly a base attends to its references")]
 Parser = Literal["rules", "brackets", "spacy", "textblob", "stanza"]
-SearchMode = Literal["dense", "bm25", "hybrid"]
+SearchMode = Literal["dense", "bm25", "hybrid", "captions"]
 
 
 def _reranker(value: str | bool) -> str:
@@ -127,6 +127,7 @@ class GenerateRequest(Strict):
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
     rerank: Rerank = "auto"
+    cover: bool = False
     sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None
@@ -164,6 +165,7 @@ class EditRequest(Strict):
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     preservation: Share | None = None
     change_threshold: Annotated[float, Field(ge=0, le=100)] | None = None
+    image_guidance: Scale | None = None
     img2img: bool = False
     search_mode: SearchMode | None = None
     where: Where | None = None
@@ -187,6 +189,7 @@ class Variant(Strict):
     phrases: Parser | None = None
     where: Where | None = None
     search_mode: SearchMode | None = None
+    rerank: Rerank | None = None
     sampler: Sampler | None = None
     prompt: Prompt | None = None
     neighbors: Annotated[list[Chosen], Field(max_length=LIMITS.k)] | None = None
@@ -234,6 +237,7 @@ class SearchRequest(Strict):
     alpha: Share | None = None
     min_score: Annotated[float, Field(ge=-1, le=1000)] | None = None
     typos: bool = True
+    rerank: Rerank = "none"
 
     @field_validator("item", mode="before")
     @classmethod
@@ -250,6 +254,7 @@ class NeighborsRequest(Strict):
     k: Annotated[int, Field(ge=1, le=LIMITS.k)] | None = None
     search_mode: SearchMode | None = None
     where: Where | None = None
+    rerank: Rerank = "auto"
     phrases: Parser | None = None
     pinned: Annotated[list[Pinned], Field(max_length=LIMITS.k)] = []
     removed: Annotated[list[ItemId], Field(max_length=LIMITS.k)] = []

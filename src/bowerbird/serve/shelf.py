@@ -20,7 +20,7 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.knowledge.storage.open import open_store
-from bowerbird.serve.encoder import RemoteEncoder, remote
+from bowerbird.serve.encoder import RemoteEncoder, remote, remote_captions
 
 ELSEWHERE_SECONDS = 5.0
 """How long one that is not in a directory is taken for unchanged."""
@@ -101,7 +101,11 @@ class Shelf:
 
     def _fresh(self, path: str) -> KnowledgeBase:
         store = open_store(path, DEFAULT_MEMORY, lambda line: None)
-        kb = KnowledgeBase(store, remote(self.address, store.manifest["encoder"]))
+        kb = KnowledgeBase(
+            store,
+            remote(self.address, store.manifest["encoder"]),
+            caption_encoder=remote_captions(self.address, store.manifest),
+        )
         if len(kb):
             len(kb.store.snapshot)  # made once, not by every search that comes now
         return kb
@@ -134,6 +138,11 @@ class Shelf:
             "writable": is_address(place.path) or _writable(Path(place.path)),
             "default": name == next(iter(self._places)),
         }
+
+    def unknown(self, name: str) -> dict[str, Any]:
+        """`facts` of one that cannot be opened."""
+        nothing = {"items": 0, "version": 0, "encoder": {}, "bytes": 0, "credit": [], "columns": {}, "writable": False}
+        return {"id": name, **nothing, "default": name == next(iter(self._places))}
 
     def columns(self, name: str) -> dict[str, Any]:
         """What its items can be filtered by."""

@@ -122,7 +122,7 @@ class Store:
         """The newest jobs."""
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         with self._turn:
-            rows = self._db.execute(f"SELECT id FROM jobs {where} ORDER BY created DESC LIMIT ?", (*values, limit))
+            rows = self._db.execute(f"SELECT id FROM jobs {where} ORDER BY rowid DESC LIMIT ?", (*values, limit))
             names = [row["id"] for row in rows.fetchall()]
         return [found for name in names if (found := self.job(name)) is not None]
 

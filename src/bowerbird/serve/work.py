@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.serve.notes import notes_of
 from bowerbird.serve.pipelines import Workbench
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from bowerbird.core.types import Neighbors
     from bowerbird.evaluation.copies.guard import Guarded
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
@@ -87,18 +89,7 @@ def job_of(fields: dict[str, Any]) -> Job:
     return Job(**made)
 
 
-def run(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None:
-    """Do orders: several of one kind go through the network together where they can."""
-    if orders[0].kind in ("generate", "edit"):
-        _run_together(bench, orders, tell)
-        return
-    bench.finishing.submit(int).result()  # what was generated before is written first
-    for order in orders:
-        with _Failing(order, tell):
-            {"compare": _compare, "check": _check, "regenerate": _regenerate}[order.kind](bench, order, tell)
-
-
-class _Failing:
+class Failing:
     """A block whose end, good or bad, is reported for these orders."""
 
     def __init__(self, order: Order | Sequence[Order], tell: Tell) -> None:
@@ -120,7 +111,9 @@ class _Failing:
                 import traceback
 
                 traceback.print_exception(error)
-                self.tell("failed", order.id, message=f"the worker failed ({type(error).__name__})", ours=True)
+                code = disk_code(error)
+                cause = type(error).__name__ if code is None else os.strerror(code)
+                self.tell("failed", order.id, message=f"the worker failed ({cause})", ours=True)
         return isinstance(error, Exception)
 
 
@@ -150,6 +143,10 @@ def _prepare_edit(order: Order, pipe: System, kb: KnowledgeBase | None, job: Job
     can, options = pipe.capabilities, order.options["edit"]
     if not can.starts_from_image or not (can.edits or not options["show_source"]):
         raise BowerbirdError("this model does not edit pictures; choose one that does, as tiny-knn")
+    if can.instructs and (job.images or not options["show_source"]):
+        raise BowerbirdError("this model edits by an instruction: give it as prompt, without reference and img2img")
+    if options["image_guidance"] is not None and not can.instructs:
+        raise BowerbirdError("image_guidance is of models that edit by an instruction; leave it out")
     pictures = [images.read(path) for path in order.files]
     prepared = jobs.prepare(pipe, kb, replace(job, n=job.n * len(pictures)))
     how = {key: value for key, value in options.items() if value is not None}
@@ -158,10 +155,11 @@ def _prepare_edit(order: Order, pipe: System, kb: KnowledgeBase | None, job: Job
     return Ready(order, pipe, kb, job, prepared, [picture for picture in pictures for _ in range(job.n)])
 
 
-def _run_together(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None:
+def run_together(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None:
+    """Generate or edit, several orders in one pass of the network where they are alike."""
     groups: dict[Any, list[Ready]] = {}
     for order in orders:
-        with _Failing(order, tell):
+        with Failing(order, tell):
             if order.cancelled.is_set():
                 raise Cancelled
             tell("started", order.id)
@@ -169,7 +167,7 @@ def _run_together(bench: Workbench, orders: Sequence[Order], tell: Tell) -> None
             alone = order.kind == "edit" or ready.job.critic is not None
             groups.setdefault(id(order) if alone else _kind(ready), []).append(ready)
     for group in groups.values():
-        with _Failing([ready.order for ready in group], tell):
+        with Failing([ready.order for ready in group], tell):
             _generate_group(bench, group, tell)
 
 
@@ -191,11 +189,16 @@ def _kind(ready: Ready) -> tuple[Any, ...]:
 
 def _generate_group(bench: Workbench, group: Sequence[Ready], tell: Tell) -> None:
     from bowerbird.core.types import Neighbors
+    from bowerbird.evaluation.copies import guard
     from bowerbird.systems import generation
 
     pipe = group[0].pipe
     hits = Neighbors.stack([ready.prepared.hits for ready in group]) if len(group) > 1 else group[0].prepared.hits
+    hits = hits.reading_once()
     sources = group[0].sources if len(group) == 1 else None
+    for ready in group:  # neighbors are read and looked at while the network is at work
+        ready.prepared = replace(ready.prepared, hits=replace(ready.prepared.hits, load_images=hits.load_images))
+        bench.finishing.submit(guard.look_ahead, ready.prepared.hits, ready.order.on_copy)
     owners = [(ready, row) for ready in group for row in range(len(ready.prepared.hits))]
     batch = generation.batch_size(pipe, group[0].prepared.settings)
     started, looks = perf_counter(), _Looks()
@@ -309,7 +312,7 @@ def _png(picture: Image.Image) -> bytes:
 
 def _finish(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell, stages: dict[str, float]) -> None:
     """Look for near copies, write the folder, and say that it is done."""
-    with _Failing(ready.order, tell):
+    with Failing(ready.order, tell):
         if ready.order.cancelled.is_set():
             raise Cancelled
         _write(bench, ready, images, tell, stages)
@@ -319,18 +322,20 @@ def _write(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell
     from bowerbird.systems import output
 
     started = perf_counter()
-    kept, made = _records(bench, ready, images, ready.order.on_copy)
+    kept, made = guarded(bench, ready, images, ready.order.on_copy)
     looked = perf_counter()
     output.write(kept.images, made, kept.hits, ready.order.out, sources=ready.sources)
     stages |= {"retrieve": ready.order.options.get("retrieve", 0.0), "guard": looked - started}
     stages["write"] = perf_counter() - looked
-    pictures = [_facts(image, record) for image, record in zip(kept.images, made, strict=True)]
-    tell("done", ready.order.id, pictures=pictures, notes=_notes(ready), stages=stages)
+    pictures = [picture_facts(image, record) for image, record in zip(kept.images, made, strict=True)]
+    notes = notes_of(ready.pipe, ready.kb, ready.job, ready.prepared, ready.refinements, ready.sources)
+    tell("done", ready.order.id, pictures=pictures, notes=notes, stages=stages)
 
 
-def _records(
+def guarded(
     bench: Workbench, ready: Ready, images: list[Image.Image], policy: str
 ) -> tuple[Guarded, list[dict[str, Any]]]:
+    """Pictures after the look for near copies, and their records."""
     from bowerbird.evaluation.copies import guard
     from bowerbird.systems import records
 
@@ -344,111 +349,8 @@ def _records(
     return kept, made
 
 
-def _facts(image: Image.Image, record: dict[str, Any]) -> dict[str, Any]:
+def picture_facts(image: Image.Image, record: dict[str, Any]) -> dict[str, Any]:
+    """What the web process keeps of a picture."""
     copy = record.get("copy")
     near = copy is not None and copy["score"] > copy["threshold"]
     return {"width": image.width, "height": image.height, "seed": record["seed"], "near_copy": near}
-
-
-def _notes(ready: Ready) -> list[str]:
-    """What a person should know of how it was made."""
-    from bowerbird.systems.refinement import still_missing
-
-    pipe, settings, notes = ready.pipe, ready.prepared.settings, []
-    usual = pipe.defaults.k
-    if ready.kb is not None and ready.job.k is None and ready.job.items is None and len(ready.kb) < usual:
-        notes.append(f"the knowledge base holds {len(ready.kb)} items, fewer than the model's usual {usual} neighbors")
-    notes += dict.fromkeys(note for row in ready.prepared.hits.notes for note in row)
-    if ready.refinements is not None:
-        lacks = sorted({text for record in ready.refinements for text in still_missing(record)})
-        notes += [f"the critic does not see {text!r}" for text in lacks]
-    elif ready.prepared.plan is not None:
-        notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in ready.prepared.plan.choice.without]
-    line = pipe.capabilities.far_size(settings.height, settings.width)
-    return notes if line is None else [*notes, line]
-
-
-# -- the other kinds -------------------------------------------------------------------------------------------------
-
-
-def _compare(bench: Workbench, order: Order, tell: Tell) -> None:
-    """The variants one after the other, each with the seeds of the others, and one sheet with a row a variant."""
-    from bowerbird.core.contact_sheet import labeled_grid
-    from bowerbird.core.outputs import output_directory
-    from bowerbird.systems import generation, output
-
-    tell("started", order.id)
-    first = {"generate": 0.0}
-    pictures: list[dict[str, Any]] = []
-    rows: list[tuple[str, list[Image.Image | None], list[str]]] = []
-    written: list[tuple[Image.Image, dict[str, Any], Neighbors]] = []
-    parts = [replace(order, model=each["model"], kb=each["kb"], job=each["job"]) for each in order.variants]
-    ready = [prepare(bench, part) for part in parts]  # all are refused, or none
-    for number, one in enumerate(ready):
-        started = perf_counter()
-
-        def on_step(step: Step, number: int = number, one: Ready = one) -> None:
-            if order.cancelled.is_set():
-                raise Cancelled
-            facts = {"batch": number + 1, "batches": len(ready)}
-            tell("step", order.id, step=step.step, steps=step.steps, **facts)
-
-        images = generation.generate(one.pipe, one.prepared.hits, one.prepared.settings, on_step=on_step)
-        first["generate"] += perf_counter() - started
-        kept, made = _records(bench, one, images, "warn")
-        pictures += [_facts(i, r) | {"variant": number} for i, r in zip(kept.images, made, strict=True)]
-        rows.append((order.variants[number]["label"], list(kept.images), [""] * len(kept.images)))
-        written += [(image, made[i], kept.hits.rows([i])) for i, image in enumerate(kept.images)]
-    with output_directory(order.out, output.FILES) as folder:
-        names = [folder / f"{i:03d}.png" for i in range(len(written))]
-        for path, (image, record, hits) in zip(names, written, strict=True):
-            output.save(image, path, record, hits)
-        labeled_grid(rows).save(folder / "sheet.png", "PNG")
-        output.write_lines(
-            folder, [output.line(path, record) for path, (_, record, _) in zip(names, written, strict=True)]
-        )
-    tell("done", order.id, pictures=pictures, notes=[], stages=first)
-
-
-def _check(bench: Workbench, order: Order, tell: Tell) -> None:
-    """How like the items of a knowledge base, and their own neighbors, pictures are."""
-    from bowerbird.evaluation import check
-
-    tell("started", order.id)
-
-    def progress(done: int, total: int | None = None, stage: str = "") -> None:
-        if order.cancelled.is_set():
-            raise Cancelled
-        tell("progress", order.id, done=done, total=total, stage=stage)
-
-    report = check.check_files(
-        [Path(file) for file in order.files],
-        [str(order.kb)],
-        order.out,
-        **order.options["check"],
-        progress=progress,
-        on_message=lambda line: None,
-    )
-    tell("done", order.id, pictures=[], report=report, notes=[], stages={})
-
-
-def _regenerate(bench: Workbench, order: Order, tell: Tell) -> None:
-    """The picture of a record again, bit for bit."""
-    from bowerbird.core import provenance
-    from bowerbird.systems import generation, output, regeneration
-
-    tell("started", order.id)
-    record = provenance.read_png(order.files[0])
-    pipe = bench.models.get(order.model)
-    started = perf_counter()
-
-    def on_step(step: generation.Step) -> None:
-        if order.cancelled.is_set():
-            raise Cancelled
-        tell("step", order.id, step=step.step, steps=step.steps, batch=1, batches=1)
-
-    image, hits = regeneration.regenerate(pipe, record, on_step=on_step)
-    source = regeneration.source_of(regeneration.parse_record(record))
-    stages = {"generate": perf_counter() - started}
-    output.write([image], [record], hits, order.out, sources=None if source is None else [source])
-    tell("done", order.id, pictures=[_facts(image, record)], notes=[], stages=stages)

@@ -20,9 +20,10 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.serve import frames
 from bowerbird.serve.calls import Calls
+from bowerbird.serve.kinds import run
 from bowerbird.serve.models import adapter_of
 from bowerbird.serve.pipelines import Workbench, default_memory
-from bowerbird.serve.work import Order, run
+from bowerbird.serve.work import Order
 
 
 class Worker:

@@ -28,7 +28,7 @@ from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
-from bowerbird.models import network_files
+from bowerbird.models import network_files, training_pictures
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index
 from bowerbird.systems.queries import Request
@@ -141,13 +141,16 @@ class System(DiffusionPipeline, ABC):
     `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
     the attributes that `set_sampler` changes, none for a system without a scheduler. `loads_in_dtype`: its weights are
     read in the number format it computes in, as they are too large to be in memory in two. `strange`: whether it was
-    read from a directory that anybody may have made.
+    read from a directory that anybody may have made. `training_pictures`: what the model carries of
+    them, if anything.
     """
 
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
     sampler_state: ClassVar[tuple[str, ...]] = ("scheduler",)
     loads_in_dtype: ClassVar[bool] = False
+    takes_loras: ClassVar[bool] = False
     strange: bool = False
+    training_pictures: training_pictures.TrainingPictures | None = None
     _callback_tensor_inputs = ("latents",)
     scheduler: Any
 
@@ -361,6 +364,7 @@ class System(DiffusionPipeline, ABC):
                 str(place), dtype=dtype, **{"local_files_only": True, "use_safetensors": True, **kwargs}
             )
             pipe.after_loading(place)
+            pipe.training_pictures = training_pictures.read(place)
             for part, component in pipe.components.items():
                 if isinstance(component, torch.nn.Module):
                     network_files.without_place(component, part)
@@ -374,6 +378,12 @@ class System(DiffusionPipeline, ABC):
     def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
         """Components that the folder `place` does not hold itself, as bundled models share them; not those `given`."""
         return {}
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """diffusers' layout, and what the model carries of its training pictures."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.training_pictures is not None:
+            training_pictures.write(self.training_pictures, Path(save_directory))
 
     def after_loading(self, place: Path) -> None:
         """Read what lies beside diffusers' files in the folder `place`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +181,14 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
 
 def fingerprint(modules: Sequence[torch.nn.Module]) -> str:
     """A hash of the modules' weights, the same wherever the model lies."""
+    return fingerprint_of(*(module.state_dict() for module in modules))
+
+
+def fingerprint_of(*states: Mapping[str, Tensor]) -> str:
+    """`fingerprint` of modules by their tensors."""
     digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
+    for state in states:
+        for name, tensor in sorted(state.items()):
             digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -72,6 +72,13 @@ def load_base(name: str, pipeline: Any, train_first: str) -> Any:
     return pipeline.from_pretrained(name)
 
 
+def base_parts(unet: Any, text_encoder: Any, autoencoder: Any, second: Any = None) -> dict[str, str]:
+    """The hashes of a Stable Diffusion's networks, each by what it is called where it has changed; `second`: the other
+    text encoder of SDXL."""
+    parts = {"U-Net": unet, "text encoder": text_encoder, "autoencoder": autoencoder, "second text encoder": second}
+    return {f"{name} of the base": weights_hash(each) for name, each in parts.items() if each is not None}
+
+
 def weights_hash(module: Any) -> str:
     """16 hex digits of a module's weights."""
     return hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]

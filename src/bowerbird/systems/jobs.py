@@ -18,9 +18,9 @@ from bowerbird.diffusion.guidance import by_stage
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
-from bowerbird.systems.grounded.choice import MOST_REFERENCES, ChoiceSettings
-from bowerbird.systems.grounded.phrases.brackets import read_brackets
+from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
+from bowerbird.systems.phrases.brackets import read_brackets
 from bowerbird.systems.queries import Request, make_request, nothing_found, rerank_of
 from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -70,6 +70,7 @@ class Job:
     allow_no_neighbors: bool = False
     min_score: float | None = None
     rerank: Rerank = "auto"
+    cover: bool = False
     proposal: str = "model"
     steps: tuple[int, ...] = ()
     guidance_scale: float | None = None
@@ -245,6 +246,7 @@ def _look_up(pipe: System, kb: KnowledgeBase, job: Job) -> tuple[Neighbors, Mapp
     how = ("text_mode", "image_mode", "search_mode", "where", "class_key", "top_m", "min_score")
     said = {key: value for key in how if (value := getattr(request, key)) is not None}
     reranked = rerank_of(request)
+    said |= {"cover": True} if request.cover else {}
     return hits, said if reranked is None else said | {"rerank": reranked}
 
 
@@ -301,6 +303,7 @@ def request_of(job: Job) -> Request:
         allow_no_neighbors=job.allow_no_neighbors,
         min_score=job.min_score,
         rerank=job.rerank,
+        cover=job.cover,
     )
 
 

@@ -197,7 +197,7 @@ READ: dict[str, Read] = {
     **dict.fromkeys(("steps_from", "steps_to"), _number(0, 1)),
     "pool": _whole(1, 64),
     **dict.fromkeys(("images", "references", "captions"), _texts),
-    "unconditional": _switch,
+    **dict.fromkeys(("unconditional", "cover"), _switch),
     "rerank": _reranker,
     "n": _whole(1, 1000),
     "k": _whole(0, 1000),

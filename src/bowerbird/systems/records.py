@@ -17,6 +17,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
+from bowerbird.systems.unfamiliar import find_warnings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +53,7 @@ def generation_records(
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
     named = _credits(kb, hits, request)
     facts = pipe.record_facts(settings.references, kb)
+    said = find_warnings(pipe, hits, settings, sources)
     made = []
     for i, image in enumerate(images):
         present = [c for c in range(hits.k) if hits.mask[i, c]]
@@ -88,6 +90,7 @@ def generation_records(
                     for c in present
                 ],
                 **({"retrieval": list(hits.notes[i])} if hits.notes and hits.notes[i] else {}),
+                **({"warnings": said[i]} if said[i] else {}),
                 **({} if refinements is None else {"refinement": refinements[i]}),
                 **({"copy": copies[i]} if copies is not None and copies[i] is not None else {}),
                 # what the picture was generated from, itself: it can be generated again when the database has moved on

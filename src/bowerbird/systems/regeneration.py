@@ -158,6 +158,7 @@ class Record(_Part):
     guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
     edit: _Edit | None = None
     references: _References | None = None
+    loras: Annotated[list[_Lora], Field(max_length=64)] = []
     tokens: _Tokens | None = None
 
 
@@ -310,15 +311,16 @@ def _check_adapter(record: Record, pipe: System) -> None:
     """Raises: MismatchError where a base takes references by another adapter than the record names, or is changed by
     other LoRAs."""
     said = None if record.references is None else record.references.adapter
-    facts = pipe.record_facts(None, None).get("references", {})
+    every = pipe.record_facts(None, None)
+    facts = every.get("references", {})
     own = facts.get("adapter")
     if said is not None and (own is None or own["hash"] != said.hash):
         raise MismatchError(
             f"the picture was generated with the adapter {said.name!r} ({said.hash}), and"
             f" {'none is given' if own is None else own['name'] + ' is another'}; give that file (`adapter`)"
         )
-    asked = [] if record.references is None else record.references.loras
-    given = facts.get("loras", [])
+    asked = record.loras if record.references is None else record.references.loras
+    given = facts.get("loras", every.get("loras", []))
     if [(each.hash, each.scale) for each in asked] != [(each["hash"], each["scale"]) for each in given]:
         wanted = ", ".join(f"{each.name}:{each.scale:g} ({each.hash})" for each in asked) or "no LoRA"
         there = ", ".join(f"{each['name']}:{each['scale']:g} ({each['hash']})" for each in given) or "none"

@@ -29,7 +29,8 @@ class ObjectiveEntry:
     """Something a recipe can train; every value is `module:name`, imported when it is first used.
 
     `config`: its `systems.objective.ObjectiveConfig`; `build`: its `Build`; `frozen`: from a configuration to the
-    fingerprints of the frozen networks it stands on (None: none); `preview`: its `Preview` (None: no sheets).
+    fingerprints of the frozen networks it stands on, by what each is called in an error (None: none); `preview`: its
+    `Preview` (None: no sheets).
     """
 
     config: str
@@ -99,9 +100,14 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def pipeline_names() -> dict[str, str]:
+    """Where the class is that a model's `model_index.json` calls by each name; none of them is imported."""
+    return {key: place for each in registrations() for key, place in each.pipelines.items()}
+
+
 def pipeline_class(name: str) -> Any:
     """The pipeline class that a model's `model_index.json` calls `name`. Raises: BowerbirdError when there is none."""
-    known = {key: place for each in registrations() for key, place in each.pipelines.items()}
+    known = pipeline_names()
     if name not in known:
         raise BowerbirdError(
             f"a model of class {name!r} is none that bowerbird generates with; it knows {', '.join(sorted(known))}"

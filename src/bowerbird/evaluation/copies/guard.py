@@ -13,7 +13,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import FeatureExtractor, Neighbors
 from bowerbird.evaluation import features
-from bowerbird.evaluation.copies import detect
+from bowerbird.evaluation.copies import detect, windows
 from bowerbird.evaluation.copies.nearest import nearest
 from bowerbird.systems import generation
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 POLICIES = ("warn", "drop", "resample", "off")
 ATTEMPTS = 3
+MOST_VIEWS = 4000
+"""Views that are remembered, of neighbors and of what was generated: about a hundred pictures, 3 MB."""
 NEXT_SEED = 1_000_003
 """How far the seed moves when a picture is drawn again: beyond any run of consecutive seeds."""
 
@@ -120,10 +122,22 @@ def guard(
     return Guarded(images, hits, numbers, found)
 
 
+def look_ahead(hits: Neighbors, policy: str) -> None:
+    """Look at the neighbors already, so that `guard` has the pictures alone to look at: for the time in which they are
+    being generated."""
+    if policy != "off" and hits.load_images is not None:
+        views = {
+            number: picture
+            for row, ids in zip(hits.images(), hits.ids.tolist(), strict=True)
+            for number, picture in zip(ids, row, strict=True)
+        }
+        windows.describe(_descriptor(), [picture for picture in views.values() if picture is not None])
+
+
 @cache
 def _descriptor() -> FeatureExtractor:
     """The descriptor of near copies, opened once."""
-    return features.Remembering(features.load(detect.DESCRIPTOR))
+    return features.Remembering(features.load(detect.DESCRIPTOR), MOST_VIEWS)
 
 
 def _compare(

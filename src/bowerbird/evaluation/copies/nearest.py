@@ -179,6 +179,13 @@ class _Describer:
         self._report(before + len(pictures))
         return views
 
+    def sides(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Both sides of each picture."""
+        before = self.done
+        views = windows.describe_sides(self.extractor, pictures, progress=lambda n, *_: self._report(before + 2 * n))
+        self._report(before + 2 * len(pictures))
+        return views
+
     def _report(self, done: int) -> None:
         if self.progress is not None and done > self.done:
             self.progress(done, self.total, "describing")
@@ -199,7 +206,7 @@ def _similarities(
     parts = [references[start : start + PART] for start in range(0, len(references), PART)]
     if len(references) > len(pictures):
         describe = _Describer(extractor, 2 * len(pictures) + len(references), progress)
-        asked = [describe(pictures, mirrored=side) for side in (False, True)]
+        asked = describe.sides(pictures)
         for n, part in enumerate(parts):
             there = describe(part, cached=cached)
             yield n * PART, _either([windows.compare(side, there) for side in asked])

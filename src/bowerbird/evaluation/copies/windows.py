@@ -92,18 +92,34 @@ def describe(
     Of the whole picture it has length 1, of a window the root of its `information`, so that the product of two such
     windows is small. `progress` counts pictures.
     """
+    return _describe(extractor, pictures, (mirrored,), progress)[0]
+
+
+def describe_sides(
+    extractor: FeatureExtractor, pictures: Sequence[Image.Image], *, progress: Progress | None = None
+) -> np.ndarray:
+    """`describe` and `describe` mirrored, float32 `(2, n, 19, d)`, in one pass: for few pictures batches are fuller."""
+    return _describe(extractor, pictures, (False, True), progress)
+
+
+def _describe(
+    extractor: FeatureExtractor, pictures: Sequence[Image.Image], sides: tuple[bool, ...], progress: Progress | None
+) -> np.ndarray:
     from PIL import ImageOps
 
-    made = [np.zeros((0, PER_PICTURE, extractor.dim), np.float32)]
+    made = [np.zeros((len(sides), 0, PER_PICTURE, extractor.dim), np.float32)]
     for start in range(0, len(pictures), PART):
         views = [view for picture in pictures[start : start + PART] for view in windows(picture)]
         weights = [1.0 if i % PER_PICTURE == 0 else information(view) for i, view in enumerate(views)]
-        vectors = extractor.embed_images([ImageOps.mirror(view) for view in views] if mirrored else views)
+        vectors = extractor.embed_images(
+            [ImageOps.mirror(view) if mirrored else view for mirrored in sides for view in views]
+        )
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-9)
-        made.append((unit * np.sqrt(np.asarray(weights, np.float32))[:, None]).reshape(-1, PER_PICTURE, extractor.dim))
+        scaled = unit.reshape(len(sides), len(views), -1) * np.sqrt(np.asarray(weights, np.float32))[None, :, None]
+        made.append(scaled.reshape(len(sides), -1, PER_PICTURE, extractor.dim))
         if progress is not None:
             progress(min(start + PART, len(pictures)), len(pictures))
-    return np.concatenate(made).astype(np.float32, copy=False)
+    return np.concatenate(made, 1).astype(np.float32, copy=False)
 
 
 def compare(queries: np.ndarray, references: np.ndarray) -> Similarity:

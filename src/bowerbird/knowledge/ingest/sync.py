@@ -20,8 +20,9 @@ from bowerbird.knowledge.ingest import prepare, workers
 from bowerbird.knowledge.ingest.add import field_of
 from bowerbird.knowledge.ingest.compare import Difference, Stored, compare
 from bowerbird.knowledge.ingest.prepare import Choice, Look, Prepared
+from bowerbird.knowledge.rerank.tokens import count_of
 from bowerbird.knowledge.storage.id_set import Known
-from bowerbird.knowledge.storage.lance import Form
+from bowerbird.knowledge.storage.lance import Form, with_caption
 from bowerbird.knowledge.storage.protocol import Store
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def _write_texts(store: SyncedStore, stored: Stored, found: Difference) -> None:
     def form(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
         item = items[row["id"]]
         content = item_id(row["image"], vector, item.caption)
-        own = {"caption": item.caption, "name": item.name, "content_hash": None if content == row["id"] else content}
-        return row | own | {"metadata": _metadata(row["metadata"], item, found)}
+        own = {"name": item.name, "content_hash": None if content == row["id"] else content}
+        return with_caption(row, item.caption) | own | {"metadata": _metadata(row["metadata"], item, found)}
 
     store.rewrite(list(items), form)
 
@@ -176,7 +177,8 @@ def _write_pictures(
     taken, wanted = Known(store.all_ids()), len(found.added) + len(found.pictures)
     size, done = prepare.chunk_bytes(store.memory, processes), 0
     work = portions(found.items if found.items is not None else _again(several, choice, stored, found, size), size=size)
-    for prepared in workers.in_order(work, encoder, Look(None, choice.max_pixels), processes):
+    look = Look(None, choice.max_pixels, count_of(store.manifest))
+    for prepared in workers.in_order(work, encoder, look, processes):
         _write(store, stored, found, report, prepared, taken)
         done += len(prepared.items) + len(prepared.unreadable)
         if progress is not None:
@@ -198,11 +200,11 @@ def _write(
 ) -> None:
     report.unreadable += prepared.unreadable
     fields, ids = [], stored.ids
-    for key, item in zip(stored.keys_of(prepared.items), prepared.items, strict=True):
+    for key, item, tokens in zip(stored.keys_of(prepared.items), prepared.items, prepared.tokens, strict=True):
         row = stored.rows.get(key)
         number = free_id(content_id(item), taken.holds) if row is None else int(ids[row])
         before = {} if row is None else stored.metadata(row)
-        fields.append(field_of(item, number, _metadata(before, item, found)))
+        fields.append(field_of(item, number, _metadata(before, item, found), tokens))
         taken.add([number])
         (report.added if row is None else report.changed).append(key)
     if not fields:

@@ -87,7 +87,7 @@ def _one_ahead(work: Iterable[list[SourceItem]], encoder: Encoder, look: Look) -
         following = ahead.submit(next, coming, None)
         while (here := following.result()) is not None:
             following = ahead.submit(next, coming, None)
-            parts.append(prepare.embed(here[0], encoder))
+            parts.append(prepare.embed(here[0], encoder, look))
             if here[1]:
                 yield prepare.join(parts, encoder)
                 parts = []

@@ -13,6 +13,7 @@ from bowerbird.knowledge.rerank.protocol import Reranker
 BUILT_IN: Mapping[str, str] = {
     "auto": "bowerbird.knowledge.rerank.color:ColorReranker",
     "color": "bowerbird.knowledge.rerank.color:ColorReranker",
+    "late": "bowerbird.knowledge.rerank.late:LateReranker",
 }
 """By name the class, made without arguments when it is asked for. `auto` is what generation does where nothing else is
 asked for."""

@@ -31,6 +31,8 @@ SPARE = 16
 """So many rows beyond those wanted are kept, for the last of them may have equals."""
 ROUNDING = 1e-6
 """Of the lengths of query and vector: scores that are closer are compared again."""
+NO_LENGTH = np.float32(1e-12)
+"""What stands for the length of a zero vector."""
 BLOCK_BYTES = 64 * 1024**2
 """Vectors compared at once by exact search."""
 
@@ -46,7 +48,7 @@ def lengths_of(vectors: np.ndarray, normalize: bool) -> np.ndarray:
     zero."""
     if not normalize:
         return np.ones(len(vectors), np.float32)
-    return np.maximum(np.linalg.norm(vectors, axis=-1), 1e-12).astype(np.float32)
+    return np.maximum(np.linalg.norm(vectors, axis=-1), NO_LENGTH).astype(np.float32)
 
 
 class RowFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +80,20 @@ class Searchable(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, scores)`, each `(k,)`, by BM25 (`search.words.words` of captions and tags); only items
         that share a word with `text`, or have one of those `near` it."""
+        ...
+
+
+@runtime_checkable
+class SearchesCaptions(Protocol):
+    """What a snapshot has beyond `Searchable` where captions have vectors of their own."""
+
+    def captions(self, queries: np.ndarray, k: int, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, cosines)` of raw caption queries float32 `(Q, d)`, each `(Q, k)`, among the items with a
+        caption: as `Searchable.dense`, and always exact."""
+        ...
+
+    def caption_embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """The raw vectors of the captions of `rows`, of any shape, float32 `(…, d)`; zeros where there is none."""
         ...
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.core.types import ABSENT, Encoder
+from bowerbird.core.types import ABSENT, Encoder, TextEncoder, embeds_text
 from bowerbird.data.columns import clean
 from bowerbird.knowledge.search import dense, fusion
 from bowerbird.knowledge.search.protocol import Searchable
@@ -18,8 +18,14 @@ from bowerbird.knowledge.search.typos import Near
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bowerbird.knowledge.search.protocol import SearchesCaptions
+
 Found = tuple[np.ndarray, np.ndarray]
 Measures = dict[str, np.ndarray]
+CAPTIONS_FROM = 0.7
+"""Of the nearest caption's cosine: what is less near counts for nothing when rankings are fused."""
+LEADING_FROM = 0.9
+"""Of the nearest caption's cosine: the pictures of these say what to look for, where no words do."""
 SAMPLE = 1000
 """Items that stand for a random one."""
 
@@ -28,12 +34,13 @@ SAMPLE = 1000
 class TextResult:
     """`found`: `(rows, scores)`, each `(Q, k)`; what it was found by: the raw `vectors` `(Q, d)` of the texts, and the
     best `(rows, scores)` by words. None for what the mode does not look at. `near`: for each text, which words were
-    searched in place of those that no item has."""
+    searched in place of those that no item has. `said`: the raw vectors `(Q, d)` of the texts among captions."""
 
     found: Found
     vectors: np.ndarray | None = None
     words: Found | None = None
     near: tuple[Near, ...] = ()
+    said: np.ndarray | None = None
 
 
 def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any, near: Sequence[Near]) -> Found:
@@ -64,11 +71,13 @@ def by_text(
     allowed: Any,
     options: TextOptions,
     as_written: Sequence[str] = (),
+    captions: TextEncoder | None = None,
 ) -> TextResult:
-    """The k best for each text: `dense`, `bm25`, `mixed` (see `mixed`), or `hybrid`, which fuses both rankings, the
-    dense one led by the words.
+    """The k best for each text: `dense`, `bm25`, `captions` (what captions mean), `mixed` (see `mixed`), or `hybrid`,
+    which fuses the rankings there are: by words, by embeddings, led by the words, and by captions.
 
-    `as_written`: phrases whose words are taken as they are.
+    `as_written`: phrases whose words are taken as they are. `captions`: the encoder of the captions' vectors, where
+    the snapshot has them.
     """
     mode, normalize, exact, alpha = options.mode, options.normalize, options.exact, options.alpha
     fixed = {word for phrase in as_written for word in snapshot.analyzer.query_words(phrase)}
@@ -77,21 +86,52 @@ def by_text(
     if mode == "bm25" or encoder is None:
         words = by_words(snapshot, texts, k, allowed, near)
         return TextResult(words, words=words, near=near)
-    vectors = encoder.embed_text(texts)
+    said, depth = None, min(len(snapshot), max(50, 2 * k))
+    meaning = _nothing(len(texts), depth)
+    if captions is not None and mode in ("hybrid", "captions"):
+        said = captions.embed_text(texts)
+        meaning = cast("SearchesCaptions", snapshot).captions(said, k if mode == "captions" else depth, allowed)
+    if mode == "captions":
+        return TextResult(meaning, near=({},) * len(texts), said=said)
+    if said is not None and not embeds_text(encoder):
+        vectors, seen = np.zeros((len(texts), encoder.dim), np.float32), None
+    else:
+        vectors = seen = encoder.embed_text(texts)
     if mode == "dense":
         return TextResult(snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact), vectors)
-    depth = min(len(snapshot), max(50, 2 * k))
     words = by_words(snapshot, texts, depth, allowed, near)
     if mode == "mixed":
         looks = snapshot.dense(dense.prepare(vectors, normalize), depth, allowed, exact=exact)
         return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words, near)
-    looks = snapshot.dense(dense.prepare(_feedback(snapshot, vectors, *words), normalize), depth, allowed, exact=exact)
+    led = _feedback(snapshot, vectors, *(words if seen is not None else _first_of(words, meaning)))
+    looks = snapshot.dense(dense.prepare(led, normalize), depth, allowed, exact=exact)
+    looks[0][~led.any(1)] = ABSENT  # nothing says what to look for
+    rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning, CAPTIONS_FROM)]
     if alpha is None:
-        fused = [fusion.reciprocal_rank_fusion([words[0][q], looks[0][q]], k) for q in range(len(texts))]
+        fused = [fusion.reciprocal_rank_fusion([found[0][q] for found in rankings], k) for q in range(len(texts))]
     else:
-        pairs = [[(found[0][q], found[1][q]) for found in (words, looks)] for q in range(len(texts))]
-        fused = [fusion.weighted_fusion(pair, (1 - alpha, alpha), k) for pair in pairs]
-    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), vectors, words, near)
+        shares = (1 - alpha, alpha) if said is None else ((1 - alpha) / 2, alpha, (1 - alpha) / 2)
+        pairs = [[(found[0][q], found[1][q]) for found in rankings] for q in range(len(texts))]
+        fused = [fusion.weighted_fusion(pair, shares, k) for pair in pairs]
+    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), seen, words, near, said)
+
+
+def _nothing(queries: int, k: int) -> Found:
+    return np.full((queries, k), ABSENT, np.int64), np.full((queries, k), -np.inf, np.float32)
+
+
+def _near_enough(meaning: Found, share: float) -> Found:
+    """Without captions that are less near than this share of the nearest: every caption has some cosine to every
+    text."""
+    rows, scores = meaning
+    far = scores < share * np.maximum(scores[:, :1], 0)
+    return np.where(far, ABSENT, rows), np.where(far, -np.inf, scores)
+
+
+def _first_of(words: Found, meaning: Found) -> Found:
+    """Of each query the first that found anything: what shows an encoder of pictures alone what to look for."""
+    none, meaning = (words[0] == ABSENT).all(1)[:, None], _near_enough(meaning, LEADING_FROM)
+    return np.where(none, meaning[0], words[0]), np.where(none, meaning[1], words[1])
 
 
 def joined(parts: Sequence[TextResult]) -> TextResult:
@@ -107,12 +147,15 @@ def joined(parts: Sequence[TextResult]) -> TextResult:
         np.concatenate(vectors) if vectors else None,
         stack(words) if words else None,
         tuple(near for part in parts for near in part.near or ({},)),
+        np.concatenate([part.said for part in parts if part.said is not None])
+        if any(part.said is not None for part in parts)
+        else None,
     )
 
 
 def unranked(rows: np.ndarray, k: int) -> TextResult:
     """Rows `(n,)` that nothing ranks, as a result by words with a score of 0."""
-    found, scores = np.full((1, k), ABSENT, np.int64), np.full((1, k), -np.inf, np.float32)
+    found, scores = _nothing(1, k)
     found[0, : len(rows)], scores[0, : len(rows)] = rows, 0
     return TextResult((found, scores), words=(found, scores))
 
@@ -142,15 +185,22 @@ def mixed(snapshot: Searchable, encoder: Encoder, vectors: np.ndarray, candidate
     return rows, scores
 
 
-def measure(snapshot: Searchable, rows: np.ndarray, vectors: np.ndarray | None, words: Found | None) -> Measures:
+def measure(
+    snapshot: Searchable,
+    rows: np.ndarray,
+    vectors: np.ndarray | None,
+    words: Found | None,
+    said: np.ndarray | None = None,
+) -> Measures:
     """What a person can read of `rows` `(Q, K)`, float32 `(Q, K)` each: `similarity`, the cosine to the query's
-    `vectors`, and `bm25`, the score by words; NaN where a row is none, or none of those that `words` found."""
+    `vectors`, `bm25`, the score by words, and `caption_similarity`, the cosine of the caption to what is `said`; NaN
+    where a row is none, or none of those that `words` found, or has no caption."""
     measures: Measures = {}
     if vectors is not None:
-        near = snapshot.embeddings(rows)
-        unit = dense.prepare(near.reshape(-1, near.shape[-1]), True).reshape(near.shape)
-        cosines = np.einsum("qd,qkd->qk", dense.prepare(vectors, True), unit)
-        measures["similarity"] = np.where(rows == ABSENT, np.nan, cosines).astype(np.float32)
+        measures["similarity"] = _cosines(vectors, snapshot.embeddings(rows), np.asarray(rows == ABSENT))
+    if said is not None:
+        captions = cast("SearchesCaptions", snapshot).caption_embeddings(rows)
+        measures["caption_similarity"] = _cosines(said, captions, np.asarray(~captions.any(-1)))
     if words is not None:
         known = [dict(zip(*(side[q].tolist() for side in words), strict=True)) for q in range(len(rows))]
         scores = [
@@ -158,6 +208,13 @@ def measure(snapshot: Searchable, rows: np.ndarray, vectors: np.ndarray | None, 
         ]
         measures["bm25"] = np.asarray(scores, np.float32).reshape(rows.shape)
     return measures
+
+
+def _cosines(queries: np.ndarray, vectors: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Of raw `(Q, d)` and `(Q, K, d)`, float32 `(Q, K)`; NaN where `unknown`."""
+    unit = dense.prepare(vectors.reshape(-1, vectors.shape[-1]), True).reshape(vectors.shape)
+    cosines = np.einsum("qd,qkd->qk", dense.prepare(queries, True), unit)
+    return np.where(unknown, np.nan, cosines).astype(np.float32)
 
 
 def at_least(found: Found, values: np.ndarray, least: float) -> Found:

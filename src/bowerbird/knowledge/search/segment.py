@@ -8,6 +8,7 @@ memory that the plan allows.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
 from bowerbird.data.captions import EVERY as CAPTIONS
-from bowerbird.data.item import HIDDEN_COLUMNS, OWN_COLUMNS
+from bowerbird.data.item import CAPTION_EMBEDDING, HIDDEN_COLUMNS, OWN_COLUMNS
 from bowerbird.knowledge.search import ann, bm25, dense
 from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import Plan
@@ -43,9 +44,11 @@ MANIFEST, VECTORS, LENGTHS, DENSE, WORDS, TABLE = (
     "table.arrow",
 )
 SMALL, STEPS = "small.npy", "steps.npy"
+CAPTION_VECTORS, CAPTION_LENGTHS = "captions.npy", "caption-lengths.npy"
 BATCH = 8192
-MADE_BY = ("fingerprint", "normalize", "layout", "words", "text")
-"""What a segment must have been made with to be taken; `text` is there where words are taken otherwise than plainly."""
+MADE_BY = ("fingerprint", "normalize", "layout", "words", "text", "captions")
+"""What a segment must have been made with to be taken; `text` is there where words are taken otherwise than plainly,
+`captions` where they have vectors of their own."""
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Segment:
     vectors: dense.Vectors
     facts: dict[str, Any]
     index: faiss.Index | None = None  # where the plan is not flat
+    captions: dense.Vectors | None = None  # where captions have vectors; zeros for those without a caption
     words: bm25.Words | None = None  # over caption and, where there is one, the `tags` column; None without rows
 
     def __len__(self) -> int:
@@ -134,19 +138,42 @@ def vectors_of(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     return np.asarray(column.flatten(), np.float32).reshape(len(batch), dim)
 
 
+def caption_dim(tag: dict[str, Any]) -> int:
+    """The dimension of the captions' vectors; 0 where they have none."""
+    return int(tag["captions"]["dim"]) if "captions" in tag else 0
+
+
+def caption_vectors_of(batch: pa.RecordBatch | pa.Table, dim: int) -> np.ndarray:
+    """The vectors of the captions of a batch, float32 `(n, dim)`; zeros where there is none."""
+    made = np.zeros((len(batch), dim), np.float32)
+    if CAPTION_EMBEDDING in batch.schema.names:
+        for row, data in enumerate(batch.column(batch.schema.get_field_index(CAPTION_EMBEDDING)).to_pylist()):
+            if data is not None:
+                made[row] = np.frombuffer(data, "<f4")
+    return made
+
+
+def _compared(raw: np.ndarray) -> dense.Vectors:
+    """Vectors of captions, which are compared by cosine."""
+    return dense.Vectors(raw, dense.lengths_of(raw, True))
+
+
 def nothing(like: Segment, dim: int) -> Segment:
     """No rows, beside a segment that has them all."""
-    empty = np.zeros((0, dim), np.float32)
-    return Segment(like.table.slice(0, 0), dense.Vectors(empty, np.zeros(0, np.float32)), {"files": {}})
+    empty = dense.Vectors(np.zeros((0, dim), np.float32), np.zeros(0, np.float32))
+    captions = None if like.captions is None else _compared(np.zeros((0, like.captions.raw.shape[1]), np.float32))
+    return Segment(like.table.slice(0, 0), empty, {"files": {}}, captions=captions)
 
 
 def in_memory(table: pa.Table, dim: int, tag: dict[str, Any], like: Segment | None) -> Segment:
     """Rows that are in no segment yet; their word index weighs words as that of `like` does."""
     raw = np.concatenate([np.zeros((0, dim), np.float32), *[vectors_of(b, dim) for b in table.to_batches()]])
+    width = caption_dim(tag)
     made = Segment(
-        table.drop_columns(["embedding"]),
+        table.drop_columns([name for name in ("embedding", CAPTION_EMBEDDING) if name in table.column_names]),
         dense.Vectors(raw, dense.lengths_of(raw, bool(tag["normalize"]))),
         {"files": {}},
+        captions=_compared(caption_vectors_of(table, width)) if width else None,
     )
     captions, tags, names = made.table["caption"].to_pylist(), tags_of(made.table), made.table["name"].to_pylist()
     if not len(made):
@@ -165,7 +192,7 @@ def write(folder: Path, rows: IndexedRows, plan: Plan, tag: dict[str, Any], dim:
     done = folder / "rows.json"
     if not done.is_file():
         on_message(f"reading {plan.items:,} rows")
-        _write_rows(folder, rows, plan.items, dim, bool(tag["normalize"]))
+        _write_rows(folder, rows, plan.items, dim, tag)
         files.write_json(done, tag)
     with pa.memory_map(str(folder / TABLE)) as source:
         table = pa.ipc.open_file(source).read_all()
@@ -215,12 +242,17 @@ def _write_dense(folder: Path, plan: Plan, on_message: OnMessage) -> dict[str, A
     return ann.tune(index, vectors, plan, on_message)
 
 
-def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize: bool) -> None:
+def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, tag: dict[str, Any]) -> None:
     """One pass over the rows: table, vectors, lengths; each row's check is compared."""
-    lengths = np.zeros(items, np.float32)
+    normalize, width = bool(tag["normalize"]), caption_dim(tag)
+    lengths, said = np.zeros(items, np.float32), np.zeros(items, np.float32)
     at = 0
-    with (folder / VECTORS).open("wb") as file:
+    with (folder / VECTORS).open("wb") as file, contextlib.ExitStack() as stack:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (items, dim)})
+        beside = stack.enter_context((folder / CAPTION_VECTORS).open("wb")) if width else None
+        if beside is not None:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (items, width)}
+            np.lib.format.write_array_header_1_0(beside, header)
         with (
             pa.OSFile(str(folder / TABLE), "wb") as sink,
             pa.ipc.new_file(sink, rows.schema_without(*HIDDEN_COLUMNS)) as writer,
@@ -229,6 +261,10 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
                 raw = vectors_of(batch, dim)
                 file.write(np.ascontiguousarray(raw).tobytes())
                 lengths[at : at + len(raw)] = dense.lengths_of(raw, normalize)
+                if beside is not None:
+                    vectors = caption_vectors_of(batch, width)
+                    beside.write(vectors.tobytes())
+                    said[at : at + len(raw)] = dense.lengths_of(vectors, True)
                 at += len(raw)
                 writer.write_batch(batch.select(shown_columns(batch.schema)))
     if at != items:
@@ -237,6 +273,8 @@ def _write_rows(folder: Path, rows: IndexedRows, items: int, dim: int, normalize
             f" {folder.parent}"
         )
     np.save(folder / LENGTHS, lengths)
+    if width:
+        np.save(folder / CAPTION_LENGTHS, said)
 
 
 def load(folder: Path, tag: dict[str, Any]) -> Segment | None:
@@ -294,4 +332,11 @@ def _open(folder: Path, facts: dict[str, Any]) -> Segment | None:
     )
     index = dense.load(folder / DENSE) if DENSE in facts["files"] else None
     words = bm25.load(folder / WORDS, Analyzer.of(facts)) if len(table) else None
-    return Segment(table, vectors, facts, index, words)
+    captions = None
+    if "captions" in facts:
+        captions = dense.Vectors(
+            np.load(folder / CAPTION_VECTORS, mmap_mode="r", allow_pickle=False),
+            np.load(folder / CAPTION_LENGTHS, allow_pickle=False),
+            file=dense.RowFile(folder / CAPTION_VECTORS),
+        )
+    return Segment(table, vectors, facts, index, captions, words)

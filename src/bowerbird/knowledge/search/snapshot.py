@@ -155,6 +155,40 @@ class Snapshot:
         """How texts become words."""
         return next((one.words.analyzer for one in (self.main, self.tail) if one.words is not None), PLAIN)
 
+    def captions(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best `(rows, cosines)` of caption queries, each `(Q, k)`, among the rows `allowed` that have a
+        caption."""
+        queries = dense.prepare(queries, True)
+        found = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        for segment, start, live in (
+            (self.main, 0, None if self.whole else self.live),
+            (self.tail, len(self.main), None),
+        ):
+            if segment.captions is None or not len(segment):
+                continue
+            chosen = None  # as they lie: choosing rows copies them
+            if allowed is not None or live is not None:
+                mask = np.ones(len(segment), bool) if live is None else live.copy()
+                if allowed is not None:
+                    mask &= np.isin(np.arange(start, start + len(segment)), allowed, assume_unique=True)
+                chosen = np.flatnonzero(mask)
+            rows, scores = dense.exact(segment.captions, queries, k, chosen)
+            none = (rows == ABSENT) | (segment.captions.lengths[rows] <= dense.NO_LENGTH)
+            found = dense.merge(found, (np.where(none, ABSENT, rows + start), np.where(none, -np.inf, scores)))
+        return found[0][:, :k], found[1][:, :k]
+
+    def caption_embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of the captions of `rows`, of any shape, float32 `(…, d)`; zeros where there is none."""
+        main, tail = self.main.captions, self.tail.captions
+        if main is None or tail is None:
+            return np.zeros((*rows.shape, 0), np.float32)
+        made = np.zeros((*rows.shape, main.raw.shape[1]), np.float32)
+        recent = rows >= len(self.main)
+        here = (rows >= 0) & ~recent
+        made[here] = main.few(rows[here])
+        made[recent] = tail.raw[rows[recent] - len(self.main)]
+        return made
+
     def near_words(self, text: str) -> Near:
         """For each word of `text` that no item has, those of the index that it may mean."""
         parts = ((self.main.words, None if self.whole else self.live), (self.tail.words, None))

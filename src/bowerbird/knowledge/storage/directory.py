@@ -23,6 +23,7 @@ from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.core.text import in_shell
+from bowerbird.data.item import CAPTION_EMBEDDING
 from bowerbird.knowledge.search import build
 from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
@@ -30,6 +31,7 @@ from bowerbird.knowledge.search.snapshot import Snapshot
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT, Form, Rows
 from bowerbird.knowledge.storage.manifest import MANIFEST, check_same, read_manifest
+from bowerbird.knowledge.storage.protocol import CAPTIONS, EmbedCaptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +51,7 @@ class DirectoryStore:
         self, path: Path, manifest: dict[str, Any], memory: int = DEFAULT_MEMORY, on_message: OnMessage = log_message
     ) -> None:
         self.path, self.manifest, self.memory, self.on_message = path, manifest, memory, on_message
+        self.embed_captions: EmbedCaptions | None = None
         self._token = 0  # of the change that is being made
         self._seen: tuple[int, ...] | None = None  # how kb.json lay there when it was found to be this one's
 
@@ -203,7 +206,12 @@ class DirectoryStore:
             "normalize": bool(self.manifest["encoder"]["normalize"]),
             "words": list(self.manifest["words"]),
             **Analyzer.of(self.manifest).tag(),
+            **self._captions_tag(),
         }
+
+    def _captions_tag(self) -> dict[str, Any]:
+        facts = self.manifest.get(CAPTIONS)
+        return {} if facts is None else {CAPTIONS: {key: facts[key] for key in ("fingerprint", "dim")}}
 
     def ids(self, where: str | None = None) -> np.ndarray:
         """The ids of all items, or of those that satisfy `where`, int64 `(n,)`. Raises: BowerbirdError for a wrong
@@ -233,6 +241,11 @@ class DirectoryStore:
         """The original bytes of these items' pictures, by id; items without a picture are left out."""
         with self._still_there():
             return self.rows.pictures(ids)
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id; items without are left out."""
+        with self._still_there():
+            return self.rows.tokens(ids)
 
     @contextmanager
     def _still_there(self) -> Iterator[None]:
@@ -310,7 +323,24 @@ class DirectoryStore:
         `commit` on. A column whose values disagree becomes text."""
         for line in self.rows.widen(items, self._token):
             self.on_message(line)
-        self.rows.append(items, embeddings, self._token)
+        self._append(items, embeddings)
+
+    def _append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
+        self.rows.append(self._with_vectors(items), embeddings, self._token)
+
+    def _with_vectors(self, items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The items, each caption with its vector where this knowledge base has them."""
+        if CAPTIONS not in self.manifest:
+            return items
+        new = [at for at, item in enumerate(items) if item["caption"].strip() and item.get(CAPTION_EMBEDDING) is None]
+        if new and self.embed_captions is None:
+            raise BowerbirdError(f"{self.path}: captions have vectors here; open it as a KnowledgeBase to change it")
+        made = list(items)
+        if new and self.embed_captions is not None:
+            vectors = self.embed_captions([items[at]["caption"] for at in new])
+            for at, vector in zip(new, np.asarray(vectors, "<f4"), strict=True):
+                made[at] = items[at] | {CAPTION_EMBEDDING: vector.tobytes()}
+        return made
 
     def delete(self, ids: Sequence[int]) -> None:
         """Remove items; gone from the next `commit` on."""
@@ -318,7 +348,7 @@ class DirectoryStore:
 
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any]) -> None:
         """Give items another caption or other metadata, from the next `commit` on."""
-        self.rows.change(ids, self._token, caption, metadata)
+        self.rows.change(ids, caption, metadata, self._append)
 
     def described(self) -> pa.Table:
         """All rows without picture and embedding, from the rows."""

@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 from bowerbird.data.columns import as_column, column_of, common_type
 from bowerbird.data.filters import check_condition, explain
-from bowerbird.data.item import OWN_COLUMNS, hash_of, item_id
+from bowerbird.data.item import CAPTION_EMBEDDING, OWN_COLUMNS, PACKED_COLUMNS, hash_of, item_id
 from bowerbird.knowledge.storage.batches import read_in_batches
 
 TABLE = "rows"
@@ -31,8 +32,15 @@ FOLDER = "rows.lance"
 HINT = "latest_version_hint.json"
 """LanceDB's one file that changes; it does without it."""
 CACHE_BYTES = 64 * 1024**2
-CONTENT = "content_hash"
+CONTENT, TOKENS = "content_hash", "token_matrix"
+LATER = {CONTENT: pa.int64(), **dict.fromkeys(PACKED_COLUMNS, pa.binary())}
+"""Columns that a table has from the first item on that needs them."""
 
+WITH_TOKENS = 1024
+"""Rows that are read at once where they have tokens: those are ten times an embedding."""
+
+Append = Callable[[list[dict[str, Any]], np.ndarray], None]
+"""Takes items, as `Rows.append`, with their embeddings."""
 Form = Callable[[dict[str, Any], np.ndarray], dict[str, Any]]
 """From an item as it is stored, with its `metadata`, and its embedding to the item that takes its place."""
 
@@ -152,8 +160,9 @@ class Rows:
         columns = {name: as_column(values[name]) for name in names}
         known = {field.name: field.type for field in self._table.schema}
         fresh = [pa.field(name, column.type) for name, column in columns.items() if name not in known]
-        if CONTENT not in known and any(item.get(CONTENT) is not None for item in items):
-            fresh.append(pa.field(CONTENT, pa.int64()))
+        for name, kind in LATER.items():
+            if name not in known and any(item.get(name) is not None for item in items):
+                fresh.append(pa.field(name, kind))
         if fresh:
             self._table.add_columns(pa.schema(fresh))
         arrays: dict[str, pa.Array] = {}
@@ -203,7 +212,8 @@ class Rows:
 
     def described(self) -> pa.Table:
         """Every row without its picture and its embedding: captions, names and metadata."""
-        names = [f.name for f in self._table.schema if f.name not in ("image", "embedding", "added", "check")]
+        hidden = ("image", "embedding", "added", "check", *PACKED_COLUMNS)
+        names = [f.name for f in self._table.schema if f.name not in hidden]
         return self._table.search().select(names).limit(max(1, len(self))).to_arrow().select(names)
 
     def schema_without(self, *names: str) -> pa.Schema:
@@ -219,7 +229,7 @@ class Rows:
         query = self._table.search().select(names).limit(max(1, len(self)))
         if ids is not None:
             query = query.where(_among(ids))
-        for batch in query.to_batches(size):
+        for batch in query.to_batches(size if TOKENS not in names else min(size, WITH_TOKENS)):
             if len(batch):
                 batch = batch.select(names)
                 wrong = np.flatnonzero(checks(batch) != batch.column(names.index("check")).to_numpy())
@@ -231,8 +241,8 @@ class Rows:
                 yield batch
 
     def of(self, ids: Sequence[int]) -> pa.Table:
-        """The rows of `ids` without pictures and checks."""
-        schema = self.schema_without("image", "check")
+        """The rows of `ids` without pictures, tokens and checks."""
+        schema = self.schema_without("image", "check", TOKENS)
         found = [
             batch
             for start in range(0, len(ids), 5000)
@@ -273,8 +283,28 @@ class Rows:
                 pictures[number] = data
         return pictures
 
-    def change(self, ids: Sequence[int], added: int, caption: str | None, metadata: dict[str, Any]) -> None:
-        """Write the rows of `ids` again, as of the change `added`, with another caption or other metadata.
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The packed tokens of these items, by id; items without are left out."""
+        if TOKENS not in self._table.schema.names:
+            return {}
+        known, places = self._places
+        wanted = np.unique(np.asarray(ids, np.int64))
+        at = np.minimum(np.searchsorted(known, wanted), max(0, len(known) - 1))
+        at = at[known[at] == wanted] if len(known) else at[:0]
+        found = self._table.take_row_ids(places[at].tolist()).select(["id", TOKENS]).to_arrow() if len(at) else None
+        rows = [] if found is None else zip(found["id"].to_pylist(), found[TOKENS].to_pylist(), strict=True)
+        return {number: data for number, data in rows if data is not None}
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the opened version, ascending, and where LanceDB has each."""
+        found = self._table.search().select(["id"]).with_row_id(True).limit(max(1, len(self))).to_arrow()
+        ids, places = (found[name].to_numpy().astype(np.int64) for name in ("id", "_rowid"))
+        order = np.argsort(ids)
+        return ids[order], places[order]
+
+    def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any], append: Append) -> None:
+        """Write the rows of `ids` again, by `append`, with another caption or other metadata.
 
         Raises: BowerbirdError, before anything is written, when two items would become one.
         """
@@ -287,13 +317,11 @@ class Rows:
                 return item
             content = item_id(row["image"], vector, caption)
             own = {"id": content} if row.get(CONTENT) is None else {CONTENT: content}
-            return item | {"caption": caption} | own
+            return with_caption(item, caption) | own
 
-        self.rewrite(ids, changed, lambda items, embeddings: self.append(items, embeddings, added))
+        self.rewrite(ids, changed, append)
 
-    def rewrite(
-        self, ids: Sequence[int], form: Form, append: Callable[[list[dict[str, Any]], np.ndarray], None]
-    ) -> None:
+    def rewrite(self, ids: Sequence[int], form: Form, append: Append) -> None:
         """Remove the rows of `ids` and `append` them as `form` makes them of what they were."""
         before = Rows(self.folder, self.version)
         names = [f.name for f in self._table.schema if f.name not in OWN_COLUMNS]
@@ -302,7 +330,7 @@ class Rows:
             embeddings = np.stack(found["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
             items = []
             for row, vector in zip(found.drop_columns(["embedding"]).to_pylist(), embeddings, strict=True):
-                own = {name: row.get(name) for name in ("id", "caption", "name", "image", CONTENT)}
+                own = {name: row.get(name) for name in ("id", "caption", "name", "image", *LATER)}
                 kept = {name: row[name] for name in names if row[name] is not None}
                 items.append(form(own | {"metadata": kept}, vector))
             append(items, embeddings)
@@ -356,13 +384,19 @@ def _among(ids: Sequence[int]) -> str:
     return f"id IN ({', '.join(str(int(i)) for i in ids)})"
 
 
+def with_caption(item: dict[str, Any], caption: str) -> dict[str, Any]:
+    """An item with this caption; the vector of another one is not its own."""
+    return item | {"caption": caption} | ({} if item["caption"] == caption else {CAPTION_EMBEDDING: None})
+
+
 def checks(batch: pa.RecordBatch) -> np.ndarray:
     """A number for each row that changes with any bit of it, pictures and the check itself aside, int64 `(n,)`."""
     embedding = batch.column(batch.schema.get_field_index("embedding"))
     words = np.asarray(embedding.flatten(), np.float32).view(np.uint32).reshape(len(batch), -1).astype(np.uint64)
     # odd multipliers: no change of one number can cancel, modulo 2^64
     total: np.ndarray = words @ (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check"))
+    names = sorted(n for n in batch.schema.names if n not in ("image", "embedding", "check", *PACKED_COLUMNS))
+    packed = [batch.column(batch.schema.get_field_index(n)) for n in PACKED_COLUMNS if n in batch.schema.names]
     columns = [(name, batch.column(batch.schema.get_field_index(name)).to_pylist()) for name in names]
     for row in range(len(batch)):
         text = json.dumps(
@@ -370,7 +404,8 @@ def checks(batch: pa.RecordBatch) -> np.ndarray:
             ensure_ascii=False,
             default=str,
         )
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        said = text.encode("utf-8", "surrogatepass") + b"".join(column[row].as_py() or b"" for column in packed)
+        digest = hashlib.blake2b(said, digest_size=8).digest()
         total[row] ^= np.uint64(int.from_bytes(digest, "big"))
     return total.view(np.int64)
 

@@ -11,10 +11,10 @@ store to the answers of the first; a third passes the same tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,33 @@ from bowerbird.knowledge.search.protocol import Searchable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+CAPTIONS = "captions"
+"""What a manifest says of the vectors of captions, where there are any: `name`, `fingerprint` and `dim` of their
+encoder."""
+EmbedCaptions = Callable[[Sequence[str]], np.ndarray]
+"""n captions -> their vectors, float32 `(n, d)`."""
+
+
+@runtime_checkable
+class HoldsCaptionVectors(Protocol):
+    """What a store has beyond a `Store` when it keeps, for each caption, a vector: as a part of the row, which is made
+    when the row is written. Its manifest then has `captions`, and its snapshot is a `search.protocol.SearchesCaptions`.
+
+    `embed_captions` is set by whoever opens it to change it."""
+
+    embed_captions: EmbedCaptions | None
+
+
+@runtime_checkable
+class HoldsTokens(Protocol):
+    """What a store has beyond a `Store` when it can hold token matrices: its items may have `token_matrix` (bytes),
+    which is kept, versioned and checked as the rest of them."""
+
+    def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The token matrices of these items, by id, and nothing else read; items without are left out."""
+        ...
 
 
 class Store(Protocol):

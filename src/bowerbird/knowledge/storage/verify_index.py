@@ -50,8 +50,10 @@ def _faults(store: DirectoryStore, main: Segment, folder: Path, recorded: dict[s
     """The table and the vectors beside the rows, then what is made of those two."""
     for file, what in _against_rows(store, main):
         yield f"{folder / file}: not {what} of the rows"
-    if not _lengths_fit(main, bool(store.tag()["normalize"])):
+    if not _lengths_fit(main, main.vectors, bool(store.tag()["normalize"])):
         yield f"{folder / segment.LENGTHS}: not the lengths of the vectors"
+    if main.captions is not None and not _lengths_fit(main, main.captions, True):
+        yield f"{folder / segment.CAPTION_LENGTHS}: not the lengths of the captions' vectors"
     if main.vectors.small is not None and not _quantized_fits(main):
         yield f"{folder / segment.SMALL}: not the vectors in 8 bits"
     if main.index is not None and not _lists_fit(main):
@@ -70,6 +72,10 @@ def _against_rows(store: DirectoryStore, main: Segment) -> Iterator[tuple[str, s
         here = batch.filter(pa.array(same))
         if not np.array_equal(main.vectors.raw[at[same]], segment.vectors_of(here, store.dim)):
             yield segment.VECTORS, "the embeddings"
+        if main.captions is not None:
+            said = segment.caption_vectors_of(here, main.captions.raw.shape[1])
+            if not np.array_equal(main.captions.raw[at[same]], said):
+                yield segment.CAPTION_VECTORS, "the captions' vectors"
         there = main.table.take(pa.array(at[same]))
         for name in segment.shown_columns(here.schema):
             column = here.column(here.schema.get_field_index(name))
@@ -78,10 +84,10 @@ def _against_rows(store: DirectoryStore, main: Segment) -> Iterator[tuple[str, s
                 yield segment.TABLE, f"the column {name}"
 
 
-def _lengths_fit(main: Segment, normalize: bool) -> bool:
+def _lengths_fit(main: Segment, vectors: dense.Vectors, normalize: bool) -> bool:
     def same(rows: slice) -> bool:
-        made = dense.lengths_of(np.asarray(main.vectors.raw[rows], np.float32), normalize)
-        return np.allclose(main.vectors.lengths[rows], made, rtol=1e-6, atol=0)
+        made = dense.lengths_of(np.asarray(vectors.raw[rows], np.float32), normalize)
+        return np.allclose(vectors.lengths[rows], made, rtol=1e-6, atol=0)
 
     return _everywhere(main, same)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.serve import answers, forms, ingesting, schemas
@@ -20,6 +21,7 @@ from bowerbird.serve.routes.jobs import accepted
 from bowerbird.serve.routes.shared import form_body
 from bowerbird.serve.shelf import items_of
 
+MEASURES = ("similarity", "bm25", "caption_similarity")
 router = APIRouter(prefix="/api/knowledge-bases", tags=["knowledge bases"])
 Here = Annotated[Server, Depends(server_of)]
 ThumbnailSize = Annotated[Literal["64", "128", "256", "512"], Query()]
@@ -33,8 +35,15 @@ FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 @router.get("", response_model=answers.KnowledgeBases)
 async def list_all(server: Here) -> Any:
     """All that are served, the default first."""
-    names = server.shelf.ids()
-    return {"knowledge_bases": [await asyncio.to_thread(server.shelf.facts, name) for name in names]}
+    return {"knowledge_bases": [await asyncio.to_thread(_facts, server, name) for name in server.shelf.ids()]}
+
+
+def _facts(server: Server, name: str) -> dict[str, Any]:
+    """One of the list; one that cannot be opened now, as it was moved or is damaged, says so and hides no other."""
+    try:
+        return server.shelf.facts(name)
+    except BowerbirdError as error:
+        return {**server.shelf.unknown(name), "error": server.public.of(error).message}
 
 
 @router.post(
@@ -275,7 +284,7 @@ async def search(kb: str, body: schemas.SearchRequest, server: Here) -> Any:
         {
             "item": item,
             "score": round(float(hits.scores[0, c]), 6),
-            **{name: _measure(hits.measures.get(name), c) for name in ("similarity", "bm25")},
+            **{name: _measure(hits.measures.get(name), c) for name in MEASURES},
         }
         for item, c in zip(described, columns, strict=True)
     ]
@@ -299,7 +308,9 @@ def _search(server: Server, name: str, kb: KnowledgeBase, body: schemas.SearchRe
     options: dict[str, Any] = {"k": min(body.k, max(1, len(kb))), "where": body.where, "diversity": body.diversity}
     options["min_score"] = body.min_score
     if body.text is not None:
-        return kb.search(text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, **options), body.mode
+        return kb.search(
+            text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, rerank=body.rerank, **options
+        ), body.mode
     if body.item is not None:
         return kb.search(ids=[int(body.item)], **{**options, "k": max(1, min(body.k, len(kb) - 1))}), "dense"
     if body.upload is not None:
@@ -329,7 +340,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     server.check_encoder()
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
     job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
-    job |= {"search_mode": body.search_mode, "where": body.where, "allow_no_neighbors": True}
+    job |= {"search_mode": body.search_mode, "where": body.where, "rerank": body.rerank, "allow_no_neighbors": True}
     job |= {"images": [str(server.upload(name)) for name in body.uploads], "phrases": body.phrases}
     weights = {str(pin.item): pin.weight for pin in body.pinned}
     message: dict[str, Any] = {"call": "suggest", "model": served.place, "kb": server.shelf.place(kb).path, "job": job}

@@ -53,6 +53,7 @@ class ImagesRequest(schemas.Strict):
     neighbors: Annotated[list[schemas.ItemWeight], Field(max_length=64)] | None = None
     search_mode: schemas.SearchMode | None = None
     where: schemas.Where | None = None
+    rerank: schemas.Rerank | None = None
     seed: schemas.Seed | None = None
     steps: schemas.Steps | None = None
     guidance_scale: schemas.Scale | None = None
@@ -113,6 +114,7 @@ async def generations(body: ImagesRequest, request: Request, server: Here) -> Re
     height, width = body.edges()
     chosen = [schemas.Chosen(item=each.id, weight=each.weight) for each in body.neighbors or ()]
     own = {name: getattr(body, name) for name in ("text_ratio", "scale", "negative_prompt", "phrases")}
+    own |= {} if body.rerank is None else {"rerank": body.rerank}
     wanted = schemas.GenerateRequest(**_common(body), **own, height=height, width=width, neighbors=chosen or None)
     return await _answer(request, server, await orders.generate(server, wanted), body, "image_generation")
 
@@ -197,6 +199,7 @@ def _ended(server: Server, task: Task) -> dict[str, Any]:
         return job
     error = job["error"] or {"message": "it was cancelled", "code": "cancelled"}
     status = {"worker_died": 503, "interrupted": 503, "cancelled": 409, "worker_failed": 500, "mismatch": 409}
+    status |= {"disk_full": 507}
     code = str(error["code"])
     raise Refused(
         status.get(code, 422), error["message"], code=code, retry_after=5 if status.get(code) == 503 else None

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 
 from bowerbird.core.version import __version__
+from bowerbird.knowledge.rerank.registry import NAMES as RERANKERS
 from bowerbird.serve import answers, gate, schemas
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.errors import Refused
@@ -90,6 +91,7 @@ async def status(server: Here) -> Any:
         "knowledge_bases": server.shelf.ids(),
         "queue": {"waiting": waiting, "running": len(dispatcher.tasks) - waiting, "capacity": dispatcher.capacity},
         "workers": [{"device": w.device, "state": w.state, "restarts": w.restarts} for w in dispatcher.workers],
+        "rerankers": list(RERANKERS),
         "limits": server.settings.limits.public(),
     }
 

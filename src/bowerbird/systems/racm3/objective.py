@@ -271,6 +271,6 @@ def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Obje
     return RACM3Objective(config, pictures, documents, words, tokenizer, encoder, run.seed)
 
 
-def frozen(config: RACM3Config) -> list[str]:
+def frozen(config: RACM3Config) -> dict[str, str]:
     """Fingerprints of the encoder and the tokenizer."""
-    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]
+    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}

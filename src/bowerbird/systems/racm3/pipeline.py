@@ -139,6 +139,7 @@ class RACM3Pipeline(System):
         where: str | None = None,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
@@ -171,6 +172,7 @@ class RACM3Pipeline(System):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, image, neighbors, knowledge_base, num_images_per_prompt, how, seed)
         hits = hits if weights is None else hits.weighted(weights)

@@ -162,6 +162,6 @@ def build(config: RARMConfig, pictures: Pictures, run: RunContext) -> RARMObject
     return RARMObjective(config, cache, tokenizer, encoder, run.seed)
 
 
-def frozen(config: RARMConfig) -> list[str]:
+def frozen(config: RARMConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
-    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]
+    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}

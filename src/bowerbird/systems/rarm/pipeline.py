@@ -138,6 +138,7 @@ class RARMPipeline(EmbeddingSystem):
         top_m: float = 1.0,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -181,6 +182,7 @@ class RARMPipeline(EmbeddingSystem):
                 top_m=top_m,
                 allow_no_neighbors=allow_no_neighbors,
                 rerank=rerank,
+                cover=cover,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)

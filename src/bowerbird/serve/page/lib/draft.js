@@ -13,6 +13,7 @@ const INITIAL = {
   textRatio: null,
   sampler: null,
   searchMode: null,
+  rerank: null,
   where: "",
   scale: null, // of a base model of diffusers: how strongly it attends to its references
   negative: "",
@@ -72,6 +73,7 @@ export function fillDraft(request, neighbors) {
     textRatio: request.text_ratio ?? null,
     sampler: request.sampler ?? null,
     searchMode: request.search_mode ?? null,
+    rerank: request.rerank && request.rerank !== "auto" ? request.rerank : null,
     where: request.where ?? "",
     scale: request.scale ?? null,
     negative: request.negative_prompt ?? "",

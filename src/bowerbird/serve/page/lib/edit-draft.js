@@ -12,6 +12,7 @@ export const editDraft = createStore({
   seed: null,
   strength: 1,
   preservation: null,
+  imageGuidance: null, // of models that edit by an instruction, in place of it
   steps: null,
   k: null,
 });

@@ -97,7 +97,7 @@ async function putBack(kind, request) {
   if (bases.some((base) => base.id === request.knowledge_base)) chosen.set({ kb: request.knowledge_base });
   if (kind === "edit") {
     editDraft.patch({ by: request.reference ? "reference" : "prompt", prompt: request.prompt ?? "", model: request.model ?? null, seed: request.seed ?? null });
-    editDraft.patch({ strength: request.strength ?? 1, preservation: request.preservation ?? null, steps: request.steps ?? null, k: request.k ?? null });
+    editDraft.patch({ strength: request.strength ?? 1, preservation: request.preservation ?? null, imageGuidance: request.image_guidance ?? null, steps: request.steps ?? null, k: request.k ?? null });
     go("edit");
     return;
   }

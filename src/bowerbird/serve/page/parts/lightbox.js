@@ -154,7 +154,7 @@ function reportLines(report) {
   return lines.join("\n");
 }
 
-const NAMES = { k: "Neighbors (k)", steps: "Steps", guidance_scale: "Guidance", text_ratio: "Text ratio", sampler: "Sampler", search_mode: "Search", where: "Filter", scale: "Reference scale", negative_prompt: "To avoid", strength: "Strength", preservation: "Preservation" };
+const NAMES = { k: "Neighbors (k)", steps: "Steps", guidance_scale: "Guidance", text_ratio: "Text ratio", sampler: "Sampler", search_mode: "Search", rerank: "Re-ranked", where: "Filter", scale: "Reference scale", negative_prompt: "To avoid", strength: "Strength", preservation: "Preservation" };
 
 function Settings({ image, request }) {
   const rows = [

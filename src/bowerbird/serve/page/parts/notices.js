@@ -68,4 +68,4 @@ export function JobEnd({ job, onRetry }) {
   return null;
 }
 
-export const jobSeconds = (job) => (job.finished && job.started ? seconds(job.finished - job.started) : "");
+export const jobSeconds = (job) => (job.finished && job.started ? seconds(Math.max(0, job.finished - job.started)) : "");

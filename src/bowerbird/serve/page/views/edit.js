@@ -29,29 +29,35 @@ async function referenceFrom(file) {
   set({ by: "reference", reference: { id: upload.id, url: upload.url, alt: file.name } });
 }
 
-const isReady = (now) => Boolean(now.source && (now.by === "reference" ? now.reference : now.prompt.trim()));
+const isReady = (now, instructs) => Boolean(now.source && (now.by === "reference" && !instructs ? now.reference : now.prompt.trim()));
+const instructsOf = (models, id) => Boolean(models.find((model) => model.id === id)?.capabilities?.instructs);
 
-function bodyOf(now, kb) {
+/** instructs: whether the model takes what should change in words, and nothing else. */
+function bodyOf(now, kb, instructs) {
   const body = { image: now.source.id, knowledge_base: kb, n: now.n, seed: now.seed, strength: now.strength };
-  if (now.by === "reference") body.reference = now.reference.id;
+  if (now.by === "reference" && !instructs) body.reference = now.reference.id;
   else body.prompt = now.prompt.trim();
-  for (const key of ["model", "preservation", "steps", "k"]) if (now[key] !== null) body[key] = now[key];
+  for (const key of ["model", "steps", "k"]) if (now[key] !== null) body[key] = now[key];
+  if (instructs) body.image_guidance = now.imageGuidance;
+  else body.preservation = now.preservation;
   return body;
 }
 
 export function Edit() {
   const now = useStore(editDraft);
   const { kb } = useStore(chosen);
+  const { models, status } = useStore(server);
+  const instructs = instructsOf(models, now.model ?? status.edit_model);
   const list = useStore(jobs);
   const runs = list.filter((job) => job.kind === "edit").slice(0, 12);
   const [error, setError] = useState(null);
   const [sending, setSending] = useState(false);
   const generate = async () => {
-    if (!isReady(now) || sending) return;
+    if (!isReady(now, instructs) || sending) return;
     setSending(true);
     setError(null);
     try {
-      await submit("/api/edit", bodyOf(now, kb));
+      await submit("/api/edit", bodyOf(now, kb, instructs));
     } catch (failure) {
       setError(failure);
     }
@@ -71,7 +77,7 @@ export function Edit() {
     { icon: "spark", label: "Get its settings back", hint: "A PNG made by bowerbird", onFiles: ([file]) => settingsBack(file) },
   ]);
   return html`<div class="generate-body">
-    <${EditForm} now=${now} error=${error} sending=${sending} onGenerate=${generate} />
+    <${EditForm} now=${now} instructs=${instructs} error=${error} sending=${sending} onGenerate=${generate} />
     <div class="generate-main">
       <h2 class="visually-hidden">Edits</h2>
       <section class="runs" aria-label="Edits">
@@ -96,7 +102,7 @@ const WAYS = [
   { value: "reference", label: "By a picture" },
 ];
 
-function EditForm({ now, error, sending, onGenerate }) {
+function EditForm({ now, instructs, error, sending, onGenerate }) {
   const { models, status } = useStore(server);
   const most = useStore(server, limits);
   const wrong = (param) => (error?.param === param ? error.message : null);
@@ -112,15 +118,15 @@ function EditForm({ now, error, sending, onGenerate }) {
   };
   return html`<form class="panel generate-form" novalidate onSubmit=${submitForm}>
     <${PictureSlot} label="Source" picture=${now.source} onPick=${() => pick(sourceFrom)} onClear=${() => set({ source: null })} />
-    <${Segments} label="How to say it" value=${now.by} onValue=${(by) => set({ by })} options=${WAYS} />
-    ${now.by === "prompt"
+    ${!instructs && html`<${Segments} label="How to say it" value=${now.by} onValue=${(by) => set({ by })} options=${WAYS} />`}
+    ${now.by === "prompt" || instructs
       ? html`<div class=${wrong("prompt") ? "field wrong" : "field"}>
-          <label for="edit-prompt" class="visually-hidden">What it should become</label>
-          <textarea id="edit-prompt" data-slash rows="2" maxlength=${most.prompt} placeholder="What should it become? a face with sunglasses" value=${now.prompt} onInput=${(event) => set({ prompt: event.target.value })} onKeyDown=${onKeyDown}></textarea>
+          <label for="edit-prompt" class="visually-hidden">${instructs ? "What to change" : "What it should become"}</label>
+          <textarea id="edit-prompt" data-slash rows="2" maxlength=${most.prompt} placeholder=${instructs ? "What should change? make it blue" : "What should it become? a face with sunglasses"} value=${now.prompt} onInput=${(event) => set({ prompt: event.target.value })} onKeyDown=${onKeyDown}></textarea>
           ${wrong("prompt") && html`<p class="hint">${wrong("prompt")}</p>`}
         </div>`
       : html`<${PictureSlot} label="Reference" picture=${now.reference} onPick=${() => pick(referenceFrom)} onClear=${() => set({ reference: null })} />`}
-    <button class="primary big" disabled=${!isReady(now) || sending}><${Icon} name="edit" />${sending ? "Sending…" : "Edit"}</button>
+    <button class="primary big" disabled=${!isReady(now, instructs) || sending}><${Icon} name="edit" />${sending ? "Sending…" : "Edit"}</button>
     ${error && !wrong("prompt") && html`<${ErrorNote} error=${error} />`}
     <${Settings}>
     <${RangeField} label="Strength" min="0.05" max="1" step="0.05" value=${now.strength} shown=${now.strength.toFixed(2)} onValue=${(strength) => set({ strength })} />
@@ -130,7 +136,9 @@ function EditForm({ now, error, sending, onGenerate }) {
       <div class="field-grid">
         <${SelectField} label="Model" value=${now.model ?? status.edit_model} onValue=${(model) => set({ model })} options=${editors.map(({ id }) => ({ value: id, label: id === status.edit_model ? `${id} (default)` : id }))} />
         <${NumberField} label="Seed" min="0" value=${now.seed} onValue=${(seed) => set({ seed })} placeholder="another" />
-        <${NumberField} label="Preservation" min="0" step="0.05" value=${now.preservation} onValue=${(preservation) => set({ preservation })} placeholder="usual" error=${wrong("preservation")} />
+        ${instructs
+          ? html`<${NumberField} label="Kept of the source" min="0" step="0.1" value=${now.imageGuidance} onValue=${(imageGuidance) => set({ imageGuidance })} placeholder="1.5, usual" error=${wrong("image_guidance")} />`
+          : html`<${NumberField} label="Preservation" min="0" step="0.05" value=${now.preservation} onValue=${(preservation) => set({ preservation })} placeholder="usual" error=${wrong("preservation")} />`}
         <${NumberField} label="Steps" min="1" max=${most.steps} value=${now.steps} onValue=${(steps) => set({ steps })} placeholder="usual" error=${wrong("steps")} />
         <${NumberField} label="Neighbors (k)" min="1" max=${most.k} value=${now.k} onValue=${(k) => set({ k })} placeholder="usual" error=${wrong("k")} />
       </div>

@@ -43,6 +43,7 @@ function ModelCard({ model }) {
   };
   const facts = [
     ["Adapter", model.adapter],
+    ["LoRA", model.loras.join(", ")],
     ["License", card.license],
     ["Data", card.data],
     ["Limits", card.limits],

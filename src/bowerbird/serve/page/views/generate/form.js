@@ -17,7 +17,7 @@ const WAYS = [
 ];
 
 export function Form({ now, model, error, sending, onGenerate }) {
-  const { models } = useStore(server);
+  const { models, status } = useStore(server);
   const most = useStore(server, limits);
   const wrong = (param) => (error?.param === param ? error.message : null);
   const defaults = model?.defaults ?? {};
@@ -70,9 +70,10 @@ export function Form({ now, model, error, sending, onGenerate }) {
         ${readsText(model) && html`<${NumberField} label="Text ratio" min="0" max="1" step="0.05" value=${now.textRatio} placeholder="usual" onValue=${(textRatio) => set({ textRatio })} error=${wrong("text_ratio")} />`}
         <${SelectField} label="Sampler" value=${now.sampler} onValue=${(sampler) => set({ sampler })} options=${[{ value: null, label: "usual" }, ...samplers.map(same)]} />
         <${SelectField} label="Search" value=${now.searchMode} onValue=${(searchMode) => set({ searchMode })} options=${SEARCHES} />
+        <${SelectField} label="Re-rank" value=${now.rerank} onValue=${(rerank) => set({ rerank })} options=${rerankers(status)} hint="What is found, in a better order" />
       </div>
       <${TextField} label="Only neighbors where" value=${now.where} onValue=${(where) => set({ where })} placeholder="style = 'noto'" error=${wrong("where")} spellcheck="false" />
-      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, where: "", scale: null, negative: "", byPhrase: false })}>All as usual</button>
+      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, rerank: null, where: "", scale: null, negative: "", byPhrase: false })}>All as usual</button>
     </details>
     <//>
   </form>`;
@@ -87,6 +88,7 @@ function ReferenceFields({ now, wrong }) {
 
 const same = (value) => ({ value, label: value });
 const usual = (value) => (value === null || value === undefined ? "usual" : `${value}, usual`);
+const rerankers = (status) => [{ value: null, label: "usual" }, ...(status?.rerankers ?? []).filter((name) => name !== "auto").map((name) => ({ value: name, label: name === "none" ? "off" : `by ${name}` }))];
 const SEARCHES = [{ value: null, label: "usual" }, same("hybrid"), { value: "dense", label: "dense (embeddings)" }, { value: "bm25", label: "bm25 (words)" }];
 
 function modelOptions(models) {

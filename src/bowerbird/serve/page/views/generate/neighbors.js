@@ -17,6 +17,7 @@ export function useNeighbors({ kb, draft, model }) {
     model: draft.model,
     k: Math.max(1, k - uploads.length),
     search_mode: draft.searchMode,
+    ...(draft.rerank ? { rerank: draft.rerank } : {}),
     where: draft.where.trim() || null,
     ...(readsPhrases(draft, model) ? { phrases: "rules", k: null } : {}),
     pinned: items.map((entry) => ({ item: entry.item.id })),

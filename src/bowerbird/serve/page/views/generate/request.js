@@ -48,6 +48,7 @@ export function requestOf(draft, { kb, model, neighbors }) {
     ...referencesOf(draft, model),
     sampler: draft.sampler,
     search_mode: draft.searchMode,
+    rerank: draft.rerank,
     where: draft.where.trim() || null,
     neighbors: chosen,
   });
