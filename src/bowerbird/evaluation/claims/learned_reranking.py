@@ -50,8 +50,9 @@ def measure(experiment: Experiment) -> Finding:
         named: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in found}
         for seed in experiment.settings.seeds:
             for k in KS:
-                for arm, right in _named(benchmark, judge, (found["search", k], found["learned", k]), seed).items():
-                    named[arm, k].append(right)
+                pair = found["search", k], found["learned", k]
+                for arm, shares in _named(benchmark, judge, pair, seed).items():
+                    named[arm, k].append(shares)
     estimates = {key: per_entity(values) for key, values in named.items()}
     effects = []
     for k in KS:
