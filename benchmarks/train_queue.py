@@ -40,28 +40,29 @@ QUEUE = (
     Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=256, gpu_rate=8e-4),
     Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=192, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
+    Entry("small-patches-text", (("system.base", "small-patches"),), gpu_batch=1024, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
-        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches")),
+        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=7e-4,
     ),
-    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")), gpu_batch=192),
+    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches-text")), gpu_batch=192),
     Entry(
         "tiny-racm3",
-        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches-text")),
         gpu_batch=96,
         gpu_rate=8e-4,
     ),
     Entry(
         "tiny-ip-adapter",
-        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=1e-3,
     ),
     Entry(
         "tiny-instruct",
-        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=5e-4,
     ),
@@ -259,6 +260,21 @@ def of_encoder(trained: Any, pictures: Any) -> str:
     )
 
 
+def of_words(trained: Any, pictures: Any) -> str:
+    """How often a name that was trained on finds a picture of that name before all other pictures as they are."""
+    import torch
+    from torch.nn import functional as F
+
+    captions = [caption.lower() for caption in trained.pictures.captions]
+    device = trained.log_scale.device
+    with torch.no_grad():
+        whole = F.normalize(trained.last(trained.features[0].float().to(device)), dim=1)
+        chosen = sorted(set(captions))[::8]
+        found = (trained.encoder.text_meaning(chosen) @ whole.T).argmax(1).tolist()
+    right = sum(captions[row] == name for name, row in zip(chosen, found, strict=True)) / len(chosen)
+    return f"a name finds its picture first among {len(captions)}: {right:.1%} of {len(chosen)}"
+
+
 def of_pipeline(trained: Any, pictures: Any) -> str:
     """Each of 64 pictures from itself alone; see `one_picture.py`."""
     import one_picture
@@ -436,6 +452,7 @@ HELD_OUT_SHEETS: dict[str, Callable[[Any, Any, Path], None]] = {"ip-adapter": ad
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "vq": of_tokenizer,
+    "locked-image": of_words,
     "patch-encoder": of_encoder,
     "racm3": of_documents,
     "rdm": of_pipeline,
