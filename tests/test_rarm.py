@@ -196,9 +196,14 @@ def test_null_is_not_neighbors_and_weight_one_is_plain(pipe: RARMPipeline, kb: K
 
 def test_what_a_model_of_tokens_does_not_have_is_refused(pipe: RARMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=2)
-    for wrong in ({"height": 128}, {"num_inference_steps": 20}, {"eta": 1.0}):
-        with pytest.raises(BowerbirdError, match="256 tokens, one a step"):
+    for wrong, says in (
+        ({"height": 128}, "height and width 64, got 128"),
+        ({"num_inference_steps": 20}, "num_inference_steps 256, got 20"),
+        ({"eta": 1.0}, "no eta"),
+    ):
+        with pytest.raises(BowerbirdError, match=f"256 tokens, one a step: {says}; leave that out"):
             pipe(neighbors=hits, **wrong)
+    assert pipe.capabilities.far_size(128, 128) is None  # it is refused
 
 
 def test_a_tokenizer_of_another_size_is_refused(pipe: RARMPipeline, network: RARMTransformer) -> None:
