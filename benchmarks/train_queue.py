@@ -121,7 +121,8 @@ def go_on_from(folder: Path, objective: Any) -> None:
     """First weights from a model of the same networks: what a GPU began or a shorter training made."""
     from bowerbird.core import files
 
-    places = {"": ("autoencoder", "encoder"), "unet": ("unet",), "text_encoder": ("text_encoder",)}
+    stages = [place for place in ("super_resolution_2", "super_resolution") if (folder / place).is_dir()]
+    places = {"": ("autoencoder", "encoder"), (stages or ["unet"])[0]: ("unet",), "text_encoder": ("text_encoder",)}
     for place, names in places.items():
         for name in names:
             network, found = getattr(objective, name, None), sorted((folder / place).glob("*.safetensors"))
