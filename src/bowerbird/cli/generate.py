@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -105,6 +105,19 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
     ] = None,
+    patch_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-weight", help="Of models of tokens: merge what follows the nearest windows of --kb, 0 to 1 (DAiD)."
+        ),
+    ] = None,
+    patch_neighbors: Annotated[
+        int | None, typer.Option("--patch-neighbors", help="Windows looked at for each token; default 64.")
+    ] = None,
+    patch_temperature: Annotated[
+        float | None,
+        typer.Option("--patch-temperature", help="How slowly windows count less with distance; default 0.1."),
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -120,7 +133,7 @@ def generate(
         str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")
     ] = None,
     search_mode: Annotated[
-        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed; default the model's.")
+        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25, captions or mixed; default the model's.")
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
@@ -324,6 +337,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        patch_weight=patch_weight,
+        patch_neighbors=patch_neighbors,
+        patch_temperature=patch_temperature,
         sampler=sampler,
         eta=eta,
         height=height or size,
@@ -465,15 +481,19 @@ BESIDE_FROM = (
 """What can be given beside --from; everything else is in the record."""
 
 
-def _check_beside(context: typer.Context) -> None:
-    """Raises: BowerbirdError for an option that --from would pass over."""
-    given = [
+def others_given(context: typer.Context, beside: Collection[str]) -> list[str]:
+    """The flags that were given and are of no parameter of `beside`."""
+    return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name not in BESIDE_FROM
+        if parameter.name not in beside
         and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
     ]
-    if given:
+
+
+def _check_beside(context: typer.Context) -> None:
+    """Raises: BowerbirdError for an option that --from would pass over."""
+    if given := others_given(context, BESIDE_FROM):
         raise BowerbirdError(
             f"generate: --from makes the picture again as its record says; leave out {', '.join(given)}, or leave out"
             " --from to generate another"

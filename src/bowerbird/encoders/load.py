@@ -210,6 +210,10 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: Path, name: str, given: Options, device: str) -> Encoder:
+    if (path / "model_index.json").is_file():
+        raise BowerbirdError(
+            f"encoder {name!r}: a whole model is there, which embeds nothing; give an encoder, as small"
+        )
     kind = _kind(path)
     if kind not in BUILT_IN:
         remedy = (

@@ -55,8 +55,18 @@ class SmallEncoder:
 
     def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
         """As `TokenEncoder`: the whole, and what each place of a grid adds to it."""
-        tokens = list(self._through(self.model.encode_tokens, pictures)) if pictures else []
-        return self.embed_images(pictures), tokens
+        import torch
+
+        if not pictures:
+            return self.embed_images(pictures), []
+
+        def both(x: torch.Tensor) -> torch.Tensor:
+            vectors, tokens = self.model.encode_with_tokens(x)
+            return torch.cat([vectors, tokens.flatten(1)], 1)
+
+        found = self._through(both, pictures)
+        tokens = found[:, self.dim :].reshape(len(found), -1, self.token_dim)
+        return np.ascontiguousarray(found[:, : self.dim]), list(tokens)
 
     def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `TokenEncoder`: the whole, and each word."""

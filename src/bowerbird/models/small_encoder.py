@@ -212,25 +212,34 @@ class SmallEncoderModel(WordTower):
     def picture_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(n, 3, S, S)` in [-1, 1] -> meaning and hand, of length 1, and look, of mean length 1 over the training's
         pictures."""
+        return self._parts(x, *self._trunk(x))
+
+    def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last layer's places, and the statistics of every layer."""
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
             statistics += center_and_spread(h.float())
-        meaning = self.meaning(self.layout(h).flatten(1))
-        hand = self.hand(torch.cat(statistics, 1))
+        return self.layout(h), torch.cat(statistics, 1)
+
+    def _parts(self, x: Tensor, places: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        meaning = self.meaning(places.flatten(1))
+        hand = self.hand(statistics)
         look = (self._low(x) - self.look_mean) @ self.look_basis
         return F.normalize(meaning.float(), dim=1), look.float(), F.normalize(hand.float(), dim=1)
 
-    def encode_tokens(self, x: Tensor) -> Tensor:
-        """`(n, 3, S, S)` in [-1, 1] -> the meaning, and what each place adds to it, of length 1 each,
+    def encode_with_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_pixels` gives, and the meaning with what each place adds to it, of length 1 each,
         `(n, 1 + places, meaning_dim)`."""
-        for stage in self.stages:
-            x = stage(x)
-        return whole_and_places(contributions(self.layout(x), self.meaning))
+        places, statistics = self._trunk(x)
+        tokens = whole_and_places(contributions(places, self.meaning))
+        return self._weighed(*self._parts(x, places, statistics)), tokens
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """`(n, 3, S, S)` in [-1, 1] -> `(n, embed_dim)`."""
-        meaning, look, hand = self.picture_parts(x)
+        return self._weighed(*self.picture_parts(x))
+
+    def _weighed(self, meaning: Tensor, look: Tensor, hand: Tensor) -> Tensor:
         return torch.cat([meaning, self.config.look_weight * look, self.config.hand_weight * hand], 1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

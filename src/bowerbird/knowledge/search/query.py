@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Found = tuple[np.ndarray, np.ndarray]
 Measures = dict[str, np.ndarray]
-CAPTIONS_FROM = 0.5
+CAPTIONS_FROM = 0.7
 """Of the nearest caption's cosine: what is less near counts for nothing when rankings are fused."""
 LEADING_FROM = 0.9
 """Of the nearest caption's cosine: the pictures of these say what to look for, where no words do."""
