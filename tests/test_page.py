@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bowerbird.core import provenance
 from tests.serving import Process, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -38,6 +40,26 @@ PAYLOADS = (
     "\u202e\x1b[31mred\x1b[0m",
     "<math><mtext></mtext><mglyph><style><img src=x onerror=window.ran=10>",
 )
+FRAMES = (
+    "X",
+    "X X",
+    "a red apple X",
+    "\u200fX\u200e",
+    "%XX%",
+    "<!--X-->",
+    "<textarea>X</textarea>",
+    "]]>X<![CDATA[",
+    "\\u003cX",
+    "&lt;X&gt;&#60;X",
+    "</title></style></script>X",
+    "\x1b]0;X\x07",
+    "`X`",
+    "\x00X",
+    "javascript:X//",
+    "X" + "\u0301" * 40,
+    "data:text/html,X",
+)
+INLINE = "[onerror], [onload], [onclick], [onmouseover], iframe, script:not([src]), [href^=javascript], body style"
 FORBIDDEN = ("innerHTML", "outerHTML", "insertAdjacentHTML", "dangerouslySetInnerHTML", "document.write", "eval(")
 
 
@@ -233,7 +255,7 @@ def test_generating_uses_the_row_of_neighbors_as_it_was_changed(opened: Callable
     expect(page.locator(".field.wrong .hint")).to_contain_text("200")
 
 
-def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any]) -> None:
+def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any], server: Process) -> None:
     page = opened("generate")
     page.get_by_label("Model").select_option("tiny-knn")
     page.get_by_text("More settings").click()
@@ -245,9 +267,13 @@ def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any]) ->
     page.reload()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".run").first).to_contain_text("Cancelled")
+    job = server.get("/api/jobs?limit=1").json["jobs"][0]
+    assert (job["state"], job["images"], job["request"]["prompt"]) == ("cancelled", [], "a blue fish")
+    # the worker is free again, and the queue shows it
+    assert server.end(server.post("/api/generate", {"prompt": "red", "steps": 1}))["state"] == "done"
 
 
-def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], server: Process, tmp_path: Path) -> None:
     picture = tmp_path / "circle.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     page = opened("edit")
@@ -264,6 +290,12 @@ def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], tmp_path
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
     page.get_by_role("button", name="Same, but another seed").first.click()
     expect(page.locator(".run")).to_have_count(2)
+    expect(page.locator(".run.active")).to_have_count(0)
+    again, first = server.get("/api/jobs?limit=2").json["jobs"]
+    assert [job["state"] for job in (first, again)] == ["done", "done"]
+    assert again["request"]["seed"] != first["request"]["seed"]
+    same = ("prompt", "image", "steps", "strength", "model")
+    assert {key: again["request"][key] for key in same} == {key: first["request"][key] for key in same}
 
 
 def test_history_gives_pictures_and_settings_back(opened: Callable[..., Any], tmp_path: Path) -> None:
@@ -276,10 +308,14 @@ def test_history_gives_pictures_and_settings_back(opened: Callable[..., Any], tm
     with page.expect_download() as packed:
         page.get_by_role("button", name="Save as zip").click()
     assert packed.value.suggested_filename == "bowerbird.zip"
+    with zipfile.ZipFile(packed.value.path()) as archive:
+        (name,) = archive.namelist()
+        assert archive.read(name).startswith(b"\x89PNG")
     page.locator(".cell img").first.click()
     with page.expect_download() as saved:
         page.locator(".lightbox").get_by_role("button", name="Save as PNG").click()
     png = Path(saved.value.path()).read_bytes()
+    assert provenance.read_png(saved.value.path())["request"]["prompt"] == "a purple umbrella"
     page.keyboard.press("Escape")
     page.evaluate("localStorage.clear()")
     page.goto(page.url.replace("history", "models"))
@@ -312,8 +348,55 @@ def test_nothing_that_a_picture_brings_along_runs(opened: Callable[..., Any], se
     page.keyboard.press("Escape")
     page.goto(page.url.replace("generate", "history"))
     page.locator(".cell").first.wait_for()
-    inline = "[onerror], [onload], [onclick], [onmouseover], iframe, script:not([src]), [href^=javascript], body style"
-    assert page.locator(inline).count() == 0
+    assert page.locator(INLINE).count() == 0
+
+
+def test_two_hundred_payloads_are_words_everywhere(opened: Callable[..., Any], server: Process) -> None:
+    """Captions, names, columns, values and credits of a server that says whatever strangers wrote: each of `PAYLOADS`
+    in `FRAMES`, through the grid, and through the open item with all its facts."""
+    item = server.get("/api/knowledge-bases/kb/items?limit=1").json["items"][0]
+    words = [frame.replace("X", payload) for payload in PAYLOADS for frame in FRAMES]
+    assert len(set(words)) >= 200
+    items = [
+        {**item, "id": str(n), "caption": text, "name": text, "metadata": {text: text}, "credit": {text: text}}
+        for n, text in enumerate(words)
+    ]
+
+    def answer(route: Any) -> None:
+        query = dict(part.split("=") for part in route.request.url.split("?")[1].split("&"))
+        first, limit = int(query["offset"]), int(query["limit"])
+        page = {"version": 1, "total": len(items), "offset": first, "items": items[first : first + limit]}
+        route.fulfill(json=page)
+
+    page = opened("models")
+    page.route("**/items?*", answer)
+    page.goto(page.url.replace("models", "collection"))
+    page.locator(".cell img").first.click()
+    title = page.locator(".detail-title")
+    seen = [title.evaluate("title => title.textContent")]
+    while len(seen) < len(words):
+        assert page.locator(INLINE).count() == 0, seen[-1]
+        page.locator(".detail").get_by_role("button", name="Next item").click()
+        page.wait_for_function("text => document.querySelector('.detail-title')?.textContent !== text", arg=seen[-1])
+        seen.append(title.evaluate("title => title.textContent"))
+    assert len(set(seen)) == len(words)
+
+
+def test_what_is_found_is_put_in_another_order_where_one_says_so(opened: Callable[..., Any], server: Process) -> None:
+    page = opened("generate")
+    page.locator("#prompt").fill("red apple")
+    page.locator(".neighbor").first.wait_for()
+    page.get_by_text("More settings").click()
+    choice = page.get_by_label("Re-rank")
+    assert choice.locator("option").all_inner_texts()[:2] == ["usual", "off"]
+    with page.expect_request("**/neighbors") as asked:
+        choice.select_option("none")
+    assert asked.value.post_data_json["rerank"] == "none"
+    generated(page, "red apple")
+    job = server.get("/api/jobs?limit=1").json["jobs"][0]
+    assert (job["state"], job["request"]["rerank"]) == ("done", "none")
+    page.get_by_text("All as usual").click()
+    expect(choice).to_have_value("")
 
 
 def test_a_hundred_thousand_items_scroll_in_a_few_cells(opened: Callable[..., Any], server: Process) -> None:
@@ -368,6 +451,16 @@ def test_axe_finds_nothing_serious(opened: Callable[..., Any], width: int, dark:
 
     page.locator(".cell img").first.wait_for()
     check("collection")
+    nothing = {"version": 1, "mode": "hybrid", "ms": 1.0, "corrected": {}, "results": []}
+    page.route("**/search", lambda route: route.fulfill(json=nothing))
+    page.get_by_label("Search the collection").fill("zzzz")
+    page.locator(".empty").wait_for()
+    check("nothing found")
+    page.get_by_text("Clear all").click()
+    page.get_by_role("button", name="Add").click()
+    page.locator("dialog[open]").wait_for()
+    check("adding")
+    page.keyboard.press("Escape")
     page.locator(".cell img").first.click()
     page.locator(".detail").wait_for()
     check("an open item")
@@ -377,6 +470,15 @@ def test_axe_finds_nothing_serious(opened: Callable[..., Any], width: int, dark:
     check("a dialog")
     page.keyboard.press("Escape")
     page.goto(page.url.replace("collection", "generate"))
+    page.locator("#prompt").wait_for()
+    check("before anything is generated")
+    page.route("**/api/generate", lambda route: route.abort())
+    page.allowed = re.compile("Failed to load resource")
+    page.locator("#prompt").fill("a green tree")
+    page.locator("button.big").click()
+    page.locator("[role=alert]").first.wait_for()
+    check("an error")
+    page.unroute("**/api/generate")
     run = generated(page, "a green tree")
     check("generate")
     run.locator(".picture-open").first.click()
@@ -399,6 +501,8 @@ def test_a_token_is_asked_for_and_a_first_knowledge_base_made(browser: Any, tmp_
         page.get_by_label("Token", exact=True).fill("wrong")
         page.get_by_role("button", name="Open").click()
         expect(page.locator("dialog .hint")).to_be_visible()
+        assert page.context.cookies() == []
+        assert page.locator(".cell").count() == 0
         page.get_by_label("Token", exact=True).fill("a-token-for-tests")
         page.get_by_role("button", name="Open").click()
         page.get_by_role("button", name="Make one").click()
@@ -408,6 +512,15 @@ def test_a_token_is_asked_for_and_a_first_knowledge_base_made(browser: Any, tmp_
         expect(page.locator("dialog [role=status]")).to_contain_text("1 picture added", timeout=20000)
         page.get_by_role("button", name="Done").click()
         page.locator(".cell img").first.wait_for()
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        kept = page.evaluate(
+            "JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie + location"
+        )
+        assert "a-token-for-tests" not in kept
+        assert "a-token-for-tests" not in cookie["value"]
+        guarded.headers["Authorization"] = "Bearer a-token-for-tests"
+        assert guarded.get("/api/knowledge-bases").json["knowledge_bases"][0]["items"] == 1
         page.context.close()
 
 
