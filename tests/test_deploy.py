@@ -95,6 +95,7 @@ def contained(folder: Path) -> list[str]:
     return begin
 
 
+@pytest.mark.timeout(900)
 def test_the_entry_point_serves_as_another_user_on_a_read_only_root(small_kb_path: Path, image: Path) -> None:
     """The Dockerfile's steps from its own files, with its environment and no other, and a token as compose gives it."""
     begin, port = contained(image), free_port()
