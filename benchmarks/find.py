@@ -31,6 +31,7 @@ from PIL.Image import Image
 from bowerbird import KnowledgeBase
 from bowerbird.knowledge.rerank.registry import load_reranker, open_reranker
 from bowerbird.knowledge.search import bm25
+from bowerbird.systems.coverage import cover
 
 K = 20
 MEASURES = ("recall@1", "recall@5", "recall@20", "nDCG@20", "both@5", "p50 ms", "p99 ms")
@@ -78,6 +79,16 @@ def by_us(kb: KnowledgeBase, row_of: dict[int, int], **how: Any) -> Search:
 
     def search(query: Query) -> Sequence[int]:
         found = kb.search(text=query.text, k=K, **how)
+        return [row_of[item] for item in found.ids[0].tolist() if item >= 0]
+
+    return search
+
+
+def by_cover(kb: KnowledgeBase, row_of: dict[int, int]) -> Search:
+    """A hybrid search whose first results cover the phrases of the text."""
+
+    def search(query: Query) -> Sequence[int]:
+        found = cover(kb, kb.search(text=query.text, k=K))
         return [row_of[item] for item in found.ids[0].tolist() if item >= 0]
 
     return search
@@ -171,6 +182,7 @@ def main() -> None:
         "hybrid as written": by_us(kb, row_of, mode="hybrid", typos=False),
         "hybrid": by_us(kb, row_of, mode="hybrid"),
         **{f"hybrid, {name}": by_us(kb, row_of, mode="hybrid", rerank=each) for name, each in rerankers.items()},
+        "hybrid, cover": by_cover(kb, row_of),
         "bm25s": by_bm25s(texts),
         "SQLite FTS5": by_fts5(texts),
     }

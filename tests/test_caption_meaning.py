@@ -154,3 +154,30 @@ def test_the_command_line_takes_a_directory_and_finds_it_again(photographs: Path
     assert "captions  by text" in bowerbird("kb", "info", "kb", cwd=tmp_path).stdout
     line = bowerbird("search", "kb", "--text", "x", "--mode", "meaning", cwd=tmp_path, expect=2).stderr
     assert "captions" in line
+
+
+def test_a_server_searches_captions_by_its_workers_encoder(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bowerbird import encoders
+    from bowerbird.knowledge.storage.open import open_store
+    from bowerbird.serve import frames
+    from bowerbird.serve.calls import Calls
+    from bowerbird.serve.encoder import remote, remote_captions
+    from bowerbird.serve.pipelines import Workbench
+
+    text = encoders.load_text(encoder_doubles.sentence(tmp_path / "text"))
+    here, _ = KnowledgeBase.build(tmp_path / "kb", photographs, caption_encoder=text)
+    calls = Calls(Workbench("cpu", "float32", 2**30))
+    monkeypatch.setattr(frames, "call", lambda _, message, blobs=(): calls.answer(message, list(blobs)))
+    store = open_store(tmp_path / "kb", 2**30, lambda line: None)
+    captions = remote_captions("nowhere", store.manifest)
+    there = KnowledgeBase(store, remote("nowhere", store.manifest["encoder"]), caption_encoder=captions)
+    for mode in ("captions", "hybrid"):
+        found, expected = (kb.search(text="a red sedan", k=3, mode=mode) for kb in (there, here))
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_allclose(
+            found.measures["caption_similarity"], expected.measures["caption_similarity"], atol=1e-6
+        )
+    assert captions is not None
+    np.testing.assert_allclose(captions.embed_captions(["x"]), text.embed_captions(["x"]), atol=1e-6)

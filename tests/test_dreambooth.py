@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import doubles
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.components import weights_hash
@@ -32,13 +37,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(place: Path, out: str, *settings: str, subject: str = "toy") -> Path:
+def run(place: Path, out: str, *settings: str, subject: str = "toy", sheets: bool = False) -> Path:
     own = ("size=16", f"system.base={place / 'base'}", "system.class_name=fox", "system.word=the", "train.precision=no")
     own += ("train.learning_rate=0.01", f"train.steps={STEPS}", "system.template=a {}", "train.save_every=2")
+    own += ("system.stop_below=0",)
     made = with_settings(recipe("dreambooth", tiny=True), [*own, *settings])
     pictures = read_pictures(made, place / subject)
-    list(train_recipe(made, pictures, place / out, device="cpu", sheets=False))
+    list(train_recipe(made, pictures, place / out, device="cpu", sheets=sheets))
     return place / out / "model"
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The tensors of two files; the order of a header's entries is chance."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def picture(pipe: Any) -> np.ndarray:
@@ -111,6 +124,111 @@ def test_what_cannot_be_learned_is_refused(place: Path) -> None:
         with pytest.raises(BowerbirdError, match=said):
             run(place, "refused", *settings, subject=subject)
         assert not (place / "refused").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_text_encoders_learn_by_option_in_sdxl_too(place: Path, method: str) -> None:
+    doubles.sdxl().save_pretrained(place / "base")
+    plain = ReferencePipeline.from_pretrained(place / "base")
+    settings = (f"system.method={method}", "system.train_text=true", "train.steps=1")
+    model = run(place, "run", *settings, sheets=True)
+    assert (place / "run" / "sheets" / "000001.png").is_file()
+    if method == "full":
+        trained = ReferencePipeline.from_pretrained(model)
+    else:
+        file = model / "pytorch_lora_weights.safetensors"
+        assert {name.partition(".")[0] for name in load_file(file)} == {"unet", "text_encoder", "text_encoder_2"}
+        trained = ReferencePipeline.from_pretrained(place / "base", loras=[LoraFile(file)])
+        assert trained.loras[0].ignored == ()
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        assert weights_hash(getattr(trained.base, part)) != weights_hash(getattr(plain.base, part))
+
+
+def test_sdxl_is_trained_on_what_its_own_pipeline_reads() -> None:
+    from bowerbird.systems.dreambooth import text
+
+    base = doubles.sdxl()
+    tokens = text.token_ids(base, ["a red fox", "a wolf"])
+    with torch.no_grad():
+        made = text.encode([base.text_encoder, base.text_encoder_2], tokens)
+        wanted = base.encode_prompt(["a red fox", "a wolf"], do_classifier_free_guidance=False)
+    assert torch.allclose(made.tokens, wanted[0], atol=1e-6)
+    assert made.pooled is not None
+    assert torch.allclose(made.pooled, wanted[2], atol=1e-6)
+    own = base._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=16)
+    found = text.added(made.pooled, 16)
+    assert found is not None
+    assert torch.equal(found["time_ids"], own.repeat(2, 1))
+
+
+def test_training_ends_with_the_checkpoint_before_the_class_collapsed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bowerbird.systems.dreambooth.collapse import ClassDiversity
+    from bowerbird.systems.dreambooth.objective import DreamBoothObjective
+
+    monkeypatch.setattr(DreamBoothObjective, "class_diversity", lambda self: (ClassDiversity(left.pop(0), 0.5), []))
+    left = [0.4, 0.3, 0.2]
+    settings = ["train.save_every=1", "system.stop_below=0.5", "train.steps=5"]
+    own = (f"system.base={place / 'base'}", "system.class_name=fox", "system.word=the", "size=16", "train.precision=no")
+    made = with_settings(recipe("dreambooth", tiny=True), [*own, *settings])
+    pictures = read_pictures(made, place / "toy")
+    reports = list(train_recipe(made, pictures, place / "run", device="cpu", sheets=False))
+    assert [report.step for report in reports] == [1, 2, 3]
+    assert "40% is left, stops below 50%" in str(reports[-1].stopped)
+    left = [0.4, 0.4]
+    two = with_settings(made, ["train.steps=2"])
+    list(train_recipe(two, pictures, place / "two", device="cpu", sheets=False))
+    files = [place / each / "model" / "pytorch_lora_weights.safetensors" for each in ("run", "two")]
+    assert_same(*files)
+    left = [0.1]
+    with pytest.raises(BowerbirdError, match="before the first checkpoint"):
+        list(train_recipe(made, pictures, place / "never", device="cpu", sheets=False))
+
+
+def test_a_class_of_one_picture_has_no_diversity() -> None:
+    from bowerbird.encoders.perceptual import mean_distance, perceptual_distances
+    from bowerbird.evaluation.metrics.subject import preservation
+
+    pictures = doubles.pictures(4, (64, 64))
+    apart = perceptual_distances(pictures)
+    assert np.allclose(np.diag(apart), 0, atol=1e-6)
+    assert np.allclose(apart, apart.T)
+    assert mean_distance(perceptual_distances(pictures[:1] * 3)) == pytest.approx(0, abs=1e-6)
+    shades = [each.point(lambda value: value * 0.9) for each in pictures[:1]]
+    assert perceptual_distances(pictures[:1], shades)[0, 0] < 0.3 * mean_distance(apart)
+    features = np.eye(3)
+    assert preservation(features, features[:1]) == pytest.approx(1 / 3)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+import test_dreambooth as t
+from bowerbird.training import run as runs
+train = runs.train
+def dies(*args, **kwargs):
+    for report in train(*args, **kwargs):
+        yield report
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+runs.train = dies
+t.run(Path(sys.argv[1]), "cut", "train.steps=4")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nothing kills so elsewhere")
+def test_a_killed_training_goes_on_to_the_same_weights(place: Path) -> None:
+    here = Path(__file__).parent
+    paths = {"PYTHONPATH": os.pathsep.join([str(here.parent / "src"), str(here)])}
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(place), str(here)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **paths})
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not (place / "cut" / "model").exists()
+    assert (place / "cut" / "checkpoint.safetensors").is_file()
+    files = [run(place, each, "train.steps=4") / "pytorch_lora_weights.safetensors" for each in ("cut", "whole")]
+    assert_same(*files)
 
 
 def test_a_changed_base_is_noticed(place: Path) -> None:

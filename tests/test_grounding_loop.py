@@ -15,12 +15,12 @@ from PIL import Image
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.drawn import read_drawn
-from bowerbird.systems.grounded.choice import ChoiceSettings, ChosenReference, choose_references
+from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.encoder import EncoderCritic
 from bowerbird.systems.grounded.critic.loop import refine
 from bowerbird.systems.grounded.critic.protocol import Critic
-from bowerbird.systems.grounded.phrases import grammar
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases import grammar
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
 
 
 @pytest.fixture(scope="module")

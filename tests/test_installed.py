@@ -31,7 +31,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_photographs_are_embedded_and_a_knowledge_base_finds_its_encoder_again(weights: Path, tmp_path: Path) -> None:
+def test_photographs_are_embedded_and_a_knowledge_base_finds_its_encoder_again(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = encoders.load("photos")
     pictures = [Image.new("RGB", size, color) for size, color in (((30, 40), "red"), ((300, 90), "blue"))]
     found = encoder.embed_images(pictures)
@@ -39,10 +41,11 @@ def test_photographs_are_embedded_and_a_knowledge_base_finds_its_encoder_again(w
     np.testing.assert_allclose(found[1:], encoder.embed_images(pictures[1:]), atol=1e-4)
     with pytest.raises(BowerbirdError, match=r"pictures alone.*caption_encoder=minilm"):
         encoder.embed_text(["a beach"])
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "photos").mkdir()  # as many call their folder
     for number, picture in enumerate(pictures):
-        picture.save(tmp_path / "pictures" / f"{number}.png")
-    KnowledgeBase.build(tmp_path / "kb", tmp_path / "pictures", encoder="photos")
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    KnowledgeBase.build("kb", "photos", encoder="photos")
     again = KnowledgeBase.open(tmp_path / "kb")
     assert again.encoder_name == "photos"
     assert again.search(images=[pictures[0]], k=1).scores[0, 0] == pytest.approx(1, abs=1e-3)

@@ -262,6 +262,39 @@ def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image
         pipe(" ", source=picture)
 
 
+def test_a_lora_changes_an_edit_and_is_in_its_record(model: Path, picture: Image.Image, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from bowerbird.systems.grounded.recorded_base import base_header
+    from bowerbird.systems.reference_settings import Adapter, LoraFile
+
+    plain = loading.load_pipeline(model)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = plain.unet.get_submodule(layer).weight.shape[0]
+    factors = {f"unet.{layer}.lora_A.weight": torch.ones(1, width), f"unet.{layer}.lora_B.weight": torch.ones(width, 1)}
+    save_file(factors, tmp_path / "toy.safetensors")
+    lora = Adapter(loras=(LoraFile(tmp_path / "toy.safetensors", 0.5),))
+    changed = loading.load_pipeline(model, adapter=lora)
+    settings = replace(generation.default_settings(plain), steps=2)
+    hits = Neighbors.empty(["make it blue"])
+    made = [generation.generate(pipe, hits, settings, sources=[picture])[0] for pipe in (plain, changed)]
+    assert not np.array_equal(*map(np.asarray, made))
+    record = records.generation_records(
+        changed, str(model), None, hits, [made[1]], settings, {"prompt": "make it blue"}, sources=[picture]
+    )[0]
+    assert [(each["name"], each["scale"]) for each in record["loras"]] == [("toy.safetensors", 0.5)]
+    again, _ = regeneration.regenerate(changed, json.loads(json.dumps(record)))
+    assert np.array_equal(np.asarray(again), np.asarray(made[1]))
+    with pytest.raises(BowerbirdError, match=r"toy\.safetensors:0\.5"):
+        regeneration.regenerate(plain, record)
+    # one of ours goes into its own base, and into what was trained from that
+    save_file(factors, tmp_path / "toy.safetensors", base_header("tiny-sd", {"unet": torch.nn.Linear(1, 1)}))
+    with pytest.raises(BowerbirdError, match="trained on the base 'tiny-sd'"):
+        loading.load_pipeline(model, adapter=lora)
+    with pytest.raises(BowerbirdError, match="adapter"):
+        loading.load_pipeline(model, adapter=Adapter(adapter=tmp_path / "toy.safetensors"))
+
+
 def test_what_an_instruction_names() -> None:
     said = {
         "make it a wolf": "wolf",
@@ -305,6 +338,11 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(drawn_folder: Path, tmp_
         next(train_recipe(recipe, pictures, tmp_path / "run", sheets=False))
     save_file(tensors, file, {"format": "pt"})
     list(train_recipe(recipe, pictures, tmp_path / "run", sheets=False))
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
+    from bowerbird.systems.grounded.recorded_base import base_header
+
+    header = base_header(str(base), {"unet": ReferencePipeline.from_pretrained(base).base.unet})
+    assert json.loads((tmp_path / "run" / "model" / "base.json").read_text()) == json.loads(header["bowerbird.base"])
     assert InstructPipeline.from_pretrained(tmp_path / "run" / "model").references is None
 
 

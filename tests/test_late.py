@@ -71,6 +71,20 @@ def test_max_sim_is_the_mean_of_the_best_cosines() -> None:
     assert unpack(bytes(data), 12) is None
 
 
+def test_our_own_tokens_add_up_to_the_embedding() -> None:
+    """The first is the shared part of the embedding, which the same pass gives with the same bits."""
+    own = encoders.load("small")
+    assert isinstance(own, TokenEncoder)
+    pictures = [drawing(name) for name in NAMES]
+    vectors, tokens = own.embed_images_with_tokens(pictures)
+    np.testing.assert_array_equal(vectors, own.embed_images(pictures))
+    np.testing.assert_allclose([each[0] for each in tokens], vectors[:, : own.shared_dim], atol=1e-5)
+    assert own.embed_text_tokens(["a red fox"])[0].shape == (4, own.token_dim)
+    np.testing.assert_allclose(
+        own.embed_text_tokens(["fox"])[0], own.embed_text(["fox"])[:, : own.shared_dim], atol=1e-6
+    )
+
+
 def test_tokens_live_and_die_with_their_rows(kb: KnowledgeBase, tmp_path: Path) -> None:
     """Added, changed, synced, removed, restored, compacted: what is there is what the encoder makes of the picture."""
 
@@ -87,6 +101,7 @@ def test_tokens_live_and_die_with_their_rows(kb: KnowledgeBase, tmp_path: Path) 
     kb.remove(where="caption = 'black triangle'")
     kb.compact()
     found = held(KnowledgeBase.open(kb.path))
+    assert found.keys() == held(kb).keys()
     for caption, name in (("orange circle", "orange circle"), ("blue square", "purple square")):
         np.testing.assert_allclose(found[caption], as_made(name), atol=5e-3)
     assert "black triangle" not in found
@@ -122,6 +137,11 @@ def test_a_search_is_ordered_by_tokens(kb: KnowledgeBase, monkeypatch: pytest.Mo
         assert list(hits.captions[0]) == best[:4]
         np.testing.assert_allclose(hits.scores[0], max_sim(own, [tokens[name] for name in best[:4]]), rtol=1e-5)
     assert list(kb.search(images=[drawing("green triangle")], k=1, rerank="late").captions[0]) == ["green triangle"]
+    monkeypatch.setattr(late, "AT_ONCE", 1)  # several texts, in portions
+    both = kb.search(text=["red circle", "blue square"], k=3, rerank="late")
+    alone = kb.search(text="blue square", k=3, rerank="late")
+    assert both.ids[1].tolist() == alone.ids[0].tolist()
+    np.testing.assert_allclose(both.scores[1], alone.scores[0], rtol=1e-6)
     monkeypatch.setattr(late, "EVERY", 0)
     monkeypatch.setattr(late, "CANDIDATES", 3)  # the first of a large one
     first = set(kb.search(text="red circle", k=3).ids[0].tolist())
@@ -300,3 +320,24 @@ def test_tokens_of_whole_picture_models_share_their_space(kind: str) -> None:
     assert [len(each) for each in patches] == [4, 2 if kind == "siglip2" else 4]
     assert len(words[0]) == (2 if kind == "clip" else 4)
     np.testing.assert_allclose(whole, (wanted / wanted.norm()).numpy(), atol=1e-5)
+
+
+def test_an_encoder_in_another_process_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bowerbird.serve import frames
+    from bowerbird.serve.calls import Calls
+    from bowerbird.serve.encoder import RemoteEncoder
+    from bowerbird.serve.pipelines import Workbench
+
+    own = encoders.load("small")
+    assert isinstance(own, TokenEncoder)
+    bench = Workbench.__new__(Workbench)
+    monkeypatch.setattr(Workbench, "encoder", lambda self, name, fingerprint: own)
+    calls = Calls(bench)
+    monkeypatch.setattr(frames, "call", lambda address, message, blobs=(): calls.answer(message, list(blobs)))
+    remote = RemoteEncoder("", own.name, own.fingerprint, own.dim)
+    texts, pictures = ["a red fox", "fox"], [drawing("red circle"), drawing("blue square")]
+    for mine, theirs in zip(own.embed_text_tokens(texts), remote.embed_text_tokens(texts), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    vectors, tokens = remote.embed_images_with_tokens(pictures)
+    np.testing.assert_array_equal(vectors, own.embed_images(pictures))
+    np.testing.assert_array_equal(tokens, own.embed_images_with_tokens(pictures)[1])

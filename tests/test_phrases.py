@@ -12,13 +12,13 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.phrases import grammar
-from bowerbird.systems.grounded.phrases.brackets import escape, read_brackets
-from bowerbird.systems.grounded.phrases.layout import WHOLE, masks_for, regions_for
-from bowerbird.systems.grounded.phrases.libraries import SpacyParser, StanzaParser, TextBlobParser
-from bowerbird.systems.grounded.phrases.names import LONGEST, MOST_TOKENS, find_names, is_name, merge
-from bowerbird.systems.grounded.phrases.parse import load_parser, parse_prompt
-from bowerbird.systems.grounded.phrases.phrase import Phrase, PhraseParser
+from bowerbird.systems.phrases import grammar
+from bowerbird.systems.phrases.brackets import escape, read_brackets
+from bowerbird.systems.phrases.layout import WHOLE, masks_for, regions_for
+from bowerbird.systems.phrases.libraries import SpacyParser, StanzaParser, TextBlobParser
+from bowerbird.systems.phrases.names import LONGEST, MOST_TOKENS, find_names, is_name, merge
+from bowerbird.systems.phrases.parse import load_parser, parse_prompt
+from bowerbird.systems.phrases.phrase import Phrase, PhraseParser
 
 # prompt -> phrases as (text, head, attributes)
 GRAMMAR: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.phrases.parse import load_parser, parse_prompt
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
-from bowerbird.systems.grounded.phrases.token_spans import align, token_offsets, token_spans
 from bowerbird.systems.grounded.structure import cross_attentions, phrase_spans, structured
+from bowerbird.systems.phrases.parse import load_parser, parse_prompt
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases.token_spans import align, token_offsets, token_spans
 
 TEXT = "a red heart left of a blue square and the white sheep"
 

@@ -19,6 +19,7 @@ from bowerbird.cli.common import (
     tracker,
 )
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
 
 StylesOption = Annotated[
     str | None,
@@ -79,6 +80,28 @@ def drawings(
     print_line(f"{out}: {report['rows']:,} pictures of {len(report['styles'])} styles ({splits})")
     if report["missing"]:
         say(f"{len(report['missing'])} listed drawings are not in their packages, the first {report['missing'][0]}")
+
+
+@app.command("starter")
+def starter(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the pictures.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the collection that travels with the package: 301 drawings of things no bundled model was trained on.
+
+    Four styles under MIT and Apache-2.0; metadata.csv says whose each is. kb build reads it by the name starter, too.
+
+    Example: bowerbird datasets starter --out starter
+    """
+    from bowerbird.data.datasets.starter import CREDIT, unpack
+
+    unpack(out)
+    pictures = sum(1 for _ in out.glob("*/*.png"))
+    if as_json:
+        print_json({"out": str(out), "pictures": pictures, "credit": list(CREDIT)})
+        return
+    print_line(f"{out}: {pictures} pictures, metadata.csv and LICENSE")
+    say(f"bowerbird kb build my-kb {in_shell(out)} --credit {','.join(CREDIT)}")
 
 
 @app.command("edits")

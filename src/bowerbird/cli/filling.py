@@ -38,6 +38,13 @@ SourceArgument = Annotated[
 EncoderOption = Annotated[
     str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Runs the encoder's network for pictures: torch, onnx or openvino (same numbers to 0.001), bfloat16.",
+    ),
+]
 CaptionEncoderOption = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +79,10 @@ TokensOption = Annotated[
     typer.Option(
         "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
     ),
+]
+CoverOption = Annotated[
+    bool,
+    typer.Option("--cover", help="Of a text that names several things, one result of each before a second of any."),
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[

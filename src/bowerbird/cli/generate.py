@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,7 +25,7 @@ from bowerbird.cli.common import (
     say_source,
     tracker,
 )
-from bowerbird.cli.filling import NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
@@ -108,6 +109,19 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
     ] = None,
+    patch_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-weight", help="Of models of tokens: merge what follows the nearest windows of --kb, 0 to 1 (DAiD)."
+        ),
+    ] = None,
+    patch_neighbors: Annotated[
+        int | None, typer.Option("--patch-neighbors", help="Windows looked at for each token; default 64.")
+    ] = None,
+    patch_temperature: Annotated[
+        float | None,
+        typer.Option("--patch-temperature", help="How slowly windows count less with distance; default 0.1."),
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -139,6 +153,7 @@ def generate(
     ] = None,
     rerank: RerankOption = "auto",
     no_rerank: NoRerankOption = False,
+    cover: CoverOption = False,
     class_key: Annotated[str | None, typer.Option("--class-key", help="Metadata column that names the class.")] = None,
     top_m: Annotated[float, typer.Option("--top-m", help="Fraction of the database p_D keeps.")] = 1.0,
     reference: Annotated[
@@ -295,7 +310,7 @@ def generate(
     from bowerbird import encoders
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, jobs, records, refinement, reranking
+    from bowerbird.systems import generation, jobs, records, refinement, reranking, unfamiliar
 
     job = jobs.Job(
         prompt=prompt[0] if prompt else None,
@@ -317,6 +332,7 @@ def generate(
         allow_no_neighbors=allow_no_neighbors,
         min_score=min_score,
         rerank=read_rerank(rerank, no_rerank=no_rerank),
+        cover=cover,
         proposal=proposal,
         steps=counted,
         guidance_scale=guidance_scale,
@@ -325,6 +341,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        patch_weight=patch_weight,
+        patch_neighbors=patch_neighbors,
+        patch_temperature=patch_temperature,
         sampler=sampler,
         eta=eta,
         height=height or size,
@@ -361,8 +380,7 @@ def generate(
     hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, k)
-    if (line := pipe.capabilities.far_size(settings.height, settings.width)) is not None:
-        say(f"{model}: {line}")
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
     for note in jobs.notes(prepared, job):
         say(note)
     with progress_bar(as_json) as bar:
@@ -481,15 +499,19 @@ BESIDE_FROM = (
 """What can be given beside --from; everything else is in the record."""
 
 
-def _check_beside(context: typer.Context) -> None:
-    """Raises: BowerbirdError for an option that --from would pass over."""
-    given = [
+def others_given(context: typer.Context, beside: Collection[str]) -> list[str]:
+    """The flags that were given and are of no parameter of `beside`."""
+    return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name not in BESIDE_FROM
+        if parameter.name not in beside
         and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
     ]
-    if given:
+
+
+def _check_beside(context: typer.Context) -> None:
+    """Raises: BowerbirdError for an option that --from would pass over."""
+    if given := others_given(context, BESIDE_FROM):
         raise BowerbirdError(
             f"generate: --from makes the picture again as its record says; leave out {', '.join(given)}, or leave out"
             " --from to generate another"
@@ -530,6 +552,12 @@ def say_fewer(pipe: System, kb: KnowledgeBase, k: int | None) -> None:
     usual = pipe.defaults.k
     if k is None and len(kb) < usual:
         say(f"{kb.path} holds {len(kb)} items, fewer than the model's usual {usual} neighbors: k is {len(kb)}")
+
+
+def say_warnings(model: str, rows: Sequence[Sequence[str]]) -> None:
+    """What pictures are far from what `model` was trained on in, each line once."""
+    for line in dict.fromkeys(line for row in rows for line in row):
+        say(f"{model}: {line}")
 
 
 def warn_of_copies(kept: Any, paths: list[Path]) -> None:

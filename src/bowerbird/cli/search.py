@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
-from bowerbird.cli.filling import KbArgument, OpenCaptionEncoderOption, OpenEncoderOption, RerankOption, read_rerank
+from bowerbird.cli.filling import (
+    CoverOption,
+    KbArgument,
+    OpenCaptionEncoderOption,
+    OpenEncoderOption,
+    RerankOption,
+    read_rerank,
+)
 from bowerbird.core.credit import credit_line, credit_of
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
@@ -76,6 +83,7 @@ def search(
         typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
     ] = True,
     rerank: RerankOption = "none",
+    cover: CoverOption = False,
     encoder: OpenEncoderOption = None,
     caption_encoder: OpenCaptionEncoderOption = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
@@ -90,6 +98,8 @@ def search(
     from bowerbird.knowledge.rerank.registry import NONE, rerank_name
 
     reranker = read_rerank(rerank, no_rerank=False)
+    if cover and (min_score is not None or diversity):
+        raise BowerbirdError("search: --cover chooses itself; leave out --min-score and --diversity")
     if queries is not None:
         if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
@@ -103,6 +113,7 @@ def search(
             | {"typos": typos, "rerank": reranker},
             (encoder, caption_encoder),
             device,
+            cover=cover,
         )
         return
     if not text and not image:
@@ -120,10 +131,13 @@ def search(
     usual: np.ndarray | None = None
     if single is not None:
         hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, rerank=reranker, **options)
+        hits = _covering(opened, hits, mode, where) if cover else hits
         query: dict[str, Any] = {"text": single}
         if mode not in ("bm25", "captions") and (as_json or min_score is not None) and embeds_text(opened.encoder):
             usual = opened.similarities(text=single)
     else:
+        if cover:
+            raise BowerbirdError("search: --cover is about the things that one --text names; leave out the others")
         if alpha is not None or mode == "bm25":
             raise BowerbirdError(
                 "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
@@ -143,6 +157,8 @@ def search(
         hits = opened.search(**how, rerank=reranker, **options)
         usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
     _say_count(opened, k)
+    for note in hits.notes[0] if hits.notes else ():
+        say(note)
     corrected = _corrected(hits)
     for word, others in corrected.items():
         say(f"no item has {word!r}: searched for {' or '.join(map(repr, others))} (--no-typos: only as written)")
@@ -165,6 +181,7 @@ def search(
                 "version": opened.version,
                 "mode": mode if single is not None else "dense",
                 "rerank": rerank_name(reranker, pictures=single is None),
+                **({"cover": True} if cover else {}),
                 "query": query,
                 "corrected": corrected,
                 **({} if usual is None else {"usual_similarity": _usual(usual)}),
@@ -187,7 +204,14 @@ def search(
 
 
 def _batch(
-    kb: str, queries: Path, mode: str, options: dict[str, Any], given: tuple[str | None, str | None], device: str
+    kb: str,
+    queries: Path,
+    mode: str,
+    options: dict[str, Any],
+    given: tuple[str | None, str | None],
+    device: str,
+    *,
+    cover: bool,
 ) -> None:
     """One JSON line a query, in their order."""
     from bowerbird.data.report import SourceReport
@@ -211,6 +235,7 @@ def _batch(
     options["k"] = _count(opened, k)
     for start in range(0, len(texts), BATCH):
         hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
+        hits = _covering(opened, hits, mode, options["where"]) if cover else hits
         for row, text in enumerate(hits.queries):
             results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
             print_json(
@@ -219,6 +244,7 @@ def _batch(
                     "version": opened.version,
                     "mode": mode,
                     "rerank": rerank_name(options["rerank"]),
+                    **({"cover": True} if cover else {}),
                     "query": {"text": text},
                     "corrected": _corrected(hits, row),
                     "results": results,
@@ -226,6 +252,12 @@ def _batch(
                 indent=None,
             )
     _say_count(opened, k)
+
+
+def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) -> Neighbors:
+    from bowerbird.systems import coverage
+
+    return coverage.cover(kb, hits, search_mode=mode, where=where)
 
 
 def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
@@ -286,6 +318,7 @@ def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> di
         "id": item,
         "score": round(float(hits.scores[row, column]), 6),
         **{name: _known(hits.measures.get(name), row, column) for name in dict.fromkeys((*ALWAYS, *hits.measures))},
+        **({"phrase": hits.phrases[row][column]} if hits.phrases else {}),
         "caption": hits.captions[row][column],
         "metadata": hits.metadata[row][column],
         "path": kb.name(item),

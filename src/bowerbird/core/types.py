@@ -385,6 +385,11 @@ class Neighbors:
             captions=tuple(row for part in parts for row in part.captions),
             metadata=tuple(row for part in parts for row in part.metadata),
             weights=np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None,
+            measures={
+                name: np.concatenate([part.measures[name] for part in parts])
+                for name in parts[0].measures
+                if all(name in part.measures for part in parts)
+            },
             queries=tuple(text for part in parts for text in part.queries) if all(p.queries for p in parts) else (),
             corrected=tuple(row for part in parts for row in part.corrected)
             if all(len(part.corrected) == len(part) for part in parts)

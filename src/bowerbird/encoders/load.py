@@ -19,7 +19,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.text import printable
 from bowerbird.core.types import Encoder, TextEncoder
-from bowerbird.encoders import installed, known, options, photos, sentence
+from bowerbird.encoders import engines, installed, known, options, photos, sentence
 from bowerbird.encoders.clip import load_clip
 from bowerbird.encoders.options import Options
 from bowerbird.models.weights import bundled
@@ -56,13 +56,16 @@ def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
     layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
     ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
-    `device=` where it takes that). Settings stand behind the name (`encoders.options`).
+    `device=` where it takes that). Settings stand behind the name (`encoders.options`),
+    and behind them another program to run its network for pictures, as in `small@onnx` (`encoders.engines`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
     holds something else.
     """
-    text = str(name)
+    text, engine = engines.split(str(name))
+    if engine is not None:
+        return _with_engine(load(text, device=engines.device_of(engine, device)), engine)
     if plugins.is_path(text):
         return _instance(plugins.load_object(text, "encoder"), text, device)
     return _named(text, device) or _hub(text, device, fetch=True)
@@ -78,12 +81,22 @@ def load_text(name: str | Path, *, device: str = "cpu") -> TextEncoder:
     return _text_here(text, device) or _text_hub(text, device, fetch=True)
 
 
+def _with_engine(encoder: Encoder, engine: str) -> Encoder:
+    """The encoder in another engine; where it lies stays known."""
+    made = engines.with_engine(encoder, engine)
+    place = known.place_of(encoder.fingerprint)
+    if place is not None and not bundled(encoder.name):
+        known.remember(made.fingerprint, place)
+    return made
+
+
 def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encoder:
     """The encoder that a file calls `name`, a knowledge base or a model, which may be anybody's: one that is on this
     machine. Nothing is fetched, and no code runs but that of installed encoders, which whoever installed them chose.
 
     With `fingerprint` a directory is found where it was last opened, too. Raises: BowerbirdError when it is not here.
     """
+    name, engine = engines.split(name)
     if plugins.is_path(name):
         raise BowerbirdError(
             f"encoder {name!r} is somebody's own code, and a name that is recorded runs none; give it yourself:"
@@ -91,12 +104,14 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
         )
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and bundled(bare) is None and place.is_dir():
+        if place is not None and not _has_a_name(bare) and place.is_dir():
             found = _directory(place, name, given, device)
+            found = found if engine is None else _with_engine(found, engine)
             if found.fingerprint == fingerprint:
                 return found
     try:
-        return _named(name, device) or _hub(name, device, fetch=False)
+        here = _named(name, device) or _hub(name, device, fetch=False)
+        return here if engine is None else _with_engine(here, engine)
     except BowerbirdError as error:
         raise _not_here(name, fingerprint, "encoder") from error
 
@@ -105,7 +120,7 @@ def load_recorded_text(name: str, fingerprint: str, *, device: str = "cpu") -> T
     """`load_recorded` for the text encoder that a knowledge base calls `name`."""
     bare, given = options.split(name)
     for place in (known.place_of(fingerprint), Path(bare)):
-        if place is not None and place.is_dir():
+        if place is not None and bare != MINILM and place.is_dir():
             found = _text_directory(place, name, given, device)
             if found.fingerprint == fingerprint:
                 return found
@@ -126,20 +141,21 @@ def _not_here(name: str, fingerprint: str, what: str) -> BowerbirdError:
 
 def place_of(encoder: Encoder | TextEncoder) -> str:
     """What another process on this machine gives `load` or `load_text` to get this `encoder`."""
-    bare, given = (encoder.name, options.NONE) if plugins.is_path(encoder.name) else options.split(encoder.name)
-    place = None if bundled(bare) else known.place_of(encoder.fingerprint)
-    return encoder.name if place is None else f"{place}{given}"
+    name, engine = engines.split(encoder.name)
+    bare, given = (name, options.NONE) if plugins.is_path(name) else options.split(name)
+    place = None if _has_a_name(bare) else known.place_of(encoder.fingerprint)
+    return encoder.name if place is None else engines.named(f"{place}{given}", engine or engines.TORCH)
 
 
 def _named(text: str, device: str) -> Encoder | None:
     """The encoder called `text` that is on this machine; None for what may be a hub id. Raises: BowerbirdError for what
     can be nothing."""
     bare, given = options.split(text)
+    if text == photos.NAME:  # also where a folder of photographs is called so
+        return photos.PhotoEncoder(device=device)
     path = bundled(bare) or Path(bare)
     if path.is_dir():
         return _directory(path, text, given, device)
-    if text == photos.NAME:
-        return photos.PhotoEncoder(device=device)
     if text in plugins.entry_point_names(ENTRY_POINTS):
         return _instance(plugins.entry_point(ENTRY_POINTS, text), text, device)
     if not _may_be_a_hub_id(bare):
@@ -148,6 +164,11 @@ def _named(text: str, device: str) -> Encoder | None:
             " openai/clip-vit-base-patch32, an installed encoder or module:Class"
         )
     return None
+
+
+def _has_a_name(text: str) -> bool:
+    """Whether `text` is a name of ours, which no folder of that name stands for."""
+    return bundled(text) is not None or text in (photos.NAME, MINILM)
 
 
 def _may_be_a_hub_id(text: str) -> bool:
@@ -189,6 +210,10 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: Path, name: str, given: Options, device: str) -> Encoder:
+    if (path / "model_index.json").is_file():
+        raise BowerbirdError(
+            f"encoder {name!r}: a whole model is there, which embeds nothing; give an encoder, as small"
+        )
     kind = _kind(path)
     if kind not in BUILT_IN:
         remedy = (

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bowerbird.core.types import embeds_text
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Encoder, TokenEncoder, embeds_text
 from bowerbird.serve import frames
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import job_of
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Calls:
@@ -36,21 +40,38 @@ class Calls:
         encoder = self.bench.encoder(str(message["encoder"]), str(message["fingerprint"]))
         if what == "encoder":
             size, texts = getattr(encoder, "picture_size", None), embeds_text(encoder)
-            return {"shared_dim": encoder.shared_dim, "picture_size": size, "embeds_text": texts}, []
+            tokens = getattr(encoder, "token_dim", 0)
+            return {
+                "shared_dim": encoder.shared_dim,
+                "picture_size": size,
+                "embeds_text": texts,
+                "token_dim": tokens,
+            }, []
+        if what in ("text_tokens", "pixel_tokens"):
+            return {}, self._tokens(encoder, message, blobs)
         if what == "embed_text":
             vectors = self._texts.submit(encoder.embed_text, message["texts"]).result()
         elif what == "embed_pixels":
-            from PIL import Image
-
-            pairs = zip(message["sizes"], blobs, strict=True)
-            pictures = [Image.frombytes("RGB", tuple(size), data) for size, data in pairs]
-            vectors = self._pictures.submit(encoder.embed_images, pictures).result()
+            vectors = self._pictures.submit(encoder.embed_images, _pictures_of(message, blobs)).result()
         else:
             from bowerbird.core import images
 
             pictures = [images.decode(data, "the picture") for data in blobs]
             vectors = self._pictures.submit(encoder.embed_images, pictures).result()
         return {}, [vectors.astype("<f4").tobytes()]
+
+    def _tokens(self, encoder: Encoder, message: dict[str, Any], blobs: list[bytes]) -> list[bytes]:
+        """The tokens of texts; of pictures their embeddings, and then their tokens."""
+        if not isinstance(encoder, TokenEncoder):
+            raise BowerbirdError(f"encoder {encoder.name!r} gives one vector of a picture and no tokens")
+        if message["call"] == "text_tokens":
+            made = self._texts.submit(encoder.embed_text_tokens, message["texts"]).result()
+        else:
+            vectors, tokens = self._pictures.submit(
+                encoder.embed_images_with_tokens, _pictures_of(message, blobs)
+            ).result()
+            made = [vectors, *tokens]
+        return [each.astype("<f4").tobytes() for each in made]
 
     def _suggest(self, message: dict[str, Any]) -> dict[str, Any]:
         from bowerbird.systems.suggestions import suggest
@@ -76,3 +97,11 @@ class Calls:
             "stages": pipe.capabilities.stages,
             "batch": generation.batch_size(pipe, generation.default_settings(pipe)),
         }
+
+
+def _pictures_of(message: dict[str, Any], blobs: list[bytes]) -> list[Image.Image]:
+    """The RGB pictures of a message."""
+    from PIL import Image
+
+    pairs = zip(message["sizes"], blobs, strict=True)
+    return [Image.frombytes("RGB", tuple(size), data) for size, data in pairs]

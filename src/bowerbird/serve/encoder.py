@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 class RemoteEncoder:
-    """A `core.types.Encoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`); the
-    worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
+    """A `core.types.TokenEncoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`);
+    the worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
 
     shared_dim: int
     picture_size: int | None
     embeds_text: bool
+    token_dim: int
 
     def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
         self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
@@ -30,7 +31,7 @@ class RemoteEncoder:
 
     def __getattr__(self, name: str) -> int | None:
         """What only the worker knows, asked when it is first wanted."""
-        if name not in ("shared_dim", "picture_size", "embeds_text"):
+        if name not in ("shared_dim", "picture_size", "embeds_text", "token_dim"):
             raise AttributeError(name)
         for key, value in self._call("encoder")[0].items():
             setattr(self, key, value)
@@ -47,6 +48,21 @@ class RemoteEncoder:
             return self._none()
         plain = [picture.convert("RGB") for picture in pictures]
         return self._array(self._call("embed_pixels", [p.tobytes() for p in plain], sizes=[p.size for p in plain]))
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """n texts -> the unit vectors of each, float32 `(m, token_dim)`."""
+        return self._matrices(self._call("text_tokens", texts=list(texts))[1]) if texts else []
+
+    def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """n RGB pictures -> raw float32 `(n, dim)`, and the unit vectors of each."""
+        if not pictures:
+            return self._none(), []
+        plain = [picture.convert("RGB") for picture in pictures]
+        answer = self._call("pixel_tokens", [p.tobytes() for p in plain], sizes=[p.size for p in plain])
+        return self._array(answer), self._matrices(answer[1][1:])
+
+    def _matrices(self, blobs: Sequence[bytes]) -> list[np.ndarray]:
+        return [np.frombuffer(blob, "<f4").astype(np.float32).reshape(-1, self.token_dim) for blob in blobs]
 
     def embed_files(self, pictures: Sequence[bytes]) -> np.ndarray:
         """n PNG files of our own -> raw float32 `(n, dim)`."""

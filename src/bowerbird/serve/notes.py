@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
@@ -17,12 +19,18 @@ _ITEM = re.compile(r"(?P<what>[^:]+: )\d+ (?P<caption>'.*|\".*)", re.DOTALL)
 
 
 def notes_of(
-    pipe: System, kb: KnowledgeBase | None, job: Job, prepared: Prepared, refinements: list[dict[str, Any]] | None
+    pipe: System,
+    kb: KnowledgeBase | None,
+    job: Job,
+    prepared: Prepared,
+    refinements: list[dict[str, Any]] | None,
+    sources: Sequence[Image.Image] | None = None,
 ) -> list[str]:
     """The lines of a job whose pictures are made."""
     from bowerbird.systems.refinement import still_missing
+    from bowerbird.systems.unfamiliar import find_warnings
 
-    settings, usual = prepared.settings, pipe.defaults.k
+    usual = pipe.defaults.k
     notes = []
     if kb is not None and job.k is None and job.items is None and len(kb) < usual:
         notes.append(f"the knowledge base holds {len(kb)} items, fewer than the model's usual {usual} neighbors")
@@ -32,8 +40,8 @@ def notes_of(
         notes += [f"the critic does not see {text!r}" for text in lacks]
     elif prepared.plan is not None:
         notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in prepared.plan.choice.without]
-    line = pipe.capabilities.far_size(settings.height, settings.width)
-    return notes if line is None else [*notes, line]
+    warned = find_warnings(pipe, prepared.hits, prepared.settings, sources)
+    return [*notes, *dict.fromkeys(line for row in warned for line in row)]
 
 
 def readable(notes: Iterable[str]) -> list[str]:

@@ -72,6 +72,7 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
         "top_m",
         "allow_no_neighbors",
         "rerank",
+        "cover",
         "sampler",
         "eta",
         "height",

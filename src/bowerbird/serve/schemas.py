@@ -127,6 +127,7 @@ class GenerateRequest(Strict):
     top_m: Annotated[float, Field(gt=0, le=1)] = 1.0
     allow_no_neighbors: bool = False
     rerank: Rerank = "auto"
+    cover: bool = False
     sampler: Sampler | None = None
     eta: Share = 0.0
     height: Edge | None = None

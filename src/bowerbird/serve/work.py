@@ -328,7 +328,7 @@ def _write(bench: Workbench, ready: Ready, images: list[Image.Image], tell: Tell
     stages |= {"retrieve": ready.order.options.get("retrieve", 0.0), "guard": looked - started}
     stages["write"] = perf_counter() - looked
     pictures = [picture_facts(image, record) for image, record in zip(kept.images, made, strict=True)]
-    notes = notes_of(ready.pipe, ready.kb, ready.job, ready.prepared, ready.refinements)
+    notes = notes_of(ready.pipe, ready.kb, ready.job, ready.prepared, ready.refinements, ready.sources)
     tell("done", ready.order.id, pictures=pictures, notes=notes, stages=stages)
 
 

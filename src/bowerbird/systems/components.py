@@ -11,6 +11,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.text import printable, with_article
 from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import model_index
@@ -44,6 +45,12 @@ def load_tokenizer(name: str) -> Any:
         raise BowerbirdError(
             f"tokenizer {name!r}: no directory with a config.json; train it first: bowerbird train tiny-vq"
         )
+    kind = network_files.check_config(path / "config.json").get("_class_name")
+    if kind != "VQModel":
+        raise BowerbirdError(
+            f"tokenizer {name!r} is {with_article(printable(str(kind))[:60])}, which makes no tokens; give a VQModel,"
+            " or null to fit one to the pictures"
+        )
     return _frozen(f"tokenizer {name!r}", VQModel, path)
 
 
@@ -70,6 +77,13 @@ def load_base(name: str, pipeline: Any, train_first: str) -> Any:
     if found != pipeline.__name__:
         raise BowerbirdError(f"base {name!r} is a {found}; name a {pipeline.__name__}: --set system.base=…")
     return pipeline.from_pretrained(name)
+
+
+def base_parts(unet: Any, text_encoder: Any, autoencoder: Any, second: Any = None) -> dict[str, str]:
+    """The hashes of a Stable Diffusion's networks, each by what it is called where it has changed; `second`: the other
+    text encoder of SDXL."""
+    parts = {"U-Net": unet, "text encoder": text_encoder, "autoencoder": autoencoder, "second text encoder": second}
+    return {f"{name} of the base": weights_hash(each) for name, each in parts.items() if each is not None}
 
 
 def weights_hash(module: Any) -> str:

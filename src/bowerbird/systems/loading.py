@@ -36,7 +36,7 @@ def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | 
     kind = registry.pipeline_class(model_index.read_index(place)["_class_name"])
     options: dict[str, Any] = {}
     if adapter is not None:
-        if not kind.loads_in_dtype:
+        if not kind.loads_in_dtype and not (kind.takes_loras and adapter == Adapter(loras=adapter.loras)):
             raise BowerbirdError(
                 f"model {name!r} is {with_article(kind.__name__)}, which reads neighbors by itself; `adapter` and"
                 " `lora` are for base models of diffusers, see docs/your-model.md"

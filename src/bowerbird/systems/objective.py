@@ -81,6 +81,11 @@ class Objective(nn.Module, ABC, Generic[BatchT]):
     def forward(self, batch: BatchT) -> Tensor:
         """The loss of a batch, whose tensors are on the device: a scalar."""
 
+    def fault(self) -> str | None:
+        """Why training on would only do harm, in words; None where it would not. Asked with the averaged weights before
+        a checkpoint is written: where there is a reason the one before is kept, and training ends with that."""
+        return None
+
     @abstractmethod
     def export(self, out: Path) -> None:
         """Write what was learned into the empty folder `out`, and leave the weights as they are: training may go on."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import provenance
-from bowerbird.core.credit import credit_line
+from bowerbird.core.credit import credit_line, shorten
 from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
@@ -105,9 +105,10 @@ def _rows(
 
 
 def _title(name: str, record: Mapping[str, Any]) -> str:
-    """What stands beside a picture: its name, what was asked for, and what is to be known of its neighbors."""
+    """What stands beside a picture: its name, what was asked for, and what is to be known of it and its neighbors."""
     asked = provenance.parameters(dict(record)).splitlines()[0]
-    said = record.get("retrieval") or []
+    notes = [record.get(key) for key in ("warnings", "retrieval")]
+    said = [shorten(line) for lines in notes if isinstance(lines, list) for line in lines if isinstance(line, str)]
     more = f" and {len(said) - 1} more" if len(said) > 1 else ""
     return f"{name}  {asked} ({said[0]}{more})" if said else f"{name}  {asked}"
 
@@ -150,4 +151,7 @@ def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> N
 def without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a person reads it: what only regenerating needs is left out."""
     plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
-    return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})
+    for key, coded in (("edit", ("source",)), ("patches", ("codes", "chances"))):
+        if key in plain:
+            plain[key] = {k: v for k, v in plain[key].items() if k not in coded}
+    return plain

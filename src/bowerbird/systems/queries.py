@@ -16,6 +16,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
+from bowerbird.systems import coverage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +35,8 @@ class Request:
     What is None is the model's own (`System.resolve`): how many neighbors `k`, and the modes. `allow_no_neighbors`:
     a search that finds nothing is an answer, not an error. `min_score`: neighbors less similar are left out, as
     `KnowledgeBase.search` measures it. `rerank`: what orders them (`knowledge.rerank.registry.NAMES`); `auto` leaves
-    out neighbors that contradict a color of the prompt, where others agree.
+    out neighbors that contradict a color of the prompt, where others agree. `cover`: of each thing that a prompt names
+    one before a second of any (`coverage.py`).
     """
 
     prompts: tuple[str, ...] | None = None
@@ -51,6 +53,7 @@ class Request:
     allow_no_neighbors: bool = False
     min_score: float | None = None
     rerank: Rerank = "auto"
+    cover: bool = False
 
     def __post_init__(self) -> None:
         given = {
@@ -71,6 +74,10 @@ class Request:
             )
         if isinstance(self.rerank, str | bool):
             check_rerank(self.rerank)
+        if self.cover and self.prompts is None:
+            raise BowerbirdError("`cover` is about the things that a prompt names; give a prompt with it")
+        if self.cover and self.min_score is not None:
+            raise BowerbirdError("`cover` and `min_score` each say what may be a neighbor; leave one of them out")
         if self.k is not None and self.k < 0:
             raise BowerbirdError(f"k is the number of neighbors, 0 or more; got {self.k}")
 
@@ -107,6 +114,7 @@ def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, coun
             min_score=request.min_score,
             allow_no_neighbors=request.allow_no_neighbors,
             rerank=request.rerank,
+            cover=request.cover,
         ).repeat(count)
     if request.images is not None:
         image_mode = request.image_mode or "image+neighbors"
@@ -154,6 +162,7 @@ def by_text(
     min_score: float | None = None,
     allow_no_neighbors: bool = False,
     rerank: Rerank = "auto",
+    cover: bool = False,
 ) -> Neighbors:
     """One set a prompt: its k neighbors, its own embedding alone, or that and its k - 1 neighbors.
 
@@ -178,7 +187,7 @@ def by_text(
         empty = [prompt for prompt, row in zip(prompts, found.mask, strict=True) if not row.any()]
         if empty and not allow_no_neighbors:
             raise nothing_found(kb, f"for {empty[0]!r} by `search_mode={search_mode}`", where, min_score)
-        return found
+        return coverage.cover(kb, found, search_mode=search_mode, where=where) if cover else found
 
     if text_mode == "neighbors":
         return search(k)

@@ -10,11 +10,11 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Neighbors
 from bowerbird.systems import generation
-from bowerbird.systems.grounded.choice import ChoiceSettings, ChosenReference, choose_references
+from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import refine
 from bowerbird.systems.grounded.critic.protocol import MISSING_FROM, Critic
-from bowerbird.systems.grounded.phrases.phrase import Phrase
 from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan
+from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -29,7 +29,8 @@ class ObjectiveEntry:
     """Something a recipe can train; every value is `module:name`, imported when it is first used.
 
     `config`: its `systems.objective.ObjectiveConfig`; `build`: its `Build`; `frozen`: from a configuration to the
-    fingerprints of the frozen networks it stands on (None: none); `preview`: its `Preview` (None: no sheets).
+    fingerprints of the frozen networks it stands on, by what each is called in an error (None: none); `preview`: its
+    `Preview` (None: no sheets).
     """
 
     config: str

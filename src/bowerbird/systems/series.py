@@ -8,6 +8,7 @@ whose key is the same are not generated again.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,7 +63,8 @@ class _Picture:
 @dataclass(frozen=True)
 class Series:
     """What came of a series: all pictures in their order, how many of them were there before, and of the new ones a
-    line for each that is a near copy of a neighbor, and `notes` on how neighbors were found and what a critic lacks."""
+    line for each that is a near copy of a neighbor, and `notes` on how neighbors were found, what a critic lacks, and
+    what is far from the model's training."""
 
     paths: list[Path]
     kept: int
@@ -106,6 +108,7 @@ def run(
         for name in ("generation.jsonl", "sheet.png"):
             (out / name).unlink(missing_ok=True)
     near_copies: list[str] = []
+    warned: Counter[str] = Counter()
     kept, fingerprint = len(lines), pipe.fingerprint() if missing else ""
     if progress is not None:
         progress(kept, len(pictures))
@@ -140,6 +143,7 @@ def run(
             )[0] | {KEY: picture.key}
             output.save(made.images[i], picture.path, record, made.hits.rows([i]), signer=signer)
             lines[picture.path.name] = output.line(picture.path, record)
+            warned.update(record.get("warnings", ()))
             copy = made.copies[i]
             if copy is not None and copy["score"] > copy["threshold"]:
                 near_copies.append(f"{picture.path.name} is a near copy of neighbor {copy['neighbor']}")
@@ -148,6 +152,7 @@ def run(
     if only is None:
         output.write_lines(out, [lines[picture.path.name] for picture in pictures])
         output.write_sheet(out, [picture.path for picture in pictures], kb)
+    notes += [f"{count} of {len(pictures)} pictures: {line}" for line, count in warned.items()]
     return Series([picture.path for picture in pictures], kept, sorted(near_copies), notes)
 
 

@@ -21,7 +21,7 @@ from bowerbird.training.run import train_recipe
 def key(recipe: Recipe, pictures: Pictures) -> str:
     """16 hex digits that change with any setting, picture, caption, label or frozen network."""
     labels = json.dumps(pictures.metadata, sort_keys=True, default=str)
-    parts = [recipe.fingerprint(), pictures.fingerprint(), labels, *frozen_fingerprints(recipe)]
+    parts = [recipe.fingerprint(), pictures.fingerprint(), labels, *frozen_fingerprints(recipe).values()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

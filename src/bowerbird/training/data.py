@@ -121,11 +121,17 @@ def check_data(note: Mapping[str, Any], out: Path) -> None:
             f"{out}: a run on other pictures is there ({_count(there)}; these are {_count(note)}); give these another"
             " folder, or the run its own pictures"
         )
-    if there.get("networks", note.get("networks")) != note.get("networks"):
-        raise BowerbirdError(
-            f"{out}: the run there began on another base, encoder or autoencoder, which has changed since; put that one"
-            " back, or give another folder"
-        )
+    now = note.get("networks", {})
+    then = there.get("networks", now)
+    if isinstance(then, list):  # as runs noted them before they had names
+        then = dict(zip(now, then, strict=False))
+    for name in now:
+        if then.get(name) != now[name]:
+            raise BowerbirdError(
+                f"{out}: this run began with another {name}, which has changed since (fingerprint"
+                f" {ascii(then.get(name))[1:-1][:16]} then, {now[name][:16]} now); put that one back, or begin again"
+                f" elsewhere: bowerbird train {out / 'recipe.json'} --data … --out {out}-2"
+            )
 
 
 def _count(note: Mapping[str, Any]) -> str:

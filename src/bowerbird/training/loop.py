@@ -156,14 +156,29 @@ def train(
                 )
             seconds = time.perf_counter() - started
             last = finished == config.steps if spent is None else spent() >= 1
-            report = StepReport(finished, value, rate, seconds, validated(finished, last))
+            fault = None
+            if finished % config.save_every == 0 or last:
+                # every process has the same weights, so all of them stop
+                with ema_weights(ema, parameters):
+                    objective.eval()
+                    fault = objective.fault()
+                    objective.train()
+            if fault is not None and not saved.is_file():
+                raise BowerbirdError(
+                    f"{fault} by step {finished}, before the first checkpoint; lower train.learning_rate or"
+                    " train.save_every, and start again in another folder"
+                )
+            report = StepReport(finished, value, rate, seconds, validated(finished, last), fault)
             if note is not None:
                 note(report)  # before the checkpoint: what a kill leaves without one is done again
+            if fault is not None:
+                load_checkpoint(saved, objective, optimizer, ema)
+            elif note is not None:
                 _keep(objective, parameters, optimizer, ema, config, out, finished, preview, export, last=last)
             if report_to:
                 trackers.report(accelerator, report)
             yield report
-            if last:
+            if last or fault is not None:
                 break
     if main:
         with ema_weights(ema, parameters):

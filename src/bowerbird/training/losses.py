@@ -18,13 +18,15 @@ COLUMNS = ("step", "loss", "learning_rate", "validation_loss", "seconds")
 @dataclass(frozen=True)
 class StepReport:
     """One finished step: its number (from 1), the loss of this process's batches, the learning rate used, the seconds
-    it took, and the loss on held-out pictures where that was measured after it."""
+    it took, the loss on held-out pictures where that was measured after it, and why training `stopped` there, where the
+    objective said so: what is kept then is the checkpoint before."""
 
     step: int
     loss: float
     learning_rate: float
     seconds: float = 0.0
     validation_loss: float | None = None
+    stopped: str | None = None
 
 
 def read_losses(run: Path) -> list[StepReport]:

@@ -219,10 +219,10 @@ def preview(recipe: Recipe) -> Preview[Any] | None:
     return None if place is None else registry.load(place)
 
 
-def frozen_fingerprints(recipe: Recipe) -> list[str]:
-    """Fingerprints of the frozen networks that a training of `recipe` stands on."""
+def frozen_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Fingerprints of the frozen networks that a training of `recipe` stands on, by what they are."""
     place = _entry(recipe).frozen
-    return [] if place is None else list(registry.load(place)(recipe.system))
+    return {} if place is None else dict(registry.load(place)(recipe.system))
 
 
 def _entry(recipe: Recipe) -> ObjectiveEntry:

@@ -1,4 +1,5 @@
-"""Sources that need no file: `drawn`, pictures that code draws, and `emoji-font`, the machine's color emoji."""
+"""Sources that need no file of yours: `drawn`, pictures that code draws, `emoji-font`, the machine's color emoji, and
+`starter`, the collection that travels with the package."""
 
 from __future__ import annotations
 
@@ -36,3 +37,19 @@ class EmojiFont:
         from bowerbird.data.emoji_font import read_emoji_font
 
         return read_emoji_font()
+
+
+class Starter:
+    """`starter`: see `data.datasets.starter`."""
+
+    def matches(self, place: str) -> bool:
+        return place == "starter"
+
+    def count(self, place: str) -> int | None:
+        return None
+
+    def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
+        from bowerbird.data.datasets.starter import ARCHIVE
+        from bowerbird.data.sources.archive import Archive
+
+        return Archive().read(str(ARCHIVE), options)

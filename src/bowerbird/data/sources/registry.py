@@ -19,7 +19,7 @@ from bowerbird.data.sources.archive import Archive
 from bowerbird.data.sources.base import Source, SourceOptions
 from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
 from bowerbird.data.sources.folder import Folder, Picture
-from bowerbird.data.sources.generated import Drawn, EmojiFont
+from bowerbird.data.sources.generated import Drawn, EmojiFont, Starter
 from bowerbird.data.sources.huggingface import HubDataset, SavedDataset
 from bowerbird.data.sources.rows import is_table
 from bowerbird.data.sources.table import Parquet
@@ -27,6 +27,7 @@ from bowerbird.data.sources.table import Parquet
 BUILT_IN: tuple[Source, ...] = (
     EmojiFont(),
     Drawn(),
+    Starter(),
     HubDataset(),
     ClipRetrieval(),
     SavedDataset(),
@@ -52,7 +53,9 @@ def read(
     private_urls: bool = False,
     report: SourceReport | None = None,
 ) -> Iterator[SourceItem]:
-    """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws.
+    """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws,
+    `starter` those that travel with the package.
+
     `fetch_urls` allows addresses to be asked, `private_urls` also those of this machine and its network. `report`
     counts what is passed over. Items are storable: whole characters, plain values, names that can be columns.
 

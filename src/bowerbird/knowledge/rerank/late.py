@@ -18,6 +18,8 @@ CANDIDATES = 100
 """So many of the first are looked at."""
 EVERY = 256
 """Of a knowledge base of up to so many items, all are: nothing that a first search misses is lost."""
+AT_ONCE = 16
+"""Queries whose candidates are in memory together."""
 MEASURE = "late"
 
 
@@ -46,16 +48,27 @@ class LateReranker:
         """As `Reranker.rerank`; scores are the mean over the query's tokens of the best cosine, -1 to 1."""
         base, encoder = _with_tokens(task.base)
         most = len(task.base)
-        found = task.find(range(len(task)), most if most <= EVERY else max(task.k, min(most, CANDIDATES)))
+        depth = most if most <= EVERY else max(task.k, min(most, CANDIDATES))
         asked = encoder.embed_text_tokens(task.texts) if task.texts else _pictures(base, encoder, task)
-        held = base.tokens(sorted({int(item) for item in found.ids[found.mask]}))
-        scores = np.full(found.ids.shape, -1, np.float32)
-        for row, (own, items) in enumerate(zip(asked, found.ids.tolist(), strict=True)):
-            at = [column for column, item in enumerate(items) if item in held]
-            scores[row, at] = max_sim(own, [held[items[column]] for column in at])
-        ranked = reorder(found, scores, task.k, measure=MEASURE)
+        ranked = Neighbors.stack(
+            [
+                _ordered(task, base, range(start, min(start + AT_ONCE, len(task))), depth, asked)
+                for start in range(0, len(task), AT_ONCE)
+            ]
+        )
         widest = max(1, int(ranked.mask.sum(1).max())) if ranked.k else 0
         return replace(ranked.select(range(widest)), queries=ranked.queries) if widest < ranked.k else ranked
+
+
+def _ordered(task: Task, base: HasTokens, rows: Sequence[int], depth: int, asked: Sequence[np.ndarray]) -> Neighbors:
+    """The best of some of a task's queries."""
+    found = task.find(rows, depth)
+    scores = np.full(found.ids.shape, -1, np.float32)
+    for row, items in enumerate(found.ids.tolist()):
+        held = base.tokens([item for item in items if item >= 0])
+        at = [column for column, item in enumerate(items) if item in held]
+        scores[row, at] = max_sim(asked[rows[row]], [held[items[column]] for column in at])
+    return reorder(found, scores, task.k, measure=MEASURE)
 
 
 def _with_tokens(collection: Collection) -> tuple[HasTokens, TokenEncoder]:

@@ -76,6 +76,5 @@ def reorder(found: Neighbors, scores: np.ndarray, k: int, *, measure: str) -> Ne
     order = np.argsort(-ranked, axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(ranked, order, 1)
     kept = Neighbors.stack([found.rows([row]).select(columns) for row, columns in enumerate(order.tolist())])
-    measures = {name: np.take_along_axis(values, order, 1) for name, values in found.measures.items()}
-    measures[measure] = np.where(kept.mask, best, np.nan).astype(np.float32)
-    return replace(kept, scores=best, measures=measures)
+    known = np.where(kept.mask, best, np.nan).astype(np.float32)
+    return replace(kept, scores=best, measures={**kept.measures, measure: known})

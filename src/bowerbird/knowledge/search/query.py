@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 Found = tuple[np.ndarray, np.ndarray]
 Measures = dict[str, np.ndarray]
-CAPTIONS_FROM = 0.5
+CAPTIONS_FROM = 0.7
 """Of the nearest caption's cosine: what is less near counts for nothing when rankings are fused."""
+LEADING_FROM = 0.9
+"""Of the nearest caption's cosine: the pictures of these say what to look for, where no words do."""
 SAMPLE = 1000
 """Items that stand for a random one."""
 
@@ -104,7 +106,7 @@ def by_text(
     led = _feedback(snapshot, vectors, *(words if seen is not None else _first_of(words, meaning)))
     looks = snapshot.dense(dense.prepare(led, normalize), depth, allowed, exact=exact)
     looks[0][~led.any(1)] = ABSENT  # nothing says what to look for
-    rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning)]
+    rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning, CAPTIONS_FROM)]
     if alpha is None:
         fused = [fusion.reciprocal_rank_fusion([found[0][q] for found in rankings], k) for q in range(len(texts))]
     else:
@@ -118,16 +120,17 @@ def _nothing(queries: int, k: int) -> Found:
     return np.full((queries, k), ABSENT, np.int64), np.full((queries, k), -np.inf, np.float32)
 
 
-def _near_enough(meaning: Found) -> Found:
-    """Without captions that are far less near than the nearest: every caption has some cosine to every text."""
+def _near_enough(meaning: Found, share: float) -> Found:
+    """Without captions that are less near than this share of the nearest: every caption has some cosine to every
+    text."""
     rows, scores = meaning
-    far = scores < CAPTIONS_FROM * np.maximum(scores[:, :1], 0)
+    far = scores < share * np.maximum(scores[:, :1], 0)
     return np.where(far, ABSENT, rows), np.where(far, -np.inf, scores)
 
 
 def _first_of(words: Found, meaning: Found) -> Found:
     """Of each query the first that found anything: what shows an encoder of pictures alone what to look for."""
-    none = (words[0] == ABSENT).all(1)[:, None]
+    none, meaning = (words[0] == ABSENT).all(1)[:, None], _near_enough(meaning, LEADING_FROM)
     return np.where(none, meaning[0], words[0]), np.where(none, meaning[1], words[1])
 
 

@@ -158,27 +158,24 @@ class Snapshot:
     def captions(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k best `(rows, cosines)` of caption queries, each `(Q, k)`, among the rows `allowed` that have a
         caption."""
-        cut = len(self.main)
-        found: tuple[np.ndarray, np.ndarray] = (
-            np.full((len(queries), 0), ABSENT, np.int64),
-            np.zeros((len(queries), 0), np.float32),
-        )
         queries = dense.prepare(queries, True)
-        for segment, start, always in ((self.main, 0, self.live), (self.tail, cut, None)):
+        found = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        for segment, start, live in (
+            (self.main, 0, None if self.whole else self.live),
+            (self.tail, len(self.main), None),
+        ):
             if segment.captions is None or not len(segment):
                 continue
-            there = segment.captions.lengths > dense.NO_LENGTH
-            there = there if always is None else there & always
-            if allowed is not None:
-                here = np.zeros(len(segment), bool)
-                here[allowed[(allowed >= start) & (allowed < start + len(segment))] - start] = True
-                there = there & here
-            rows, scores = dense.exact(segment.captions, queries, k, np.flatnonzero(there))
-            found = dense.merge(found, (np.where(rows == ABSENT, ABSENT, rows + start), scores))
-        rows, scores = np.full((len(queries), k), ABSENT, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        width = min(k, found[0].shape[1])
-        rows[:, :width], scores[:, :width] = found[0][:, :width], found[1][:, :width]
-        return rows, scores
+            chosen = None  # as they lie: choosing rows copies them
+            if allowed is not None or live is not None:
+                mask = np.ones(len(segment), bool) if live is None else live.copy()
+                if allowed is not None:
+                    mask &= np.isin(np.arange(start, start + len(segment)), allowed, assume_unique=True)
+                chosen = np.flatnonzero(mask)
+            rows, scores = dense.exact(segment.captions, queries, k, chosen)
+            none = (rows == ABSENT) | (segment.captions.lengths[rows] <= dense.NO_LENGTH)
+            found = dense.merge(found, (np.where(none, ABSENT, rows + start), np.where(none, -np.inf, scores)))
+        return found[0][:, :k], found[1][:, :k]
 
     def caption_embeddings(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of the captions of `rows`, of any shape, float32 `(…, d)`; zeros where there is none."""

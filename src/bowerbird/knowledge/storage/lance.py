@@ -285,19 +285,23 @@ class Rows:
 
     def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The packed tokens of these items, by id; items without are left out."""
-        if TOKENS not in self._table.schema.names:
-            return {}
-        places = self._places
-        at = [places[i] for i in map(int, ids) if i in places]
-        found = self._table.take_row_ids(at).select(["id", TOKENS]).to_arrow() if at else None
+        known, places = self._places
+        wanted = np.unique(np.asarray(ids, np.int64))
+        at = np.minimum(np.searchsorted(known, wanted), max(0, len(known) - 1))
+        at = at[known[at] == wanted] if len(known) else at[:0]
+        found = self._table.take_row_ids(places[at].tolist()).select(["id", TOKENS]).to_arrow() if len(at) else None
         rows = [] if found is None else zip(found["id"].to_pylist(), found[TOKENS].to_pylist(), strict=True)
         return {number: data for number, data in rows if data is not None}
 
     @cached_property
-    def _places(self) -> dict[int, int]:
-        """Where LanceDB has each item of the opened version, by id."""
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the opened version, ascending, and where LanceDB has each; none where no row has tokens."""
+        if TOKENS not in self._table.schema.names:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         found = self._table.search().select(["id"]).with_row_id(True).limit(max(1, len(self))).to_arrow()
-        return dict(zip(found["id"].to_pylist(), found["_rowid"].to_pylist(), strict=True))
+        ids, places = (found[name].to_numpy().astype(np.int64) for name in ("id", "_rowid"))
+        order = np.argsort(ids)
+        return ids[order], places[order]
 
     def change(self, ids: Sequence[int], caption: str | None, metadata: dict[str, Any], append: Append) -> None:
         """Write the rows of `ids` again, by `append`, with another caption or other metadata.

@@ -11,6 +11,7 @@ from torch import Tensor
 from bowerbird.core import cache, seeds
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.dreambooth.config import DreamBoothConfig
+from bowerbird.systems.dreambooth.text import encoder_names
 from bowerbird.systems.grounded.bases import trained_edge
 
 PART = 8
@@ -19,7 +20,8 @@ PART = 8
 
 def class_pictures(base: Any, config: DreamBoothConfig, seed: int, device: str) -> Tensor:
     """uint8 `(n, 3, S, S)` of the class, from the cache of this machine where the same base made them before."""
-    networks = [weights_hash(each) for each in (base.unet, base.text_encoder, base.vae)]
+    texts = [getattr(base, name) for name in encoder_names(base)]
+    networks = [weights_hash(each) for each in (base.unet, *texts, base.vae)]
     scheduler = repr(sorted(dict(base.scheduler.config).items(), key=str))
     key = cache.key("class", *networks, scheduler, config.class_prompt, str(config.class_steps), str(seed))
     place = cache.directory("class-pictures")

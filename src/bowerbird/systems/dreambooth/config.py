@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bowerbird.systems.objective import ObjectiveConfig
-from bowerbird.systems.settings import Amount, network
+from bowerbird.systems.settings import Amount, Share, network
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The layers of a text encoder that a LoRA changes, as in diffusers' recipe."""
 
 
 class DreamBoothConfig(ObjectiveConfig):
@@ -19,7 +21,9 @@ class DreamBoothConfig(ObjectiveConfig):
     The subject is `template` with `word` and `class_name`, its class `template` with `class_name` alone. `method`: the
     U-Net whole (`full`), or by `rank` in the layers whose name ends in one of `targets`, times `alpha` / rank (`lora`;
     `alpha` None is the rank). `prior_weight`: of the loss on `class_pictures` pictures of the class, which the base
-    itself generates in `class_steps` steps; 0 leaves them out.
+    itself generates in `class_steps` steps; 0 leaves them out. `train_text`: whether the text encoders learn too, the
+    same way. `stop_below`: training stops where less than this share of the base's diversity of the class is left, of
+    which the last checkpoint before is kept; looked at whenever one is written, 0 never.
     """
 
     kind: Literal["dreambooth"] = "dreambooth"
@@ -34,6 +38,8 @@ class DreamBoothConfig(ObjectiveConfig):
     prior_weight: Amount = 1.0
     class_pictures: Annotated[int, Field(ge=1, le=10_000)] = 100
     class_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    train_text: bool = False
+    stop_below: Share = 0.5
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,65 +18,84 @@ from bowerbird.core import files, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
-from bowerbird.models import clip_text
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
-from bowerbird.systems.components import weights_hash
+from bowerbird.systems.components import base_parts
 from bowerbird.systems.dreambooth.class_pictures import class_pictures
-from bowerbird.systems.dreambooth.config import DreamBoothConfig
+from bowerbird.systems.dreambooth.collapse import ClassDiversity, diversity, generate
+from bowerbird.systems.dreambooth.config import TEXT_TARGETS, DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
+from bowerbird.systems.dreambooth.text import added, encode, encoder_names, token_ids
 from bowerbird.systems.grounded.adapter_training.objective import load_base
 from bowerbird.systems.grounded.bases import trained_edge
 from bowerbird.systems.grounded.lora_file import METADATA
+from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, RunContext
 
 FEWEST = 2
+CHECKED = 8
+"""Pictures by which the class is looked at."""
+KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 class DreamBoothBatch(TypedDict):
     """n pictures of the subject, then as many of the class where there are any: scaled latents `clean` and noise `eps`
-    `(m, C, h, w)`, `timestep` `(m,)`, `tokens` `(m, L)`; and how many are of the `subject`."""
+    `(m, C, h, w)`, `timestep` `(m,)`; and how many are of the `subject`."""
 
     clean: Tensor
-    tokens: Tensor
     eps: Tensor
     timestep: Tensor
     subject: int
 
 
 class DreamBoothObjective(Objective[DreamBoothBatch]):
-    """The U-Net of `base`, or its change by low rank, with the latents `(n, C, h, w)` of the subject and of its class
-    (None: without)."""
+    """The U-Net of `base`, and where asked for its text encoders, or their changes by low rank; with the `pixels` of
+    the subject, and the latents `(n, C, h, w)` of the subject and of its class (None: without)."""
 
-    def __init__(self, config: DreamBoothConfig, base: Any, subject: Tensor, prior: Tensor | None, seed: int) -> None:
+    def __init__(
+        self, config: DreamBoothConfig, base: Any, pixels: Tensor, latents: tuple[Tensor, Tensor | None], seed: int
+    ) -> None:
         super().__init__()
-        self.config, self.subject, self.prior, self.seed = config, subject, prior, seed
-        self.frozen = (base,)  # a tuple hides it from nn.Module; it stays as it is
-        self.unet = copy.deepcopy(base.unet).requires_grad_(True)
+        self.config, self.pixels, self.seed = config, pixels, seed
+        self.subject, self.prior = latents
+        self.edge = trained_edge(base)
         self.scale = 1.0 if config.alpha is None else config.alpha / config.rank
-        if config.method == "lora":
-            with torch.random.fork_rng([]):
-                torch.manual_seed(seeds.derive(seed, "init"))
-                add_low_rank(self.unet, config.targets, config.rank, scale=self.scale)
-            if not any(each.requires_grad for each in self.unet.parameters()):
-                raise BowerbirdError(f"`targets` {', '.join(config.targets)}: no layer of the U-Net is called so")
-        prompts = clip_text.token_ids(base.tokenizer, [config.subject_prompt, config.class_prompt])
-        self.subject_tokens, self.class_tokens = prompts[:1], prompts[1:]
-        self.text_encoder = base.text_encoder.eval().requires_grad_(False)
+        names = encoder_names(base)
+        readers = [getattr(base, name).eval().requires_grad_(False) for name in names]
+        self.frozen = (base, readers)  # a tuple hides it from nn.Module; it stays as it is
+        self.unet = self._learner(base.unet, config.targets, "unet")
+        self.text_encoders = torch.nn.ModuleDict(
+            {name: self._learner(getattr(base, name), TEXT_TARGETS, name) for name in names if config.train_text}
+        )
+        self.tokens = token_ids(base, [config.subject_prompt, config.class_prompt])
+        self.texts = None
+        if not config.train_text:
+            with torch.no_grad():
+                self.texts = encode(readers, [each.to(base.unet.device) for each in self.tokens])
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
+        self._base_pictures: list[Image.Image] = []
+
+    def _learner(self, network: Any, targets: Sequence[str], name: str) -> Any:
+        """A copy of `network` that learns whole, or by low rank in its `targets`."""
+        made = copy.deepcopy(network).requires_grad_(True)
+        if self.config.method == "lora":
+            with torch.random.fork_rng([]):
+                torch.manual_seed(seeds.derive(self.seed, "init", *([] if name == "unet" else [name])))
+                add_low_rank(made, targets, self.config.rank, scale=self.scale)
+            if not any(each.requires_grad for each in made.parameters()):
+                raise BowerbirdError(f"`targets` {', '.join(targets)}: no layer of the {name} is called so")
+        return made
 
     def batch(self, step: int, size: int, rank: int = 0) -> DreamBoothBatch:
         """`size` pictures of the subject and `size` of the class, each with a noise and a time of its own."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
-        clean, tokens = self.subject[rng.integers(len(self.subject), size=size)], self.subject_tokens.repeat(size, 1)
+        clean = self.subject[rng.integers(len(self.subject), size=size)]
         if self.prior is not None:
             clean = torch.cat([clean, self.prior[rng.integers(len(self.prior), size=size)]])
-            tokens = torch.cat([tokens, self.class_tokens.repeat(size, 1)])
         times = self.noise_scheduler.config.num_train_timesteps
         return {
             "clean": clean.float(),
-            "tokens": tokens,
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(times, (len(clean),), generator=generator),
             "subject": size,
@@ -82,12 +103,20 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
 
     def forward(self, batch: DreamBoothBatch) -> Tensor:
         """The loss on the subject, and `prior_weight` times that on the class."""
-        with torch.no_grad():
-            text = self.text_encoder(batch["tokens"]).last_hidden_state
-        noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
-        predicted = self.unet(noisy, batch["timestep"], encoder_hidden_states=text).sample.float()
-        wanted = schedulers.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"])
-        count = batch["subject"]
+        clean, count, device = batch["clean"], batch["subject"], batch["clean"].device
+        texts = self.texts
+        if texts is None:
+            texts = encode(list(self.text_encoders.values()), [each.to(device) for each in self.tokens])
+        rows = (torch.arange(len(clean), device=device) >= count).long()  # the subject's text, then that of the class
+        pooled = None if texts.pooled is None else texts.pooled.to(device)[rows]
+        noisy = self.noise_scheduler.add_noise(clean, batch["eps"], batch["timestep"])
+        predicted = self.unet(
+            noisy,
+            batch["timestep"],
+            encoder_hidden_states=texts.tokens.to(device)[rows],
+            added_cond_kwargs=added(pooled, self.edge),
+        ).sample.float()
+        wanted = schedulers.training_target(self.noise_scheduler, clean, batch["eps"], batch["timestep"])
         loss = F.mse_loss(predicted[:count], wanted[:count])
         if self.prior is not None:
             loss = loss + self.config.prior_weight * F.mse_loss(predicted[count:], wanted[count:])
@@ -96,8 +125,29 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
     def plain(self) -> Any:
         """Diffusers' pipeline of the base with the current weights."""
         base = self.frozen[0]
-        parts = {**base.components, "unet": self.unet, "text_encoder": self.text_encoder}
-        return type(base)(**parts, requires_safety_checker=False)
+        parts = {**base.components, "unet": self.unet, **self.text_encoders}
+        options = {} if len(self.frozen[1]) > 1 else {"requires_safety_checker": False}
+        return type(base)(**parts, **options)
+
+    def base_pictures(self) -> list[Image.Image]:
+        """Pictures of the class by the base, from the noises that the class is looked at with."""
+        if not self._base_pictures:
+            self._base_pictures = generate(self.frozen[0], self.config.class_prompt, CHECKED)
+        return self._base_pictures
+
+    def class_diversity(self) -> tuple[ClassDiversity, list[Image.Image]]:
+        """How various the class is now and by the base, and the pictures of it now."""
+        now = generate(self.plain(), self.config.class_prompt, CHECKED)
+        return ClassDiversity(diversity(now), diversity(self.base_pictures())), now
+
+    def fault(self) -> str | None:
+        """That the class has collapsed: less of its diversity is left than `stop_below`."""
+        if self.config.stop_below == 0:
+            return None
+        state, _ = self.class_diversity()
+        if state.share >= self.config.stop_below:
+            return None
+        return f"the class has collapsed ({state.line(self.config.stop_below)})"
 
     def export(self, out: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` opens, or the whole
@@ -105,18 +155,22 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         if self.config.method == "full":
             self.plain().save_pretrained(out)
             return
-        tensors = {f"unet.{name}": tensor.cpu().contiguous() for name, tensor in factors(self.unet).items()}
-        config = self.config
-        said = {
-            "peft_type": "LORA",
-            "r": config.rank,
-            "lora_alpha": config.rank * self.scale,
-            "target_modules": list(config.targets),
-        }
+        config, base, said = self.config, self.frozen[0], dict[str, Any]()
+        tensors: dict[str, Tensor] = {}
+        networks = {"unet": self.unet, **self.text_encoders}
+        for part, network in networks.items():
+            tensors |= {f"{part}.{name}": tensor.cpu().contiguous() for name, tensor in factors(network).items()}
+            settings = {
+                "peft_type": "LORA",
+                "r": config.rank,
+                "lora_alpha": config.rank * self.scale,
+                "target_modules": list(config.targets if part == "unet" else TEXT_TARGETS),
+            }
+            said |= {f"{part}.{key}": value for key, value in settings.items()}
         header = {
-            METADATA: json.dumps({f"unet.{key}": value for key, value in said.items()}),
-            "bowerbird.base": weights_hash(self.frozen[0].unet),
+            METADATA: json.dumps(said),
             "bowerbird.prompt": files.portable(config.subject_prompt),
+            **base_header(config.base, {part: getattr(base, part) for part in networks}),
         }
         files.save_tensors(out / FILE, tensors, {"format": "pt"} | header)
 
@@ -134,7 +188,7 @@ def build(config: DreamBoothConfig, pictures: Pictures, run: RunContext) -> Drea
         raise BowerbirdError(
             f"a subject is learned from {FEWEST} or more pictures, best three to five; got {len(pictures)}"
         )
-    base = load_base(config.base)
+    base = _open_base(config.base)
     edge = trained_edge(base)
     if pictures.size != edge:
         raise BowerbirdError(
@@ -147,7 +201,18 @@ def build(config: DreamBoothConfig, pictures: Pictures, run: RunContext) -> Drea
     base.to(run.device)
     latents = [None if each is None else _latents(base.vae, each, run.device) for each in (pictures.pixels, shown)]
     assert latents[0] is not None
-    return DreamBoothObjective(config, base, latents[0], latents[1], run.seed)
+    return DreamBoothObjective(config, base, pictures.pixels, (latents[0], latents[1]), run.seed)
+
+
+def _open_base(name: str) -> Any:
+    """Raises: BowerbirdError for what is no Stable Diffusion, or one that reads no text, as SDXL's refiner."""
+    base = load_base(name, KINDS)
+    if getattr(base, "text_encoder", None) is None or getattr(base, "tokenizer", None) is None:
+        raise BowerbirdError(
+            f"base {name!r} has no first text encoder, as SDXL's refiner, so a subject cannot be named in it; name the"
+            " base itself: --base …"
+        )
+    return base
 
 
 def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
@@ -155,7 +220,7 @@ def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
         return encode_latents(autoencoder, pixels.float() / 127.5 - 1, device)
 
 
-def frozen(config: DreamBoothConfig) -> list[str]:
+def frozen(config: DreamBoothConfig) -> dict[str, str]:
     """Fingerprints of the base's networks."""
-    base = load_base(config.base)
-    return [weights_hash(each) for each in (base.unet, base.text_encoder, base.vae)]
+    base = _open_base(config.base)
+    return base_parts(base.unet, base.text_encoder, base.vae, getattr(base, "text_encoder_2", None))

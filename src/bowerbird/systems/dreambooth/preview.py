@@ -1,39 +1,36 @@
-"""Sample sheets of a subject in training: the subject, and its class before and now."""
+"""Sample sheets of a subject in training: the subject with what it may be a copy of, and its class now and before."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
+from bowerbird.core import contact_sheet
+from bowerbird.core.tensors import to_pil
+from bowerbird.encoders.copy_descriptor import CopyDescriptor
+from bowerbird.models.weights import bundled
+from bowerbird.systems.dreambooth.collapse import generate
+from bowerbird.systems.dreambooth.objective import CHECKED, DreamBoothObjective
 
-from bowerbird.core import contact_sheet, seeds
-from bowerbird.systems.dreambooth.objective import DreamBoothObjective
-
-STEPS, COUNT = 20, 4
+COUNT = 4
 
 
 def sheet(objective: DreamBoothObjective, path: Path) -> None:
-    """A row of the subject, and one of its class, which is to stay as various as that of the base below."""
+    """A row of the training pictures, one of the subject, each with its similarity to the training picture that is
+    nearest, and one of the class, which is to stay as various as that of the base below."""
     config = objective.config
+    given = to_pil(objective.pixels.float() / 127.5 - 1)
+    subject = generate(objective.plain(), config.subject_prompt, COUNT)
+    state, now = objective.class_diversity()
+    place = bundled("tiny-copies")
+    assert place is not None
+    descriptor = CopyDescriptor(place)
+    near = descriptor.embed_images(subject) @ descriptor.embed_images(given).T
+    copies = [f"{row.max():.2f} to {row.argmax() + 1}" for row in near]
+    shown = [str(number + 1) for number in range(len(given))]
     rows = [
-        (config.subject_prompt, generate(objective.plain(), config.subject_prompt)),
-        (config.class_prompt, generate(objective.plain(), config.class_prompt)),
-        (f"{config.class_prompt}, by the base", generate(objective.frozen[0], config.class_prompt)),
+        ("training pictures", given[:CHECKED], shown[:CHECKED]),
+        (f"{config.subject_prompt}; below: most similar to (1.00: a copy)", subject, copies),
+        (config.class_prompt, now[:COUNT], [""] * COUNT),
+        (f"{config.class_prompt}, by the base", objective.base_pictures()[:COUNT], [""] * COUNT),
     ]
-    lines = [(label, pictures, [""] * len(pictures)) for label, pictures in rows]
-    contact_sheet.labeled_grid(lines).save(path)
-
-
-def generate(plain: object, prompt: str) -> list[Image.Image]:
-    """Four pictures of a prompt, the same noise each time."""
-    from bowerbird.systems.grounded.pipeline import ReferencePipeline
-
-    pipe = ReferencePipeline(plain)
-    pipe.set_progress_bar_config(disable=True)
-    made: list[Image.Image] = pipe(
-        prompt,
-        num_images_per_prompt=COUNT,
-        generator=[seeds.picture_generator(i) for i in range(COUNT)],
-        num_inference_steps=STEPS,
-    ).images
-    return made
+    contact_sheet.labeled_grid(rows, title=state.line(config.stop_below)).save(path)

@@ -50,6 +50,11 @@ class AppliedLora:
         return f"{said}, {len(self.ignored)} keys ignored: {shown}{', …' if len(self.ignored) > 3 else ''}"
 
 
+def lora_facts(loras: Sequence[AppliedLora]) -> dict[str, Any]:
+    """What a record says of the LoRAs in a base; nothing where there is none."""
+    return {"loras": [{"name": each.name, "hash": each.hash, "scale": each.scale} for each in loras]} if loras else {}
+
+
 def inspect_all(loras: Sequence[LoraFile]) -> list[LoraFacts]:
     """What the files change; no weight is read. Raises: BowerbirdError."""
     return [inspect_lora(each.path) for each in loras]

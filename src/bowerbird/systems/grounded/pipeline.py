@@ -27,14 +27,15 @@ from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.bases import BaseFacts
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
-from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all
-from bowerbird.systems.grounded.phrases.phrase import read_spans
+from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
+from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured, why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
+from bowerbird.systems.phrases.phrase import read_spans
 from bowerbird.systems.queries import Request
 from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.choice import ChosenReference
     from bowerbird.systems.grounded.adapter_file import AdapterFacts
-    from bowerbird.systems.grounded.choice import ChosenReference
     from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
 """Pixels in one pass of a base: one picture of 512 on a CPU, one of 1024 on an accelerator, more of smaller ones."""
+RETRAIN_ADAPTER = "bowerbird train tiny-ip-adapter --base …"
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
 
 
@@ -83,6 +85,8 @@ class ReferencePipeline(WrappedPipeline):
         self._adapter_hash = ""
         if kind is None:
             return
+        if adapter is not None:
+            check_recorded_base(Path(adapter), base, None, RETRAIN_ADAPTER)
         with opening(type(base).__name__ if adapter is None else f"adapter {str(adapter)!r}", "fetch it again"):
             self.injector = kind(base, self.facts)
             self._adapter_hash = "" if self.facts is None else file_fingerprint(self.facts.path)
@@ -200,6 +204,7 @@ class ReferencePipeline(WrappedPipeline):
         where: str | None = None,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         scale: float = SCALE,
         layers: str = "all",
         steps_from: float = 0.0,
@@ -246,6 +251,7 @@ class ReferencePipeline(WrappedPipeline):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
@@ -445,8 +451,7 @@ class ReferencePipeline(WrappedPipeline):
             name = need.title if reader.encoder is None else reader.encoder.name
             found["encoder"] = {"name": name, "fingerprint": reader.encoder_id}
             found["fit"] = "crop" if kb is not None and reader.reads_stored(kb) else reader.fit or PAD
-        if self.loras:
-            found["loras"] = [{"name": each.name, "hash": each.hash, "scale": each.scale} for each in self.loras]
+        found |= lora_facts(self.loras)
         return {"references": found | ({} if self.injector is None else self.injector.describe())}
 
     @classmethod
@@ -478,6 +483,10 @@ class ReferencePipeline(WrappedPipeline):
             kind = model_index.read_index(place)["_class_name"]
             _fitting(bases.facts_of_folder(kind, place), adapter, image_encoder)
             base = open_base(place, dtype, kwargs)
+        if adapter is not None and dtype != torch.float32:  # else the constructor says it
+            check_recorded_base(Path(adapter), base, place, RETRAIN_ADAPTER)
+        for lora in loras:
+            check_recorded_base(Path(lora.path), base, place, f"bowerbird train dreambooth --base {name} …")
         pipe = cls(base, adapter=adapter, image_encoder=image_encoder, fit=fit)
         pipe.folder, pipe.strange = place, not network_files.is_bundled(place)
         if pipe.strange:

@@ -13,11 +13,11 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
-from bowerbird.systems.grounded.choice import Choice, ChoiceSettings, ChosenReference, choose_references
+from bowerbird.systems.choice import Choice, ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import MOST_PASSES
-from bowerbird.systems.grounded.phrases.layout import WHOLE, Region, regions_for
-from bowerbird.systems.grounded.phrases.parse import NAMES, RULES, load_parser, parse_prompt
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases.layout import WHOLE, Region, regions_for
+from bowerbird.systems.phrases.parse import NAMES, RULES, load_parser, parse_prompt
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
 from bowerbird.systems.reference_settings import FORMS
 
 if TYPE_CHECKING:

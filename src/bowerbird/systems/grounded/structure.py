@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
-from bowerbird.systems.grounded.phrases.grammar import tokens
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
-from bowerbird.systems.grounded.phrases.token_spans import token_offsets, token_spans
+from bowerbird.systems.phrases.grammar import tokens
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases.token_spans import token_offsets, token_spans
 from bowerbird.systems.reference_settings import CONJUNCTION, FORMS, MEAN
 
 if TYPE_CHECKING:

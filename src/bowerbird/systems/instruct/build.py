@@ -28,7 +28,7 @@ from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
-from bowerbird.systems.components import load_autoencoder, weights_hash
+from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits, others_of
@@ -66,14 +66,14 @@ def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> Instru
     )
 
 
-def frozen(config: InstructConfig) -> list[str]:
+def frozen(config: InstructConfig) -> dict[str, str]:
     """The fingerprints of the base, or of the autoencoder of a new one, and of the encoder."""
     if config.base is None:
-        found = [weights_hash(load_autoencoder(config.autoencoder))]
+        found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
     else:
         base = _open_base(config.base)
-        found = [weights_hash(part) for part in (base.unet, base.text_encoder, base.autoencoder)]
-    return found if config.encoder is None else [*found, load_encoder(config.encoder).fingerprint]
+        found = base_parts(base.unet, base.text_encoder, base.autoencoder)
+    return found if config.encoder is None else {**found, "encoder": load_encoder(config.encoder).fingerprint}
 
 
 def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Draw]:

@@ -26,6 +26,7 @@ from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
+from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
 from bowerbird.systems.instruct.pipeline import InstructPipeline
@@ -89,6 +90,7 @@ class InstructObjective(Objective[InstructBatch]):
     def __init__(self, config: InstructConfig, data: EditData, base: Base, encoder: Encoder | None, seed: int) -> None:
         super().__init__()
         self.config, self.data, self.seed, self.encoder = config, data, seed, encoder
+        self.grown_from = None if config.base is None else base_header(config.base, {"unet": base.unet})
         channels = int(base.autoencoder.config.latent_channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
@@ -200,8 +202,8 @@ class InstructObjective(Objective[InstructBatch]):
         return pipe
 
     def export(self, out: Path) -> None:
-        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, in half precision, and the projection of
-        references."""
+        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, in half precision, the projection of references,
+        and a note on the base."""
         pipe = self.pipeline()
         pipe.register_modules(
             vae=copy.deepcopy(self.frozen[0]).half(),
@@ -209,6 +211,8 @@ class InstructObjective(Objective[InstructBatch]):
             scheduler=self.base_scheduler,
         )
         common.save_half(pipe, self.unet, out)
+        if self.grown_from is not None:
+            write_note(out, self.grown_from)
 
 
 def others_of(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -27,12 +27,15 @@ from bowerbird.models import clip_text, network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
+from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.instruct import network
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceProjection
 from bowerbird.systems.knn import edit_source
 from bowerbird.systems.knn.edit_source import Source
 from bowerbird.systems.queries import Request
+from bowerbird.systems.reference_settings import LoraFile, ReferenceSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +55,7 @@ class InstructPipeline(System):
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     generating = ("unet", "vae", "text_encoder", "references")
+    takes_loras = True
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class InstructPipeline(System):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_to_config(k=k, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
         self.references: ReferenceProjection | None = None
+        self.loras: tuple[AppliedLora, ...] = ()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -248,6 +253,10 @@ class InstructPipeline(System):
         """One pass of the network, float32."""
         return network.predict(self.unet, sample, timestep, condition).float()
 
+    def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
+        """The LoRAs that change it."""
+        return lora_facts(self.loras)
+
     # -- files ---------------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -258,12 +267,16 @@ class InstructPipeline(System):
         return ("model_index.json", FILE, *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, loras: Sequence[LoraFile] = (), **kwargs: Any
+    ) -> Self:
         """What diffusers' pipeline of this kind opens: a bundled name, a directory, or a hub id, with our references
-        where there are some. Raises: BowerbirdError when it cannot be had or opened, or its U-Net reads no picture."""
+        where there are some, changed by the files of `loras` in that order. Raises: BowerbirdError when it cannot be
+        had or opened, its U-Net reads no picture, or a LoRA is of another base."""
         import diffusers
 
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", torch.float32)
+        changes = inspect_all(loras)
         name = str(pretrained_model_name_or_path)
         place = bundled(name) or Path(name)
         if not place.is_dir():
@@ -286,6 +299,9 @@ class InstructPipeline(System):
             _check_channels(pipe, place)
             if pipe.strange:
                 model_index.check_model(pipe, place)
+        for lora in loras:
+            check_recorded_base(Path(lora.path), pipe, place, "bowerbird train dreambooth --base …")
+        pipe.loras = apply_loras(pipe, loras, changes)
         return pipe
 
     def after_loading(self, place: Path) -> None:

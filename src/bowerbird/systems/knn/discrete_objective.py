@@ -168,6 +168,6 @@ def build(config: KNNDiscreteConfig, pictures: Pictures, run: RunContext) -> KNN
     return KNNDiscreteObjective(config, cache, tokenizer, encoder, run.seed)
 
 
-def frozen(config: KNNDiscreteConfig) -> list[str]:
+def frozen(config: KNNDiscreteConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
-    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]
+    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}

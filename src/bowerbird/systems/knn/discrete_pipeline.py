@@ -78,6 +78,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         where: str | None = None,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         min_relevance: float | None = None,
         retrieval_interval: int = 0,
         num_images_per_prompt: int = 1,
@@ -116,6 +117,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
                 "where": where,
                 "allow_no_neighbors": allow_no_neighbors,
                 "rerank": rerank,
+                "cover": cover,
             }
             request = make_request(prompt, image, k=k, **how)
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)

@@ -184,7 +184,10 @@ def build(config: KNNConfig, pictures: Pictures, run: RunContext) -> KNNObjectiv
     return KNNObjective(config, cache, edits, autoencoder, encoder, run.seed, base=base)
 
 
-def frozen(config: KNNConfig) -> list[str]:
+def frozen(config: KNNConfig) -> dict[str, str]:
     """Fingerprints of the encoder, the autoencoder, and the network it starts from."""
-    found = [encoders.load(config.encoder).fingerprint, weights_hash(load_autoencoder(config.autoencoder))]
-    return found if config.base is None else [*found, teacher_fingerprint(config.base)]
+    found = {
+        "encoder": encoders.load(config.encoder).fingerprint,
+        "autoencoder": weights_hash(load_autoencoder(config.autoencoder)),
+    }
+    return found if config.base is None else {**found, "base": teacher_fingerprint(config.base)}

@@ -32,7 +32,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.words import invented_name
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
-from bowerbird.models.vq import to_cache_tokens
+from bowerbird.models.vq import sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
@@ -233,6 +233,7 @@ class RACM3Objective(Objective[RACM3Batch]):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
             max_similarity=self.config.max_similarity,
+            codebook=sample_codebook(tokenizer),
         )
 
     def export(self, out: Path) -> None:
@@ -271,6 +272,6 @@ def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Obje
     return RACM3Objective(config, pictures, documents, words, tokenizer, encoder, run.seed)
 
 
-def frozen(config: RACM3Config) -> list[str]:
+def frozen(config: RACM3Config) -> dict[str, str]:
     """Fingerprints of the encoder and the tokenizer."""
-    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]
+    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}

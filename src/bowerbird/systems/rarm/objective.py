@@ -33,7 +33,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.rarm_transformer import RARMTransformer
-from bowerbird.models.vq import to_cache_tokens
+from bowerbird.models.vq import sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.neighbor_sampling import NeighborSampling, sample_items
@@ -143,6 +143,7 @@ class RARMObjective(Objective[RARMBatch]):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
             token_layout=None if self.layout is None else asdict(self.layout),
+            codebook=sample_codebook(tokenizer),
         )
         pipe.proposal_counts = dict(zip(self.cache.ids.tolist(), self.cache.counts(k).tolist(), strict=True))
         return pipe
@@ -162,6 +163,6 @@ def build(config: RARMConfig, pictures: Pictures, run: RunContext) -> RARMObject
     return RARMObjective(config, cache, tokenizer, encoder, run.seed)
 
 
-def frozen(config: RARMConfig) -> list[str]:
+def frozen(config: RARMConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
-    return [encoders.load(config.encoder).fingerprint, tokenizer_fingerprint(config.tokenizer)]
+    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}

@@ -197,6 +197,6 @@ def build(config: FewStepConfig, pictures: Pictures, run: RunContext) -> FewStep
     return FewStepObjective(config, cache, teacher, autoencoder, encoder, run.seed)
 
 
-def frozen(config: FewStepConfig) -> list[str]:
+def frozen(config: FewStepConfig) -> dict[str, str]:
     """Fingerprints of the encoder, the autoencoder and the teacher."""
-    return [*rdm.frozen(config.draws), rdm.teacher_fingerprint(config.base)]
+    return {**rdm.frozen(config.draws), "base": rdm.teacher_fingerprint(config.base)}

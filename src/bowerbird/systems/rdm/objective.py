@@ -190,9 +190,12 @@ def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjectiv
     return RDMObjective(config, cache, autoencoder, encoder, run.seed)
 
 
-def frozen(config: RDMConfig) -> list[str]:
+def frozen(config: RDMConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the autoencoder."""
-    return [encoders.load(config.encoder).fingerprint, weights_hash(load_autoencoder(config.autoencoder))]
+    return {
+        "encoder": encoders.load(config.encoder).fingerprint,
+        "autoencoder": weights_hash(load_autoencoder(config.autoencoder)),
+    }
 
 
 def load_teacher(name: str, autoencoder: Any, encoder: Encoder) -> Any:

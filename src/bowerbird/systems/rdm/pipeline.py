@@ -106,6 +106,7 @@ class RDMPipeline(EmbeddingSystem):
         top_m: float = 1.0,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         proposal: dict[int, int] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -152,6 +153,7 @@ class RDMPipeline(EmbeddingSystem):
                 top_m=top_m,
                 allow_no_neighbors=allow_no_neighbors,
                 rerank=rerank,
+                cover=cover,
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)

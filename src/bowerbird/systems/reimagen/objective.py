@@ -185,14 +185,14 @@ def build(config: ReImagenConfig, pictures: Pictures, run: RunContext) -> ReImag
     return ReImagenObjective(config, seen, run.seed, text=text, below=below, encoder=encoder, drawn=drawn)
 
 
-def frozen(config: ReImagenConfig) -> list[str]:
+def frozen(config: ReImagenConfig) -> dict[str, str]:
     """Fingerprints of the stages below or the text tower, and of the encoder where the search needs one."""
-    found = []
+    found = {}
     if config.base is not None:
-        found.append(str(_open_base(config).fingerprint()))
+        found["base"] = str(_open_base(config).fingerprint())
     elif config.text_encoder is not None:
-        found.append(weights_hash(load_text_tower(config.text_encoder)[0]))
-    return [*found, encoders.load(config.encoder).fingerprint] if _needs_encoder(config) else found
+        found["text encoder"] = weights_hash(load_text_tower(config.text_encoder)[0])
+    return {**found, "encoder": encoders.load(config.encoder).fingerprint} if _needs_encoder(config) else found
 
 
 def _needs_encoder(config: ReImagenConfig) -> bool:

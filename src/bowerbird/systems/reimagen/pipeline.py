@@ -112,6 +112,7 @@ class ReImagenPipeline(System):
         where: str | None = None,
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
+        cover: bool = False,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | Sequence[int] = 20,
@@ -148,6 +149,7 @@ class ReImagenPipeline(System):
             "where": where,
             "allow_no_neighbors": allow_no_neighbors,
             "rerank": rerank,
+            "cover": cover,
         }
         hits = self._neighbors(prompt, neighbors, knowledge_base, num_images_per_prompt, how)
         hits = hits if weights is None else hits.weighted(weights)

@@ -210,9 +210,9 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
     )
 
 
-def frozen(config: StableDiffusionConfig) -> list[str]:
+def frozen(config: StableDiffusionConfig) -> dict[str, str]:
     """The fingerprint of the autoencoder."""
-    return [weights_hash(load_autoencoder(config.autoencoder))]
+    return {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
 
 
 def _vocabulary(config: StableDiffusionConfig, pictures: Pictures, names: Sequence[str] | None = None) -> Vocabulary:

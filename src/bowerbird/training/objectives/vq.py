@@ -130,6 +130,6 @@ def build(config: VQConfig, pictures: Pictures, run: RunContext) -> VQObjective:
     return VQObjective(config, pictures, load_autoencoder(config.base), run.seed, fitted_to, device=run.device)
 
 
-def frozen(config: VQConfig) -> list[str]:
+def frozen(config: VQConfig) -> dict[str, str]:
     """The fingerprint of the autoencoder it starts from."""
-    return [weights_hash(load_autoencoder(config.base))]
+    return {"autoencoder": weights_hash(load_autoencoder(config.base))}

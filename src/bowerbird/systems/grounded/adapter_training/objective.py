@@ -17,6 +17,7 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -37,13 +38,14 @@ from bowerbird.encoders.small import SmallEncoder
 from bowerbird.models import clip_text
 from bowerbird.models.unet import with_short_attention
 from bowerbird.models.weights import bundled
-from bowerbird.systems.components import weights_hash
+from bowerbird.systems.components import base_parts
 from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER, HEADER
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
 from bowerbird.systems.grounded.adapter_training.data import AdapterData, build_data, sample
 from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
 from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
+from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.objective import Objective, RunContext
 
 TOKENS = 4
@@ -139,7 +141,8 @@ class IPAdapterObjective(Objective[IPAdapterBatch]):
         if self.layout is not None:
             read["layout"] = asdict(self.layout)
         half = {name: tensor.detach().half().cpu().contiguous() for name, tensor in tensors.items()}
-        files.save_tensors(path, half, {"format": "pt", HEADER: json.dumps(read)})
+        of = base_header(self.config.base, {"unet": self.frozen[0].unet})
+        files.save_tensors(path, half, {"format": "pt", HEADER: json.dumps(read)} | of)
 
     def export(self, out: Path) -> None:
         """Write the adapter's file, and beside it the encoder that it reads, where that is one of ours and is not
@@ -191,22 +194,23 @@ def build(config: IPAdapterConfig, pictures: Pictures, run: RunContext) -> IPAda
     return IPAdapterObjective(config, base, data, encoder, run.seed)
 
 
-def frozen(config: IPAdapterConfig) -> list[str]:
+def frozen(config: IPAdapterConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the base."""
     base = load_base(config.base)
-    return [encoders.load(config.encoder).fingerprint, *(weights_hash(each) for each in (base.unet, base.text_encoder))]
+    parts = base_parts(base.unet, base.text_encoder, base.vae)
+    return {"encoder": encoders.load(config.encoder).fingerprint, **parts}
 
 
-def load_base(name: str) -> Any:
+def load_base(name: str, kinds: Sequence[str] = ("StableDiffusionPipeline",)) -> Any:
     """The Stable Diffusion called `name`, bundled, a directory or a hub id. Raises: BowerbirdError when it is not there
-    or is another kind of model."""
+    or is none of diffusers' `kinds`."""
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
     base = ReferencePipeline.from_pretrained(name).base
-    if type(base).__name__ != "StableDiffusionPipeline":
+    if type(base).__name__ not in kinds:
         raise BowerbirdError(
-            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a"
-            " StableDiffusionPipeline: --set system.base=…"
+            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a {' or '.join(kinds)},"
+            " whose U-Net reads a text: --base …"
         )
     base.set_progress_bar_config(disable=True)
     return base

@@ -14,8 +14,8 @@ import numpy as np
 
 from bowerbird.core import seeds
 from bowerbird.core.images import on_background
-from bowerbird.systems.grounded.choice import ChoiceSettings, choose_references
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.choice import ChoiceSettings, choose_references
+from bowerbird.systems.phrases.phrase import Phrase
 from bowerbird.systems.relevance import unit
 
 if TYPE_CHECKING:

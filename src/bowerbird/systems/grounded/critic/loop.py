@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.grounded.critic.protocol import MISSING_FROM, Critic
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,7 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import on_background
 from bowerbird.systems import hub
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
     from PIL import Image

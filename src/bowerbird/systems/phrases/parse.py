@@ -6,11 +6,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.phrases.brackets import read_brackets
-from bowerbird.systems.grounded.phrases.grammar import RuleParser
-from bowerbird.systems.grounded.phrases.libraries import PARSERS
-from bowerbird.systems.grounded.phrases.names import find_names, merge
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, PhraseParser, check_phrases
+from bowerbird.systems.phrases.brackets import read_brackets
+from bowerbird.systems.phrases.grammar import RuleParser
+from bowerbird.systems.phrases.libraries import PARSERS
+from bowerbird.systems.phrases.names import find_names, merge
+from bowerbird.systems.phrases.phrase import ParsedPrompt, PhraseParser, check_phrases
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase

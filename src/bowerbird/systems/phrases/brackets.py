@@ -4,8 +4,8 @@ one, a character like any other."""
 from __future__ import annotations
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.phrases import grammar
-from bowerbird.systems.grounded.phrases.phrase import ParsedPrompt, Phrase
+from bowerbird.systems.phrases import grammar
+from bowerbird.systems.phrases.phrase import ParsedPrompt, Phrase
 
 ESCAPED = "[]\\"
 

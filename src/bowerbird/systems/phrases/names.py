@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.core.types import ABSENT
 from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.knowledge.search.words import name_words, words
-from bowerbird.systems.grounded.phrases import word_classes as classes
-from bowerbird.systems.grounded.phrases.grammar import Token, is_place, tokens
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases import word_classes as classes
+from bowerbird.systems.phrases.grammar import Token, is_place, tokens
+from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase

@@ -17,9 +17,9 @@ from bowerbird.core.text import shortened
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import name_words, words
-from bowerbird.systems.grounded.calibration import calibrate
-from bowerbird.systems.grounded.phrases.phrase import Phrase
-from bowerbird.systems.grounded.phrases.word_classes import GROUNDS
+from bowerbird.systems.calibration import calibrate
+from bowerbird.systems.phrases.phrase import Phrase
+from bowerbird.systems.phrases.word_classes import GROUNDS
 from bowerbird.systems.relevance import unit
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bowerbird.systems.grounded.phrases import word_classes as classes
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases import word_classes as classes
+from bowerbird.systems.phrases.phrase import Phrase
 
 JOINING = frozenset({"and", "or"})
 _PART = "[\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases.phrase import Phrase
 
 Region = tuple[float, float, float, float]
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems.grounded.phrases import word_classes as classes
-from bowerbird.systems.grounded.phrases.grammar import tokens
-from bowerbird.systems.grounded.phrases.phrase import Phrase
+from bowerbird.systems.phrases import word_classes as classes
+from bowerbird.systems.phrases.grammar import tokens
+from bowerbird.systems.phrases.phrase import Phrase
 
 
 class SpacyParser:

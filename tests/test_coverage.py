@@ -1,0 +1,74 @@
+"""A prompt of several things gets one item of each before a second of any, from one function for every system."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bowerbird import KnowledgeBase
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.systems import coverage, jobs, loading, queries
+from tests.test_cli import bowerbird
+
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+THINGS = (*(f"red apple {number}" for number in NUMBERS), "blue boat", "green tree", "lamp")
+PROMPT = "a red apple and a blue boat"
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> KnowledgeBase:
+    """Six apples, and one each of other things."""
+    place = tmp_path / "in"
+    place.mkdir()
+    colors = {"red": (220, 30, 40), "blue": (30, 40, 220), "green": (30, 160, 40), "lamp": (250, 220, 90)}
+    for number, name in enumerate(THINGS):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste(colors[name.split()[0]], (8 + 2 * number, 8, 40 + 2 * number, 40 + 2 * number))
+        picture.save(place / f"{number}.png")
+    lines = [{"file_name": f"{number}.png", "text": name} for number, name in enumerate(THINGS)]
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return KnowledgeBase.build(tmp_path / "kb", place, caption_column="text")[0]
+
+
+def things(captions: tuple[str, ...]) -> list[str]:
+    return [" ".join(caption.split()[:2]) for caption in captions]
+
+
+def test_each_thing_is_there_before_a_second_of_any(kb: KnowledgeBase) -> None:
+    hits = queries.by_text(kb, [PROMPT, "a green tree"], 3, cover=True, rerank="none")
+    assert things(hits.captions[0])[:2] == ["red apple", "blue boat"]
+    assert hits.phrases[0][:2] == ("a red apple", "a blue boat")
+    assert hits.mask.all()
+    assert len(set(hits.ids[0].tolist())) == 3
+    plain = queries.by_text(kb, ["a green tree"], 3, rerank="none")
+    assert hits.ids[1].tolist() == plain.ids[0].tolist()  # one thing: as it was found
+    assert queries.by_text(kb, [PROMPT], 1, cover=True).mask.all()
+
+
+def test_what_nobody_has_is_said_and_the_rest_filled(kb: KnowledgeBase) -> None:
+    found = kb.search(text="a lamp and a purple giraffe", k=4)
+    hits = coverage.cover(kb, found)
+    assert things(hits.captions[0])[0] == "lamp"
+    assert [phrase.removeprefix("a ") for phrase in hits.phrases[0]] == ["lamp", "", "", ""]
+    assert any("no item for 'a purple giraffe'" in note for note in hits.notes[0])
+    assert set(hits.ids[0].tolist()) == set(found.ids[0].tolist())
+
+
+def test_generation_records_it_and_the_command_line_takes_it(
+    kb: KnowledgeBase, random_rdm: Path, tmp_path: Path
+) -> None:
+    pipe = loading.open_pipeline(str(random_rdm))
+    ready = jobs.prepare(pipe, kb, jobs.Job(prompt=PROMPT, k=2, cover=True))
+    assert things(ready.hits.captions[0]) == ["red apple", "blue boat"]
+    assert ready.request["cover"] is True
+    assert "cover" not in jobs.prepare(pipe, kb, jobs.Job(prompt=PROMPT, k=2)).request
+    out = pipe(PROMPT, knowledge_base=kb, k=2, cover=True, num_inference_steps=1)
+    assert things(out.neighbors.captions[0]) == ["red apple", "blue boat"]
+    with pytest.raises(BowerbirdError, match="`cover` is about the things that a prompt names"):
+        queries.make_request(unconditional=True, cover=True)
+    shown = bowerbird("search", kb.path, "--text", PROMPT, "-k", "2", "--cover", "--json", cwd=tmp_path)
+    results = json.loads(shown.stdout)["results"]
+    assert [each["phrase"] for each in results] == ["a red apple", "a blue boat"]
