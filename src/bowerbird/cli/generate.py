@@ -137,7 +137,7 @@ def generate(
         str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")
     ] = None,
     search_mode: Annotated[
-        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed; default the model's.")
+        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25, captions or mixed; default the model's.")
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
