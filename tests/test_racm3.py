@@ -361,7 +361,7 @@ def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBas
         pipe(neighbors=pipe.own_references("x", [picture], ["long " * 40]))
     with pytest.raises(BowerbirdError, match="give `kb`"):
         pipe("red circle")
-    with pytest.raises(BowerbirdError, match="at most 8"):
+    with pytest.raises(BowerbirdError, match="k is from 0 to 8"):
         pipe("red circle", knowledge_base=kb, k=9)
     words = build_tokenizer(learn_pairs(["another model"], 520), 34)
     with pytest.raises(BowerbirdError, match="of another model"):

@@ -111,7 +111,8 @@ def edit(
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
     ] = None,
     search_mode: Annotated[
-        str | None, typer.Option("--search-mode", help="hybrid (default), dense, bm25 or mixed; of a mask the model's.")
+        str | None,
+        typer.Option("--search-mode", help="hybrid (default), dense, bm25, captions or mixed; of a mask the model's."),
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")

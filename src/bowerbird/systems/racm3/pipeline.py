@@ -20,7 +20,7 @@ from bowerbird.diffusion.guidance import Guidance, build_guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import document_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.models.vq import to_pictures, to_tokens
+from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
 from bowerbird.systems.filling import one_hole, parts_of, with_hole
@@ -45,8 +45,9 @@ class RACM3Pipeline(System):
     """Generates a picture code by code, and captions word by word, after documents that show and name things.
 
     `encoder_name` and `encoder_fingerprint`: of the encoder whose mixed vectors found the documents in training.
-    `max_similarity`: of the pictures of two documents. `guidance_scale`, `temperature`, `top_k` (0: all), `top_p` and
-    `min_p` (see `TokenSampling`) are how it generates unless asked otherwise.
+    `codebook`: see `vq.sample_codebook`. `max_similarity`: of the pictures of two documents. `guidance_scale`,
+    `temperature`, `top_k` (0: all), `top_p` and `min_p` (see `TokenSampling`) are how it generates unless asked
+    otherwise.
     """
 
     model_cpu_offload_seq = "decoder->vae"
@@ -68,6 +69,7 @@ class RACM3Pipeline(System):
         top_k: int = 0,
         top_p: float = 0.95,
         min_p: float = 0.0,
+        codebook: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(decoder=decoder, vae=vae, tokenizer=tokenizer)
@@ -82,8 +84,14 @@ class RACM3Pipeline(System):
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            codebook=codebook,
         )
         self.layout = Layout.of(decoder.config)
+        if not has_codebook(vae, codebook or []):
+            raise BowerbirdError(
+                "the codes of the tokenizer of pictures mean something else than the decoder was trained on: it is of"
+                " another model; fetch the whole model again"
+            )
         if len(tokenizer) != self.layout.text_tokens or vae.config.num_vq_embeddings != self.layout.image_tokens:
             raise BowerbirdError(
                 f"the decoder reads {self.layout.text_tokens} words and {self.layout.image_tokens} codes, the"

@@ -19,7 +19,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import rarm_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.models.vq import to_pictures, to_tokens
+from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, SystemOutput
 from bowerbird.systems.embedding_system import EmbeddingSystem, layout_of
@@ -41,8 +41,8 @@ class RARMPipeline(EmbeddingSystem):
     Raises: MismatchError when the tokenizer `vae` has other symbols than the transformer.
 
     `trained_null` is False for released weights, which guide against k zero vectors that no training showed them (a
-    note for readers, nothing depends on it). `guidance_scale`, `temperature`, `top_k`, `top_p` and `min_p` (see
-    `TokenSampling`) are how it generates unless asked otherwise.
+    note for readers, nothing depends on it). `codebook`: see `vq.sample_codebook`. `guidance_scale`, `temperature`,
+    `top_k`, `top_p` and `min_p` (see `TokenSampling`) are how it generates unless asked otherwise.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -66,6 +66,7 @@ class RARMPipeline(EmbeddingSystem):
         min_p: float = 0.0,
         text_mode: str = "neighbors",
         token_layout: dict[str, Any] | None = None,
+        codebook: list[float] | None = None,
     ) -> None:
         super().__init__()
         there, wanted = vae.config.num_vq_embeddings, transformer.config.symbols
@@ -73,6 +74,11 @@ class RARMPipeline(EmbeddingSystem):
             raise MismatchError(
                 f"the transformer predicts {wanted} symbols and the tokenizer has {there}; give the tokenizer it was"
                 " trained with"
+            )
+        if not has_codebook(vae, codebook or []):
+            raise MismatchError(
+                f"the tokenizer has {there} symbols as the transformer, and they mean something else; give the one it"
+                " was trained with"
             )
         self.register_modules(transformer=transformer, vae=vae)
         self.register_to_config(
@@ -89,6 +95,7 @@ class RARMPipeline(EmbeddingSystem):
             min_p=min_p,
             text_mode=text_mode,
             token_layout=token_layout,
+            codebook=codebook,
         )
         self.layout = layout_of(token_layout)
         self._patches: PatchDecoding | None = None
