@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from bowerbird.systems.color_agreement import read_colors
 from PIL import Image
 
 from bowerbird import KnowledgeBase
@@ -16,6 +15,7 @@ from bowerbird.cli.demo import COLORS, EDIT, STYLES, THINGS
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.datasets.drawings import read_list
 from bowerbird.data.datasets.starter import ARCHIVE, CREDIT, unpack
+from bowerbird.knowledge.rerank.color import read_colors
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,10 @@ def generate(
             help="A prompt a line (.txt), or an object a line (.jsonl) with seed, n, k, where, … of its own; resumes.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="With --prompts: a Ray cluster; local for one on this machine."),
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="Generate from this picture; several are used together.")
     ] = None,
@@ -362,8 +366,12 @@ def generate(
     guard.check_policy(on_copy)
     if best_of > 1 and (not prompt or several or prompts is not None or critic is not None):
         raise BowerbirdError("generate: --best-of goes with one --prompt, without --prompts and --critic")
+    if ray is not None and prompts is None and not several:
+        raise BowerbirdError("generate: --ray spreads a list; give it with --prompts FILE, or leave it out")
+    if ray is not None and signer is not None:
+        raise BowerbirdError("generate: with --ray nothing is signed, as the key stays here; leave one of them out")
     if prompts is not None or several:
-        _series(prompts, several, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
+        _series(prompts, several, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer, ray)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
@@ -422,10 +430,11 @@ def _series(
     adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
+    ray: str | None,
 ) -> None:
     """Every line of a file of prompts, or every one of `several`, with one model."""
     from bowerbird.data.report import SourceReport
-    from bowerbird.evaluation.copies import guard
+    from bowerbird.evaluation.copies import guard, series_on_ray
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
@@ -451,10 +460,19 @@ def _series(
     def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
         return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=on_copy)
 
+    def spread(groups: list[list[str]]) -> series.Series:
+        place = str(Path(model).absolute()) if Path(model).is_dir() else model
+        base = None if kb is None else kb if "://" in kb else str(Path(kb).absolute())
+        task = series_on_ray.Task(place, device, dtype, adapter, base, encoder, work, out.absolute(), on_copy)
+        return series_on_ray.generate(groups, task, str(ray))
+
     with progress_bar(as_json) as bar:
         total = sum(job.n for job in work)
         report = tracker(bar, "generating", total)
-        made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
+        where = None if ray is None else spread
+        made = series.run(
+            pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, elsewhere=where, progress=report
+        )
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
     for line in made.notes:
