@@ -1,9 +1,10 @@
 """Finding drawings by text, by picture and by words of other languages: what is found, and how fast.
 
 Ours (`bm25`, `dense`, `hybrid`; "as written" is without near words; `--rerank` adds rerankers, by name or directory)
-beside bm25s and SQLite's FTS5 with what they do by themselves, over the same captions and tags, in one process. The
-kinds of queries are those of `find_queries.py`. recall@k is the share of the relevant pictures among the first k, of as
-many as k can hold; both@5 the share of queries for two things that find each among the first 5.
+beside bm25s, SQLite's FTS5, tantivy and LanceDB with what they do by themselves, over the same captions and tags, in
+one process; the last two where they are installed. The kinds of queries are those of `find_queries.py`. recall@k is the
+share of the relevant pictures among the first k, of as many as k can hold; both@5 the share of queries for two things
+that find each among the first 5.
 
     npm pack emojibase-data    # names of emoji in other languages, optional
     python benchmarks/find.py --data drawings.parquet --languages emojibase-data-17.0.0.tgz --out runs/find
@@ -25,6 +26,7 @@ import bm25s
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from find_peers import peers
 from find_queries import Query, language_queries, picture_queries, read_drawings, text_queries
 from PIL.Image import Image
 
@@ -181,10 +183,12 @@ def main() -> None:
         "dense": by_us(kb, row_of, mode="dense"),
         "hybrid as written": by_us(kb, row_of, mode="hybrid", typos=False),
         "hybrid": by_us(kb, row_of, mode="hybrid"),
+        "hybrid, alpha auto": by_us(kb, row_of, mode="hybrid", alpha="auto"),
         **{f"hybrid, {name}": by_us(kb, row_of, mode="hybrid", rerank=each) for name, each in rerankers.items()},
         "hybrid, cover": by_cover(kb, row_of),
         "bm25s": by_bm25s(texts),
         "SQLite FTS5": by_fts5(texts),
+        **peers(texts),
     }
     by_look: dict[str, Search] = {
         "dense": by_picture(kb, row_of, pictures, drawings.names),

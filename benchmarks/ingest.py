@@ -8,6 +8,10 @@ made from a parquet file, so that both decode the same, or JPEG files of 1536 x 
 
     python benchmarks/ingest.py --data drawings.parquet --out runs/ingest
 
+`--engine onnx,openvino,bfloat16` adds ours with the network for pictures in each of them. `--rounds 3` runs all in turn
+so often. Beside the seconds stand CPU seconds, of a process and those it started: on a machine that does other things
+they are what compares. `--encoder vit-b-32` is a network of the shape of CLIP's ViT-B/32 with random weights.
+
 Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports
 and does not use here (all_clip, sentence_transformers) is replaced by empty modules.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import importlib.machinery
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bowerbird.encoders import engines
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -36,15 +43,17 @@ if TYPE_CHECKING:
 SIZE = 64
 
 
-def pictures(data: Path, out: Path) -> int:
-    """Write every picture of the parquet file as an opaque PNG file with a caption beside it, once."""
+def pictures(data: Path, out: Path, count: int = 0) -> int:
+    """Write every picture of the parquet file, or the first `count`, as an opaque PNG file with a caption beside it,
+    once."""
     import pyarrow.parquet as pq
 
     from bowerbird.core import images
 
     if not out.exists():
         out.mkdir(parents=True)
-        rows = pq.read_table(data, columns=["image", "name"]).to_pylist()
+        table = pq.read_table(data, columns=["image", "name"])
+        rows = table.slice(0, count or len(table)).to_pylist()
         for number, row in enumerate(rows):
             images.decode(row["image"]["bytes"], "x").save(out / f"{number:06d}.png")
             (out / f"{number:06d}.txt").write_text(row["name"])
@@ -82,6 +91,7 @@ def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
     import torch
 
     from bowerbird.core import images
+    from bowerbird.encoders.clip import ClipEncoder
     from bowerbird.encoders.small import SmallEncoder
 
     def stub(name: str, path: Path | None = None, **what: Any) -> None:
@@ -94,6 +104,8 @@ def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
 
     class Model:
         def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+            if isinstance(encoder, ClipEncoder):
+                return encoder.model.get_image_features(pixel_values=pixels).pooler_output
             if not isinstance(encoder, SmallEncoder):
                 return torch.ones(len(pixels), encoder.dim)
             return encoder.model.encode_pixels(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -101,6 +113,8 @@ def theirs(folder: Path, out: Path, encoder: Encoder, workers: int) -> None:
         def encode_text(self, tokens: object) -> None: ...
 
     def preprocess(picture: Image.Image) -> torch.Tensor:
+        if isinstance(encoder, ClipEncoder):
+            return encoder.pixels([picture.convert("RGB")])[0]
         return torch.from_numpy(np.array(images.square(picture.convert("RGB"), SIZE)))
 
     root = next(
@@ -148,7 +162,33 @@ CONTESTANTS = {
     "ours, 2 workers": (ours, 2),
     "clip-retrieval": (theirs, 4),
     "clip-retrieval, 2 workers": (theirs, 2),
+    "clip-retrieval, no workers": (theirs, 0),
 }
+
+
+def load(name: str) -> Encoder:
+    """The encoder of both sides."""
+    from bowerbird import encoders
+
+    if name == "nothing":
+        return Nothing()
+    base, engine = engines.split(name)
+    if base != "vit-b-32":
+        return encoders.load(name)
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    from bowerbird.encoders.clip import ClipEncoder
+
+    torch.manual_seed(0)
+    made = ClipEncoder(CLIPModel(CLIPConfig()), None, CLIPImageProcessorPil(), base, "vit-b-32-random", "cpu")
+    return made if engine is None else engines.with_engine(made, engine)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def main() -> None:
@@ -159,53 +199,56 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=int, default=0, help="so many JPEG files of 1536 x 1024 in place of small PNG files"
     )
-    parser.add_argument("--encoder", default="small", help="small, or nothing: an encoder that costs nothing")
+    parser.add_argument("--encoder", default="small", help="small, vit-b-32, or nothing: an encoder that costs nothing")
+    parser.add_argument("--engine", default="", help="of ours too: onnx, openvino, bfloat16, or several")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), help="contestants")
+    parser.add_argument("--count", type=int, default=0, help="the first so many small pictures alone")
     arguments = parser.parse_args()
-    folder = arguments.out / ("photographs" if arguments.photographs else "pictures")
+    kind = "photographs" if arguments.photographs else f"pictures-{arguments.count}" if arguments.count else "pictures"
+    folder = arguments.out / kind
     if arguments.contestant:
-        from bowerbird import encoders
         from bowerbird.core import images
 
         task, workers = CONTESTANTS[arguments.contestant]
         place = arguments.out / "made"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        encoder: Encoder = Nothing() if arguments.encoder == "nothing" else encoders.load(arguments.encoder)
+        encoder = load(arguments.encoder)
         encoder.embed_images([images.read(next(folder.glob("*.[jp][pn]g")))] * 64)  # warm on both sides
-        start = time.perf_counter()
+        start, used = time.perf_counter(), cpu_seconds()
         task(folder, place, encoder, workers)
-        print(json.dumps(time.perf_counter() - start))
+        print(json.dumps([time.perf_counter() - start, cpu_seconds() - used]))
         return
     count = (
         photographs(arguments.data, folder, arguments.photographs)
         if arguments.photographs
-        else pictures(arguments.data, folder)
+        else pictures(arguments.data, folder, arguments.count)
     )
-    results = {}
+    by_name = arguments.encoder == "small"  # workers load encoders by name
+    runs = [(name, arguments.encoder) for name in arguments.only if by_name or name != "ours, 2 workers"]
+    runs += [("ours", f"{arguments.encoder}@{engine}") for engine in arguments.engine.split(",") if engine]
+    results: dict[str, list[tuple[float, float]]] = {}
     print(f"{count:,} {folder.name}, encoder {arguments.encoder}")
-    for name in CONTESTANTS:
-        if arguments.encoder == "nothing" and name == "ours, 2 workers":
-            continue  # workers load encoders by name
-        command = [
-            sys.executable,
-            __file__,
-            "--contestant",
-            name,
-            "--out",
-            str(arguments.out),
-            "--encoder",
-            arguments.encoder,
-        ]
-        command += ["--photographs", str(arguments.photographs)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{name:26} could not run: {done.stderr.strip().splitlines()[-1][:120]}")
-            continue
-        results[name] = float(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{name:26} {results[name]:7.1f} s, {count / results[name]:6.0f} pictures a second", flush=True)
-    mine, peer = ([v for k, v in results.items() if k.startswith(who)] for who in ("ours", "clip"))
-    if mine and peer:
-        print(f"clip-retrieval / ours, the best of each: {min(peer) / min(mine):.2f}")
+    for number in range(arguments.rounds):
+        for name, encoder_name in runs:
+            command = [sys.executable, __file__, "--contestant", name, "--out", str(arguments.out)]
+            command += ["--encoder", encoder_name, "--photographs", str(arguments.photographs)]
+            command += ["--count", str(arguments.count)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            shown = name if encoder_name == arguments.encoder else f"{name}, {engines.split(encoder_name)[1]}"
+            if done.returncode:
+                print(f"{shown:26} could not run: {done.stderr.strip().splitlines()[-1][:120]}", flush=True)
+                continue
+            seconds, used = json.loads(done.stdout.splitlines()[-1])
+            results.setdefault(shown, []).append((seconds, used))
+            rate = f"{count / seconds:6.0f} pictures a second, {1e3 * used / count:7.2f} ms of CPU a picture"
+            print(f"{shown:26} {seconds:7.1f} s, {rate}, round {number + 1}", flush=True)
+    for at, what in enumerate(("seconds", "CPU seconds")):
+        best = {name: min(each[at] for each in runs) for name, runs in results.items()}
+        mine, peer = ([v for k, v in best.items() if k.startswith(who)] for who in ("ours", "clip"))
+        if mine and peer:
+            print(f"clip-retrieval / ours in {what}, the best of each: {min(peer) / min(mine):.2f}")
 
 
 if __name__ == "__main__":

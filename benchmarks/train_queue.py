@@ -40,28 +40,29 @@ QUEUE = (
     Entry("tiny-sd", (("system.autoencoder", "autoencoder-8"),), gpu_batch=256, gpu_rate=8e-4),
     Entry("vq-drawings", (("system.base", "autoencoder-8"),), gpu_batch=192, gpu_rate=1e-3),
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
+    Entry("small-patches-text", (("system.base", "small-patches"),), gpu_batch=1024, gpu_rate=2e-3),
     Entry(
         "rdm-patches",
-        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches")),
+        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=7e-4,
     ),
-    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")), gpu_batch=192),
+    Entry("tiny-rarm", (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches-text")), gpu_batch=192),
     Entry(
         "tiny-racm3",
-        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches")),
+        (("system.tokenizer", "vq-drawings"), ("system.encoder", "small-patches-text")),
         gpu_batch=96,
         gpu_rate=8e-4,
     ),
     Entry(
         "tiny-ip-adapter",
-        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=1e-3,
     ),
     Entry(
         "tiny-instruct",
-        (("system.base", "tiny-sd"), ("system.encoder", "small-patches")),
+        (("system.base", "tiny-sd"), ("system.encoder", "small-patches-text")),
         gpu_batch=256,
         gpu_rate=5e-4,
     ),
@@ -120,7 +121,8 @@ def go_on_from(folder: Path, objective: Any) -> None:
     """First weights from a model of the same networks: what a GPU began or a shorter training made."""
     from bowerbird.core import files
 
-    places = {"": ("autoencoder", "encoder"), "unet": ("unet",), "text_encoder": ("text_encoder",)}
+    stages = [place for place in ("super_resolution_2", "super_resolution") if (folder / place).is_dir()]
+    places = {"": ("autoencoder", "encoder"), (stages or ["unet"])[0]: ("unet",), "text_encoder": ("text_encoder",)}
     for place, names in places.items():
         for name in names:
             network, found = getattr(objective, name, None), sorted((folder / place).glob("*.safetensors"))
@@ -257,6 +259,21 @@ def of_encoder(trained: Any, pictures: Any) -> str:
         f"tokens give back {decibels(made, x):.2f} dB, the same thing varied nearest {float(same.float().mean()):.1%},"
         f" nearest in style is of the style {agreed:.1%}"
     )
+
+
+def of_words(trained: Any, pictures: Any) -> str:
+    """How often a name that was trained on finds a picture of that name before all other pictures as they are."""
+    import torch
+    from torch.nn import functional as F
+
+    captions = [caption.lower() for caption in trained.pictures.captions]
+    device = trained.log_scale.device
+    with torch.no_grad():
+        whole = F.normalize(trained.last(trained.features[0].float().to(device)), dim=1)
+        chosen = sorted(set(captions))[::8]
+        found = (trained.encoder.text_meaning(chosen) @ whole.T).argmax(1).tolist()
+    right = sum(captions[row] == name for name, row in zip(chosen, found, strict=True)) / len(chosen)
+    return f"a name finds its picture first among {len(captions)}: {right:.1%} of {len(chosen)}"
 
 
 def of_pipeline(trained: Any, pictures: Any) -> str:
@@ -436,6 +453,7 @@ HELD_OUT_SHEETS: dict[str, Callable[[Any, Any, Path], None]] = {"ip-adapter": ad
 VALIDATIONS: dict[str, Callable[[Any, Any], str]] = {
     "autoencoder": of_autoencoder,
     "vq": of_tokenizer,
+    "locked-image": of_words,
     "patch-encoder": of_encoder,
     "racm3": of_documents,
     "rdm": of_pipeline,

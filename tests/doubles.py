@@ -114,6 +114,22 @@ def sd(context: int = CONTEXT, **changes: Any) -> Any:
     return pipe
 
 
+def lcm() -> Any:
+    """A latent consistency model in small: its U-Net reads the guidance scale, and nothing is computed without the
+    prompt."""
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
+
+    parts = {name: part for name, part in sd().components.items() if name != "image_encoder"}
+    torch.manual_seed(0)
+    parts["unet"] = UNet2DConditionModel.from_config(
+        {**parts["unet"].config, "time_cond_proj_dim": 8, "_use_default_values": []}
+    ).eval()
+    parts["scheduler"] = LCMScheduler(clip_sample=False, original_inference_steps=50)
+    pipe = LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def sdxl() -> Any:
     """SDXL in small, with its three levels, so that its style and content blocks are where they are known."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel

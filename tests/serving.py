@@ -125,7 +125,7 @@ class Process(Client):
     def wait_until_ready(self) -> None:
         """Until a worker can generate."""
         pause = threading.Event()
-        for _ in range(1200):
+        for _ in range(4000):  # on a busy machine it takes minutes
             assert self.process.poll() is None, self.log.read_text()
             try:
                 if self.get("/ready").status == 200:

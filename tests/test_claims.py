@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
-from bowerbird.evaluation import claims
+from bowerbird.evaluation import claims, neighbor_labels
 from bowerbird.evaluation.claims import benchmark as benchmark_module
-from bowerbird.evaluation.claims import edit_pairs, edits, new_entities, without_text
+from bowerbird.evaluation.claims import edit_pairs, edits, learned_reranking, new_entities, without_text
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
+from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.training import recipes
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.judge import judge as judge_recipe
 
@@ -214,3 +217,31 @@ def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
     assert all((tmp_path / "claims" / found[each]).stat().st_size > 5000 for each in ("plot", "sheet"))
     with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
         claims.run(chosen, replace(given, models={}), tmp_path / "none")
+
+
+def test_the_learned_reranker_sees_nothing_of_what_it_is_measured_on(
+    random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns from the things that are not rare alone, and then orders drawings of all."""
+    collected: list[Pictures] = []
+
+    def collect(recipe: Recipe, kb: KnowledgeBase, pipe: Any, pictures: Pictures, out: Path, **options: Any) -> None:
+        collected.append(pictures)
+        neighbor_labels.collect_labels(recipe, kb, pipe, pictures, out, **options)
+
+    def tiny() -> Recipe:
+        recipe, whole = recipes.recipe("reranker", tiny=True), recipes.recipe("reranker")
+        system = recipe.system.model_copy(update={"entity_key": "hexcode"})
+        return recipe.model_copy(update={"system": system, "where": whole.where})
+
+    for name, value in {"MODEL": str(random_rdm), "QUERIES": 4, "CANDIDATES": 3, "JUDGE_STEPS": 2}.items():
+        monkeypatch.setattr(learned_reranking, name, value)
+    monkeypatch.setattr(learned_reranking, "collect_labels", collect)
+    monkeypatch.setattr(learned_reranking, "reranker_recipe", tiny)
+    monkeypatch.setattr(learned_reranking, "judge_recipe", short)
+    monkeypatch.setattr(neighbor_labels, "judge_recipe", short)
+    finding = learned_reranking.measure(Experiment(Settings(seeds=(0, 1)), [], marked("rare")))
+    assert [np.isfinite(effect.estimate.mean) for effect in finding.effects] == [True, True]
+    assert {row["hexcode"] for row in collected[0].metadata} == {"thing4", "thing5"}
+    assert set(collected[0].column("style")) == {"flat", "fluent", "noto", "twemoji"}
+    assert [0 <= value["neighbors of the entity"] <= 1 for value in finding.values.values()] == [True] * 4

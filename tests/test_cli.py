@@ -501,7 +501,7 @@ def test_demo_makes_its_sheet_without_sockets(tmp_path: Path) -> None:
         "from bowerbird.systems import generation\n"
         "whole = generation.generate\n"
         "generation.generate = lambda pipe, hits, settings, **more: whole(pipe, hits, replace(settings, steps=2),"
-        " batch=1, **more)\n"
+        " **(more | {'batch': 1}))\n"
         "sys.argv = ['bowerbird', 'demo', '--out', 'demo', '--json']\n"
         "from bowerbird.cli import main\n"
         "main()\n"

@@ -164,6 +164,8 @@ def test_wrong_kinds_of_directory_are_one_line(tmp_path: Path, drawn_folder: Pat
     for arguments, line in (
         (("--encoder", text), "text encoder"),
         (("--encoder", f"{dino}?dim=3"), "has no dim"),
+        (("--encoder", f"{encoder_doubles.qwen(tmp_path / 'qwen')}?dim=99"), "of the 16"),  # loaded without a word
+        (("--caption-encoder", dino), "encoder of pictures"),
     ):
         said = bowerbird("kb", "build", "kb", drawn_folder, *arguments, cwd=tmp_path, expect=2).stderr
         assert said.count("\n") == 1

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,3 +211,25 @@ def test_claims_run_small_and_write_their_page(drawn: Pictures, tmp_path: Path) 
     ]
     with pytest.raises(BowerbirdError, match="choose from"):
         claims.load(["cold-fusion"])
+
+
+def test_the_claim_about_likelihood_runs_small(drawn: Pictures, tmp_path: Path) -> None:
+    """RARM with and without neighbors over one tokenizer: untrained, both know nothing, and nothing holds."""
+    from bowerbird.evaluation import claims
+    from bowerbird.evaluation.claims.experiment import Domain, Experiment, Settings
+
+    settings = Settings(seeds=(0, 1), train_steps=1, pictures=6)
+    pictures = load_pictures("drawn", size=32)
+    how: dict[str, Any] = {"autoencoder": "pixels-2", "in_channels": 12, "label_key": "thing"}
+    small = Domain("drawn", pictures, settings, size=32, **how)
+    [found] = claims.run(claims.load(["likelihood"]), Experiment(settings, [small], drawn), tmp_path)
+    bits = {name: values["mean"] for name, values in found["values"].items()}
+    assert set(bits) == {
+        "drawn, own neighbors",
+        "drawn, another's neighbors",
+        "drawn, the same, neighbors dropped",
+        "drawn, trained without",
+    }
+    assert all(8.5 < each < 11 for each in bits.values())  # 512 symbols are 9 bits to a network that knows none
+    assert len(set(bits.values())) == 4
+    assert found["verdict"] != claim.HOLDS

@@ -54,7 +54,7 @@ def test_examples_run(tmp_path: Path, kb_path: Path, monkeypatch: pytest.MonkeyP
 def test_every_kind_has_an_example_of_a_screen() -> None:
     page = PAGE.read_text(encoding="utf-8")
     kinds = re.findall(r"^## (?:A|An) (.+)$", page, re.MULTILINE)
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     for language, text in BLOCK.findall(page):
         lines = [line for line in text.splitlines()[1:] if line.strip()]
         assert language == "sh" or len(lines) <= LONGEST, text

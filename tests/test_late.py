@@ -71,6 +71,20 @@ def test_max_sim_is_the_mean_of_the_best_cosines() -> None:
     assert unpack(bytes(data), 12) is None
 
 
+def test_our_own_tokens_add_up_to_the_embedding() -> None:
+    """The first is the shared part of the embedding, which the same pass gives with the same bits."""
+    own = encoders.load("small")
+    assert isinstance(own, TokenEncoder)
+    pictures = [drawing(name) for name in NAMES]
+    vectors, tokens = own.embed_images_with_tokens(pictures)
+    np.testing.assert_array_equal(vectors, own.embed_images(pictures))
+    np.testing.assert_allclose([each[0] for each in tokens], vectors[:, : own.shared_dim], atol=1e-5)
+    assert own.embed_text_tokens(["a red fox"])[0].shape == (4, own.token_dim)
+    np.testing.assert_allclose(
+        own.embed_text_tokens(["fox"])[0], own.embed_text(["fox"])[:, : own.shared_dim], atol=1e-6
+    )
+
+
 def test_tokens_live_and_die_with_their_rows(kb: KnowledgeBase, tmp_path: Path) -> None:
     """Added, changed, synced, removed, restored, compacted: what is there is what the encoder makes of the picture."""
 
@@ -87,6 +101,7 @@ def test_tokens_live_and_die_with_their_rows(kb: KnowledgeBase, tmp_path: Path) 
     kb.remove(where="caption = 'black triangle'")
     kb.compact()
     found = held(KnowledgeBase.open(kb.path))
+    assert found.keys() == held(kb).keys()
     for caption, name in (("orange circle", "orange circle"), ("blue square", "purple square")):
         np.testing.assert_allclose(found[caption], as_made(name), atol=5e-3)
     assert "black triangle" not in found

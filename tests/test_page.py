@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bowerbird.core import provenance
 from tests.serving import Process, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -22,6 +24,10 @@ if CHROMIUM is None:
     pytest.skip("the page is tested in Chromium, and there is none: apt-get install chromium", allow_module_level=True)
 browsers = pytest.importorskip("playwright.sync_api", reason="the page is driven by playwright: pip install playwright")
 expect = browsers.expect
+PATIENCE = 120_000
+"""Milliseconds for what takes one on a machine that has nothing else to do."""
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.timeout(900)
 
 PAGE = Path(__file__).parents[1] / "src" / "bowerbird" / "serve" / "page"
 PAYLOADS = (
@@ -38,6 +44,7 @@ PAYLOADS = (
     "\u202e\x1b[31mred\x1b[0m",
     "<math><mtext></mtext><mglyph><style><img src=x onerror=window.ran=10>",
 )
+INLINE = "[onerror], [onload], [onclick], [onmouseover], iframe, script:not([src]), [href^=javascript], body style"
 FORBIDDEN = ("innerHTML", "outerHTML", "insertAdjacentHTML", "dangerouslySetInnerHTML", "document.write", "eval(")
 
 
@@ -77,7 +84,7 @@ def opened(browser: Any, server: Process) -> Iterator[Callable[..., Any]]:
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
-        context.set_default_timeout(20000)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.allowed = re.compile("$^")
         page.on("console", lambda m: page.allowed.search(m.text) or faults.append(f"console: {m.text}"))
@@ -177,7 +184,7 @@ def test_adding_says_what_was_refused_and_why_and_can_be_undone(opened: Callable
     choose(page, page.get_by_role("button", name="Files"), *files)
     page.locator("dialog .primary").click()
     report = page.locator("dialog [role=status]")
-    expect(report).to_contain_text("1 picture added", timeout=20_000)  # by a process that starts
+    expect(report).to_contain_text("1 picture added", timeout=PATIENCE)  # by a process that starts
     expect(report).to_contain_text("broken.png: not a readable picture")
     expect(report).to_contain_text("notes.pdf: not sent")
     report.get_by_role("button", name="Undo").click()
@@ -233,7 +240,7 @@ def test_generating_uses_the_row_of_neighbors_as_it_was_changed(opened: Callable
     expect(page.locator(".field.wrong .hint")).to_contain_text("200")
 
 
-def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any]) -> None:
+def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any], server: Process) -> None:
     page = opened("generate")
     page.get_by_label("Model").select_option("tiny-knn")
     page.get_by_text("More settings").click()
@@ -245,9 +252,13 @@ def test_a_run_is_cancelled_and_survives_a_reload(opened: Callable[..., Any]) ->
     page.reload()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".run").first).to_contain_text("Cancelled")
+    job = server.get("/api/jobs?limit=1").json["jobs"][0]
+    assert (job["state"], job["images"], job["request"]["prompt"]) == ("cancelled", [], "a blue fish")
+    # the worker is free again, and the queue shows it
+    assert server.end(server.post("/api/generate", {"prompt": "red", "steps": 1}))["state"] == "done"
 
 
-def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], server: Process, tmp_path: Path) -> None:
     picture = tmp_path / "circle.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     page = opened("edit")
@@ -264,6 +275,12 @@ def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], tmp_path
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
     page.get_by_role("button", name="Same, but another seed").first.click()
     expect(page.locator(".run")).to_have_count(2)
+    expect(page.locator(".run.active")).to_have_count(0)
+    again, first = server.get("/api/jobs?limit=2").json["jobs"]
+    assert [job["state"] for job in (first, again)] == ["done", "done"]
+    assert again["request"]["seed"] != first["request"]["seed"]
+    same = ("prompt", "image", "steps", "strength", "model")
+    assert {key: again["request"][key] for key in same} == {key: first["request"][key] for key in same}
 
 
 def test_history_gives_pictures_and_settings_back(opened: Callable[..., Any], tmp_path: Path) -> None:
@@ -276,10 +293,14 @@ def test_history_gives_pictures_and_settings_back(opened: Callable[..., Any], tm
     with page.expect_download() as packed:
         page.get_by_role("button", name="Save as zip").click()
     assert packed.value.suggested_filename == "bowerbird.zip"
+    with zipfile.ZipFile(packed.value.path()) as archive:
+        (name,) = archive.namelist()
+        assert archive.read(name).startswith(b"\x89PNG")
     page.locator(".cell img").first.click()
     with page.expect_download() as saved:
         page.locator(".lightbox").get_by_role("button", name="Save as PNG").click()
     png = Path(saved.value.path()).read_bytes()
+    assert provenance.read_png(saved.value.path())["request"]["prompt"] == "a purple umbrella"
     page.keyboard.press("Escape")
     page.evaluate("localStorage.clear()")
     page.goto(page.url.replace("history", "models"))
@@ -312,8 +333,7 @@ def test_nothing_that_a_picture_brings_along_runs(opened: Callable[..., Any], se
     page.keyboard.press("Escape")
     page.goto(page.url.replace("generate", "history"))
     page.locator(".cell").first.wait_for()
-    inline = "[onerror], [onload], [onclick], [onmouseover], iframe, script:not([src]), [href^=javascript], body style"
-    assert page.locator(inline).count() == 0
+    assert page.locator(INLINE).count() == 0
 
 
 def test_a_hundred_thousand_items_scroll_in_a_few_cells(opened: Callable[..., Any], server: Process) -> None:
@@ -368,6 +388,17 @@ def test_axe_finds_nothing_serious(opened: Callable[..., Any], width: int, dark:
 
     page.locator(".cell img").first.wait_for()
     check("collection")
+    nothing = {"version": 1, "mode": "hybrid", "ms": 1.0, "corrected": {}, "results": []}
+    page.route("**/search", lambda route: route.fulfill(json=nothing))
+    page.get_by_label("Search the collection").fill("zzzz")
+    page.locator(".empty").wait_for()
+    check("nothing found")
+    page.get_by_label("Search the collection").fill("")
+    page.locator(".cell img").first.wait_for()
+    page.get_by_role("button", name="Add").click()
+    page.locator("dialog[open]").wait_for()
+    check("adding")
+    page.keyboard.press("Escape")
     page.locator(".cell img").first.click()
     page.locator(".detail").wait_for()
     check("an open item")
@@ -377,6 +408,15 @@ def test_axe_finds_nothing_serious(opened: Callable[..., Any], width: int, dark:
     check("a dialog")
     page.keyboard.press("Escape")
     page.goto(page.url.replace("collection", "generate"))
+    page.locator("#prompt").wait_for()
+    check("before anything is generated")
+    page.route("**/api/generate", lambda route: route.abort())
+    page.allowed = re.compile("Failed to load resource")
+    page.locator("#prompt").fill("a green tree")
+    page.locator("button.big").click()
+    page.locator("[role=alert]").first.wait_for()
+    check("an error")
+    page.unroute("**/api/generate")
     run = generated(page, "a green tree")
     check("generate")
     run.locator(".picture-open").first.click()
@@ -395,19 +435,31 @@ def test_a_token_is_asked_for_and_a_first_knowledge_base_made(browser: Any, tmp_
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     with serving(tmp_path / "server", "--model", "tiny-rdm-fast", "--token", "a-token-for-tests") as guarded:
         page = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE)
         page.goto(guarded.url)
         page.get_by_label("Token", exact=True).fill("wrong")
         page.get_by_role("button", name="Open").click()
         expect(page.locator("dialog .hint")).to_be_visible()
+        assert page.context.cookies() == []
+        assert page.locator(".cell").count() == 0
         page.get_by_label("Token", exact=True).fill("a-token-for-tests")
         page.get_by_role("button", name="Open").click()
         page.get_by_role("button", name="Make one").click()
         page.get_by_label("Name").fill("mine")
         choose(page, page.get_by_role("button", name="Files"), tmp_path / "red.png")
         page.get_by_role("button", name="Make it").click()
-        expect(page.locator("dialog [role=status]")).to_contain_text("1 picture added", timeout=20000)
+        expect(page.locator("dialog [role=status]")).to_contain_text("1 picture added", timeout=PATIENCE)
         page.get_by_role("button", name="Done").click()
         page.locator(".cell img").first.wait_for()
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        kept = page.evaluate(
+            "JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie + location"
+        )
+        assert "a-token-for-tests" not in kept
+        assert "a-token-for-tests" not in cookie["value"]
+        guarded.headers["Authorization"] = "Bearer a-token-for-tests"
+        assert guarded.get("/api/knowledge-bases").json["knowledge_bases"][0]["items"] == 1
         page.context.close()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from bowerbird import RDMPipeline, encoders
 from bowerbird.core import tensors
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors, TokenLayout
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning
@@ -116,3 +118,36 @@ def test_the_networks_of_full_size_can_be_made_and_are_as_large_as_the_queue_exp
         sizes = recipes.recipe(f"reimagen-drawings-{stage}").system.unet  # type: ignore[attr-defined]
         with torch.device("meta"):
             NeighborUNet(**sizes.model_dump())
+
+
+def test_words_are_learned_while_patches_and_style_stay_as_they_are(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("small-patches", tiny=True)
+    build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path).export(tmp_path / "encoder")
+    base = f"system.base={tmp_path / 'encoder'}"
+    words = with_settings(recipes.recipe("small-patches-text", tiny=True), [base])
+    objective = build_objective(words, read_pictures(words, drawn_folder), tmp_path)
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer, losses = torch.optim.Adam(trained, 1e-2), []
+    for step in range(30):
+        loss = objective(objective.batch(step, 32))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    objective.export(tmp_path / "after")
+    pictures = load_pictures(drawn_folder, size=64)
+    before, after = (encoders.load(tmp_path / name) for name in ("encoder", "after"))
+    seen = [encoder.embed_images(tensors.to_pil(pictures.pixels)) for encoder in (before, after)]
+    assert (seen[0][:, 16:] == seen[1][:, 16:]).all()
+    found = [
+        (encoder.embed_text(pictures.captions)[:, :16] @ vectors[:, :16].T).argmax(1)
+        for encoder, vectors in zip((before, after), seen, strict=True)
+    ]
+    right = [sum(pictures.captions[i] == pictures.captions[j] for i, j in enumerate(rows)) for rows in found]
+    assert right[1] > 3 * max(1, right[0])
+
+    with pytest.raises(BowerbirdError, match=r"system\.base small: is no encoder with patches"):
+        build_objective(
+            with_settings(words, ["system.base=small"]), read_pictures(words, drawn_folder), tmp_path / "other"
+        )

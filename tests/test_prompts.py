@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +225,79 @@ def test_the_encoder_to_build_with_is_one_that_opens(kb_path: Path) -> None:
         config = SimpleNamespace(encoder_fingerprint="0" * 16, encoder_name=name)
         with pytest.raises(BowerbirdError, match=f"--encoder {said}"):
             common.check_encoder(kb, config)
+
+
+class _Ray:
+    """As much of Ray as is used, in this process."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+        self.groups: list[list[str]] = []
+        self.exceptions = SimpleNamespace(RayError=ArithmeticError)
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.said |= options
+
+    def shutdown(self) -> None:
+        self.said["over"] = True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **options: Any) -> Any:
+        def actor(kind: Any) -> Any:
+            def make(task: Any) -> Any:
+                pickle.dumps(task)  # it travels
+                made = kind(task)
+
+                def do(names: list[str]) -> Any:
+                    self.groups.append(names)
+                    return made.make(names)
+
+                return SimpleNamespace(make=SimpleNamespace(remote=do))
+
+            return SimpleNamespace(remote=make)
+
+        return actor
+
+    def get(self, answers: list[Any]) -> list[Any]:
+        return answers
+
+
+def test_a_cluster_generates_the_same_and_only_what_is_missing(
+    prompts: Path, random_rdm: Path, kb_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "--prompts", str(prompts), "--out"]
+    run(*base, str(tmp_path / "here"))
+    ray = _Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    run(*base, str(tmp_path / "there"), "--ray", "auto")
+    assert (ray.said["address"], ray.said["over"]) == ("auto", True)
+    assert [name for group in ray.groups for name in group] == [f"{i:03d}.png" for i in range(7)]
+    for i in range(7):
+        here, there = (tmp_path / place / f"{i:03d}.png" for place in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+    lists = [(tmp_path / place / "generation.jsonl").read_text() for place in ("here", "there")]
+    assert lists[0] == lists[1]
+    assert (tmp_path / "there" / "sheet.png").is_file()
+    ray.groups.clear()
+    (tmp_path / "there" / "005.png").unlink()
+    run(*base, str(tmp_path / "there"), "--ray", "auto")
+    assert ray.groups == [["005.png"]]
+    _, said = run(
+        "generate", "tiny-rdm", "--kb", str(kb_path), "--prompt", "a", "--ray", "auto", "--out", "x", expect=2
+    )
+    assert "--prompts FILE" in said
+
+
+def test_a_real_cluster_generates_the_same(prompts: Path, random_rdm: Path, kb_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="pip install 'bowerbird[ray]'")
+    base = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "--prompts", str(prompts), "--out"]
+    run(*base, str(tmp_path / "here"))
+    run(*base, str(tmp_path / "there"), "--ray", "local")
+    for i in range(7):
+        here, there = (tmp_path / place / f"{i:03d}.png" for place in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()

@@ -281,8 +281,59 @@ def test_a_hole_is_filled_and_the_rest_stays(pipe: RACM3Pipeline, kb: KnowledgeB
     inside[20:44, 8:32] = True
     assert (pixels[~inside] == (200, 30, 90)).all()
     assert (pixels[inside] != (200, 30, 90)).any()
-    with pytest.raises(BowerbirdError, match="nothing of the mask"):
+    with pytest.raises(BowerbirdError, match="nothing of the `mask`"):
         pipe.infill(picture, Image.new("L", (64, 64)), "red circle", k=0)
+
+
+@pytest.mark.parametrize("way", [["--prompt", "red circle"], []])
+def test_a_mask_is_filled_in_and_the_png_gives_it_again(
+    pipe: RACM3Pipeline, kb_path: Path, tmp_path: Path, way: list[str]
+) -> None:
+    """`edit --mask`: white is filled in, gray and what is transparent stay; of two pictures at once, as of one."""
+    model = tmp_path / "model"
+    pipe.save_pretrained(model)
+    for name, color in (("a", (200, 30, 90)), ("b", (20, 160, 60))):
+        Image.new("RGB", (128, 128), color).save(tmp_path / f"{name}.png")
+    mask = Image.new("RGBA", (128, 128), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (20, 40, 60, 82))
+    mask.paste((90, 90, 90, 255), (100, 100, 120, 120))
+    mask.save(tmp_path / "mask.png")
+    how = [model, "--kb", kb_path, "--mask", tmp_path / "mask.png", *way, "-n", 1, "--seed", 4]
+    bowerbird(
+        "edit",
+        *how,
+        "--image",
+        tmp_path / "a.png",
+        "--image",
+        tmp_path / "b.png",
+        "--out",
+        tmp_path / "two",
+        cwd=tmp_path,
+    )
+    pixels = np.asarray(Image.open(tmp_path / "two" / "000.png"))
+    inside = np.zeros((64, 64), bool)
+    inside[20:44, 8:32] = True
+    assert (pixels[~inside] == (200, 30, 90)).all()
+    assert (pixels[inside] != (200, 30, 90)).any()
+    bowerbird("generate", model, "--from", tmp_path / "two" / "001.png", "--out", tmp_path / "again", cwd=tmp_path)
+    again = np.asarray(Image.open(tmp_path / "again" / "000.png"))
+    assert (again == np.asarray(Image.open(tmp_path / "two" / "001.png"))).all()
+
+
+def test_what_a_mask_cannot_be_is_one_line(pipe: RACM3Pipeline, kb_path: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    pipe.save_pretrained(model)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    Image.new("L", (64, 32), 255).save(tmp_path / "wide.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "all.png")
+    (tmp_path / "text.png").write_text("no picture")
+    how = ["--kb", kb_path, "--image", tmp_path / "a.png", "--prompt", "red circle", "--out", tmp_path / "no"]
+    for name, says in (("wide.png", "64 x 32 pixels and the picture 64 x 64"), ("text.png", "text.png")):
+        refused("edit", model, *how, "--mask", tmp_path / name, says=says, cwd=tmp_path)
+    whole = ["--mask", tmp_path / "all.png"]
+    refused("edit", model, *how, *whole, "--strength", 0.5, says="leave out --strength", cwd=tmp_path)
+    refused("edit", "tiny-knn", *how, *whole, says="does not fill in", cwd=tmp_path)
+    refused("edit", model, *how, says="give --mask F.png", cwd=tmp_path)
 
 
 def test_a_caption_is_the_likeliest_of_those_drawn(pipe: RACM3Pipeline, kb: KnowledgeBase) -> None:
@@ -298,6 +349,8 @@ def test_a_caption_is_the_likeliest_of_those_drawn(pipe: RACM3Pipeline, kb: Know
     assert best.log_likelihood == pytest.approx(max(draw.log_likelihood for draw in draws), abs=1e-4)
     alone = pipe.caption(picture, k=0)
     assert alone.neighbors.k == 0
+    with pytest.raises(BowerbirdError, match=r"k is from 0 to \d for this model, .* got 99"):
+        pipe.caption(picture, knowledge_base=kb, k=99)
 
 
 def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBase) -> None:
@@ -308,7 +361,7 @@ def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBas
         pipe(neighbors=pipe.own_references("x", [picture], ["long " * 40]))
     with pytest.raises(BowerbirdError, match="give `kb`"):
         pipe("red circle")
-    with pytest.raises(BowerbirdError, match="at most 8"):
+    with pytest.raises(BowerbirdError, match="k is from 0 to 8"):
         pipe("red circle", knowledge_base=kb, k=9)
     words = build_tokenizer(learn_pairs(["another model"], 520), 34)
     with pytest.raises(BowerbirdError, match="of another model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.evaluation import evaluate as evaluation
 from bowerbird.evaluation.likelihood import likelihood, without_itself
+from bowerbird.models import rarm_transformer
 from bowerbird.models.rarm_transformer import RARMTransformer
 from bowerbird.models.vq import to_tokens
 from bowerbird.systems import generation, records, regeneration
@@ -84,6 +86,28 @@ def test_kept_keys_and_values_change_nothing(network: RARMTransformer, condition
         decoder = Decoder(network)
         for length in (0, 1, 9):  # from nothing, on, and with tokens that somebody else put there
             torch.testing.assert_close(decoder(drawn[:, :length], torch.tensor(0), condition), whole[:, length])
+
+
+def test_one_position_is_computed_as_several_are_to_the_last_bit(
+    network: RARMTransformer, condition: Conditioning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generating calls functions where training calls modules; also where a module is not of the usual numbers."""
+    read = network.shifted(torch.randint(20, (3, 16), generator=torch.Generator().manual_seed(4)))
+
+    def logits() -> torch.Tensor:
+        state = network.begin(condition.neighbors)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return torch.stack([network.extend(read[:, i : i + 1], state) for i in range(16)])
+
+    fast = logits()
+    monkeypatch.setattr(
+        rarm_transformer,
+        "_run_position",
+        lambda block, h, neighbors, bias, past, length: rarm_transformer._run_block(
+            block, h[:, None], neighbors, bias, (past, length)
+        )[:, 0],
+    )
+    assert torch.equal(fast, logits())
 
 
 def test_a_token_depends_on_those_before_it_alone(network: RARMTransformer, condition: Conditioning) -> None:
@@ -196,14 +220,45 @@ def test_null_is_not_neighbors_and_weight_one_is_plain(pipe: RARMPipeline, kb: K
 
 def test_what_a_model_of_tokens_does_not_have_is_refused(pipe: RARMPipeline, kb: KnowledgeBase) -> None:
     hits = kb.search(text="red apple", k=2)
-    for wrong in ({"height": 128}, {"num_inference_steps": 20}, {"eta": 1.0}):
-        with pytest.raises(BowerbirdError, match="256 tokens, one a step"):
+    for wrong, says in (
+        ({"height": 128}, "height and width 64, got 128"),
+        ({"num_inference_steps": 20}, "num_inference_steps 256, got 20"),
+        ({"eta": 1.0}, "no eta"),
+    ):
+        with pytest.raises(BowerbirdError, match=f"256 tokens, one a step: {says}; leave that out"):
             pipe(neighbors=hits, **wrong)
+    assert pipe.capabilities.far_size(128, 128) is None  # it is refused
 
 
 def test_a_tokenizer_of_another_size_is_refused(pipe: RARMPipeline, network: RARMTransformer) -> None:
     with pytest.raises(MismatchError, match="predicts 20 symbols and the tokenizer has 32"):
         RARMPipeline(transformer=network, vae=pipe.vae)
+
+
+def test_a_tokenizer_of_another_model_is_refused_where_it_has_as_many_symbols(
+    pipe: RARMPipeline, tiny_rarm: Path, tmp_path: Path
+) -> None:
+    """A model of somebody's with another tokenizer put in, which had generated noise; the same one in half is taken."""
+    codes = pipe.vae.quantize.embedding.weight
+    before = codes.detach().clone()
+    kept = pipe.config.codebook
+    assert len(kept) == 16
+    try:
+        codes.data = before.half().float()
+        RARMPipeline(transformer=pipe.transformer, vae=pipe.vae, codebook=kept)
+        codes.data = before.flip(0)
+        with pytest.raises(MismatchError, match="32 symbols as the transformer, and they mean something else"):
+            RARMPipeline(transformer=pipe.transformer, vae=pipe.vae, codebook=kept)
+        RARMPipeline(transformer=pipe.transformer, vae=pipe.vae)  # of an older model nothing is known
+        pipe.vae.save_pretrained(tmp_path / "model" / "vae")
+    finally:
+        codes.data = before
+    for part in tiny_rarm.iterdir():
+        if part.name != "vae":
+            (shutil.copytree if part.is_dir() else shutil.copy)(part, tmp_path / "model" / part.name)
+    with pytest.raises(BowerbirdError, match="they mean something else") as error:
+        RARMPipeline.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(error.value)
 
 
 def test_record_says_how_tokens_were_drawn_and_gives_the_picture_again(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.knowledge.search import fusion
+from tests.faults.plain import PlainEncoder
 from tests.test_own_classes import run
 
 
@@ -74,3 +78,39 @@ def test_the_command_shows_them(kb_path: Path) -> None:
     assert "--min-score 0.99" in error
     assert "half of all items" in error
     assert json.loads(run("search", str(kb_path), "--text", "zebra", "--mode", "bm25", "--json")[0])["results"] == []
+
+
+class Directions(PlainEncoder):
+    """A text lies along the first axis, the picture of shade 0 along the second, others between, where words and
+    pictures that have them lead."""
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return np.tile(np.eye(12, dtype=np.float32)[0], (len(texts), 1))
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        shades = np.asarray([picture.getpixel((0, 0))[0] for picture in images])  # type: ignore[index]
+        made = np.zeros((len(images), 12), np.float32)
+        made[:, 1] = 1
+        made[:, 0] = np.where(shades > 0, 0.5 + shades / 1000, 0)
+        return made
+
+
+def test_words_that_an_item_has_all_of_are_not_outvoted_by_its_looks(tmp_path: Path) -> None:
+    captions = ["a red fox that jumps over a high fence", "a red house", "a red line", "a red square"]
+    for shade, caption in enumerate(captions):
+        Image.new("RGB", (8, 8), (20 * shade, 0, 0)).save(tmp_path / f"{shade}.png")
+        (tmp_path / f"{shade}.txt").write_text(caption)
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path, encoder=Directions())
+    assert kb.search(text="red fox", k=4).captions[0][0] != captions[0]
+    assert kb.search(text="red fox", k=4, alpha="auto").captions[0][0] == captions[0]
+    assert kb.search(text="red", k=3, alpha="auto").captions[0][0] in captions[1:]
+    part = kb.search(
+        text="red tulip growing outside", k=4, alpha="auto"
+    )  # one word of four: the embedding counts as much
+    assert part.scores[0, 0] > 1.9 / 63 > 1.9 / 64 > kb.search(text="red fox", k=4, alpha="auto").scores[0, 0]
+    assert fusion.weight_beside_words(1.0) == fusion.LEAST
+    assert fusion.weight_beside_words(0.5) == fusion.weight_beside_words(0.0) == 1
+    np.testing.assert_array_equal(fusion.shared_ranks(np.array([3.0, 2, 2, 1])), [0, 1, 1, 3])
+    for wrong in ("some", 2.0):
+        with pytest.raises(BowerbirdError, match="auto"):
+            kb.search(text="red", k=1, alpha=wrong)  # type: ignore[arg-type]

@@ -54,6 +54,36 @@ def test_defaults_for_other_data_are_dropped_and_said(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_captions_are_read_from_the_column_that_is_named(tmp_path: Path) -> None:
+    own = draw(tmp_path / "own", 3)
+    for text in own.glob("*.txt"):
+        text.unlink()
+    (own / "list.csv").write_text("file,beschreibung\n" + "\n".join(f"{i}.png,Quadrat {i}" for i in range(3)))
+    assert load_pictures(own, size=8, caption_column="beschreibung").captions == ("Quadrat 0", "Quadrat 1", "Quadrat 2")
+    small = ("--data", str(own), *SMALL)
+    said = train("tiny-autoencoder", *small, "--caption-column", "beschreibung", "--out", str(tmp_path / "run"))
+    assert "without a caption" not in said
+    said = train("tiny-autoencoder", *small, "--caption-column", "nope", "--out", str(tmp_path / "no"), expect=2)
+    assert "no row has the --caption-column 'nope'; there is beschreibung" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (
+            "system.tokenizer=tiny-autoencoder",
+            "tokenizer 'tiny-autoencoder' is an AutoencoderKL, which makes no tokens",
+        ),
+        ("system.encoder=tiny-rdm", "encoder 'tiny-rdm': a whole model is there"),
+    ],
+)
+def test_a_network_of_another_kind_is_said_to_be_one(tmp_path: Path, setting: str, says: str) -> None:
+    data = ("--data", str(draw(tmp_path / "own", 3)), "--out", str(tmp_path / "run"))
+    said = train("tiny-rarm", "--tiny", *data, "--set", setting, expect=2)
+    assert (says in said, "steps of" in said) == (True, False)  # nothing is announced before
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_a_recipe_keeps_of_its_columns() -> None:
     rdm = recipes.recipe("tiny-rdm")
     fitted, absent = fit_to_columns(rdm, {"style", "split", "hexcode", "mine"})

@@ -11,6 +11,7 @@ from bowerbird.cli.common import DeviceOption, JsonOption, print_json, say, say_
 from bowerbird.cli.filling import (
     CaptionOption,
     EncoderOption,
+    EngineOption,
     FetchOption,
     FilterOption,
     KbArgument,
@@ -87,6 +88,7 @@ def embed(
         Path, typer.Option("--out", metavar="DIR", help="Folder for the parquet parts; the same command resumes.")
     ],
     encoder: EncoderOption = "small",
+    engine: EngineOption = "torch",
     caption_column: CaptionOption = None,
     where: WhereOption = None,
     patches: PatchesOption = 0,
@@ -113,6 +115,7 @@ def embed(
     Example: bowerbird kb embed shards/*.tar --out embedded --workers 8
     """
     from bowerbird import encoders
+    from bowerbird.encoders import engines
     from bowerbird.knowledge.ingest.embed import embed as write_parts
     from bowerbird.knowledge.ingest.prepare import Choice
     from bowerbird.knowledge.search.planner import parse_memory
@@ -121,7 +124,7 @@ def embed(
         report = write_parts(
             source,
             out,
-            encoders.load(encoder, device=pick_device(device)),
+            encoders.load(engines.named(encoder, engine), device=pick_device(device)),
             Choice(caption_column, where, patches, fetch, private, check_max_pixels(max_pixels)),
             filter_fn=load_filter(keep),
             processes=workers,

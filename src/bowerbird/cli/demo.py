@@ -21,7 +21,7 @@ THINGS = ("avocado", "parachute", "carrot", "duck")
 at one by one (docs/log.md)."""
 STYLES = ("fluent", "icon-park")
 """The two databases that are exchanged: shaded pictures, and thick lines filled with blue."""
-COLORS = ("blue telephone", "pink telephone", "orange candy")
+COLORS = ("blue telephone", "pink telephone", "blue candy")
 """The collection has four of each in four colors, and none of their names says one."""
 EDIT = ("style = 'noto'", "crescent moon", "waxing gibbous moon")
 """Where the picture to edit is, what it shows, and what it becomes: the best of sixteen that were looked at."""

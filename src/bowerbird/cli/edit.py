@@ -20,12 +20,13 @@ from bowerbird.cli.common import (
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import print_result, say_fewer, say_warnings, warn_of_copies
+from bowerbird.cli.generate import others_given, print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 
 
 def edit(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of a model that edits.")
     ],
@@ -56,6 +57,14 @@ def edit(
     ] = None,
     encoder: OpenEncoderOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask",
+            metavar="F.png",
+            help="For a model that fills in, as tiny-racm3: white where something else is to come, the rest stays.",
+        ),
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="A picture of what it is to show, in place of --prompt.")
     ] = None,
@@ -95,11 +104,16 @@ def edit(
     img2img: Annotated[
         bool, typer.Option("--img2img", help="Only start from the picture; give a --strength below 1.")
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 20,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps; default 20, of a model of tokens one a token.", min=1)
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
     ] = None,
-    search_mode: Annotated[str, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed.")] = "hybrid",
+    search_mode: Annotated[
+        str | None,
+        typer.Option("--search-mode", help="hybrid (default), dense, bm25, captions or mixed; of a mask the model's."),
+    ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
     ] = None,
@@ -116,18 +130,22 @@ def edit(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Edit pictures by a text, a reference picture or an instruction; what they do not speak of stays.
+    """Edit pictures by a text, a reference picture, an instruction or a mask; what they do not speak of stays.
 
     The sheet shows each picture, its edit, and where they differ.
 
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
     """
-    if sum(given is not None for given in (prompt, reference, instruction)) != 1:
+    if mask is not None:
+        _check_mask(context, k, kb)
+        if where is not None and not (prompt or "").strip():
+            raise BowerbirdError("edit: --where is about what --prompt finds; give a --prompt with it")
+    elif sum(given is not None for given in (prompt, reference, instruction)) != 1:
         raise BowerbirdError(
             "edit: say what the picture is to show with --prompt T or --reference F, or what to change with"
-            " --instruction T, one of them"
+            " --instruction T, one of them; or where something else is to come with --mask F.png"
         )
-    if instruction is None and (kb is None or image_guidance is not None):
+    if mask is None and instruction is None and (kb is None or image_guidance is not None):
         raise BowerbirdError(
             "edit: give --kb, from which --prompt and --reference retrieve"
             if kb is None
@@ -142,9 +160,10 @@ def edit(
     output.check(out)
     signer = load_signer(sign_cert, sign_key)
     from bowerbird.core import images
+    from bowerbird.core.types import Neighbors
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems import generation, records, unfamiliar
+    from bowerbird.systems import filling, generation, records, unfamiliar
     from bowerbird.systems.queries import make_request
     from bowerbird.systems.reference_settings import Adapter, parse_lora
 
@@ -152,36 +171,51 @@ def edit(
     opened = None if kb is None else KnowledgeBase.open(kb, encoder=encoder)
     pictures = [images.read(path) for path in image]
     wanted = None if reference is None else images.read(reference)
+    marked = None if mask is None else images.read_with_alpha(mask)
     changes = tuple(map(parse_lora, lora or ()))
     pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
-    if not can.starts_from_image:
+    if can.fills != (mask is not None):
+        raise BowerbirdError(
+            f"model {model!r} fills in what a mask marks; give --mask F.png, white where something else is to come"
+            if can.fills
+            else f"model {model!r} does not fill in what a mask marks; leave --mask out, or use a model like tiny-racm3"
+        )
+    if marked is not None:
+        pictures = [filling.with_hole(picture, marked, can.sizes[-1]) for picture in pictures]
+    if not can.fills and not can.starts_from_image:
         raise BowerbirdError(
             f"model {model!r} is {with_article(type(pipe).__name__)}, which does not edit; use tiny-knn, or train"
             " one: bowerbird train tiny-knn"
         )
-    if can.instructs != (instruction is not None):
+    if not can.fills and can.instructs != (instruction is not None):
         raise BowerbirdError(
             f"model {model!r} edits by instruction; give --instruction"
             if can.instructs
             else f"model {model!r} reads no instruction; give --prompt, or use tiny-instruct"
         )
-    if not can.edits and not img2img:
+    if not can.fills and not can.edits and not img2img:
         raise BowerbirdError(
             f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
         )
-    request = pipe.resolve(
-        make_request(
-            instruction or prompt,
-            wanted,
-            k=k,
-            search_mode=search_mode,
-            where=where,
-            allow_no_neighbors=allow_no_neighbors,
-        ),
-        opened,
-    )
-    hits = pipe.retrieve(request, opened, len(pictures) * n)
+    if mask is not None and not (prompt or "").strip():
+        each = [pipe.retrieve_like(picture, opened, k) for picture in pictures]
+        hits = Neighbors.stack(each).repeat(n)
+        record: dict[str, Any] = {"k": hits.k, "search_mode": None}
+    else:
+        request = pipe.resolve(
+            make_request(
+                instruction or prompt,
+                wanted,
+                k=k,
+                search_mode=search_mode or (None if can.fills else "hybrid"),
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+            ),
+            opened,
+        )
+        hits = pipe.retrieve(request, opened, len(pictures) * n)
+        record = {"k": request.k, "search_mode": request.search_mode}
     if opened is not None:
         say_fewer(pipe, opened, k)
     if can.instructs and change_threshold is None:
@@ -193,7 +227,7 @@ def edit(
     }
     how = {key: value for key, value in how.items() if value is not None}
     settings = generation.Settings(
-        steps=steps,
+        steps=steps or (pipe.defaults.num_inference_steps if can.fills else 20),
         guidance_scale=pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale,
         sampler=sampler,
         seed=seed,
@@ -207,13 +241,12 @@ def edit(
         report = tracker(bar, "editing", len(sources))
         made = generation.generate(pipe, hits, settings, sources=sources, progress=report)
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
-    record: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "prompt": instruction or prompt,
         "reference": None if reference is None else str(reference),
         "edited": [str(path) for path in image],
     }
-    record = {key: value for key, value in record.items() if value}
-    record |= {"k": request.k, "search_mode": request.search_mode, "where": where}
+    record = {key: value for key, value in asked.items() if value} | record | {"where": where}
     made_records = records.generation_records(
         pipe,
         model,
@@ -229,3 +262,36 @@ def edit(
     paths = output.write(kept.images, made_records, kept.hits, out, sources=sources, signer=signer)
     warn_of_copies(kept, paths)
     print_result(paths, out, as_json, "edit")
+
+
+BESIDE_MASK = (
+    "model",
+    "image",
+    "out",
+    "kb",
+    "encoder",
+    "prompt",
+    "mask",
+    "k",
+    "n",
+    "guidance_scale",
+    "search_mode",
+    "where",
+    "allow_no_neighbors",
+    "on_copy",
+    "sign_cert",
+    "sign_key",
+    "seed",
+    "system",
+    "device",
+    "as_json",
+)
+"""What can be given beside --mask."""
+
+
+def _check_mask(context: typer.Context, k: int | None, kb: str | None) -> None:
+    """Raises: BowerbirdError for an option that filling in does not have, or nothing to retrieve from."""
+    if given := others_given(context, BESIDE_MASK):
+        raise BowerbirdError(f"edit: a --mask is filled in with what --prompt says; leave out {', '.join(given)}")
+    if kb is None and k != 0:
+        raise BowerbirdError("edit: give a knowledge base with --kb, or -k 0 for the picture and the prompt alone")

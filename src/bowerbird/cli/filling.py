@@ -38,6 +38,13 @@ SourceArgument = Annotated[
 EncoderOption = Annotated[
     str, typer.Option(help="small (bundled), a directory or hub id of CLIP, SigLIP2, DINO …, or your own module:Class.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Runs the encoder's network for pictures: torch, onnx or openvino (same numbers to 0.001), bfloat16.",
+    ),
+]
 CaptionEncoderOption = Annotated[
     str | None,
     typer.Option(

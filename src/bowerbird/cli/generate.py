@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -58,6 +58,10 @@ def generate(
             help="A prompt a line (.txt), or an object a line (.jsonl) with seed, n, k, where, … of its own; resumes.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="With --prompts: a Ray cluster; local for one on this machine."),
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="Generate from this picture; several are used together.")
     ] = None,
@@ -105,6 +109,19 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option("--min-p", help="Draw tokens at least so many times as likely as the likeliest.")
     ] = None,
+    patch_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-weight", help="Of models of tokens: merge what follows the nearest windows of --kb, 0 to 1 (DAiD)."
+        ),
+    ] = None,
+    patch_neighbors: Annotated[
+        int | None, typer.Option("--patch-neighbors", help="Windows looked at for each token; default 64.")
+    ] = None,
+    patch_temperature: Annotated[
+        float | None,
+        typer.Option("--patch-temperature", help="How slowly windows count less with distance; default 0.1."),
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="dpmsolver++, ddim, unipc or module:Class; default the model's.")
     ] = None,
@@ -120,7 +137,7 @@ def generate(
         str | None, typer.Option("--image-mode", help="image+neighbors, image, or neighbors.")
     ] = None,
     search_mode: Annotated[
-        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25 or mixed; default the model's.")
+        str | None, typer.Option("--search-mode", help="hybrid, dense, bm25, captions or mixed; default the model's.")
     ] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
@@ -324,6 +341,9 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        patch_weight=patch_weight,
+        patch_neighbors=patch_neighbors,
+        patch_temperature=patch_temperature,
         sampler=sampler,
         eta=eta,
         height=height or size,
@@ -346,8 +366,12 @@ def generate(
     guard.check_policy(on_copy)
     if best_of > 1 and (not prompt or several or prompts is not None or critic is not None):
         raise BowerbirdError("generate: --best-of goes with one --prompt, without --prompts and --critic")
+    if ray is not None and prompts is None and not several:
+        raise BowerbirdError("generate: --ray spreads a list; give it with --prompts FILE, or leave it out")
+    if ray is not None and signer is not None:
+        raise BowerbirdError("generate: with --ray nothing is signed, as the key stays here; leave one of them out")
     if prompts is not None or several:
-        _series(prompts, several, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer)
+        _series(prompts, several, job, model, kb, encoder, on_copy, out, device, dtype, how, as_json, signer, ray)
         return
     jobs.check(job, has_kb=kb is not None)
     opened = KnowledgeBase.open(kb, encoder=encoder) if kb is not None else None
@@ -406,10 +430,11 @@ def _series(
     adapter: Adapter | None,
     as_json: bool,
     signer: Signer | None,
+    ray: str | None,
 ) -> None:
     """Every line of a file of prompts, or every one of `several`, with one model."""
     from bowerbird.data.report import SourceReport
-    from bowerbird.evaluation.copies import guard
+    from bowerbird.evaluation.copies import guard, series_on_ray
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import prompt_file, series
 
@@ -435,10 +460,19 @@ def _series(
     def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
         return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=on_copy)
 
+    def spread(groups: list[list[str]]) -> series.Series:
+        place = str(Path(model).absolute()) if Path(model).is_dir() else model
+        base = None if kb is None else kb if "://" in kb else str(Path(kb).absolute())
+        task = series_on_ray.Task(place, device, dtype, adapter, base, encoder, work, out.absolute(), on_copy)
+        return series_on_ray.generate(groups, task, str(ray))
+
     with progress_bar(as_json) as bar:
         total = sum(job.n for job in work)
         report = tracker(bar, "generating", total)
-        made = series.run(pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, progress=report)
+        where = None if ray is None else spread
+        made = series.run(
+            pipe, model, opened, work, out, finish=finish, how=on_copy, signer=signer, elsewhere=where, progress=report
+        )
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
     for line in made.notes:
@@ -465,15 +499,19 @@ BESIDE_FROM = (
 """What can be given beside --from; everything else is in the record."""
 
 
-def _check_beside(context: typer.Context) -> None:
-    """Raises: BowerbirdError for an option that --from would pass over."""
-    given = [
+def others_given(context: typer.Context, beside: Collection[str]) -> list[str]:
+    """The flags that were given and are of no parameter of `beside`."""
+    return [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if parameter.name not in BESIDE_FROM
+        if parameter.name not in beside
         and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
     ]
-    if given:
+
+
+def _check_beside(context: typer.Context) -> None:
+    """Raises: BowerbirdError for an option that --from would pass over."""
+    if given := others_given(context, BESIDE_FROM):
         raise BowerbirdError(
             f"generate: --from makes the picture again as its record says; leave out {', '.join(given)}, or leave out"
             " --from to generate another"

@@ -14,6 +14,7 @@ from bowerbird.cli.filling import (
     CreditOption,
     DedupOption,
     EncoderOption,
+    EngineOption,
     FetchOption,
     FilterOption,
     KbArgument,
@@ -48,6 +49,7 @@ def build(
     kb: KbArgument,
     source: SourceArgument,
     encoder: EncoderOption = "small",
+    engine: EngineOption = "torch",
     caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
@@ -84,6 +86,7 @@ def build(
 
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
+    from bowerbird.encoders import engines
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
@@ -92,7 +95,7 @@ def build(
         made, done = KnowledgeBase.build(
             kb,
             list(source),
-            encoder=encoder,
+            encoder=engines.named(encoder, engine),
             caption_encoder=caption_encoder,
             normalize=normalize,
             caption_column=caption_column,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,7 +71,12 @@ def search(
         float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
     ] = 0.0,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", help="hybrid by scores, this share dense; default by ranks.")
+        str | None,
+        typer.Option(
+            "--alpha",
+            metavar="SHARE|auto",
+            help="hybrid by scores, this share dense; auto: by ranks, dense as much as words leave open.",
+        ),
     ] = None,
     min_score: Annotated[
         float | None,
@@ -109,7 +114,14 @@ def search(
             kb,
             queries,
             mode,
-            {"k": k, "where": where, "diversity": diversity, "exact": exact, "alpha": alpha, "min_score": min_score}
+            {
+                "k": k,
+                "where": where,
+                "diversity": diversity,
+                "exact": exact,
+                "alpha": _share(alpha),
+                "min_score": min_score,
+            }
             | {"typos": typos, "rerank": reranker},
             (encoder, caption_encoder),
             device,
@@ -130,7 +142,7 @@ def search(
     options["min_score"] = min_score
     usual: np.ndarray | None = None
     if single is not None:
-        hits = opened.search(text=single, mode=mode, alpha=alpha, typos=typos, rerank=reranker, **options)
+        hits = opened.search(text=single, mode=mode, alpha=_share(alpha), typos=typos, rerank=reranker, **options)
         hits = _covering(opened, hits, mode, where) if cover else hits
         query: dict[str, Any] = {"text": single}
         if mode not in ("bm25", "captions") and (as_json or min_score is not None) and embeds_text(opened.encoder):
@@ -281,6 +293,18 @@ def _usual(usual: np.ndarray) -> dict[str, float]:
 
     shares = {"half": 0.5, "a tenth": 0.9, "a hundredth": 0.99}
     return {name: round(float(np.quantile(usual, below)), 6) for name, below in shares.items()}
+
+
+def _share(text: str | None) -> float | Literal["auto"] | None:
+    """What --alpha says. Raises: BowerbirdError for what is neither a number nor auto."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BowerbirdError(f"--alpha {text[:40]!r}: a share from 0 to 1, as in 0.5, or auto") from error
 
 
 def _count(kb: KnowledgeBase, k: int | None) -> int | None:

@@ -23,6 +23,7 @@ from bowerbird.cli.common import (
     say_source,
     show_progress,
 )
+from bowerbird.cli.filling import CaptionOption
 from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.tensors import pick_device
 
@@ -41,6 +42,7 @@ def train(
     kb: Annotated[
         str | None, typer.Option(help="Train on the pictures of this knowledge base instead of --data.")
     ] = None,
+    caption_column: CaptionOption = None,
     base: Annotated[
         str | None,
         typer.Option("--base", "--model", help="The base, or the model, that is trained on: --set system.base=…."),
@@ -124,7 +126,9 @@ def train(
 
         if _is_first():
             hub.reserve(push_to_hub)
-    columns, read = _source(data, kb, chosen)
+    if caption_column is not None and kb is not None:
+        raise BowerbirdError("train: `caption_column` is of --data; a knowledge base has its captions already")
+    columns, read = _source(data, kb, chosen, caption_column)
     chosen, absent = fit_to_columns(chosen, columns, given)
     if absent and _is_first():
         say(f"{chosen.name}: this data has no {', '.join(absent)}, so what the recipe would do by it is left out")
@@ -288,7 +292,9 @@ def _say_left_out(pictures: Pictures) -> None:
         say(f"{len(pictures.left_out)} of {len(pictures) + len(pictures.left_out)} items were left out")
 
 
-def _source(data: str | None, kb: str | None, recipe: Recipe) -> tuple[Collection[str], Callable[[Recipe], Pictures]]:
+def _source(
+    data: str | None, kb: str | None, recipe: Recipe, caption_column: str | None
+) -> tuple[Collection[str], Callable[[Recipe], Pictures]]:
     """The columns of what is trained on, and what gives the pictures that a recipe, fitted to them, takes of it."""
     from bowerbird.data.pictures import load_pictures, pictures_of
 
@@ -298,7 +304,9 @@ def _source(data: str | None, kb: str | None, recipe: Recipe) -> tuple[Collectio
         base = KnowledgeBase.open(kb)
         return base.info()["metadata"], lambda r: pictures_of(base, size=r.size, where=r.where, limit=r.limit)
     limit = None if recipe.where else recipe.limit
-    everything = load_pictures(str(data), size=recipe.size, limit=limit, transparency=recipe.transparency)
+    everything = load_pictures(
+        str(data), size=recipe.size, limit=limit, transparency=recipe.transparency, caption_column=caption_column
+    )
     return everything.columns, lambda r: everything.filter(r.where, r.limit)
 
 

@@ -239,12 +239,20 @@ def read(path: str | Path) -> Image.Image:
 
     Raises: PictureError when there is no such file or it is no picture.
     """
-    path = Path(path)
+    return _read(Path(path), "white")
+
+
+def read_with_alpha(path: str | Path) -> Image.Image:
+    """As `read`, as RGBA."""
+    return _read(Path(path), None)
+
+
+def _read(path: Path, background: str | None) -> Image.Image:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PictureError(f"{path}: cannot be read ({error.strerror}); give the path of a picture file") from error
-    return decode(data, str(path))
+    return decode(data, str(path), background)
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

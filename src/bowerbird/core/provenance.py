@@ -38,10 +38,10 @@ def parameters(record: dict[str, Any]) -> str:
     }
     if "edit" in record:
         how = record["edit"]
-        by_instruction = "image_guidance" in how
-        settings |= (
-            {"Image CFG scale": how["image_guidance"]} if by_instruction else {"Denoising strength": how["strength"]}
-        )
+        if "image_guidance" in how:
+            settings["Image CFG scale"] = how["image_guidance"]
+        elif not how.get("fills"):  # a hole is filled from nothing of what was there
+            settings["Denoising strength"] = how["strength"]
     return printable(first) + "\n" + ", ".join(f"{key}: {printable(str(value))}" for key, value in settings.items())
 
 

@@ -19,13 +19,16 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the bar that transformers shows while it reads weights, in this block."""
+    """Without the bar that transformers shows while it reads weights, and its report of those that it does not need, in
+    this block."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(loud)
         if shown:
             logging.enable_progress_bar()

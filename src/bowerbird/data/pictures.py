@@ -142,15 +142,18 @@ def load_pictures(
     where: str | None = None,
     limit: int | None = None,
     transparency: bool = False,
+    caption_column: str | None = None,
 ) -> Pictures:
     """Decode `source` (any SOURCE of the command line) to squares of `size` pixels, keeping the rows that satisfy
-    `where`, and with `transparency` their alpha beside what is seen on white.
+    `where`, and with `transparency` their alpha beside what is seen on white. `caption_column`: see `SourceOptions`.
 
     One file is in memory at a time. Raises: BowerbirdError when nothing is left.
     """
     arrays, alphas, captions, metadata, ids, left_out = [], [], [], [], [], []
     report = SourceReport()
-    for item in islice(registry.read(source, report=report), limit if where is None else None):
+    for item in islice(
+        registry.read(source, caption_column=caption_column, report=report), limit if where is None else None
+    ):
         try:
             image = decode_item(item)
             alpha = images.decode(item.data, item.name, None).getchannel("A") if transparency else None

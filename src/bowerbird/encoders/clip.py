@@ -18,6 +18,7 @@ from bowerbird.encoders.clip_tokens import image_tokens, text_tokens
 from bowerbird.models import network_files
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
@@ -84,6 +85,10 @@ class ClipEncoder:
                 parts.append(_pool(self.model.get_image_features(**made)))
         return np.concatenate(parts)
 
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the network is given of n pictures, float32 `(n, 3, S, S)`."""
+        return self.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+
     @property
     def token_dim(self) -> int:
         """As of a `TokenEncoder`: the space of the whole."""
@@ -109,11 +114,24 @@ class ClipEncoder:
         with torch.inference_mode():  # one alone: what it gives is not to depend on the padding of others
             return [text_tokens(self.model, *self._read([text]))[0] for text in texts]
 
+    def tower(self) -> torch.nn.Module:
+        """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
+        from bowerbird.models.tower import Tower
+
+        if not hasattr(self.model.config.vision_config, "image_size"):
+            raise BowerbirdError(f"encoder {self.name!r} takes pictures of any shape, with more than their pixels")
+        return Tower(self.model, "get_image_features", _pooled)
+
 
 def _pool(output: Any) -> np.ndarray:
+    found: np.ndarray = _pooled(output).float().cpu().numpy()
+    return found
+
+
+def _pooled(output: Any) -> torch.Tensor:
     """transformers 5 returns an object, 4 a tensor."""
-    tensor = getattr(output, "pooler_output", output)
-    return tensor.float().cpu().numpy()
+    tensor: torch.Tensor = getattr(output, "pooler_output", output)
+    return tensor
 
 
 def load_clip(path: str | Path, *, name: str, device: str = "cpu", fetch: bool = False) -> ClipEncoder:

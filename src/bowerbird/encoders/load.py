@@ -19,7 +19,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.text import printable
 from bowerbird.core.types import Encoder, TextEncoder
-from bowerbird.encoders import installed, known, options, photos, sentence
+from bowerbird.encoders import engines, installed, known, options, photos, sentence
 from bowerbird.encoders.clip import load_clip
 from bowerbird.encoders.options import Options
 from bowerbird.models.weights import bundled
@@ -56,13 +56,16 @@ def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
     """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
     layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
     ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
-    `device=` where it takes that). Settings stand behind the name (`encoders.options`).
+    `device=` where it takes that). Settings stand behind the name (`encoders.options`),
+    and behind them another program to run its network for pictures, as in `small@onnx` (`encoders.engines`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
     directory elsewhere it is the last part. Raises: BowerbirdError when there is no such encoder or the directory
     holds something else.
     """
-    text = str(name)
+    text, engine = engines.split(str(name))
+    if engine is not None:
+        return _with_engine(load(text, device=engines.device_of(engine, device)), engine)
     if plugins.is_path(text):
         return _instance(plugins.load_object(text, "encoder"), text, device)
     return _named(text, device) or _hub(text, device, fetch=True)
@@ -78,12 +81,22 @@ def load_text(name: str | Path, *, device: str = "cpu") -> TextEncoder:
     return _text_here(text, device) or _text_hub(text, device, fetch=True)
 
 
+def _with_engine(encoder: Encoder, engine: str) -> Encoder:
+    """The encoder in another engine; where it lies stays known."""
+    made = engines.with_engine(encoder, engine)
+    place = known.place_of(encoder.fingerprint)
+    if place is not None and not bundled(encoder.name):
+        known.remember(made.fingerprint, place)
+    return made
+
+
 def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encoder:
     """The encoder that a file calls `name`, a knowledge base or a model, which may be anybody's: one that is on this
     machine. Nothing is fetched, and no code runs but that of installed encoders, which whoever installed them chose.
 
     With `fingerprint` a directory is found where it was last opened, too. Raises: BowerbirdError when it is not here.
     """
+    name, engine = engines.split(name)
     if plugins.is_path(name):
         raise BowerbirdError(
             f"encoder {name!r} is somebody's own code, and a name that is recorded runs none; give it yourself:"
@@ -93,10 +106,12 @@ def load_recorded(name: str, fingerprint: str, *, device: str = "cpu") -> Encode
     for place in (known.place_of(fingerprint), Path(bare)):
         if place is not None and not _has_a_name(bare) and place.is_dir():
             found = _directory(place, name, given, device)
+            found = found if engine is None else _with_engine(found, engine)
             if found.fingerprint == fingerprint:
                 return found
     try:
-        return _named(name, device) or _hub(name, device, fetch=False)
+        here = _named(name, device) or _hub(name, device, fetch=False)
+        return here if engine is None else _with_engine(here, engine)
     except BowerbirdError as error:
         raise _not_here(name, fingerprint, "encoder") from error
 
@@ -126,9 +141,10 @@ def _not_here(name: str, fingerprint: str, what: str) -> BowerbirdError:
 
 def place_of(encoder: Encoder | TextEncoder) -> str:
     """What another process on this machine gives `load` or `load_text` to get this `encoder`."""
-    bare, given = (encoder.name, options.NONE) if plugins.is_path(encoder.name) else options.split(encoder.name)
+    name, engine = engines.split(encoder.name)
+    bare, given = (name, options.NONE) if plugins.is_path(name) else options.split(name)
     place = None if _has_a_name(bare) else known.place_of(encoder.fingerprint)
-    return encoder.name if place is None else f"{place}{given}"
+    return encoder.name if place is None else engines.named(f"{place}{given}", engine or engines.TORCH)
 
 
 def _named(text: str, device: str) -> Encoder | None:
@@ -194,6 +210,10 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: Path, name: str, given: Options, device: str) -> Encoder:
+    if (path / "model_index.json").is_file():
+        raise BowerbirdError(
+            f"encoder {name!r}: a whole model is there, which embeds nothing; give an encoder, as small"
+        )
     kind = _kind(path)
     if kind not in BUILT_IN:
         remedy = (

@@ -15,7 +15,7 @@ from bowerbird.core import files, images, tensors
 from bowerbird.core.opening import opening
 from bowerbird.models import network_files
 from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
-from bowerbird.models.small_encoder import SmallEncoderConfig, SmallEncoderModel
+from bowerbird.models.small_encoder import PictureTower, SmallEncoderConfig, SmallEncoderModel
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,18 @@ class SmallEncoder:
 
     def embed_images_with_tokens(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, list[np.ndarray]]:
         """As `TokenEncoder`: the whole, and what each place of a grid adds to it."""
-        tokens = list(self._through(self.model.encode_tokens, pictures)) if pictures else []
-        return self.embed_images(pictures), tokens
+        import torch
+
+        if not pictures:
+            return self.embed_images(pictures), []
+
+        def both(x: torch.Tensor) -> torch.Tensor:
+            vectors, tokens = self.model.encode_with_tokens(x)
+            return torch.cat([vectors, tokens.flatten(1)], 1)
+
+        found = self._through(both, pictures)
+        tokens = found[:, self.dim :].reshape(len(found), -1, self.token_dim)
+        return np.ascontiguousarray(found[:, : self.dim]), list(tokens)
 
     def embed_text_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `TokenEncoder`: the whole, and each word."""
@@ -69,17 +79,24 @@ class SmallEncoder:
         """What `network` makes of pixels, for one picture or more."""
         import torch
 
-        size = self.model.config.image_size
         chunks = [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
 
         def embed(chunk: Sequence[Image.Image]) -> torch.Tensor:
-            squares = [images.square(picture, size) for picture in chunk]
-            batch = tensors.to_float(tensors.stack(squares + [squares[-1]] * (BATCH - len(squares))))
+            pixels = self.pixels(chunk)
+            batch = torch.cat([pixels, *[pixels[-1:]] * (BATCH - len(pixels))])
             with torch.inference_mode():
                 return network(batch.to(self.device)).cpu()
 
         parts = tensors.side_by_side(embed, chunks) if self.device == "cpu" else [embed(chunk) for chunk in chunks]
         return torch.cat(parts)[: len(pictures)].numpy()
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the network is given of n pictures, float32 `(n, 3, S, S)` in [-1, 1]."""
+        return tensors.to_float(tensors.stack([images.square(each, self.model.config.image_size) for each in pictures]))
+
+    def tower(self) -> torch.nn.Module:
+        """The network for pictures: pixels -> raw embeddings `(n, dim)`."""
+        return PictureTower(self.model) if isinstance(self.model, SmallEncoderModel) else self.model
 
     def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Float `(n, 3, S, S)` in [-1, 1], S the network's own size -> raw `(n, dim)`, all at once on the encoder's

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -520,7 +520,7 @@ class KnowledgeBase:
         where: str | None = None,
         include_self: bool = False,
         exact: bool = False,
-        alpha: float | None = None,
+        alpha: float | Literal["auto"] | None = None,
         diversity: float = 0.0,
         min_score: float | None = None,
         typos: bool = True,
@@ -532,7 +532,8 @@ class KnowledgeBase:
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `captions` what captions mean, where they
         have vectors; `hybrid` fuses these rankings (reciprocal rank, or with `alpha` scores, that share of them the
-        dense ones), the dense one led by the pictures whose words match; `mixed` compares the query, a picture too,
+        dense ones; with `alpha="auto"` the dense ranks count what the words leave open), the dense one led by the
+        pictures whose words match; `mixed` compares the query, a picture too,
         with the mean of picture and caption. `exact` compares with every item, whatever the index. `diversity` from 0
         to 1 prefers results unlike those before (maximal marginal relevance). `min_score` leaves out what is less
         similar to the query: a cosine, or with `bm25` a BM25 score (`measures` of the result has both; `similarities`
@@ -561,8 +562,11 @@ class KnowledgeBase:
                 f"k = {k} neighbors are asked for and {self.path} holds {len(self)} items; choose k from 1 to"
                 f" {len(self)}"
             )
-        if not 0 <= diversity <= 1 or not 0 <= (alpha or 0.0) <= 1:
-            raise BowerbirdError(f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}")
+        share = 0.0 if alpha is None or alpha == query.AUTO else alpha
+        if not 0 <= diversity <= 1 or isinstance(share, str) or not 0 <= share <= 1:
+            raise BowerbirdError(
+                f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}; alpha may be auto"
+            )
         words_alone = text is not None and mode == "bm25"
         if min_score is not None and not (min_score >= 0 if words_alone else -1 <= min_score <= 1):
             raise BowerbirdError(

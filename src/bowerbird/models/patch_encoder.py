@@ -78,11 +78,18 @@ class PatchEncoderModel(WordTower):
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(n, 3, S, S)` -> semantic and style, of length 1, and the patches `(n, tokens, token_dim)` as the layers
         give them; `normal_patches` brings those to unit variance."""
+        return self._parts(x, *self._trunk(x))
+
+    def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last layer's places, and the statistics of every layer."""
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
             statistics += center_and_spread(h.float())
-        style = self.style(torch.cat(statistics, 1))
+        return h, torch.cat(statistics, 1)
+
+    def _parts(self, x: Tensor, h: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        style = self.style(statistics)
         patches = (self.patches(h) + self.pixels(x)).flatten(2).transpose(1, 2)
         return F.normalize(self.semantic(h).float(), dim=1), F.normalize(style.float(), dim=1), patches.float()
 
@@ -99,22 +106,24 @@ class PatchEncoderModel(WordTower):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """`(n, 3, S, S)` in [-1, 1] -> `(n, embed_dim)`."""
-        semantic, style, patches = self.parts(x)
+        return self._weighed(*self.parts(x))
+
+    def _weighed(self, semantic: Tensor, style: Tensor, patches: Tensor) -> Tensor:
         tokens = self.normal_patches(patches).flatten(1)
         tokens = tokens * (self.config.token_weight / tokens.shape[1] ** 0.5)
         return torch.cat([semantic, tokens, self.config.style_weight * style], 1)
 
-    def encode_tokens(self, x: Tensor) -> Tensor:
-        """`(n, 3, S, S)` in [-1, 1] -> the semantic part, and what each place adds to it, of length 1 each,
-        `(n, 1 + places, meaning_dim)`: the patches themselves are trained to give the picture back, in a space that no
-        text shares."""
-        for stage in self.stages:
-            x = stage(x)
+    def encode_with_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_pixels` gives, and the semantic part with what each place adds to it, of length 1 each, `(n, 1 +
+        places, meaning_dim)`: the patches themselves are trained to give the picture back, in a space that no text
+        shares."""
+        h, statistics = self._trunk(x)
         *features, _, last = self.semantic
+        places = h
         for layer in features:
-            x = layer(x)
+            places = layer(places)
         assert isinstance(last, nn.Linear)
-        return whole_and_places(contributions(x, last))
+        return self._weighed(*self._parts(x, h, statistics)), whole_and_places(contributions(places, last))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """n texts -> `(n, embed_dim)`, zero but for the semantic part."""

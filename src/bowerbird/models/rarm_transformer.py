@@ -94,11 +94,18 @@ class RARMTransformer(ModelMixin, ConfigMixin):
     def extend(self, sample: Tensor, state: DecodingState) -> Tensor:
         """What is read at the next T positions `(B, T)` -> the logits of the token after the last of them `(B,
         symbols)`; `state` goes on by T."""
-        h = self._embed(sample, state.length)
-        for block, neighbors, past in zip(self.transformer_blocks, state.neighbors, state.past, strict=True):
-            h = _run_block(block, h, neighbors, state.bias, (past, state.length))
-        state.length += sample.shape[1]
-        return self._logits(h[:, -1])
+        h, count = self._embed(sample, state.length), sample.shape[1]
+        blocks = zip(self.transformer_blocks, state.neighbors, state.past, strict=True)
+        if count == 1:
+            h = h[:, 0]
+            for block, neighbors, past in blocks:
+                h = _run_position(block, h, neighbors, state.bias, past, state.length)
+        else:
+            for block, neighbors, past in blocks:
+                h = _run_block(block, h, neighbors, state.bias, (past, state.length))
+            h = h[:, -1]
+        state.length += count
+        return self._logits(h)
 
     def _embed(self, sample: Tensor, first: int) -> Tensor:
         embedded: Tensor = self.proj_in(sample)
@@ -148,6 +155,43 @@ def _run_block(
     h = h + _out(block.attn2, seen)
     made: Tensor = h + block.ff(block.norm3(h))
     return made
+
+
+def _run_position(
+    block: Any,
+    h: Tensor,
+    neighbors: tuple[Tensor, Tensor],
+    bias: Tensor,
+    past: tuple[Tensor, Tensor],
+    length: int,
+) -> Tensor:
+    """`_run_block` over one position `(B, channels)`, the same to the last bit. Reading the weights is most of what it
+    takes at batch 1, and calling modules was most of the rest, so their functions are called."""
+    own, other = block.attn1, block.attn2
+    rows, channels = h.shape
+    each = (rows, own.heads, channels // own.heads)
+    x = _normalized(block.norm1, h)
+    keys, values = past
+    keys[:, :, length] = F.linear(x, own.to_k.weight).view(each)
+    values[:, :, length] = F.linear(x, own.to_v.weight).view(each)
+    q = F.linear(x, own.to_q.weight).view(each)[:, :, None]
+    end = length + 1
+    read = F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end])
+    h = h + _linear(own.to_out[0], read.reshape(rows, channels))
+    q = F.linear(_normalized(block.norm2, h), other.to_q.weight).view(each)[:, :, None]
+    read = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
+    h = h + _linear(other.to_out[0], read.reshape(rows, channels))
+    wide, gate = _linear(block.ff.net[0].proj, _normalized(block.norm3, h)).chunk(2, -1)
+    made: Tensor = h + _linear(block.ff.net[2], wide * F.gelu(gate))
+    return made
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def _normalized(norm: Any, x: Tensor) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _out(attention: Any, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ and grammar are not represented.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
 import zlib
@@ -131,6 +132,33 @@ def whole_and_places(tokens: Tensor) -> Tensor:
     return F.normalize(torch.cat([tokens.sum(1, keepdim=True), tokens], 1).float(), dim=2)
 
 
+class AreaByProducts(nn.Module):
+    """What `F.interpolate(x, to, mode="area")` gives of pictures of side `size`, but for rounding: two products of
+    matrices, which every format of networks has."""
+
+    def __init__(self, size: int, to: int) -> None:
+        super().__init__()
+        self.shares: Tensor
+        self.register_buffer("shares", F.interpolate(torch.eye(size)[None], to, mode="area")[0].T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shares @ x @ self.shares.T
+
+
+class PictureTower(nn.Module):
+    """The network for pictures of a small encoder, in a form that can be exported."""
+
+    def __init__(self, model: SmallEncoderModel) -> None:
+        super().__init__()
+        self.model = copy.copy(model)  # the weights are shared
+        area = AreaByProducts(model.config.image_size, model.config.look_size).to(model.look_mean.device)
+        self.area = area
+        object.__setattr__(self.model, "_low", lambda x: area(x.float()).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode_pixels(x)
+
+
 class SmallEncoderModel(WordTower):
     """Picture `(n, 3, S, S)` in [-1, 1] or text -> raw embedding `(n, embed_dim)`; `.encode_pixels` and `.encode_text`.
 
@@ -184,25 +212,34 @@ class SmallEncoderModel(WordTower):
     def picture_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(n, 3, S, S)` in [-1, 1] -> meaning and hand, of length 1, and look, of mean length 1 over the training's
         pictures."""
+        return self._parts(x, *self._trunk(x))
+
+    def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last layer's places, and the statistics of every layer."""
         h, statistics = x, []
         for stage in self.stages:
             h = stage(h)
             statistics += center_and_spread(h.float())
-        meaning = self.meaning(self.layout(h).flatten(1))
-        hand = self.hand(torch.cat(statistics, 1))
+        return self.layout(h), torch.cat(statistics, 1)
+
+    def _parts(self, x: Tensor, places: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        meaning = self.meaning(places.flatten(1))
+        hand = self.hand(statistics)
         look = (self._low(x) - self.look_mean) @ self.look_basis
         return F.normalize(meaning.float(), dim=1), look.float(), F.normalize(hand.float(), dim=1)
 
-    def encode_tokens(self, x: Tensor) -> Tensor:
-        """`(n, 3, S, S)` in [-1, 1] -> the meaning, and what each place adds to it, of length 1 each,
+    def encode_with_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_pixels` gives, and the meaning with what each place adds to it, of length 1 each,
         `(n, 1 + places, meaning_dim)`."""
-        for stage in self.stages:
-            x = stage(x)
-        return whole_and_places(contributions(self.layout(x), self.meaning))
+        places, statistics = self._trunk(x)
+        tokens = whole_and_places(contributions(places, self.meaning))
+        return self._weighed(*self._parts(x, places, statistics)), tokens
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """`(n, 3, S, S)` in [-1, 1] -> `(n, embed_dim)`."""
-        meaning, look, hand = self.picture_parts(x)
+        return self._weighed(*self.picture_parts(x))
+
+    def _weighed(self, meaning: Tensor, look: Tensor, hand: Tensor) -> Tensor:
         return torch.cat([meaning, self.config.look_weight * look, self.config.hand_weight * hand], 1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -131,3 +131,21 @@ def to_pictures(model: Any, tokens: Tensor) -> Tensor:
         model.quantize.get_codebook_entry(tokens.reshape(-1), shape), force_not_quantize=True
     ).sample
     return generated.float().clamp(-1, 1)
+
+
+SAMPLED = 16
+
+
+def sample_codebook(model: Any) -> list[float]:
+    """A few numbers of the codebook, by which a model of its tokens knows the tokenizer it was trained with."""
+    flat = model.quantize.embedding.weight.detach().float().cpu().flatten()
+    return [round(float(each), 6) for each in flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]]
+
+
+def has_codebook(model: Any, sample: list[float]) -> bool:
+    """Whether the codebook is the one that `sample_codebook` was taken of, in whatever precision it is stored; nothing
+    is known of an empty sample."""
+    if not sample or model.quantize.embedding.weight.is_meta:
+        return True
+    own, other = torch.tensor(sample_codebook(model)), torch.tensor(sample, dtype=torch.float32)
+    return own.shape == other.shape and bool(((own - other).abs() <= 0.02 * own.abs().max()).all())

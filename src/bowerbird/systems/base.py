@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bowerbird.diffusion.guidance import Guidance
     from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.patches import PatchDecoding, PatchSettings
     from bowerbird.systems.reference_settings import ReferenceSettings
 
 Callback = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
@@ -65,6 +66,8 @@ class Capabilities:
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
     `captions`: it says in words what a picture shows (`System.caption`).
     `samples_tokens`: it draws a picture's tokens one by one, as `token_sampling` says.
+    `fills`: it fills in the hole of a picture (`filling.with_hole`), and keeps the rest.
+    `reads_patches`: tokens can be drawn with the nearest windows of a knowledge base too (`System.patch_decoding`).
     `takes_references`: it is somebody else's base model, whose references `ReferenceSettings` govern.
     """
 
@@ -84,6 +87,8 @@ class Capabilities:
     likelihood: bool = False
     captions: bool = False
     samples_tokens: bool = False
+    reads_patches: bool = False
+    fills: bool = False
 
     @property
     def stages(self) -> int:
@@ -92,10 +97,10 @@ class Capabilities:
 
     def far_size(self, height: int | None, width: int | None) -> str | None:
         """A line for a person where an edge is over `FAR` times as long, or as short, as all that were trained; None
-        where none is. A cascade refuses what is none of its sizes, so it has no such line."""
+        where none is. A cascade or a model of tokens refuses what is none of its sizes, so it has no such line."""
         trained = self.sizes[0]
         far = [e for e in (height, width) if e and max(e / trained, trained / e) > FAR]
-        if not far or self.stages > 1:
+        if not far or self.stages > 1 or self.samples_tokens:
             return None
         return (
             f"{far[0]} px is far from the {trained} px that this model was trained at: expect repeated or torn shapes;"
@@ -257,6 +262,14 @@ class System(DiffusionPipeline, ABC):
         """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
         raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
 
+    def patch_decoding(self, kb: KnowledgeBase, settings: PatchSettings, *, where: str | None = None) -> PatchDecoding:
+        """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`, see `systems/patches.py`.
+        Only systems that `reads_patches` have one. Raises: BowerbirdError where there are no items."""
+        raise BowerbirdError(
+            f"{with_article(type(self).__name__)} does not draw tokens by windows: `patch_weight` is for models like"
+            " tiny-rarm"
+        )
+
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What else a picture's record says of this pipeline."""
         return {}
@@ -285,6 +298,10 @@ class System(DiffusionPipeline, ABC):
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
         without neighbors. Only systems with a `likelihood` have one."""
         raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
+
+    def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
+        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them."""
+        raise BowerbirdError(f"{with_article(type(self).__name__)} fills in no holes; use a model like tiny-racm3")
 
     def caption(
         self,

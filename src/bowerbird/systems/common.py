@@ -170,6 +170,19 @@ def one_edge(height: int | None, width: int | None) -> int | None:
     return edges.pop() if edges else None
 
 
+def check_token_form(
+    tokens: int, edge: int, *, steps: int | None, eta: float, height: int | None, width: int | None
+) -> None:
+    """Raises: BowerbirdError for what a model does not have that generates so many `tokens`, one a step, of a picture
+    of `edge` pixels."""
+    size = one_edge(height, width)
+    wrong = [] if size in (None, edge) else [f"height and width {edge}, got {size}"]
+    wrong += ["no eta"] if eta else []
+    wrong += [] if steps in (None, tokens) else [f"num_inference_steps {tokens}, got {steps}"]
+    if wrong:
+        raise BowerbirdError(f"this model generates {tokens} tokens, one a step: {'; '.join(wrong)}; leave that out")
+
+
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Scaled latents `(n, C, h, w)` -> pictures `(n, 3, H, W)` in [-1, 1]."""
     z = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (

@@ -11,6 +11,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
+from bowerbird.core.text import printable, with_article
 from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import model_index
@@ -43,6 +44,12 @@ def load_tokenizer(name: str) -> Any:
     if not (path / "config.json").is_file():
         raise BowerbirdError(
             f"tokenizer {name!r}: no directory with a config.json; train it first: bowerbird train tiny-vq"
+        )
+    kind = network_files.check_config(path / "config.json").get("_class_name")
+    if kind != "VQModel":
+        raise BowerbirdError(
+            f"tokenizer {name!r} is {with_article(printable(str(kind))[:60])}, which makes no tokens; give a VQModel,"
+            " or null to fit one to the pictures"
         )
     return _frozen(f"tokenizer {name!r}", VQModel, path)
 

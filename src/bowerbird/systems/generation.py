@@ -20,6 +20,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
+from bowerbird.systems.patches import PatchDecoding
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Settings:
     `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
     `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
     references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
-    is the model's own.
+    is the model's own. `patches`: the windows that they are drawn with besides.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -74,6 +75,7 @@ class Settings:
     image_guidance: float = IMAGE_GUIDANCE
     guidance_interval: tuple[float, float] | None = None
     tokens: TokenSampling | None = None
+    patches: PatchDecoding | None = None
 
 
 @dataclass(frozen=True)
@@ -205,14 +207,22 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         raise BowerbirdError(f"{name} generates in one stage: it takes one number of steps")
     if settings.guidance_interval is not None:
         if not can.guidance_interval:
-            raise BowerbirdError(f"{name} is guided in every step; leave guidance_interval out")
+            raise BowerbirdError(f"{name} is guided in every step; leave `guidance_interval` out")
         options["guidance_interval"] = settings.guidance_interval
+    if edits and can.fills and settings.strength != 1:
+        raise BowerbirdError(f"{name} draws the hole of a picture from nothing; leave `strength` out")
     if can.instructs and not edits:
         raise BowerbirdError(f"{name} edits a picture, and none is given; see bowerbird edit --help")
     if settings.tokens is not None:
         if not can.samples_tokens:
             raise BowerbirdError(f"{name} draws no tokens one by one; leave `tokens` out")
         options["token_sampling"] = settings.tokens
+    if settings.patches is not None:
+        if not can.reads_patches:
+            raise BowerbirdError(f"{name} does not draw tokens by windows; leave `patch_weight` out")
+        options["patches"] = settings.patches
+    if edits and can.fills:
+        return options
     if edits:
         if not can.starts_from_image:
             raise BowerbirdError(f"{name} does not edit pictures; use a model like tiny-knn")

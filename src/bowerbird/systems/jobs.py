@@ -20,6 +20,7 @@ from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
 from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
+from bowerbird.systems.patches import PatchDecoding, PatchSettings
 from bowerbird.systems.phrases.brackets import read_brackets
 from bowerbird.systems.queries import Request, make_request, nothing_found, rerank_of
 from bowerbird.systems.reference_settings import ReferenceSettings
@@ -37,6 +38,8 @@ REFERENCES = tuple(field.name for field in fields(ReferenceSettings))
 
 TOKENS = tuple(field.name for field in fields(TokenSampling))
 """How tokens are drawn one by one."""
+PATCHES = {f"patch_{field.name}": field.name for field in fields(PatchSettings)}
+"""How the windows of a knowledge base are merged with a model of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Job:
     each with one of `captions`, in place of a knowledge base. `items`: ids of items of the knowledge base as the
     neighbors, after the `references`, in place of what a search finds; `weights` are one a reference, then one an item.
     `proposal`: counts of p_D by the `model` or the `database`. The rest: `queries.Request`, `generation.Settings`,
-    `guidance.by_stage`, `TokenSampling`, `ReferenceSettings`, `PhraseSettings`.
+    `guidance.by_stage`, `TokenSampling`, `PatchSettings`, `ReferenceSettings`, `PhraseSettings`.
     """
 
     prompt: str | None = None
@@ -79,6 +82,9 @@ class Job:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    patch_weight: float | None = None
+    patch_neighbors: int | None = None
+    patch_temperature: float | None = None
     sampler: str | None = None
     eta: float = 0.0
     height: int | None = None
@@ -157,8 +163,33 @@ def prepare(pipe: System, kb: KnowledgeBase | None, job: Job) -> Prepared:
     brings its own references. Raises: BowerbirdError for what cannot be done."""
     wanted = phrase_settings(job)
     if wanted.parser is not None:
-        return _prepare_phrases(pipe, kb, job, wanted, wanted.parser)
-    return _prepare_whole(pipe, kb, job)
+        made = _prepare_phrases(pipe, kb, job, wanted, wanted.parser)
+    else:
+        made = _prepare_whole(pipe, kb, job)
+    windows = _patches_of(pipe, kb, job)
+    return made if windows is None else replace(made, settings=replace(made.settings, patches=windows))
+
+
+def _patches_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> PatchDecoding | None:
+    """The windows that a job's tokens are drawn with; None without. Raises: BowerbirdError for a model or a job that
+    has none."""
+    said = {name: value for key, name in PATCHES.items() if (value := getattr(job, key)) is not None}
+    if not said:
+        return None
+    if not pipe.capabilities.reads_patches:
+        names = ", ".join(f"`{key}`" for key in PATCHES)
+        raise BowerbirdError(
+            f"{with_article(type(pipe).__name__)} does not draw tokens by windows: {names} are for models like"
+            " tiny-rarm"
+        )
+    if job.patch_weight is None:
+        raise BowerbirdError("generate: give `patch_weight` too, how much the windows count beside the model: 0 to 1")
+    settings = PatchSettings(**said)
+    if not settings.weight:
+        return None
+    if kb is None:
+        raise BowerbirdError("generate: `patch_weight` is of the windows of a knowledge base; give it as `kb`")
+    return pipe.patch_decoding(kb, settings, where=job.where)
 
 
 def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, ChoiceSettings]:

@@ -151,4 +151,7 @@ def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> N
 def without_bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as a person reads it: what only regenerating needs is left out."""
     plain = {k: v for k, v in record.items() if k not in ("embeddings", "pictures")}
-    return plain | ({"edit": {k: v for k, v in plain["edit"].items() if k != "source"}} if "edit" in plain else {})
+    for key, coded in (("edit", ("source",)), ("patches", ("codes", "chances"))):
+        if key in plain:
+            plain[key] = {k: v for k, v in plain[key].items() if k not in coded}
+    return plain

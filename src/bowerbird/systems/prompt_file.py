@@ -21,6 +21,8 @@ from bowerbird.data.text import read_text_file
 from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE
 from bowerbird.knowledge.rerank.registry import NAMES, check_rerank
 from bowerbird.systems.jobs import Job, check
+from bowerbird.systems.patches import MOST_NEIGHBORS
+from bowerbird.systems.patches import MOST_TEMPERATURE as MOST_FALL
 
 MOST_LINES, MOST_PICTURES = 10_000, 100_000
 """Of a file, and of all its lines together."""
@@ -208,7 +210,9 @@ READ: dict[str, Read] = {
     "guidance_scale": _number(-1000, 1000),
     "temperature": _number(0, MOST_TEMPERATURE),
     "top_k": _whole(0, MOST_SYMBOLS),
-    **dict.fromkeys(("top_p", "min_p"), _number(0, 1)),
+    **dict.fromkeys(("top_p", "min_p", "patch_weight"), _number(0, 1)),
+    "patch_neighbors": _whole(1, MOST_NEIGHBORS),
+    "patch_temperature": _number(0, MOST_FALL),
     "sampler": _sampler,
     "eta": _number(0, 1),
     **dict.fromkeys(("size", "height", "width"), _whole(1, 4096)),

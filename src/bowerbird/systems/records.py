@@ -17,6 +17,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
+from bowerbird.systems.patches import TRACE, PatchDecoding, Trace
 from bowerbird.systems.unfamiliar import find_warnings
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def generation_records(
                     else {"guidance_interval": list(settings.guidance_interval)}
                 ),
                 **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
+                **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
                 **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
                 "size": list(image.size),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
@@ -102,7 +104,11 @@ def generation_records(
                     if sources is None
                     else {"edit": _edit(pipe, sources[i], settings, _edited(request, i, len(images)))}
                 ),
-                **(_balance(pipe, settings, numbers[i], bool((weights[present] > 0).any())) if can.reads_text else {}),
+                **(
+                    _balance(pipe, settings, numbers[i], bool((weights[present] > 0).any()), sources is not None)
+                    if can.reads_text
+                    else {}
+                ),
             }
         )
     return made
@@ -148,6 +154,13 @@ def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> d
     from bowerbird.core.images import encode_png, on_background, square
     from bowerbird.systems import common
 
+    if pipe.capabilities.fills:
+        whole = square(source, pipe.capabilities.sizes[-1])
+        return {
+            **({"name": name} if name else {}),
+            "source": base64.b64encode(encode_png(whole)).decode(),
+            "fills": True,
+        }
     edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
     coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
     named = {"name": name} if name else {}
@@ -160,6 +173,19 @@ def _embeddings(hits: Neighbors, i: int, present: list[int]) -> dict[str, Any]:
     return {"embeddings": base64.b64encode(np.ascontiguousarray(hits.embeddings[i, present], "<f4").tobytes()).decode()}
 
 
+def _patches(windows: PatchDecoding, image: Image.Image) -> dict[str, Any]:
+    """How windows were merged with the model, and what was found for each place: it can be found again nowhere else
+    when the database has moved on."""
+    trace: Trace = image.info[TRACE]
+    return {
+        **asdict(windows.settings),
+        "where": windows.where,
+        "width": trace.codes.shape[1],
+        "codes": base64.b64encode(np.ascontiguousarray(trace.codes, "<i4").tobytes()).decode(),
+        "chances": base64.b64encode(np.ascontiguousarray(trace.chances, "<f4").tobytes()).decode(),
+    }
+
+
 def _pictures(pipe: System, hits: Neighbors, i: int) -> dict[str, Any]:
     """The neighbors' pictures as PNG as the model reads them, what was asked for, and how many neighbors were."""
     from bowerbird.core.images import encode_png
@@ -169,9 +195,9 @@ def _pictures(pipe: System, hits: Neighbors, i: int) -> dict[str, Any]:
     return {"query": hits.queries[i] if hits.queries else "", "k": hits.k, "pictures": coded}
 
 
-def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict[str, Any]:
+def _balance(pipe: System, settings: Settings, seed: int, present: bool, filled: bool) -> dict[str, Any]:
     """How text and neighbors were balanced, by stage; with interleaved guidance the draw of each step, t for text, n
-    for neighbors."""
+    for neighbors, but of a hole, whose cells are as many steps."""
     edge, drawn = settings.height or settings.width, []
     stages = range(len([size for size in pipe.capabilities.sizes if edge is None or size <= edge]))
     balance = pipe.balance(settings.guidance, settings.guidance_scale)
@@ -182,4 +208,4 @@ def _balance(pipe: System, settings: Settings, seed: int, present: bool) -> dict
         drawn.append("".join("t" if text else "n" for text in texts) if own.kind == "interleaved" else None)
     # a record says eta, as the paper does
     kept = [{"eta" if key == "text_ratio" else key: value for key, value in asdict(each).items()} for each in balance]
-    return {"guidance": kept, "text_steps": drawn}
+    return {"guidance": kept} if filled else {"guidance": kept, "text_steps": drawn}

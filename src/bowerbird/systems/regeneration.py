@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from bowerbird.core import cache
 from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
@@ -24,6 +25,9 @@ from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, T
 from bowerbird.systems.common import MOST_EDGE
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, OnStep, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
+from bowerbird.systems.patches import MOST_NEIGHBORS as MOST_WINDOWS
+from bowerbird.systems.patches import MOST_TEMPERATURE as MOST_FALL
+from bowerbird.systems.patches import PatchDecoding, PatchSettings, Trace
 from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
 from bowerbird.systems.settings import first_fault
 
@@ -88,11 +92,13 @@ class _Guidance(_Part):
 
 
 class _Edit(_Part):
-    """An edit by instruction has `image_guidance`, any other what starts from a picture."""
+    """What is filled in says `fills`, an edit by instruction has `image_guidance`, any other what starts from a
+    picture."""
 
     name: Name = ""
     source: Coded
-    least_change: Annotated[float, Field(ge=0, le=1e6)]
+    fills: bool = False
+    least_change: Annotated[float, Field(ge=0, le=1e6)] | None = None
     image_guidance: Scale | None = None
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     fidelity: Share | None = None
@@ -100,8 +106,12 @@ class _Edit(_Part):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if None in (self.strength, self.fidelity, self.show_source) and self.image_guidance is None:
-            raise PydanticCustomError("edit", "is of no kind: image_guidance, or strength, fidelity and show_source")
+        started = None not in (self.strength, self.fidelity, self.show_source) or self.image_guidance is not None
+        if not self.fills and (not started or self.least_change is None):
+            raise PydanticCustomError(
+                "edit",
+                "is of no kind: fills, or least_change with image_guidance, or strength, fidelity and show_source",
+            )
         return self
 
 
@@ -137,6 +147,16 @@ class _Tokens(_Part):
     min_p: Share
 
 
+class _Patches(_Part):
+    weight: Share
+    neighbors: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
+    temperature: Annotated[float, Field(gt=0, le=MOST_FALL)]
+    where: Text | None = None
+    width: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
+    codes: Coded
+    chances: Coded
+
+
 class Record(_Part):
     """What of a picture's record generating it again depends on; other entries are passed over."""
 
@@ -160,6 +180,7 @@ class Record(_Part):
     references: _References | None = None
     loras: Annotated[list[_Lora], Field(max_length=64)] = []
     tokens: _Tokens | None = None
+    patches: _Patches | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -182,8 +203,9 @@ def _damaged(what: str) -> BowerbirdError:
     return BowerbirdError(f"the picture's bowerbird record is damaged ({what})")
 
 
-def _decoded(coded: Sequence[str]) -> list[Image.Image]:
-    """The pictures of a record. Raises: BowerbirdError when one is none, or all together are too large."""
+def _decoded(coded: Sequence[str], background: str | None = "white") -> list[Image.Image]:
+    """The pictures of a record, on a `background` or with what is transparent. Raises: BowerbirdError when one is none,
+    or all together are too large."""
     from bowerbird.core.images import decode, open_image
 
     plain = [_bytes(text) for text in coded]
@@ -196,7 +218,7 @@ def _decoded(coded: Sequence[str]) -> list[Image.Image]:
             raise _damaged(f"no picture: {type(error).__name__}") from error
     if pixels > MOST_PIXELS:
         raise _damaged(f"its pictures have {pixels:,} pixels in all, at most {MOST_PIXELS:,} are read")
-    return [decode(data, "the picture's bowerbird record") for data in plain]
+    return [decode(data, "the picture's bowerbird record", background) for data in plain]
 
 
 def _bytes(text: str) -> bytes:
@@ -291,6 +313,7 @@ def settings_of(record: Record) -> Settings:
         guidance_interval=None if interval is None else (interval[0], interval[1]),
         references=None if record.references is None else _reference_settings(record.references),
         tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
+        patches=None if record.patches is None else _patch_decoding(record.patches),
         **edit,
     )
 
@@ -301,10 +324,30 @@ def _reference_settings(said: _References) -> ReferenceSettings:
     return ReferenceSettings(**{**values, "spans": tuple((first, last) for first, last in said.spans)})
 
 
+def _patch_decoding(said: _Patches) -> PatchDecoding:
+    """The windows that a picture was drawn with. Raises: BowerbirdError where they are damaged."""
+    parts = zip((said.codes, said.chances), ("<i4", "<f4"), strict=True)
+    flat = [np.frombuffer(_whole(_bytes(text), 4 * said.width), kind) for text, kind in parts]
+    codes, chances = flat[0].reshape(-1, said.width), flat[1].reshape(-1, said.width)
+    if codes.shape != chances.shape or (codes < ABSENT).any() or not ((chances >= 0) & (chances <= 1)).all():
+        raise _damaged("patches: no codes with a probability each")
+    settings = PatchSettings(weight=said.weight, neighbors=said.neighbors, temperature=said.temperature)
+    trace = Trace(codes.astype(np.int32), chances.astype(np.float32))
+    return PatchDecoding(settings, cache.key(trace.codes, trace.chances), trace, said.where)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if not data or len(data) % size:
+        raise _damaged(f"patches: {len(data)} bytes in rows of {size}")
+    return data
+
+
 def source_of(record: Record) -> Image.Image | None:
     """The picture that a record's edit started from, None where it was none. Raises: BowerbirdError when it is
     damaged."""
-    return None if record.edit is None else _decoded([record.edit.source])[0]
+    if record.edit is None:
+        return None
+    return _decoded([record.edit.source], background=None if record.edit.fills else "white")[0]
 
 
 def _check_adapter(record: Record, pipe: System) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -72,6 +72,11 @@ class Series:
     notes: list[str]
 
 
+Elsewhere = Callable[[list[list[str]]], Series]
+"""Generates the pictures of these names, group by group, into the same folder by `run` with `only`, on whatever
+machines; what came of all of them."""
+
+
 def run(
     pipe: System,
     model: str,
@@ -82,18 +87,21 @@ def run(
     finish: Finish,
     how: str = "",
     signer: Signer | None = None,
+    only: Collection[str] | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress | None = None,
 ) -> Series:
     """Generate the pictures of all jobs into `out`: `000.png` …, `generation.jsonl`, `sheet.png`.
 
-    `finish` looks at each batch, and `how` names what it does. `signer` gives each Content Credentials. Every job is
-    prepared before anything is generated. Raises: BowerbirdError when a job cannot be done, or `out` holds something
-    else.
+    `finish` looks at each batch, and `how` names what it does. `signer` gives each Content Credentials. `only`: names
+    of the pictures to generate; then no list and no sheet is written. `elsewhere`: who generates, in place of this
+    process. Every job is prepared before anything is generated. Raises: BowerbirdError when a job cannot be done, or
+    `out` holds something else.
     """
     how = how if signer is None else f"{how}, signed by {signer.fingerprint}"
     pictures = _plan(pipe, model, kb, work, out, how)
     lines = _there(out, pictures)
-    missing = [picture for picture in pictures if picture.path.name not in lines]
+    missing = [p for p in pictures if p.path.name not in lines and (only is None or p.path.name in only)]
     prepared = _prepare(pipe, kb, work, sorted({picture.job for picture in missing}))
     out.mkdir(parents=True, exist_ok=True)
     if missing:  # they are of another list, or of this one before it was whole
@@ -104,6 +112,14 @@ def run(
     kept, fingerprint = len(lines), pipe.fingerprint() if missing else ""
     if progress is not None:
         progress(kept, len(pictures))
+    if elsewhere is not None and missing:
+        size = generation.batch_size(pipe, next(iter(prepared.values())).settings)
+        names = [picture.path.name for picture in missing]
+        found = elsewhere([names[at : at + size] for at in range(0, len(names), size)])
+        lines, near_copies = _there(out, pictures), found.near_copies
+        if lost := [name for name in names if name not in lines]:
+            raise BowerbirdError(f"{out}: {lost[0]} did not come; is the folder the same one on every machine?")
+        missing = []
     notes = [f"prompt {n + 1}: {note}" for n in prepared for note in jobs.notes(prepared[n], work[n])]
     for batch, settings, drawn in _draw(pipe, kb, work, prepared, missing):
         seeds = [work[picture.job].seed + picture.at for picture in batch]
@@ -133,8 +149,9 @@ def run(
                 near_copies.append(f"{picture.path.name} is a near copy of neighbor {copy['neighbor']}")
         if progress is not None:
             progress(len(lines), len(pictures))
-    output.write_lines(out, [lines[picture.path.name] for picture in pictures])
-    output.write_sheet(out, [picture.path for picture in pictures], kb)
+    if only is None:
+        output.write_lines(out, [lines[picture.path.name] for picture in pictures])
+        output.write_sheet(out, [picture.path for picture in pictures], kb)
     notes += [f"{count} of {len(pictures)} pictures: {line}" for line, count in warned.items()]
     return Series([picture.path for picture in pictures], kept, sorted(near_copies), notes)
 

@@ -27,6 +27,7 @@ FILES = {
     "without-text": "without_text",
     "new-entities": "new_entities",
     "edits": "edits",
+    "likelihood": "likelihood",
     "learned-reranking": "learned_reranking",
     "instructed-edits": "instructed_edits",
     "subject": "subject",

@@ -128,6 +128,11 @@ class Domain:
         return self.whole.select(self._parts[0])
 
     @cached_property
+    def held_out(self) -> Pictures:
+        """The measure: pictures that are in neither."""
+        return self.whole.select(self._parts[1])
+
+    @cached_property
     def judge(self) -> Judge:
         """A classifier of the domain's labels, trained on all of it; its features measure distances."""
         recipe = judge_recipe()

@@ -32,7 +32,7 @@ from bowerbird.training.run import train_recipe
 MODEL, STEPS = "tiny-rdm-fast", 2
 KS = (1, 4)
 """Fewest neighbors, where their order is all, and as many as the model takes by itself."""
-QUERIES, CANDIDATES, PICTURES = 240, 10, 1
+QUERIES, CANDIDATES, PICTURES = 160, 10, 1
 """Of other entities, for the reranker to learn from."""
 JUDGE_STEPS, JUDGE_BATCH = 240, 64
 ARMS = {"search": "as the search has them", "learned": "re-ranked"}
@@ -49,10 +49,10 @@ def measure(experiment: Experiment) -> Finding:
         judge = _judge_of(benchmark)
         named: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in found}
         for seed in experiment.settings.seeds:
-            for key, hits in found.items():
-                images = benchmark.generate(hits, seed, model=MODEL)
-                seen = judge(judge.prepare(images))[1].argmax(1).numpy().reshape(len(TEMPLATES), -1)
-                named[key].append((seen == np.arange(len(benchmark.entities))).mean(0))
+            for k in KS:
+                pair = found["search", k], found["learned", k]
+                for arm, shares in _named(benchmark, judge, pair, seed).items():
+                    named[arm, k].append(shares)
     estimates = {key: per_entity(values) for key, values in named.items()}
     effects = []
     for k in KS:
@@ -73,6 +73,21 @@ def measure(experiment: Experiment) -> Finding:
         f" neighbor stays the first in {kept:.0%}."
     )
     return Finding(effects, values, notes, plot)
+
+
+def _named(benchmark: Benchmark, judge: Judge, pair: tuple[Neighbors, Neighbors], seed: int) -> dict[str, np.ndarray]:
+    """Of each entity the share of wordings whose picture is named rightly, by arm. What has the same neighbors in both
+    is generated once: the model reads no text, and no order."""
+    found, learned = pair
+    other = np.flatnonzero((np.sort(found.ids, 1) != np.sort(learned.ids, 1)).any(1))
+    images = benchmark.generate(Neighbors.stack([found, learned.rows(other)]), seed, model=MODEL)
+    seen = judge(judge.prepare(images))[1].argmax(1).numpy()
+    wanted = np.tile(np.arange(len(benchmark.entities)), len(TEMPLATES))
+    right = seen == np.concatenate([wanted, wanted[other]])
+    of_learned = right[: len(found)].copy()
+    of_learned[other] = right[len(found) :]
+    by_wording = {"search": right[: len(found)], "learned": of_learned}
+    return {arm: values.reshape(len(TEMPLATES), -1).mean(0) for arm, values in by_wording.items()}
 
 
 def _judge_of(benchmark: Benchmark) -> Judge:

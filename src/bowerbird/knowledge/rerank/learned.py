@@ -28,8 +28,9 @@ MOST_CANDIDATES, WIDEST = 1000, 65_536
 
 @dataclass(frozen=True)
 class Scorer:
-    """The network: `facts` scaled, the candidate's unit embedding, and its product with the query's, each of the last
-    two through a narrow matrix; one hidden layer. `shared`: leading dimensions that texts and pictures share."""
+    """The network: `facts` scaled, the candidate's unit embedding, and its product with the query's (where texts and
+    pictures share dimensions), each of the last two through a narrow matrix; one hidden layer beside the facts
+    themselves. `weights`: as `shapes` says."""
 
     weights: Mapping[str, np.ndarray]
 
@@ -44,8 +45,8 @@ class Scorer:
             parts += [unit @ w["look"], product @ w["match"]]
         hidden = np.concatenate(parts, -1) @ w["first.weight"].T + w["first.bias"]
         hidden = hidden / (1 + np.exp(-hidden.clip(-60, 60)))  # SiLU
-        scores: np.ndarray = (hidden @ w["last.weight"].T + w["last.bias"])[..., 0].astype(np.float32)
-        return scores
+        scores: np.ndarray = parts[0] @ w["direct"] + (hidden @ w["last.weight"].T + w["last.bias"])[..., 0]
+        return scores.astype(np.float32)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -58,6 +59,7 @@ def shapes(facts: int, dim: int, shared: int, rank: int, hidden: int) -> dict[st
     return {
         "mean": (facts,),
         "scale": (facts,),
+        "direct": (facts,),
         "look": (dim, rank),
         "match": (shared, rank),
         "first.weight": (hidden, facts + 2 * rank),

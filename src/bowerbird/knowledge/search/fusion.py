@@ -13,17 +13,43 @@ import numpy as np
 
 from bowerbird.core.types import ABSENT
 
+COVERED, OPEN = 0.9, 0.5
+"""Shares of a query's words that one item has, from which on its embedding only orders what the words leave equal, and
+up to which it counts as much as they do."""
+LEAST = 0.02
+"""What an embedding's ranks count then: too little to part two neighbors of the other ranking, enough to order equal
+ones."""
+
+
+def weight_beside_words(coverage: float) -> float:
+    """What the ranks of a text's embedding count beside those of its words, of which one item has the share
+    `coverage`."""
+    return LEAST + (1 - LEAST) * min(1.0, max(0.0, (COVERED - coverage) / (COVERED - OPEN)))
+
+
+def shared_ranks(scores: np.ndarray) -> np.ndarray:
+    """The ranks from 0 of scores `(n,)`, best first, equal ones the same."""
+    first = np.concatenate([[True], scores[1:] != scores[:-1]])[: len(scores)]
+    return np.maximum.accumulate(np.where(first, np.arange(len(scores)), 0))
+
 
 def reciprocal_rank_fusion(
-    rankings: Sequence[np.ndarray], k: int, constant: float = 60.0
+    rankings: Sequence[np.ndarray],
+    k: int,
+    constant: float = 60.0,
+    *,
+    weights: Sequence[float] | None = None,
+    ranks: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best `(ids, scores)` of several id lists (best first, -1 ignored); ties go to the list named first. -1
-    pads."""
+    """The k best `(ids, scores)` of several id lists (best first, -1 ignored), each with its weight (1) and the ranks
+    of its ids (0, 1, …); ties go to the list named first. -1 pads."""
     totals: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, item in enumerate(ranking.tolist()):
+    for number, ranking in enumerate(rankings):
+        weight = 1.0 if weights is None else weights[number]
+        own = None if ranks is None else ranks[number]
+        for rank, item in zip(range(len(ranking)) if own is None else own.tolist(), ranking.tolist(), strict=True):
             if item != ABSENT:
-                totals[item] = totals.get(item, 0.0) + 1.0 / (constant + rank + 1)
+                totals[item] = totals.get(item, 0.0) + weight / (constant + rank + 1)
     return _best(totals, k)
 
 

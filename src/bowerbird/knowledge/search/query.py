@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Encoder, TextEncoder, embeds_text
 from bowerbird.data.columns import clean
-from bowerbird.knowledge.search import dense, fusion
+from bowerbird.knowledge.search import compounds, dense, fusion
+from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.search.typos import Near
+from bowerbird.knowledge.search.words import bare_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 
 Found = tuple[np.ndarray, np.ndarray]
 Measures = dict[str, np.ndarray]
-CAPTIONS_FROM = 0.5
+CAPTIONS_FROM = 0.7
 """Of the nearest caption's cosine: what is less near counts for nothing when rankings are fused."""
 LEADING_FROM = 0.9
 """Of the nearest caption's cosine: the pictures of these say what to look for, where no words do."""
 SAMPLE = 1000
 """Items that stand for a random one."""
+AUTO: Literal["auto"] = "auto"
+LOOKED_AT = 4
+"""Best items by words that say what of a query the words find."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,14 @@ def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any, n
 @dataclass(frozen=True)
 class TextOptions:
     """How texts are searched: `mode` (`by_text`), whether vectors are compared by cosine, whether with `exact`ly all;
-    `alpha` None fuses by ranks, a share from 0 to 1 weighs scores, that much the dense ones; `typos`: search near words
-    in place of those that no item has."""
+    `alpha` None fuses by ranks, a share from 0 to 1 weighs scores, that much the dense ones, and `auto` fuses by ranks
+    of which the dense ones count what the words leave open; `typos`: search near words in place of those that no item
+    has."""
 
     mode: str
     normalize: bool
     exact: bool = False
-    alpha: float | None = None
+    alpha: float | Literal["auto"] | None = None
     typos: bool = True
 
 
@@ -104,16 +110,59 @@ def by_text(
         looks = snapshot.dense(dense.prepare(vectors, normalize), depth, allowed, exact=exact)
         return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words, near)
     led = _feedback(snapshot, vectors, *(words if seen is not None else _first_of(words, meaning)))
+    covered = np.ones(len(texts))
+    if alpha == AUTO:
+        covered = np.asarray([_coverage(snapshot, text, words[0][q], near[q]) for q, text in enumerate(texts)])
+        if seen is not None:  # pictures that have few of the words do not show what to look for
+            led[covered < fusion.COVERED] = dense.prepare(vectors, True)[covered < fusion.COVERED]
     looks = snapshot.dense(dense.prepare(led, normalize), depth, allowed, exact=exact)
     looks[0][~led.any(1)] = ABSENT  # nothing says what to look for
     rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning, CAPTIONS_FROM)]
+    each = [[(found[0][q], found[1][q]) for found in rankings] for q in range(len(texts))]
     if alpha is None:
-        fused = [fusion.reciprocal_rank_fusion([found[0][q] for found in rankings], k) for q in range(len(texts))]
+        fused = [fusion.reciprocal_rank_fusion([found[0] for found in one], k) for one in each]
+    elif isinstance(alpha, str):
+        fused = [_fuse(one, float(share), k) for one, share in zip(each, covered, strict=True)]
     else:
         shares = (1 - alpha, alpha) if said is None else ((1 - alpha) / 2, alpha, (1 - alpha) / 2)
-        pairs = [[(found[0][q], found[1][q]) for found in rankings] for q in range(len(texts))]
-        fused = [fusion.weighted_fusion(pair, shares, k) for pair in pairs]
+        fused = [fusion.weighted_fusion(one, shares, k) for one in each]
     return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), seen, words, near, said)
+
+
+def _fuse(rankings: Sequence[Found], covered: float, k: int) -> Found:
+    """One ranking by words, embedding and, where there is one, captions, by their ranks: the embedding counts as much
+    as the words leave open, and where they leave nothing open it orders those that they rank the same."""
+    weights = [1.0, fusion.weight_beside_words(covered), 1.0][: len(rankings)]
+    tied = fusion.shared_ranks(rankings[0][1]) if covered >= fusion.COVERED else None
+    ranks = [tied, None, None][: len(rankings)]
+    return fusion.reciprocal_rank_fusion([found[0] for found in rankings], k, weights=weights, ranks=ranks)
+
+
+def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> float:
+    """The largest share of the words of a text that one of the best `rows` by words has, in caption, tags or name; a
+    word counts as there when one near it is, or a compound with it."""
+    best = rows[:LOOKED_AT][rows[:LOOKED_AT] != ABSENT]
+    asked = dict.fromkeys(snapshot.analyzer.query_words(text))
+    if not len(best) or not asked:
+        return float(len(best) > 0)
+    captions, metadata = snapshot.describe(best[None])
+    shares = []
+    for caption, facts, name in zip(captions[0], metadata[0], snapshot.names(best), strict=True):
+        own = set(snapshot.analyzer.words(" ".join([caption, further_words(facts), bare_name(name)])))
+        ends = tuple(own) if snapshot.analyzer.compounds else ()
+        shares.append(
+            sum(
+                word in own or bool(own & near.get(word, {}).keys()) or any(_meet(word, other) for other in ends)
+                for word in asked
+            )
+        )
+    return max(shares) / len(asked)
+
+
+def _meet(word: str, other: str) -> bool:
+    """Whether one of two words is the first or last part of the other."""
+    short, long = sorted((word, other), key=len)
+    return len(short) >= compounds.LEAST and (long.startswith(short) or long.endswith(short))
 
 
 def _nothing(queries: int, k: int) -> Found:

@@ -285,8 +285,6 @@ class Rows:
 
     def tokens(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The packed tokens of these items, by id; items without are left out."""
-        if TOKENS not in self._table.schema.names:
-            return {}
         known, places = self._places
         wanted = np.unique(np.asarray(ids, np.int64))
         at = np.minimum(np.searchsorted(known, wanted), max(0, len(known) - 1))
@@ -297,7 +295,9 @@ class Rows:
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of the opened version, ascending, and where LanceDB has each."""
+        """The ids of the opened version, ascending, and where LanceDB has each; none where no row has tokens."""
+        if TOKENS not in self._table.schema.names:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         found = self._table.search().select(["id"]).with_row_id(True).limit(max(1, len(self))).to_arrow()
         ids, places = (found[name].to_numpy().astype(np.int64) for name in ("id", "_rowid"))
         order = np.argsort(ids)

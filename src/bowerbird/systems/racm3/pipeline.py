@@ -20,9 +20,10 @@ from bowerbird.diffusion.guidance import Guidance, build_guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import document_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.models.vq import to_pictures, to_tokens
+from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.filling import one_hole, parts_of, with_hole
 from bowerbird.systems.queries import Request, make_request
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
@@ -44,8 +45,9 @@ class RACM3Pipeline(System):
     """Generates a picture code by code, and captions word by word, after documents that show and name things.
 
     `encoder_name` and `encoder_fingerprint`: of the encoder whose mixed vectors found the documents in training.
-    `max_similarity`: of the pictures of two documents. `guidance_scale`, `temperature`, `top_k` (0: all), `top_p` and
-    `min_p` (see `TokenSampling`) are how it generates unless asked otherwise.
+    `codebook`: see `vq.sample_codebook`. `max_similarity`: of the pictures of two documents. `guidance_scale`,
+    `temperature`, `top_k` (0: all), `top_p` and `min_p` (see `TokenSampling`) are how it generates unless asked
+    otherwise.
     """
 
     model_cpu_offload_seq = "decoder->vae"
@@ -67,6 +69,7 @@ class RACM3Pipeline(System):
         top_k: int = 0,
         top_p: float = 0.95,
         min_p: float = 0.0,
+        codebook: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(decoder=decoder, vae=vae, tokenizer=tokenizer)
@@ -81,8 +84,14 @@ class RACM3Pipeline(System):
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            codebook=codebook,
         )
         self.layout = Layout.of(decoder.config)
+        if not has_codebook(vae, codebook or []):
+            raise BowerbirdError(
+                "the codes of the tokenizer of pictures mean something else than the decoder was trained on: it is of"
+                " another model; fetch the whole model again"
+            )
         if len(tokenizer) != self.layout.text_tokens or vae.config.num_vq_embeddings != self.layout.image_tokens:
             raise BowerbirdError(
                 f"the decoder reads {self.layout.text_tokens} words and {self.layout.image_tokens} codes, the"
@@ -105,6 +114,7 @@ class RACM3Pipeline(System):
             likelihood=True,
             captions=True,
             samples_tokens=True,
+            fills=True,
         )
 
     @property
@@ -151,6 +161,7 @@ class RACM3Pipeline(System):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         output_type: str = "pil",
+        source: Sequence[Image.Image] | None = None,
         callback_on_step_end: Callback | None = None,
     ) -> SystemOutput:
         """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
@@ -159,13 +170,21 @@ class RACM3Pipeline(System):
         the prompts itself. A document with weight 0 is left out; others count alike. k = 0 generates from the text
         alone. `guidance`: how text and documents are balanced; None is `Guidance.from_scale(guidance_scale)`. It acts
         on the logits, before `token_sampling`. `output_type` latent gives the codes `(B, N)`; the callback's `latents`
-        are those so far.
+        are those so far. `source`: a picture with a hole for each row (`filling.with_hole`), in whole cells of the
+        grid; what is not in the hole is kept to the pixel.
         Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        self._check_form(num_inference_steps, eta, common.one_edge(height, width))
+        common.check_token_form(
+            self.layout.cells,
+            self.capabilities.sizes[0],
+            steps=num_inference_steps,
+            eta=eta,
+            height=height,
+            width=width,
+        )
         how = {
             "k": k,
             "search_mode": search_mode,
@@ -181,10 +200,18 @@ class RACM3Pipeline(System):
             g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
         ]
         balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
-        codes = self._generate(
-            self.reader.prompts(hits), generators, numbers, balance, token_sampling, callback_on_step_end
-        )
-        made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
+        prompts, filled = self.reader.prompts(hits), None
+        if source is not None:
+            filled = self._with_holes(source, len(hits))
+            prompts = [
+                replace(each, codes=codes, hole=filled[1].ravel())
+                for each, codes in zip(prompts, filled[2], strict=True)
+            ]
+        codes = self._generate(prompts, generators, numbers, balance, token_sampling, callback_on_step_end)
+        if filled is None:
+            made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
+        else:
+            made = self._filled(codes, *filled, output_type)
         self.maybe_free_model_hooks()
         return SystemOutput(images=made, neighbors=hits)
 
@@ -207,33 +234,58 @@ class RACM3Pipeline(System):
         """Pictures like `image` with other content where `mask` is white, in whole cells of the grid; the rest is kept
         to the pixel. The hole may have any form.
 
-        Documents are those of the prompt, without one those of the picture. Raises: BowerbirdError where nothing is
-        masked, or a request cannot be served.
+        Documents are those of the prompt, without one those of the picture. Raises: BowerbirdError for a mask without
+        white or of another form, or a request that cannot be served.
         """
-        edge = max(self.capabilities.sizes)
-        kept, masked = images.square(images.on_background(image), edge), images.square(mask.convert("L"), edge)
-        factor = edge // self.layout.side
-        holes = np.asarray(masked).reshape(self.layout.side, factor, self.layout.side, factor).max((1, 3)) >= 128
-        if not holes.any():
-            raise BowerbirdError("infill: nothing of the mask is white, so there is nothing to fill in")
+        source = with_hole(image, mask, max(self.capabilities.sizes))
         if neighbors is not None or prompt.strip():
             how = {"k": k, "search_mode": None, "where": None, "allow_no_neighbors": False}
             hits = self._neighbors(prompt or None, None, neighbors, knowledge_base, num_images, how, seed)
         else:
-            hits = self._of_picture(kept, knowledge_base, k).repeat(num_images)
-        own = self.reader.codes(kept)
-        prompts = [replace(each, codes=own, hole=holes.ravel()) for each in self.reader.prompts(hits)]
-        balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
-        numbers = [seed + i for i in range(num_images)]
-        generators = seeds.picture_generators(seed, num_images)
-        filled = self._generate(prompts, generators, numbers, balance, token_sampling, None)
-        codes = torch.from_numpy(own).repeat(num_images, 1).to(filled.device)
-        codes[:, torch.from_numpy(holes.ravel()).to(filled.device)] = filled
-        new = to_pictures(self.vae, codes).cpu()
-        inside = torch.from_numpy(holes).float()[None, None]
-        inside = F.interpolate(inside, scale_factor=float(factor))
-        made = torch.where(inside > 0, new, tensors.to_float(tensors.stack([kept])))
-        return SystemOutput(images=tensors.to_pil(made), neighbors=hits)
+            hits = self.retrieve_like(source, knowledge_base, k).repeat(num_images)
+        return self(
+            neighbors=hits,
+            source=[source] * len(hits),
+            guidance=guidance,
+            guidance_scale=guidance_scale,
+            token_sampling=token_sampling,
+            seed=seed,
+        )
+
+    def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
+        """The documents for a picture that is filled in or described, without a text; none with k = 0."""
+        edge = max(self.capabilities.sizes)
+        return self._of_picture(images.square(images.on_background(image), edge), knowledge_base, k)
+
+    def _with_holes(
+        self, sources: Sequence[Image.Image], rows: int
+    ) -> tuple[Sequence[Image.Image], np.ndarray, list[np.ndarray]]:
+        """Pictures to fill in, their hole `(side, side)`, and the codes of each. Raises: BowerbirdError for as many
+        pictures as there are not rows, or several holes."""
+        if len(sources) != rows:
+            raise BowerbirdError(f"{len(sources)} pictures to fill in for {rows} rows; give one each")
+        parts = [parts_of(images.square(source, max(self.capabilities.sizes)), self.layout.side) for source in sources]
+        pictures = [picture for picture, _ in parts]
+        return pictures, one_hole([hole for _, hole in parts]), [self.reader.codes(picture) for picture in pictures]
+
+    def _filled(
+        self,
+        found: Tensor,
+        pictures: Sequence[Image.Image],
+        holes: np.ndarray,
+        codes: Sequence[np.ndarray],
+        output_type: str,
+    ) -> Any:
+        """The pictures with `found` `(n, places)` in their holes, in the form asked for."""
+        whole = torch.from_numpy(np.stack(codes)).to(found.device)
+        whole[:, torch.from_numpy(holes.ravel()).to(found.device)] = found
+        if output_type == "latent":
+            return whole
+        inside = F.interpolate(
+            torch.from_numpy(holes).float()[None, None], scale_factor=float(pictures[0].width // self.layout.side)
+        )
+        own = tensors.to_float(tensors.stack(list(pictures)))
+        return common.as_output(torch.where(inside > 0, to_pictures(self.vae, whole).cpu(), own), output_type)
 
     def _generate(
         self,
@@ -295,6 +347,7 @@ class RACM3Pipeline(System):
 
     def _of_picture(self, image: Image.Image, kb: KnowledgeBase | None, k: int | None) -> Neighbors:
         """The documents that a picture retrieves."""
+        self._check_count(k, kb)
         wanted = self.defaults.k if k is None else k
         if wanted == 0:
             return replace(Neighbors.empty(["a picture alone"]), queries=("",))
@@ -317,12 +370,23 @@ class RACM3Pipeline(System):
         """The documents for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
         none for prompts with k = 0."""
         request = self.resolve(request, kb)
-        most = int(self.decoder.config.documents)
-        if (request.k or 0) > most:
-            raise BowerbirdError(f"k is at most {most} for this model, the documents its decoder tells apart")
+        self._check_count(request.k, kb)
         return retrieval.retrieve(
             kb, request, count, seed=seed, counts=proposal or {}, max_similarity=self.config.max_similarity
         )
+
+    def _check_count(self, k: int | None, kb: KnowledgeBase | None) -> None:
+        """Raises: BowerbirdError for more documents than the decoder tells apart, or `kb` holds."""
+        most, held = int(self.decoder.config.documents), None if kb is None else len(kb)
+        if k is not None and not 0 <= k <= most:
+            raise BowerbirdError(
+                f"k is from 0 to {most} for this model, the documents its decoder tells apart; got {k}"
+            )
+        if k and kb is not None and held and k > held:
+            raise BowerbirdError(
+                f"k = {k} documents are asked for and {kb.path} holds {held} items; choose k from 1 to"
+                f" {min(held, most)}"
+            )
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself: any will do, as its pictures and captions are what counts."""
@@ -385,12 +449,3 @@ class RACM3Pipeline(System):
                 raise BowerbirdError(f"{len(texts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
             given = replace(given, queries=texts if len(texts) == len(given) else texts * len(given))
         return given.repeat(count)
-
-    def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
-        """Raises: BowerbirdError for what a model of codes does not have."""
-        trained, count = self.capabilities.sizes[0], self.layout.cells
-        if size not in (None, trained) or eta or steps not in (None, count):
-            raise BowerbirdError(
-                f"this model generates {count} codes, one a step: height and width {trained} (got {size}), no eta (got"
-                f" {eta}), num_inference_steps {count} (got {steps}); leave them out"
-            )

@@ -33,7 +33,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.rarm_transformer import RARMTransformer
-from bowerbird.models.vq import to_cache_tokens
+from bowerbird.models.vq import sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.neighbor_sampling import NeighborSampling, sample_items
@@ -143,6 +143,7 @@ class RARMObjective(Objective[RARMBatch]):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
             token_layout=None if self.layout is None else asdict(self.layout),
+            codebook=sample_codebook(tokenizer),
         )
         pipe.proposal_counts = dict(zip(self.cache.ids.tolist(), self.cache.counts(k).tolist(), strict=True))
         return pipe

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,10 +19,11 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import rarm_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.models.vq import to_pictures, to_tokens
+from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, SystemOutput
 from bowerbird.systems.embedding_system import EmbeddingSystem, layout_of
+from bowerbird.systems.patches import TRACE, PatchDecoding, PatchSettings, decoding, traces
 from bowerbird.systems.queries import make_request
 from bowerbird.systems.rarm.decoding import Decoder
 
@@ -39,8 +41,8 @@ class RARMPipeline(EmbeddingSystem):
     Raises: MismatchError when the tokenizer `vae` has other symbols than the transformer.
 
     `trained_null` is False for released weights, which guide against k zero vectors that no training showed them (a
-    note for readers, nothing depends on it). `guidance_scale`, `temperature`, `top_k`, `top_p` and `min_p` (see
-    `TokenSampling`) are how it generates unless asked otherwise.
+    note for readers, nothing depends on it). `codebook`: see `vq.sample_codebook`. `guidance_scale`, `temperature`,
+    `top_k`, `top_p` and `min_p` (see `TokenSampling`) are how it generates unless asked otherwise.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -64,6 +66,7 @@ class RARMPipeline(EmbeddingSystem):
         min_p: float = 0.0,
         text_mode: str = "neighbors",
         token_layout: dict[str, Any] | None = None,
+        codebook: list[float] | None = None,
     ) -> None:
         super().__init__()
         there, wanted = vae.config.num_vq_embeddings, transformer.config.symbols
@@ -71,6 +74,11 @@ class RARMPipeline(EmbeddingSystem):
             raise MismatchError(
                 f"the transformer predicts {wanted} symbols and the tokenizer has {there}; give the tokenizer it was"
                 " trained with"
+            )
+        if not has_codebook(vae, codebook or []):
+            raise MismatchError(
+                f"the tokenizer has {there} symbols as the transformer, and they mean something else; give the one it"
+                " was trained with"
             )
         self.register_modules(transformer=transformer, vae=vae)
         self.register_to_config(
@@ -87,15 +95,17 @@ class RARMPipeline(EmbeddingSystem):
             min_p=min_p,
             text_mode=text_mode,
             token_layout=token_layout,
+            codebook=codebook,
         )
         self.layout = layout_of(token_layout)
+        self._patches: PatchDecoding | None = None
 
     @property
     def capabilities(self) -> Capabilities:
         """Any number of neighbors, as embeddings; one size; a token a step."""
         side = round(self.transformer.config.positions**0.5)
         edge = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True, samples_tokens=True)
+        return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True, samples_tokens=True, reads_patches=True)
 
     @property
     def defaults(self) -> Defaults:
@@ -144,6 +154,7 @@ class RARMPipeline(EmbeddingSystem):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         token_sampling: TokenSampling | None = None,
+        patches: PatchSettings | PatchDecoding | None = None,
         eta: float = 0.0,
         height: int | None = None,
         width: int | None = None,
@@ -156,13 +167,22 @@ class RARMPipeline(EmbeddingSystem):
 
         `neighbors=`, the ways of asking and `weights` are as in `RDMPipeline`. `guidance_scale`: of the logits, before
         `token_sampling`; 1 = off, 0 = without neighbors. Both are the model's usual ones (in its config) when None.
+        `patches`: tokens are drawn with the nearest windows of `knowledge_base` too (of its items that satisfy
+        `where`), or of what `patch_decoding` gave; a PIL picture's `info` holds what was found (`patches.TRACE`).
         `num_inference_steps` can only be the number of tokens. `output_type` latent gives the tokens `(B, N)`; the
         callback's `latents` are those so far.
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
         common.check_output_type(output_type)
-        self._check_form(num_inference_steps, eta, common.one_edge(height, width))
+        common.check_token_form(
+            self.transformer.config.positions,
+            self.capabilities.sizes[0],
+            steps=num_inference_steps,
+            eta=eta,
+            height=height,
+            width=width,
+        )
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         how = self.token_sampling if token_sampling is None else token_sampling
         if neighbors is not None:
@@ -186,12 +206,18 @@ class RARMPipeline(EmbeddingSystem):
             )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, proposal=proposal)
         hits = hits if weights is None else hits.weighted(weights)
+        windows = self._windows(patches, knowledge_base, where)
+        near: list[tuple[np.ndarray, np.ndarray]] = []
         guided = guidance.classifier_free(Decoder(self.transformer), self.condition(hits), scale)
         generators = common.generators_for(generator, seed, len(hits))
 
         def transition(logits: Tensor, tokens: Tensor, _: int) -> Tensor:
-            drawn = discrete.sample(how.distribution(logits)[:, None], generators)
-            return torch.cat([tokens, drawn], 1)
+            if windows is None:
+                chances = how.distribution(logits)
+            else:
+                near.append(windows.source.near(tokens.cpu().numpy(), windows.settings))
+                chances = windows.distribution(logits, near[-1], how)
+            return torch.cat([tokens, discrete.sample(chances[:, None], generators)], 1)
 
         start = torch.empty(len(hits), 0, dtype=torch.long, device=self._execution_device)
         run = Denoising(self, start, range(self.transformer.config.positions), transition, callback_on_step_end)
@@ -200,8 +226,39 @@ class RARMPipeline(EmbeddingSystem):
         images = run.sample
         if output_type != "latent":
             images = common.as_output(to_pictures(self.vae, run.sample), output_type)
+        if output_type == "pil" and near:
+            for picture, trace in zip(images, traces(near, len(hits)), strict=True):
+                picture.info[TRACE] = trace
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
+
+    def patch_decoding(self, kb: KnowledgeBase, settings: PatchSettings, *, where: str | None = None) -> PatchDecoding:
+        """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`; their codes are kept in the
+        cache, and the windows of the last ones here."""
+        edge = max(self.capabilities.sizes)
+        made = decoding(self.vae, edge, kb, settings, common.fingerprint([self.vae]), where=where)
+        if self._patches is not None and self._patches.key == made.key:
+            made = replace(made, source=self._patches.source)
+        self._patches = made
+        return made
+
+    def _windows(
+        self, asked: PatchSettings | PatchDecoding | None, kb: KnowledgeBase | None, where: str | None
+    ) -> PatchDecoding | None:
+        """What tokens are drawn with beside the model; None for the model alone. Raises: BowerbirdError for windows of
+        nothing, or of another tokenizer."""
+        if isinstance(asked, PatchSettings):
+            if not asked.weight:
+                return None
+            if kb is None:
+                raise BowerbirdError(
+                    "`patches` are of a knowledge base; give knowledge_base=, or what patch_decoding gave"
+                )
+            asked = self.patch_decoding(kb, asked, where=where)
+        if asked is None or not asked.settings.weight:
+            return None
+        asked.source.check(self.transformer.config.positions, self.transformer.config.symbols)
+        return asked
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """Tokens `(B, N)` -> the logits of each, given those before it and the condition, `(B, N, symbols)`, float32:
@@ -218,12 +275,3 @@ class RARMPipeline(EmbeddingSystem):
         condition = self.condition(hits)
         said = self.predict(tokens, torch.tensor(0), condition.without("neighbors") if null else condition)
         return F.cross_entropy(said.transpose(1, 2), tokens, reduction="none").mean(1).cpu() / math.log(2)
-
-    def _check_form(self, steps: int | None, eta: float, size: int | None) -> None:
-        """Raises: BowerbirdError for what a model of tokens does not have."""
-        trained, count = self.capabilities.sizes[0], self.transformer.config.positions
-        if size not in (None, trained) or eta or steps not in (None, count):
-            raise BowerbirdError(
-                f"this model generates {count} tokens, one a step: height and width {trained} (got {size}), no eta (got"
-                f" {eta}), num_inference_steps {count} (got {steps}); leave them out"
-            )

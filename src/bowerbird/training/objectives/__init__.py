@@ -16,6 +16,11 @@ REGISTRATION = Registration(
             build=f"{_HERE}.patch_encoder:build",
             preview=f"{_HERE}.patch_encoder:sheet",
         ),
+        "locked-image": ObjectiveEntry(
+            config=f"{_HERE}.locked_image:LockedImageConfig",
+            build=f"{_HERE}.locked_image:build",
+            frozen=f"{_HERE}.locked_image:frozen",
+        ),
         "autoencoder": ObjectiveEntry(
             config=f"{_HERE}.autoencoder:AutoencoderConfig",
             build=f"{_HERE}.autoencoder:build",

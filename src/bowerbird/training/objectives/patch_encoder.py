@@ -61,6 +61,27 @@ class PatchEncoderBatch(TypedDict):
     noise: int
 
 
+def of_one_name(pictures: Pictures) -> list[list[int]]:
+    """The rows of each name; a picture without one stands alone."""
+    names: dict[str, list[int]] = {}
+    for row, caption in enumerate(pictures.captions):
+        names.setdefault(caption.lower() or f"row {row}", []).append(row)
+    return list(names.values())
+
+
+def typed(pictures: Pictures, row: int, rng: np.random.Generator) -> str:
+    """A caption as a person might type it: the name, at times with some tags, at times inside a phrase."""
+    name = pictures.captions[row]
+    tags = [tag for tag in pictures.tags(row) if rng.random() < 0.5]
+    text = " ".join([name, *tags]) if rng.random() < 0.4 else name
+    return str(rng.choice(["{}", "{}", "a picture of {}", "a {}", "the {} icon"])).format(text)
+
+
+def freely_varied(n: int, share: float, generator: torch.Generator) -> variation.Variation:
+    """Variations of n pictures under which each still shows the same thing; `share` have each kind of change."""
+    return variation.draw(n, generator, colored=share, moved=share, grounded=share, drawn=share / 3, several=share / 10)
+
+
 class PatchEncoderObjective(Objective[PatchEncoderBatch]):
     """The encoder with its losses over one set of pictures."""
 
@@ -70,10 +91,7 @@ class PatchEncoderObjective(Objective[PatchEncoderBatch]):
         named = pictures.column(config.style_key) if config.style_key else [""] * len(pictures)
         self.styles = sorted({style for style in named if style})
         self.style = torch.tensor([self.styles.index(style) if style else -1 for style in named])
-        names: dict[str, list[int]] = {}
-        for row, caption in enumerate(pictures.captions):
-            names.setdefault(caption.lower() or f"row {row}", []).append(row)
-        self.groups = list(names.values())
+        self.groups = of_one_name(pictures)
         self.of_style = [np.flatnonzero(self.style.numpy() == i) for i in range(-1, len(self.styles))]
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
@@ -102,7 +120,7 @@ class PatchEncoderObjective(Objective[PatchEncoderBatch]):
         return {
             "first": self._varied(pairs[:, 0], generator),
             "second": self._varied(pairs[:, 1], generator),
-            "texts": [self._text(int(row), rng) for row in pairs[:, 0]],
+            "texts": [typed(self.pictures, int(row), rng) for row in pairs[:, 0]],
             "alike": VariedPictures(self.pictures.pixels[rows], self.opacity[rows], both),
             "style": self.style[some],
             "plain": plain,
@@ -110,18 +128,8 @@ class PatchEncoderObjective(Objective[PatchEncoderBatch]):
         }
 
     def _varied(self, rows: np.ndarray, generator: torch.Generator) -> VariedPictures:
-        share = self.config.varied
-        change = variation.draw(
-            len(rows), generator, colored=share, moved=share, grounded=share, drawn=share / 3, several=share / 10
-        )
+        change = freely_varied(len(rows), self.config.varied, generator)
         return VariedPictures(self.pictures.pixels[rows], self.opacity[rows], change)
-
-    def _text(self, row: int, rng: np.random.Generator) -> str:
-        """A caption as a person might type it: the name, at times with some tags, at times inside a phrase."""
-        name = self.pictures.captions[row]
-        tags = [tag for tag in self.pictures.tags(row) if rng.random() < 0.5]
-        text = " ".join([name, *tags]) if rng.random() < 0.4 else name
-        return str(rng.choice(["{}", "{}", "a picture of {}", "a {}", "the {} icon"])).format(text)
 
     def forward(self, batch: PatchEncoderBatch) -> Tensor:
         """The summed loss of one batch."""

@@ -53,7 +53,7 @@ class RerankerConfig(ObjectiveConfig):
     embeddings: bool = True
     rank: Count = 16
     hidden: Count = 32
-    dropout: Share = 0.3
+    dropout: Share = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ class RerankerObjective(Objective[RerankerBatch]):
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             dim, shared, rank = (dim, shared, config.rank) if config.embeddings else (0, 0, 0)
-            self.model = RerankerModel(len(FACTS), dim, shared, rank, config.hidden)
+            start = torch.zeros(len(FACTS))
+            start[FACTS.index("rank")] = 1
+            self.model = RerankerModel(start, dim, shared, rank, config.hidden)
         there = self.labels["named"][self.trained] >= 0
         facts = self.labels["facts"][self.trained][there]
         self.model.mean.copy_(facts.mean(0))

@@ -21,6 +21,7 @@ NAMES = {
     "tiny-autoencoder": ("bowerbird.training.recipes.autoencoder", "tiny_autoencoder"),
     "rdm-patches": ("bowerbird.training.recipes.drawings", "rdm_patches"),
     "small-patches": ("bowerbird.training.recipes.drawings", "small_patches"),
+    "small-patches-text": ("bowerbird.training.recipes.drawings", "small_patches_text"),
     "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),
     "vq-drawings": ("bowerbird.training.recipes.drawings", "vq_drawings"),
     "reimagen-drawings-32": ("bowerbird.training.recipes.drawings", "reimagen_drawings_32"),

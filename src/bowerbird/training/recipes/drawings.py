@@ -13,6 +13,7 @@ from bowerbird.systems.rdm.objective import RDMConfig
 from bowerbird.systems.reimagen.config import NeighborKind, ReImagenConfig, TowerSizes, UNetSizes
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.objectives.autoencoder import AutoencoderConfig
+from bowerbird.training.objectives.locked_image import LockedImageConfig
 from bowerbird.training.objectives.patch_encoder import PatchEncoderTraining
 from bowerbird.training.objectives.vq import VQConfig
 from bowerbird.training.recipe import Recipe
@@ -121,6 +122,33 @@ def small_patches(*, tiny: bool = False) -> Recipe:
         limit=64,
         transparency=True,
     )
+
+
+def small_patches_text(*, tiny: bool = False) -> Recipe:
+    """The words of `small-patches`, with its picture side locked but for the last layer.
+
+    Command: bowerbird train small-patches-text --set system.base=runs/small-patches/model --data drawings.parquet --out
+    runs/small-patches-text
+    """
+    train = TrainConfig(
+        steps=3000,
+        batch_size=1024,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        cooldown_fraction=0.5,
+        weight_decay=0.05,
+        ema_decay=0.99,
+        save_every=200,
+        sheet_every=1000,
+    )
+    system = LockedImageConfig()
+    if not tiny:
+        return Recipe(
+            name="small-patches-text", system=system, train=train, size=128, where=TRAINED_ON, transparency=True
+        )
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 8, "warmup_steps": 1})
+    tried = system.model_copy(update={"views": 2})
+    return Recipe(name="small-patches-text", system=tried, train=shorter, size=64, limit=64, transparency=True)
 
 
 def rdm_patches(*, tiny: bool = False) -> Recipe:

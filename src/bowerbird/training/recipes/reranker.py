@@ -15,12 +15,12 @@ def reranker(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train reranker --kb my-kb --base tiny-rdm-fast --out runs/reranker
     """
     train = TrainConfig(
-        steps=600,
+        steps=300,
         batch_size=64,
-        learning_rate=3e-3,
+        learning_rate=5e-4,
         warmup_steps=20,
         cooldown_fraction=0.5,
-        weight_decay=0.1,
+        weight_decay=1.0,
         ema_decay=0.99,
         precision="no",
         save_every=200,

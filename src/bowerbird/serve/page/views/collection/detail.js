@@ -42,9 +42,10 @@ export function Detail({ item, hit, writable, onClose, onStep, onRemove }) {
   </aside>`;
 }
 
-function scoreLine({ similarity, bm25 }) {
+function scoreLine({ similarity, bm25, caption_similarity: caption }) {
   const parts = [];
   if (similarity !== null && similarity !== undefined) parts.push(`similarity ${score(similarity)}`);
   if (bm25 !== null && bm25 !== undefined) parts.push(`words ${bm25.toFixed(1)}`);
+  if (caption !== null && caption !== undefined) parts.push(`caption ${score(caption)}`);
   return parts.join(" · ");
 }

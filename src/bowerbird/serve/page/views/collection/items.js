@@ -51,5 +51,6 @@ export function usePages({ kb, where, key }) {
     [load],
   );
   const at = (index) => pages.held.get(Math.floor(index / PAGE))?.[index % PAGE] ?? null;
-  return { ...state, at, onRange, retry: () => load(0) };
+  const need = useCallback((index) => load(Math.floor(index / PAGE)), [load]);
+  return { ...state, at, need, onRange, retry: () => load(0) };
 }

@@ -60,6 +60,12 @@ export function Collection() {
   const listKey = `${kb} ${searchKey ?? whereOf(settled.filters)}`;
   useEffect(() => setOpen(null), [listKey]);
   useEffect(() => setSelected(new Map()), [kb]);
+  // who steps from item to item comes to those that the grid has not asked for
+  const neededAt = open === null || hits ? null : open;
+  useEffect(() => {
+    if (neededAt === null) return;
+    for (const index of [neededAt, neededAt + 1, neededAt - 1]) if (index >= 0 && index < total) pages.need(index);
+  }, [neededAt, total]);
 
   const changed = useCallback(async () => {
     setSelected(new Map());

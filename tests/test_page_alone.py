@@ -1,0 +1,116 @@
+"""The page on the web process alone, without a model: what strangers wrote stays words, and what a person chooses is
+what is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bowerbird.serve.context import Settings
+from tests.serving import Client, web_alone
+from tests.test_page import CHROMIUM, INLINE, PATIENCE, PAYLOADS, browsers, expect
+
+pytestmark = pytest.mark.timeout(900)
+KB = "/api/knowledge-bases/kb"
+FRAMES = (
+    "X",
+    "X X",
+    "a red apple X",
+    "\u200fX\u200e",
+    "%XX%",
+    "<!--X-->",
+    "<textarea>X</textarea>",
+    "]]>X<![CDATA[",
+    "\\u003cX",
+    "&lt;X&gt;&#60;X",
+    "</title></style></script>X",
+    "\x1b]0;X\x07",
+    "`X`",
+    "\x00X",
+    "javascript:X//",
+    "X" + "\u0301" * 40,
+    "data:text/html,X",
+)
+
+
+@pytest.fixture(scope="module")
+def server(small_kb_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("page-alone")
+    settings = Settings((str(small_kb_path),), folder / "data", ("tiny-rdm", "tiny-knn"), drain_seconds=1)
+    with web_alone(settings, folder / "sockets") as (client, _):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def page(server: Client) -> Iterator[Any]:
+    """A page whose console stays empty, that asks nobody else, and where nothing runs that is not ours."""
+    faults: list[str] = []
+    with browsers.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        here = (server.url, "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(here) or faults.append(request.url))
+        yield page
+        assert page.evaluate("window.ran") is None
+        browser.close()
+    assert not faults, faults
+
+
+def test_two_hundred_payloads_are_words_everywhere(page: Any, server: Client) -> None:
+    """Captions, names, columns, values and credits of a server that says whatever strangers wrote: each of `PAYLOADS`
+    in `FRAMES`, through the grid, and through the open item with all its facts."""
+    item = server.get("/api/knowledge-bases/kb/items?limit=1").json["items"][0]
+    words = [frame.replace("X", payload) for payload in PAYLOADS for frame in FRAMES]
+    assert len(set(words)) >= 200
+    items = [
+        {**item, "id": str(n), "caption": text, "name": text, "metadata": {text: text}, "credit": {text: text}}
+        for n, text in enumerate(words)
+    ]
+
+    def answer(route: Any) -> None:
+        query = dict(part.split("=") for part in route.request.url.split("?")[1].split("&"))
+        first, limit = int(query["offset"]), int(query["limit"])
+        page = {"version": 1, "total": len(items), "offset": first, "items": items[first : first + limit]}
+        route.fulfill(json=page)
+
+    page.route("**/items?*", answer)
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.click()
+    title = page.locator(".detail-title")
+    seen = [title.evaluate("title => title.textContent")]
+    while len(seen) < len(words):
+        assert page.locator(INLINE).count() == 0, seen[-1]
+        page.locator(".detail").get_by_role("button", name="Next item").click()
+        page.wait_for_function("text => document.querySelector('.detail-title')?.textContent !== text", arg=seen[-1])
+        seen.append(title.evaluate("title => title.textContent"))
+    assert len(set(seen)) == len(words)
+
+
+def test_what_is_found_is_put_in_another_order_where_one_says_so(page: Any, server: Client) -> None:
+    items = server.get(f"{KB}/items?limit=2").json["items"]
+    rows = [{"item": item, "score": 0.5, "weight": 1.0, "pinned": False} for item in items]
+    page.route("**/neighbors", lambda route: route.fulfill(json={"version": 1, "k": 2, "neighbors": rows}))
+    page.goto(f"{server.url}/#/generate")
+    page.locator("#prompt").fill("red apple")
+    page.locator(".neighbor").first.wait_for()
+    page.get_by_text("More settings").click()
+    choice = page.get_by_label("Re-rank")
+    assert choice.locator("option").all_inner_texts()[:2] == ["usual", "off"]
+    with page.expect_request(re.compile("/neighbors$")) as asked:
+        choice.select_option(label="off")
+    assert asked.value.post_data_json["rerank"] == "none"
+    page.locator("button.big").click()
+    page.locator(".run").first.wait_for()
+    assert server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["rerank"] == "none"
+    page.get_by_text("All as usual").click()
+    page.locator("button.big").click()
+    expect(page.locator(".run")).to_have_count(2)
+    assert server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["rerank"] == "auto"
