@@ -245,3 +245,27 @@ def test_the_learned_reranker_sees_nothing_of_what_it_is_measured_on(
     assert {row["hexcode"] for row in collected[0].metadata} == {"thing4", "thing5"}
     assert set(collected[0].column("style")) == {"flat", "fluent", "noto", "twemoji"}
     assert [0 <= value["neighbors of the entity"] <= 1 for value in finding.values.values()] == [True] * 4
+
+
+def test_the_claim_of_subjects_measures_the_class_and_the_seconds(
+    knn_experiment: Experiment,
+    random_rdm: Path,
+    random_reimagen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import doubles
+
+    from bowerbird.evaluation.claims import subject
+
+    doubles.sd().save_pretrained(tmp_path / "sd")
+    small = {"WORD": "the", "SUBJECTS": 1, "PICTURES": 2, "AT": (250, 500), "REIMAGEN": str(random_reimagen)}
+    for name, value in {**small, "RDM": str(random_rdm), "TINY": True}.items():
+        monkeypatch.setattr(subject, name, value)
+    settings = replace(knn_experiment.settings, train_steps=2, seeds=(0,))
+    given = replace(knn_experiment, models={"tiny-sd": str(tmp_path / "sd")}, settings=settings)
+    (found,) = claims.run(claims.load(["subject"]), given, tmp_path / "claims")
+    assert all(np.isfinite(effect["mean"]) for effect in found["effects"])
+    assert (tmp_path / "claims" / "subject.png").stat().st_size > 5000
+    seconds = [found["values"][f"fine-tuned without, {step} steps"]["seconds"]["mean"] for step in (1, 2)]
+    assert 0 < seconds[0] < seconds[1]
