@@ -26,6 +26,7 @@ from torch import nn
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.quiet import quiet_libraries
 from bowerbird.core.types import Neighbors
 from bowerbird.data import sources
 from bowerbird.models.weights import FOLDER
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=(), help="one a stage, the first stage first")
     parser.add_argument("--data", nargs="*", type=Path, default=())
     arguments = parser.parse_args()
+    quiet_libraries()
     model = arguments.run / "model" if (arguments.run / "model").is_dir() else arguments.run
     half = ReImagenPipeline.from_pretrained(str(model)).to(dtype=torch.float16).to(dtype=torch.float32)
     if arguments.checkpoints:

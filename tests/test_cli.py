@@ -476,6 +476,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
 def test_models_and_doctor(tmp_path: Path) -> None:
     listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
     assert {m["name"] for m in listed} == {
+        "reimagen-drawings",
         "small",
         "tiny-autoencoder",
         "tiny-copies",

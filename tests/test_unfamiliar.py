@@ -50,7 +50,7 @@ def test_statistics_are_shares_of_colors_and_of_steps() -> None:
     assert shares == pytest.approx([0.5, 1, 2 / 1024, 1 - edge, 0, 0, edge], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tiny-rdm", "tiny-rdm-fast", "tiny-knn", "tiny-reimagen"])
+@pytest.mark.parametrize("name", ["tiny-rdm", "tiny-rdm-fast", "tiny-knn", "tiny-reimagen", "reimagen-drawings"])
 def test_bundled_models_know_drawings_from_photographs(name: str) -> None:
     from bowerbird.models.weights import bundled
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bowerbird.cli.demo_rows import Base
     from bowerbird.knowledge.base import KnowledgeBase
 
-MODEL, EDITOR = "tiny-reimagen", "tiny-knn"
-THINGS = ("avocado", "parachute", "carrot", "duck")
+MODEL, EDITOR = "reimagen-drawings", "tiny-knn"
+THINGS = ("avocado", "duck", "koala", "lollipop")
 """What is asked for: of the things that the collection has in both styles, those that came out best of twenty, looked
 at one by one (docs/log.md)."""
 STYLES = ("fluent", "icon-park")

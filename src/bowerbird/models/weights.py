@@ -14,6 +14,10 @@ DESCRIPTIONS = {
         " tiny-rdm"
     ),
     "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",
+    "reimagen-drawings": (
+        "Re-Imagen at 32, 64 and 128 px, of sixteen styles of emoji and icons; conditioned on a text and on neighbors'"
+        " pictures with captions"
+    ),
     "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; over tiny-rdm",
     "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbors' embeddings of `small`",
 }
