@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -65,3 +66,15 @@ def peers(texts: list[str]) -> dict[str, Search]:
         except ImportError:
             print(f"{name} is left out: pip install {name.lower()}")
     return found
+
+
+def main() -> None:
+    """A line for each that is installed, by a search for one word, and for each that is not."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for name, search in peers(["a red fox", "a blue fish"]).items():
+        found = list(search(Query(frozenset({0}), "fox")))
+        print(f"{name} finds the fox first" if found[:1] == [0] else f"{name} found {found}")
+
+
+if __name__ == "__main__":
+    main()

@@ -229,7 +229,7 @@ def test_kb_life_in_json(tmp_path: Path, drawn_folder: Path) -> None:
     found = json.loads(
         bowerbird("search", "kb", "--text", "red", "--mode", "bm25", "-k", "3", "--json", cwd=tmp_path).stdout
     )
-    assert set(found) == {"kb", "version", "mode", "query", "corrected", "results"}
+    assert set(found) == {"kb", "version", "mode", "query", "rerank", "corrected", "results"}
     keys = {"id", "score", "similarity", "bm25", "caption", "metadata", "path", "credit"}
     assert all(set(r) == keys for r in found["results"])
     scores = [r["score"] for r in found["results"]]
