@@ -17,12 +17,14 @@ from PIL import Image
 from bowerbird import KnowledgeBase
 from bowerbird.core import leftovers, provenance
 from bowerbird.evaluation.copies import guard
+from bowerbird.serve import models
 from bowerbird.serve.calls import Calls
 from bowerbird.serve.errors import Public
 from bowerbird.serve.kinds import run
 from bowerbird.serve.notes import readable
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import Order
+from bowerbird.systems import loading
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
 
@@ -202,3 +204,9 @@ def test_notes_name_what_was_left_out_in_one_line_and_no_numbers_of_items() -> N
         "left out, of another color: 'a pear', 'a \"b\" 3 c'",
         "the critic does not see 'a hat'",
     ]
+
+
+def test_without_a_name_all_bundled_models_are_served_and_the_first_draws_any_drawing() -> None:
+    found = models.served(())
+    assert set(found) == set(loading.bundled_pipelines())
+    assert next(iter(found)) == "reimagen-drawings"

@@ -62,6 +62,10 @@ class Served:
         }
 
 
+BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn")
+"""What is served where no model is named, the first by default."""
+
+
 def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) -> dict[str, Served]:
     """The models called `names`, all bundled ones that generate where there are none, by id; `adapters` by name.
 
@@ -72,7 +76,7 @@ def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) 
     if stray := [name for name in adapters if name not in names]:
         raise BowerbirdError(f"an adapter is for {stray[0]!r}, which is not served; give it as --model too")
     found: dict[str, Served] = {}
-    for name in names or [name for name in ("tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn") if bundled(name)]:
+    for name in names or [name for name in BUNDLED if bundled(name)]:
         folder = bundled(name) or Path(name)
         is_folder = (folder / "model_index.json").is_file()
         if not is_folder and (name.count("/") != 1 or name.startswith((".", "/")) or folder.exists()):
