@@ -52,6 +52,19 @@ class Settings:
     held_out: float = 0.1
     judge_steps: int = 800
 
+    def training(self, seed: int) -> TrainConfig:
+        """How every network of a claim is trained from nothing: for `train_steps`, without sheets."""
+        return TrainConfig(
+            steps=self.train_steps,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            cooldown_fraction=0.4,
+            ema_decay=0.99,
+            save_every=200,
+            sheet_every=10**6,
+            seed=seed,
+        )
+
 
 @dataclass(frozen=True)
 class Database:
@@ -161,16 +174,7 @@ class Domain:
             database_share=0.5,
             pool=k,
         )
-        train = TrainConfig(
-            steps=self.settings.train_steps,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            cooldown_fraction=0.4,
-            ema_decay=0.99,
-            save_every=200,
-            sheet_every=10**6,
-            seed=seed,
-        )
+        train = self.settings.training(seed)
         name = f"claim-{self.name}-" + (f"k{k}" if neighbors else "none")
         return Recipe(name=name, system=system, train=train, size=self.size)
 

@@ -19,7 +19,6 @@ from bowerbird.evaluation.metrics.intervals import over_seeds
 from bowerbird.systems.neighbor_sampling import NeighborSampling
 from bowerbird.systems.rarm.objective import RARMConfig, RARMSizes
 from bowerbird.training.cached import train_once
-from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 
 K = 4
@@ -70,16 +69,7 @@ def _recipe(domain: Domain, seed: int, *, neighbors: bool) -> Recipe:
         null_probability=0.1 if neighbors else 1.0,
     )
     system = RARMConfig(tokenizer=None, transformer=RARMSizes(channels=128, layers=4), draws=draws)
-    train = TrainConfig(
-        steps=domain.settings.train_steps,
-        learning_rate=1e-3,
-        warmup_steps=100,
-        cooldown_fraction=0.4,
-        ema_decay=0.99,
-        save_every=200,
-        sheet_every=10**6,
-        seed=seed,
-    )
+    train = domain.settings.training(seed)
     name = f"claim-{domain.name}-rarm-" + ("k" if neighbors else "none")
     return Recipe(name=name, system=system, train=train, size=domain.size)
 

@@ -22,7 +22,6 @@ from bowerbird.systems.knn.batches import ConditionSampling
 from bowerbird.systems.knn.objective import KNNConfig
 from bowerbird.systems.queries import Request
 from bowerbird.training.cached import train_once
-from bowerbird.training.config import TrainConfig
 from bowerbird.training.recipe import Recipe
 
 MODEL = "tiny-knn"
@@ -150,16 +149,7 @@ def _short(experiment: Experiment, seed: int, *, neighbors: bool) -> str:
     draws = ConditionSampling(views=2, view_probability=1.0)
     if not neighbors:
         draws = draws.model_copy(update={"neighbor_dropout": 1.0, "query_dropout": 0.0})
-    train = TrainConfig(
-        steps=experiment.settings.train_steps,
-        learning_rate=1e-3,
-        warmup_steps=100,
-        cooldown_fraction=0.4,
-        ema_decay=0.99,
-        save_every=200,
-        sheet_every=10**6,
-        seed=seed,
-    )
+    train = experiment.settings.training(seed)
     system = KNNConfig(unet=UNetConfig(block_out_channels=(32, 64, 96)), edits=None, draws=draws)
     recipe = Recipe(name="claim-knn-" + ("with" if neighbors else "without"), system=system, train=train)
     return str(train_once(recipe, experiment.trainable, device=experiment.device, progress=experiment.progress))
