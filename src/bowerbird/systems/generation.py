@@ -40,10 +40,11 @@ INSTRUCTED = {"image_guidance": "image_guidance", "least_change": "change_thresh
 """The same of an edit by instruction."""
 IMAGE_GUIDANCE = 1.5
 """How much of the picture stays in an edit by instruction. Source: InstructPix2Pix, arXiv 2211.09800."""
-BATCH = {"cpu": 4, "cuda": 32}
+BATCH = {"cpu": 2, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply
 matrices are chosen by shape, and another shape may round a picture's last bit another way. So `--from` gives the same
-pixels, whatever it was one of."""
+pixels, whatever it was one of. Two on a CPU: one picture takes 1.5 times as long as it would alone, and many take 1.3
+times as long as in fours (`benchmarks/batch_size.py`)."""
 
 
 @dataclass(frozen=True)
