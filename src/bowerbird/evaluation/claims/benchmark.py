@@ -246,11 +246,11 @@ def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
 
 
 @contextmanager
-def temporary_knowledge_base(pictures: Pictures) -> Iterator[KnowledgeBase]:
-    """A knowledge base of `pictures` on disk, with the bundled encoder; gone with the block."""
+def temporary_knowledge_base(pictures: Pictures, *, encoder: str = "small") -> Iterator[KnowledgeBase]:
+    """A knowledge base of `pictures` on disk, with the `encoder`; gone with the block."""
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(pictures, Path(folder) / "pictures.parquet")
-        yield KnowledgeBase.build(Path(folder) / "kb", str(table))[0]
+        yield KnowledgeBase.build(Path(folder) / "kb", str(table), encoder=encoder)[0]
 
 
 def write_table(pictures: Pictures, path: Path, columns: Sequence[str] = ("hexcode", "style", "split")) -> Path:
