@@ -29,8 +29,11 @@ SCALE = 1.0
 OTHER_SEEDS = 1000
 """Pictures beside the first of a seed are drawn from seeds so far on."""
 LOOP, BEST, ALONE, ONE = (
-    "the loop", "references, the best of as many", "the base alone, the best of as many", "references, one picture",
-)  # fmt: skip
+    "the loop",
+    "references, the best of as many",
+    "the base alone, the best of as many",
+    "references, one picture",
+)
 
 
 class NotYet(Exception):  # no error: what the loop asks for is generated with that of other prompts

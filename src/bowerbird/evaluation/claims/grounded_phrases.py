@@ -21,8 +21,11 @@ PAIRS, SHOWN = 60, 16
 SCALE = 1.0
 """That adapters are trained at."""
 ALONE, ONE, PHRASES, NO_REGIONS = (
-    "the base alone", "one query", "a reference a phrase", "a reference a phrase, without regions",
-)  # fmt: skip
+    "the base alone",
+    "one query",
+    "a reference a phrase",
+    "a reference a phrase, without regions",
+)
 
 
 def measure(experiment: Experiment) -> Finding:

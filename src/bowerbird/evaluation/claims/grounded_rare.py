@@ -43,7 +43,7 @@ def measure(experiment: Experiment) -> Finding:
         wanted = np.array(benchmark.entities)[:, None]
         codes = np.array([[row.get("hexcode", "") for row in line] for line in found.metadata])
         pictures = [row[0] for row in found.images()]
-        judges, own, items = benchmark.describe_judges(), float((codes == wanted).mean()), len(setup.kb)
+        named, own, items = benchmark.share_named(), float((codes == wanted).mean()), len(setup.kb)
     with_, without = right["with references"], right["without"]
     estimates = {arm: per_entity(values) for arm, values in right.items()}
     gain = per_entity([a - b for a, b in zip(with_, without, strict=True)])
@@ -56,15 +56,16 @@ def measure(experiment: Experiment) -> Finding:
     title = "Rare entities named, by a base that was never shown them"
     plot = partial(plots.intervals, rows=rows, title=title, label="share of pictures", mark=LEAST_WITH)
     shown = np.linspace(0, len(prompts) - 1, min(SHOWN, len(prompts))).astype(int).tolist()
+    columns = ["first reference", *first]
     lines = [
-        (prompts[i], [each for each in (pictures[i], *(images[i] for images in first.values())) if each is not None],
-         ["first reference", *first])
+        (prompts[i], [each for each in (pictures[i], *(images[i] for images in first.values())) if each], columns)
         for i in shown
-    ]  # fmt: skip
+    ]
     notes = (
         f"{len(prompts)} entities that neither the base nor its adapter was trained on, by name; K = {K} of {items}"
         f" items at scale {SCALE:g}, guidance {GUIDANCE:g}, {experiment.settings.sampling_steps} steps. Of the"
-        f" references {own:.0%} are drawings of the entity. Intervals over entities. {judges}"
+        f" references {own:.0%} are drawings of the entity. Of the real drawings the judge names {named:.0%},"
+        " all seen in its training. Intervals over entities."
     )
     values = {arm: asdict(value) for arm, value in estimates.items()}
     return Finding(effects, values, notes, plot, lambda path: contact_sheet.labeled_grid(lines).save(path))

@@ -179,7 +179,7 @@ def generate(
     was generated before. `structure`: the form in which prompts are read by their phrases. `rows`: the numbers of the
     rows where some are left out."""
     how, steps = how or ReferenceSettings(), experiment.settings.sampling_steps
-    key = f"{pipe.fingerprint()} {seed} {steps} {how} {structure} {experiment.device} {hits.queries} {rows}"
+    key = f"{pipe.fingerprint()} {seed} {steps} {GUIDANCE} {how} {structure} {experiment.device} {hits.queries} {rows}"
     digest = hashlib.sha256(f"{key} {hits.ids.shape}".encode())
     for part in (hits.embeddings, hits.effective_weights, hits.regions):
         digest.update(b"" if part is None else part.tobytes())
