@@ -48,7 +48,7 @@ TINY = False
 """Whether the recipe is taken in its tiny form, as tests do."""
 THINGS, SCENES = 120, 400
 """Entities that adapters learn from, in all their styles, and scenes composed of them."""
-STEPS, BATCH, RATE = 400, 16, 1e-3
+STEPS, BATCH, RATE = 250, 16, 1e-3
 ENTITIES, SHOWN = 60, 16
 SCALE = 1.0
 """That adapters are trained at."""
