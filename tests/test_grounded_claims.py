@@ -119,7 +119,9 @@ def test_the_judge_of_halves_sees_shapes_and_colors_as_they_are_drawn() -> None:
             ground=ground,
         )
         pixels = render([scene], none, marked("rare"), 64)[0]
-        return Image.fromarray(((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
+        picture = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy().copy()
+        picture[8:10, 2::12] = 120  # grain, far from the things
+        return Image.fromarray(picture)
 
     for left, right in zip(SHAPES, SHAPES[1:] + SHAPES[:1], strict=True):
         asked = (("red", left), ("blue", right))

@@ -54,6 +54,8 @@ APART = 40
 """From this difference of a channel, of 255, on a pixel is no ground."""
 LEAST = 0.02
 """The share of a half below which there is nothing in it."""
+SPECK = 0.1
+"""A part of a thing is at least this share of its largest part; what is smaller is grain of the ground."""
 EDGE = 64
 """What is cut out is shown to the judge at this edge."""
 
@@ -242,19 +244,21 @@ def side_by_side(pair: tuple[str, str]) -> str:
 
 def cut_out(image: Image.Image, half: int) -> tuple[np.ndarray, np.ndarray] | None:
     """What stands on the ground in the left (0) or right (1) half of a picture: its pixels `(h, w, 3)`, and which of
-    them are it; None where nothing is. The ground is the median of the picture's edge."""
+    them are it, without specks; None where nothing is. The ground is the median of the picture's edge."""
+    from scipy import ndimage
+
     pixels = np.asarray(image.convert("RGB")).astype(np.int16)
     ground = ground_of(pixels)
     middle = pixels.shape[1] // 2
     part = pixels[:, :middle] if half == 0 else pixels[:, middle:]
     there = (np.abs(part - ground) > APART).any(-1)
+    labels, _ = ndimage.label(there)
+    sizes = np.bincount(labels[there], minlength=1)
+    there &= (sizes >= SPECK * sizes.max())[labels]
     if there.mean() < LEAST:
         return None
     rows, columns = np.nonzero(there)
-    # a stray pixel is no edge of a thing
-    top, bottom = np.quantile(rows, (0.01, 0.99)).astype(int)
-    left, right = np.quantile(columns, (0.01, 0.99)).astype(int)
-    box = np.s_[top : bottom + 1, left : right + 1]
+    box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return part[box].astype(np.uint8), there[box]
 
 
