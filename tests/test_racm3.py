@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from bowerbird import KnowledgeBase, encoders
 from bowerbird.core import provenance
@@ -18,6 +19,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.models.causal_attention import BLOCK, attend_causally
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.vq import to_tokens
@@ -180,11 +182,26 @@ def test_batches_depend_on_the_step_alone_and_weigh_the_target(objective: RACM3O
     codes = (batch["target"] >= objective.layout.text_tokens) & (batch["target"] < objective.layout.image)
     assert batch["weights"][codes & (batch["documents"] > 0)].unique().tolist() == [pytest.approx(0.1)]
     # by hand: the weighted sum of all over the number of what counts of the target
-    losses = objective.losses(batch)
+    with torch.no_grad():
+        features = objective.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])
+        said = objective.decoder.logits(features).log_softmax(-1).gather(2, batch["target"][..., None])[..., 0]
     counted = int(((batch["weights"] > 0) & (batch["documents"] == 0)).sum())
-    assert float(objective(batch).detach()) == pytest.approx(
-        float((losses.detach() * batch["weights"]).sum()) / counted
-    )
+    with pytest.MonkeyPatch.context() as patch:  # in several parts too
+        patch.setattr("bowerbird.systems.racm3.objective.AT_ONCE", 100)
+        assert float(objective(batch).detach()) == pytest.approx(float((-said * batch["weights"]).sum()) / counted)
+
+
+def test_attention_in_training_is_torchs_with_its_gradients() -> None:
+    """Over several blocks, so that a block's queries meet all keys before them and none behind."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 2 * BLOCK + 5, 8, generator=drawn, requires_grad=True) for _ in range(3)]
+    out = attend_causally(*inputs)
+    expected = F.scaled_dot_product_attention(*inputs, is_causal=True)
+    assert out.grad_fn is not None
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn(out.shape, generator=drawn)
+    found, wanted = (torch.autograd.grad((made * weight).sum(), inputs) for made in (out, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_no_document_says_the_target_or_the_same_twice() -> None:

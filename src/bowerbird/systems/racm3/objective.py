@@ -44,6 +44,8 @@ from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
 
 INVENTED = 4096
 """Invented names a training knows."""
+AT_ONCE = 1024
+"""Symbols whose logits are computed together: few enough to stay in a processor's cache, which halves their time."""
 
 
 class DecoderSizes(BaseModel):
@@ -208,17 +210,14 @@ class RACM3Objective(Objective[RACM3Batch]):
 
     def forward(self, batch: RACM3Batch) -> Tensor:
         """Mean negative log-likelihood of a symbol of the target, with the weighted one of what else is learned."""
-        losses, weights = self.losses(batch), batch["weights"]
-        counted = (weights > 0) & (batch["documents"] == 0)
-        return (losses * weights).sum() / counted.sum().clamp(min=1)
-
-    def losses(self, batch: RACM3Batch) -> Tensor:
-        """The negative log-likelihood of every symbol, in nats, float `(n, L)`."""
-        features = self.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])
-        logits = self.decoder.logits(features)
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["target"].flatten(), reduction="none").view(
-            batch["target"].shape
+        learned = batch["weights"] > 0
+        features = self.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])[learned]
+        parts = zip(features.split(AT_ONCE), batch["target"][learned].split(AT_ONCE), strict=True)
+        losses = torch.cat(
+            [F.cross_entropy(self.decoder.logits(part).float(), target, reduction="none") for part, target in parts]
         )
+        counted = (batch["documents"][learned] == 0).sum()
+        return (losses * batch["weights"][learned]).sum() / counted.clamp(min=1)
 
     def pipeline(self) -> Any:
         """The current weights as a `RACM3Pipeline`."""
