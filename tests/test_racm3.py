@@ -34,6 +34,7 @@ from bowerbird.systems.racm3.objective import RACM3Config, RACM3Objective
 from bowerbird.systems.racm3.pipeline import RACM3Pipeline
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
+from bowerbird.training.run import train_recipe
 from tests.test_cli import bowerbird, refused
 
 SMALL = Layout(text_tokens=10, image_tokens=6, text_length=3, side=2)
@@ -391,6 +392,15 @@ def test_more_documents_than_the_decoder_knows_are_refused(objective: RACM3Objec
         build_objective(recipe, read_pictures(recipe, drawn_folder), drawn_folder.parent / "racm3-refused")
     assert isinstance(recipe.system, RACM3Config)
     assert encoders.load("small").shared_dim == objective.cache.vectors.shape[1]
+
+
+def test_pictures_without_captions_are_no_documents(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-racm3", tiny=True)
+    pictures = read_pictures(recipe, drawn_folder)
+    without = dataclasses.replace(pictures, captions=(" ",) * len(pictures))
+    with pytest.raises(BowerbirdError, match=r"none of the \d+ pictures has a caption.*caption_column"):
+        list(train_recipe(recipe, without, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_best_of_several_is_the_nearest_to_the_prompt_and_is_made_again(pipe: RACM3Pipeline) -> None:

@@ -248,7 +248,16 @@ def text_tokens(words: Any, texts: list[str]) -> list[np.ndarray]:
 
 def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Objective:
     """The objective over `pictures`, with the frozen networks that `config` names and a vocabulary learned from the
-    captions."""
+    captions.
+
+    Raises: BowerbirdError where no picture that is trained on has a caption.
+    """
+    trained = pictures if run.database is None else run.database
+    if not any(caption.strip() for caption in trained.captions):
+        raise BowerbirdError(
+            f"none of the {len(trained)} pictures has a caption, and RA-CM3 learns from pictures with captions; name"
+            " the column that holds them with `caption_column`, or put a text beside each picture (a.png, a.txt)"
+        )
     encoder = encoders.load(config.encoder, device=run.device)
     tokenizer = open_tokenizer(config.tokenizer, config.symbols, pictures, run).to(run.device)
     size = int(tokenizer.config.sample_size)
@@ -266,7 +275,6 @@ def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Obje
         return build_documents(config, pictures, encode, encoder, size, run.seed, run.device).to_tensors()
 
     documents = DocumentCache.from_tensors(cache.memoize(path, key, make))
-    trained = pictures if run.database is None else run.database
     words = build_tokenizer(learn_pairs(trained.captions, config.vocabulary), config.text_length + 2)
     return RACM3Objective(config, pictures, documents, words, tokenizer, encoder, run.seed)
 
