@@ -130,7 +130,7 @@ def _measure(
     for style in [*sorted(set(emoji.column("style"))), *(HELD_OUT_STYLES if icons is not None else ())]:
         source = emoji if style in emoji.column("style") else icons
         assert source is not None
-        own = _collection(source, settings, lambda row, style=style: row["style"] == style)  # type: ignore[misc]
+        own = _collection(source, settings, lambda row, style=style: row["style"] == style)
         if source is emoji:
             asked = [names[entity] for entity in some]
         else:

@@ -68,7 +68,7 @@ def fit_own(pictures: Sequence[Image.Image]) -> TrainingPictures | None:
     if len(pictures) < FEWEST:
         return None
     again = np.arange(0, len(pictures), 2)
-    shown = [*pictures, *(_as_jpeg(pictures[i]) for i in again)]
+    shown = [*pictures, *(_as_jpeg(pictures[i]) for i in again.tolist())]
     points = np.stack([picture_statistics(picture) for picture in shown])
     mean, scale = points.mean(0), np.maximum(points.std(0), LEAST_SCALE)
     stored = ((points - mean) / scale).astype(np.float16).astype(np.float32)
