@@ -212,7 +212,7 @@ class RACM3Objective(Objective[RACM3Batch]):
         """Mean negative log-likelihood of a symbol of the target, with the weighted one of what else is learned."""
         learned = batch["weights"] > 0
         features = self.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])[learned]
-        parts = zip(features.split(AT_ONCE), batch["target"][learned].split(AT_ONCE), strict=True)
+        parts = zip(torch.split(features, AT_ONCE), torch.split(batch["target"][learned], AT_ONCE), strict=True)
         losses = torch.cat(
             [F.cross_entropy(self.decoder.logits(part).float(), target, reduction="none") for part, target in parts]
         )
