@@ -215,7 +215,7 @@ class Benchmark:
         **edit: Any,
     ) -> list[Image.Image]:
         """One picture for each row of `hits`; from the cache where the same was generated before. `sources`: what to
-        edit, with `edit` settings."""
+        edit; `edit`: settings of that, or of generating."""
         pipe = self.pipeline(model)
         guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
         steps = self.experiment.settings.sampling_steps
@@ -229,8 +229,8 @@ class Benchmark:
             + hits.embeddings.tobytes()
             + (b"" if hits.weights is None else hits.weights.tobytes())
         )
-        if sources is not None:
-            digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources))
+        if sources is not None or edit:
+            digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources or ()))
 
         def generate() -> dict[str, Tensor]:
             how = {"guidance_scale": SCALE, **edit}
