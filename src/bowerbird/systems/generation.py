@@ -57,7 +57,8 @@ class Settings:
     `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
     `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
     references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
-    is the model's own. `patches`: the windows that they are drawn with besides.
+    is the model's own. `patches`: the windows that they are drawn with besides. `batch`: how many pictures go through a
+    CPU's network at once, of a record; None is as usual.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -77,6 +78,7 @@ class Settings:
     guidance_interval: tuple[float, float] | None = None
     tokens: TokenSampling | None = None
     patches: PatchDecoding | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ def check_numbers(settings: Settings) -> None:
 
 def batch_size(pipe: System, settings: Settings) -> int:
     """How many pictures go through the network at once."""
-    return pipe.batch_size(settings.height, settings.width) or BATCH.get(pipe.device.type, BATCH["cuda"])
+    if (own := pipe.batch_size(settings.height, settings.width)) is not None:
+        return own
+    return (settings.batch or BATCH["cpu"]) if pipe.device.type == "cpu" else BATCH["cuda"]
 
 
 def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]:
