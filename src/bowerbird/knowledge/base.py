@@ -730,13 +730,15 @@ class KnowledgeBase:
             found[at] = {"name": source_name(name), "credit": credit_of(values, self.credit)}
         return found
 
-    def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
-        """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.
+    def pictures(self, ids: np.ndarray, *, at_least: int | None = None) -> list[list[Image.Image | None]]:
+        """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item. With `at_least`,
+        large ones reduced, their shorter side still that many pixels.
 
         Raises: BowerbirdError when a stored picture is not the one that was added.
         """
         found = self.store.pictures([int(i) for i in ids.reshape(-1) if i >= 0])
-        decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
+        cap = images.MOST_PIXELS
+        decoded = {i: images.decode(data, str(i), at_least=at_least, max_pixels=cap) for i, data in found.items()}
         return [[decoded.get(int(i)) for i in row] for row in ids]
 
     def tokens(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
