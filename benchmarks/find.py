@@ -131,7 +131,7 @@ def show(kind: str, contestants: Mapping[str, Search], queries: Sequence[Query],
     results: Results = {}
     own = {name: np.asarray([*map(judge, search(queries), queries)]) for name, search in contestants.items()}
     for name, values in own.items():
-        facts = results[name] = dict(zip(columns, values.mean(0).tolist(), strict=False))
+        facts: dict[str, Any] = dict(zip(columns, values.mean(0).tolist(), strict=False))
         if timed:
             facts |= dict(zip(TIMES, times(contestants[name], queries[:timed]), strict=True))
         print(f"{name:24}", *(f"{value:10.3f}" for value in facts.values()), end=" ")
@@ -139,6 +139,7 @@ def show(kind: str, contestants: Mapping[str, Search], queries: Sequence[Query],
             mean, low, high = compare(values[:, 3], own[BASELINE][:, 3])
             facts[BESIDE] = [mean, low, high]
             print(f"   {mean:+.3f} [{low:+.3f}, {high:+.3f}]", end="")
+        results[name] = facts
         print(flush=True)
     return results
 
@@ -241,6 +242,7 @@ def main() -> None:
         chosen = {name: each for name, each in contestants.items() if name in (arguments.contestants or contestants)}
         if chosen and kind in (arguments.only or kinds | dict.fromkeys(looks)):
             results[kind] = show(kind, chosen, queries, arguments.timed)
+            (arguments.out / "find.json").write_text(json.dumps(results, indent=1))
     if arguments.languages is not None and not {*(arguments.only or LANGUAGES)}.isdisjoint(LANGUAGES):
         results |= languages(arguments.languages, drawings.codes, arguments.queries, arguments.timed)
     (arguments.out / "find.json").write_text(json.dumps(results, indent=1))

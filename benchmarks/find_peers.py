@@ -74,6 +74,7 @@ def by_lancedb(texts: list[str]) -> Search:
     """LanceDB's full-text index with its defaults: English stems, no function words, accents folded."""
     import lancedb
     from lancedb.index import FTS
+    from lancedb.query import MatchQuery
 
     rows = pa.table({"row": np.arange(len(texts)), "text": texts})
     table = lancedb.connect(tempfile.mkdtemp()).create_table("rows", rows)
@@ -81,7 +82,7 @@ def by_lancedb(texts: list[str]) -> Search:
     table.wait_for_index(["text_idx"])
 
     def search(text: str) -> list[int]:
-        found = table.search(text, query_type="fts").limit(K).select(["row", "_score"]).to_arrow()
+        found = table.search(MatchQuery(text, "text")).limit(K).select(["row", "_score"]).to_arrow()
         return [int(row) for row in found["row"].to_pylist()]
 
     return one_by_one(search)

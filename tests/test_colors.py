@@ -85,6 +85,23 @@ def test_what_has_the_color_comes_before_what_nearly_has_it(tmp_path: Path) -> N
     assert red(pink) == [False] * 8
 
 
+def test_the_thing_counts_beside_its_color(tmp_path: Path) -> None:
+    """ "pink fruit" found whatever is called pink before any fruit, as that is the rarer word."""
+    place = tmp_path / "things"
+    place.mkdir()
+    names = ["pink heart", *["fruit"] * 5]
+    for number, name in enumerate(names):
+        picture = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(picture).ellipse((8, 8, 50, 30 + 5 * number), fill=(245, 150, 170) if number < 2 else "green")
+        picture.save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", place)[0]
+    assert kb.search(text="pink fruit", k=1, mode="bm25").captions == (("pink heart",),)
+    hits = kb.search(text="pink fruit", k=1, mode="bm25", rerank="color")
+    assert hits.captions == (("fruit",),)
+    assert has_color(color_shares(hits.images()[0][0] or picture), frozenset({"pink"}))
+
+
 def test_few_pictures_are_opened_for_a_color_and_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kb = telephones(tmp_path / "phones", [(245, 150, 170)] * 8)
     opened: list[int] = []

@@ -3,8 +3,8 @@
 A search for "red apple" finds red apples, green ones and some that are neither, which a model mixes. So each neighbor
 is judged by the color words of its caption and tags, or, where these name none, by the colors of its picture. What
 leaves is replaced by what a deeper search finds that does agree; a picture whose color is not sure, as a pink one that
-is nearly red, stands behind the red ones, and gives way to a further one that is as near in words. Nothing changes
-where nothing agrees.
+is nearly red, stands behind the red ones, and gives way to a further one that is as near in words. What is red and has
+more of the prompt's other words than anything that was found comes first. Nothing changes where nothing agrees.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class _Row:
     @property
     def there(self) -> list[int]:
         """The columns that are not absent."""
-        return np.flatnonzero(self.hits.mask[0]).tolist()
+        columns: list[int] = np.flatnonzero(self.hits.mask[0]).tolist()
+        return columns
 
     def named(self, column: int) -> int:
         """How many of the prompt's words but colors a neighbor has."""
@@ -111,10 +112,14 @@ def _colored(found: Neighbors, row: int, request: ColorRequest, find: Find, base
     verdicts = dict(zip(near.there, near.judge(near.there, best), strict=True))
     leaving = [c for c in near.there if verdicts[c] is Verdict.CONTRADICTS]
     unsure = [c for c in near.there if verdicts[c] is Verdict.OPEN and near.named(c) == best]
-    deep, agree = near, []
-    if leaving or unsure:
+    deep, agree = near, list[int]()
+    if leaving or unsure or best < len(request.others):
         deep = _Row(find([row], min(len(base), max(DEEPER * found.k, FEWEST))), request, near.colors)
-        agree = _agreeing(deep, {*found.ids[0].tolist()}, best, len(leaving) + len(unsure))
+        most = found.k if best < len(request.others) else len(leaving) + len(unsure)
+        agree = _agreeing(deep, {*found.ids[0].tolist()}, best, most)
+    first = [c for c in agree if deep.named(c) > best]
+    if first:  # "pink fruit" found pink hearts, as pink is the rarer word
+        return _joined(found, deep.hits).select([*(found.k + c for c in first), *near.there][: found.k])
     if not agree and Verdict.AGREES not in verdicts.values():
         named = " or ".join(sorted({name for each in request.colored for name in each.colors}))
         return _noted(found, [f"no neighbor is {named}"]) if leaving else None
