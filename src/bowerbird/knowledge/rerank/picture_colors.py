@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ AT_ONCE = 8
 MOST_KNOWN = 20_000
 """Pictures of one knowledge base whose colors are kept."""
 
-Shares = Mapping[str, float]
+Shares = dict[str, float]
 _known: WeakKeyDictionary[HasPictures, dict[tuple[int, int], Shares]] = WeakKeyDictionary()
 _changing = threading.Lock()
 
