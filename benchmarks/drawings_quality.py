@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--k", type=int, default=2, help="neighbors of a name")
     parser.add_argument("--entities", type=int, default=50, help="of each style")
-    parser.add_argument("--judge-steps", type=int, default=400)
+    parser.add_argument("--judge-steps", type=int, default=240)
     arguments = parser.parse_args()
     settings = Settings(seeds=tuple(range(arguments.seeds)), sampling_steps=arguments.steps)
     emoji = load_pictures(arguments.data)

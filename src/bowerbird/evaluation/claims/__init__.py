@@ -31,6 +31,7 @@ FILES = {
     "learned-reranking": "learned_reranking",
     "instructed-edits": "instructed_edits",
     "subject": "subject",
+    "design-space": "design_space",
 }
 
 
