@@ -16,11 +16,12 @@ from bowerbird.cli.common import (
     SystemOption,
     load_signer,
     open_model,
+    others_given,
     progress_bar,
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import others_given, print_result, say_fewer, say_warnings, warn_of_copies
+from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 

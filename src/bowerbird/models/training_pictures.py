@@ -110,7 +110,11 @@ def read(folder: Path) -> TrainingPictures | None:
     points = shapes.get("points", ())
     wanted = {"points": (*points[:1], COUNT), "mean": (COUNT,), "scale": (COUNT,), "limit": (1,)}
     own = values.pop("own", None) is not None
-    fits = shapes in (wanted, {**wanted, "own": (1,)}) and 1 <= points[0] <= MOST_POINTS and all(np.isfinite(v).all() for v in values.values())
+    fits = (
+        shapes in (wanted, {**wanted, "own": (1,)})
+        and 1 <= points[0] <= MOST_POINTS
+        and all(np.isfinite(v).all() for v in values.values())
+    )
     if not fits or (values["scale"] <= 0).any() or values["limit"][0] <= 0:
         raise BowerbirdError(f"{path}: not the statistics of training pictures; remove the file, or fetch it again")
     return TrainingPictures(values["points"], values["mean"], values["scale"], float(values["limit"][0]), own)

@@ -45,9 +45,7 @@ def find_warnings(
 
 def _line(what: str, far: float, known: TrainingPictures) -> str:
     usual = "of its own pictures are from each other" if known.own else "drawings of styles it never saw"
-    return (
-        f"{what} unlike what this model was trained on: {far:.1f} times as far as 99 of 100 {usual}; expect blots"
-    )
+    return f"{what} unlike what this model was trained on: {far:.1f} times as far as 99 of 100 {usual}; expect blots"
 
 
 def _neighbor_distances(known: TrainingPictures, hits: Neighbors) -> list[float]:
