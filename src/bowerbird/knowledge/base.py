@@ -111,6 +111,7 @@ class KnowledgeBase:
         fetch_urls: bool = False,
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        pictures: Sequence[str | Path] = (),
         bm25_weights: Sequence[int] = (1, 1),
         language: str | None = None,
         compounds: bool = False,
@@ -149,7 +150,7 @@ class KnowledgeBase:
             path,
             _several(source),
             design,
-            Choice(caption_column, where, patches, fetch_urls, private_urls, max_pixels),
+            Choice(caption_column, where, patches, fetch_urls, private_urls, max_pixels, tuple(map(str, pictures))),
             dedup=dedup,
             filter_fn=filter_fn,
             workers=workers,
@@ -271,6 +272,7 @@ class KnowledgeBase:
         fetch_urls: bool = False,
         private_urls: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        pictures: Sequence[str | Path] = (),
         workers: int = 0,
         progress: Progress | None = None,
     ) -> AddReport:
@@ -279,8 +281,9 @@ class KnowledgeBase:
         `patches`: so many random crops of each picture in place of it. `dedup`: leave out what is at least this
         like (cosine) an item that is there or came before. `filter_fn(picture, item)` gives a reason to leave one
         out, or None. `fetch_urls` allows the addresses of a source to be asked, `private_urls` also those of this
-        machine and its network. `max_pixels`: the largest picture that is decoded. `workers`: processes that embed,
-        0 for this one alone; the result is the same. `progress` counts pictures.
+        machine and its network. `max_pixels`: the largest picture that is decoded. `pictures`: folders and `.tar`
+        shards of the pictures that a clip-retrieval folder only names. `workers`: processes that embed, 0 for this one
+        alone; the result is the same. `progress` counts pictures.
 
         Unreadable pictures are reported by name and the rest goes in. Readers see the old version until the end, or
         until the next `ingest.add.COMMIT_EVERY` items are in; run again after an interruption, what is in is
@@ -291,7 +294,15 @@ class KnowledgeBase:
             self.store,
             self.encoder,
             _several(source),
-            Choice(caption_column, where, patches, fetch_urls, private_urls, images.check_max_pixels(max_pixels)),
+            Choice(
+                caption_column,
+                where,
+                patches,
+                fetch_urls,
+                private_urls,
+                images.check_max_pixels(max_pixels),
+                tuple(map(str, pictures)),
+            ),
             dedup=dedup,
             filter_fn=filter_fn,
             processes=workers,

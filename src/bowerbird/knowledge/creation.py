@@ -83,6 +83,7 @@ def build(
         "filter": name_of(filter_fn),
         "words": list(design.bm25_weights),
         **({"tokens": design.tokens} if design.tokens else {}),
+        **({"pictures": [str(Path(p).absolute()) for p in choice.pictures]} if choice.pictures else {}),
         **design.analyzer.recorded(),
         **captions.recorded(design.caption_encoder),
     }
