@@ -177,7 +177,7 @@ def _fold(latents: Sequence[int]) -> int:
     return 64 // latents[1]
 
 
-def time_width(form: str, encoder: Encoder, latents: tuple[int, int, int]) -> int:
+def time_width(form: str, encoder: Encoder, latents: Sequence[int]) -> int:
     """The width of the time embedding with which a form uses as many parameters as the form that uses most."""
 
     def count(form: str, time: int) -> int:
