@@ -437,6 +437,10 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
             ("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r", "--metrics", "fdi"),
             "--metrics 'fdi'",
         ),
+        (
+            ("evaluate", "tiny-rdm", "--kb", kb_path, "--data", "made", "--out", "r", "--caption-column", "capton"),
+            "no row has the --caption-column 'capton'",
+        ),
         (("reproduce", "--data", "nowhere.parquet"), "datasets drawings"),
         (("reproduce", "style"), "datasets drawings"),
     ):

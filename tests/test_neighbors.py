@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
+from bowerbird.systems.queries import make_prompt_request, with_prompts
 
 
 def of_color(prompt: str, *colors: str) -> Neighbors:
@@ -44,3 +47,19 @@ def test_stacked_rows_of_a_collection_stand_beside_own_pictures_and_none() -> No
     assert stacked.ids[:2].tolist() == [[-1, -1], [7, -1]]
     same = Neighbors.stack([found, found])
     assert same.load_images == found.load_images
+
+
+def test_prompts_beside_given_neighbors() -> None:
+    given = Neighbors.stack([of_color("a", "red"), of_color("b", "blue")])
+    assert with_prompts(given, None).queries == ("a", "b")
+    assert with_prompts(given, "x").queries == ("x", "x")
+    assert with_prompts(given, ["x", "y"]).queries == ("x", "y")
+    with pytest.raises(BowerbirdError, match="3 prompts for 2 sets of neighbors"):
+        with_prompts(given, ["x", "y", "z"])
+    for wrong in ([], ()):
+        with pytest.raises(BowerbirdError, match="no prompt in the list"):
+            with_prompts(given, wrong)
+        with pytest.raises(BowerbirdError, match="no prompt in the list"):
+            make_prompt_request(wrong)
+    with pytest.raises(BowerbirdError, match="give a prompt"):
+        make_prompt_request(None)

@@ -31,6 +31,12 @@ FILES = {
     "learned-reranking": "learned_reranking",
     "instructed-edits": "instructed_edits",
     "subject": "subject",
+    "grounded-rare": "grounded_rare",
+    "grounded-scale": "grounded_scale",
+    "grounded-phrases": "grounded_phrases",
+    "grounded-critic": "grounded_critic",
+    "structure-leakage": "structure_leakage",
+    "adapter-references": "adapter_references",
     "design-space": "design_space",
 }
 
