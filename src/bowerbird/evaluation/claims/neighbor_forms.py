@@ -39,8 +39,9 @@ from bowerbird.systems.common import decode_latents
 from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.objective import Objective
+from bowerbird.training.checkpoint import CHECKPOINT
 from bowerbird.training.config import TrainConfig
-from bowerbird.training.loop import CHECKPOINT, train
+from bowerbird.training.loop import train
 
 if TYPE_CHECKING:
     from PIL import Image
