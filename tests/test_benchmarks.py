@@ -96,6 +96,25 @@ def test_rdm_quality_runs(tmp_path: Path, random_rdm: Path, monkeypatch: pytest.
     assert {f"(c) database of {style} only: style (k=1)" for style in STYLES} <= set(report)
 
 
+def test_what_a_knowledge_base_adds_is_told_of_every_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "benchmarks" / "grounded_overhead.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--steps", "1", "--rounds", "0", "--size", "16", "-k", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" s of CPU")[0].rsplit(None, 1)[0] for line in said[:4]] == [
+        "diffusers, the base alone",
+        "diffusers, the adapter, embeddings at hand",
+        "bowerbird, search and stored embeddings",
+        "bowerbird, search and pictures",
+    ]
+    assert "1.000 x the base alone" in said[0]
+    assert "1.000 x the adapter" in said[1]
+    assert [line.split(":")[0] for line in said[4:]] == [line.split("  ")[0] for line in said[2:4]]
+    assert all("goal of 5%" in line for line in said[4:])
+
+
 def test_one_picture_measures_tell_the_source_the_distance_and_the_grain() -> None:
     one_picture = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "one_picture.py")))
     drawn = load_pictures("drawn", size=64).select(list(range(0, 200, 10)))
