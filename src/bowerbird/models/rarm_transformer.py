@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.causal_attention import attend_causally
 from bowerbird.models.neighbor_unet import log_weights
+from bowerbird.models.packed_weights import multiply, pack
 from bowerbird.models.short_attention import MOST_KEYS
 
 
@@ -68,6 +69,10 @@ class RARMTransformer(ModelMixin, ConfigMixin):
             for _ in range(layers)
         )
         self.proj_out = nn.Conv1d(channels, symbols, 1)
+
+    def pack(self) -> None:
+        """From now on tokens one by one are predicted by weights of 8 bits (`packed_weights`)."""
+        pack([*(layer for layer in self.modules() if isinstance(layer, nn.Linear)), self.proj_out])
 
     def shifted(self, tokens: Tensor) -> Tensor:
         """Symbols `(B, N)` -> what is read to predict each of them: the start, then all but the last."""
@@ -113,7 +118,7 @@ class RARMTransformer(ModelMixin, ConfigMixin):
         return embedded + self.positional_encoding[:, first : first + sample.shape[1]].T
 
     def _logits(self, h: Tensor) -> Tensor:
-        return F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return multiply(self.proj_out, h)
 
 
 def _heads(attention: Any, x: Tensor) -> Tensor:
@@ -176,22 +181,18 @@ def _run_position(
     each = (rows, own.heads, channels // own.heads)
     x = _normalized(block.norm1, h)
     keys, values = past
-    keys[:, :, length] = F.linear(x, own.to_k.weight).view(each)
-    values[:, :, length] = F.linear(x, own.to_v.weight).view(each)
-    q = F.linear(x, own.to_q.weight).view(each)[:, :, None]
+    keys[:, :, length] = multiply(own.to_k, x).view(each)
+    values[:, :, length] = multiply(own.to_v, x).view(each)
+    q = multiply(own.to_q, x).view(each)[:, :, None]
     end = length + 1
     read = F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end])
-    h = h + _linear(own.to_out[0], read.reshape(rows, channels))
-    q = F.linear(_normalized(block.norm2, h), other.to_q.weight).view(each)[:, :, None]
+    h = h + multiply(own.to_out[0], read.reshape(rows, channels))
+    q = multiply(other.to_q, _normalized(block.norm2, h)).view(each)[:, :, None]
     read = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
-    h = h + _linear(other.to_out[0], read.reshape(rows, channels))
-    wide, gate = _linear(block.ff.net[0].proj, _normalized(block.norm3, h)).chunk(2, -1)
-    made: Tensor = h + _linear(block.ff.net[2], wide * F.gelu(gate))
+    h = h + multiply(other.to_out[0], read.reshape(rows, channels))
+    wide, gate = multiply(block.ff.net[0].proj, _normalized(block.norm3, h)).chunk(2, -1)
+    made: Tensor = h + multiply(block.ff.net[2], wide * F.gelu(gate))
     return made
-
-
-def _linear(layer: Any, x: Tensor) -> Tensor:
-    return F.linear(x, layer.weight, layer.bias)
 
 
 def _normalized(norm: Any, x: Tensor) -> Tensor:
