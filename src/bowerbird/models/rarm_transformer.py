@@ -12,7 +12,6 @@ every token; what is computed is the same.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.causal_attention import attend_causally
@@ -90,11 +88,15 @@ class RARMTransformer(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, condition: Tokens) -> Tensor:
         """What is read at each position (see `shifted`) `(B, T)` -> the logits of its token `(B, T, symbols)`."""
+        return self.logits(self.features(sample, condition))
+
+    def features(self, sample: Tensor, condition: Tokens) -> Tensor:
+        """What is read at each position `(B, T)` -> what the logits are made of `(B, T, channels)`."""
         h = self._embed(sample, 0)
         bias = log_weights(condition.weights)[:, None, None].to(condition.keys.dtype)
         for block in self.transformer_blocks:
             h = _run_block(block, h, _keys_values(block.attn2, condition.keys), bias, None)
-        return self._logits(h)
+        return h
 
     @apply_forward_hook
     def extend(self, sample: Tensor, state: DecodingState) -> Tensor:
@@ -111,13 +113,14 @@ class RARMTransformer(ModelMixin, ConfigMixin):
                 h = _run_block(block, h, neighbors, state.bias, (past, state.length))
             h = h[:, -1]
         state.length += count
-        return self._logits(h)
+        return self.logits(h)
 
     def _embed(self, sample: Tensor, first: int) -> Tensor:
         embedded: Tensor = self.proj_in(sample)
         return embedded + self.positional_encoding[:, first : first + sample.shape[1]].T
 
-    def _logits(self, h: Tensor) -> Tensor:
+    def logits(self, h: Tensor) -> Tensor:
+        """Features of any shape `(…, channels)` -> the logits `(…, symbols)`."""
         return multiply(self.proj_out, h)
 
 
@@ -157,9 +160,11 @@ def _run_block(
     h = h + _out(block.attn1, read)
     x = block.norm2(h)
     q = _heads(block.attn2, block.attn2.to_q(x))
-    # see short_attention.py
-    few = q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled()
-    with sdpa_kernel(SDPBackend.MATH) if few else nullcontext():
+    if q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled():
+        # see short_attention.py; written out, as torch's own computes bfloat16 in float32 there
+        scores = q * q.shape[3] ** -0.5 @ neighbors[0].transpose(2, 3) + bias.to(q.dtype)
+        seen = scores.softmax(-1).to(q.dtype) @ neighbors[1]
+    else:
         seen = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
     h = h + _out(block.attn2, seen)
     made: Tensor = h + block.ff(block.norm3(h))
