@@ -183,7 +183,7 @@ def test_what_a_gpu_is_to_train_in_time_comes_back_in_pieces_and_once(
 def test_queries_of_finding_name_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of query knows the rows that answer it, and a picture is no answer to itself."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from find_queries import Drawings, picture_queries, text_queries
+    from find_queries import Drawings, colored_queries, picture_queries, text_queries
 
     names = ["red fox", "red fox", "gray owl", "gray owl", "green bush"]
     drawings = Drawings(
@@ -195,18 +195,18 @@ def test_queries_of_finding_name_their_answers(monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.setattr("find_queries.COMMON_TAG", (2, 60))
     colors = ((220, 30, 30), (220, 30, 30), (120, 120, 120), (40, 90, 220), (30, 160, 60))
-    asked = text_queries(drawings, [Image.new("RGB", (64, 64), "white")] * 5, 9)
+    asked = text_queries(drawings, [], [], 9)
     assert {query.text: query.relevant for query in asked["names"]} == {"red fox": {0, 1}, "gray owl": {2, 3}}
     assert [(query.text, query.relevant) for query in asked["unseen names"]] == [("green bush", {4})]
     assert all(query.relevant == query.parts[0] | query.parts[1] for query in asked["two things"])
-    assert "color and tag" not in asked  # nothing is on white paper
+    assert not list(colored_queries(drawings, [Image.new("RGB", (64, 64), "white")] * 5))  # nothing is on white paper
 
     def disc(color: tuple[int, int, int]) -> Image.Image:
         picture = Image.new("RGB", (64, 64), "white")
         picture.paste(color, (12, 12, 52, 52))
         return picture
 
-    shown = text_queries(drawings, [disc(color) for color in colors], 9)["color and tag"]
+    shown = list(colored_queries(drawings, [disc(color) for color in colors]))
     assert ("blue animal", {3}) in [(query.text, query.relevant) for query in shown]
     looks = picture_queries(drawings, 9)
     assert {query.row: query.relevant for query in looks["picture: same thing, other style"]} == {
