@@ -27,6 +27,8 @@ RANGES = {
     "k": (0, 1000),
     "num_inference_steps": (1, 1000),
     "guidance_scale": (-1000, 1000),
+    "guidance_interval": (0, 1),
+    "level": (0, 999),
     "embedding_length": (0, LARGEST),
     "shared_dim": (0, LARGEST),
     "temperature": (0, 100),
