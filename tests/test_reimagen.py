@@ -326,8 +326,14 @@ def test_a_model_says_how_it_generates_and_a_record_keeps_it(
     """Steps a stage, scale, interval and level come from the model's config, are written into the record, and a record
     from before the model had them is made again as it was."""
     parts = (pipe.text_encoder, pipe.unet, pipe.scheduler)
-    how = {"num_inference_steps": [4, 2], "guidance_scale": 2.0, "guidance_interval": [0.5, 1.0], "level": 5, "back_projection": True}
-    ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **how).save_pretrained(tmp_path / "model")  # type: ignore[arg-type]
+    how = {
+        "num_inference_steps": [4, 2],
+        "guidance_scale": 2.0,
+        "guidance_interval": [0.5, 1.0],
+        "level": 5,
+        "back_projection": True,
+    }
+    ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **how).save_pretrained(tmp_path / "model")
     own = open_pipeline(str(tmp_path / "model"))
     hits = own.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
     settings = generation.default_settings(own)

@@ -111,9 +111,9 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler, and
-    how it searches; from which to which share of the noise it is guided (None: in every step), and how a cascade
-    enlarges (None: as `Enlargement` says, or no cascade)."""
+    """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler,
+    and how it searches; from which to which share of the noise it is guided (None: in every step), and how a cascade
+    enlarges (None: as `Enlargement` does by itself, or no cascade)."""
 
     k: int
     num_inference_steps: int | tuple[int, ...]

@@ -53,11 +53,12 @@ class Settings:
 
     Systems of several stages take `steps` and `guidance` for all, or one a stage. `guidance` balances text and
     neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
-    None are the model's own. `guidance_interval`: see `RDMPipeline`; `enlargement`: of cascades. `strength`, `preservation`, `show_source` and
-    `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
-    `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
-    references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
-    is the model's own. `patches`: the windows that they are drawn with besides.
+    None are the model's own. `guidance_interval`: see `RDMPipeline`. `enlargement`: of cascades, None as without
+    settings of their own. `strength`, `preservation`, `show_source` and `change_threshold` are of edits, see
+    `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and `change_threshold`, see `InstructPipeline`.
+    `references`: how a base model attends to its references, see `ReferencePipeline`; None is as usual. `tokens`: how
+    they are drawn, where they are one by one; None is the model's own. `patches`: the windows that they are drawn with
+    besides.
     """
 
     steps: int | tuple[int, ...] = 20

@@ -50,8 +50,9 @@ class ReImagenPipeline(System):
     """Generates a prompt, grounded in the pictures and captions of its neighbors.
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
-    `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise),
-    and with a `level` (None: as `Enlargement` says) also `back_projection`, are how it generates unless asked otherwise.
+    `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise)
+    are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level` None: as
+    `Enlargement` does by itself).
     """
 
     model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
@@ -156,10 +157,11 @@ class ReImagenPipeline(System):
 
         `neighbors=` wins over retrieval (`Neighbors.from_images` makes them of a person's own pictures); it may
         carry the prompts itself. k = 0 generates from the text alone, as does `allow_no_neighbors` where nothing is
-        found. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage (those above
-        it are then not guided), or one a stage; None is `Guidance.from_scale(guidance_scale)`: interleaved, mostly
-        neighbors. `guidance_interval`: guide from and to these shares of the noise (0 the clean end, 1 the start).
-        `level`, `back_projection`: see `Enlargement`. Of all these, None is the model's own, in its config. `height`, `width`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one
+        found. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage (those
+        above it are then not guided), or one a stage; None is `Guidance.from_scale(guidance_scale)`: interleaved,
+        mostly neighbors. `guidance_interval`: guide from and to these shares of the noise (0 the clean end, 1 the
+        start). `level`, `back_projection`: see `Enlargement`. All of these are the model's own, in its config, when
+        None. `height`, `width`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one
         picture for each picture asked for, to begin from instead of the first stage; the stages above its size run.
         `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
         Raises: BowerbirdError before anything is generated.
