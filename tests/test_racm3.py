@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from bowerbird import KnowledgeBase, encoders
 from bowerbird.core import provenance
@@ -18,6 +19,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.models.causal_attention import BLOCK, attend_causally
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.vq import to_tokens
@@ -32,6 +34,7 @@ from bowerbird.systems.racm3.objective import RACM3Config, RACM3Objective
 from bowerbird.systems.racm3.pipeline import RACM3Pipeline
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
+from bowerbird.training.run import train_recipe
 from tests.test_cli import bowerbird, refused
 
 SMALL = Layout(text_tokens=10, image_tokens=6, text_length=3, side=2)
@@ -180,11 +183,26 @@ def test_batches_depend_on_the_step_alone_and_weigh_the_target(objective: RACM3O
     codes = (batch["target"] >= objective.layout.text_tokens) & (batch["target"] < objective.layout.image)
     assert batch["weights"][codes & (batch["documents"] > 0)].unique().tolist() == [pytest.approx(0.1)]
     # by hand: the weighted sum of all over the number of what counts of the target
-    losses = objective.losses(batch)
+    with torch.no_grad():
+        features = objective.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])
+        said = objective.decoder.logits(features).log_softmax(-1).gather(2, batch["target"][..., None])[..., 0]
     counted = int(((batch["weights"] > 0) & (batch["documents"] == 0)).sum())
-    assert float(objective(batch).detach()) == pytest.approx(
-        float((losses.detach() * batch["weights"]).sum()) / counted
-    )
+    with pytest.MonkeyPatch.context() as patch:  # in several parts too
+        patch.setattr("bowerbird.systems.racm3.objective.AT_ONCE", 100)
+        assert float(objective(batch).detach()) == pytest.approx(float((-said * batch["weights"]).sum()) / counted)
+
+
+def test_attention_in_training_is_torchs_with_its_gradients() -> None:
+    """Over several blocks, so that a block's queries meet all keys before them and none behind."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 2 * BLOCK + 5, 8, generator=drawn, requires_grad=True) for _ in range(3)]
+    out = attend_causally(*inputs)
+    expected = F.scaled_dot_product_attention(*inputs, is_causal=True)
+    assert out.grad_fn is not None
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn(out.shape, generator=drawn)
+    found, wanted = (torch.autograd.grad((made * weight).sum(), inputs) for made in (out, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_no_document_says_the_target_or_the_same_twice() -> None:
@@ -374,6 +392,15 @@ def test_more_documents_than_the_decoder_knows_are_refused(objective: RACM3Objec
         build_objective(recipe, read_pictures(recipe, drawn_folder), drawn_folder.parent / "racm3-refused")
     assert isinstance(recipe.system, RACM3Config)
     assert encoders.load("small").shared_dim == objective.cache.vectors.shape[1]
+
+
+def test_pictures_without_captions_are_no_documents(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-racm3", tiny=True)
+    pictures = read_pictures(recipe, drawn_folder)
+    without = dataclasses.replace(pictures, captions=(" ",) * len(pictures))
+    with pytest.raises(BowerbirdError, match=r"none of the \d+ pictures has a caption.*caption_column"):
+        list(train_recipe(recipe, without, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_best_of_several_is_the_nearest_to_the_prompt_and_is_made_again(pipe: RACM3Pipeline) -> None:

@@ -20,7 +20,7 @@ from bowerbird.cli.common import (
     say,
     say_source,
 )
-from bowerbird.cli.filling import SHOWN, OpenEncoderOption
+from bowerbird.cli.filling import SHOWN, CaptionOption, OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
 
@@ -33,6 +33,7 @@ def evaluate(
         str | None, typer.Option("--data", metavar="SOURCE", help="Real pictures to measure against (required).")
     ] = None,
     encoder: OpenEncoderOption = None,
+    caption_column: CaptionOption = None,
     where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
     n: Annotated[int, typer.Option("-n", "--num-images", help="Pictures for the distribution measures.", min=4)] = 500,
     query: Annotated[
@@ -111,11 +112,11 @@ def evaluate(
     from bowerbird.systems import records
 
     check_output(out, reports.EVALUATION)
-    whole = load_pictures(data)
+    whole = load_pictures(data, caption_column=caption_column)
     say_source(whole.source)
     for line in whole.left_out[:SHOWN]:
         say(f"left out: {line}")
-    pictures = whole if where is None else load_pictures(data, where=where)
+    pictures = whole if where is None else load_pictures(data, where=where, caption_column=caption_column)
     chosen_metrics = evaluation.parse_metrics(metrics)
     pipe = open_model(model, device)
     settings = evaluation.default_settings(

@@ -18,6 +18,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bowerbird.models.causal_attention import attend_causally
+
 
 @dataclass
 class KeyValues:
@@ -54,7 +56,7 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
         if seen is None:
-            read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            read = attend_causally(q, k, v)
         else:
             end = seen.length + k.shape[2]
             keys, values = seen.keys[layer], seen.values[layer]

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bowerbird.diffusion.conditions import Tokens
+from bowerbird.models.causal_attention import attend_causally
 from bowerbird.models.neighbor_unet import log_weights
 from bowerbird.models.short_attention import MOST_KEYS
 
@@ -144,8 +145,11 @@ def _run_block(
         k, v = keys[:, :, :end], values[:, :, :end]
         if length and x.shape[1] > 1:
             mask = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(length)
-    causal = mask is None and x.shape[1] > 1
-    h = h + _out(block.attn1, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
+    if mask is None and x.shape[1] > 1:
+        read = attend_causally(q, k, v)
+    else:
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    h = h + _out(block.attn1, read)
     x = block.norm2(h)
     q = _heads(block.attn2, block.attn2.to_q(x))
     # see short_attention.py

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bowerbird.core import files
+from bowerbird.core import files, images, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
+from bowerbird.models import training_pictures
 from bowerbird.training.data import FILE as DATA
 from bowerbird.training.data import check_data, data_note, hold_out
 from bowerbird.training.loop import train
@@ -20,6 +21,9 @@ from bowerbird.training.model_card import write_card
 from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints, portable, preview, read_recipe
 from bowerbird.training.trackers import check_trackers
 from bowerbird.training.validation import Validation
+
+LARGEST_NOTED = 128
+"""The edge in pixels at which training pictures are looked at: enough for what is noted of them, and light."""
 
 
 def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> None:
@@ -130,6 +134,11 @@ def _steps(
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, portable(recipe).model_dump(mode="json"))
     files.write_json(out / DATA, note)
+
+    def describe(model: Path) -> None:
+        write_card(out, model, command)
+        note_pictures(trained, model)
+
     yield from train(
         objective,
         recipe.train,
@@ -138,6 +147,19 @@ def _steps(
         preview=preview(recipe) if sheets else None,
         validation=validation,
         report_to=report_to,
-        on_export=lambda model: write_card(out, model, command),
+        on_export=describe,
         workers=workers,
     )
+
+
+def note_pictures(pictures: Pictures, model: Path) -> None:
+    """Keep with the model in the folder `model`, where it is one that generates, how some of the `pictures` are made
+    that it was trained on: so it can say that it is asked for something unlike them. Nothing for very few."""
+    if not (model / "model_index.json").is_file():
+        return
+    order = seeds.numpy_generator(0, "training pictures").permutation(len(pictures))[: training_pictures.MOST]
+    edge = min(pictures.size, LARGEST_NOTED)
+    shown = [images.square(tensors.to_pil(pictures.pixels[[row]])[0], edge) for row in sorted(order.tolist())]
+    known = training_pictures.fit_own(shown)
+    if known is not None:
+        training_pictures.write(known, model)

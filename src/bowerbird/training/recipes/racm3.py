@@ -13,7 +13,7 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
 
     Command: bowerbird train tiny-racm3 --set system.tokenizer=runs/vq-drawings/model --set
     system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-racm3
-    Takes: a step of 16 sequences 4.6 s of one core (bfloat16), 4,000 steps five hours of one.
+    Takes: a step of 16 sequences about 2.3 s of one core (bfloat16), 4,000 steps under three hours of one.
     Differs from the paper: see `systems/racm3/objective.py`.
     """
     train = TrainConfig(
