@@ -22,7 +22,7 @@ from bowerbird.evaluation import evaluate, features
 from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
-from bowerbird.systems import generation, output, queries, records, regeneration
+from bowerbird.systems import generation, jobs, output, queries, records, regeneration
 from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.loading import open_pipeline
 from bowerbird.systems.reimagen.batches import back_projected, low_resolution
@@ -333,13 +333,17 @@ def test_a_model_says_how_it_generates_and_a_record_keeps_it(
         "level": 5,
         "back_projection": True,
     }
-    ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **how).save_pretrained(tmp_path / "model")
+    config = how | {"text_ratio": 0.0}
+    ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **config).save_pretrained(tmp_path / "model")
     own = open_pipeline(str(tmp_path / "model"))
     hits = own.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
     settings = generation.default_settings(own)
     assert (settings.steps, settings.guidance_scale, settings.guidance_interval) == ((4, 2), 2.0, (0.5, 1.0))
     assert settings.enlargement == Enlargement(5, back_projection=True)
     drawn = {"neighbors": hits, "generator": seeds.picture_generators(0, 1), "output_type": "pt"}
+    by_hand = own.balance(Guidance("interleaved", 1.25, 2.0, 0.0), 1.0)
+    assert own.balance(None, 2.0) == by_hand
+    assert jobs.settings_of(own, jobs.Job(prompt="red apple")).guidance == by_hand[0]
     asked = own(**(drawn | {"generator": seeds.picture_generators(0, 1)} | how)).images
     assert torch.equal(own(**drawn).images, asked)
 

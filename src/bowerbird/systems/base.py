@@ -112,8 +112,9 @@ class Capabilities:
 @dataclass(frozen=True)
 class Defaults:
     """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler,
-    and how it searches; from which to which share of the noise it is guided (None: in every step), and how a cascade
-    enlarges (None: as `Enlargement` does by itself, or no cascade)."""
+    and how it searches; from which to which share of the noise it is guided (None: in every step), the share of the
+    steps that enhance the text (None: as `Guidance.from_scale` has it, or no text), and how a cascade enlarges (None:
+    as `Enlargement` does by itself, or no cascade)."""
 
     k: int
     num_inference_steps: int | tuple[int, ...]
@@ -123,6 +124,7 @@ class Defaults:
     text_mode: str = "neighbors"
     image_mode: str = "image+neighbors"
     guidance_interval: tuple[float, float] | None = None
+    text_ratio: float | None = None
     enlargement: Enlargement | None = None
 
 

@@ -352,7 +352,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         balance = by_stage(
             scale,
             job.guidance or "interleaved",
-            text_ratio=job.text_ratio,
+            text_ratio=job.text_ratio or (() if pipe.defaults.text_ratio is None else (pipe.defaults.text_ratio,)),
             text_scale=job.text_scale,
             neighbor_scale=job.neighbor_scale,
         )

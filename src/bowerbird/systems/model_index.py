@@ -28,6 +28,7 @@ RANGES = {
     "num_inference_steps": (1, 1000),
     "guidance_scale": (-1000, 1000),
     "guidance_interval": (0, 1),
+    "text_ratio": (0, 1),
     "level": (0, 999),
     "embedding_length": (0, LARGEST),
     "shared_dim": (0, LARGEST),

@@ -51,7 +51,7 @@ class ReImagenPipeline(System):
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
     `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise)
-    are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level` None: as
+    and `text_ratio` are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level` None: as
     `Enlargement` does by itself).
     """
 
@@ -72,6 +72,7 @@ class ReImagenPipeline(System):
         num_inference_steps: int | list[int] = 20,
         guidance_scale: float = 3.0,
         guidance_interval: list[float] | None = None,
+        text_ratio: float | None = None,
         level: int | None = None,
         back_projection: bool = False,
     ) -> None:
@@ -90,6 +91,7 @@ class ReImagenPipeline(System):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
+            text_ratio=text_ratio,
             level=level,
             back_projection=back_projection,
         )
@@ -111,10 +113,10 @@ class ReImagenPipeline(System):
 
     @property
     def defaults(self) -> Defaults:
-        """As in every system, and how it enlarges where its config says."""
-        level = self.config.level
+        """As in every system, and how it balances and enlarges where its config says."""
+        level, ratio = self.config.level, self.config.text_ratio
         own = None if level is None else Enlargement(int(level), bool(self.config.back_projection))
-        return replaced(super().defaults, enlargement=own)
+        return replaced(super().defaults, enlargement=own, text_ratio=None if ratio is None else float(ratio))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -376,7 +378,8 @@ class ReImagenPipeline(System):
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
         if guidance is None:
-            guidance = Guidance.from_scale(guidance_scale)
+            guidance, ratio = Guidance.from_scale(guidance_scale), self.defaults.text_ratio
+            guidance = guidance if ratio is None else replaced(guidance, text_ratio=ratio)
         if isinstance(guidance, Guidance):
             return [guidance, *[replaced(guidance, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
         return self._each(guidance, range(1, len(self.stages) + 1), "guidance")
