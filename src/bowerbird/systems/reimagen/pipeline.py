@@ -51,8 +51,8 @@ class ReImagenPipeline(System):
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
     `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise)
-    and `text_ratio` are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level` None: as
-    `Enlargement` does by itself).
+    and `text_ratio` are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level`
+    None: as `Enlargement` does by itself).
     """
 
     model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
