@@ -23,7 +23,12 @@ OnCopyOption = Annotated[
     str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
 ]
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="Compute in float32, bfloat16 (twice as fast on most machines) or float16.")
+    str,
+    typer.Option(
+        "--dtype",
+        help="Compute in float32, bfloat16 (twice as fast on most machines) or float16; int8: weights alone, twice as"
+        " fast for models of tokens on a CPU.",
+    ),
 ]
 
 OutOption = Annotated[

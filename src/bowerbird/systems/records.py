@@ -16,7 +16,7 @@ from bowerbird.core.files import last_part
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
-from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings, batch_size
 from bowerbird.systems.patches import TRACE, PatchDecoding, Trace
 from bowerbird.systems.unfamiliar import find_warnings
 
@@ -48,7 +48,6 @@ def generation_records(
     """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
     whether it copies one. `refinements`: what a critic said of each on its way. `fingerprint`: the model's, where it is
     known, since making it reads all weights."""
-    import torch
 
     fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
@@ -76,8 +75,9 @@ def generation_records(
                 **({} if settings.enlargement is None else {"enlargement": asdict(settings.enlargement)}),
                 **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
                 **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
-                **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
+                **({} if pipe.number_format == "float32" else {"dtype": pipe.number_format}),
                 "size": list(image.size),
+                "batch": batch_size(pipe, settings),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
                 "kb": None if kb is None else {"path": last_part(str(kb.path)), "version": kb.version},
                 "neighbors": [

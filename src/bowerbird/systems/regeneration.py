@@ -163,6 +163,11 @@ class _Patches(_Part):
     chances: Coded
 
 
+BATCH_BEFORE = 4
+"""Pictures that went through a CPU's network at once before records said how many, and the most that one may ask for:
+a GPU's number would be slow here, and its last bits are others anyway."""
+
+
 class Record(_Part):
     """What of a picture's record generating it again depends on; other entries are passed over."""
 
@@ -174,8 +179,9 @@ class Record(_Part):
     eta: Share
     guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
     enlargement: _Enlargement | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
+    batch: Annotated[int, Field(ge=1, le=1024)] = BATCH_BEFORE
     model: _Model
     neighbors: Annotated[list[_Neighbor], Field(max_length=MOST_NEIGHBORS)]
     embeddings: Coded | None = None
@@ -322,6 +328,7 @@ def settings_of(record: Record) -> Settings:
         references=None if record.references is None else _reference_settings(record.references),
         tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
         patches=None if record.patches is None else _patch_decoding(record.patches),
+        batch=record.batch if record.batch <= BATCH_BEFORE else None,
         **edit,
     )
 
@@ -396,11 +403,11 @@ def regenerate(
     out of bounds.
     """
     found = parse_record(record)
-    own = str(pipe.dtype).removeprefix("torch.")
+    own = pipe.number_format
     if found.dtype != own:
         raise MismatchError(
-            f"the picture was generated in {found.dtype}, this model computes in {own}; pipe.to(torch.{found.dtype})"
-            " generates it again"
+            f"the picture was generated in {found.dtype}, this model computes in {own}; open it with"
+            f" `dtype` {found.dtype} to generate it again"
         )
     _check_adapter(found, pipe)
     there = pipe.fingerprint()
