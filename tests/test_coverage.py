@@ -89,6 +89,13 @@ def test_tags_of_one_item_are_one_thing(tmp_path: Path) -> None:
     assert coverage.cover(kb, found).ids.tolist() == found.ids.tolist()
 
 
+def test_a_mistyped_name_is_covered_as_it_was_searched(tmp_path: Path) -> None:
+    kb = named(tmp_path / "names", {"man in lotus position": [], "man": [], "position": [], "boat": []})
+    found = kb.search(text="man in ltous position", k=2)
+    assert found.corrected[0] == {"ltou": ("lotu",)}  # as the index has them
+    assert coverage.cover(kb, found).captions[0][0] == "man in lotus position"
+
+
 def things(captions: tuple[str, ...]) -> list[str]:
     return [" ".join(caption.split()[:2]) for caption in captions]
 

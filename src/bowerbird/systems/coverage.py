@@ -7,6 +7,7 @@ search found for the whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.knowledge.search.words import words
 from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
 from bowerbird.systems.phrases.phrase import Phrase
@@ -38,7 +40,7 @@ def cover(kb: KnowledgeBase, found: Neighbors, *, search_mode: str = "hybrid", w
 
 def _covered(kb: KnowledgeBase, found: Neighbors, search_mode: str, where: str | None) -> Neighbors:
     """One row."""
-    read = parse_prompt(found.queries[0], parser=load_parser(RULES), kb=kb, where=where)
+    read = parse_prompt(_as_searched(found), parser=load_parser(RULES), kb=kb, where=where)
     things = [phrase for phrase in read.phrases if phrase.head.casefold() not in GROUNDS]
     if len(things) < 2:
         return found
@@ -65,6 +67,17 @@ def _covered(kb: KnowledgeBase, found: Neighbors, search_mode: str, where: str |
         measures={name: _of_items(values[0], before, items) for name, values in found.measures.items()},
     )
     return made.padded(found.k, found.embeddings.shape[-1])
+
+
+def _as_searched(found: Neighbors) -> str:
+    """The text of a row with the words that were searched in place of mistyped ones: its phrases are judged by them."""
+    instead = found.corrected[0] if found.corrected else {}
+
+    def near(match: re.Match[str]) -> str:
+        own = words(match[0])
+        return instead[own[0]][0] if own and instead.get(own[0]) else match[0]
+
+    return re.sub(r"[^\W_]+", near, found.queries[0]) if instead else found.queries[0]
 
 
 def _in_turn(things: Sequence[Phrase], chosen: Sequence[ChosenReference]) -> list[ChosenReference]:
