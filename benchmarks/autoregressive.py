@@ -3,6 +3,7 @@ token.
 
     python benchmarks/autoregressive.py                      # the sizes of tiny-rarm
     python benchmarks/autoregressive.py --released           # those of the released network, random weights
+    python benchmarks/autoregressive.py --int8               # kept with weights of 8 bits; the reference as it is
     python benchmarks/autoregressive.py --documents 2        # tiny-racm3 after two documents that all pictures share
 
 `again` runs the prefix at each of its lengths where `--whole`; otherwise at 9 lengths, and the rest lies on the line
@@ -13,6 +14,7 @@ once, at the speed at which this machine reads a tensor of that size.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -81,13 +83,19 @@ def bandwidth(size: int, device: str) -> float:
     return matrix.numel() * 4 / seconds(lambda: matrix @ vector, 5, device)
 
 
-def measure(network: RARMTransformer, batch: int, *, whole: bool, repeats: int, device: str) -> dict[str, Any]:
+def measure(
+    network: RARMTransformer, batch: int, *, whole: bool, repeats: int, device: str, int8: bool
+) -> dict[str, Any]:
     keys = torch.randn(batch, NEIGHBORS, network.config["embed_dim"], device=device)
     tokens = Tokens(keys, torch.ones(batch, NEIGHBORS, device=device))
     positions = network.config["positions"]
-    ours = seconds(lambda: kept(network, Conditioning(tokens, tokens), batch), repeats, device)
+    drawing = copy.deepcopy(network)
+    if int8:
+        drawing.pack()
+    ours = seconds(lambda: kept(drawing, Conditioning(tokens, tokens), batch), repeats, device)
     theirs = again(network, tokens, batch, whole=whole, repeats=repeats, device=device)
     read = sum(p.numel() * p.element_size() for p in network.parameters()) - network.proj_in.weight.numel() * 4
+    read //= 4 if int8 else 1
     ceiling = read / bandwidth(read, device) * positions
     return {
         "batch": batch,
@@ -144,6 +152,7 @@ def main() -> None:
     parser.add_argument("--released", action="store_true", help="18 blocks of width 768, 16,384 symbols")
     parser.add_argument("--documents", type=int, help="tiny-racm3 in place of RARM, after so many documents")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--int8", action="store_true", help="weights of 8 bits for kept keys and values")
     parser.add_argument("--whole", action="store_true", help="run every prefix")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -160,6 +169,7 @@ def main() -> None:
     with torch.no_grad():
         for batch in arguments.batches:
             how = {"whole": arguments.whole, "repeats": arguments.repeats, "device": arguments.device}
+            how["int8"] = arguments.int8
             print(json.dumps(measure(network, batch, **how)), flush=True)
 
 

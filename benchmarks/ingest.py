@@ -3,13 +3,15 @@ writer, with the same encoder.
 
 Theirs: files, DataLoader workers, batches of 256, embeddings as float16 beside a parquet of paths; no index, no
 pictures, no captions (its file reader cannot pair captions in 2.45, and is asked for pictures alone, which is less
-work). Ours: everything, committed and searchable. Each is a process of its own. Pictures are opaque PNG files of 72 px
-made from a parquet file, so that both decode the same, or JPEG files of 1536 x 1024.
+work). Ours: everything, committed and searchable. Pictures are opaque PNG files of 72 px made from a parquet file, so
+that both decode the same, or JPEG files of 1536 x 1024.
 
-    python benchmarks/ingest.py --data drawings.parquet --out runs/ingest
+    taskset -c 1 python benchmarks/ingest.py --data drawings.parquet --out runs/ingest --encoder vit-b-32 --count 96
+        --engine openvino,bfloat16 --rounds 2 --only ours "clip-retrieval, no workers"
 
-`--engine onnx,openvino,bfloat16` adds ours with the network for pictures in each of them. `--rounds 3` runs all in turn
-so often. Beside the seconds stand CPU seconds, of a process and those it started: on a machine that does other things
+`--engine onnx,openvino,bfloat16` adds ours with the network for pictures in each of them. All run in turn in one
+process, `--rounds` times, after each of them has been through a few pictures: libraries are loaded and networks are
+warm. Beside the seconds stand CPU seconds, of the process and of those it started: on a machine that does other things
 they are what compares. `--encoder vit-b-32` is a network of the shape of CLIP's ViT-B/32 with random weights.
 
 Theirs runs only where clip-retrieval is installed (pip install --no-deps clip-retrieval "pandas<3"); what it imports
@@ -20,19 +22,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.machinery
-import json
 import resource
 import shutil
-import subprocess
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.encoders import engines
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from bowerbird.core.types import Encoder
 
 SIZE = 64
+FEW = 16
+"""Pictures that each goes through before it is timed."""
 
 
 def pictures(data: Path, out: Path, count: int = 0) -> int:
@@ -157,7 +160,8 @@ class Nothing:
         return np.ones((len(texts), self.dim), np.float32)
 
 
-CONTESTANTS = {
+Task = Callable[[Path, Path, "Encoder", int], None]
+CONTESTANTS: dict[str, tuple[Task, int]] = {
     "ours": (ours, 0),
     "ours, 2 workers": (ours, 2),
     "clip-retrieval": (theirs, 4),
@@ -191,11 +195,27 @@ def cpu_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
+def few(folder: Path, out: Path) -> Path:
+    """A folder with the first pictures of `folder` alone."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    for path in sorted(folder.glob("*.[jp][pn]g"))[:FEW]:
+        shutil.copy(path, out)
+    return out
+
+
+def timed(contestant: tuple[Task, int], folder: Path, place: Path, encoder: Encoder) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of one contestant."""
+    task, workers = contestant
+    start, used = time.perf_counter(), cpu_seconds()
+    task(folder, place, encoder, workers)
+    return time.perf_counter() - start, cpu_seconds() - used
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("drawings.parquet"))
     parser.add_argument("--out", type=Path, default=Path("runs/ingest"))
-    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--photographs", type=int, default=0, help="so many JPEG files of 1536 x 1024 in place of small PNG files"
     )
@@ -207,19 +227,6 @@ def main() -> None:
     arguments = parser.parse_args()
     kind = "photographs" if arguments.photographs else f"pictures-{arguments.count}" if arguments.count else "pictures"
     folder = arguments.out / kind
-    if arguments.contestant:
-        from bowerbird.core import images
-
-        task, workers = CONTESTANTS[arguments.contestant]
-        place = arguments.out / "made"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        encoder = load(arguments.encoder)
-        encoder.embed_images([images.read(next(folder.glob("*.[jp][pn]g")))] * 64)  # warm on both sides
-        start, used = time.perf_counter(), cpu_seconds()
-        task(folder, place, encoder, workers)
-        print(json.dumps([time.perf_counter() - start, cpu_seconds() - used]))
-        return
     count = (
         photographs(arguments.data, folder, arguments.photographs)
         if arguments.photographs
@@ -228,27 +235,35 @@ def main() -> None:
     by_name = arguments.encoder == "small"  # workers load encoders by name
     runs = [(name, arguments.encoder) for name in arguments.only if by_name or name != "ours, 2 workers"]
     runs += [("ours", f"{arguments.encoder}@{engine}") for engine in arguments.engine.split(",") if engine]
-    results: dict[str, list[tuple[float, float]]] = {}
     print(f"{count:,} {folder.name}, encoder {arguments.encoder}")
-    for number in range(arguments.rounds):
-        for name, encoder_name in runs:
-            command = [sys.executable, __file__, "--contestant", name, "--out", str(arguments.out)]
-            command += ["--encoder", encoder_name, "--photographs", str(arguments.photographs)]
-            command += ["--count", str(arguments.count)]
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
-            shown = name if encoder_name == arguments.encoder else f"{name}, {engines.split(encoder_name)[1]}"
-            if done.returncode:
-                print(f"{shown:26} could not run: {done.stderr.strip().splitlines()[-1][:120]}", flush=True)
+    warm = few(folder, arguments.out / "few")
+    loaded: dict[str, Encoder] = {}
+    results: dict[str, list[tuple[float, float]]] = {}
+    for number in range(arguments.rounds + 1):
+        for name, encoder_name in list(runs):
+            engine = engines.split(encoder_name)[1]
+            shown = name if engine is None else f"{name}, {engine}"
+            place = arguments.out / "made"
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            try:
+                if encoder_name not in loaded:
+                    loaded[encoder_name] = load(encoder_name)
+                seconds, used = timed(CONTESTANTS[name], folder if number else warm, place, loaded[encoder_name])
+            except (BowerbirdError, ImportError, StopIteration) as error:  # not installed
+                print(f"{shown:26} could not run: {type(error).__name__}: {str(error)[:120]}", flush=True)
+                runs.remove((name, encoder_name))
                 continue
-            seconds, used = json.loads(done.stdout.splitlines()[-1])
+            if not number:
+                continue
             results.setdefault(shown, []).append((seconds, used))
             rate = f"{count / seconds:6.0f} pictures a second, {1e3 * used / count:7.2f} ms of CPU a picture"
-            print(f"{shown:26} {seconds:7.1f} s, {rate}, round {number + 1}", flush=True)
+            print(f"{shown:26} {seconds:7.1f} s, {rate}, round {number}", flush=True)
     for at, what in enumerate(("seconds", "CPU seconds")):
         best = {name: min(each[at] for each in runs) for name, runs in results.items()}
-        mine, peer = ([v for k, v in best.items() if k.startswith(who)] for who in ("ours", "clip"))
-        if mine and peer:
-            print(f"clip-retrieval / ours in {what}, the best of each: {min(peer) / min(mine):.2f}")
+        mine, peer = [name for name in best if name.startswith("ours")], [v for k, v in best.items() if k[:4] == "clip"]
+        for name in mine if peer else []:
+            print(f"clip-retrieval / {name} in {what}, the best of each: {min(peer) / best[name]:.2f}")
 
 
 if __name__ == "__main__":

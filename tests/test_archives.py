@@ -15,7 +15,7 @@ import pytest
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.data.sources import read
+from bowerbird.data.sources import count, read
 from bowerbird.knowledge.export import export
 from tests.faults.plain import PlainEncoder, caption, picture, source
 
@@ -55,6 +55,16 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         "source_id": "x4",
         "url": "https://example.org",
     }
+
+
+def test_shards_are_counted_as_img2dataset_says(tmp_path: Path) -> None:
+    for number in range(2):
+        shard(tmp_path / f"{number:05d}.tar", range(3 * number, 3 * number + 3))
+        (tmp_path / f"{number:05d}_stats.json").write_text('{"count": 4, "successes": 3}')
+    assert count(tmp_path) == 6
+    assert count(tmp_path / "00001.tar") == 3
+    (tmp_path / "00001_stats.json").write_text('{"successes": "many"}')
+    assert count(tmp_path) is None
 
 
 def test_zip(tmp_path: Path) -> None:
@@ -133,6 +143,45 @@ def test_clip_retrieval_keeps_its_embeddings(tmp_path: Path) -> None:
     np.save(folder / "img_emb" / "img_emb_2.npy", vectors[2][:2])
     with pytest.raises(BowerbirdError, match="belong together"):
         list(read(folder))
+
+
+def test_clip_retrieval_finds_the_pictures_it_names(tmp_path: Path) -> None:
+    """By the key of a sample in shards, in whatever order it read them, and by a path from where it ran; nothing
+    outside the places that were given."""
+    folder, shards, photos = tmp_path / "out" / "embeddings", tmp_path / "shards", tmp_path / "moved" / "photos"
+    for made in (folder / "img_emb", folder / "metadata", shards, photos / "cats"):
+        made.mkdir(parents=True)
+    shard(shards / "00000.tar", range(3))
+    shard(shards / "00001.tar", range(2, 5))  # 000002 is in both, so it may mean either
+    (photos / "cats" / "a.png").write_bytes(picture(7))
+    (tmp_path / "secret.png").write_bytes(picture(8))
+    names = [
+        "000004",
+        "000002",
+        "000001",
+        "/home/ann/photos/cats/A.PNG",
+        "photos/cats/a.png",
+        "photos/../../secret.png",
+    ]
+    names.append(str(tmp_path / "secret.png"))
+    vectors = np.random.default_rng(0).normal(size=(len(names), 12)).astype(np.float16)
+    np.save(folder / "img_emb" / "img_emb_0.npy", vectors)
+    pq.write_table(
+        pa.table({"image_path": names, "caption": [f"row {i}" for i in range(len(names))]}),
+        folder / "metadata" / "metadata_0.parquet",
+    )
+    kb, report = KnowledgeBase.build(
+        tmp_path / "kb", folder, encoder=PlainEncoder(), pictures=[shards, photos], caption_column="caption"
+    )
+    items = kb.get(kb.ids().tolist())
+    held = kb.store.pictures(items.ids[0].tolist())
+    there = {c: held.get(i, b"") for c, i in zip(items.captions[0], items.ids[0].tolist(), strict=True)}
+    assert [there[f"row {i}"] for i in range(7)] == [picture(4), b"", picture(1), picture(7), picture(7), b"", b""]
+    assert report.source.counts["embeddings_without_picture"] == 3
+    assert report.source.names["embeddings_without_picture"] == [names[1], *names[5:]]
+    with pytest.raises(BowerbirdError, match=r"no folder and no \.tar shard"):
+        KnowledgeBase.build(tmp_path / "other", folder, encoder=PlainEncoder(), pictures=[tmp_path / "gone"])
+    assert not (tmp_path / "other").exists()
 
 
 def test_rdm_database_parts_in_numeric_order(tmp_path: Path) -> None:

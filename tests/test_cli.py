@@ -477,6 +477,27 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
     }
 
 
+def test_the_help_of_generate_shows_each_option_once_under_its_heading(tmp_path: Path) -> None:
+    import typer
+
+    from bowerbird.cli.main import app
+
+    text = bowerbird("generate", "--help", cwd=tmp_path).stdout
+    sections: dict[str, list[str]] = {}
+    for line in text[text.index("Arguments:") :].splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            sections[line] = []
+        elif line.startswith("  -"):
+            flag = next(word for word in line.replace(",", "").split() if word.startswith("--"))
+            sections[list(sections)[-1]].append(flag)
+    parameters = typer.main.get_command(app).commands["generate"].params  # type: ignore[attr-defined]
+    flags = {max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
+    assert sorted(flag for rows in sections.values() for flag in rows) == sorted(flags | {"--help"})
+    assert {"--kb", "--rerank", "--cover"} <= set(sections["Neighbors:"])
+    assert "--adapter" in sections["Base models of diffusers:"]
+    assert "--json" in sections["Other options:"]
+
+
 def test_models_and_doctor(tmp_path: Path) -> None:
     listed = json.loads(bowerbird("models", "--json", cwd=tmp_path).stdout)["models"]
     assert {m["name"] for m in listed} == {

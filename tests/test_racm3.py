@@ -188,7 +188,7 @@ def test_batches_depend_on_the_step_alone_and_weigh_the_target(objective: RACM3O
         said = objective.decoder.logits(features).log_softmax(-1).gather(2, batch["target"][..., None])[..., 0]
     counted = int(((batch["weights"] > 0) & (batch["documents"] == 0)).sum())
     with pytest.MonkeyPatch.context() as patch:  # in several parts too
-        patch.setattr("bowerbird.systems.racm3.objective.AT_ONCE", 100)
+        patch.setattr("bowerbird.models.symbol_losses.AT_ONCE", 100)
         assert float(objective(batch).detach()) == pytest.approx(float((-said * batch["weights"]).sum()) / counted)
 
 

@@ -26,6 +26,7 @@ from bowerbird.models.rarm_transformer import RARMTransformer
 from bowerbird.models.vq import to_tokens
 from bowerbird.systems import generation, records, regeneration
 from bowerbird.systems.jobs import Job, prepare
+from bowerbird.systems.loading import load_pipeline
 from bowerbird.systems.rarm.decoding import Decoder
 
 WEIGHTS = torch.tensor([[1, 1, 1, 0], [1, 2, 0.5, 1], [1, 1, 1, 1]])
@@ -108,6 +109,26 @@ def test_one_position_is_computed_as_several_are_to_the_last_bit(
         )[:, 0],
     )
     assert torch.equal(fast, logits())
+
+
+def test_weights_of_8_bits_say_nearly_the_same(condition: Conditioning) -> None:
+    torch.manual_seed(0)
+    network = RARMTransformer(symbols=20, positions=16, channels=64, layers=2, head_channels=16, embed_dim=5).eval()
+    asked = torch.randint(20, (3, 7), generator=torch.Generator().manual_seed(2))
+
+    def logits(asked: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+        decoder = Decoder(network)  # token by token, as pictures are generated
+        with torch.no_grad():
+            return torch.stack([decoder(asked[:, :i], torch.tensor(i), condition) for i in range(8)], 1)
+
+    plain, saved = logits(asked, condition), set(network.state_dict())
+    network.pack()
+    packed = logits(asked, condition)
+    assert set(network.state_dict()) == saved
+    assert 0 < float((packed - plain).norm() / plain.norm()) < 0.02
+    others = asked.clone()
+    others[0], others[2] = asked[2], asked[0]
+    assert torch.equal(logits(others, condition)[1], packed[1])  # whatever it is computed beside
 
 
 def test_a_token_depends_on_those_before_it_alone(network: RARMTransformer, condition: Conditioning) -> None:
@@ -276,6 +297,26 @@ def test_record_says_how_tokens_were_drawn_and_gives_the_picture_again(
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     with pytest.raises(BowerbirdError, match=r"tokens\.top_p"):
         regeneration.regenerate(pipe, {**written[1], "tokens": {**written[1]["tokens"], "top_p": 0.0}})
+
+
+def test_a_picture_by_weights_of_8_bits_says_so_and_is_made_again(
+    pipe: RARMPipeline, kb: KnowledgeBase, tiny_rarm: Path
+) -> None:
+    packed = load_pipeline(tiny_rarm, dtype="int8")
+    packed.set_progress_bar_config(disable=True)
+    assert packed.fingerprint() == pipe.fingerprint()
+    prepared = prepare(packed, kb, Job(prompt="a red apple", k=2, n=1, seed=9))
+    images = generation.generate(packed, prepared.hits, prepared.settings)
+    [record] = records.generation_records(
+        packed, str(tiny_rarm), kb, prepared.hits, images, prepared.settings, prepared.request
+    )
+    assert record["dtype"] == "int8"
+    again, _ = regeneration.regenerate(packed, record)
+    assert np.array_equal(np.asarray(again), np.asarray(images[0]))
+    with pytest.raises(MismatchError, match="generated in int8, this model computes in float32"):
+        regeneration.regenerate(pipe, record)
+    with pytest.raises(BowerbirdError, match="dtype int8 is for models that draw tokens"):
+        load_pipeline("tiny-rdm", dtype="int8")
 
 
 # -- likelihood --------------------------------------------------------------------------------------------------------

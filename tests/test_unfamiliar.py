@@ -3,6 +3,7 @@ the record."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ def photograph(seed: int = 0) -> Image.Image:
 
 
 def drawing() -> Image.Image:
-    import io
-
     return Image.open(io.BytesIO(next(iter(read_drawn())).data)).convert("RGB")
 
 
@@ -58,8 +57,6 @@ def test_bundled_models_know_drawings_from_photographs(name: str) -> None:
     assert folder is not None
     known = training_pictures.read(folder)
     assert known is not None
-    import io
-
     drawn = np.stack([picture_statistics(Image.open(io.BytesIO(item.data))) for item in list(read_drawn())[::8]])
     assert (known.distances(drawn) < 1).all()
     assert (known.distances(np.stack([picture_statistics(photograph(i)) for i in range(8)])) > 1.2).all()
@@ -127,6 +124,37 @@ def test_the_command_says_it_for_one_prompt_and_for_several(
         assert "unlike what this model was trained on" in done.stderr
         lines = [json.loads(line) for line in (out / "generation.jsonl").read_text().splitlines()]
         assert all("unlike" in line["warnings"][0] for line in lines)
+
+
+def test_a_model_of_ones_own_knows_the_pictures_of_its_training(drawn_folder: Path, tmp_path: Path) -> None:
+    from bowerbird.training import recipes
+    from bowerbird.training.recipe import read_pictures, with_settings
+    from bowerbird.training.run import train_recipe
+
+    recipe = with_settings(recipes.recipe("tiny-rdm", tiny=True), ["train.steps=1"])
+    list(train_recipe(recipe, read_pictures(recipe, drawn_folder), tmp_path / "run", sheets=False))
+    known = training_pictures.read(tmp_path / "run" / "model")
+    assert known is not None
+    assert known.own
+    own = [Image.open(path).convert("RGB") for path in sorted(drawn_folder.glob("*/*.png"))]
+    assert (known.distances(np.stack([picture_statistics(picture) for picture in own])) < 1).all()
+    pipe = loading.load_pipeline(str(tmp_path / "run" / "model"))
+    hits = Neighbors.from_images(["a fox"], [photograph()], ["fox"])
+    (warning,) = unfamiliar.find_warnings(pipe, hits, generation.Settings())[0]
+    assert "neighbors are unlike" in warning
+    assert "of its own pictures are from each other" in warning
+    assert training_pictures.fit_own(own[:15]) is None
+
+
+def test_a_limit_of_ones_own_lets_pictures_not_seen_pass() -> None:
+    drawn = [Image.open(io.BytesIO(item.data)).convert("RGB") for item in read_drawn()]
+    known = training_pictures.fit_own(drawn[::2])
+    assert known is not None
+    far = known.distances(np.stack([picture_statistics(picture) for picture in drawn[1::2]]))
+    assert np.mean(far > 1) < 0.05
+    alike = training_pictures.fit_own([drawn[0]] * 20)
+    assert alike is not None
+    assert alike.distances(picture_statistics(drawn[0])[None])[0] < 1
 
 
 def test_it_is_kept_with_a_model_and_a_file_that_is_none_is_refused(pipe: Any, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def update(
 
     Example: bowerbird kb update my-kb --where "style = 'noto'" --set license=Apache-2.0
     """
-    from bowerbird.knowledge.base import KnowledgeBase, check_change
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.changes import check_change
 
     numbers, metadata = _ids(ids, kb), dict(_pair(text) for text in changes or [])
     opened = KnowledgeBase.open(kb)

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -74,6 +74,16 @@ SystemOption = Annotated[
         callback=_register_system,
     ),
 ]
+
+
+def others_given(context: typer.Context, beside: Collection[str]) -> list[str]:
+    """The flags that were given and are of no parameter of `beside`."""
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name not in beside
+        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:

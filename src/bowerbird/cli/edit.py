@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,17 @@ from bowerbird.cli.common import (
     SystemOption,
     load_signer,
     open_model,
+    others_given,
     progress_bar,
     tracker,
 )
 from bowerbird.cli.filling import OpenEncoderOption
-from bowerbird.cli.generate import others_given, print_result, say_fewer, say_warnings, warn_of_copies
+from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
+
+if TYPE_CHECKING:
+    from bowerbird.systems.base import System
 
 
 def edit(
@@ -137,22 +141,9 @@ def edit(
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
     """
     if mask is not None:
-        _check_mask(context, k, kb)
-        if where is not None and not (prompt or "").strip():
-            raise BowerbirdError("edit: --where is about what --prompt finds; give a --prompt with it")
-    elif sum(given is not None for given in (prompt, reference, instruction)) != 1:
-        raise BowerbirdError(
-            "edit: say what the picture is to show with --prompt T or --reference F, or what to change with"
-            " --instruction T, one of them; or where something else is to come with --mask F.png"
-        )
-    if mask is None and instruction is None and (kb is None or image_guidance is not None):
-        raise BowerbirdError(
-            "edit: give --kb, from which --prompt and --reference retrieve"
-            if kb is None
-            else "edit: --image-guidance is of --instruction"
-        )
-    if instruction is not None and not instruction.strip():
-        raise BowerbirdError("edit: the --instruction is empty; say what to change, for example 'make it blue'")
+        _check_mask(context, k, kb, prompt, where)
+    else:
+        _check_change(kb, prompt, reference, instruction, image_guidance)
     if img2img and strength >= 1:
         raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
     from bowerbird.systems import output
@@ -175,29 +166,9 @@ def edit(
     changes = tuple(map(parse_lora, lora or ()))
     pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
-    if can.fills != (mask is not None):
-        raise BowerbirdError(
-            f"model {model!r} fills in what a mask marks; give --mask F.png, white where something else is to come"
-            if can.fills
-            else f"model {model!r} does not fill in what a mask marks; leave --mask out, or use a model like tiny-racm3"
-        )
+    _check_model(model, pipe, fills=mask is not None, instructs=instruction is not None, img2img=img2img)
     if marked is not None:
         pictures = [filling.with_hole(picture, marked, can.sizes[-1]) for picture in pictures]
-    if not can.fills and not can.starts_from_image:
-        raise BowerbirdError(
-            f"model {model!r} is {with_article(type(pipe).__name__)}, which does not edit; use tiny-knn, or train"
-            " one: bowerbird train tiny-knn"
-        )
-    if not can.fills and can.instructs != (instruction is not None):
-        raise BowerbirdError(
-            f"model {model!r} edits by instruction; give --instruction"
-            if can.instructs
-            else f"model {model!r} reads no instruction; give --prompt, or use tiny-instruct"
-        )
-    if not can.fills and not can.edits and not img2img:
-        raise BowerbirdError(
-            f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
-        )
     if mask is not None and not (prompt or "").strip():
         each = [pipe.retrieve_like(picture, opened, k) for picture in pictures]
         hits = Neighbors.stack(each).repeat(n)
@@ -289,9 +260,60 @@ BESIDE_MASK = (
 """What can be given beside --mask."""
 
 
-def _check_mask(context: typer.Context, k: int | None, kb: str | None) -> None:
+def _check_mask(context: typer.Context, k: int | None, kb: str | None, prompt: str | None, where: str | None) -> None:
     """Raises: BowerbirdError for an option that filling in does not have, or nothing to retrieve from."""
     if given := others_given(context, BESIDE_MASK):
         raise BowerbirdError(f"edit: a --mask is filled in with what --prompt says; leave out {', '.join(given)}")
     if kb is None and k != 0:
         raise BowerbirdError("edit: give a knowledge base with --kb, or -k 0 for the picture and the prompt alone")
+    if where is not None and not (prompt or "").strip():
+        raise BowerbirdError("edit: --where is about what --prompt finds; give a --prompt with it")
+
+
+def _check_change(
+    kb: str | None,
+    prompt: str | None,
+    reference: Path | None,
+    instruction: str | None,
+    image_guidance: float | None,
+) -> None:
+    """Raises: BowerbirdError when what to change is not said once, or nothing says it."""
+    if sum(given is not None for given in (prompt, reference, instruction)) != 1:
+        raise BowerbirdError(
+            "edit: say what the picture is to show with --prompt T or --reference F, or what to change with"
+            " --instruction T, one of them; or where something else is to come with --mask F.png"
+        )
+    if instruction is None and kb is None:
+        raise BowerbirdError("edit: give --kb, from which --prompt and --reference retrieve")
+    if instruction is None and image_guidance is not None:
+        raise BowerbirdError("edit: --image-guidance is of --instruction")
+    if instruction is not None and not instruction.strip():
+        raise BowerbirdError("edit: the --instruction is empty; say what to change, for example 'make it blue'")
+
+
+def _check_model(model: str, pipe: System, *, fills: bool, instructs: bool, img2img: bool) -> None:
+    """Raises: BowerbirdError for a model that does not edit in the way that is asked for."""
+    can = pipe.capabilities
+    if can.fills != fills:
+        raise BowerbirdError(
+            f"model {model!r} fills in what a mask marks; give --mask F.png, white where something else is to come"
+            if can.fills
+            else f"model {model!r} does not fill in what a mask marks; leave --mask out, or use a model like tiny-racm3"
+        )
+    if fills:
+        return
+    if not can.starts_from_image:
+        raise BowerbirdError(
+            f"model {model!r} is {with_article(type(pipe).__name__)}, which does not edit; use tiny-knn, or train"
+            " one: bowerbird train tiny-knn"
+        )
+    if can.instructs != instructs:
+        raise BowerbirdError(
+            f"model {model!r} edits by instruction; give --instruction"
+            if can.instructs
+            else f"model {model!r} reads no instruction; give --prompt, or use tiny-instruct"
+        )
+    if not can.edits and not img2img:
+        raise BowerbirdError(
+            f"model {model!r} was not trained to edit; use tiny-knn, or --img2img with a --strength below 1"
+        )

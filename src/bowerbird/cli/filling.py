@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """So many of what was left out are named on the terminal."""
+NEIGHBORS = "Neighbors"
+"""Heading of options on what is retrieved, in the help of commands that group theirs."""
 KbArgument = Annotated[
     str, typer.Argument(metavar="KB", help="Directory of the knowledge base, or milvus://HOST:PORT/COLLECTION.")
 ]
@@ -61,7 +63,11 @@ OpenCaptionEncoderOption = Annotated[
 ]
 OpenEncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", help="Encoder it was made with; needed where that is your own module:Class."),
+    typer.Option(
+        "--encoder",
+        help="Encoder it was made with; needed where that is your own module:Class.",
+        rich_help_panel=NEIGHBORS,
+    ),
 ]
 RerankOption = Annotated[
     str,
@@ -71,9 +77,10 @@ RerankOption = Annotated[
         help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
         " others agree), late (token by token, where it was built with --tokens), none, or auto, which is color; or the"
         " directory of one that was trained (bowerbird train reranker).",
+        rich_help_panel=NEIGHBORS,
     ),
 ]
-NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.")]
+NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.", rich_help_panel=NEIGHBORS)]
 TokensOption = Annotated[
     int,
     typer.Option(
@@ -82,7 +89,11 @@ TokensOption = Annotated[
 ]
 CoverOption = Annotated[
     bool,
-    typer.Option("--cover", help="Of a text that names several things, one result of each before a second of any."),
+    typer.Option(
+        "--cover",
+        help="Of a text that names several things, one result of each before a second of any.",
+        rich_help_panel=NEIGHBORS,
+    ),
 ]
 CaptionOption = Annotated[str | None, typer.Option("--caption-column", help="Column that holds the captions.")]
 CreditOption = Annotated[

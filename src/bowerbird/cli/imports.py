@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,13 +35,21 @@ def clip_retrieval(
     ],
     kb: NewKb,
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pictures",
+            metavar="PLACE",
+            help="Where the pictures lie that it names: their folder, or their .tar shards. Several times.",
+        ),
+    ] = None,
     caption_column: CaptionOption = None,
     memory: MemoryOption = "2G",
     as_json: JsonOption = False,
 ) -> None:
     """Make a knowledge base of a clip-retrieval folder; its embeddings are kept, not made again.
 
-    Example: bowerbird import clip-retrieval embeddings/ my-kb --encoder openai/clip-vit-base-patch32
+    Example: bowerbird import clip-retrieval embeddings/ my-kb --encoder openai/clip-vit-base-patch32 --pictures shards/
     """
     from bowerbird.data.sources.embeddings import is_clip_retrieval
 
@@ -48,7 +57,7 @@ def clip_retrieval(
         raise BowerbirdError(
             f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
         )
-    _build([folder], kb, encoder, caption_column, memory, as_json)
+    _build([folder], kb, encoder, caption_column, memory, as_json, pictures or [])
 
 
 @app.command("compvis-database")
@@ -240,7 +249,15 @@ def diffusers(
         )
 
 
-def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | None, memory: str, as_json: bool) -> None:
+def _build(
+    sources: list[Path],
+    kb: str,
+    encoder: str,
+    caption_column: str | None,
+    memory: str,
+    as_json: bool,
+    pictures: Sequence[Path] = (),
+) -> None:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.knowledge.search.planner import parse_memory
 
@@ -251,6 +268,7 @@ def _build(sources: list[Path], kb: str, encoder: str, caption_column: str | Non
             encoder=encoder,
             caption_column=caption_column,
             memory=parse_memory(memory),
+            pictures=pictures,
             on_message=say,
             progress=progress,
         )

@@ -39,6 +39,7 @@ from bowerbird.cli import (
     train,
 )
 from bowerbird.cli.common import say, with_flags
+from bowerbird.cli.sections import SectionedCommand
 from bowerbird.core import lazy_imports
 from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, Terminated
@@ -70,7 +71,7 @@ app.add_typer(kb.app, name="kb")
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
-app.command("generate")(generate.generate)
+app.command("generate", cls=SectionedCommand)(generate.generate)
 app.command("edit")(edit.edit)
 app.command("caption")(caption.caption)
 app.command("inspect")(inspect.inspect)

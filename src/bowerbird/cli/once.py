@@ -29,7 +29,8 @@ class OnceCommand(TyperCommand):
 def refuse_repeated(app: typer.Typer) -> None:
     """Let every command of `app`, and of its groups, be an `OnceCommand`."""
     for command in app.registered_commands:
-        command.cls = OnceCommand
+        if not issubclass(command.cls or TyperCommand, OnceCommand):
+            command.cls = OnceCommand
     for group in app.registered_groups:
         if group.typer_instance is not None:
             refuse_repeated(group.typer_instance)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bowerbird.cli.common import DeviceOption, JsonOption, print_json, print_line, say, say_source
+from bowerbird.cli.common import DeviceOption, JsonOption, print_json, say, say_source
 from bowerbird.cli.filling import (
     CoverOption,
     KbArgument,
@@ -16,10 +18,16 @@ from bowerbird.cli.filling import (
     RerankOption,
     read_rerank,
 )
-from bowerbird.core.credit import credit_line, credit_of
+from bowerbird.cli.search_results import (
+    corrected_words,
+    print_table,
+    results_of,
+    usual_similarity,
+    why_nothing,
+    write_sheet,
+)
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
-from bowerbird.core.text import shortened
 from bowerbird.core.types import embeds_text
 
 if TYPE_CHECKING:
@@ -31,8 +39,6 @@ if TYPE_CHECKING:
 
 USUAL = 8
 """Results where -k is not given."""
-ALWAYS = ("similarity", "bm25")
-"""Measures that every result has, None where the search did not look at it."""
 BATCH = 256
 """Queries searched at once."""
 
@@ -100,36 +106,30 @@ def search(
     Example: bowerbird search my-kb --text "a red fox" -k 8 --sheet found.png
     """
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.knowledge.rerank.registry import NONE, rerank_name
+    from bowerbird.knowledge.rerank.registry import rerank_name
 
     reranker = read_rerank(rerank, no_rerank=False)
     if cover and (min_score is not None or diversity):
         raise BowerbirdError("search: --cover chooses itself; leave out --min-score and --diversity")
+    options: dict[str, Any] = {"where": where, "diversity": diversity, "exact": exact, "min_score": min_score}
+    options["rerank"] = reranker
     if queries is not None:
         if text or image or negative or weights is not None or sheet is not None:
             raise BowerbirdError(
                 "search: --queries stands alone, without --text, --image, --negative, --weights and --sheet"
             )
-        _batch(
-            kb,
-            queries,
-            mode,
-            {
-                "k": k,
-                "where": where,
-                "diversity": diversity,
-                "exact": exact,
-                "alpha": _share(alpha),
-                "min_score": min_score,
-            }
-            | {"typos": typos, "rerank": reranker},
-            (encoder, caption_encoder),
-            device,
-            cover=cover,
-        )
+        options |= {"k": k, "mode": mode, "alpha": _share(alpha), "typos": typos}
+        _batch(kb, queries, options, (encoder, caption_encoder), device, cover=cover)
         return
     if not text and not image:
         raise BowerbirdError("search: give --text or --image")
+    asked = _Query(tuple(text or ()), tuple(image or ()), tuple(negative or ()), weights)
+    if asked.single is None and cover:
+        raise BowerbirdError("search: --cover is about the things that one --text names; leave out the others")
+    if asked.single is None and (alpha is not None or mode == "bm25"):
+        raise BowerbirdError(
+            "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
+        )
     opened = KnowledgeBase.open(
         kb,
         encoder=encoder,
@@ -137,88 +137,104 @@ def search(
         device="cpu" if mode == "bm25" and not image else pick_device(device),
         on_message=say,
     )
-    single = text[0] if text and len(text) == 1 and not image and not negative and weights is None else None
-    options: dict[str, Any] = {"k": _count(opened, k), "where": where, "diversity": diversity, "exact": exact}
-    options["min_score"] = min_score
-    usual: np.ndarray | None = None
-    if single is not None:
-        hits = opened.search(text=single, mode=mode, alpha=_share(alpha), typos=typos, rerank=reranker, **options)
+    options["k"] = _count(opened, k)
+    measured = as_json or min_score is not None
+    if asked.single is not None:
+        options |= {"mode": mode, "alpha": _share(alpha), "typos": typos}
+        hits, usual = _by_text(opened, asked.single, options, measured=measured)
         hits = _covering(opened, hits, mode, where) if cover else hits
-        query: dict[str, Any] = {"text": single}
-        if mode not in ("bm25", "captions") and (as_json or min_score is not None) and embeds_text(opened.encoder):
-            usual = opened.similarities(text=single)
     else:
-        if cover:
-            raise BowerbirdError("search: --cover is about the things that one --text names; leave out the others")
-        if alpha is not None or mode == "bm25":
-            raise BowerbirdError(
-                "search: a sum of texts and pictures goes by embeddings alone; leave out --alpha and --mode bm25"
-            )
-        parts: list[str | Path] = [*(text or []), *(image or []), *(negative or [])]
-        counts = _weights(weights, len(text or []) + len(image or [])) + [-0.5] * len(negative or [])
-        query = {
-            "text": text or [],
-            "images": [str(p) for p in image or []],
-            "negative": negative or [],
-            "weights": counts,
-        }
-        query = {"images": query["images"]} if image and not text and not negative and weights is None else query
-        mix = [(_read(part), weight) for part, weight in zip(parts, counts, strict=True)]
-        one = image is not None and len(parts) == 1 and weights is None and reranker != NONE
-        how: dict[str, Any] = {"images": [mix[0][0]]} if one else {"query_mix": mix}
-        hits = opened.search(**how, rerank=reranker, **options)
-        usual = opened.similarities(query_mix=mix) if as_json or min_score is not None else None
+        hits, usual = _by_sum(opened, asked, options, measured=measured)
     _say_count(opened, k)
     for note in hits.notes[0] if hits.notes else ():
         say(note)
-    corrected = _corrected(hits)
+    corrected = corrected_words(hits)
     for word, others in corrected.items():
         say(f"no item has {word!r}: searched for {' or '.join(map(repr, others))} (--no-typos: only as written)")
-    results = [_result(opened, hits, c) for c in range(hits.k) if hits.mask[0, c]]
+    results = results_of(opened, hits)
     if sheet is not None:
-        from bowerbird.core import images
-        from bowerbird.core.contact_sheet import labeled_grid
-
-        label = ", ".join([*(text or []), *(p.name for p in image or []), *(f"not {t}" for t in negative or [])])
-        asked = [images.read(path) for path in image or []]
-        there = [c for c in range(hits.k) if hits.mask[0, c]]  # those without a picture keep their place and caption
-        cells = [*asked, *(hits.images()[0][c] for c in there)]
-        shown = [*("query" for _ in asked), *(hits.captions[0][c] for c in there)]
-        notes = [*("" for _ in asked), *(credit_line(opened.credits([int(hits.ids[0, c])])[0]) for c in there)]
-        images.write(labeled_grid([(label, cells, shown)], divide=len(asked) or None, notes=[notes]), sheet)
+        write_sheet(opened, hits, sheet, text=asked.texts, image=asked.images, negative=asked.negative)
     if as_json:
         print_json(
             {
                 "kb": str(kb),
                 "version": opened.version,
-                "mode": mode if single is not None else "dense",
-                "rerank": rerank_name(reranker, pictures=single is None),
+                "mode": mode if asked.single is not None else "dense",
+                "rerank": rerank_name(reranker, pictures=asked.single is None),
                 **({"cover": True} if cover else {}),
-                "query": query,
+                "query": asked.described(),
                 "corrected": corrected,
-                **({} if usual is None else {"usual_similarity": _usual(usual)}),
+                **({} if usual is None else {"usual_similarity": usual_similarity(usual)}),
                 "results": results,
             }
         )
-        return
-    if results:
-        meaning = f"{'caption':>7}  " if "caption_similarity" in hits.measures else ""
-        say(f"{'score':>8}  {'cosine':>6}  {'bm25':>6}  {meaning}{'id':>19}  file: caption")
-    for result in results:
-        known = (result.get(n) for n in ("similarity", "bm25", "caption_similarity"))
-        cosine, words, said = (f"{value:.3f}" if value is not None else "-" for value in known)
-        meaning = f"{said:>7}  " if "caption_similarity" in result else ""
-        text_of = ": ".join(part for part in (result["path"], shortened(result["caption"])) if part)
-        text_of += f"  ({credit})" if (credit := ", ".join(map(str, result["credit"].values()))) else ""
-        print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {meaning}{result['id']:>19}  {text_of}")
-    if not results:
-        say(f"{kb}: nothing{_why_nothing(single, mode, where, min_score, usual)}")
+    elif results:
+        print_table(results)
+    else:
+        say(f"{kb}: nothing{why_nothing(asked.single, mode, where, min_score, usual)}")
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What one search looks for: texts, pictures, and texts to keep away from; `weights` as they were written."""
+
+    texts: tuple[str, ...]
+    images: tuple[Path, ...]
+    negative: tuple[str, ...]
+    weights: str | None
+
+    @property
+    def single(self) -> str | None:
+        """The text, where it is one and nothing else."""
+        alone = len(self.texts) == 1 and not self.images and not self.negative and self.weights is None
+        return self.texts[0] if alone else None
+
+    @cached_property
+    def counts(self) -> list[float]:
+        """The weight of each text, picture and negative text. Raises: BowerbirdError for as many as there are not."""
+        return _weights(self.weights, len(self.texts) + len(self.images)) + [-0.5] * len(self.negative)
+
+    def described(self) -> dict[str, Any]:
+        """As JSON has it."""
+        if self.single is not None:
+            return {"text": self.single}
+        pictures = [str(path) for path in self.images]
+        if self.images and not self.texts and not self.negative and self.weights is None:
+            return {"images": pictures}
+        return {
+            "text": list(self.texts),
+            "images": pictures,
+            "negative": list(self.negative),
+            "weights": self.counts,
+        }
+
+
+def _by_text(
+    kb: KnowledgeBase, text: str, options: dict[str, Any], *, measured: bool
+) -> tuple[Neighbors, np.ndarray | None]:
+    """What one text finds, and where it is `measured` what is usually similar to it."""
+    hits, mode = kb.search(text=text, **options), options["mode"]
+    if not measured or mode in ("bm25", "captions") or not embeds_text(kb.encoder):
+        return hits, None
+    return hits, kb.similarities(text=text)
+
+
+def _by_sum(
+    kb: KnowledgeBase, asked: _Query, options: dict[str, Any], *, measured: bool
+) -> tuple[Neighbors, np.ndarray | None]:
+    """What several texts and pictures find together, or one picture, and what is usually similar to them."""
+    from bowerbird.knowledge.rerank.registry import NONE
+
+    parts: list[str | Path] = [*asked.texts, *asked.images, *asked.negative]
+    mix = [(_read(part), weight) for part, weight in zip(parts, asked.counts, strict=True)]
+    one = bool(asked.images) and len(parts) == 1 and asked.weights is None and options["rerank"] != NONE
+    how: dict[str, Any] = {"images": [mix[0][0]]} if one else {"query_mix": mix}
+    return kb.search(**how, **options), kb.similarities(query_mix=mix) if measured else None
 
 
 def _batch(
     kb: str,
     queries: Path,
-    mode: str,
     options: dict[str, Any],
     given: tuple[str | None, str | None],
     device: str,
@@ -240,16 +256,15 @@ def _batch(
         kb,
         encoder=given[0],
         caption_encoder=given[1],
-        device="cpu" if mode == "bm25" else pick_device(device),
+        device="cpu" if options["mode"] == "bm25" else pick_device(device),
         on_message=say,
     )
-    k = options["k"]
+    k, mode = options["k"], options["mode"]
     options["k"] = _count(opened, k)
     for start in range(0, len(texts), BATCH):
-        hits = opened.search(text=texts[start : start + BATCH], mode=mode, **options)
+        hits = opened.search(text=texts[start : start + BATCH], **options)
         hits = _covering(opened, hits, mode, options["where"]) if cover else hits
         for row, text in enumerate(hits.queries):
-            results = [_result(opened, hits, c, row) for c in range(hits.k) if hits.mask[row, c]]
             print_json(
                 {
                     "kb": str(kb),
@@ -258,8 +273,8 @@ def _batch(
                     "rerank": rerank_name(options["rerank"]),
                     **({"cover": True} if cover else {}),
                     "query": {"text": text},
-                    "corrected": _corrected(hits, row),
-                    "results": results,
+                    "corrected": corrected_words(hits, row),
+                    "results": results_of(opened, hits, row),
                 },
                 indent=None,
             )
@@ -270,29 +285,6 @@ def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) 
     from bowerbird.systems import coverage
 
     return coverage.cover(kb, hits, search_mode=mode, where=where)
-
-
-def _why_nothing(text: str | None, mode: str, where: str | None, least: float | None, usual: np.ndarray | None) -> str:
-    """Why there is no result: the condition, the words, the cut-off."""
-    from bowerbird.knowledge.search.terms import is_plain
-
-    among = f" among the items that satisfy --where {where!r}" if where else ""
-    if least is None and text is not None and not is_plain(text):
-        return f"{among} has the phrases and fields of {text!r}; leave out quotation marks, or the name before a colon"
-    if least is None:
-        return f"{among} shares a word with {text!r}; try --mode dense" if mode == "bm25" else f"{among} was found"
-    if usual is None:
-        return f"{among} has a BM25 score of {least:g} or more; lower --min-score, or try --mode dense"
-    ordinary = ", ".join(f"{name} of all items reach {value:.3f}" for name, value in _usual(usual).items())
-    return f"{among} is as similar as --min-score {least:g} (with this query, {ordinary}); lower it"
-
-
-def _usual(usual: np.ndarray) -> dict[str, float]:
-    """The similarity to a query that half of all items exceed, one in ten, and one in a hundred."""
-    import numpy as np
-
-    shares = {"half": 0.5, "a tenth": 0.9, "a hundredth": 0.99}
-    return {name: round(float(np.quantile(usual, below)), 6) for name, below in shares.items()}
 
 
 def _share(text: str | None) -> float | Literal["auto"] | None:
@@ -334,28 +326,3 @@ def _weights(text: str | None, count: int) -> list[float]:
     if len(found) != count:
         raise BowerbirdError(f"--weights {text!r}: {len(found)} numbers for {count} texts and pictures; give one each")
     return found
-
-
-def _result(kb: KnowledgeBase, hits: Neighbors, column: int, row: int = 0) -> dict[str, Any]:
-    item = int(hits.ids[row, column])
-    return {
-        "id": item,
-        "score": round(float(hits.scores[row, column]), 6),
-        **{name: _known(hits.measures.get(name), row, column) for name in dict.fromkeys((*ALWAYS, *hits.measures))},
-        **({"phrase": hits.phrases[row][column]} if hits.phrases else {}),
-        "caption": hits.captions[row][column],
-        "metadata": hits.metadata[row][column],
-        "path": kb.name(item),
-        "credit": credit_of(hits.metadata[row][column], kb.credit),
-    }
-
-
-def _corrected(hits: Neighbors, row: int = 0) -> dict[str, list[str]]:
-    """The words of a query that no item has, with those searched in their place."""
-    return {word: list(others) for word, others in hits.corrected[row].items()} if hits.corrected else {}
-
-
-def _known(values: np.ndarray | None, row: int, column: int) -> float | None:
-    """A measure, None where it is not known."""
-    value = None if values is None else float(values[row, column])
-    return None if value is None or value != value else round(value, 6)  # NaN: the search did not look at it

@@ -5,19 +5,18 @@ numpy only: retrieval knows no torch, so neither does its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.neighbor_pictures import ABSENT as ABSENT
+from bowerbird.core.neighbor_pictures import LoadPictures, own_pictures, pictures_of_both, stack_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
-
-ABSENT = -1
-"""The id of a neighbor that is not there; absent ones stand last in their row."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,7 @@ class Neighbors:
     measures: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     queries: tuple[str, ...] = ()
     corrected: tuple[Mapping[str, tuple[str, ...]], ...] = field(default=(), compare=False)
-    load_images: Callable[[np.ndarray], list[list[Image.Image | None]]] | None = field(
-        default=None, compare=False, repr=False
-    )
+    load_images: LoadPictures | None = field(default=None, compare=False, repr=False)
     phrases: tuple[tuple[str, ...], ...] = ()
     regions: np.ndarray | None = None
     encoder: str = field(default="", compare=False)
@@ -298,7 +295,7 @@ class Neighbors:
             embeddings=np.asarray(embeddings, np.float32),
             captions=tuple(map(tuple, captions)),
             metadata=tuple(({},) * shape[1] for _ in range(shape[0])),
-            load_images=_own_pictures(pictures) if pictures else None,
+            load_images=own_pictures(pictures) if pictures else None,
         )
 
     @staticmethod
@@ -326,7 +323,7 @@ class Neighbors:
             captions=tuple(tuple(captions) for _ in prompts),
             metadata=tuple(({},) * len(pictures) for _ in prompts),
             queries=tuple(prompts),
-            load_images=_own_pictures(plain),
+            load_images=own_pictures(plain),
         )
 
     @staticmethod
@@ -361,7 +358,7 @@ class Neighbors:
             weights=np.concatenate([_given_weights(first), _given_weights(second)], 1),
             queries=second.queries,
             corrected=second.corrected,
-            load_images=_pictures_of_both(first, second),
+            load_images=pictures_of_both((first.ids, first.load_images), (second.ids, second.load_images)),
             phrases=tuple(a + b for a, b in zip(_phrases(first), _phrases(second), strict=True))
             if first.phrases or second.phrases
             else (),
@@ -376,10 +373,11 @@ class Neighbors:
 
     @staticmethod
     def stack(parts: Sequence[Neighbors]) -> Neighbors:
-        """Several results of one knowledge base and one K as one batch, along Q."""
+        """Several results of one K, of one knowledge base or with pictures of their own, as one batch, along Q."""
         weighted = all(part.weights is not None for part in parts)
+        ids, load = stack_pictures([(part.ids, part.load_images) for part in parts])
         return Neighbors(
-            ids=np.concatenate([part.ids for part in parts]),
+            ids=ids,
             scores=np.concatenate([part.scores for part in parts]),
             embeddings=np.concatenate([part.embeddings for part in parts]),
             captions=tuple(row for part in parts for row in part.captions),
@@ -394,7 +392,7 @@ class Neighbors:
             corrected=tuple(row for part in parts for row in part.corrected)
             if all(len(part.corrected) == len(part) for part in parts)
             else (),
-            load_images=parts[0].load_images,
+            load_images=load,
             phrases=tuple(row for part in parts for row in _phrases(part)) if any(p.phrases for p in parts) else (),
             regions=np.concatenate([_regions(part) for part in parts])
             if any(part.regions is not None for part in parts)
@@ -402,33 +400,6 @@ class Neighbors:
             encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
             notes=tuple(row for part in parts for row in _notes(part)) if any(part.notes for part in parts) else (),
         )
-
-
-Pictures = Callable[[np.ndarray], "list[list[Image.Image | None]]"]
-
-
-def _own_pictures(pictures: Sequence[Image.Image]) -> Pictures:
-    """Of a person's own pictures by their ids, which count down from -2; None for any other."""
-
-    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
-        return [[pictures[-2 - i] if -2 - len(pictures) < i <= -2 else None for i in row] for row in ids.tolist()]
-
-    return load
-
-
-def _pictures_of_both(first: Neighbors, second: Neighbors) -> Pictures | None:
-    """Of ids below -1 the pictures of `first`, of items those of `second`."""
-    own, items = first.load_images, second.load_images
-    if own is None or items is None or (second.ids < ABSENT).any() or (first.ids > ABSENT).any():
-        return items
-
-    def load(ids: np.ndarray) -> list[list[Image.Image | None]]:
-        mine, theirs = own(np.minimum(ids, ABSENT)), items(np.maximum(ids, ABSENT))
-        return [
-            [a if b is None else b for a, b in zip(*lines, strict=True)] for lines in zip(mine, theirs, strict=True)
-        ]
-
-    return load
 
 
 def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:

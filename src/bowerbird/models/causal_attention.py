@@ -22,7 +22,7 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`(B, heads, L, d)` each -> the same form; a position sees itself and those before it."""
     if q.device.type != "cpu" or not torch.is_grad_enabled() or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    made: Tensor = _Blocks.apply(*(part.flatten(0, 1) for part in (q, k, v)))
+    made: Tensor = _Blocks.apply(*(part.flatten(0, 1) for part in (q, k, v)))  # type: ignore[no-untyped-call]
     return made.view(q.shape)
 
 
@@ -37,7 +37,7 @@ class _Blocks(torch.autograd.Function):
     """Over `(n, L, d)`. The chances are kept for the gradient, as torch's plain form keeps them."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scale, made, kept = q.shape[2] ** -0.5, torch.empty_like(v, memory_format=torch.contiguous_format), []
         with torch.autocast("cpu", enabled=False):
             for start, end in _bounds(q.shape[1]):
@@ -50,7 +50,7 @@ class _Blocks(torch.autograd.Function):
         return made
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, *kept = ctx.saved_tensors
         scale = q.shape[2] ** -0.5
         of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird.models.causal_attention import attend_causally
+from bowerbird.models.packed_weights import multiply, pack
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, seen: KeyValues | None = None, layer: int = 0) -> Tensor:
         """`(B, L, C)` -> the same; with `seen`, after what was read, to which it is added."""
-        q, k, v = self.qkv(self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = multiply(self.qkv, self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
         if seen is None:
             read = attend_causally(q, k, v)
@@ -63,8 +64,8 @@ class Block(nn.Module):
             keys[:, :, seen.length : end], values[:, :, seen.length : end] = k, v
             shared = None if seen.shared is None else (seen.shared.keys[layer], seen.shared.values[layer])
             read = _attend(q, keys[:, :, :end], values[:, :, :end], shared)
-        h = h + self.out(read.transpose(1, 2).flatten(2))
-        made: Tensor = h + self.down(F.gelu(self.up(self.norm2(h))))
+        h = h + multiply(self.out, read.transpose(1, 2).flatten(2))
+        made: Tensor = h + multiply(self.down, F.gelu(multiply(self.up, self.norm2(h))))
         return made
 
 
@@ -153,7 +154,11 @@ class DocumentTransformer(ModelMixin, ConfigMixin):
 
     def logits(self, features: Tensor) -> Tensor:
         """The logits of every symbol; the head is the symbols' embedding."""
-        return F.linear(features, self.tokens.weight)
+        return multiply(self.tokens, features)
+
+    def pack(self) -> None:
+        """From now on few symbols at a time are predicted by weights of 8 bits (`packed_weights`)."""
+        pack([*(layer for layer in self.modules() if isinstance(layer, nn.Linear)), self.tokens])
 
     def empty(self, rows: int, capacity: int, shared: KeyValues | None = None) -> KeyValues:
         """Room for keys and values of so many positions."""

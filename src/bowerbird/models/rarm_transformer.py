@@ -12,7 +12,6 @@ every token; what is computed is the same.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +22,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.causal_attention import attend_causally
 from bowerbird.models.neighbor_unet import log_weights
+from bowerbird.models.packed_weights import multiply, pack
 from bowerbird.models.short_attention import MOST_KEYS
 
 
@@ -69,6 +68,10 @@ class RARMTransformer(ModelMixin, ConfigMixin):
         )
         self.proj_out = nn.Conv1d(channels, symbols, 1)
 
+    def pack(self) -> None:
+        """From now on tokens one by one are predicted by weights of 8 bits (`packed_weights`)."""
+        pack([*(layer for layer in self.modules() if isinstance(layer, nn.Linear)), self.proj_out])
+
     def shifted(self, tokens: Tensor) -> Tensor:
         """Symbols `(B, N)` -> what is read to predict each of them: the start, then all but the last."""
         start = torch.full_like(tokens[:, :1], self.config["symbols"] + 1)
@@ -85,11 +88,15 @@ class RARMTransformer(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, condition: Tokens) -> Tensor:
         """What is read at each position (see `shifted`) `(B, T)` -> the logits of its token `(B, T, symbols)`."""
+        return self.logits(self.features(sample, condition))
+
+    def features(self, sample: Tensor, condition: Tokens) -> Tensor:
+        """What is read at each position `(B, T)` -> what the logits are made of `(B, T, channels)`."""
         h = self._embed(sample, 0)
         bias = log_weights(condition.weights)[:, None, None].to(condition.keys.dtype)
         for block in self.transformer_blocks:
             h = _run_block(block, h, _keys_values(block.attn2, condition.keys), bias, None)
-        return self._logits(h)
+        return h
 
     @apply_forward_hook
     def extend(self, sample: Tensor, state: DecodingState) -> Tensor:
@@ -106,14 +113,15 @@ class RARMTransformer(ModelMixin, ConfigMixin):
                 h = _run_block(block, h, neighbors, state.bias, (past, state.length))
             h = h[:, -1]
         state.length += count
-        return self._logits(h)
+        return self.logits(h)
 
     def _embed(self, sample: Tensor, first: int) -> Tensor:
         embedded: Tensor = self.proj_in(sample)
         return embedded + self.positional_encoding[:, first : first + sample.shape[1]].T
 
-    def _logits(self, h: Tensor) -> Tensor:
-        return F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+    def logits(self, h: Tensor) -> Tensor:
+        """Features of any shape `(…, channels)` -> the logits `(…, symbols)`."""
+        return multiply(self.proj_out, h)
 
 
 def _heads(attention: Any, x: Tensor) -> Tensor:
@@ -152,9 +160,11 @@ def _run_block(
     h = h + _out(block.attn1, read)
     x = block.norm2(h)
     q = _heads(block.attn2, block.attn2.to_q(x))
-    # see short_attention.py
-    few = q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled()
-    with sdpa_kernel(SDPBackend.MATH) if few else nullcontext():
+    if q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled():
+        # see short_attention.py; written out, as torch's own computes bfloat16 in float32 there
+        scores = q * q.shape[3] ** -0.5 @ neighbors[0].transpose(2, 3) + bias.to(q.dtype)
+        seen = scores.softmax(-1).to(q.dtype) @ neighbors[1]
+    else:
         seen = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
     h = h + _out(block.attn2, seen)
     made: Tensor = h + block.ff(block.norm3(h))
@@ -176,22 +186,18 @@ def _run_position(
     each = (rows, own.heads, channels // own.heads)
     x = _normalized(block.norm1, h)
     keys, values = past
-    keys[:, :, length] = F.linear(x, own.to_k.weight).view(each)
-    values[:, :, length] = F.linear(x, own.to_v.weight).view(each)
-    q = F.linear(x, own.to_q.weight).view(each)[:, :, None]
+    keys[:, :, length] = multiply(own.to_k, x).view(each)
+    values[:, :, length] = multiply(own.to_v, x).view(each)
+    q = multiply(own.to_q, x).view(each)[:, :, None]
     end = length + 1
     read = F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end])
-    h = h + _linear(own.to_out[0], read.reshape(rows, channels))
-    q = F.linear(_normalized(block.norm2, h), other.to_q.weight).view(each)[:, :, None]
+    h = h + multiply(own.to_out[0], read.reshape(rows, channels))
+    q = multiply(other.to_q, _normalized(block.norm2, h)).view(each)[:, :, None]
     read = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
-    h = h + _linear(other.to_out[0], read.reshape(rows, channels))
-    wide, gate = _linear(block.ff.net[0].proj, _normalized(block.norm3, h)).chunk(2, -1)
-    made: Tensor = h + _linear(block.ff.net[2], wide * F.gelu(gate))
+    h = h + multiply(other.to_out[0], read.reshape(rows, channels))
+    wide, gate = multiply(block.ff.net[0].proj, _normalized(block.norm3, h)).chunk(2, -1)
+    made: Tensor = h + multiply(block.ff.net[2], wide * F.gelu(gate))
     return made
-
-
-def _linear(layer: Any, x: Tensor) -> Tensor:
-    return F.linear(x, layer.weight, layer.bias)
 
 
 def _normalized(norm: Any, x: Tensor) -> Tensor:

@@ -146,8 +146,8 @@ class System(DiffusionPipeline, ABC):
     `generating`: names of the components whose weights make the picture; `fingerprint` hashes them. `sampler_state`:
     the attributes that `set_sampler` changes, none for a system without a scheduler. `loads_in_dtype`: its weights are
     read in the number format it computes in, as they are too large to be in memory in two. `strange`: whether it was
-    read from a directory that anybody may have made. `training_pictures`: what the model carries of
-    them, if anything.
+    read from a directory that anybody may have made. `packed`: whether tokens are drawn by weights of 8 bits.
+    `training_pictures`: what the model carries of them, if anything.
     """
 
     generating: ClassVar[tuple[str, ...]] = ("unet", "vae")
@@ -155,6 +155,7 @@ class System(DiffusionPipeline, ABC):
     loads_in_dtype: ClassVar[bool] = False
     takes_loras: ClassVar[bool] = False
     strange: bool = False
+    packed: bool = False
     training_pictures: training_pictures.TrainingPictures | None = None
     _callback_tensor_inputs = ("latents",)
     scheduler: Any
@@ -210,6 +211,17 @@ class System(DiffusionPipeline, ABC):
     def networks(self) -> list[torch.nn.Module]:
         """The networks that `predict` runs, one a stage."""
         return [self.unet]
+
+    @property
+    def number_format(self) -> str:
+        """What it computes in, one of `loading.DTYPES`."""
+        return "int8" if self.packed else str(self.dtype).removeprefix("torch.")
+
+    def pack_weights(self) -> None:
+        """Draw tokens by weights of 8 bits from now on. Only systems that `samples_tokens` can."""
+        for network in self.networks:
+            network.pack()  # type: ignore[operator]
+        self.packed = True
 
     @property
     def proposal_counts(self) -> dict[int, int]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bowerbird.systems.base import System
 
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""What is computed in; int8: weights alone, in models that draw tokens one by one, on a CPU."""
 
 
 def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | None = None) -> System:
@@ -57,15 +58,29 @@ def load_pipeline(
 ) -> System:
     """`open_pipeline` on a torch `device`, computing in `dtype`.
 
-    Raises: BowerbirdError as that does, and when `dtype` is none of `DTYPES`.
+    Raises: BowerbirdError as that does, when `dtype` is none of `DTYPES`, and for int8 where the model draws no tokens
+    or is on a GPU.
     """
     import torch
 
     if dtype not in DTYPES:
         raise BowerbirdError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    if dtype == "int8":
+        return _packed(open_pipeline(model, adapter=adapter), model, device)
     pipe = open_pipeline(model, dtype, adapter)
     pipe = pipe if adapter is not None and adapter.offload else pipe.to(device)
     return pipe if pipe.loads_in_dtype or dtype == "float32" else pipe.to(getattr(torch, dtype))
+
+
+def _packed(pipe: System, model: str | Path, device: str) -> System:
+    if not pipe.capabilities.samples_tokens or not device.startswith("cpu"):
+        why = f"{type(pipe).__name__} is none" if device.startswith("cpu") else f"the device is {device}"
+        raise BowerbirdError(
+            f"model {str(model)!r}: dtype int8 is for models that draw tokens one by one, on the CPU; {why}; take"
+            f" {', '.join(DTYPES[:-1])}"
+        )
+    pipe.pack_weights()
+    return pipe
 
 
 def bundled_pipelines() -> list[str]:

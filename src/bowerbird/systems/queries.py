@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 TEXT_MODES = ("neighbors", "text", "text+neighbors")
+NO_PROMPT = "there is no prompt in the list; give one or several"
 IMAGE_MODES = ("image+neighbors", "image", "neighbors")
 
 
@@ -94,6 +95,28 @@ def make_request(
         images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
         **how,
     )
+
+
+def make_prompt_request(prompt: str | Sequence[str] | None, **how: Any) -> Request:
+    """`make_request` of a pipeline that reads prompts alone. Raises: BowerbirdError where there is none."""
+    if prompt is None:
+        raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
+    if not prompt and not isinstance(prompt, str):
+        raise BowerbirdError(NO_PROMPT)
+    return make_request(prompt, **how)
+
+
+def with_prompts(given: Neighbors, prompt: str | Sequence[str] | None) -> Neighbors:
+    """Neighbors that a person gave, with the prompts, one for all or one a row; None leaves those they have. Raises:
+    BowerbirdError for another number of prompts."""
+    prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
+    if prompts == () or not len(given):
+        raise BowerbirdError(NO_PROMPT)
+    if prompts is None:
+        return given
+    if len(prompts) not in (1, len(given)):
+        raise BowerbirdError(f"{len(prompts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
+    return replace(given, queries=prompts if len(prompts) == len(given) else prompts * len(given))
 
 
 def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:

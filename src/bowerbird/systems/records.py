@@ -48,7 +48,6 @@ def generation_records(
     """What is written into each picture: the request, every setting, the model, the database, the neighbors, and
     whether it copies one. `refinements`: what a critic said of each on its way. `fingerprint`: the model's, where it is
     known, since making it reads all weights."""
-    import torch
 
     fingerprint, can = fingerprint or pipe.fingerprint(), pipe.capabilities
     numbers = list(picture_seeds) if picture_seeds is not None else [settings.seed + i for i in range(len(images))]
@@ -75,7 +74,7 @@ def generation_records(
                 ),
                 **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
                 **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
-                **({} if pipe.dtype == torch.float32 else {"dtype": str(pipe.dtype).removeprefix("torch.")}),
+                **({} if pipe.number_format == "float32" else {"dtype": pipe.number_format}),
                 "size": list(image.size),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
                 "kb": None if kb is None else {"path": last_part(str(kb.path)), "version": kb.version},

@@ -167,7 +167,7 @@ class Record(_Part):
     guidance_scale: Scale
     eta: Share
     guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
     model: _Model
     neighbors: Annotated[list[_Neighbor], Field(max_length=MOST_NEIGHBORS)]
@@ -379,11 +379,11 @@ def regenerate(
     out of bounds.
     """
     found = parse_record(record)
-    own = str(pipe.dtype).removeprefix("torch.")
+    own = pipe.number_format
     if found.dtype != own:
         raise MismatchError(
-            f"the picture was generated in {found.dtype}, this model computes in {own}; pipe.to(torch.{found.dtype})"
-            " generates it again"
+            f"the picture was generated in {found.dtype}, this model computes in {own}; open it with"
+            f" `dtype` {found.dtype} to generate it again"
         )
     _check_adapter(found, pipe)
     there = pipe.fingerprint()

@@ -34,20 +34,18 @@ def find_warnings(
         return rows
     for row, far in zip(rows, _neighbor_distances(known, hits), strict=True):
         if far > 1:
-            row.append(_line("the neighbors are", far))
+            row.append(_line("the neighbors are", far, known))
     if sources is not None:
         edited = known.distances(np.stack([picture_statistics(picture) for picture in sources]))
         for row, far in zip(rows, edited.tolist(), strict=True):
             if far > 1:
-                row.append(_line("the picture to edit is", far))
+                row.append(_line("the picture to edit is", far, known))
     return rows
 
 
-def _line(what: str, far: float) -> str:
-    return (
-        f"{what} unlike what this model was trained on: {far:.1f} times as far as 99 of 100 drawings of styles it never"
-        " saw; expect blots"
-    )
+def _line(what: str, far: float, known: TrainingPictures) -> str:
+    usual = "of its own pictures are from each other" if known.own else "drawings of styles it never saw"
+    return f"{what} unlike what this model was trained on: {far:.1f} times as far as 99 of 100 {usual}; expect blots"
 
 
 def _neighbor_distances(known: TrainingPictures, hits: Neighbors) -> list[float]:

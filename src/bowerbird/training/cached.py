@@ -13,7 +13,7 @@ from pathlib import Path
 from bowerbird.core import cache
 from bowerbird.core.progress import Progress
 from bowerbird.data.pictures import Pictures
-from bowerbird.training.loop import CHECKPOINT
+from bowerbird.training.checkpoint import CHECKPOINT
 from bowerbird.training.recipe import Recipe, frozen_fingerprints
 from bowerbird.training.run import train_recipe
 

@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,23 +23,19 @@ from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.processes import in_processes
 from bowerbird.training import trackers
+from bowerbird.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
 from bowerbird.training.config import TrainConfig
 from bowerbird.training.losses import StepReport, loss_log
 from bowerbird.training.schedule import learning_rate
 
 if TYPE_CHECKING:
-    import torch
-    from diffusers.training_utils import EMAModel
+    from accelerate import Accelerator
     from torch import Tensor
-    from torch.nn import Parameter
 
     from bowerbird.systems.objective import Objective, Preview
     from bowerbird.training.validation import Validation
 
 MadeT = TypeVar("MadeT")
-
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def train(
@@ -68,56 +65,25 @@ def train(
     that make batches ahead, for a GPU that one thread cannot feed; 0 for a thread of this process. The batches are the
     same either way.
     """
-    import torch
     from accelerate import Accelerator
-    from diffusers.training_utils import EMAModel
 
     out = Path(out)
     accelerator = Accelerator(cpu=device == "cpu", log_with=list(report_to) or None, project_dir=str(out / "logs"))
-    objective.train()
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
-    )
-    ema = EMAModel(
-        parameters, decay=config.ema_decay, foreach=True
-    )  # decay = min(decay, (1+n)/(10+n)), as in the RDM release
-    if config.compile:
-        for network in objective.children():
-            network.compile()
-    model, optimizer = accelerator.prepare(objective, optimizer)
-    ema.to(accelerator.device)
+    model, state = _prepare(objective, config, accelerator)
     saved = out / CHECKPOINT
-    done = load_checkpoint(saved, objective, optimizer, ema) if saved.is_file() else 0
-    times = config.gradient_accumulation
-    main = accelerator.is_main_process
+    done = load_checkpoint(saved, state) if saved.is_file() else 0
+    times, main = config.gradient_accumulation, accelerator.is_main_process
+    loss_of = partial(_loss, accelerator, config)
 
     def export(target: Path) -> None:
         objective.export(target)
         if on_export is not None:
             on_export(target)
 
-    def loss_of(scored: Any, batch: Any) -> Tensor:
-        # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss: Tensor = scored(to_device(batch, accelerator.device))
-        return loss
-
-    def gradients(batches: Sequence[Any]) -> float:
-        losses = []
-        for number, batch in enumerate(batches):
-            last = number == times - 1
-            with nullcontext() if last else accelerator.no_sync(model):
-                loss = loss_of(model, batch)
-                accelerator.backward(loss if times == 1 else loss / times)
-            losses.append(loss.detach())
-        # the one place in a step where a GPU is waited for
-        return float(losses[0] if times == 1 else torch.stack(losses).mean())
-
     def validated(finished: int, last: bool) -> float | None:
         if not main or validation is None or (finished % config.validate_every and not last):
             return None
-        with ema_weights(ema, parameters):
+        with state.averaged():
             return validation.loss(objective, config.batch_size, loss_of)
 
     with ExitStack() as open_files:
@@ -136,19 +102,7 @@ def train(
         ):
             started = time.perf_counter()
             rate = learning_rate(config, step if spent is None else min(config.steps - 1, int(spent() * config.steps)))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            try:
-                value = gradients(batches)
-                accelerator.clip_grad_norm_(parameters, config.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                ema.step(parameters)
-            except torch.OutOfMemoryError as error:
-                raise BowerbirdError(
-                    f"{accelerator.device}: out of memory with batches of {config.batch_size}; lower train.batch_size,"
-                    " and raise train.gradient_accumulation as much, in another folder"
-                ) from error
+            value = _optimize(accelerator, model, state, config, batches, rate)
             finished = step + 1
             if not math.isfinite(value):
                 raise BowerbirdError(
@@ -159,7 +113,7 @@ def train(
             fault = None
             if finished % config.save_every == 0 or last:
                 # every process has the same weights, so all of them stop
-                with ema_weights(ema, parameters):
+                with state.averaged():
                     objective.eval()
                     fault = objective.fault()
                     objective.train()
@@ -172,19 +126,85 @@ def train(
             if note is not None:
                 note(report)  # before the checkpoint: what a kill leaves without one is done again
             if fault is not None:
-                load_checkpoint(saved, objective, optimizer, ema)
+                load_checkpoint(saved, state)
             elif note is not None:
-                _keep(objective, parameters, optimizer, ema, config, out, finished, preview, export, last=last)
+                _keep(state, config, out, finished, preview, export, last=last)
             if report_to:
                 trackers.report(accelerator, report)
             yield report
             if last or fault is not None:
                 break
     if main:
-        with ema_weights(ema, parameters):
+        with state.averaged():
             objective.eval()
             with files.atomic_directory(out / "model") as target:
                 export(target)
+
+
+def _prepare(objective: Objective[Any], config: TrainConfig, accelerator: Accelerator) -> tuple[Any, State]:
+    """The objective as the accelerator runs it, and what is trained of it, on its device."""
+    import torch
+    from diffusers.training_utils import EMAModel
+
+    objective.train()
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    # decay = min(decay, (1+n)/(10+n)), as in the RDM release
+    ema = EMAModel(parameters, decay=config.ema_decay, foreach=True)
+    if config.compile:
+        for network in objective.children():
+            network.compile()
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    ema.to(accelerator.device)
+    return model, State(objective, parameters, optimizer, ema)
+
+
+def _loss(accelerator: Accelerator, config: TrainConfig, scored: Any, batch: Any) -> Tensor:
+    import torch
+
+    # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
+    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        loss: Tensor = scored(to_device(batch, accelerator.device))
+    return loss
+
+
+def _gradients(accelerator: Accelerator, model: Any, config: TrainConfig, batches: Sequence[Any]) -> float:
+    """Leave the gradients of all batches with the parameters; their mean loss."""
+    import torch
+
+    losses, times = [], config.gradient_accumulation
+    for number, batch in enumerate(batches):
+        last = number == times - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss = _loss(accelerator, config, model, batch)
+            accelerator.backward(loss if times == 1 else loss / times)
+        losses.append(loss.detach())
+    # the one place in a step where a GPU is waited for
+    return float(losses[0] if times == 1 else torch.stack(losses).mean())
+
+
+def _optimize(
+    accelerator: Accelerator, model: Any, state: State, config: TrainConfig, batches: Sequence[Any], rate: float
+) -> float:
+    """One step of the optimizer at a learning rate; its loss. Raises: BowerbirdError where memory does not suffice."""
+    import torch
+
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    try:
+        value = _gradients(accelerator, model, config, batches)
+        accelerator.clip_grad_norm_(state.parameters, config.clip_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.ema.step(state.parameters)
+    except torch.OutOfMemoryError as error:
+        raise BowerbirdError(
+            f"{accelerator.device}: out of memory with batches of {config.batch_size}; lower train.batch_size,"
+            " and raise train.gradient_accumulation as much, in another folder"
+        ) from error
+    return value
 
 
 def prefetch(make: Callable[[int], MadeT], first: int, end: int, workers: int = 0) -> Iterator[tuple[int, MadeT]]:
@@ -208,10 +228,7 @@ def to_device(batch: Any, device: Any) -> Any:
 
 
 def _keep(
-    objective: Objective[Any],
-    parameters: list[Parameter],
-    optimizer: Any,
-    ema: EMAModel,
+    state: State,
     config: TrainConfig,
     out: Path,
     step: int,
@@ -222,66 +239,18 @@ def _keep(
 ) -> None:
     """Checkpoint, sheet and side export, where `step` asks for one or is the last."""
     if step % config.save_every == 0 or last:
-        save_checkpoint(out / CHECKPOINT, objective, optimizer, ema, step)
+        save_checkpoint(out / CHECKPOINT, state, step)
     shown = preview is not None and (step % config.sheet_every == 0 or last or step in config.keep_steps)
     if not shown and step not in config.keep_steps:
         return
-    with ema_weights(ema, parameters):
-        objective.eval()
+    with state.averaged():
+        state.objective.eval()
         if preview is not None and shown:
             (out / "sheets").mkdir(parents=True, exist_ok=True)
             sheet = out / "sheets" / f"{step:06d}.png"
             with disk_errors(sheet):
-                preview(objective, sheet)
+                preview(state.objective, sheet)
         if step in config.keep_steps:
             with files.atomic_directory(out / f"model-{step}") as target:
                 export(target)
-        objective.train()
-
-
-@contextmanager
-def ema_weights(ema: EMAModel, parameters: list[Parameter]) -> Iterator[None]:
-    """A block in which `parameters` hold the averaged weights; the trained ones come back at its end."""
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
-
-
-def save_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel, step: int) -> None:
-    """Weights, averaged weights, optimizer state and progress in one safetensors file, which replaces the old one at
-    once."""
-    names = [name for name, p in objective.named_parameters() if p.requires_grad]
-    tensors = {f"model.{n}": p for n, p in objective.named_parameters() if p.requires_grad}
-    tensors |= {f"ema.{n}": p for n, p in zip(names, ema.shadow_params, strict=True)}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{names[index]}.{key}": value for key, value in state.items()}
-    files.save_tensors(path, tensors, {"step": str(step), "ema_step": str(ema.optimization_step)})
-
-
-def load_checkpoint(path: Path, objective: torch.nn.Module, optimizer: Any, ema: EMAModel) -> int:
-    """Put a checkpoint's state into place and return how many steps it holds.
-
-    Raises: BowerbirdError when it was made by another recipe, or is damaged.
-    """
-    tensors = files.load_tensors(path)
-    progress = files.read_tensor_metadata(path)
-    named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    shapes = {f"model.{name}": p.shape for name, p in named.items()}
-    if {k: t.shape for k, t in tensors.items() if k.startswith("model.")} != shapes:
-        raise BowerbirdError(
-            f"{path}: this checkpoint is of another recipe; give another --out, or remove it to start again"
-        )
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, (name, parameter) in enumerate(named.items()):
-        parameter.data.copy_(tensors[f"model.{name}"])
-        ema.shadow_params[index].copy_(tensors[f"ema.{name}"])
-        prefix = f"optimizer.{name}."
-        entry = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if entry:
-            state[index] = entry
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    ema.optimization_step = int(progress["ema_step"])
-    return int(progress["step"])
+        state.objective.train()

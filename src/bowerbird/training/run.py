@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bowerbird.core import files
+from bowerbird.core import files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
+from bowerbird.models import training_pictures
 from bowerbird.training.data import FILE as DATA
 from bowerbird.training.data import check_data, data_note, hold_out
 from bowerbird.training.loop import train
@@ -130,6 +131,11 @@ def _steps(
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / FILE, portable(recipe).model_dump(mode="json"))
     files.write_json(out / DATA, note)
+
+    def describe(model: Path) -> None:
+        write_card(out, model, command)
+        note_pictures(trained, model)
+
     yield from train(
         objective,
         recipe.train,
@@ -138,6 +144,17 @@ def _steps(
         preview=preview(recipe) if sheets else None,
         validation=validation,
         report_to=report_to,
-        on_export=lambda model: write_card(out, model, command),
+        on_export=describe,
         workers=workers,
     )
+
+
+def note_pictures(pictures: Pictures, model: Path) -> None:
+    """Keep with the model in the folder `model`, where it is one that generates, how some of the `pictures` are made
+    that it was trained on: so it can say that it is asked for something unlike them. Nothing for very few."""
+    if not (model / "model_index.json").is_file():
+        return
+    order = seeds.numpy_generator(0, "training pictures").permutation(len(pictures))[: training_pictures.MOST]
+    known = training_pictures.fit_own(tensors.to_pil(pictures.pixels[sorted(order.tolist())]))
+    if known is not None:
+        training_pictures.write(known, model)

@@ -8,6 +8,7 @@ metadata, `.cls` its class. A zip is a folder, where names may have dots.
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import tarfile
 import zipfile
@@ -30,6 +31,8 @@ from bowerbird.data.text import guess, spelled
 
 MOST_HEADER = 1024**2
 """A tar may say names and attributes of a member in a member of their own, up to so many bytes."""
+MOST_MEMBERS = 10**8
+"""More is not believed of a shard."""
 TOO_LARGE = f"over {MOST_BYTES // 1024**2} MB, which no picture of the size we take needs"
 
 
@@ -40,7 +43,7 @@ class Archive:
         return layout.is_archive(place) and Path(place).is_file()
 
     def count(self, place: str) -> int | None:
-        return None
+        return count_of(Path(place))
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path = Path(place)
@@ -54,6 +57,17 @@ class Archive:
             one.note_missed(options.report)
         if empty:
             raise refuse_empty(place, "archive", options.report)
+
+
+def count_of(path: Path) -> int | None:
+    """How many pictures a shard has by the `_stats.json` that img2dataset writes beside it; None where there is none
+    that says it."""
+    try:
+        said = json.loads(path.with_name(path.name.partition(".")[0] + "_stats.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    count = said.get("successes") if isinstance(said, dict) else None
+    return count if type(count) is int and 0 <= count <= MOST_MEMBERS else None
 
 
 def _table_of(path: Path) -> Path | None:
@@ -99,6 +113,18 @@ def _readable(path: Path) -> Iterator[None]:
         raise DamagedError(
             f"{path}: this archive cannot be read ({str(error)[:100] or type(error).__name__}); is it whole?"
         ) from error
+
+
+def picture_spans(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Of each picture in a `.tar` its name, where in the file its bytes begin, and how many they are. Raises:
+    DamagedError when it is none, is cut short, or is compressed."""
+    with _readable(path), closing(TarTree(path, path.name)) as tree:
+        if not tree.plain:
+            raise ValueError("compressed, so nothing can be looked up in it; unpack it to a .tar")
+        for name in tree.names:
+            start, size = tree.span(name)
+            if layout.is_picture(name) and size <= MOST_BYTES:
+                yield name, start, size
 
 
 class ZipTree:
@@ -162,27 +188,26 @@ class TarTree:
 
     def __init__(self, path: Path, name: str) -> None:
         self.place, self.label, self._shard, self._path = str(path), f"{name}/", name, path
-        self._plain = _is_plain(path)
+        self.plain = _is_plain(path)
         self._number: dict[str, int] = {}  # lean: a shard may have millions of members
         self._starts, self._sizes = array("q"), array("q")
         self._kept: dict[str, bytes] = {}
-        with tarfile.open(path, "r:" if self._plain else "r|*", tarinfo=_TarMember) as archive:
+        with tarfile.open(path, "r:" if self.plain else "r|*", tarinfo=_TarMember) as archive:
             for member in archive:
                 if member.isfile() and not member.issparse() and (inner := _member_name(member.name)):
                     self._number[inner] = len(self._starts)
                     self._starts.append(member.offset_data)
                     self._sizes.append(member.size)
-                    if not self._plain and _is_text(inner) and member.size <= MOST_BYTES:
+                    if not self.plain and _is_text(inner) and member.size <= MOST_BYTES:
                         file = archive.extractfile(member)
                         self._kept[inner] = file.read() if file is not None else b""
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every one
         self.names = list(self._number)
-        self._file = path.open("rb") if self._plain else None
+        self._file = path.open("rb") if self.plain else None
         self._pass = self._stream()
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        number = self._number[name]
-        start, size = self._starts[number], self._sizes[number]
+        start, size = self.span(name)
         if size > (most or MOST_BYTES):
             raise OSError(TOO_LARGE if most is None else f"over {most:,} bytes")
         if self._file is not None:
@@ -198,6 +223,11 @@ class TarTree:
                 return data
         self._pass = self._stream()  # asked out of order
         return next((data for found, data in self._pass if found == name), b"")
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Where a member's bytes begin, and how many they are."""
+        number = self._number[name]
+        return self._starts[number], self._sizes[number]
 
     def _stream(self) -> Generator[tuple[str, bytes], None, None]:
         """The members of a compressed archive from its start, those alone that are small enough."""

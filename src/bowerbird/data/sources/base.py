@@ -25,7 +25,7 @@ is then asked `matches` for every place, before the formats of ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,14 +48,16 @@ class SourceOptions:
 
     `caption_column`: the column, key or field that holds the captions, None for the usual ones
     (`data.captions.CAPTION_COLUMNS`). `fetch_urls`: whether the network may be asked for pictures; False means that
-    nothing is. `private_urls`: whether that holds for addresses of this machine and its network too. `report` counts
-    what is passed over: `options.report.note("files_left_out", name)`.
+    nothing is. `private_urls`: whether that holds for addresses of this machine and its network too. `pictures`: where
+    the pictures lie that a source only names, folders and `.tar` shards. `report` counts what is passed over:
+    `options.report.note("files_left_out", name)`.
     """
 
     caption_column: str | None = None
     fetch_urls: bool = False
     private_urls: bool = False
     report: SourceReport = field(default_factory=SourceReport)
+    pictures: Sequence[str] = ()
 
 
 class Source(Protocol):

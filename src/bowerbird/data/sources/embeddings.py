@@ -19,6 +19,7 @@ from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.data.captions import caption_column, take_captions, with_captions
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources.base import SourceOptions
+from bowerbird.data.sources.named_pictures import NamedPictures
 
 BATCH = 4096
 
@@ -64,13 +65,14 @@ def is_clip_retrieval(folder: Path) -> bool:
 
 def read_clip_retrieval(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
     """The items of a clip-retrieval folder: `img_emb/img_emb_*.npy` beside `metadata/metadata_*.parquet`; pictures
-    where their paths still lead.
+    where their paths still lead, or in `options.pictures` by path or by the key of a sample.
 
     Raises: BowerbirdError when a part is damaged, or has another number of rows than its metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    named = NamedPictures(options.pictures, options.report)
     for part in sorted((folder / "img_emb").glob("*.npy"), key=part_number):
         table = folder / "metadata" / f"metadata_{part.stem.removeprefix('img_emb_')}.parquet"
         if (folder / "metadata").is_dir() and not table.is_file():
@@ -98,12 +100,16 @@ def read_clip_retrieval(folder: Path, options: SourceOptions) -> Iterator[Source
                 options.report.note_columns(row)
                 path = str(row.get("image_path") or "")
                 caption, metadata = with_captions(take_captions(row, column), row)
-                yield SourceItem(_picture(folder, path), path or f"{part.name}[{at - 1}]", caption, metadata, vector)
+                name = path or f"{part.name}[{at - 1}]"
+                data = _decodable(named.read(path) or _beside(folder, path), name)
+                if not data:
+                    options.report.note("embeddings_without_picture", name)
+                yield SourceItem(data, name, caption, metadata, vector)
 
 
-def _picture(folder: Path, path: str) -> bytes:
-    """The picture at `path` where that lies in the folder or beside it, and can be decoded; else none. Metadata may
-    name any file of this machine."""
+def _beside(folder: Path, path: str) -> bytes:
+    """The file at `path` where that lies in the folder or beside it; else none. Metadata may name any file of this
+    machine."""
     from bowerbird.core import images
 
     place = (folder / path).resolve()
@@ -114,11 +120,18 @@ def _picture(folder: Path, path: str) -> bytes:
         or not place.is_file()
     ):
         return b""
-    data = place.read_bytes()
-    try:
-        images.decode(data, path)
-    except PictureError:
-        return b""
+    return place.read_bytes()
+
+
+def _decodable(data: bytes, name: str) -> bytes:
+    """The bytes of a picture, none where they cannot be decoded."""
+    from bowerbird.core import images
+
+    if data:
+        try:
+            images.decode(data, name)
+        except PictureError:
+            return b""
     return data
 
 

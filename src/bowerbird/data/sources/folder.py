@@ -43,8 +43,12 @@ class Folder:
         return Path(place).is_dir()
 
     def count(self, place: str) -> int | None:
-        names = walk(Path(place), SourceReport())
-        return sum(1 for name in names if layout.is_picture(name) and not layout.is_system(name)) or None
+        path = Path(place)
+        names = [name for name in walk(path, SourceReport()) if not layout.is_system(name)]
+        shards = [archive.count_of(path / name) for name in names if layout.is_archive(name)]
+        if None in shards:
+            return None
+        return sum(map(layout.is_picture, names)) + sum(count or 0 for count in shards) or None
 
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path, report = Path(place), options.report

@@ -52,12 +52,14 @@ def read(
     fetch_urls: bool = False,
     private_urls: bool = False,
     report: SourceReport | None = None,
+    pictures: Sequence[str] = (),
 ) -> Iterator[SourceItem]:
     """All items of the source at `place`, by what lies there: see `KINDS`; `drawn` are pictures that code draws,
     `starter` those that travel with the package.
 
     `fetch_urls` allows addresses to be asked, `private_urls` also those of this machine and its network. `report`
-    counts what is passed over. Items are storable: whole characters, plain values, names that can be columns.
+    counts what is passed over. `pictures`: where pictures lie that the source only names. Items are storable: whole
+    characters, plain values, names that can be columns.
 
     Raises: BowerbirdError when there is nothing at `place`, or nothing in it that could be a picture, or no row has the
     column for captions that was asked for.
@@ -65,7 +67,7 @@ def read(
     source, inside = find(place)
     report = SourceReport() if report is None else report
     report.columns = None  # those of a source before it are of no concern
-    options = SourceOptions(caption_column, fetch_urls, private_urls, report)
+    options = SourceOptions(caption_column, fetch_urls, private_urls, report, pictures)
     cleaner = Cleaner(report)
     for item in source.read(inside, options):
         if not isinstance(item, SourceItem):

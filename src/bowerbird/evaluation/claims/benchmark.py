@@ -191,10 +191,10 @@ class Benchmark:
         *,
         model: str = MODEL,
         sources: Sequence[Image.Image] | None = None,
-        **how: Any,
+        **edit: Any,
     ) -> list[Image.Image]:
         """One picture for each row of `hits`; from the cache where the same was generated before. `sources`: what to
-        edit; `how`: settings that are not the usual ones."""
+        edit; `edit`: settings of that, or of generating."""
         pipe = self.pipeline(model)
         guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
         steps = steps_of(pipe, self.experiment.settings)
@@ -208,14 +208,12 @@ class Benchmark:
             + hits.embeddings.tobytes()
             + (b"" if hits.weights is None else hits.weights.tobytes())
         )
-        if sources is not None or how:
-            digest.update(f"{sorted(how.items())}".encode())
-        if sources is not None:
-            digest.update(b"".join(source.tobytes() for source in sources))
+        if sources is not None or edit:
+            digest.update(f"{sorted(edit.items())}".encode() + b"".join(source.tobytes() for source in sources or ()))
 
         def generate() -> dict[str, Tensor]:
-            chosen = {"guidance_scale": SCALE, **how}
-            settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **chosen)
+            how = {"guidance_scale": SCALE, **edit}
+            settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), guidance=guidance, **how)
             report = for_stage(self.experiment.progress, "generating", len(hits))
             images = generation.generate(pipe, hits, settings, sources=sources, batch=32, progress=report)
             return {"pixels": tensors.stack(images)}

@@ -23,7 +23,7 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.knowledge.rerank.learned import LearnedReranker
 from bowerbird.knowledge.rerank.registry import NONE, Rerank
 from bowerbird.training import cached
-from bowerbird.training.loop import CHECKPOINT
+from bowerbird.training.checkpoint import CHECKPOINT
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.judge import judge as judge_recipe
 from bowerbird.training.recipes.reranker import reranker as reranker_recipe

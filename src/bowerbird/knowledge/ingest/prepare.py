@@ -61,6 +61,7 @@ class Choice:
 
     `patches`: so many crops in place of each picture (0: the picture itself). `fetch_urls`, `private_urls`: whether
     addresses may be asked, and also those of this machine and its network. `max_pixels`: the largest picture decoded.
+    `pictures`: where the pictures lie that a source only names.
     """
 
     caption_column: str | None = None
@@ -69,6 +70,7 @@ class Choice:
     fetch_urls: bool = False
     private_urls: bool = False
     max_pixels: int = images.MAX_PIXELS
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -148,6 +150,7 @@ def chunks(
             fetch_urls=choice.fetch_urls,
             private_urls=choice.private_urls,
             report=report,
+            pictures=choice.pictures,
         )
         for source in sources
     )

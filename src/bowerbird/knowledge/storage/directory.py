@@ -6,9 +6,7 @@ holds the truth; `index/` holds caches. Knows embeddings as arrays and an encode
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import checksums, files, leftovers
-from bowerbird.core.disk import disk_code
 from bowerbird.core.errors import BowerbirdError, Terminated
 from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import OnMessage, log_message
 from bowerbird.core.text import in_shell
 from bowerbird.data.item import CAPTION_EMBEDDING
 from bowerbird.knowledge.search import build
-from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
+from bowerbird.knowledge.search.analyzer import Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
 from bowerbird.knowledge.search.snapshot import Snapshot
-from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
-from bowerbird.knowledge.storage.lance import HINT, Form, Rows
+from bowerbird.knowledge.storage.failures import first_line, is_of_disk, reason_of
+from bowerbird.knowledge.storage.file_list import FILES, record_files
+from bowerbird.knowledge.storage.lance import Form, Rows
 from bowerbird.knowledge.storage.manifest import MANIFEST, check_same, read_manifest
 from bowerbird.knowledge.storage.protocol import CAPTIONS, EmbedCaptions
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 2
-FILES = "files.json"
 
 
 class DirectoryStore:
@@ -70,42 +67,6 @@ class DirectoryStore:
                 " it again"
             )
         return cls(path, manifest, memory, on_message)
-
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        encoder: dict[str, Any],
-        words: Sequence[int] = (1, 1),
-        memory: int = DEFAULT_MEMORY,
-        on_message: OnMessage = log_message,
-        analyzer: Analyzer = PLAIN,
-    ) -> DirectoryStore:
-        """An empty one in the folder `path`, or what a killed `create` and the changes after it left there.
-
-        `encoder`: name, fingerprint, dim, normalize. `words`: how often a word of a caption and of the tags counts.
-        """
-        if not (path / MANIFEST).is_file():
-            shutil.rmtree(path / ROWS_FOLDER, ignore_errors=True)  # of a build that was killed this early
-            Rows.create(path, int(encoder["dim"]))
-            record_files(path)
-            entry = {"version": 0, "items": 0, "rows_version": 1, "token": 0}
-            metric = "cosine" if encoder["normalize"] else "inner product"
-            embeddings = {
-                key: encoder[key] for key in ("fingerprint", "dim", "normalize")
-            }  # sealed; of `encoder` the name may be edited
-            facts = {
-                "format": FORMAT,
-                "id": secrets.token_hex(8),
-                **entry,
-                "metric": metric,
-                "encoder": encoder,
-                "embeddings": embeddings,
-                "words": list(words),
-                **analyzer.recorded(),
-            }
-            files.write_sealed(path / MANIFEST, {**facts, "history": [entry]})
-        return cls(path, read_manifest(path), memory, on_message)
 
     def at_version(self, version: int) -> DirectoryStore:
         """As it was at an earlier `version`. Raises: BowerbirdError when that version is not kept."""
@@ -262,7 +223,7 @@ class DirectoryStore:
             if isinstance(error, BowerbirdError):
                 raise
             raise BowerbirdError(
-                f"{self.path}: cannot be read ({_first_line(error)}); bowerbird kb verify"
+                f"{self.path}: cannot be read ({first_line(error)}); bowerbird kb verify"
                 f" {in_shell(self.path)} names every damaged file"
             ) from error
         self._check_same()
@@ -297,22 +258,13 @@ class DirectoryStore:
                     error.add_note(
                         f"{self.path}: whole at version {self.manifest['version']}; the same command goes on from there"
                     )
-                if self._is_of_disk(error):
+                if is_of_disk(error, self.path):
                     version = self.manifest["version"]
                     raise BowerbirdError(
-                        f"{self.path}: could not be written ({_reason(error)});"
+                        f"{self.path}: could not be written ({reason_of(error)});"
                         f"{f' it is whole at version {version};' if version else ''} see to the disk and run this again"
                     ) from error
                 raise
-
-    def _is_of_disk(self, error: BaseException) -> bool:
-        """Whether what ended a change is that this place could not be written, and not a file of a source, say."""
-        name = getattr(error, "filename", None)
-        if isinstance(name, (str, bytes)) and not Path(os.fsdecode(name)).is_relative_to(self.path):
-            return False
-        if isinstance(error, RuntimeError) and "lance" in str(error).lower():
-            return True
-        return isinstance(error, OSError) or (isinstance(error, Exception) and disk_code(error) is not None)
 
     def unfit(self, item: dict[str, Any]) -> str | None:
         """Why an item cannot be stored here: a directory takes everything."""
@@ -419,67 +371,9 @@ class DirectoryStore:
             self.__dict__.pop(name, None)
 
 
-@contextmanager
-def create(
-    path: Path,
-    encoder: dict[str, Any],
-    words: Sequence[int],
-    tag: dict[str, Any],
-    memory: int,
-    on_message: OnMessage,
-    analyzer: Analyzer = PLAIN,
-) -> Iterator[DirectoryStore]:
-    """An empty directory to be filled in the block; it appears at `path` when that ends well, and is gone on with by
-    the next block of the same `tag`.
-
-    Raises: BowerbirdError when `path` is taken.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        what = (
-            f"a knowledge base is there already; add to it: bowerbird kb add {in_shell(path)} SOURCE"
-            if (path / MANIFEST).is_file()
-            else "this path is taken; give a new one"
-        )
-        raise BowerbirdError(f"{path}: {what}")
-    with files.resumable_directory(path, tag, worth=has_items) as target:
-        try:
-            yield DirectoryStore.create(target, encoder, words, memory, on_message, analyzer)
-        except BowerbirdError as error:
-            line = str(error).replace(
-                str(target), str(path)
-            )  # the name it has while it is made says nothing to anybody
-            raise type(error)(line) from error
-
-
-def has_items(folder: Path) -> bool:
-    """Whether a build that ended in an error has committed items, which the same command then need not embed again."""
-    try:
-        return int(files.read_sealed(folder / MANIFEST, "knowledge base")["items"]) > 0
-    except BowerbirdError:
-        return False
-
-
-def record_files(path: Path) -> None:
-    """Write the hashes of the rows' files, which never change once written; done before the manifest that relies on
-    them."""
-    known = files.read_sealed(path / FILES, "list of files") if (path / FILES).is_file() else {}
-    names = [f"{ROWS_FOLDER}/{name}" for name in checksums.list_files(path / ROWS_FOLDER) if not name.endswith(HINT)]
-    files.write_sealed(path / FILES, checksums.record(path, known=known, only=names, durable=True))
-
-
 def _size(path: Path) -> int:
     """Bytes of a file; none of one that another process removed at this moment."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said, in few words."""
-    number = disk_code(error)
-    return os.strerror(number) if number is not None else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
 from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
-from bowerbird.knowledge.storage import directory
+from bowerbird.knowledge.storage import directory, new_directory
 from bowerbird.knowledge.storage.milvus.client import is_address
 from bowerbird.knowledge.storage.protocol import Store
 
@@ -56,7 +56,7 @@ def _open_directory(place: str, memory: int, on_message: OnMessage) -> Store:
 
 
 def _create_directory(place: str, new: NewStore, memory: int, on_message: OnMessage) -> AbstractContextManager[Store]:
-    return directory.create(Path(place), new.encoder, new.words, new.tag, memory, on_message, new.analyzer)
+    return new_directory.create(Path(place), new.encoder, new.words, new.tag, memory, on_message, new.analyzer)
 
 
 STORES: list[StoreKind] = [

@@ -18,7 +18,8 @@ from bowerbird.core.lock import writer_lock
 from bowerbird.core.progress import Progress
 from bowerbird.knowledge.search import build
 from bowerbird.knowledge.storage.batches import read_in_batches
-from bowerbird.knowledge.storage.directory import FILES, DirectoryStore
+from bowerbird.knowledge.storage.directory import DirectoryStore
+from bowerbird.knowledge.storage.file_list import FILES
 from bowerbird.knowledge.storage.id_set import Known
 from bowerbird.knowledge.storage.lance import FOLDER as ROWS_FOLDER
 from bowerbird.knowledge.storage.lance import HINT, version_of

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,20 +21,17 @@ from bowerbird.models import network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index, queries
 from bowerbird.systems.base import Callback, Capabilities, Defaults, SystemOutput
-from bowerbird.systems.grounded import bases
-from bowerbird.systems.grounded.bases import BaseFacts
-from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
-from bowerbird.systems.grounded.injectors.registry import injector_for, inspect_adapter
+from bowerbird.systems.grounded import bases, passes
+from bowerbird.systems.grounded.injectors.protocol import Injector
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
-from bowerbird.systems.grounded.picture_encoder import PictureEncoder, find_encoder
+from bowerbird.systems.grounded.parts import find_parts
 from bowerbird.systems.grounded.prompting import neighbors_of
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.grounded.references import Reference
-from bowerbird.systems.grounded.structure import structured, why_not
+from bowerbird.systems.grounded.structure import why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
-from bowerbird.systems.phrases.phrase import read_spans
-from bowerbird.systems.queries import Request
+from bowerbird.systems.queries import Request, make_prompt_request, with_prompts
 from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
 if TYPE_CHECKING:
@@ -44,7 +39,6 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.choice import ChosenReference
-    from bowerbird.systems.grounded.adapter_file import AdapterFacts
     from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
@@ -77,7 +71,7 @@ class ReferencePipeline(WrappedPipeline):
         super().__init__(base)
         if fit is not None and fit not in FITS:
             raise BowerbirdError(f"`fit` {fit!r} is not known; choose one of {', '.join(FITS)}")
-        self.facts, encoder, kind = _fitting(bases.facts_of(base), adapter, image_encoder)
+        self.facts, encoder, kind = find_parts(bases.facts_of(base), adapter, image_encoder)
         self.loras: tuple[AppliedLora, ...] = ()
         self._before_loras = ""
         self.injector: Injector | None = None
@@ -245,15 +239,21 @@ class ReferencePipeline(WrappedPipeline):
         )
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {
-            "k": k,
-            "search_mode": search_mode,
-            "where": where,
-            "allow_no_neighbors": allow_no_neighbors,
-            "rerank": rerank,
-            "cover": cover,
-        }
-        hits = self._neighbors(prompt, neighbors, knowledge_base, how).repeat(num_images_per_prompt)
+        if neighbors is not None:
+            hits = with_prompts(neighbors, prompt)
+        else:
+            alone = knowledge_base is None and k is None and self.capabilities.without_neighbors
+            request = make_prompt_request(
+                prompt,
+                k=0 if alone else k,
+                search_mode=search_mode,
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
+                cover=cover,
+            )
+            hits = self.retrieve(request, knowledge_base)
+        hits = hits.repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
@@ -264,137 +264,32 @@ class ReferencePipeline(WrappedPipeline):
         for row in rows:
             if self.injector is not None:
                 self.injector.check(row, settings)
-        options = self._options(settings, steps, guidance_scale, eta, height, width, output_type) | call
+        options = passes.call_options(
+            self.base,
+            self.injector,
+            settings,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            height=height,
+            width=width,
+            output_type=output_type,
+        )
+        calls = passes.Calls(
+            base=self.base,
+            injector=self.injector,
+            settings=settings,
+            options=options | call | {"num_inference_steps": steps},
+            blank=lambda: self._reader().blank(),
+            callback=callback_on_step_end,
+        )
         generators = common.generators_for(generator, seed, len(hits))
-        prompts = list(hits.queries) or [""] * len(hits)
-        made: list[Any] = [None] * len(hits)
-        for group in self._groups(rows):
-            # as many rows in every pass, so that no picture depends on what else is asked for
-            padded = group if not self._mixes(rows) else group + group[-1:] * (len(hits) - len(group))
-            images = self._pass(
-                [prompts[i] for i in padded],
-                [rows[i] for i in padded],
-                [generators[i] for i in group] + [_copy(generators[group[-1]]) for _ in padded[len(group) :]],
-                settings,
-                {**options, "num_inference_steps": steps},
-                callback_on_step_end,
-            )
-            for at, i in enumerate(group):
-                made[i] = images[at]
+        made = passes.generate_rows(calls, list(hits.queries) or [""] * len(hits), rows, generators)
         self.base.maybe_free_model_hooks()
         if output_type == "np":
             return SystemOutput(images=np.stack(made), neighbors=hits)
         return SystemOutput(images=made if output_type == "pil" else torch.stack(made), neighbors=hits)
 
-    def _pass(
-        self,
-        prompts: list[str],
-        rows: list[list[Reference]],
-        generators: list[torch.Generator],
-        settings: ReferenceSettings,
-        options: dict[str, Any],
-        callback: Callback | None,
-    ) -> Any:
-        """One call of the base; its pictures."""
-        steps = options["num_inference_steps"]
-        if settings.negative_prompt:
-            options = {**options, "negative_prompt": [settings.negative_prompt] * len(prompts)}
-        injected: Any = nullcontext(Injection({}))
-        if self.injector is not None and rows[0] and settings.scale > 0:
-            edge = self.capabilities.sizes[-1]
-            size = (options.get("height") or edge, options.get("width") or edge)
-            injected = self.injector.inject(Task(prompts, rows, settings, *size, blank=self._reader().blank()))
-        with injected as injection, self._structured(prompts, settings):
-
-            def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-                if injection.switch is not None:
-                    injection.switch(settings.is_active(step + 1, steps))
-                return tensors if callback is None else callback(pipe, step, timestep, tensors)
-
-            if injection.switch is not None:
-                injection.switch(settings.is_active(0, steps))
-            one = generators if len(generators) > 1 else generators[0]
-            arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
-            return self.base(callback_on_step_end=on_step, **arguments).images
-
-    def _structured(self, prompts: Sequence[str], settings: ReferenceSettings) -> AbstractContextManager[None]:
-        """A block in which the base reads the prompts by their phrases, where that is asked for."""
-        if settings.structure is None:
-            return nullcontext()
-        read = [read_spans(prompt, settings.spans) for prompt in dict.fromkeys(prompts)]
-        return structured(self.base, read, form=settings.structure)
-
-    def _options(
-        self,
-        settings: ReferenceSettings,
-        steps: int,
-        guidance_scale: float | None,
-        eta: float,
-        height: int | None,
-        width: int | None,
-        output_type: str,
-    ) -> dict[str, Any]:
-        """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
-        step, most = bases.edge_limits(self.base, common.MOST_EDGE)
-        for name, edge in (("height", height), ("width", width)):
-            if edge is not None and (not step <= edge <= most or edge % step):
-                raise BowerbirdError(
-                    f"{name} is a multiple of {step} pixels for this base (made for {self.capabilities.sizes[-1]}), up"
-                    f" to {most}; got {edge}"
-                )
-        usual, known = bases.usual_call(self.base), inspect.signature(self.base.__call__).parameters
-        scale = usual.guidance_scale if guidance_scale is None else guidance_scale
-        if self.injector is not None and self.injector.capabilities.takes == "pictures":
-            edge = self.capabilities.sizes[-1]  # else the size is that of a reference
-            height, width = height or edge, width or edge
-        options: dict[str, Any] = {"output_type": output_type, "height": height, "width": width}
-        options[usual.guidance_name] = scale
-        if eta:
-            options["eta"] = eta
-        asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
-        missing = [name for name in asked if name not in known]
-        if missing:
-            raise BowerbirdError(f"{with_article(type(self.base).__name__)} takes no {missing[0]}; leave it out")
-        return options
-
-    def _mixes(self, rows: Sequence[Sequence[Reference]]) -> bool:
-        return self.injector is None or self.injector.capabilities.mixed_batches
-
-    def _groups(self, rows: Sequence[Sequence[Reference]]) -> list[list[int]]:
-        """Which rows go through the base together: those with as many references of equal weights and regions, where
-        the injector tells the references of a batch's pictures apart; else each alone."""
-        if not self._mixes(rows):
-            return [[i] for i in range(len(rows))]
-        groups: dict[Any, list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault(tuple((each.weight, each.region) for each in row), []).append(i)
-        return list(groups.values())
-
     # -- references ----------------------------------------------------------------------------------------------------
-
-    def _neighbors(
-        self,
-        prompt: str | Sequence[str] | None,
-        given: Neighbors | None,
-        kb: KnowledgeBase | None,
-        how: dict[str, Any],
-    ) -> Neighbors:
-        prompts = None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        if prompts == () or (given is not None and not len(given)):
-            raise BowerbirdError("there is no prompt in the list; give one or several")
-        if given is None:
-            if prompts is None:
-                raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
-            if kb is None and how["k"] is None and self.capabilities.without_neighbors:
-                how = {**how, "k": 0}
-            return self.retrieve(Request(prompts=prompts, **how), kb)
-        if prompts is not None:
-            if len(prompts) not in (1, len(given)):
-                raise BowerbirdError(
-                    f"{len(prompts)} prompts for {len(given)} sets of neighbors; give one, or one a set"
-                )
-            given = replace(given, queries=prompts if len(prompts) == len(given) else prompts * len(given))
-        return given
 
     def _references(self, hits: Neighbors) -> list[list[Reference]]:
         """The references of each row, with what the injector reads of each."""
@@ -481,7 +376,7 @@ class ReferencePipeline(WrappedPipeline):
             place = hub.fetch(name, kwargs, patterns=cls.hub_patterns(hub.fetch_index(name, kwargs)))
         with opening(f"base {name!r}", "fetch it again in diffusers layout; docs/your-model.md says which"):
             kind = model_index.read_index(place)["_class_name"]
-            _fitting(bases.facts_of_folder(kind, place), adapter, image_encoder)
+            find_parts(bases.facts_of_folder(kind, place), adapter, image_encoder)
             base = open_base(place, dtype, kwargs)
         if adapter is not None and dtype != torch.float32:  # else the constructor says it
             check_recorded_base(Path(adapter), base, place, RETRAIN_ADAPTER)
@@ -496,22 +391,3 @@ class ReferencePipeline(WrappedPipeline):
             pipe.loras = apply_loras(pipe.base, loras, changes)
         pipe.offload(offload)
         return pipe
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    """A generator that goes on as `generator` does, without moving it."""
-    return torch.Generator(generator.device).set_state(generator.get_state())
-
-
-def _fitting(
-    base: BaseFacts, adapter: str | Path | None, image_encoder: str | Path | None
-) -> tuple[AdapterFacts | None, PictureEncoder | None, type[Injector] | None]:
-    """What an adapter's file is, its encoder and its injector; nothing is loaded. Raises: BowerbirdError when they do
-    not fit the base or each other."""
-    facts = None if adapter is None else inspect_adapter(adapter)
-    kind = injector_for(base, facts)
-    if facts is None:
-        if image_encoder is not None:
-            raise BowerbirdError("`image_encoder` is an adapter's; give the adapter too (`adapter`)")
-        return None, None, kind
-    return facts, find_encoder(facts.encoder, image_encoder, facts.path), kind

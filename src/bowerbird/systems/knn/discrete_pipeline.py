@@ -112,14 +112,16 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            how = {
-                "search_mode": search_mode,
-                "where": where,
-                "allow_no_neighbors": allow_no_neighbors,
-                "rerank": rerank,
-                "cover": cover,
-            }
-            request = make_request(prompt, image, k=k, **how)
+            request = make_request(
+                prompt,
+                image,
+                k=k,
+                search_mode=search_mode,
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
+                cover=cover,
+            )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else self.weigh(hits, weights)
         predict = guidance.classifier_free(self.predict, self.condition(hits), guidance_scale)

@@ -121,14 +121,16 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:
-            how = {
-                "search_mode": search_mode,
-                "where": where,
-                "allow_no_neighbors": allow_no_neighbors,
-                "rerank": rerank,
-                "cover": cover,
-            }
-            request = make_request(prompt, image, k=k, **how)
+            request = make_request(
+                prompt,
+                image,
+                k=k,
+                search_mode=search_mode,
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
+                cover=cover,
+            )
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed, min_relevance=min_relevance)
         hits = hits if weights is None else self.weigh(hits, weights)
         if source is not None and show_source and not self.edits:

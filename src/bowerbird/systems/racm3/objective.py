@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from bowerbird import encoders
 from bowerbird.core import cache, seeds
@@ -32,6 +31,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.words import invented_name
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
+from bowerbird.models.symbol_losses import symbol_losses
 from bowerbird.models.vq import sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.components import weights_hash
@@ -44,8 +44,6 @@ from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
 
 INVENTED = 4096
 """Invented names a training knows."""
-AT_ONCE = 1024
-"""Symbols whose logits are computed together: few enough to stay in a processor's cache, which halves their time."""
 
 
 class DecoderSizes(BaseModel):
@@ -212,10 +210,7 @@ class RACM3Objective(Objective[RACM3Batch]):
         """Mean negative log-likelihood of a symbol of the target, with the weighted one of what else is learned."""
         learned = batch["weights"] > 0
         features = self.decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])[learned]
-        parts = zip(features.split(AT_ONCE), batch["target"][learned].split(AT_ONCE), strict=True)
-        losses = torch.cat(
-            [F.cross_entropy(self.decoder.logits(part).float(), target, reduction="none") for part, target in parts]
-        )
+        losses = symbol_losses(self.decoder.logits, features, batch["target"][learned])
         counted = (batch["documents"][learned] == 0).sum()
         return (losses * batch["weights"][learned]).sum() / counted.clamp(min=1)
 

@@ -24,7 +24,7 @@ from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
 from bowerbird.systems.filling import one_hole, parts_of, with_hole
-from bowerbird.systems.queries import Request, make_request
+from bowerbird.systems.queries import Request, make_request, with_prompts
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
 from bowerbird.systems.racm3.decoding import Decoder, Prompt, PromptConditioning, condition
@@ -185,15 +185,20 @@ class RACM3Pipeline(System):
             height=height,
             width=width,
         )
-        how = {
-            "k": k,
-            "search_mode": search_mode,
-            "where": where,
-            "allow_no_neighbors": allow_no_neighbors,
-            "rerank": rerank,
-            "cover": cover,
-        }
-        hits = self._neighbors(prompt, image, neighbors, knowledge_base, num_images_per_prompt, how, seed)
+        if neighbors is not None:
+            hits = with_prompts(neighbors, prompt).repeat(num_images_per_prompt)
+        else:
+            request = make_request(
+                prompt,
+                image,
+                k=k,
+                search_mode=search_mode,
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
+                cover=cover,
+            )
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed)
         hits = hits if weights is None else hits.weighted(weights)
         generators = common.generators_for(generator, seed, len(hits))
         numbers = [
@@ -238,9 +243,10 @@ class RACM3Pipeline(System):
         white or of another form, or a request that cannot be served.
         """
         source = with_hole(image, mask, max(self.capabilities.sizes))
-        if neighbors is not None or prompt.strip():
-            how = {"k": k, "search_mode": None, "where": None, "allow_no_neighbors": False}
-            hits = self._neighbors(prompt or None, None, neighbors, knowledge_base, num_images, how, seed)
+        if neighbors is not None:
+            hits = with_prompts(neighbors, prompt or None).repeat(num_images)
+        elif prompt.strip():
+            hits = self.retrieve(make_request(prompt, k=k), knowledge_base, num_images, seed=seed)
         else:
             hits = self.retrieve_like(source, knowledge_base, k).repeat(num_images)
         return self(
@@ -427,25 +433,3 @@ class RACM3Pipeline(System):
             for prompt, own in zip(self.reader.prompts(hits), codes, strict=True)
         ]
         return bits_per_code(self.decoder, self.layout, sequences)
-
-    def _neighbors(
-        self,
-        prompt: str | Sequence[str] | None,
-        image: Image.Image | Sequence[Image.Image] | None,
-        given: Neighbors | None,
-        kb: KnowledgeBase | None,
-        count: int,
-        how: dict[str, Any],
-        seed: int,
-    ) -> Neighbors:
-        """The documents of each picture that is asked for, with its text."""
-        if given is None:
-            return self.retrieve(make_request(prompt, image, **how), kb, count, seed=seed)
-        if not len(given):
-            raise BowerbirdError("there is no prompt in the list; give one or several")
-        if prompt is not None:
-            texts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-            if len(texts) not in (1, len(given)):
-                raise BowerbirdError(f"{len(texts)} prompts for {len(given)} sets of neighbors; give one, or one a set")
-            given = replace(given, queries=texts if len(texts) == len(given) else texts * len(given))
-        return given.repeat(count)

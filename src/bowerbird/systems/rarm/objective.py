@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn import functional as F
 
 from bowerbird import encoders
 from bowerbird.core import seeds
@@ -33,6 +32,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.rarm_transformer import RARMTransformer
+from bowerbird.models.symbol_losses import symbol_losses
 from bowerbird.models.vq import sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
@@ -126,10 +126,9 @@ class RARMObjective(Objective[RARMBatch]):
         seen = batch["tokens"]
         if self.training:
             seen = seen.masked_fill(batch["masked"], self.transformer.config.symbols)
-        logits = self.transformer(self.transformer.shifted(seen), tokens)
+        features = self.transformer.features(self.transformer.shifted(seen), tokens)
         wanted = batch["tokens"]
-        found = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
-        return found.view_as(wanted)
+        return symbol_losses(self.transformer.logits, features.flatten(0, 1), wanted.flatten()).view_as(wanted)
 
     def pipeline(self) -> Any:
         """The current weights as a `RARMPipeline`, with the p_D counts of the cache."""

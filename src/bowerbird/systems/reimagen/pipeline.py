@@ -24,7 +24,7 @@ from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.systems import common, queries
 from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
-from bowerbird.systems.queries import Request
+from bowerbird.systems.queries import Request, make_prompt_request, with_prompts
 from bowerbird.systems.reimagen.batches import enlarge
 from bowerbird.systems.reimagen.batches import low_resolution as low_resolution_of
 
@@ -143,15 +143,19 @@ class ReImagenPipeline(System):
         common.check_output_type(output_type)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
-        how = {
-            "k": k,
-            "search_mode": search_mode,
-            "where": where,
-            "allow_no_neighbors": allow_no_neighbors,
-            "rerank": rerank,
-            "cover": cover,
-        }
-        hits = self._neighbors(prompt, neighbors, knowledge_base, num_images_per_prompt, how)
+        if neighbors is not None:
+            hits = with_prompts(neighbors, prompt).repeat(num_images_per_prompt)
+        else:
+            request = make_prompt_request(
+                prompt,
+                k=k,
+                search_mode=search_mode,
+                where=where,
+                allow_no_neighbors=allow_no_neighbors,
+                rerank=rerank,
+                cover=cover,
+            )
+            hits = self.retrieve(request, knowledge_base, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(common.one_edge(height, width), low_resolution, len(hits))
         balances = self.balance(guidance, guidance_scale)
@@ -231,30 +235,6 @@ class ReImagenPipeline(System):
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
         """`kb` itself: any will do, as its pictures are what counts."""
         return kb
-
-    def _neighbors(
-        self,
-        prompt: str | Sequence[str] | None,
-        given: Neighbors | None,
-        kb: KnowledgeBase | None,
-        count: int,
-        how: dict[str, Any],
-    ) -> Neighbors:
-        prompts = None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        if prompts == () or (given is not None and not len(given)):
-            raise BowerbirdError("there is no prompt in the list; give one or several")
-        if given is None:
-            if prompts is None:
-                raise BowerbirdError("give a prompt with knowledge_base=, or neighbors=")
-            request = Request(prompts=prompts, **how)
-            return self.retrieve(request, kb, count)
-        if prompts is not None:
-            if len(prompts) not in (1, len(given)):
-                raise BowerbirdError(
-                    f"{len(prompts)} prompts for {len(given)} sets of neighbors; give one, or one a set"
-                )
-            given = replaced(given, queries=prompts if len(prompts) == len(given) else prompts * len(given))
-        return given.repeat(count)
 
     def condition(
         self,

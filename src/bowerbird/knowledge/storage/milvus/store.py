@@ -1,16 +1,15 @@
 """A knowledge base as a Milvus collection: a `storage.protocol.Store` as the directory is one.
 
 What differs: no earlier versions, no lock between processes, no hashes of files; a change is seen as it is made, not
-at the commit. Pictures lie in a second collection, in parts, as Milvus has no field for bytes.
+at the commit. Pictures lie in a second collection (`pictures.py`).
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,29 +18,23 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, log_message
-from bowerbird.core.text import in_shell, parse_json
-from bowerbird.data.columns import text_of
-from bowerbird.data.filters import check_condition, filter_rows
-from bowerbird.data.item import hash_of, item_id
-from bowerbird.knowledge.search import bm25
+from bowerbird.core.text import in_shell
+from bowerbird.data.filters import check_condition
+from bowerbird.data.item import item_id
 from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.planner import DEFAULT_MEMORY
-from bowerbird.knowledge.storage.milvus import conditions
-from bowerbird.knowledge.storage.milvus.client import PICTURES, Address, address_of, connect, one_line_errors, release
-from bowerbird.knowledge.storage.milvus.snapshot import PAGE, MilvusSnapshot, stored_words
+from bowerbird.knowledge.storage.milvus import conditions, rows
+from bowerbird.knowledge.storage.milvus.client import PICTURES, address_of, connect, one_line_errors, release
+from bowerbird.knowledge.storage.milvus.pictures import AT_ONCE, as_parts, read_pictures
+from bowerbird.knowledge.storage.milvus.schema import FORMAT, PROPERTY, create_collections, read_manifest
+from bowerbird.knowledge.storage.milvus.snapshot import PAGE, MilvusSnapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pymilvus import MilvusClient
 
-FORMAT = 1
-PROPERTY = "bowerbird"
-TEXT_BYTES = 65_535
-PART = 49_000
-"""Bytes of a picture that fit, as base64, into one text of Milvus."""
-BATCH, AT_ONCE = 100, 8
-"""Rows a message, and items whose pictures are read or written together: a server takes messages of some ten megabytes.
-"""
+BATCH = 100
+"""Rows a message."""
 CONDITION_FIELDS = ["id", "caption", "name", "metadata"]
 
 
@@ -136,7 +129,7 @@ class MilvusStore:
                         " another collection"
                     )
                 return cls._open(place, memory, on_message)
-            _create(place, client, address, int(encoder["dim"]), facts)
+            create_collections(place, client, address, int(encoder["dim"]), facts)
         return cls(place, client, facts, memory, on_message)
 
     def ready(self) -> None:
@@ -241,59 +234,39 @@ class MilvusStore:
             # Milvus finds nothing where a column is compared with the wrong kind; a directory says so, and so does a
             # sample here
             with contextlib.suppress(BowerbirdError):
-                _ids_where(where, some, self.manifest["columns"])
+                rows.ids_where(where, some, self.manifest["columns"])
                 return made
-        ids = _ids_where(where, self.snapshot.scan("", CONDITION_FIELDS), self.manifest["columns"])
+        ids = rows.ids_where(where, self.snapshot.scan("", CONDITION_FIELDS), self.manifest["columns"])
         return f"id in [{', '.join(map(str, ids))}]"
 
     def pictures(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The original bytes of these items' pictures, by id, each compared with its id; items without a picture are
         left out."""
         wanted = sorted({int(number) for number in ids})
-        captions = (
-            dict(zip(wanted, self.snapshot.describe(np.asarray([wanted], np.int64))[0][0], strict=True))
-            if wanted
-            else {}
-        )
-        parts: dict[int, dict[int, str]] = {}
-        for start in range(0, len(wanted), AT_ONCE):
-            among = ", ".join(map(str, wanted[start : start + AT_ONCE]))
-            with one_line_errors(self.place):
-                for row in self.client.query(
-                    self._pictures, filter=f"item in [{among}]", output_fields=["item", "part", "data"]
-                ):
-                    parts.setdefault(int(row["item"]), {})[int(row["part"])] = str(row["data"])
-        found = {}
-        for number, pieces in parts.items():
-            data = b"".join(base64.b64decode(pieces[part]) for part in sorted(pieces))
-            if hash_of(data, captions[number]) != number:
-                raise BowerbirdError(
-                    f"{self.place}: the picture of id {number} is not as it was added; restore the collection from a"
-                    " copy"
-                )
-            found[number] = data
-        return found
+        if not wanted:
+            return {}
+        captions = self.snapshot.describe(np.asarray([wanted], np.int64))[0][0]
+        known = dict(zip(wanted, captions, strict=True))
+        return dict(read_pictures(self.place, self.client, self._pictures, known))
 
     def whole(self, ids: Sequence[int]) -> pa.Table:
         """The rows of `ids` with everything they hold, in the order of `ids`."""
         import pyarrow as pa
 
-        rows = np.asarray(ids, np.int64)
-        described, facts_of = self.snapshot.describe(rows[None])
+        numbers = np.asarray(ids, np.int64)
+        described, facts_of = self.snapshot.describe(numbers[None])
         captions, metadata = described[0], facts_of[0]
-        pictures, vectors = self.pictures(ids), self.snapshot.embeddings(rows)
+        pictures, vectors = self.pictures(ids), self.snapshot.embeddings(numbers)
         columns: dict[str, Any] = {
-            "id": pa.array(rows),
+            "id": pa.array(numbers),
             "caption": pa.array(captions, pa.string()),
-            "name": pa.array(self.snapshot.names(rows), pa.string()),
+            "name": pa.array(self.snapshot.names(numbers), pa.string()),
             "image": pa.array([pictures.get(int(number), b"") for number in ids], pa.large_binary()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.dim),
-            "added": pa.nulls(len(rows), pa.int64()),
-            "check": pa.nulls(len(rows), pa.int64()),
+            "added": pa.nulls(len(numbers), pa.int64()),
+            "check": pa.nulls(len(numbers), pa.int64()),
         }
-        for name, kind in sorted(self.manifest["columns"].items()):
-            columns[name] = pa.array([facts.get(name) for facts in metadata], _arrow(kind))
-        return pa.table(columns)
+        return rows.as_table(columns, metadata, self.manifest["columns"])
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -308,60 +281,34 @@ class MilvusStore:
 
     def unfit(self, item: dict[str, Any]) -> str | None:
         """Why an item cannot be stored here: a text is too long for Milvus."""
-        for name in ("caption", "name", "metadata"):
-            text = json.dumps(item[name], ensure_ascii=False, default=str) if name == "metadata" else str(item[name])
-            if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
-                return f"its {name} has more than the {TEXT_BYTES:,} bytes of a text of Milvus"
-        return None
+        return rows.unfit(item)
 
     def append(self, items: Sequence[dict[str, Any]], embeddings: np.ndarray) -> None:
         """Add items with their raw embeddings; seen at once. Pictures first: an item that is seen has its picture. A
         value of another kind than its column's is left empty, and named to `on_message`."""
-        rows = self._rows(items, embeddings, on_odd=self.on_message)
+        new = self._rows(items, embeddings, on_odd=self.on_message)
         for start in range(0, len(items), AT_ONCE):
             self._put(
                 self._pictures,
-                [part for item in items[start : start + AT_ONCE] for part in _parts(int(item["id"]), item["image"])],
+                [part for item in items[start : start + AT_ONCE] for part in as_parts(int(item["id"]), item["image"])],
             )
-        self._put(self.address.collection, rows)
+        self._put(self.address.collection, new)
 
-    def _put(self, collection: str, rows: list[dict[str, Any]]) -> None:
+    def _put(self, collection: str, new: list[dict[str, Any]]) -> None:
         """Write rows, as many at once as a server takes in one message."""
-        for start in range(0, len(rows), BATCH):
+        for start in range(0, len(new), BATCH):
             with one_line_errors(self.place):
-                self.client.upsert(collection, rows[start : start + BATCH])
+                self.client.upsert(collection, new[start : start + BATCH])
 
     def _rows(
         self, items: Sequence[dict[str, Any]], embeddings: np.ndarray, *, on_odd: OnMessage | None = None
     ) -> list[dict[str, Any]]:
-        """The items as Milvus takes them, with metadata of one kind a column; what is of another is left out with a
-        line to `on_odd`. Raises: BowerbirdError, before anything is written, when there is no `on_odd`."""
-        metadata = [
-            {key: _plain(value) for key, value in item["metadata"].items() if value is not None} for item in items
-        ]
-        columns = dict(self.manifest["columns"])
-        for item, facts in zip(items, metadata, strict=True):
-            for key, value in list(facts.items()):
-                if on_odd is not None and columns.get(key) == "string":
-                    facts[key] = value = text_of(value)
-                try:
-                    columns[key] = _kind(key, value, columns.get(key), self.place)
-                except BowerbirdError:
-                    if on_odd is None:
-                        raise
-                    del facts[key]
-                    on_odd(f"{item['name'][:80]}: column {key} is {columns[key]}, so {str(value)[:60]!r} is left out")
+        """The items as Milvus takes them, with their columns kept in the manifest. Raises: as `rows.fit_metadata` and
+        `rows.make_rows`, before any row is written."""
+        metadata, columns = rows.fit_metadata(items, self.manifest["columns"], self.place, on_odd=on_odd)
         if columns != self.manifest["columns"]:
             self._write({**self.manifest, "columns": columns})
-        rows, analyzer = [], self.analyzer
-        for item, facts, vector in zip(items, metadata, embeddings, strict=True):
-            if (reason := self.unfit({**item, "metadata": facts})) is not None:
-                raise BowerbirdError(f"{item['name'][:80]}: {reason}; nothing was changed")
-            words = stored_words(item["caption"], bm25.further_words(facts), self.manifest["words"], analyzer)
-            cut = words.encode()[:TEXT_BYTES].decode("utf-8", "ignore")
-            own = {"id": int(item["id"]), "caption": item["caption"], "name": item["name"]}
-            rows.append({**own, "metadata": facts, "words": cut, "vector": vector.tolist()})
-        return rows
+        return rows.make_rows(items, metadata, embeddings, self.manifest["words"], self.analyzer)
 
     def delete(self, ids: Sequence[int]) -> None:
         """Remove items; gone at once."""
@@ -392,7 +339,7 @@ class MilvusStore:
             {"id": number, "caption": was if caption is None else caption, "name": name, "metadata": kept | metadata}
             for number, was, name, kept in zip(numbers, captions[0], names, facts[0], strict=True)
         ]
-        rows = self._rows(items, vectors)
+        new = self._rows(items, vectors)
         gone = sorted(set(now.tolist()) - set(numbers))
         if gone:  # the pictures of new ids, then the items, then what they were
             for start in range(0, len(now), AT_ONCE):
@@ -402,10 +349,10 @@ class MilvusStore:
                     [
                         part
                         for number, (data, _) in zip(numbers[start:], pictures, strict=False)
-                        for part in _parts(number, data)
+                        for part in as_parts(number, data)
                     ],
                 )
-        self._put(self.address.collection, rows)
+        self._put(self.address.collection, new)
         self.delete(gone)
 
     def _whole(self, ids: np.ndarray) -> list[tuple[bytes, np.ndarray]]:
@@ -476,138 +423,3 @@ def create(
             made.drop()
         raise
     made.ready()
-
-
-def _ids_where(where: str, rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> list[int]:
-    """The ids of those items that satisfy `where`, by the same engine as everywhere. Raises: BowerbirdError for a
-    wrong condition."""
-    nothing = dict.fromkeys(columns)
-    table = [
-        {"id": int(row["id"]), "caption": row["caption"], "name": row["name"], **nothing, **(row["metadata"] or {})}
-        for row in rows
-    ]
-    return [table[at]["id"] for at in filter_rows(table, where)]
-
-
-def _arrow(kind: str) -> pa.DataType:
-    """The Arrow type of a column's kind."""
-    import pyarrow as pa
-
-    return pa.list_(pa.string()) if kind.startswith("list") else pa.type_for_alias(kind)
-
-
-def _plain(value: Any) -> Any:
-    """A metadata value as JSON has it and a column can: numbers, flags, texts, lists of texts; anything else as JSON
-    text."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    if isinstance(value, (str, bool, int, float)) or (
-        isinstance(value, list) and all(isinstance(one, str) for one in value)
-    ):
-        return value
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _kind(column: str, value: Any, before: str | None, place: str) -> str:
-    """The kind of a column that now also has `value`. Raises: BowerbirdError when two sources disagree."""
-    kind = next(
-        name
-        for name, type_ in (
-            ("bool", bool),
-            ("int64", int),
-            ("double", float),
-            ("string", str),
-            ("list<item: string>", list),
-        )
-        if isinstance(value, type_)
-    )
-    if before in (None, kind) or {before, kind} == {"int64", "double"}:
-        return "double" if "double" in (before, kind) else kind
-    raise BowerbirdError(
-        f"metadata column {column!r} is {before} in {place} and {kind} in the new source; rename it there"
-    )
-
-
-def _create(place: str, client: MilvusClient, address: Address, dim: int, facts: dict[str, Any]) -> None:
-    """The two collections and their indexes; pictures first, as the other is what `open` looks for."""
-    from pymilvus import DataType, Function, FunctionType, MilvusClient
-
-    pictures = f"{address.collection}{PICTURES}"
-    mark = f"pictures of {address.collection}"
-    if client.has_collection(pictures):
-        if (client.describe_collection(pictures).get("properties") or {}).get(PROPERTY) != mark:
-            raise BowerbirdError(
-                f"{place}: a collection {pictures} is there, which is not ours to replace; give another name"
-            )
-        client.drop_collection(pictures)  # of a build that was killed this early
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=40)
-    schema.add_field("item", DataType.INT64)
-    schema.add_field("part", DataType.INT64)
-    schema.add_field("data", DataType.VARCHAR, max_length=TEXT_BYTES)
-    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # a collection must have a vector
-    index = client.prepare_index_params()
-    index.add_index("nothing", index_type="FLAT", metric_type="L2")
-    client.create_collection(
-        pictures, schema=schema, index_params=index, consistency_level="Strong", properties={PROPERTY: mark}
-    )
-
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=json.dumps(facts))
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    for name in ("caption", "name"):
-        schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES)
-    schema.add_field("metadata", DataType.JSON, nullable=True)
-    schema.add_field(
-        "words",
-        DataType.VARCHAR,
-        max_length=TEXT_BYTES,
-        enable_analyzer=True,
-        analyzer_params={"tokenizer": "standard"},
-    )
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-    schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
-    schema.add_function(
-        Function(
-            name="bm25", function_type=FunctionType.BM25, input_field_names=["words"], output_field_names=["sparse"]
-        )
-    )
-    index = client.prepare_index_params()
-    metric = "COSINE" if facts["encoder"]["normalize"] else "IP"
-    index.add_index("vector", index_type="FLAT" if address.embedded else "AUTOINDEX", metric_type=metric)
-    index.add_index(
-        "sparse", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params={"bm25_k1": 1.5, "bm25_b": 0.75}
-    )
-    client.create_collection(
-        address.collection,
-        schema=schema,
-        index_params=index,
-        consistency_level="Strong",
-        properties={PROPERTY: json.dumps(facts)},
-    )
-
-
-def _parts(number: int, data: bytes) -> list[dict[str, Any]]:
-    """A picture as rows of the second collection; none for no picture."""
-    cuts = [data[start : start + PART] for start in range(0, len(data), PART)]
-    return [
-        {
-            "key": f"{number}:{at}",
-            "item": number,
-            "part": at,
-            "data": base64.b64encode(cut).decode(),
-            "nothing": [0.0, 0.0],
-        }
-        for at, cut in enumerate(cuts)
-    ]
-
-
-def read_manifest(place: str, client: MilvusClient, address: Address) -> dict[str, Any]:
-    """What the collection says of itself. Raises: BowerbirdError when it is no knowledge base of ours."""
-    facts = client.describe_collection(address.collection)
-    text = (facts.get("properties") or {}).get(PROPERTY) or facts.get("description") or ""
-    try:
-        found = parse_json(text, place, "description")
-    except BowerbirdError:
-        found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise BowerbirdError(f"{place}: this collection is no knowledge base of bowerbird's; give another name")
-    return found

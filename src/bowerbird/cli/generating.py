@@ -1,0 +1,154 @@
+"""What `bowerbird generate` does once it is known what to generate: one job, a list of them, or a record again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bowerbird.cli.common import open_model, progress_bar, say, tracker
+from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import in_shell
+
+if TYPE_CHECKING:
+    from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.content_credentials import Signer
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
+    from bowerbird.systems.jobs import Job
+    from bowerbird.systems.reference_settings import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a model runs and reads from, and where its pictures go."""
+
+    kb: str | None
+    encoder: str | None
+    device: str
+    dtype: str
+    adapter: Adapter | None
+    out: Path
+    on_copy: str
+    signer: Signer | None
+    as_json: bool
+
+    def open_kb(self) -> KnowledgeBase | None:
+        """The knowledge base, where one is given."""
+        from bowerbird.knowledge.base import KnowledgeBase
+
+        return None if self.kb is None else KnowledgeBase.open(self.kb, encoder=self.encoder)
+
+
+def generate_one(model: str, job: Job, run: Run, *, best_of: int) -> None:
+    """The pictures of one job, with what there is to say of them."""
+    from bowerbird import encoders
+    from bowerbird.evaluation.copies import guard
+    from bowerbird.systems import generation, jobs, output, records, refinement, reranking, unfamiliar
+
+    jobs.check(job, has_kb=run.kb is not None)
+    opened = run.open_kb()
+    pipe = open_model(model, run.device, run.dtype, run.adapter)
+    prepared = jobs.prepare(pipe, opened, job)
+    hits, settings = prepared.hits, prepared.settings
+    if opened is not None:
+        say_fewer(pipe, opened, job.k)
+    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
+    for note in jobs.notes(prepared, job):
+        say(note)
+    with progress_bar(run.as_json) as bar:
+        progress = tracker(bar, "generating", job.n * best_of)
+        ranked = None
+        if best_of > 1:
+            judge = encoders.load() if opened is None else opened.encoder
+            ranked = reranking.generate_best(pipe, hits, settings, judge, best_of, progress=progress)
+            made = refinement.RefinedPictures(ranked.images, hits)
+        elif job.critic is None or opened is None:
+            made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
+        else:
+            made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
+    chosen = None if ranked is None else ranked.seeds
+    kept = guard.guard(pipe, made.images, made.hits, settings, picture_seeds=chosen, policy=run.on_copy)
+    made_records = records.generation_records(
+        pipe,
+        model,
+        opened,
+        kept.hits,
+        kept.images,
+        settings,
+        prepared.request | ({"best_of": best_of} if best_of > 1 else {}),
+        picture_seeds=kept.seeds,
+        copies=kept.copies,
+        refinements=made.records,
+    )
+    paths = output.write(kept.images, made_records, kept.hits, run.out, signer=run.signer)
+    warn_of_copies(kept, paths)
+    for path, record in zip(paths, made.records or (), strict=False):
+        if lacks := refinement.say_missing(record):
+            say(f"{path.name}: {lacks}")
+    print_result(paths, run.out, run.as_json)
+
+
+def generate_series(model: str, work: Sequence[Job], run: Run, *, ray: str | None) -> None:
+    """The pictures of every job with one model; those that are there already are kept."""
+    from bowerbird.evaluation.copies import guard, series_on_ray
+    from bowerbird.systems import series
+
+    opened = run.open_kb()
+    pipe = open_model(model, run.device, run.dtype, run.adapter)
+
+    def finish(images: Any, hits: Any, settings: Any, seeds: list[int]) -> guard.Guarded:
+        return guard.guard(pipe, images, hits, settings, picture_seeds=seeds, policy=run.on_copy)
+
+    def spread(groups: list[list[str]]) -> series.Series:
+        place = str(Path(model).absolute()) if Path(model).is_dir() else model
+        base = None if run.kb is None else run.kb if "://" in run.kb else str(Path(run.kb).absolute())
+        how = (run.device, run.dtype, run.adapter, base, run.encoder)
+        task = series_on_ray.Task(place, *how, work, run.out.absolute(), run.on_copy)
+        return series_on_ray.generate(groups, task, str(ray))
+
+    with progress_bar(run.as_json) as bar:
+        total = sum(job.n for job in work)
+        report = tracker(bar, "generating", total)
+        made = series.run(
+            pipe,
+            model,
+            opened,
+            work,
+            run.out,
+            finish=finish,
+            how=run.on_copy,
+            signer=run.signer,
+            elsewhere=None if ray is None else spread,
+            progress=report,
+        )
+    if made.kept:
+        say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")
+    for line in made.notes:
+        say(line)
+    for line in made.near_copies:
+        say(f"{line}; --on-copy drop or resample avoids that")
+    print_result(made.paths, run.out, run.as_json)
+
+
+def regenerate(source: Path, model: str | None, run: Run, *, sampler: str | None) -> None:
+    """The picture of a PNG again, as its record says. Raises: BowerbirdError for a model that is not named."""
+    from bowerbird.core import provenance
+    from bowerbird.models.weights import bundled
+    from bowerbird.systems import output, regeneration
+
+    record = provenance.read_png(source)
+    found = regeneration.parse_record(record)
+    name = found.model.name
+    if model is None and bundled(name) is None:
+        raise BowerbirdError(
+            f"{source}: was generated by {name!r}, which is not bundled; a record opens and fetches no other model by"
+            f" itself, so give it: bowerbird generate MODEL --from {in_shell(source)} --out {in_shell(run.out)}"
+        )
+    pipe = open_model(model or name, run.device, found.dtype, run.adapter)
+    image, hits = regeneration.regenerate(pipe, record, sampler=sampler)
+    edited = regeneration.source_of(found)
+    sources = None if edited is None else [edited]
+    paths = output.write([image], [record], hits, run.out, sources=sources, signer=run.signer)
+    print_result(paths, run.out, run.as_json)

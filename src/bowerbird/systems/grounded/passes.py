@@ -1,0 +1,144 @@
+"""The calls of a base: their arguments, which rows go together, and references switched on and off between steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
+from bowerbird.systems import common
+from bowerbird.systems.base import Callback
+from bowerbird.systems.grounded import bases
+from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
+from bowerbird.systems.grounded.references import Reference
+from bowerbird.systems.grounded.structure import structured
+from bowerbird.systems.phrases.phrase import read_spans
+from bowerbird.systems.reference_settings import ReferenceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """What is the same for every row: the base, how references get in, and `options`, the arguments of the base's call
+    with its `num_inference_steps`. `blank`: what the adapter reads in the passes without references."""
+
+    base: Any
+    injector: Injector | None
+    settings: ReferenceSettings
+    options: dict[str, Any]
+    blank: Callable[[], torch.Tensor | None]
+    callback: Callback | None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of other references can go through the base together."""
+        return self.injector is None or self.injector.capabilities.mixed_batches
+
+
+def generate_rows(
+    calls: Calls,
+    prompts: Sequence[str],
+    rows: Sequence[list[Reference]],
+    generators: Sequence[torch.Generator],
+) -> list[Any]:
+    """The pictures of all rows, in as few calls as can be."""
+    made: list[Any] = [None] * len(rows)
+    for group in _groups(rows, mixed=calls.mixes):
+        # as many rows in every pass, so that no picture depends on what else is asked for
+        padded = group if not calls.mixes else group + group[-1:] * (len(rows) - len(group))
+        images = _run(
+            calls,
+            [prompts[i] for i in padded],
+            [rows[i] for i in padded],
+            [generators[i] for i in group] + [_copy(generators[group[-1]]) for _ in padded[len(group) :]],
+        )
+        for at, i in enumerate(group):
+            made[i] = images[at]
+    return made
+
+
+def call_options(
+    base: Any,
+    injector: Injector | None,
+    settings: ReferenceSettings,
+    *,
+    guidance_scale: float | None,
+    eta: float,
+    height: int | None,
+    width: int | None,
+    output_type: str,
+) -> dict[str, Any]:
+    """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+    (step, most), trained = bases.edge_limits(base, common.MOST_EDGE), bases.trained_edge(base)
+    for name, edge in (("height", height), ("width", width)):
+        if edge is not None and (not step <= edge <= most or edge % step):
+            raise BowerbirdError(
+                f"{name} is a multiple of {step} pixels for this base (made for {trained}), up to {most}; got {edge}"
+            )
+    usual, known = bases.usual_call(base), inspect.signature(base.__call__).parameters
+    scale = usual.guidance_scale if guidance_scale is None else guidance_scale
+    if injector is not None and injector.capabilities.takes == "pictures":
+        height, width = height or trained, width or trained  # else the size is that of a reference
+    options: dict[str, Any] = {"output_type": output_type, "height": height, "width": width}
+    options[usual.guidance_name] = scale
+    if eta:
+        options["eta"] = eta
+    asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
+    missing = [name for name in asked if name not in known]
+    if missing:
+        raise BowerbirdError(f"{with_article(type(base).__name__)} takes no {missing[0]}; leave it out")
+    return options
+
+
+def _groups(rows: Sequence[Sequence[Reference]], *, mixed: bool) -> list[list[int]]:
+    """Which rows go through the base together: those with as many references of equal weights and regions, where the
+    injector tells the references of a batch's pictures apart; else each alone."""
+    if not mixed:
+        return [[i] for i in range(len(rows))]
+    groups: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(tuple((each.weight, each.region) for each in row), []).append(i)
+    return list(groups.values())
+
+
+def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generators: list[torch.Generator]) -> Any:
+    """One call of the base; its pictures."""
+    settings, options = calls.settings, calls.options
+    steps = options["num_inference_steps"]
+    if settings.negative_prompt:
+        options = {**options, "negative_prompt": [settings.negative_prompt] * len(prompts)}
+    injected: Any = nullcontext(Injection({}))
+    if calls.injector is not None and rows[0] and settings.scale > 0:
+        edge = bases.trained_edge(calls.base)
+        size = (options.get("height") or edge, options.get("width") or edge)
+        injected = calls.injector.inject(Task(prompts, rows, settings, *size, blank=calls.blank()))
+    with injected as injection, _structured(calls, prompts):
+
+        def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if injection.switch is not None:
+                injection.switch(settings.is_active(step + 1, steps))
+            return tensors if calls.callback is None else calls.callback(pipe, step, timestep, tensors)
+
+        if injection.switch is not None:
+            injection.switch(settings.is_active(0, steps))
+        one = generators if len(generators) > 1 else generators[0]
+        arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
+        return calls.base(callback_on_step_end=on_step, **arguments).images
+
+
+def _structured(calls: Calls, prompts: Sequence[str]) -> AbstractContextManager[None]:
+    """A block in which the base reads the prompts by their phrases, where that is asked for."""
+    if calls.settings.structure is None:
+        return nullcontext()
+    read = [read_spans(prompt, calls.settings.spans) for prompt in dict.fromkeys(prompts)]
+    return structured(calls.base, read, form=calls.settings.structure)
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    """A generator that goes on as `generator` does, without moving it."""
+    return torch.Generator(generator.device).set_state(generator.get_state())
