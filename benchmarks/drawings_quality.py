@@ -65,20 +65,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--k", type=int, default=2, help="neighbors of a name")
     parser.add_argument("--entities", type=int, default=50, help="of each style")
-    parser.add_argument("--judge-steps", type=int, default=400)
+    parser.add_argument("--judge-steps", type=int, default=240)
     arguments = parser.parse_args()
     settings = Settings(seeds=tuple(range(arguments.seeds)), sampling_steps=arguments.steps)
     emoji = load_pictures(arguments.data)
-    icons = None if arguments.icons is None else load_pictures(arguments.icons)
     report: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(arguments).items()}}
-    for key, values in _measure(arguments, settings, emoji, icons):
+    for key, values in _measure(arguments, settings, emoji):
         report[key] = values
         print(f"{key:40} {json.dumps(values)}", flush=True)
         files.write_json(arguments.out, report)
 
 
 def _measure(
-    arguments: argparse.Namespace, settings: Settings, emoji: Pictures, icons: Pictures | None
+    arguments: argparse.Namespace, settings: Settings, emoji: Pictures
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     rare = emoji.select([i for i, row in enumerate(emoji.metadata) if row["split"] == "rare"])
     entities = sorted(set(rare.column("hexcode")))
@@ -100,6 +99,7 @@ def _measure(
         yield arm, asdict(over_groups(right))
         if k:
             _sheet(made[0], arguments.out.with_suffix(".png"))
+    icons = None if arguments.icons is None else load_pictures(arguments.icons)
     everything = emoji if icons is None else emoji.concat(icons)
     style_judge, held_out = _style_judge(everything, arguments.judge_steps)
     of_emoji = [style_judge.styles.index(style) for style in sorted(set(emoji.column("style")))]

@@ -12,7 +12,7 @@ import random
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ from bowerbird.core.types import Neighbors
 from bowerbird.data.color_words import NAMES, color_shares, has_color
 from bowerbird.knowledge.search.words import words
 
+K = 20
+"""How many results of a query are looked at."""
 LANGUAGES = ("de", "fr", "es", "ru", "ja", "zh", "ko", "th", "hi", "fi")
+VENDORS = ("github", "iamcal", "joypixels")
+"""Whose names for emoji are asked for: those of GitHub, Slack and JoyPixels."""
 COMMON_TAG = (8, 60)
 """A tag of so many emoji stands for a kind of thing."""
 
@@ -37,6 +41,10 @@ class Query:
     text: str = ""
     row: int = -1
     parts: tuple[frozenset[int], ...] = ()
+
+
+Search = Callable[[Sequence[Query]], list[list[int]]]
+"""The rows that are found for each of some queries, best first, at most `K`."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,14 @@ def read_drawings(held: Neighbors) -> Drawings:
     )
 
 
-def text_queries(drawings: Drawings, pictures: Sequence[Image], count: int) -> dict[str, list[Query]]:
+def text_queries(
+    drawings: Drawings, colored: Sequence[Query], vendors: Sequence[Query], count: int, *, seed: int = 0
+) -> dict[str, list[Query]]:
     """Text to picture, by kind, at most `count` each: `names` that the bundled models were trained with, `unseen names`
-    that they were not, names with a word that no other has, mistyped ones, all tags of an emoji as its description, a
-    color and a tag as attributes, and two names."""
-    rng = random.Random(0)
+    that they were not, names with a word that no other has, mistyped ones, all tags of an emoji as its description,
+    some of `colored` (a color and a tag) and of `vendors` (others' names), and two names. Another `seed` draws
+    others."""
+    rng = random.Random(seed)
     of_name, of_code = drawings.rows_by(drawings.names), drawings.rows_by(drawings.codes)
     unseen = {name for name, rare in zip(drawings.names, drawings.rare, strict=True) if rare}
     frequency = Counter(word for name in of_name for word in set(words(name)))
@@ -94,8 +105,8 @@ def text_queries(drawings: Drawings, pictures: Sequence[Image], count: int) -> d
     kinds = {kind: [Query(of_name[name], name) for name in names] for kind, names in by_name.items()}
     kinds["mistyped names"] = [Query(of_name[name], wrong) for name in known if (wrong := mistype(name, rng))]
     kinds["tags"] = [Query(rows, text) for text, rows in rng.sample(described, min(count, len(described)))]
-    colored = list(_attributes(drawings, pictures))
     kinds["color and tag"] = rng.sample(colored, min(count, len(colored)))
+    kinds["others' names"] = rng.sample(vendors, min(count, len(vendors)))
     kinds["two things"] = [
         Query(of_name[a] | of_name[b], f"{a} and {b}", parts=(of_name[a], of_name[b])) for a, b in pairs
     ]
@@ -116,7 +127,7 @@ def picture_queries(drawings: Drawings, count: int) -> dict[str, list[Query]]:
     }
 
 
-def _attributes(drawings: Drawings, pictures: Sequence[Image]) -> Iterator[Query]:
+def colored_queries(drawings: Drawings, pictures: Sequence[Image]) -> Iterator[Query]:
     """ "red fruit": drawings with the tag that are of the color, where others with it are not."""
     shares = [color_shares(picture) for picture in pictures]
     tagged: dict[str, set[int]] = {}
@@ -131,6 +142,25 @@ def _attributes(drawings: Drawings, pictures: Sequence[Image]) -> Iterator[Query
             of_it = frozenset(row for row in rows if has_color(shares[row], frozenset((color,))))
             if 0 < len(of_it) < len(rows) / 2:
                 yield Query(of_it, f"{color} {tag}")
+
+
+def vendor_queries(package: Path, drawings: Drawings) -> Iterator[Query]:
+    """ "tada": what other vendors call an emoji, where these are not the words of its name."""
+    rows_of: dict[str, set[int]] = {}
+    for row, code in enumerate(drawings.codes):
+        rows_of.setdefault(plain(code), set()).add(row)
+    asked: dict[str, set[int]] = {}
+    with tarfile.open(package) as archive:
+        for vendor in VENDORS:
+            file = archive.extractfile(f"package/en/shortcodes/{vendor}.json")
+            for code, given in (json.load(file) if file is not None else {}).items():
+                rows = rows_of.get(plain(code), set())
+                names = {frozenset(words(drawings.names[row])) for row in rows}
+                for text in [given] if isinstance(given, str) else given:
+                    each = re.split("[_-]", text)
+                    if rows and min(map(len, each)) > 2 and frozenset(words(" ".join(each))) not in names:
+                        asked.setdefault(" ".join(each), set()).update(rows)
+    yield from (Query(frozenset(rows), text) for text, rows in sorted(asked.items()))
 
 
 def mistype(name: str, rng: random.Random) -> str | None:
@@ -176,7 +206,8 @@ def main() -> None:
     held = kb.get(kb.ids().tolist())
     drawings = read_drawings(held)
     pictures = [picture for picture in held.images()[0] if picture is not None]
-    for kind, queries in {**text_queries(drawings, pictures, 6), **picture_queries(drawings, 6)}.items():
+    colored = list(colored_queries(drawings, pictures))
+    for kind, queries in {**text_queries(drawings, colored, (), 6), **picture_queries(drawings, 6)}.items():
         print(f"{kind}:")
         for query in queries:
             asked = repr(query.text) if query.text else f"the picture of {drawings.names[query.row]!r}"

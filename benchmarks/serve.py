@@ -7,9 +7,12 @@ do not depend on what else is generated, as ours; the network always gets four a
 pipeline, which is faster for one client, and gives other last bits. Ours also looks for near copies, writes the record
 into the PNG, and keeps job, picture and sheet.
 
-Search is asked for ten times a second while four clients generate; plain: a route of the same process.
+Search is asked for ten times a second while four clients generate; plain: a route of the same process. `--gradio` names
+a Python that has gradio and these packages too: its queue, as `Interface.launch` sets it up, calls the pipeline as `one
+at a time` does, and a client posts, hears that it is done, and fetches the file.
 
     python benchmarks/serve.py --seconds 30 --out runs/serve.json
+    python benchmarks/serve.py --seconds 30 --gradio /tmp/gradio/bin/python
     python benchmarks/serve.py --soak 3600                # generate, add and search for an hour; memory and descriptors
     python benchmarks/serve.py --overload 120             # ten times what fits: answers, refusals, /health
 """
@@ -77,6 +80,33 @@ def search(body: dict):
 
 uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 """
+GRADIO = """
+import os, sys
+os.nice(5)
+import gradio
+from bowerbird import KnowledgeBase
+from bowerbird.core import seeds
+from bowerbird.core.quiet import quiet_libraries
+from bowerbird.systems.loading import load_pipeline
+
+quiet_libraries()
+place, port, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+kb, pipe = KnowledgeBase.open(place), load_pipeline("tiny-rdm")
+pipe.set_progress_bar_config(disable=True)
+
+def generate(prompt, seed):
+    generator = seeds.picture_generator(int(seed))
+    return pipe(prompt, knowledge_base=kb, num_inference_steps=steps, generator=generator).images[0]
+
+def search(text):
+    return kb.search(text=text, k=8).ids[0].tolist()
+
+with gradio.Blocks() as app:
+    prompt, seed, image, found = gradio.Textbox(), gradio.Number(), gradio.Image(format="png"), gradio.JSON()
+    gradio.Button().click(generate, [prompt, seed], image, api_name="generate")
+    gradio.Button().click(search, prompt, found, api_name="search")
+app.queue().launch(server_name="127.0.0.1", server_port=port, quiet=True)
+"""
 PROMPTS = (
     "red apple",
     "green leaf",
@@ -105,6 +135,33 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, 
         link.close()
 
 
+Call = Callable[[int, str, dict[str, Any]], None]
+"""Asks the server at a port to "generate" or to "search", with the body of ours; returns when the answer is there."""
+
+
+def call_rest(port: int, what: str, body: dict[str, Any]) -> None:
+    """Ours, and the plain application."""
+    path = {"generate": "/v1/images/generations", "search": "/api/knowledge-bases/kb/search"}[what]
+    status, _ = ask(port, path, body)
+    assert status == 200, status
+
+
+def call_gradio(port: int, what: str, body: dict[str, Any]) -> None:
+    """gradio's queue: an event is posted, its end heard, its file fetched."""
+    data = [body["prompt"], body["seed"]] if what == "generate" else [body["text"]]
+    _, answer = ask(port, f"/gradio_api/call/{what}", {"data": data})
+    _, heard = ask(port, f"/gradio_api/call/{what}/{json.loads(answer)['event_id']}")
+    assert heard.startswith(b"event: complete"), heard[:200]
+    if what == "generate":
+        status, _ = ask(port, json.loads(heard.split(b"data: ", 1)[1])[0]["url"].partition(str(port))[2])
+        assert status == 200, status
+
+
+def call_of(name: str) -> Call:
+    """How a server of this name is asked."""
+    return call_gradio if name == "gradio" else call_rest
+
+
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """A server that is ready, and the seconds until it was."""
@@ -113,7 +170,7 @@ def running(command: list[str], port: int) -> Iterator[tuple[subprocess.Popen[by
     try:
         while True:
             try:
-                if ask(port, "/ready")[0] == 200:
+                if ask(port, "/ready")[0] in (200, 404):  # gradio has no such route, and answers when it is there
                     break
             except OSError:
                 pass
@@ -131,7 +188,7 @@ def free_port() -> int:
         return int(link.getsockname()[1])
 
 
-def rate(port: int, clients: int, seconds: float, steps: int) -> tuple[int, float]:
+def rate(port: int, clients: int, seconds: float, steps: int, call: Call) -> tuple[int, float]:
     """Pictures to so many clients, and the seconds until the last of them."""
     until = time.perf_counter() + seconds
     done: list[float] = []
@@ -141,8 +198,7 @@ def rate(port: int, clients: int, seconds: float, steps: int) -> tuple[int, floa
         while time.perf_counter() < until:
             turn += 1
             body = {"prompt": PROMPTS[(number + turn) % len(PROMPTS)], "seed": 1000 * number + turn, "steps": steps}
-            status, _ = ask(port, "/v1/images/generations", body)
-            assert status == 200, status
+            call(port, "generate", body)
             done.append(time.perf_counter())
 
     started = time.perf_counter()
@@ -151,24 +207,23 @@ def rate(port: int, clients: int, seconds: float, steps: int) -> tuple[int, floa
     return len(done), max(done) - started
 
 
-def search_times(port: int, seconds: float) -> list[float]:
+def search_times(port: int, seconds: float, call: Call) -> list[float]:
     """Milliseconds of searches, ten a second."""
     found: list[float] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
-        status, _ = ask(port, "/api/knowledge-bases/kb/search", {"text": PROMPTS[len(found) % len(PROMPTS)]})
-        assert status == 200, status
+        call(port, "search", {"text": PROMPTS[len(found) % len(PROMPTS)]})
         found.append(1000 * (time.perf_counter() - started))
         time.sleep(max(0.0, 0.1 - (time.perf_counter() - started)))
     return found
 
 
-def while_generating(port: int, seconds: float, steps: int) -> dict[str, float]:
+def while_generating(port: int, seconds: float, steps: int, call: Call) -> dict[str, float]:
     """Search while four clients generate."""
-    thread = threading.Thread(target=rate, args=(port, 4, seconds, steps))
+    thread = threading.Thread(target=rate, args=(port, 4, seconds, steps, call))
     thread.start()
-    times = search_times(port, seconds)
+    times = search_times(port, seconds, call)
     thread.join()
     return {"p50": statistics.median(times), "p99": statistics.quantiles(times, n=100)[-1]}
 
@@ -231,7 +286,7 @@ def compare(
             started = time.perf_counter()
             process, found[name]["ready"] = stack.enter_context(running(command(port), port))
             processes[name] = process.pid
-            ask(port, "/v1/images/generations", {"prompt": "red apple", "seed": 1, "steps": steps})
+            call_of(name)(port, "generate", {"prompt": "red apple", "seed": 1, "steps": steps})
             found[name]["first picture"] = time.perf_counter() - started
             time.sleep(2)
             found[name]["memory at rest"] = memory(process.pid)
@@ -241,14 +296,14 @@ def compare(
             for _ in range(ROUNDS):
                 for name, port in ports.items():
                     before = seconds_of(processes[name])
-                    made, spent = rate(port, clients, seconds / ROUNDS, steps)
+                    made, spent = rate(port, clients, seconds / ROUNDS, steps, call_of(name))
                     rates[name].append(60 * made / spent)
                     used[name].append((seconds_of(processes[name]) - before) / made)
             for name in servers:
                 found[name][f"a minute, {clients} clients"] = rates[name]
                 found[name][f"seconds of a core a picture, {clients} clients"] = used[name]
         for name, port in ports.items():
-            found[name]["search"] = while_generating(port, min(seconds, 60.0), steps)
+            found[name]["search"] = while_generating(port, min(seconds, 60.0), steps, call_of(name))
     return found
 
 
@@ -357,6 +412,7 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0.0, help="seconds")
     parser.add_argument("--overload", type=float, default=0.0, help="seconds")
     parser.add_argument("--model", default="tiny-rdm", help="of --soak and --overload: a small one turns over faster")
+    parser.add_argument("--gradio", help="a Python that has gradio beside what this one has")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -380,7 +436,14 @@ def main() -> None:
         def plain(how: str, port: int) -> list[str]:
             return [*python, "-c", PLAIN, str(kb), str(port), str(arguments.steps), how]
 
-        others = {how: partial(plain, how) for how in ("same pixels", "one at a time")}
+        def gradio(port: int) -> list[str]:
+            return [arguments.gradio, "-W", "ignore", "-c", GRADIO, str(kb), str(port), str(arguments.steps)]
+
+        others: dict[str, Callable[[int], list[str]]] = {
+            how: partial(plain, how) for how in ("same pixels", "one at a time")
+        }
+        if arguments.gradio:
+            others["gradio"] = gradio
         found = compare({"bowerbird serve": ours, **others}, arguments.clients, arguments.seconds, arguments.steps)
     for name, figures in found.items():
         sys.stdout.write(f"{name}: {json.dumps(figures)}\n")

@@ -96,6 +96,25 @@ def test_rdm_quality_runs(tmp_path: Path, random_rdm: Path, monkeypatch: pytest.
     assert {f"(c) database of {style} only: style (k=1)" for style in STYLES} <= set(report)
 
 
+def test_what_a_knowledge_base_adds_is_told_of_every_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "benchmarks" / "grounded_overhead.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--steps", "1", "--rounds", "0", "--size", "16", "-k", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" s of CPU")[0].rsplit(None, 1)[0] for line in said[:4]] == [
+        "diffusers, the base alone",
+        "diffusers, the adapter, embeddings at hand",
+        "bowerbird, search and stored embeddings",
+        "bowerbird, search and pictures",
+    ]
+    assert "1.000 x the base alone" in said[0]
+    assert "1.000 x the adapter" in said[1]
+    assert [line.split(":")[0] for line in said[4:]] == [line.split("  ")[0] for line in said[2:4]]
+    assert all("goal of 5%" in line for line in said[4:])
+
+
 def test_one_picture_measures_tell_the_source_the_distance_and_the_grain() -> None:
     one_picture = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "one_picture.py")))
     drawn = load_pictures("drawn", size=64).select(list(range(0, 200, 10)))
@@ -164,7 +183,7 @@ def test_what_a_gpu_is_to_train_in_time_comes_back_in_pieces_and_once(
 def test_queries_of_finding_name_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of query knows the rows that answer it, and a picture is no answer to itself."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from find_queries import Drawings, picture_queries, text_queries
+    from find_queries import Drawings, colored_queries, picture_queries, text_queries
 
     names = ["red fox", "red fox", "gray owl", "gray owl", "green bush"]
     drawings = Drawings(
@@ -176,18 +195,18 @@ def test_queries_of_finding_name_their_answers(monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.setattr("find_queries.COMMON_TAG", (2, 60))
     colors = ((220, 30, 30), (220, 30, 30), (120, 120, 120), (40, 90, 220), (30, 160, 60))
-    asked = text_queries(drawings, [Image.new("RGB", (64, 64), "white")] * 5, 9)
+    asked = text_queries(drawings, [], [], 9)
     assert {query.text: query.relevant for query in asked["names"]} == {"red fox": {0, 1}, "gray owl": {2, 3}}
     assert [(query.text, query.relevant) for query in asked["unseen names"]] == [("green bush", {4})]
     assert all(query.relevant == query.parts[0] | query.parts[1] for query in asked["two things"])
-    assert "color and tag" not in asked  # nothing is on white paper
+    assert not list(colored_queries(drawings, [Image.new("RGB", (64, 64), "white")] * 5))  # nothing is on white paper
 
     def disc(color: tuple[int, int, int]) -> Image.Image:
         picture = Image.new("RGB", (64, 64), "white")
         picture.paste(color, (12, 12, 52, 52))
         return picture
 
-    shown = text_queries(drawings, [disc(color) for color in colors], 9)["color and tag"]
+    shown = list(colored_queries(drawings, [disc(color) for color in colors]))
     assert ("blue animal", {3}) in [(query.text, query.relevant) for query in shown]
     looks = picture_queries(drawings, 9)
     assert {query.row: query.relevant for query in looks["picture: same thing, other style"]} == {

@@ -3,6 +3,7 @@ and seeds, on random networks."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation import claims, neighbor_labels
 from bowerbird.evaluation.claims import benchmark as benchmark_module
 from bowerbird.evaluation.claims import edit_pairs, edits, learned_reranking, new_entities, without_text
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
+from bowerbird.evaluation.metrics.intervals import over_seeds
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.training import recipes
 from bowerbird.training.recipe import Recipe
@@ -269,3 +272,21 @@ def test_the_claim_of_subjects_measures_the_class_and_the_seconds(
     assert (tmp_path / "claims" / "subject.png").stat().st_size > 5000
     seconds = [found["values"][f"fine-tuned without, {step} steps"]["seconds"]["mean"] for step in (1, 2)]
     assert 0 < seconds[0] < seconds[1]
+
+
+def test_a_page_keeps_claims_measured_under_other_settings_and_says_which(drawings: Pictures, tmp_path: Path) -> None:
+    def claim(name: str) -> Claim:
+        measure = lambda experiment: Finding([Effect("more", over_seeds([1.0, 2.0]))])  # noqa: E731
+        return Claim(name, f"{name} is so.", "nobody", "nothing", "nothing", measure)
+
+    few, many = (Experiment(Settings(seeds=tuple(range(n))), [], drawings) for n in (3, 8))
+    claims.run([claim("first"), claim("second")], few, tmp_path)
+    claims.run([claim("second")], many, tmp_path)
+    claims.run([claim("third")], few, tmp_path)
+    written = json.loads((tmp_path / "claims.json").read_text())
+    assert written["settings"]["seeds"] == [0, 1, 2]
+    seeds = {d["name"]: d.get("settings", written["settings"])["seeds"] for d in written["claims"]}
+    assert seeds == {"first": [0, 1, 2], "second": list(range(8)), "third": [0, 1, 2]}
+    sections = (tmp_path / "claims.md").read_text().split("## ")
+    said = [section.split()[0] for section in sections if "Other settings here: seeds [0, 1, 2, 3, 4" in section]
+    assert said == ["second"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bowerbird import KnowledgeBase
+from bowerbird import KnowledgeBase, Neighbors
 from bowerbird.data.color_words import color_shares, colors_in, has_color
 from bowerbird.data.scenes.words import COLORS
-from bowerbird.knowledge.rerank.color import ColoredThing, read_colors
+from bowerbird.knowledge.rerank.color_request import ColoredThing, read_colors
 from bowerbird.systems import queries
 from tests.test_cli import bowerbird
 
@@ -53,6 +53,71 @@ def test_only_neighbors_of_the_asked_color(tmp_path: Path, captions: bool) -> No
         assert all(max(each, key=lambda name: each[name]) == color for each in shares)
         assert "of another color" in hits.notes[0][0]
     assert int(queries.by_text(kb, ["a red apple"], 4, rerank=False).mask.sum()) == 4
+
+
+def telephones(folder: Path, colors: list[tuple[int, int, int]]) -> KnowledgeBase:
+    """One a color, all called the same."""
+    folder.mkdir()
+    for number, color in enumerate(colors):
+        picture = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(picture).rectangle((10 + number, 20, 54, 44), fill=color)
+        picture.save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text("telephone")
+    return KnowledgeBase.build(folder.with_name(folder.name + "-kb"), folder)[0]
+
+
+def test_what_has_the_color_comes_before_what_nearly_has_it(tmp_path: Path) -> None:
+    """Pink speaks neither for red nor against it: "red telephone" found the pink ones, as the search had them first."""
+    kb = telephones(tmp_path / "phones", [(245, 150, 170)] * 8 + [(200, 30, 40)] * 2)
+
+    def red(hits: Neighbors) -> list[bool]:
+        shares = [color_shares(picture) for picture in hits.images()[0] if picture is not None]
+        return [has_color(each, frozenset({"red"})) is True for each in shares]
+
+    assert not all(red(kb.search(text="red telephone", k=2, mode="bm25")))
+    hits = kb.search(text="red telephone", k=4, rerank="color", mode="bm25")
+    assert red(hits) == [True, True, False, False]
+    two = kb.search(text="red telephone", k=2, rerank="color", mode="bm25")
+    assert red(two) == [True, True]
+    assert "its color is not sure" in two.notes[0][0]
+    assert kb.search(text="blue telephone", k=4, rerank="color", mode="bm25").notes == (("no neighbor is blue",),)
+    pink = kb.search(text="pink telephone", k=8, rerank="color", mode="bm25")
+    assert red(pink) == [False] * 8
+
+
+def test_the_thing_counts_beside_its_color(tmp_path: Path) -> None:
+    """ "pink fruit" found whatever is called pink before any fruit, as that is the rarer word."""
+    place = tmp_path / "things"
+    place.mkdir()
+    names = ["pink heart", *["fruit"] * 5]
+    for number, name in enumerate(names):
+        picture = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(picture).ellipse((8, 8, 50, 30 + 5 * number), fill=(245, 150, 170) if number < 2 else "green")
+        picture.save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", place)[0]
+    assert kb.search(text="pink fruit", k=1, mode="bm25").captions == (("pink heart",),)
+    hits = kb.search(text="pink fruit", k=1, mode="bm25", rerank="color")
+    assert hits.captions == (("fruit",),)
+    assert has_color(color_shares(hits.images()[0][0] or picture), frozenset({"pink"}))
+
+
+def test_few_pictures_are_opened_for_a_color_and_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kb = telephones(tmp_path / "phones", [(245, 150, 170)] * 8)
+    opened: list[int] = []
+    pictures = KnowledgeBase.pictures
+
+    def counted(self: KnowledgeBase, ids: np.ndarray, *, at_least: int | None = None) -> Any:
+        opened.extend(ids.ravel().tolist())
+        return pictures(self, ids, at_least=at_least)
+
+    monkeypatch.setattr(KnowledgeBase, "pictures", counted)
+    monkeypatch.setattr("bowerbird.knowledge.rerank.picture_colors.MOST_PICTURES", 5)
+    for most in (5, 8, 8):  # at most five a query, and none twice
+        assert kb.search(text="red telephone", k=8, rerank="color").mask.all()
+        assert len(opened) == len(set(opened)) == most
+    KnowledgeBase.open(kb.path).search(text="red telephone", k=8, rerank="color")
+    assert len(opened) == 13
 
 
 def test_nothing_is_left_out_where_nothing_agrees_or_no_color_is_named(tmp_path: Path) -> None:
@@ -116,7 +181,6 @@ def test_one_reranker_by_name_everywhere(tmp_path: Path) -> None:
     """Each name means the same to a search, the command line and a line of prompts; a reranker of one's own is taken
     too, and gets the search to ask again."""
     from bowerbird.core.errors import BowerbirdError
-    from bowerbird.core.types import Neighbors
     from bowerbird.knowledge.rerank.protocol import Task, reorder
     from bowerbird.systems import prompt_file
     from bowerbird.systems.jobs import Job

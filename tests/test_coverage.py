@@ -11,6 +11,7 @@ from PIL import Image
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems import coverage, jobs, loading, queries
+from bowerbird.systems.phrases.parse import load_parser, parse_prompt
 from tests.test_cli import bowerbird
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
@@ -31,6 +32,61 @@ def kb(tmp_path: Path) -> KnowledgeBase:
     lines = [{"file_name": f"{number}.png", "text": name} for number, name in enumerate(THINGS)]
     (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return KnowledgeBase.build(tmp_path / "kb", place, caption_column="text")[0]
+
+
+def named(folder: Path, tags: dict[str, list[str]]) -> KnowledgeBase:
+    """A drawing a name, with its tags."""
+    folder.mkdir()
+    lines = []
+    for number, (name, own) in enumerate(tags.items()):
+        Image.new("RGB", (64, 64), (20 * number, 120, 200)).save(folder / f"{number}.png")
+        lines.append({"file_name": f"{number}.png", "text": name, "tags": own})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return KnowledgeBase.build(folder.with_name(folder.name + "-kb"), folder, caption_column="text")[0]
+
+
+def test_what_an_item_is_called_wins_over_the_rules(tmp_path: Path) -> None:
+    """A colon, a number and "plus" part phrases, but not those of a name that has them."""
+    names = (
+        "flag: Finland",
+        "flag: Norway",
+        "card two",
+        "plus",
+        "two hearts",
+        "cat",
+        "dog",
+        "A button (blood)",
+        "family: man, man, boy, boy",
+    )
+    kb = named(tmp_path / "names", {name: [] for name in names})
+    expected = {
+        "flag: Finland and a cat": ["flag: Finland", "a cat"],
+        "card two and two hearts": ["card two", "two hearts"],
+        "a dog and plus": ["a dog", "plus"],
+        "cat plus dog": ["cat", "dog"],
+        "a flag, Finland": ["a flag", "Finland"],
+        "two cats": ["two cats"],
+        "A button (blood) and family: man, man, boy, boy": ["A button (blood)", "family: man, man, boy, boy"],
+    }
+    parsed = {text: parse_prompt(text, parser=load_parser("rules"), kb=kb) for text in expected}
+    assert {text: [phrase.text for phrase in read.phrases] for text, read in parsed.items()} == expected
+    hits = queries.by_text(kb, ["flag: Finland and card two"], 2, cover=True, rerank="none")
+    assert set(hits.captions[0]) == {"flag: Finland", "card two"}
+
+
+def test_tags_of_one_item_are_one_thing(tmp_path: Path) -> None:
+    """Covering the words of a description one by one found other things for each of its tags."""
+    tags = {"mouse face": ["animal", "rodent"], "animal": [], "rodent": [], "red heart": [], "blue square": ["heart"]}
+    kb = named(tmp_path / "tags", tags)
+
+    def read(text: str) -> list[str]:
+        return [phrase.text for phrase in parse_prompt(text, parser=load_parser("rules"), kb=kb).phrases]
+
+    assert read("animal rodent mouse") == ["animal rodent mouse"]
+    assert read("an animal and a rodent") == ["an animal", "a rodent"]
+    assert read("red heart blue square") == ["red heart", "blue square"]
+    found = kb.search(text="animal rodent mouse", k=3)
+    assert coverage.cover(kb, found).ids.tolist() == found.ids.tolist()
 
 
 def things(captions: tuple[str, ...]) -> list[str]:

@@ -98,6 +98,8 @@ def test_a_knowledge_base_keeps_its_engine(tmp_path: Path) -> None:
     assert kb.search(images=drawings(2), k=1).scores.min() > 0.999
     with pytest.raises(BowerbirdError, match="made with encoder"):
         KnowledgeBase.open(tmp_path / "kb", encoder="small")
+    parts = bowerbird("kb", "embed", tmp_path / "0.png", "--out", "parts", "--engine", "bfloat16", cwd=tmp_path)
+    assert "kb build KB parts --encoder small@bfloat16" in parts.stderr  # another would embed all of them again
     wrong = ("kb", "build", tmp_path / "no", tmp_path, "--engine", "tpu")
     assert "--engine 'tpu': choose one of torch, onnx" in bowerbird(*wrong, cwd=tmp_path, expect=2).stderr
     assert not (tmp_path / "no").exists()

@@ -3,6 +3,7 @@ do not change, and that a picture's record gives it again. The bases are tiny, o
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import struct
@@ -196,6 +197,41 @@ def test_embeddings_are_what_diffusers_makes_of_pictures(name: str, families: Ca
     call = {"prompt": [PROMPT], "num_inference_steps": 2, "output_type": "np", "height": family.edge} | family.call
     made = theirs(ip_adapter_image=pictures, width=family.edge, generator=seeds.picture_generator(1), **call).images
     assert np.abs(np.asarray(made) - ours).max() < 1e-6
+
+
+def test_embeddings_of_sd3_are_what_diffusers_makes_of_a_picture(families: Callable[[str], Family]) -> None:
+    """By diffusers' own loader and call, given the picture, and given what our reader makes of it."""
+    from safetensors.torch import load_file
+    from transformers import SiglipVisionModel
+
+    family = families("sd3")
+    assert family.adapter is not None
+    pipe = family.pipeline()
+    ours = family.generate(pipe, own(1))
+    state: dict[str, Any] = {"image_proj": {}, "ip_adapter": {}}
+    for key, each in load_file(family.adapter).items():
+        part, _, rest = key.partition(".") if key.startswith("ip_adapter.") else ("image_proj", "", key)
+        state[part][rest.removeprefix("image_proj.")] = each
+    theirs = doubles.sd3()
+    theirs.register_modules(
+        image_encoder=SiglipVisionModel.from_pretrained(family.adapter.parent / "image_encoder").eval()
+    )
+    theirs.load_ip_adapter(state, weight_name="", subfolder="", image_encoder_folder=None, low_cpu_mem_usage=False)
+    theirs.set_ip_adapter_scale(1.0)
+    picture = own(1).images()[0][0]
+    assert picture is not None
+    assert pipe.reader is not None
+    assert pipe.reader.encoder is not None
+    square = np.asarray(square_picture(picture, 32, "pad"), np.float32)
+    pixels = torch.from_numpy(square / 127.5 - 1).permute(2, 0, 1)[None]
+    embeds = torch.from_numpy(pipe.reader.encoder.embed([picture], "pad", "cpu", torch.float32))
+    call = {"prompt": [PROMPT], "num_inference_steps": 2, "output_type": "np", "height": family.edge}
+    for given in (
+        {"ip_adapter_image": pixels},
+        {"ip_adapter_image_embeds": torch.cat([torch.zeros_like(embeds), embeds])},
+    ):
+        made = theirs(**given, **call, width=family.edge, generator=seeds.picture_generator(1)).images
+        assert np.abs(np.asarray(made) - ours).max() < 1e-6, list(given)
 
 
 def test_steps_layers_weights_and_regions(families: Callable[[str], Family]) -> None:
@@ -569,6 +605,42 @@ def test_the_record_of_every_family_gives_its_picture_again(
     assert snapshot(family.base)[0] == before[0]
     with pytest.raises(BowerbirdError, match="none is given"):
         regeneration.regenerate(ReferencePipeline(family.base), said)
+
+
+@pytest.mark.parametrize(("name", "count"), [("klein", 2), ("kontext", 1)])
+def test_the_png_of_an_editor_gives_its_picture_again(
+    name: str, count: int, families: Callable[[str], Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures that it read are in the file: neither theirs nor a knowledge base is needed."""
+    from bowerbird.core import provenance
+    from bowerbird.systems import generation, jobs, output, records, regeneration
+
+    family = families(name)
+    kind, call = type(family.base), type(family.base).__call__
+    own_call = {key: value for key, value in family.call.items() if key != "guidance_scale"}
+
+    @functools.wraps(call)
+    def small(self: Any, **options: Any) -> Any:  # the double's own numbers, which are no setting of a person's
+        return call(self, **options, **own_call)
+
+    monkeypatch.setattr(kind, "__call__", small)
+    files = [tmp_path / f"{at}.png" for at in range(count)]
+    for path, picture in zip(files, doubles.pictures(count, (80, 64)), strict=True):
+        picture.save(path)
+    pipe, edge = family.pipeline(), {"height": family.edge, "width": family.edge}
+    job = jobs.Job(prompt=PROMPT, references=tuple(files), steps=(2,), guidance_scale=1.0, n=2, seed=5, **edge)
+    prepared = jobs.prepare(pipe, None, job)
+    made = generation.generate(pipe, prepared.hits, prepared.settings)
+    said = records.generation_records(pipe, "mine", None, prepared.hits, made, prepared.settings, prepared.request)
+    written = output.write(made, said, prepared.hits, tmp_path / "out")
+    for path in files:
+        path.unlink()
+    record = provenance.read_png(written[1])
+    assert record["references"]["injector"] == "in-context"
+    assert len(record["neighbors"]) == count
+    again, _ = regeneration.regenerate(family.pipeline(), record)
+    assert np.array_equal(np.asarray(again), np.asarray(made[1]))
+    assert not np.array_equal(np.asarray(made[0]), np.asarray(made[1]))
 
 
 def test_a_whole_clip_holds_its_vision_half(tmp_path: Path, families: Callable[[str], Family]) -> None:

@@ -102,6 +102,7 @@ def white(edge: int) -> str:
         ("rdm", {"guidance_scale": float("nan")}, "guidance_scale"),
         ("rdm", {"guidance_interval": [0.9, 0.1]}, "guidance_interval"),
         ("rdm", {"sampler": "os:system"}, "os:system"),
+        ("rdm", {"batch": 0}, "batch"),
         ("rdm", {"embeddings": "AAAA"}, "embeddings"),
         ("rdm", {"embeddings": base64.b64encode(np.full((4, 384), np.nan, "<f4").tobytes()).decode()}, "no number"),
         ("rdm", {"neighbors": RECORDS["rdm"]["neighbors"] * 300}, "neighbors"),
@@ -117,6 +118,11 @@ def test_what_is_out_of_bounds_is_named(name: str, change: dict[str, Any], says:
     with pytest.raises(BowerbirdError, match=says) as caught:
         regeneration.regenerate(pipe, RECORDS[name] | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "batch"), [({}, 4), ({"batch": 2}, 2), ({"batch": 32}, None)])
+def test_a_batch_is_as_recorded_four_before_and_no_gpus(change: dict[str, Any], batch: int | None) -> None:
+    assert regeneration.settings_of(regeneration.parse_record(RECORDS["rdm"] | change)).batch == batch
 
 
 def write(path: Path, text: str) -> Path:

@@ -120,11 +120,12 @@ def embed(
     from bowerbird.knowledge.ingest.prepare import Choice
     from bowerbird.knowledge.search.planner import parse_memory
 
+    name = engines.named(encoder, engine)
     with show_progress("embedding", as_json) as progress:
         report = write_parts(
             source,
             out,
-            encoders.load(engines.named(encoder, engine), device=pick_device(device)),
+            encoders.load(name, device=pick_device(device)),
             Choice(caption_column, where, patches, fetch, private, check_max_pixels(max_pixels)),
             filter_fn=load_filter(keep),
             processes=workers,
@@ -152,4 +153,4 @@ def embed(
         f"{out}: {report.items} items in {report.parts} parts ({report.before} were there), {len(report.left_out)}"
         " left out"
     )
-    say(f"next: bowerbird kb build KB {in_shell(out)} --encoder {in_shell(encoder)}")
+    say(f"next: bowerbird kb build KB {in_shell(out)} --encoder {in_shell(name)}")

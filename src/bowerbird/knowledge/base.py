@@ -501,12 +501,13 @@ class KnowledgeBase:
         the columns of `set_credit`. Nothing for an id that is no item's."""
         return items.credits_of(self.store, ids, self.credit)
 
-    def pictures(self, ids: np.ndarray) -> list[list[Image.Image | None]]:
-        """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item.
+    def pictures(self, ids: np.ndarray, *, at_least: int | None = None) -> list[list[Image.Image | None]]:
+        """The pictures of `ids` `(Q, K)`, RGB on white; None where the id is absent or of no item. With `at_least`,
+        large ones reduced, their shorter side still that many pixels.
 
         Raises: BowerbirdError when a stored picture is not the one that was added.
         """
-        return items.pictures(self.store, ids)
+        return items.pictures(self.store, ids, at_least=at_least)
 
     def tokens(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
         """The token vectors of these items, of length 1, float32 `(m, d)`, by id; items without are left out.

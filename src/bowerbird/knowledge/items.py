@@ -69,10 +69,10 @@ def credits_of(store: Store, ids: Sequence[int], columns: Sequence[str]) -> list
     return found
 
 
-def pictures(store: Store, ids: np.ndarray) -> list[list[Image.Image | None]]:
+def pictures(store: Store, ids: np.ndarray, *, at_least: int | None = None) -> list[list[Image.Image | None]]:
     """See `KnowledgeBase.pictures`."""
-    found = store.pictures([int(i) for i in ids.reshape(-1) if i >= 0])
-    decoded = {i: images.decode(data, str(i), max_pixels=images.MOST_PIXELS) for i, data in found.items()}
+    found, cap = store.pictures([int(i) for i in ids.reshape(-1) if i >= 0]), images.MOST_PIXELS
+    decoded = {i: images.decode(data, str(i), at_least=at_least, max_pixels=cap) for i, data in found.items()}
     return [[decoded.get(int(i)) for i in row] for row in ids]
 
 

@@ -54,7 +54,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, seen: KeyValues | None = None, layer: int = 0) -> Tensor:
         """`(B, L, C)` -> the same; with `seen`, after what was read, to which it is added."""
-        q, k, v = multiply(self.qkv, self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = multiply(self.qkv, self.norm1(h)).view(*h.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
         if seen is None:
             read = attend_causally(q, k, v)

@@ -22,8 +22,9 @@ from bowerbird.serve.metrics import Metrics
 from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
 
-BATCH = {"cpu": 4, "cuda": 32}
-"""Pictures that go through a network together (`generation.BATCH`)."""
+ROOM = {"cpu": 4, "cuda": 32}
+"""Pictures that a worker takes on together. More than go through a CPU's network at once (`generation.BATCH`): those of
+equal settings are put together there, and of a few more jobs fewer batches are filled up."""
 ENDS = ("done", "failed", "cancelled", "interrupted")
 Event = tuple[str, dict[str, Any]]
 _log = logging.getLogger("bowerbird.serve")
@@ -216,7 +217,7 @@ class Dispatcher:
         mine = [task for task in self.waiting if task.lane == "device"]
         if not mine:
             return []
-        room = BATCH["cpu" if worker.device == "cpu" else "cuda"]
+        room = ROOM["cpu" if worker.device == "cpu" else "cuda"]
         group, count = [mine[0]], mine[0].count
         for task in mine[1:] if mine[0].key is not None else ():
             if task.key == mine[0].key and count + task.count <= room:

@@ -40,10 +40,11 @@ INSTRUCTED = {"image_guidance": "image_guidance", "least_change": "change_thresh
 """The same of an edit by instruction."""
 IMAGE_GUIDANCE = 1.5
 """How much of the picture stays in an edit by instruction. Source: InstructPix2Pix, arXiv 2211.09800."""
-BATCH = {"cpu": 4, "cuda": 32}
+BATCH = {"cpu": 2, "cuda": 32}
 """Pictures in one pass of the network. Always just so many, the last batch filled up: the kernels that multiply
 matrices are chosen by shape, and another shape may round a picture's last bit another way. So `--from` gives the same
-pixels, whatever it was one of."""
+pixels, whatever it was one of. Two on a CPU: one picture takes 1.5 times as long as it would alone, and many take 1.3
+times as long as in fours (`benchmarks/batch_size.py`)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Settings:
     `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
     `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
     references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
-    is the model's own. `patches`: the windows that they are drawn with besides.
+    is the model's own. `patches`: the windows that they are drawn with besides. `batch`: how many pictures go through a
+    CPU's network at once, of a record; None is as usual.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -76,6 +78,7 @@ class Settings:
     guidance_interval: tuple[float, float] | None = None
     tokens: TokenSampling | None = None
     patches: PatchDecoding | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ def check_numbers(settings: Settings) -> None:
 
 def batch_size(pipe: System, settings: Settings) -> int:
     """How many pictures go through the network at once."""
-    return pipe.batch_size(settings.height, settings.width) or BATCH.get(pipe.device.type, BATCH["cuda"])
+    if (own := pipe.batch_size(settings.height, settings.width)) is not None:
+        return own
+    return (settings.batch or BATCH["cpu"]) if pipe.device.type == "cpu" else BATCH["cuda"]
 
 
 def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bowerbird.core.files import last_part
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.diffusion.guidance import sample_text_steps
-from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings
+from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, Settings, batch_size
 from bowerbird.systems.patches import TRACE, PatchDecoding, Trace
 from bowerbird.systems.unfamiliar import find_warnings
 
@@ -76,6 +76,7 @@ def generation_records(
                 **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
                 **({} if pipe.number_format == "float32" else {"dtype": pipe.number_format}),
                 "size": list(image.size),
+                "batch": batch_size(pipe, settings),
                 "model": {"name": model_name(model), "fingerprint": fingerprint},
                 "kb": None if kb is None else {"path": last_part(str(kb.path)), "version": kb.version},
                 "neighbors": [

@@ -157,6 +157,11 @@ class _Patches(_Part):
     chances: Coded
 
 
+BATCH_BEFORE = 4
+"""Pictures that went through a CPU's network at once before records said how many, and the most that one may ask for:
+a GPU's number would be slow here, and its last bits are others anyway."""
+
+
 class Record(_Part):
     """What of a picture's record generating it again depends on; other entries are passed over."""
 
@@ -169,6 +174,7 @@ class Record(_Part):
     guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
+    batch: Annotated[int, Field(ge=1, le=1024)] = BATCH_BEFORE
     model: _Model
     neighbors: Annotated[list[_Neighbor], Field(max_length=MOST_NEIGHBORS)]
     embeddings: Coded | None = None
@@ -314,6 +320,7 @@ def settings_of(record: Record) -> Settings:
         references=None if record.references is None else _reference_settings(record.references),
         tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
         patches=None if record.patches is None else _patch_decoding(record.patches),
+        batch=record.batch if record.batch <= BATCH_BEFORE else None,
         **edit,
     )
 

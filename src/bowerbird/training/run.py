@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bowerbird.core import files, seeds, tensors
+from bowerbird.core import files, images, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
 from bowerbird.models import training_pictures
@@ -21,6 +21,9 @@ from bowerbird.training.model_card import write_card
 from bowerbird.training.recipe import FILE, Recipe, build_objective, frozen_fingerprints, portable, preview, read_recipe
 from bowerbird.training.trackers import check_trackers
 from bowerbird.training.validation import Validation
+
+LARGEST_NOTED = 128
+"""The edge in pixels at which training pictures are looked at: enough for what is noted of them, and light."""
 
 
 def check_run(recipe: Recipe, out: Path, *, compared: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> None:
@@ -155,6 +158,8 @@ def note_pictures(pictures: Pictures, model: Path) -> None:
     if not (model / "model_index.json").is_file():
         return
     order = seeds.numpy_generator(0, "training pictures").permutation(len(pictures))[: training_pictures.MOST]
-    known = training_pictures.fit_own(tensors.to_pil(pictures.pixels[sorted(order.tolist())]))
+    edge = min(pictures.size, LARGEST_NOTED)
+    shown = [images.square(tensors.to_pil(pictures.pixels[[row]])[0], edge) for row in sorted(order.tolist())]
+    known = training_pictures.fit_own(shown)
     if known is not None:
         training_pictures.write(known, model)

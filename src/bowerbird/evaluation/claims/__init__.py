@@ -42,6 +42,13 @@ FILES = {
     "learned-reranking": "learned_reranking",
     "instructed-edits": "instructed_edits",
     "subject": "subject",
+    "grounded-rare": "grounded_rare",
+    "grounded-scale": "grounded_scale",
+    "grounded-phrases": "grounded_phrases",
+    "grounded-critic": "grounded_critic",
+    "structure-leakage": "structure_leakage",
+    "adapter-references": "adapter_references",
+    "design-space": "design_space",
 }
 
 
@@ -55,7 +62,7 @@ def load(names: Sequence[str]) -> list[Claim]:
 
 def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict[str, Any]]:
     """Measure each claim; after each one write `claims.json`, `claims.md` and its plot, keeping what earlier runs left
-    for other claims under the same settings."""
+    for other claims. The page has the settings of most of them; a claim measured under others says which."""
     from bowerbird.core import files
     from bowerbird.evaluation.claims.claim import document_of, page
 
@@ -68,11 +75,11 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     file = out / "claims.json"
     earlier = files.read_json(file, "page of claims") if file.is_file() else {}
-    kept = earlier.get("claims", []) if earlier.get("settings") == settings else []
-    documents: dict[str, dict[str, Any]] = {d["name"]: d for d in kept}
+    of_page = earlier.get("settings", settings)
+    documents: dict[str, dict[str, Any]] = {d["name"]: {"settings": of_page, **d} for d in earlier.get("claims", [])}
     for claim in claims:
         finding = claim.measure(experiment)
-        document = document_of(claim, finding)
+        document = {"settings": settings, **document_of(claim, finding)}
         if finding.plot is not None:
             finding.plot(out / f"{claim.name}.png")
             document["plot"] = f"{claim.name}.png"
@@ -81,8 +88,10 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
             document["sheet"] = f"{claim.name}-sheet.png"
         documents[claim.name] = document
         names = [*FILES, *(name for name in documents if name not in FILES)]  # ours in order, then a person's own
-        ordered = [documents[name] for name in names if name in documents]
-        files.write_json(file, {"settings": settings, "claims": ordered})
+        every = [documents[name] for name in names if name in documents]
+        of_page = max((d["settings"] for d in every), key=[d["settings"] for d in every].count)
+        same = [{k: v for k, v in d.items() if k != "settings" or v != of_page} for d in every]
+        files.write_json(file, {"settings": of_page, "claims": same})
         with files.atomic_path(out / "claims.md") as temporary:
-            temporary.write_text(page(ordered, settings), encoding="utf-8")
+            temporary.write_text(page(same, of_page), encoding="utf-8")
     return [documents[claim.name] for claim in claims]

@@ -122,14 +122,16 @@ class Benchmark:
             [self.style_judge.styles[i] for i in self.style_judge(self.style_judge.prepare(images))[2].argmax(1)]
         )
 
+    def share_named(self) -> float:
+        """The share of the real drawings whose entity the judge names."""
+        truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
+        return float((self.name_entities(tensors.to_pil(self.drawings.pixels)) == truth).mean())
+
     def describe_judges(self) -> str:
         """What the judges make of the real drawings, in words for a claim's notes."""
         real = tensors.to_pil(self.drawings.pixels)
-        truth = np.array([self.entities.index(code) for code in self.drawings.column("hexcode")])
-        entity, style = (
-            float((self.name_entities(real) == truth).mean()),
-            float((self.name_styles(real) == np.array(self.drawings.column("style"))).mean()),
-        )
+        entity = self.share_named()
+        style = float((self.name_styles(real) == np.array(self.drawings.column("style"))).mean())
         return (
             f"Of these real drawings the judges name the entity of {entity:.0%} (all seen in training) and the style of"
             f" {style:.0%} (nine in ten seen)."
@@ -252,11 +254,11 @@ def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
 
 
 @contextmanager
-def temporary_knowledge_base(pictures: Pictures) -> Iterator[KnowledgeBase]:
-    """A knowledge base of `pictures` on disk, with the bundled encoder; gone with the block."""
+def temporary_knowledge_base(pictures: Pictures, *, encoder: str = "small") -> Iterator[KnowledgeBase]:
+    """A knowledge base of `pictures` on disk, with the `encoder`; gone with the block."""
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(pictures, Path(folder) / "pictures.parquet")
-        yield KnowledgeBase.build(Path(folder) / "kb", str(table))[0]
+        yield KnowledgeBase.build(Path(folder) / "kb", str(table), encoder=encoder)[0]
 
 
 def write_table(pictures: Pictures, path: Path, columns: Sequence[str] = ("hexcode", "style", "split")) -> Path:

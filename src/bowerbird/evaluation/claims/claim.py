@@ -83,7 +83,7 @@ def _tally(effects: Sequence[dict[str, Any]]) -> str:
 
 
 def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """`claims.md`: a table of verdicts, then a section a claim."""
+    """`claims.md`: a table of verdicts, then a section a claim, with its `settings` where they are not the page's."""
     lines = ["# Claims of the papers, measured", "", "| claim | verdict | effects it rests on |", "|---|---|---|"]
     lines += [f"| [{d['says']}](#{d['name']}) | **{d['verdict']}** | {_tally(d['effects'])} |" for d in documents]
     lines += [
@@ -102,6 +102,9 @@ def page(documents: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
             f"Varied: {d['varies']}. Measured: {d['measures']}.",
             "",
         ]
+        own = d.get("settings", settings)
+        other = [f"{key} {own.get(key)}" for key in {**settings, **own} if own.get(key) != settings.get(key)]
+        lines += [f"Other settings here: {', '.join(other)}.", ""] if other else []
         lines += ["| effect (positive: as the paper says) | value | |", "|---|---|---|"]
         lines += [
             f"| {e['label']}{'' if e['needed'] else ' (context)'} | {e['mean']:.4g} [{e['low']:.4g}, {e['high']:.4g}] |"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from bowerbird.evaluation.claims.benchmark import MODEL as REIMAGEN
 from bowerbird.evaluation.claims.benchmark import Benchmark
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
+from bowerbird.evaluation.claims.grounding import at_edge
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.evaluation.metrics.subject import preservation
 from bowerbird.models.low_rank import FILE
@@ -151,15 +152,9 @@ def choose_subjects(benchmark: Benchmark) -> list[int]:
 
 def pictures_of(benchmark: Benchmark, number: int, edge: int) -> Pictures:
     """The drawings of an entity at the base's edge, at most `MOST_PICTURES`."""
-    from torch.nn import functional as F
-
     codes = benchmark.drawings.column("hexcode")
     rows = [i for i, code in enumerate(codes) if code == benchmark.entities[number]][:MOST_PICTURES]
-    chosen = benchmark.drawings.select(rows)
-    if chosen.size == edge:
-        return chosen
-    scaled = F.interpolate(tensors.to_float(chosen.pixels), size=edge, mode="bicubic", antialias=True)
-    return replace(chosen, pixels=tensors.to_uint8(scaled), alpha=None)
+    return at_edge(benchmark.drawings.select(rows), edge)
 
 
 def class_of(pictures: Pictures) -> str:

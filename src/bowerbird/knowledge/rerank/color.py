@@ -1,180 +1,175 @@
-"""Neighbors that contradict a color of the prompt are left out, where others agree with it.
+"""Neighbors of a color that the prompt names come first, and those that contradict it are left out, where others agree.
 
-A search for "red apple" finds red apples, and after them green ones, which a model mixes in. So each neighbor is judged
-by the color words of its caption and tags, or, where these name none, by the colors of its picture; and what leaves is
-replaced by what a deeper search finds that does agree. Nothing leaves where nothing agrees.
+A search for "red apple" finds red apples, green ones and some that are neither, which a model mixes. So each neighbor
+is judged by the color words of its caption and tags, or, where these name none, by the colors of its picture. What
+leaves is replaced by what a deeper search finds that does agree; a picture whose color is not sure, as a pink one that
+is nearly red, stands behind the red ones, and gives way to a further one that is as near in words. What is red and has
+more of the prompt's other words than anything that was found comes first. Nothing changes where nothing agrees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from bowerbird.core.text import shortened
 from bowerbird.core.types import Neighbors
-from bowerbird.data.color_words import COLORS_OF, color_shares, colors_in, has_color
-from bowerbird.knowledge.rerank.protocol import Find, Task
+from bowerbird.data.color_words import COLORS_OF, colors_in, has_color
+from bowerbird.knowledge.rerank.color_request import ColorRequest, read_colors
+from bowerbird.knowledge.rerank.picture_colors import AT_ONCE, PictureColors
+from bowerbird.knowledge.rerank.protocol import Collection, Find, Task
 from bowerbird.knowledge.search.bm25 import further_words
-from bowerbird.knowledge.search.words import FUNCTION_WORDS, singular, words
+from bowerbird.knowledge.search.words import words
 
 DEEPER, FEWEST = 4, 24
 """How much further is looked for neighbors that agree: times k, and at least so many."""
-JOINING = frozenset({"and", "or"})
-GROUNDS = frozenset({"background", "backdrop", "ground"})
 
 
-@dataclass(frozen=True)
-class ColoredThing:
-    """What a prompt says is of one of `colors`; `things`: its words, none where the whole picture is meant."""
+class Verdict(Enum):
+    """What a neighbor is to a color of the prompt; `OPEN`: it cannot be said, or it has fewer of the words."""
 
-    colors: frozenset[str]
-    things: frozenset[str]
-
-
-@dataclass(frozen=True)
-class ColorRequest:
-    """The colored things of a prompt, and all its words but colors, as an index has them."""
-
-    colored: tuple[ColoredThing, ...]
-    others: frozenset[str]
-
-
-def read_colors(prompt: str) -> ColorRequest | None:
-    """What `prompt` wants to be of which color; None where it names none. A color belongs to the words after it, up to
-    the next color, function word or mark; the color of a background is no neighbor's."""
-    colored: list[ColoredThing] = []
-    others: set[str] = set()
-    open_colors: frozenset[str] = frozenset()
-    things: set[str] = set()
-
-    def close() -> None:
-        nonlocal open_colors
-        if open_colors and not things & GROUNDS:
-            colored.append(ColoredThing(open_colors, frozenset(things)))
-        open_colors = frozenset()
-        things.clear()
-
-    for token in _tokens(prompt):
-        if token in COLORS_OF:
-            if things:
-                close()
-            open_colors |= COLORS_OF[token]
-        elif token in JOINING and open_colors and not things:
-            continue  # "red and green apples": either
-        elif token in FUNCTION_WORDS or not token.isalnum():
-            close()
-        else:
-            own = words(token)
-            others.update(own)
-            if open_colors:
-                things.update(own)
-    close()
-    return ColorRequest(tuple(colored), frozenset(others - GROUNDS)) if colored else None
+    AGREES, OPEN, CONTRADICTS, NOT_ASKED = range(4)
 
 
 class ColorReranker:
-    """Leaves out what contradicts a color of the prompt; scores and order stay those of the search."""
+    """Puts what agrees with a color of the prompt first and leaves out what contradicts it; scores stay those of the
+    search."""
 
     name = "color"
     reads_pictures = False
 
     def rerank(self, task: Task) -> Neighbors:
-        """As `Reranker.rerank`; what changed is said in `notes`."""
-        return _keep_agreeing(task.find(range(len(task)), task.k), task.find, len(task.base))
+        """As `Reranker.rerank`; what was left out is said in `notes`."""
+        found = task.find(range(len(task)), task.k)
+        requests = [read_colors(query) for query in found.queries]
+        rows = {row: request for row, request in enumerate(requests) if request is not None}
+        changed = {row: _colored(found.rows([row]), row, asked, task.find, task.base) for row, asked in rows.items()}
+        if all(made is None for made in changed.values()):
+            return found
+        each = [changed.get(row) for row in range(len(found))]
+        made = Neighbors.stack([found.rows([row]) if new is None else new for row, new in enumerate(each)])
+        widest = max(1, int(made.mask.sum(1).max()))  # as a record has them: what is absent everywhere is no column
+        return made.select(range(widest)) if widest < made.k else made
 
 
-def _keep_agreeing(found: Neighbors, find: Find, most: int) -> Neighbors:
-    """`found` without neighbors that contradict a color of their query where others agree, and with those that do from
-    `find`, among the `most` items that there are."""
-    asked = [read_colors(query) for query in found.queries]
-    if not any(asked):
-        return found
-    known: dict[int, dict[str, float]] = {}
-    changed: dict[int, Neighbors] = {}
-    for row, request in enumerate(asked):
-        verdict = None if request is None else _judge(found, row, request, known)
-        if request is not None and verdict is not None and (verdict == -1).any():
-            deep = find([row], min(most, max(DEEPER * found.k, FEWEST)))
-            changed[row] = _replaced(found.rows([row]), verdict, deep, request, known)
-    if not changed:
-        return found
-    made = Neighbors.stack([changed.get(row, found.rows([row])) for row in range(len(found))])
-    most_there = max(1, int(made.mask.sum(1).max()))  # as a record has them: what is absent everywhere is no column
-    return made.select(range(most_there)) if most_there < made.k else made
+@dataclass(frozen=True)
+class _Row:
+    """The neighbors of one query `(1, K)`, and what is asked of their colors."""
+
+    hits: Neighbors
+    request: ColorRequest
+    colors: PictureColors
+
+    @cached_property
+    def words(self) -> list[frozenset[str]]:
+        """Of each neighbor its words in caption and tags, none of an absent one."""
+        metadata: Sequence[dict[str, Any]] = self.hits.metadata[0] if self.hits.metadata else [{}] * self.hits.k
+        texts = zip(self.hits.captions[0], metadata, strict=True)
+        return [frozenset([*words(caption), *words(further_words(facts))]) for caption, facts in texts]
+
+    @property
+    def there(self) -> list[int]:
+        """The columns that are not absent."""
+        columns: list[int] = np.flatnonzero(self.hits.mask[0]).tolist()
+        return columns
+
+    def named(self, column: int) -> int:
+        """How many of the prompt's words but colors a neighbor has."""
+        return len(self.request.others & self.words[column])
+
+    def further(self, column: int) -> int:
+        """How many words but colors its caption has that the prompt has not."""
+        return len(set(words(self.hits.captions[0][column])) - self.request.others - COLORS_OF.keys())
+
+    def judge(self, columns: Sequence[int], best: int) -> list[Verdict]:
+        """One of each column. What has fewer of the prompt's words than the `best` does not agree, whatever its
+        color."""
+        wanted = [self.request.wanted(self.words[c]) for c in columns]
+        said = [colors_in(sorted(self.words[c])) for c in columns]
+        asked = [c for c, want, own in zip(columns, wanted, said, strict=True) if want is not None and not own]
+        shares = self.colors.of([int(self.hits.ids[0, c]) for c in asked])
+        verdicts = []
+        for c, want, own in zip(columns, wanted, said, strict=True):
+            if want is None:
+                verdicts.append(Verdict.NOT_ASKED)
+                continue
+            is_so = bool(own & want) if own else has_color(shares.get(int(self.hits.ids[0, c]), {}), want)
+            agrees = Verdict.AGREES if self.named(c) == best else Verdict.OPEN
+            verdicts.append(Verdict.OPEN if is_so is None else agrees if is_so else Verdict.CONTRADICTS)
+        return verdicts
 
 
-def _replaced(
-    found: Neighbors, verdict: np.ndarray, deep: Neighbors, request: ColorRequest, known: dict[int, dict[str, float]]
-) -> Neighbors:
-    """One row without what contradicts, filled up from `deep`."""
-    have = set(found.ids[0].tolist())
-    further = np.asarray([c for c in range(deep.k) if deep.mask[0, c] and int(deep.ids[0, c]) not in have], np.int64)
-    best = max((_named(found, 0, c, request) for c in range(found.k) if found.mask[0, c]), default=0)
-    said = _judge(deep, 0, request, known, further)
-    agree = [int(c) for c in further if said[c] == 1 and _named(deep, 0, int(c), request) >= best]
-    if not agree and not (verdict == 1).any():
+def _colored(found: Neighbors, row: int, request: ColorRequest, find: Find, base: Collection) -> Neighbors | None:
+    """One row of neighbors with those first that agree, without those that contradict; None where it stays as it
+    is."""
+    near = _Row(found, request, PictureColors(base))
+    best = max(map(near.named, near.there), default=0)
+    verdicts = dict(zip(near.there, near.judge(near.there, best), strict=True))
+    leaving = [c for c in near.there if verdicts[c] is Verdict.CONTRADICTS]
+    unsure = [c for c in near.there if verdicts[c] is Verdict.OPEN and near.named(c) == best]
+    deep, agree = near, list[int]()
+    if leaving or unsure or best < len(request.others):
+        deep = _Row(find([row], min(len(base), max(DEEPER * found.k, FEWEST))), request, near.colors)
+        most = found.k if best < len(request.others) else len(leaving) + len(unsure)
+        agree = _agreeing(deep, {*found.ids[0].tolist()}, best, most)
+    first = [c for c in agree if deep.named(c) > best]
+    if first:  # "pink fruit" found pink hearts, as pink is the rarer word
+        return _joined(found, deep.hits).select([*(found.k + c for c in first), *near.there][: found.k])
+    if not agree and Verdict.AGREES not in verdicts.values():
         named = " or ".join(sorted({name for each in request.colored for name in each.colors}))
-        return replace(found, notes=((*(found.notes[0] if found.notes else ()), f"no neighbor is {named}"),))
-    leaves = np.flatnonzero(verdict == -1).tolist()
-    stays = [c for c in range(found.k) if found.mask[0, c] and c not in leaves]
-    notes = [f"left out, of another color: {int(found.ids[0, c])} {_said(found, c)}" for c in leaves]
-    kept = _joined(found.select(stays), deep.select(agree[: len(leaves)]))
-    return replace(kept.padded(found.k, found.embeddings.shape[-1]), notes=(tuple(notes),))
+        return _noted(found, [f"no neighbor is {named}"]) if leaving else None
+    better, giving_way = _instead(near, unsure, deep, agree[len(leaving) :])
+    stays = [c for c in near.there if c not in leaving and c not in giving_way]
+    order = _agreeing_first(stays, verdicts, [found.k + c for c in (*agree[: len(leaving)], *better)])
+    if order == near.there:
+        return None
+    notes = [f"left out, of another color: {int(found.ids[0, c])} {_said(found, c)}" for c in leaving]
+    notes += [f"left out, as its color is not sure: {int(found.ids[0, c])} {_said(found, c)}" for c in giving_way]
+    kept = _joined(found, deep.hits).select(order).padded(found.k, found.embeddings.shape[-1])
+    return _noted(kept, notes)
 
 
-def _judge(
-    hits: Neighbors,
-    row: int,
-    request: ColorRequest,
-    known: dict[int, dict[str, float]],
-    columns: np.ndarray | None = None,
-) -> np.ndarray:
-    """Of each neighbor of a row 1 where it agrees, -1 where it contradicts, 0 where neither can be said. One that
-    has fewer of the prompt's words than the others does not agree, whatever its color."""
-    looked = [c for c in (range(hits.k) if columns is None else columns.tolist()) if hits.mask[row, c]]
-    named = {c: _named(hits, row, c, request) for c in looked}
-    best = max(named.values(), default=0)
-    verdict = np.zeros(hits.k, np.int64)
-    for c in looked:
-        wanted = _wanted(hits, row, c, request)
-        is_so = None if wanted is None else _is_of(hits, row, c, wanted, known)
-        verdict[c] = 0 if is_so is None else -1 if not is_so else int(named[c] == best)
-    return verdict
+def _agreeing(deep: _Row, have: set[int], best: int, most: int) -> list[int]:
+    """The first `most` columns of a deeper search that agree, have as many of the prompt's words as the `best`, and are
+    none of the items that we `have`."""
+    columns = [c for c in deep.there if int(deep.hits.ids[0, c]) not in have and deep.named(c) >= best]
+    best, found = max(map(deep.named, columns), default=best), list[int]()
+    for start in range(0, len(columns), AT_ONCE):
+        some = columns[start : start + AT_ONCE]
+        found += [c for c, verdict in zip(some, deep.judge(some, best), strict=True) if verdict is Verdict.AGREES]
+        if len(found) >= most:
+            break
+    return found[:most]
 
 
-def _wanted(hits: Neighbors, row: int, c: int, request: ColorRequest) -> frozenset[str] | None:
-    """The colors that a neighbor may have, by what it shows; None where the prompt says nothing of that."""
-    own = set(_words(hits, row, c))
-    of_it = [each.colors for each in request.colored if not each.things or each.things & own]
-    if not of_it:
-        alone = len(request.colored) == 1 and request.colored[0].things == request.others
-        of_it = [request.colored[0].colors] if alone else []
-    return frozenset[str]().union(*of_it) if of_it else None
+def _instead(near: _Row, unsure: Sequence[int], deep: _Row, agree: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Columns of a deeper search that agree, and those of the first in whose place they come: the last whose color is
+    not sure, each with no fewer words that the prompt has not."""
+    better, giving_way = list[int](), list[int]()
+    for column in agree:
+        further = deep.further(column)
+        last = next((c for c in reversed(unsure) if c not in giving_way and near.further(c) >= further), None)
+        if last is not None:
+            better.append(column)
+            giving_way.append(last)
+    return better, sorted(giving_way)
 
 
-def _is_of(
-    hits: Neighbors, row: int, c: int, wanted: frozenset[str], known: dict[int, dict[str, float]]
-) -> bool | None:
-    said = colors_in(_words(hits, row, c))
-    if said:
-        return bool(said & wanted)
-    item = int(hits.ids[row, c])
-    if item not in known:
-        picture = None if hits.load_images is None else hits.load_images(hits.ids[row : row + 1, c : c + 1])[0][0]
-        known[item] = {} if picture is None else color_shares(picture)
-    return has_color(known[item], wanted)
+def _agreeing_first(stays: Sequence[int], verdicts: Mapping[int, Verdict], added: Sequence[int]) -> list[int]:
+    """Columns in a new order: what agrees, what is `added`, what cannot be said, and between them, where they were,
+    those of which nothing is asked."""
+    agree, unsure = ([c for c in stays if verdicts[c] is kind] for kind in (Verdict.AGREES, Verdict.OPEN))
+    asked = iter([*agree, *added, *unsure])
+    return [*(c if verdicts[c] is Verdict.NOT_ASKED else next(asked) for c in stays), *asked]
 
 
-def _named(hits: Neighbors, row: int, c: int, request: ColorRequest) -> int:
-    """How many of the prompt's words but colors a neighbor has."""
-    return len(request.others & set(_words(hits, row, c)))
-
-
-def _words(hits: Neighbors, row: int, c: int) -> list[str]:
-    metadata: dict[str, Any] = hits.metadata[row][c] if hits.metadata else {}
-    return [*words(hits.captions[row][c]), *words(further_words(metadata))]
+def _noted(row: Neighbors, notes: Sequence[str]) -> Neighbors:
+    return replace(row, notes=((*(row.notes[0] if row.notes else ()), *notes),))
 
 
 def _said(hits: Neighbors, c: int) -> str:
@@ -196,9 +191,3 @@ def _joined(first: Neighbors, second: Neighbors) -> Neighbors:
             if name in second.measures
         },
     )
-
-
-def _tokens(prompt: str) -> list[str]:
-    """The words of a prompt as they follow, function words and marks among them."""
-    spaced = "".join(character if character.isalnum() else f" {character} " for character in prompt.casefold())
-    return [singular(token) if singular(token) in COLORS_OF else token for token in spaced.split() if token != "-"]

@@ -9,7 +9,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.phrases.brackets import read_brackets
 from bowerbird.systems.phrases.grammar import RuleParser
 from bowerbird.systems.phrases.libraries import PARSERS
-from bowerbird.systems.phrases.names import find_names, merge
+from bowerbird.systems.phrases.names import find_names, merge, unite
 from bowerbird.systems.phrases.phrase import ParsedPrompt, PhraseParser, check_phrases
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def parse_prompt(
     prompt: str, *, parser: PhraseParser | None, kb: KnowledgeBase | None = None, where: str | None = None
 ) -> ParsedPrompt:
     """The prompt without brackets, and its phrases: those in brackets alone where there are any, else those of
-    `parser` with the names of items of `kb` that satisfy `where`. parser None: brackets alone.
+    `parser` with the names of items of `kb` that satisfy `where`, those that one item has together as one. parser
+    None: brackets alone.
 
     Raises: BowerbirdError for brackets that do not pair up, or a parser whose phrases are not in the prompt.
     """
@@ -46,5 +47,7 @@ def parse_prompt(
     if marked.explicit or parser is None:
         return marked
     found = check_phrases(marked.text, parser.parse(marked.text), type(parser).__name__)
-    names = find_names(kb, marked.text, where) if kb is not None else []
-    return ParsedPrompt(marked.text, tuple(merge(marked.text, names, found)))
+    if kb is None:
+        return ParsedPrompt(marked.text, found)
+    merged = merge(marked.text, find_names(kb, marked.text, where), found)
+    return ParsedPrompt(marked.text, tuple(unite(marked.text, merged, kb, where)))

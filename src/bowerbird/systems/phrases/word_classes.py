@@ -11,8 +11,9 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-DETERMINERS = _set(
-    "a an the this that these those some any each every no another both all several many few much more most "
+ARTICLES = _set("a an the")
+DETERMINERS = ARTICLES | _set(
+    "this that these those some any each every no another both all several many few much more most "
     "my your his her its our their whose one two three four five six seven eight nine ten eleven twelve dozen"
 )
 """What opens a phrase; numbers too, as they are searched by nobody."""

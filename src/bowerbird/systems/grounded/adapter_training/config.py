@@ -17,8 +17,9 @@ class IPAdapterConfig(ObjectiveConfig):
     composed of the `scene_names` most drawn things; the three amounts say how often. In the share `nameless` the
     caption does not name what is drawn (`varied_nameless` where it is under a variation). `other`: the share of the
     drawings with a name whose references show something else, that is near or of the same style. `itself`: the share of
-    a drawing's references that are the drawing, in another form. `references`: how many there are at most, `forms`: how
-    many forms each drawing has.
+    a drawing's references that are the drawing, in another form. `exact`: the share of references that are the target
+    as it is, as published adapters are trained. `references`: how many there are at most, `forms`: how many forms each
+    drawing has.
     """
 
     kind: Literal["ip-adapter"] = "ip-adapter"
@@ -36,6 +37,7 @@ class IPAdapterConfig(ObjectiveConfig):
     varied_nameless: Share = 0.7
     other: Share = 0.25
     itself: Share = 0.25
+    exact: Share = 0.0
     references: Annotated[int, Field(ge=1, le=8)] = 3
     caption_null: Share = 0.05
     reference_null: Share = 0.05

@@ -118,7 +118,7 @@ def build_data(
     shown, held = len(pictures), run.database is not None
     views = 0 if held else config.varied_views
     scenes, vocabulary = ([], None) if held or not config.scenes else _scenes(config, everything, run.seed)
-    settings = f"{views} {config.forms} {edge} {run.seed} {shown}"
+    settings = f"{views} {config.forms} {edge} {run.seed} {shown}{' exact' * bool(config.exact)}"
     key = cache.key(everything.fingerprint(), weights_hash(autoencoder), encoder.fingerprint, settings, repr(scenes))
     name = "validation" if held else "cache"
     path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
@@ -160,7 +160,7 @@ def _encoded(
     run: RunContext,
 ) -> dict[str, Tensor]:
     """Latents of the targets; embeddings of all drawings as they are, in `forms` of each, and of what each view shows,
-    as it shows it and with everything in another place."""
+    as it shows it and with everything in another place; and of the scenes where references are the targets."""
     latents: list[Tensor] = []
     embeddings: list[Tensor] = []
 
@@ -197,7 +197,10 @@ def _encoded(
     scenes, vocabulary = composed
     if vocabulary is not None:
         for at in range(0, len(scenes), PART):
-            encode(render(scenes[at : at + PART], vocabulary, pictures, edge))
+            composed_pictures = render(scenes[at : at + PART], vocabulary, pictures, edge)
+            encode(composed_pictures)
+            if config.exact:
+                moved.append(embed(composed_pictures))
     return {"latents": torch.cat(latents), "embeddings": torch.cat([*embeddings, *moved])}
 
 
@@ -259,6 +262,12 @@ def _assembled(
         parts = [shows(row, config.itself) for row in drawn]
         table.append([parts[column % len(drawn)][column] for column in range(stored)])
     shows_rows = torch.tensor(table)
+    if config.exact:
+        views_end = first + views * shown
+        scenes_start = views_end + views * shown
+        targets = np.r_[0:shown, first:views_end, scenes_start : scenes_start + len(scenes)]
+        exactly = seeds.numpy_generator(seed, "exact references").random(tuple(shows_rows.shape)) < config.exact
+        shows_rows = torch.where(torch.from_numpy(exactly), torch.from_numpy(targets)[:, None], shows_rows)
     near_rows = torch.cat([near, shows_rows[shown:]])
 
     count = config.captions
