@@ -192,7 +192,7 @@ def text_contestants(
         "dense": by_us(kb, row_of, mode="dense"),
         "hybrid as written": by_us(kb, row_of, typos=False),
         BASELINE: by_us(kb, row_of),
-        "hybrid, alpha auto": by_us(kb, row_of, alpha="auto"),
+        "hybrid, alpha even": by_us(kb, row_of, alpha="even"),
         **{f"hybrid, {name}": by_us(kb, row_of, rerank=each) for name, each in rerankers.items()},
         "hybrid, cover": by_us(kb, row_of, covers=True),
         **peers(texts),

@@ -94,7 +94,7 @@ def picture(kb: Any, model: str, random_models: dict[str, str]) -> Image.Image:
     pipe.set_progress_bar_config(disable=True)
     options: dict[str, Any] = {"num_inference_steps": 2 if name == "tiny-rdm-fast" else 3, "seed": 5}
     if kind == "edit":
-        source = kb.search(text="a red apple", k=1).images()[0][0]
+        source = kb.search(text="a red apple", k=1, alpha="even").images()[0][0]  # of two the one it was made from
         options |= {"source": source}
     if kind == "ddim":
         pipe.set_sampler("ddim")

@@ -80,8 +80,8 @@ def search(
         str | None,
         typer.Option(
             "--alpha",
-            metavar="SHARE|auto",
-            help="hybrid by scores, this share dense; auto: by ranks, dense as much as words leave open.",
+            metavar="auto|even|SHARE",
+            help="hybrid by ranks, the dense ones as words leave open (auto) or alike; or by scores, this share dense.",
         ),
     ] = None,
     min_score: Annotated[
@@ -287,16 +287,16 @@ def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) 
     return coverage.cover(kb, hits, search_mode=mode, where=where)
 
 
-def _share(text: str | None) -> float | Literal["auto"] | None:
-    """What --alpha says. Raises: BowerbirdError for what is neither a number nor auto."""
-    if text is None:
-        return None
-    if text == "auto":
+def _share(text: str | None) -> float | Literal["auto", "even"]:
+    """What --alpha says. Raises: BowerbirdError for what is neither a number nor auto nor even."""
+    if text is None or text == "auto":
         return "auto"
+    if text == "even":
+        return "even"
     try:
         return float(text)
     except ValueError as error:
-        raise BowerbirdError(f"--alpha {text[:40]!r}: a share from 0 to 1, as in 0.5, or auto") from error
+        raise BowerbirdError(f"--alpha {text[:40]!r}: auto, even, or a share from 0 to 1, as in 0.5") from error
 
 
 def _count(kb: KnowledgeBase, k: int | None) -> int | None:

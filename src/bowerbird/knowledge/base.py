@@ -426,7 +426,7 @@ class KnowledgeBase:
         where: str | None = None,
         include_self: bool = False,
         exact: bool = False,
-        alpha: float | Literal["auto"] | None = None,
+        alpha: float | Literal["auto", "even"] = "auto",
         diversity: float = 0.0,
         min_score: float | None = None,
         typos: bool = True,
@@ -437,8 +437,9 @@ class KnowledgeBase:
         texts and pictures with weights. k None: 4, or as many as there are.
 
         `mode` matters for text: `dense` compares embeddings, `bm25` words, `captions` what captions mean, where they
-        have vectors; `hybrid` fuses these rankings (reciprocal rank, or with `alpha` scores, that share of them the
-        dense ones; with `alpha="auto"` the dense ranks count what the words leave open), the dense one led by the
+        have vectors; `hybrid` fuses these rankings by reciprocal rank, the dense ranks counting what the words
+        leave open (with `alpha="even"` as much as the others; with a number scores are fused, that share of them the
+        dense ones), the dense one led by the
         pictures whose words match; `mixed` compares the query, a picture too,
         with the mean of picture and caption. `exact` compares with every item, whatever the index. `diversity` from 0
         to 1 prefers results unlike those before (maximal marginal relevance). `min_score` leaves out what is less

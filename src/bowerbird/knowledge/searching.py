@@ -48,7 +48,7 @@ class SearchRequest:
     where: str | None = None
     include_self: bool = False
     exact: bool = False
-    alpha: float | Literal["auto"] | None = None
+    alpha: float | Literal["auto", "even"] = query.AUTO
     diversity: float = 0.0
     min_score: float | None = None
     typos: bool = True
@@ -99,10 +99,10 @@ def _check(request: SearchRequest, k: int, count: int, store: Store) -> None:
             f"k = {k} neighbors are asked for and {store.path} holds {count} items; choose k from 1 to {count}"
         )
     diversity, alpha, min_score = request.diversity, request.alpha, request.min_score
-    share = 0.0 if alpha is None or alpha == query.AUTO else alpha
+    share = 0.0 if alpha in (query.AUTO, query.EVEN) else alpha
     if not 0 <= diversity <= 1 or isinstance(share, str) or not 0 <= share <= 1:
         raise BowerbirdError(
-            f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}; alpha may be auto"
+            f"diversity and alpha are shares from 0 to 1, got {diversity} and {alpha}; alpha may be auto or even"
         )
     words_alone = request.text is not None and request.mode == "bm25"
     if min_score is not None and not (min_score >= 0 if words_alone else -1 <= min_score <= 1):

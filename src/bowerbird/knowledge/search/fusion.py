@@ -14,15 +14,15 @@ import numpy as np
 from bowerbird.core.types import ABSENT
 
 COVERED, OPEN = 0.9, 0.5
-"""Shares of a query's words that one item has, from which on its embedding only orders what the words leave equal, and
-up to which it counts as much as they do."""
+"""Shares of a query's words that its best items have, from which on its embedding only orders what the words leave
+equal, and up to which it counts as much as they do."""
 LEAST = 0.02
 """What an embedding's ranks count then: too little to part two neighbors of the other ranking, enough to order equal
 ones."""
 
 
 def weight_beside_words(coverage: float) -> float:
-    """What the ranks of a text's embedding count beside those of its words, of which one item has the share
+    """What the ranks of a text's embedding count beside those of its words, of which the best items have the share
     `coverage`."""
     return LEAST + (1 - LEAST) * min(1.0, max(0.0, (COVERED - coverage) / (COVERED - OPEN)))
 

@@ -31,7 +31,8 @@ LEADING_FROM = 0.9
 SAMPLE = 1000
 """Items that stand for a random one."""
 AUTO: Literal["auto"] = "auto"
-LOOKED_AT = 4
+EVEN: Literal["even"] = "even"
+LOOKED_AT = 10
 """Best items by words that say what of a query the words find."""
 
 
@@ -64,7 +65,7 @@ class TextOptions:
     mode: str
     normalize: bool
     exact: bool = False
-    alpha: float | Literal["auto"] | None = None
+    alpha: float | Literal["auto", "even"] = AUTO
     typos: bool = True
 
 
@@ -119,7 +120,7 @@ def by_text(
     looks[0][~led.any(1)] = ABSENT  # nothing says what to look for
     rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning, CAPTIONS_FROM)]
     each = [[(found[0][q], found[1][q]) for found in rankings] for q in range(len(texts))]
-    if alpha is None:
+    if alpha == EVEN:
         fused = [fusion.reciprocal_rank_fusion([found[0] for found in one], k) for one in each]
     elif isinstance(alpha, str):
         fused = [_fuse(one, float(share), k) for one, share in zip(each, covered, strict=True)]
@@ -139,24 +140,23 @@ def _fuse(rankings: Sequence[Found], covered: float, k: int) -> Found:
 
 
 def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> float:
-    """The largest share of the words of a text that one of the best `rows` by words has, in caption, tags or name; a
-    word counts as there when one near it is, or a compound with it."""
+    """The share of the words of a text that the best `rows` by words have, one or another, in caption, tags or name: a
+    text of two things is covered by an item of each. A word counts as there when one near it is, or a compound with
+    it."""
     best = rows[:LOOKED_AT][rows[:LOOKED_AT] != ABSENT]
     asked = dict.fromkeys(snapshot.analyzer.query_words(text))
     if not len(best) or not asked:
         return float(len(best) > 0)
     captions, metadata = snapshot.describe(best[None])
-    shares = []
-    for caption, facts, name in zip(captions[0], metadata[0], snapshot.names(best), strict=True):
-        own = set(snapshot.analyzer.words(" ".join([caption, further_words(facts), bare_name(name)])))
-        ends = tuple(own) if snapshot.analyzer.compounds else ()
-        shares.append(
-            sum(
-                word in own or bool(own & near.get(word, {}).keys()) or any(_meet(word, other) for other in ends)
-                for word in asked
-            )
-        )
-    return max(shares) / len(asked)
+    texts = zip(captions[0], metadata[0], snapshot.names(best), strict=True)
+    said = " ".join(" ".join([caption, further_words(facts), bare_name(name)]) for caption, facts, name in texts)
+    own = set(snapshot.analyzer.words(said))
+    ends = tuple(own) if snapshot.analyzer.compounds else ()
+    there = sum(
+        word in own or bool(own & near.get(word, {}).keys()) or any(_meet(word, other) for other in ends)
+        for word in asked
+    )
+    return there / len(asked)
 
 
 def _meet(word: str, other: str) -> bool:

@@ -308,9 +308,8 @@ def _search(server: Server, name: str, kb: KnowledgeBase, body: schemas.SearchRe
     options: dict[str, Any] = {"k": min(body.k, max(1, len(kb))), "where": body.where, "diversity": body.diversity}
     options["min_score"] = body.min_score
     if body.text is not None:
-        return kb.search(
-            text=body.text, mode=body.mode, alpha=body.alpha, typos=body.typos, rerank=body.rerank, **options
-        ), body.mode
+        options["alpha"] = "auto" if body.alpha is None else body.alpha
+        return kb.search(text=body.text, mode=body.mode, typos=body.typos, rerank=body.rerank, **options), body.mode
     if body.item is not None:
         return kb.search(ids=[int(body.item)], **{**options, "k": max(1, min(body.k, len(kb) - 1))}), "dense"
     if body.upload is not None:
