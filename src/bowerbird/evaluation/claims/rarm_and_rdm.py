@@ -99,7 +99,7 @@ def nearest_sizes(parameters: int, *, positions: int, width: int) -> RARMSizes:
         with torch.device("meta"):
             return _parameters([RARMTransformer(512, positions, 64 * wide, deep, embed_dim=width)])
 
-    apart = {}
+    apart: dict[tuple[int, int], int] = {}
     for wide in range(1, 7):
         one, two = count(wide, 1), count(wide, 2)  # every layer has as many
         apart |= {(wide, deep): abs(one + (deep - 1) * (two - one) - parameters) for deep in range(2, 9)}
