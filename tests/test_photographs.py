@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bowerbird import KnowledgeBase
+from bowerbird import KnowledgeBase, encoders
 from bowerbird.core import images
 from bowerbird.data.photographs import looks_like_photographs
 from bowerbird.data.sources import read
 from bowerbird.encoders import installed
+from bowerbird.knowledge.ingest import prepare
 from bowerbird.knowledge.ingest.add import photographs_hint
+from tests.faults.plain import PlainEncoder
+
+
+def test_no_picture_is_examined_for_another_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examined: list[Image.Image] = []
+    monkeypatch.setattr(prepare, "color_share", lambda picture: examined.append(picture) or 0.0)
+    drawings = list(itertools.islice(read("drawn"), 3))
+    for encoder, expected in ((PlainEncoder(), 0), (encoders.load("small"), 3)):
+        prepare.prepare(drawings, encoder)
+        assert len(examined) == expected
 
 
 def test_photographs_are_told_from_drawings_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from bowerbird import Guidance, KnowledgeBase, ReImagenPipeline
 from bowerbird.core import provenance, seeds
@@ -21,8 +22,10 @@ from bowerbird.evaluation import evaluate, features
 from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
-from bowerbird.systems import generation, output, queries, records, regeneration
-from bowerbird.systems.reimagen.batches import low_resolution
+from bowerbird.systems import generation, jobs, output, queries, records, regeneration
+from bowerbird.systems.enlargement import Enlargement
+from bowerbird.systems.loading import open_pipeline
+from bowerbird.systems.reimagen.batches import back_projected, low_resolution
 from bowerbird.systems.reimagen.config import NeighborKind
 from bowerbird.systems.reimagen.objective import ReImagenObjective
 from bowerbird.training import recipes
@@ -315,6 +318,95 @@ def test_the_png_alone_reproduces_the_picture(pipe: ReImagenPipeline, kb: Knowle
     again, _ = regeneration.regenerate(pipe, record)
     assert np.array_equal(np.asarray(again), np.asarray(images[1]))
     assert "pictures" not in json.loads((tmp_path / "generation.jsonl").read_text().splitlines()[0])
+
+
+def test_a_model_says_how_it_generates_and_a_record_keeps_it(
+    pipe: ReImagenPipeline, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    """Steps a stage, scale, interval and level come from the model's config, are written into the record, and a record
+    from before the model had them is made again as it was."""
+    parts = (pipe.text_encoder, pipe.unet, pipe.scheduler)
+    how = {
+        "num_inference_steps": [4, 2],
+        "guidance_scale": 2.0,
+        "guidance_interval": [0.5, 1.0],
+        "level": 5,
+        "back_projection": True,
+    }
+    config = how | {"text_ratio": 0.0}
+    ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **config).save_pretrained(tmp_path / "model")
+    own = open_pipeline(str(tmp_path / "model"))
+    hits = own.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
+    settings = generation.default_settings(own)
+    assert (settings.steps, settings.guidance_scale, settings.guidance_interval) == ((4, 2), 2.0, (0.5, 1.0))
+    assert settings.enlargement == Enlargement(5, back_projection=True)
+    drawn = {"neighbors": hits, "generator": seeds.picture_generators(0, 1), "output_type": "pt"}
+    by_hand = own.balance(Guidance("interleaved", 1.25, 2.0, 0.0), 1.0)
+    assert own.balance(None, 2.0) == by_hand
+    assert jobs.settings_of(own, jobs.Job(prompt="red apple")).guidance == by_hand[0]
+    asked = own(**(drawn | {"generator": seeds.picture_generators(0, 1)} | how)).images
+    assert torch.equal(own(**drawn).images, asked)
+
+    images = generation.generate(own, hits, settings)
+    record = records.generation_records(own, "model", kb, hits, images, settings, {"prompt": "red apple"})[0]
+    assert (record["steps"], record["guidance_interval"], record["enlargement"]["level"]) == ([4, 2], [0.5, 1.0], 5)
+    again, _ = regeneration.regenerate(own, json.loads(json.dumps(record)))
+    assert np.array_equal(np.asarray(again), np.asarray(images[0]))
+
+    before = generation.Settings(steps=3)  # as a model without settings of its own
+    old = generation.generate(pipe, hits, before)
+    record = records.generation_records(pipe, "model", kb, hits, old, before, {"prompt": "red apple"})[0]
+    assert not {"enlargement", "guidance_interval"} & set(record)
+    again, _ = regeneration.regenerate(own, json.loads(json.dumps(record)))
+    assert np.array_equal(np.asarray(again), np.asarray(old[0]))
+
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    for wrong in ({"level": 5000}, {"guidance_interval": [0.5, 7]}, {"num_inference_steps": [4, 0]}):
+        (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | wrong))
+        with pytest.raises(BowerbirdError, match=next(iter(wrong))):
+            open_pipeline(str(tmp_path / "model"))
+
+
+def test_an_enlarged_picture_keeps_the_colors_of_the_smaller(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    low, larger = noise(2, 3, 8, 8).tanh() * 0.5, noise(2, 3, 32, 32, seed=1).tanh() * 0.1
+    shifted = F.interpolate(low, size=32, mode="nearest") + larger + 0.2  # the same picture, lighter
+    before, after = (
+        (F.interpolate(x, size=8, mode="area") - low).abs().mean() for x in (shifted, back_projected(shifted, low))
+    )
+    assert before > 0.19
+    assert after < 0.05
+    # a first stage that predicts velocities is not followed, a stage of clean pictures is
+    hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
+    plain = generated(pipe, neighbors=hits, seed=3)
+    assert torch.equal(generated(pipe, neighbors=hits, seed=3, back_projection=True), plain)
+    third = randomized(small_network(sample_size=64, low_size=32, prediction_type="sample"), 2)
+    clean = randomized(small_network(sample_size=32, low_size=16, prediction_type="sample"), 1)
+    parts = {"super_resolution": clean, "super_resolution_2": third}
+    cascade = ReImagenPipeline(pipe.text_encoder, pipe.unet, pipe.scheduler, **parts)
+    cascade.set_progress_bar_config(disable=True)
+    below = generated(cascade, neighbors=hits, seed=3, height=32, width=32) * 2 - 1
+    away = []
+    for projected in (False, True):
+        made = generated(cascade, neighbors=hits, seed=3, back_projection=projected) * 2 - 1
+        away.append((F.interpolate(made, size=32, mode="area") - below).abs().mean())
+    assert away[1] < away[0] * 0.7
+
+
+def test_an_interval_guides_a_part_of_the_steps_and_a_weight_below_one_all(
+    pipe: ReImagenPipeline, kb: KnowledgeBase
+) -> None:
+    hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
+
+    def made(**options: object) -> torch.Tensor:
+        return generated(pipe, neighbors=hits, height=16, width=16, seed=3, **options)
+
+    everywhere = made(guidance_scale=3.0)
+    assert torch.equal(made(guidance_scale=3.0, guidance_interval=(0.0, 1.0)), everywhere)
+    assert not torch.equal(made(guidance_scale=3.0, guidance_interval=(0.5, 1.0)), everywhere)
+    assert torch.equal(made(guidance_scale=3.0, guidance_interval=(0.0, 0.1)), made(guidance_scale=1.0))
+    assert torch.equal(made(guidance_scale=0.0, guidance_interval=(0.5, 1.0)), made(guidance_scale=0.0))
+    with pytest.raises(BowerbirdError, match="guidance_interval"):
+        made(guidance_interval=(0.9, 0.5))
 
 
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, small_kb_path: Path) -> None:

@@ -31,6 +31,7 @@ from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.models import network_files, training_pictures
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index
+from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
@@ -110,15 +111,21 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model generates unless asked otherwise: neighbors, steps, guidance, sampler, and how it searches."""
+    """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler,
+    and how it searches; from which to which share of the noise it is guided (None: in every step), the share of the
+    steps that enhance the text (None: as `Guidance.from_scale` has it, or no text), and how a cascade enlarges (None:
+    as `Enlargement` does by itself, or no cascade)."""
 
     k: int
-    num_inference_steps: int
+    num_inference_steps: int | tuple[int, ...]
     guidance_scale: float
     sampler: str
     search_mode: str = "hybrid"
     text_mode: str = "neighbors"
     image_mode: str = "image+neighbors"
+    guidance_interval: tuple[float, float] | None = None
+    text_ratio: float | None = None
+    enlargement: Enlargement | None = None
 
 
 @dataclass(frozen=True)
@@ -199,12 +206,14 @@ class System(DiffusionPipeline, ABC):
     @property
     def defaults(self) -> Defaults:
         """How this model generates unless asked otherwise: what its config says, else ours."""
+        interval, steps = self.config.get("guidance_interval"), self.config.get("num_inference_steps", 20)
         return Defaults(
             k=int(self.config.k),
-            num_inference_steps=int(self.config.get("num_inference_steps", 20)),
+            num_inference_steps=int(steps) if isinstance(steps, int | float) else tuple(map(int, steps)),
             guidance_scale=float(self.config.get("guidance_scale", 3.0)),
             sampler=str(self.config.get("sampler", self.capabilities.samplers[0])),
             search_mode=str(self.config.get("search_mode", "hybrid")),
+            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
         )
 
     @property

@@ -19,6 +19,7 @@ from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.knn.edit_source import CHANGE_THRESHOLD, PRESERVATION
 from bowerbird.systems.patches import PatchDecoding
 from bowerbird.systems.reference_settings import ReferenceSettings
@@ -53,12 +54,12 @@ class Settings:
 
     Systems of several stages take `steps` and `guidance` for all, or one a stage. `guidance` balances text and
     neighbors in systems that read both; None is `Guidance.from_scale(guidance_scale)`. `sampler`, `height` and `width`
-    None are the model's own. `guidance_interval`: see `RDMPipeline`. `strength`, `preservation`, `show_source` and
-    `change_threshold` are of edits, see `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and
-    `change_threshold`, see `InstructPipeline`. `references`: how a base model attends to its
-    references, see `ReferencePipeline`; None is as usual. `tokens`: how they are drawn, where they are one by one; None
-    is the model's own. `patches`: the windows that they are drawn with besides. `batch`: how many pictures go through a
-    CPU's network at once, of a record; None is as usual.
+    None are the model's own. `guidance_interval`: see `RDMPipeline`. `enlargement`: of cascades, None as without
+    settings of their own. `strength`, `preservation`, `show_source` and `change_threshold` are of edits, see
+    `KNNDiffusionPipeline`; of edits by instruction `image_guidance` and `change_threshold`, see `InstructPipeline`.
+    `references`: how a base model attends to its references, see `ReferencePipeline`; None is as usual. `tokens`: how
+    they are drawn, where they are one by one; None is the model's own. `patches`: the windows that they are drawn with
+    besides. `batch`: how many pictures go through a CPU's network at once, of a record; None is as usual.
     """
 
     steps: int | tuple[int, ...] = 20
@@ -76,6 +77,7 @@ class Settings:
     references: ReferenceSettings | None = None
     image_guidance: float = IMAGE_GUIDANCE
     guidance_interval: tuple[float, float] | None = None
+    enlargement: Enlargement | None = None
     tokens: TokenSampling | None = None
     patches: PatchDecoding | None = None
     batch: int | None = None
@@ -101,7 +103,13 @@ def default_settings(pipe: System) -> Settings:
     """The settings a model generates with unless asked otherwise."""
     own = pipe.defaults
     threshold = 0.0 if pipe.capabilities.instructs else CHANGE_THRESHOLD
-    return Settings(steps=own.num_inference_steps, guidance_scale=own.guidance_scale, change_threshold=threshold)
+    return Settings(
+        steps=own.num_inference_steps,
+        guidance_scale=own.guidance_scale,
+        guidance_interval=own.guidance_interval,
+        enlargement=own.enlargement,
+        change_threshold=threshold,
+    )
 
 
 def generate(
@@ -214,6 +222,10 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         if not can.guidance_interval:
             raise BowerbirdError(f"{name} is guided in every step; leave `guidance_interval` out")
         options["guidance_interval"] = settings.guidance_interval
+    if settings.enlargement is not None:
+        if can.stages == 1:
+            raise BowerbirdError(f"{name} enlarges nothing; leave `enlargement` out")
+        options |= asdict(settings.enlargement)
     if edits and can.fills and settings.strength != 1:
         raise BowerbirdError(f"{name} draws the hole of a picture from nothing; leave `strength` out")
     if can.instructs and not edits:

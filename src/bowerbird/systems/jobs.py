@@ -352,7 +352,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         balance = by_stage(
             scale,
             job.guidance or "interleaved",
-            text_ratio=job.text_ratio,
+            text_ratio=job.text_ratio or (() if pipe.defaults.text_ratio is None else (pipe.defaults.text_ratio,)),
             text_scale=job.text_scale,
             neighbor_scale=job.neighbor_scale,
         )
@@ -373,7 +373,8 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         width=job.width,
         seed=job.seed,
         guidance=balance,
-        guidance_interval=(interval[0], interval[1]) if interval else None,
+        guidance_interval=(interval[0], interval[1]) if interval else usual.guidance_interval,
+        enlargement=usual.enlargement,
         references=ReferenceSettings(**said) if said or can.takes_references else None,
         tokens=replace(pipe.token_sampling, **drawn) if drawn else None,
     )

@@ -72,6 +72,7 @@ def generation_records(
                     if settings.guidance_interval is None
                     else {"guidance_interval": list(settings.guidance_interval)}
                 ),
+                **({} if settings.enlargement is None else {"enlargement": asdict(settings.enlargement)}),
                 **({"tokens": asdict(settings.tokens or pipe.token_sampling)} if can.samples_tokens else {}),
                 **({} if settings.patches is None else {"patches": _patches(settings.patches, image)}),
                 **({} if pipe.number_format == "float32" else {"dtype": pipe.number_format}),

@@ -23,6 +23,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
 from bowerbird.systems.common import MOST_EDGE
+from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, OnStep, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
 from bowerbird.systems.patches import MOST_NEIGHBORS as MOST_WINDOWS
@@ -66,6 +67,11 @@ class _Request(_Part):
     class_name: Annotated[Text | None, Field(alias="class")] = None
     reference: Name | None = None
     images: Annotated[list[Name], Field(max_length=1000)] = []
+
+
+class _Enlargement(_Part):
+    level: Annotated[int, Field(ge=0, le=999)]
+    back_projection: bool
 
 
 class _Model(_Part):
@@ -172,6 +178,7 @@ class Record(_Part):
     guidance_scale: Scale
     eta: Share
     guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
+    enlargement: _Enlargement | None = None
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
     batch: Annotated[int, Field(ge=1, le=1024)] = BATCH_BEFORE
@@ -317,12 +324,22 @@ def settings_of(record: Record) -> Settings:
         if kept is None
         else tuple(Guidance(each.kind, each.text_scale, each.neighbor_scale, each.eta) for each in kept),
         guidance_interval=None if interval is None else (interval[0], interval[1]),
+        enlargement=None if record.enlargement is None else Enlargement(**record.enlargement.model_dump()),
         references=None if record.references is None else _reference_settings(record.references),
         tokens=None if record.tokens is None else TokenSampling(**record.tokens.model_dump()),
         patches=None if record.patches is None else _patch_decoding(record.patches),
         batch=record.batch if record.batch <= BATCH_BEFORE else None,
         **edit,
     )
+
+
+def _as_before(settings: Settings, pipe: System) -> Settings:
+    """`settings` of a record that says nothing of what `pipe` now has of its own: as it was before the model had it."""
+    if settings.guidance_interval is None and pipe.defaults.guidance_interval is not None:
+        settings = replace(settings, guidance_interval=(0.0, 1.0))
+    if settings.enlargement is None and pipe.defaults.enlargement is not None:
+        settings = replace(settings, enlargement=Enlargement())
+    return settings
 
 
 def _reference_settings(said: _References) -> ReferenceSettings:
@@ -407,6 +424,7 @@ def regenerate(
             f"size: {found.size[0]} x {found.size[1]} pixels in {steps} steps, of a model trained at {trained}"
         )
     hits, settings, source = neighbors_of(found), settings_of(found), source_of(found)
+    settings = _as_before(settings, pipe)
     if sampler is not None:
         settings = replace(settings, sampler=sampler)
     elif settings.sampler not in pipe.capabilities.samplers:  # a name in a stranger's file loads no code

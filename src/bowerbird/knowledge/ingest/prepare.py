@@ -93,8 +93,8 @@ class AddReport:
 class Prepared:
     """Items that are ready to be stored, with their embeddings `(n, d)`, and what was left out.
 
-    `color_shares`: of some of the pictures, to tell photographs (`data.photographs`). `tokens`: of each item its token
-    matrix, packed, None where it has none.
+    `color_shares`: of some of the pictures, to tell photographs (`data.photographs`) from the drawings that `small`
+    knows; none with another encoder. `tokens`: of each item its token matrix, packed, None where it has none.
     """
 
     items: list[SourceItem]
@@ -217,13 +217,14 @@ def embed(decoded: Decoded, encoder: Encoder, look: Look) -> Prepared:
         vector, matrix = next(own) if picture is not None else (item.embedding, None)
         embeddings.append(np.asarray(vector if item.embedding is None else item.embedding, np.float32))
         tokens.append(matrix)
+    sample = SAMPLE if encoder.name == "small" else 0  # whoever chose another knows their pictures
     left = [(picture.text, picture.filtered) for _, picture in decoded if isinstance(picture, Reason)]
     return Prepared(
         [item for item, _ in kept],
         np.stack(embeddings) if embeddings else np.zeros((0, encoder.dim), np.float32),
         [text for text, filtered in left if not filtered],
         [text for text, filtered in left if filtered],
-        [color_share(picture) for _, picture in kept[:SAMPLE] if picture is not None],
+        [color_share(picture) for _, picture in kept[:sample] if picture is not None],
         tokens,
     )
 

@@ -255,7 +255,7 @@ class ReferencePipeline(WrappedPipeline):
             hits = self.retrieve(request, knowledge_base)
         hits = hits.repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
-        steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = bases.usual_call(self.base).steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise BowerbirdError(f"num_inference_steps is 1 or more; got {steps}")
         if structure is not None and (reason := why_not(self.base)) is not None:

@@ -39,6 +39,13 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
 
 
+def back_projected(pixels: Tensor, low: Tensor) -> Tensor:
+    """Pictures `(n, C, S, S)` in [-1, 1] shifted to the means of `low` `(n, C, s, s)`, smoothly: a small network that
+    enlarges moves colors. Source: iterative back-projection (Irani and Peleg, 1991), one round."""
+    difference = low - F.interpolate(pixels, size=low.shape[-1], mode="area")
+    return (pixels + enlarge(difference, pixels.shape[-1])).clamp(-1, 1)
+
+
 class ReImagenBatch(TypedDict):
     """n items: pictures `clean` and noise `eps` `(n, 3, S, S)`, `timestep` `(n,)`, the `texts`; k neighbors of each,
     pictures `neighbors` `(n, k, 3, S, S)` with `captions` (n k of them) and `weights` `(n, k)`, 0 where dropped or

@@ -138,9 +138,7 @@ class ReImagenObjective(Objective[ReImagenBatch]):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             **(below | {STAGES[len(self.below)]: self.unet}),
-            scheduler=schedulers.scheduler(
-                "dpmsolver++", config={**self.noise_scheduler.config, "thresholding": True, "sample_max_value": 1.0}
-            ),
+            scheduler=schedulers.scheduler("dpmsolver++", config=self.noise_scheduler.config),
             k=self.config.k,
             search_mode=self.config.search,
         )

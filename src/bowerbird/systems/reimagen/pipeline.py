@@ -18,14 +18,15 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
-from bowerbird.diffusion.guidance import Guidance, build_guidance, sample_text_steps
+from bowerbird.diffusion.guidance import Guidance, build_guidance, sample_text_steps, within_interval
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import neighbor_unet as _loadable  # noqa: F401 (diffusers opens only what is imported)
 from bowerbird.models.text_tower import text_tokens
 from bowerbird.systems import common, queries
-from bowerbird.systems.base import Callback, Capabilities, Denoising, System, SystemOutput
+from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.queries import Request, make_prompt_request, with_prompts
-from bowerbird.systems.reimagen.batches import enlarge
+from bowerbird.systems.reimagen.batches import back_projected, enlarge
 from bowerbird.systems.reimagen.batches import low_resolution as low_resolution_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STAGES = ("unet", "super_resolution", "super_resolution_2")
-LEVEL = 50
-"""Timestep of the noise a stage above the first adds to what it enlarges, when nothing else is asked for."""
 
 
 @dataclass
@@ -51,6 +50,9 @@ class ReImagenPipeline(System):
     """Generates a prompt, grounded in the pictures and captions of its neighbors.
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
+    `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise)
+    and `text_ratio` are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level`
+    None: as `Enlargement` does by itself).
     """
 
     model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
@@ -67,6 +69,12 @@ class ReImagenPipeline(System):
         super_resolution_2: Any = None,
         k: int = 2,
         search_mode: str = "bm25",
+        num_inference_steps: int | list[int] = 20,
+        guidance_scale: float = 3.0,
+        guidance_interval: list[float] | None = None,
+        text_ratio: float | None = None,
+        level: int | None = None,
+        back_projection: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -77,7 +85,16 @@ class ReImagenPipeline(System):
             super_resolution_2=super_resolution_2,
             scheduler=scheduler,
         )
-        self.register_to_config(k=k, search_mode=search_mode)
+        self.register_to_config(
+            k=k,
+            search_mode=search_mode,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            text_ratio=text_ratio,
+            level=level,
+            back_projection=back_projection,
+        )
 
     @property
     def stages(self) -> list[Any]:
@@ -95,9 +112,18 @@ class ReImagenPipeline(System):
         return [int(network.config.sample_size) for network in self.stages]
 
     @property
+    def defaults(self) -> Defaults:
+        """As in every system, and how it balances and enlarges where its config says."""
+        level, ratio = self.config.level, self.config.text_ratio
+        own = None if level is None else Enlargement(int(level), bool(self.config.back_projection))
+        return replaced(super().defaults, enlargement=own, text_ratio=None if ratio is None else float(ratio))
+
+    @property
     def capabilities(self) -> Capabilities:
         """A text beside the neighbors' pictures and captions, in a cascade of sizes; from the text alone too."""
-        return Capabilities(tuple(self.sizes), reads_text=True, needs_images=True, without_neighbors=True)
+        return Capabilities(
+            tuple(self.sizes), reads_text=True, needs_images=True, without_neighbors=True, guidance_interval=True
+        )
 
     @torch.no_grad()
     def __call__(
@@ -115,10 +141,12 @@ class ReImagenPipeline(System):
         cover: bool = False,
         low_resolution: Sequence[Image.Image] | None = None,
         num_images_per_prompt: int = 1,
-        num_inference_steps: int | Sequence[int] = 20,
+        num_inference_steps: int | Sequence[int] | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
-        guidance_scale: float = 3.0,
-        level: int = LEVEL,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        level: int | None = None,
+        back_projection: bool | None = None,
         eta: float = 0.0,
         height: int | None = None,
         width: int | None = None,
@@ -131,13 +159,13 @@ class ReImagenPipeline(System):
 
         `neighbors=` wins over retrieval (`Neighbors.from_images` makes them of a person's own pictures); it may
         carry the prompts itself. k = 0 generates from the text alone, as does `allow_no_neighbors` where nothing is
-        found. `num_inference_steps`: one for all stages,
-        or one a stage. `guidance`: one for the first stage (those above it are then not guided), or one a stage;
-        None is `Guidance.from_scale(guidance_scale)`: interleaved, mostly neighbors. `size`: the edge at which to
-        stop, one of `sizes` (None: the last). `low_resolution`: one picture for each picture asked for, to begin
-        from instead of the first stage; the stages above its size run. `level`: the noise added to what is
-        enlarged. `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0,
-        1]).
+        found. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage (those
+        above it are then not guided), or one a stage; None is `Guidance.from_scale(guidance_scale)`: interleaved,
+        mostly neighbors. `guidance_interval`: guide from and to these shares of the noise (0 the clean end, 1 the
+        start). `level`, `back_projection`: see `Enlargement`. All of these are the model's own, in its config, when
+        None. `height`, `width`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one
+        picture for each picture asked for, to begin from instead of the first stage; the stages above its size run.
+        `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
         Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
@@ -158,11 +186,19 @@ class ReImagenPipeline(System):
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         run = self._stages_to_run(common.one_edge(height, width), low_resolution, len(hits))
-        balances = self.balance(guidance, guidance_scale)
+        own = self.defaults
+        balances = self.balance(guidance, own.guidance_scale if guidance_scale is None else guidance_scale)
         settings = [balances[stage - 1] for stage in run]
-        counts = self._each(num_inference_steps, run, "num_inference_steps")
+        interval = common.timestep_interval(
+            self.scheduler, own.guidance_interval if guidance_interval is None else guidance_interval
+        )
+        steps_asked = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        counts = self._each(steps_asked, run, "num_inference_steps")
         if min(counts) < 1:
             raise BowerbirdError(f"num_inference_steps is 1 or more; got {min(counts)}")
+        usual = own.enlargement or Enlargement()
+        level = usual.level if level is None else level
+        back_projection = usual.back_projection if back_projection is None else back_projection
         if not 0 <= level < self.scheduler.config.num_train_timesteps:
             raise BowerbirdError(
                 f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}"
@@ -182,9 +218,11 @@ class ReImagenPipeline(System):
             for stage, balance, steps in zip(run, settings, counts, strict=True):
                 timesteps, options = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
                 condition = self.condition(hits, stage, text, below, level, generators)
-                predict = build_guidance(
-                    partial(self.predict, stage=stage), condition, balance, numbers, present, len(timesteps), stage
-                )
+                network = partial(self.predict, stage=stage)
+                guided = build_guidance(network, condition, balance, numbers, present, len(timesteps), stage)
+                # a weight below 1 takes a condition away, which holds in every step
+                weakens = min(balance.text_scale, balance.neighbor_scale) < 1
+                predict = within_interval(guided, network, condition, None if weakens else interval)
                 if balance.kind == "interleaved":
                     drawn[stage] = sample_text_steps(
                         numbers, present, len(timesteps), balance.text_ratio, stage
@@ -198,7 +236,10 @@ class ReImagenPipeline(System):
                 denoising = Denoising(self, latents, timesteps, transition, callback_on_step_end, bar)
                 for i, t in denoising:
                     denoising.advance(predict(self.scheduler.scale_model_input(denoising.sample, t), t, i))
-                below = denoising.sample.clamp(-1, 1)
+                made = denoising.sample.clamp(-1, 1)
+                if back_projection and below is not None and self._predicts_clean(stage - 1):
+                    made = back_projected(made, below)
+                below = made
         self.maybe_free_model_hooks()
         assert below is not None
         return ReImagenOutput(images=common.as_output(below, output_type), neighbors=hits, text_steps=drawn)
@@ -242,7 +283,7 @@ class ReImagenPipeline(System):
         stage: int = 1,
         text: Tokens | None = None,
         below: Tensor | None = None,
-        level: int = LEVEL,
+        level: int = Enlargement.level,
         generators: Sequence[torch.Generator] = (),
         **kwargs: Any,
     ) -> Conditioning:
@@ -337,7 +378,8 @@ class ReImagenPipeline(System):
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
         """The balance in each stage there is. Raises: BowerbirdError when so many were not given."""
         if guidance is None:
-            guidance = Guidance.from_scale(guidance_scale)
+            guidance, ratio = Guidance.from_scale(guidance_scale), self.defaults.text_ratio
+            guidance = guidance if ratio is None else replaced(guidance, text_ratio=ratio)
         if isinstance(guidance, Guidance):
             return [guidance, *[replaced(guidance, text_scale=1.0, neighbor_scale=1.0)] * (len(self.stages) - 1)]
         return self._each(guidance, range(1, len(self.stages) + 1), "guidance")
@@ -349,6 +391,11 @@ class ReImagenPipeline(System):
         if len(given) != len(self.stages):
             raise BowerbirdError(f"{what}: {len(given)} values for {len(self.stages)} stages; give one, or one a stage")
         return [given[stage - 1] for stage in run]
+
+    def _predicts_clean(self, stage: int) -> bool:
+        """Whether stage number `stage` predicts the clean picture; one that predicts velocities leaves grain, which
+        nothing above it should be shifted to."""
+        return stage > 0 and self.stages[stage - 1].config.prediction_type == "sample"
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning, *, stage: int = 1) -> Tensor:
         """One pass of stage number `stage`, float32; a clean picture predicted is turned into a velocity."""
