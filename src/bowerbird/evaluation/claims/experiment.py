@@ -278,7 +278,7 @@ def open_pipeline(model: str | Path, device: str) -> System:
     return pipe
 
 
-def steps_of(pipe: System, settings: Settings) -> int:
+def steps_of(pipe: System, settings: Settings) -> int | tuple[int, ...]:
     """How many steps a picture takes: those of the settings, or where tokens are drawn one by one, one each."""
     return pipe.defaults.num_inference_steps if pipe.capabilities.samples_tokens else settings.sampling_steps
 
