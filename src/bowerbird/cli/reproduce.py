@@ -54,7 +54,7 @@ def reproduce(
 ) -> None:
     """Measure the papers' claims: effects with intervals, and whether they hold.
 
-    Trainings are cached; the first run takes up to two hours on two cores, later ones minutes.
+    Trainings are cached; the first run of all takes a night on two cores, later ones minutes.
 
     Example: bowerbird reproduce style --data drawings.parquet --out claims
     """

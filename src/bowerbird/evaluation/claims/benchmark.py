@@ -27,7 +27,7 @@ from bowerbird.core.progress import for_stage
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.guidance import Guidance
-from bowerbird.evaluation.claims.experiment import Experiment, open_pipeline
+from bowerbird.evaluation.claims.experiment import Experiment, open_pipeline, steps_of
 from bowerbird.evaluation.features import load_or_make
 from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
@@ -55,10 +55,11 @@ SCALE = 3.0
 @dataclass
 class Benchmark:
     """The rare entities of an experiment's drawings (with `known`: as many that models were trained on), the judges,
-    and generation."""
+    and generation. `encoder`: whose embeddings neighbors have."""
 
     experiment: Experiment
     known: bool = False
+    encoder: str = "small"
     _pipes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -81,8 +82,8 @@ class Benchmark:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """The drawings as the bundled encoder sees them, raw `(n, d)`."""
-        return encoders.load("small").embed_images(tensors.to_pil(self.drawings.pixels))
+        """The drawings as the encoder sees them, raw `(n, d)`."""
+        return encoders.load(self.encoder).embed_images(tensors.to_pil(self.drawings.pixels))
 
     @cached_property
     def entities(self) -> list[str]:
@@ -169,27 +170,7 @@ class Benchmark:
 
     def neighbors_at(self, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
         """The drawings at `rows` `(n, k)` as the neighbors of each prompt; k = 0: none."""
-        drawings, ids = self.drawings, np.asarray(rows, np.int64)
-        if ids.shape[1] == 0:
-            return Neighbors.empty(prompts)
-
-        def load(rows: np.ndarray) -> list[list[Image.Image | None]]:
-            return [
-                [None if i == ABSENT else tensors.to_pil(drawings.pixels[[i]])[0] for i in row] for row in rows.tolist()
-            ]
-
-        captions = tuple(tuple("" if i == ABSENT else drawings.captions[i] for i in row) for row in ids.tolist())
-        metadata = tuple(tuple({} if i == ABSENT else drawings.metadata[i] for i in row) for row in ids.tolist())
-        return Neighbors(
-            ids=ids,
-            scores=(ids != ABSENT).astype(np.float32),
-            embeddings=np.zeros((*ids.shape, 0), np.float32),
-            captions=captions,
-            metadata=metadata,
-            weights=None,
-            queries=tuple(prompts),
-            load_images=load,
-        )
+        return neighbors_at(self.drawings, prompts, rows)
 
     def with_embeddings(self, hits: Neighbors) -> Neighbors:
         """The same neighbors with their embeddings, for models that generate from those."""
@@ -218,7 +199,7 @@ class Benchmark:
         edit; `edit`: settings of that, or of generating."""
         pipe = self.pipeline(model)
         guidance = Guidance.from_scale(SCALE) if guidance is None and pipe.capabilities.reads_text else guidance
-        steps = self.experiment.settings.sampling_steps
+        steps = steps_of(pipe, self.experiment.settings)
         key = (
             f"{pipe.fingerprint()} {self.drawings.fingerprint()} {seed} {steps} {guidance} {self.experiment.device}"
             f" {hits.queries} {hits.captions}"
@@ -240,6 +221,31 @@ class Benchmark:
             return {"pixels": tensors.stack(images)}
 
         return tensors.to_pil(load_or_make("samples", f"pictures-{digest.hexdigest()[:24]}", generate)["pixels"])
+
+
+def neighbors_at(pictures: Pictures, prompts: Sequence[str], rows: np.ndarray) -> Neighbors:
+    """The `pictures` at `rows` `(n, k)` as the neighbors of each prompt; k = 0: none."""
+    ids = np.asarray(rows, np.int64)
+    if ids.shape[1] == 0:
+        return Neighbors.empty(prompts)
+
+    def load(rows: np.ndarray) -> list[list[Image.Image | None]]:
+        return [
+            [None if i == ABSENT else tensors.to_pil(pictures.pixels[[i]])[0] for i in row] for row in rows.tolist()
+        ]
+
+    captions = tuple(tuple("" if i == ABSENT else pictures.captions[i] for i in row) for row in ids.tolist())
+    metadata = tuple(tuple({} if i == ABSENT else pictures.metadata[i] for i in row) for row in ids.tolist())
+    return Neighbors(
+        ids=ids,
+        scores=(ids != ABSENT).astype(np.float32),
+        embeddings=np.zeros((*ids.shape, 0), np.float32),
+        captions=captions,
+        metadata=metadata,
+        weights=None,
+        queries=tuple(prompts),
+        load_images=load,
+    )
 
 
 def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bowerbird.systems.base import System
+    from bowerbird.systems.patches import PatchDecoding
+
+
+NETWORKS = ("unet", "transformer")
+"""Folders of a model's directory that hold the network that was trained."""
 
 
 @dataclass(frozen=True)
@@ -227,19 +232,33 @@ class Domain:
             self._latents = {seed: latents}  # one at a time: they are large
         return self._latents[seed]
 
-    def features(self, model: Path, hits: Neighbors, *, seed: int, guidance_scale: float | None = None) -> np.ndarray:
-        """Features of one picture generated from each row of `hits`, float32 `(n, 256)`; from the cache where there."""
+    def features(
+        self,
+        model: Path,
+        hits: Neighbors,
+        *,
+        seed: int,
+        guidance_scale: float | None = None,
+        patches: PatchDecoding | None = None,
+    ) -> np.ndarray:
+        """Features of one picture generated from each row of `hits`, float32 `(n, 256)`; from the cache where there.
+        `patches`: the windows that tokens are drawn with besides."""
         weight = self.settings.guidance_scale if guidance_scale is None else guidance_scale
         digest = hashlib.sha256(
             f"{_hash_of(model)} {self.judge.fingerprint} {self.settings.sampling_steps} {weight} {seed}"
             f" {self.device}".encode()
         )
         digest.update(np.ascontiguousarray(hits.embeddings).tobytes())
+        if patches is not None:
+            digest.update(f"{patches.settings} {patches.key}".encode())
 
         def generate() -> dict[str, Tensor]:
             pipe = open_pipeline(model, self.device)
             settings = generation.Settings(
-                steps=self.settings.sampling_steps, guidance_scale=weight, seed=1_000_000 * (seed + 1)
+                steps=steps_of(pipe, self.settings),
+                guidance_scale=weight,
+                seed=1_000_000 * (seed + 1),
+                patches=patches,
             )
             images = generation.generate(pipe, hits, settings, batch=32)
             return {"features": self.judge(tensors.stack(images))[0].float()}
@@ -259,10 +278,17 @@ def open_pipeline(model: str | Path, device: str) -> System:
     return pipe
 
 
+def steps_of(pipe: System, settings: Settings) -> int | tuple[int, ...]:
+    """How many steps a picture takes: those of the settings, or where tokens are drawn one by one, one each."""
+    return pipe.defaults.num_inference_steps if pipe.capabilities.samples_tokens else settings.sampling_steps
+
+
 def _hash_of(model: Path) -> str:
+    """The fingerprint of the network that was trained."""
     from bowerbird.core.weight_files import file_fingerprint
 
-    return file_fingerprint(model / "unet" / "diffusion_pytorch_model.safetensors")
+    [file] = [each for part in NETWORKS if (each := model / part / "diffusion_pytorch_model.safetensors").is_file()]
+    return file_fingerprint(file)
 
 
 def _rdm(recipe: Recipe) -> RDMConfig:

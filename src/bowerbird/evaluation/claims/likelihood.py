@@ -15,13 +15,9 @@ from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Domain, Experiment
+from bowerbird.evaluation.claims.rarm_networks import K, model
 from bowerbird.evaluation.metrics.intervals import over_seeds
-from bowerbird.systems.neighbor_sampling import NeighborSampling
-from bowerbird.systems.rarm.objective import RARMConfig, RARMSizes
-from bowerbird.training.cached import train_once
-from bowerbird.training.recipe import Recipe
 
-K = 4
 AT_ONCE = 32
 OWN, OTHERS, DROPPED, NONE = "own neighbors", "another's neighbors", "the same, neighbors dropped", "trained without"
 
@@ -57,23 +53,6 @@ NOTE = (
 )
 
 
-def _recipe(domain: Domain, seed: int, *, neighbors: bool) -> Recipe:
-    """RARM at the size of claims; X and D disjoint halves, as `Domain.recipe` has them."""
-    draws = NeighborSampling(
-        k=K,
-        vary_k=False,
-        views=2,
-        view_probability=1.0 if neighbors else 0.0,
-        database_share=0.5,
-        pool=K,
-        null_probability=0.1 if neighbors else 1.0,
-    )
-    system = RARMConfig(tokenizer=None, transformer=RARMSizes(channels=128, layers=4), draws=draws)
-    train = domain.settings.training(seed)
-    name = f"claim-{domain.name}-rarm-" + ("k" if neighbors else "none")
-    return Recipe(name=name, system=system, train=train, size=domain.size)
-
-
 def _bits(domain: Domain, seed: int) -> dict[str, float]:
     """The means over held-out pictures, by what they were given."""
     held = domain.held_out.pixels[: domain.settings.pictures]
@@ -81,10 +60,7 @@ def _bits(domain: Domain, seed: int) -> dict[str, float]:
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True).clip(min=1e-12)
     hits = domain.database(seed).nearest(unit.astype(np.float32), K)
     others = hits.rows(np.roll(np.arange(len(hits)), len(hits) // 2))
-    models = [
-        train_once(_recipe(domain, seed, neighbors=on), domain.pictures, device=domain.device, progress=domain.progress)
-        for on in (True, False)
-    ]
+    models = [model(domain, seed, neighbors=on) for on in (True, False)]
     x = tensors.to_float(held)
     return {
         OWN: _mean(models[0], x, hits, domain.device),
@@ -94,10 +70,10 @@ def _bits(domain: Domain, seed: int) -> dict[str, float]:
     }
 
 
-def _mean(model: Path, x: Tensor, hits: Neighbors, device: str, *, null: bool = False) -> float:
+def _mean(place: Path, x: Tensor, hits: Neighbors, device: str, *, null: bool = False) -> float:
     from bowerbird.systems import loading
 
-    pipe = loading.open_pipeline(str(model)).to(device)
+    pipe = loading.open_pipeline(str(place)).to(device)
     parts = [np.arange(start, min(start + AT_ONCE, len(x))) for start in range(0, len(x), AT_ONCE)]
     bits = [pipe.bits_per_token(x[part], hits.rows(part), null=null).numpy() for part in parts]
     return float(np.concatenate(bits).mean())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
@@ -19,12 +21,23 @@ NOTE = (
 )
 
 
+class Trained(Protocol):
+    """The directory of a domain's model that was trained with a seed, with or without neighbors."""
+
+    def __call__(self, domain: Domain, seed: int, /, *, neighbors: bool) -> Path: ...
+
+
 def measure(experiment: Experiment) -> Finding:
+    """RDM, with and without."""
+    return compare(experiment, Domain.model, NOTE)
+
+
+def compare(experiment: Experiment, trained: Trained, notes: str) -> Finding:
     """Fréchet distance to held-out pictures, unconditionally: neighbors of x ~ p_D against the null."""
     effects, values, rows = [], {}, []
     for domain in experiment.domains:
-        with_neighbors = experiment.each_seed(partial(_distance, domain, True))
-        without = experiment.each_seed(partial(_distance, domain, False))
+        with_neighbors = experiment.each_seed(partial(_distance, domain, trained, True))
+        without = experiment.each_seed(partial(_distance, domain, trained, False))
         effects.append(
             Effect(
                 f"{domain.name}: distance without − with retrieval",
@@ -45,16 +58,16 @@ def measure(experiment: Experiment) -> Finding:
     return Finding(
         effects,
         values,
-        NOTE,
+        notes,
         plot=partial(
             plots.intervals, rows=rows, title="Retrieval against none, equal size and steps", label="Fréchet distance"
         ),
     )
 
 
-def _distance(domain: Domain, neighbors: bool, seed: int) -> float:
+def _distance(domain: Domain, trained: Trained, neighbors: bool, seed: int) -> float:
     hits = domain.database(seed).sample(domain.settings.pictures, 4, seed=seed)
-    model = domain.model(seed, neighbors=neighbors)
+    model = trained(domain, seed, neighbors=neighbors)
     return frechet_distance(
         domain.features(model, hits, seed=seed, guidance_scale=None if neighbors else 0.0), domain.real
     )

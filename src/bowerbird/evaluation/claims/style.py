@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
-from bowerbird.evaluation.claims.experiment import Database, Experiment, open_pipeline
+from bowerbird.evaluation.claims.experiment import Database, Experiment, open_pipeline, steps_of
 from bowerbird.evaluation.judge import Judge, train_judge
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.systems import generation
@@ -30,9 +31,18 @@ ENTITIES = 60
 JUDGE_STEPS = 1000
 
 
+HitsOf = Callable[[Pictures, str, list[str]], Neighbors]
+"""What the entities are generated from, given the drawings, the style of the database and the entities."""
+
+
 def measure(experiment: Experiment) -> Finding:
+    """RDM, from each entity's picture in the database's style."""
+    return exchange(experiment, MODEL, of_entity("small"), guidance_scale=GUIDANCE)
+
+
+def exchange(experiment: Experiment, model: str, hits_of: HitsOf, **how: Any) -> Finding:
     """The same entities and seeds from a database of each style: how often the judge sees that style, against the
-    other databases."""
+    other databases. `how`: settings of the generation that are not the usual ones."""
     drawings = experiment.drawings
     styles = sorted(set(drawings.column("style")))
     chosen = _in_every_style(drawings, styles)
@@ -48,14 +58,13 @@ def measure(experiment: Experiment) -> Finding:
         device=experiment.device,
         progress=experiment.progress,
     )
-    hits = {style: _of_style(drawings, style, chosen) for style in styles}
-    pipe = open_pipeline(MODEL, experiment.device)
+    hits = {style: hits_of(drawings, style, chosen) for style in styles}
+    pipe = open_pipeline(model, experiment.device)
     seen: dict[str, list[np.ndarray]] = {style: [] for style in styles}  # a style's verdicts, one array a seed
     for seed in experiment.settings.seeds:
         for style in styles:
-            settings = generation.Settings(
-                steps=experiment.settings.sampling_steps, guidance_scale=GUIDANCE, seed=1_000_000 * (seed + 1)
-            )
+            steps = steps_of(pipe, experiment.settings)
+            settings = generation.Settings(steps=steps, seed=1_000_000 * (seed + 1), **how)
             seen[style].append(_name_styles(judge, generation.generate(pipe, hits[style], settings, batch=32)))
     # share of an entity's pictures (seeds) from the database of `style` that are taken for `other`: (entities,)
     share = {
@@ -115,10 +124,14 @@ def _drawings_of(drawings: Pictures, style: str, entities: list[str]) -> list[Im
     return tensors.to_pil(drawings.pixels[[at[e] for e in entities]])
 
 
-def _of_style(drawings: Pictures, style: str, entities: list[str]) -> Neighbors:
-    """For each entity its picture in `style`, alone: k = 1 from a database of that style only."""
-    vectors = encoders.load("small").embed_images(_drawings_of(drawings, style, entities))
-    return Database(vectors, lambda k: np.ones(len(vectors))).nearest(vectors, 1)
+def of_entity(encoder: str) -> HitsOf:
+    """For each entity its picture in the style, alone: k = 1 from a database of that style only."""
+
+    def hits(drawings: Pictures, style: str, entities: list[str]) -> Neighbors:
+        vectors = encoders.load(encoder).embed_images(_drawings_of(drawings, style, entities))
+        return Database(vectors, lambda k: np.ones(len(vectors))).at(np.arange(len(vectors))[:, None])
+
+    return hits
 
 
 CLAIM = Claim(

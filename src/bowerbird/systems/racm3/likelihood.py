@@ -16,11 +16,21 @@ ROWS = 16
 """Sequences in a pass."""
 
 
-@torch.no_grad()
 def bits_per_code(decoder: DocumentTransformer, layout: Layout, sequences: Sequence[Passage]) -> Tensor:
     """-log2 p of a code, the mean over the codes of each of n sequences that are generated, among all codes, `(n,)`
     on the CPU."""
-    first, last = layout.text_tokens, layout.text_tokens + layout.image_tokens
+    return _bits(decoder, layout, sequences, range(layout.text_tokens, layout.text_tokens + layout.image_tokens))
+
+
+def bits_per_word(decoder: DocumentTransformer, layout: Layout, sequences: Sequence[Passage]) -> Tensor:
+    """-log2 p of a token of the caption, its end among them, as `bits_per_code`, among all tokens of captions."""
+    return _bits(decoder, layout, sequences, range(layout.text_tokens))
+
+
+@torch.no_grad()
+def _bits(decoder: DocumentTransformer, layout: Layout, sequences: Sequence[Passage], symbols: range) -> Tensor:
+    """The mean over those of the `symbols` that each sequence generates, among these symbols."""
+    first, last = symbols.start, symbols.stop
     found = []
     for start in range(0, len(sequences), ROWS):
         batch = {
@@ -28,9 +38,9 @@ def bits_per_code(decoder: DocumentTransformer, layout: Layout, sequences: Seque
         }
         features = decoder(batch["tokens"], batch["places"], batch["following"], batch["documents"])
         said = decoder.logits(features)[..., first:last].float().log_softmax(-1)
-        is_code = (batch["target"] >= first) & (batch["target"] < last)
+        inside = (batch["target"] >= first) & (batch["target"] < last)
         chance = said.gather(2, (batch["target"] - first).clamp(0, last - first - 1)[..., None])[..., 0]
-        counted = is_code & (batch["documents"] == 0) & (batch["weights"] > 0)
+        counted = inside & (batch["documents"] == 0) & (batch["weights"] > 0)
         total = torch.where(counted, chance, 0.0).sum(1) / counted.sum(1).clamp(min=1)
         found.append((-total / math.log(2)).cpu())
     return torch.cat(found)

@@ -1,0 +1,79 @@
+"""RARM: it generates things it was never trained on from their neighbors, and not without."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+
+from bowerbird.core.types import Neighbors
+from bowerbird.evaluation import plots
+from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.experiment import Experiment
+from bowerbird.evaluation.metrics.intervals import Estimate
+
+MODEL = "tiny-rarm"
+ENCODER = "small-patches-text"
+"""Whose embeddings the model reads."""
+K = 4
+GUIDANCE = 2.0
+LEAST, MOST = 0.70, 0.03
+"""Of the pictures with neighbors at least so many are to be named as the thing, without at most."""
+LABELS = {
+    "with": f"four drawings of the thing, scale {GUIDANCE:g}",
+    "plain": "the same, unguided",
+    "others": "four drawings of another thing",
+    "without": "no neighbors",
+}
+
+
+def measure(experiment: Experiment) -> Finding:
+    """Top-1 of the judge among the rare entities, from their drawings, another's, and none."""
+    benchmark = Benchmark(experiment, encoder=experiment.model(ENCODER))
+    model = experiment.model(MODEL)
+    truth = np.arange(len(benchmark.entities))
+    hits = benchmark.with_embeddings(benchmark.search(benchmark.names, K))
+    others = hits.rows(np.roll(truth, 1))
+    right: dict[str, list[np.ndarray]] = {name: [] for name in LABELS}
+    for seed in experiment.settings.seeds:
+
+        def named(given: Neighbors, scale: float, seed: int = seed) -> np.ndarray:
+            made = benchmark.generate(given, seed, model=model, guidance_scale=scale)
+            found: np.ndarray = benchmark.name_entities(made) == truth
+            return found
+
+        right["with"].append(named(hits, GUIDANCE))
+        right["plain"].append(named(hits, 1.0))
+        right["others"].append(named(others, GUIDANCE))
+        right["without"].append(named(hits, 0.0))
+    found = {name: per_entity(values) for name, values in right.items()}
+
+    def difference(a: str, b: str) -> Estimate:
+        return per_entity([x.astype(float) - y for x, y in zip(right[a], right[b], strict=True)])
+
+    effects = [
+        Effect("top-1, with its drawings as neighbors − without neighbors", difference("with", "without")),
+        Effect(f"top-1, with its drawings − {LEAST:.0%}", per_entity([x.astype(float) - LEAST for x in right["with"]])),
+        Effect(f"{MOST:.0%} − top-1 without neighbors", per_entity([MOST - x.astype(float) for x in right["without"]])),
+        Effect("top-1, with its drawings − with another's", difference("with", "others"), needed=False),
+    ]
+    rows = [(label, found[name].mean, found[name].low, found[name].high) for name, label in LABELS.items()]
+    plot = partial(plots.intervals, rows=rows, title="Rare entities that the judge names", label="share of pictures")
+    notes = (
+        f"{len(truth)} entities that no model was trained on; BM25 finds their drawings by name, k = {K}, and the model"
+        f" reads the drawings' embeddings alone. Intervals over entities. {benchmark.describe_judges()}"
+    )
+    return Finding(effects, {label: asdict(found[name]) for name, label in LABELS.items()}, notes, plot)
+
+
+CLAIM = Claim(
+    name="rarm-rare",
+    says="An autoregressive model generates rare things from their neighbors, and hardly any without.",
+    source="RDM, arXiv 2204.11824, section 4.3, for its autoregressive half",
+    varies="neighbors: drawings of the thing, of another, or none",
+    measures="share of pictures that an independent judge names as the thing, among the rare ones",
+    measure=measure,
+    models=(MODEL, ENCODER),
+)
