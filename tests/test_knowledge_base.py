@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -11,7 +12,9 @@ import stat
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +45,24 @@ def test_build_search_and_reopen(kb: KnowledgeBase) -> None:
     assert again.ids[0, 0] == everything.ids[0, 7]
     assert again.scores[0, 0] == pytest.approx(1.0, abs=1e-5)
     assert (np.diff(again.scores) <= 0).all()
+
+
+def test_one_that_is_let_go_of_closes_its_files_at_once(kb_path: Path) -> None:
+    """A server opens one after each change; files that wait for the garbage collector are many by then."""
+
+    def searched() -> list[weakref.ref[Any]]:
+        kb = KnowledgeBase.open(kb_path)
+        for mode in ("dense", "hybrid"):
+            kb.search(text="red circle", k=2, mode=mode)
+        return [weakref.ref(each) for each in (kb, kb.store, kb.store.snapshot)]
+
+    searched()  # what is imported or read first makes circles of its own
+    gc.collect()
+    gc.disable()
+    try:
+        assert [each() for each in searched()] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_stored_embeddings_are_the_encoders_raw_output(kb: KnowledgeBase) -> None:

@@ -7,9 +7,10 @@ protocol only, and nothing of what is generated from its answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
 import numpy as np
 
@@ -58,7 +59,8 @@ class KnowledgeBase:
             captions.check(store.manifest, caption_encoder, str(self.path))
             self.caption_encoder = caption_encoder
         if isinstance(store, HoldsCaptionVectors):
-            store.embed_captions = self._embed_captions
+            # not the method itself: in a circle with its store, a base that is let go of would keep its files open
+            store.embed_captions = partial(_embed_captions, ref(self))
 
     # -- opening and making ------------------------------------------------------------------------------------------
 
@@ -226,10 +228,6 @@ class KnowledgeBase:
         """
         return captions.load_recorded(self.manifest, str(self.path), self.device)
 
-    def _embed_captions(self, texts: Sequence[str]) -> np.ndarray:
-        if self.caption_encoder is None:
-            raise BowerbirdError(f"{self.path}: captions have no vectors here")
-        return self.caption_encoder.embed_captions(texts)
 
     def info(self) -> dict[str, Any]:
         """What `kb info --json` prints."""
@@ -526,3 +524,12 @@ class KnowledgeBase:
 def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """One source or several as a list."""
     return [source] if isinstance(source, (str, Path)) else list(source)
+
+
+def _embed_captions(base: ref[KnowledgeBase], texts: Sequence[str]) -> np.ndarray:
+    """Vectors of captions by the encoder of the base that `base` refers to."""
+    there = base()
+    assert there is not None, "a store is changed by an opened knowledge base alone"
+    if there.caption_encoder is None:
+        raise BowerbirdError(f"{there.path}: captions have no vectors here")
+    return there.caption_encoder.embed_captions(texts)
