@@ -73,7 +73,7 @@ def test_only_what_is_missing_is_generated(
     """Killed after a batch; then a line that says something else, one that is new, and another model setting."""
     out, made = tmp_path / "out", []
     command = ["generate", str(random_rdm), "--kb", str(kb_path), "--steps", "1", "--prompts", str(prompts)]
-    command += ["--no-rerank", "--out", str(out)]  # all with four neighbors, and so in batches of four
+    command += ["--no-rerank", "--out", str(out)]  # all with four neighbors, and so in batches of two
     generate = generation.generate
 
     def counted(pipe: object, hits: object, settings: object, *, picture_seeds: list[int]) -> object:
@@ -85,11 +85,11 @@ def test_only_what_is_missing_is_generated(
     monkeypatch.setattr(generation, "generate", counted)
     run(*command, expect=130)
     there = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
-    assert len(there) == made[0] == 4  # whole pictures, and nothing else
+    assert len(there) == made[0] == 2  # whole pictures, and nothing else
     assert not (out / "generation.jsonl").exists()
     made.append(0)
     _, said = run(*command)
-    assert "4 of 7 pictures were there already" in said
+    assert "2 of 7 pictures were there already" in said
     assert sum(made) == 7
     assert all((out / name).stat().st_mtime_ns == time for name, time in there.items())
     first = (out / "generation.jsonl").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -19,13 +19,16 @@ from bowerbird.cli.common import (
     load_signer,
     numbers,
     others_given,
+    progress_bar,
     say_source,
+    tracker,
 )
 from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
-from bowerbird.cli.generating import Run, generate_one, generate_series, regenerate
+from bowerbird.cli.generating import Run, finish_one, generate_series, prepare_one, regenerate
 from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.jobs import Job
 
 
@@ -210,7 +213,25 @@ def generate(
     if listed:
         generate_series(model, _list_jobs(prompts, prompt or [], job, has_kb=kb is not None), run, ray=ray)
     else:
-        generate_one(model, job, run, best_of=best_of)
+        from bowerbird import encoders
+        from bowerbird.systems import generation, refinement, reranking
+
+        one, chosen = prepare_one(model, job, run), None
+        hits, settings = one.prepared.hits, one.prepared.settings
+        with progress_bar(as_json) as bar:
+            progress = tracker(bar, "generating", job.n * best_of)
+            if best_of > 1:
+                judge = encoders.load() if one.kb is None else one.kb.encoder
+                best = reranking.generate_best(one.pipe, hits, settings, judge, best_of, progress=progress)
+                made, chosen = refinement.RefinedPictures(best.images, hits), best.seeds
+            elif job.critic is None or one.kb is None:
+                made = refinement.RefinedPictures(
+                    generation.generate(one.pipe, hits, settings, progress=progress), hits
+                )
+            else:
+                base = cast("ReferencePipeline", one.pipe)
+                made = refinement.refine_job(base, one.kb, job, one.prepared, progress=progress)
+        finish_one(one, made, run, best_of=best_of, seeds=chosen)
 
 
 def _whole_numbers(steps: str | None) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.cli.common import open_model, progress_bar, say, tracker
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
@@ -14,10 +14,11 @@ from bowerbird.core.text import in_shell
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.systems.base import System
     from bowerbird.systems.content_credentials import Signer
-    from bowerbird.systems.grounded.pipeline import ReferencePipeline
-    from bowerbird.systems.jobs import Job
+    from bowerbird.systems.jobs import Job, Prepared
     from bowerbird.systems.reference_settings import Adapter
+    from bowerbird.systems.refinement import RefinedPictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,43 +42,48 @@ class Run:
         return None if self.kb is None else KnowledgeBase.open(self.kb, encoder=self.encoder)
 
 
-def generate_one(model: str, job: Job, run: Run, *, best_of: int) -> None:
-    """The pictures of one job, with what there is to say of them."""
-    from bowerbird import encoders
-    from bowerbird.evaluation.copies import guard
-    from bowerbird.systems import generation, jobs, output, records, refinement, reranking, unfamiliar
+@dataclass(frozen=True)
+class One:
+    """A job with what it is generated with."""
+
+    model: str
+    job: Job
+    pipe: System
+    kb: KnowledgeBase | None
+    prepared: Prepared
+
+
+def prepare_one(model: str, job: Job, run: Run) -> One:
+    """Open what a job needs and find its neighbors, with what there is to say of them."""
+    from bowerbird.systems import jobs, unfamiliar
 
     jobs.check(job, has_kb=run.kb is not None)
     opened = run.open_kb()
     pipe = open_model(model, run.device, run.dtype, run.adapter)
     prepared = jobs.prepare(pipe, opened, job)
-    hits, settings = prepared.hits, prepared.settings
     if opened is not None:
         say_fewer(pipe, opened, job.k)
-    say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings))
+    say_warnings(model, unfamiliar.find_warnings(pipe, prepared.hits, prepared.settings))
     for note in jobs.notes(prepared, job):
         say(note)
-    with progress_bar(run.as_json) as bar:
-        progress = tracker(bar, "generating", job.n * best_of)
-        ranked = None
-        if best_of > 1:
-            judge = encoders.load() if opened is None else opened.encoder
-            ranked = reranking.generate_best(pipe, hits, settings, judge, best_of, progress=progress)
-            made = refinement.RefinedPictures(ranked.images, hits)
-        elif job.critic is None or opened is None:
-            made = refinement.RefinedPictures(generation.generate(pipe, hits, settings, progress=progress), hits)
-        else:
-            made = refinement.refine_job(cast("ReferencePipeline", pipe), opened, job, prepared, progress=progress)
-    chosen = None if ranked is None else ranked.seeds
-    kept = guard.guard(pipe, made.images, made.hits, settings, picture_seeds=chosen, policy=run.on_copy)
+    return One(model, job, pipe, opened, prepared)
+
+
+def finish_one(one: One, made: RefinedPictures, run: Run, *, best_of: int, seeds: list[int] | None) -> None:
+    """Check the pictures of a job for copies, and write them. `seeds`: of those chosen from `best_of`."""
+    from bowerbird.evaluation.copies import guard
+    from bowerbird.systems import output, records, refinement
+
+    settings = one.prepared.settings
+    kept = guard.guard(one.pipe, made.images, made.hits, settings, picture_seeds=seeds, policy=run.on_copy)
     made_records = records.generation_records(
-        pipe,
-        model,
-        opened,
+        one.pipe,
+        one.model,
+        one.kb,
         kept.hits,
         kept.images,
         settings,
-        prepared.request | ({"best_of": best_of} if best_of > 1 else {}),
+        one.prepared.request | ({"best_of": best_of} if best_of > 1 else {}),
         picture_seeds=kept.seeds,
         copies=kept.copies,
         refinements=made.records,

@@ -228,7 +228,6 @@ class KnowledgeBase:
         """
         return captions.load_recorded(self.manifest, str(self.path), self.device)
 
-
     def info(self) -> dict[str, Any]:
         """What `kb info --json` prints."""
         return {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird.core import files
+from bowerbird.core import files, images
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.picture_statistics import COUNT, picture_statistics
 
@@ -80,11 +80,9 @@ def fit_own(pictures: Sequence[Image.Image]) -> TrainingPictures | None:
 
 
 def _as_jpeg(picture: Image.Image) -> Image.Image:
-    from PIL import Image
-
     coded = io.BytesIO()
     picture.convert("RGB").save(coded, "JPEG", quality=QUALITY)
-    return Image.open(coded)
+    return images.open_image(coded, formats=("JPEG",))
 
 
 def write(known: TrainingPictures, folder: Path) -> None:
