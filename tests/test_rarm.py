@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bowerbird import KnowledgeBase, RARMPipeline
 from bowerbird.core import tensors
@@ -21,7 +22,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.evaluation import evaluate as evaluation
 from bowerbird.evaluation.likelihood import likelihood, without_itself
-from bowerbird.models import rarm_transformer
+from bowerbird.models import packed_weights, rarm_transformer
 from bowerbird.models.rarm_transformer import RARMTransformer
 from bowerbird.models.vq import to_tokens
 from bowerbird.systems import generation, records, regeneration
@@ -360,3 +361,10 @@ def test_a_picture_is_no_neighbor_of_itself() -> None:
         metadata=(({},) * 3,) * 2,
     )
     assert without_itself(hits, [5, 2], 2).ids.tolist() == [[7, 3], [9, -1]]
+
+
+def test_only_widths_that_the_kernel_of_8_bits_can_read_are_packed() -> None:
+    """Others damage the heap, which ends a process much later."""
+    layers = [nn.Linear(width, 8) for width in (20, 24, 32, 64)]
+    packed_weights.pack(layers)
+    assert ["packed" in layer.__dict__ for layer in layers] == [False, False, True, True]
