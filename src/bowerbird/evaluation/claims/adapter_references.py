@@ -17,7 +17,7 @@ from bowerbird.core import contact_sheet, seeds
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.words import COLORS, are_distinct, nearest_color, with_article
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import per_entity
+from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.claims.grounding import (
@@ -88,9 +88,18 @@ def measure(experiment: Experiment) -> Finding:
         pictures = [row[0] for row in hits.images()]
     estimates = {arm: {name: per_entity(values) for name, values in each.items()} for arm, each in found.items()}
     effects = [
-        Effect(f"likeness to the reference: {ITSELF} − {NEIGHBOR}", _apart(found, ITSELF, NEIGHBOR, MEASURES[0])),
-        Effect(f"ground as asked: {NEIGHBOR} − {ITSELF}", _apart(found, NEIGHBOR, ITSELF, MEASURES[1])),
-        Effect(f"named: {NEIGHBOR} − {ITSELF}", _apart(found, NEIGHBOR, ITSELF, MEASURES[2]), needed=False),
+        Effect(
+            f"likeness to the reference: {ITSELF} − {NEIGHBOR}",
+            paired(found[ITSELF][MEASURES[0]], found[NEIGHBOR][MEASURES[0]]),
+        ),
+        Effect(
+            f"ground as asked: {NEIGHBOR} − {ITSELF}", paired(found[NEIGHBOR][MEASURES[1]], found[ITSELF][MEASURES[1]])
+        ),
+        Effect(
+            f"named: {NEIGHBOR} − {ITSELF}",
+            paired(found[NEIGHBOR][MEASURES[2]], found[ITSELF][MEASURES[2]]),
+            needed=False,
+        ),
     ]
     rows = [(f"{name}, {arm}", e.mean, e.low, e.high) for name in MEASURES for arm, e in _column(estimates, name)]
     title = "Adapters by what their references were in training"
@@ -172,11 +181,6 @@ def _ground(image: Image.Image) -> str:
 
 def _column(estimates: dict[str, dict[str, Estimate]], name: str) -> list[tuple[str, Estimate]]:
     return [(arm, each[name]) for arm, each in estimates.items()]
-
-
-def _apart(found: dict[str, dict[str, list[np.ndarray]]], a: str, b: str, name: str) -> Estimate:
-    both = zip(found[a][name], found[b][name], strict=True)
-    return per_entity([x.astype(float) - y.astype(float) for x, y in both])
 
 
 CLAIM = Claim(

@@ -253,6 +253,11 @@ def per_entity(outcomes: Sequence[np.ndarray]) -> Estimate:
     return over_groups(np.stack([np.asarray(o, np.float64) for o in outcomes], 1))
 
 
+def paired(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Estimate:
+    """`per_entity` of how much more the first has than the second, each entity and seed with its own."""
+    return per_entity([np.asarray(a, np.float64) - b for a, b in zip(first, second, strict=True)])
+
+
 @contextmanager
 def temporary_knowledge_base(pictures: Pictures, *, encoder: str = "small") -> Iterator[KnowledgeBase]:
     """A knowledge base of `pictures` on disk, with the `encoder`; gone with the block."""

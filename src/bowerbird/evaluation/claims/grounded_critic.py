@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import per_entity
+from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.claims.grounding import GUIDANCE, MODELS, Grounding, grounding, pairs, side_by_side, stack
-from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.encoder import EncoderCritic
 from bowerbird.systems.grounded.critic.loop import Refined, refine
@@ -83,9 +82,9 @@ def measure(experiment: Experiment) -> Finding:
         ceiling = setup.ceiling(wanted, codes)
     estimates = {arm: per_entity(values) for arm, values in right.items()}
     effects = [
-        Effect(f"both right: {LOOP} − {BEST}", _apart(right, LOOP, BEST)),
-        Effect(f"both right: {LOOP} − {ALONE}", _apart(right, LOOP, ALONE)),
-        Effect(f"both right: {LOOP} − {ONE}", _apart(right, LOOP, ONE), needed=False),
+        Effect(f"both right: {LOOP} − {BEST}", paired(right[LOOP], right[BEST])),
+        Effect(f"both right: {LOOP} − {ALONE}", paired(right[LOOP], right[ALONE])),
+        Effect(f"both right: {LOOP} − {ONE}", paired(right[LOOP], right[ONE]), needed=False),
     ]
     rows = [(arm, e.mean, e.low, e.high) for arm, e in estimates.items()]
     title = f"A known thing beside a rare one, at most {PASSES} passes"
@@ -155,10 +154,6 @@ def _best(critic: Critic, plans: Sequence[Plan], several: Sequence[Sequence[Imag
         lacks = [float(critic.missing(plan.prompt.text, plan.prompt.phrases, image).sum()) for image in images]
         chosen.append(images[int(np.argmin(lacks))])
     return chosen
-
-
-def _apart(values: dict[str, list[np.ndarray]], a: str, b: str) -> Estimate:
-    return per_entity([x - y for x, y in zip(values[a], values[b], strict=True)])
 
 
 CLAIM = Claim(

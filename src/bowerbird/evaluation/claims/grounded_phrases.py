@@ -10,11 +10,10 @@ from PIL import Image
 
 from bowerbird.core import contact_sheet
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import per_entity
+from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.claims.grounding import GUIDANCE, MODELS, grounding, pairs, side_by_side
-from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.systems.reference_settings import ReferenceSettings
 
 PAIRS, SHOWN = 60, 16
@@ -54,9 +53,9 @@ def measure(experiment: Experiment) -> Finding:
         ceiling = setup.ceiling(wanted, list(codes.values()))
     estimates = {arm: per_entity(values) for arm, values in right.items()}
     effects = [
-        Effect(f"both right: {PHRASES} − {ONE}", _apart(right, PHRASES, ONE)),
-        Effect(f"both right: {PHRASES} − {NO_REGIONS}", _apart(right, PHRASES, NO_REGIONS), needed=False),
-        Effect(f"both right: {PHRASES} − {ALONE}", _apart(right, PHRASES, ALONE), needed=False),
+        Effect(f"both right: {PHRASES} − {ONE}", paired(right[PHRASES], right[ONE])),
+        Effect(f"both right: {PHRASES} − {NO_REGIONS}", paired(right[PHRASES], right[NO_REGIONS]), needed=False),
+        Effect(f"both right: {PHRASES} − {ALONE}", paired(right[PHRASES], right[ALONE]), needed=False),
     ]
     rows = [(arm, e.mean, e.low, e.high) for arm, e in estimates.items()]
     title = "Two rare things asked for, both named in their halves"
@@ -78,10 +77,6 @@ def _covered(metadata: tuple[tuple[dict[str, str], ...], ...], wanted: list[tupl
     """The share of prompts with a reference of each thing."""
     found = [{row.get("hexcode") for row in line} for line in metadata]
     return float(np.mean([set(pair) <= codes for pair, codes in zip(wanted, found, strict=True)]))
-
-
-def _apart(values: dict[str, list[np.ndarray]], a: str, b: str) -> Estimate:
-    return per_entity([x - y for x, y in zip(values[a], values[b], strict=True)])
 
 
 CLAIM = Claim(

@@ -9,7 +9,7 @@ import numpy as np
 
 from bowerbird.data.scenes.words import with_article
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import per_entity
+from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.claims.grounding import GUIDANCE, MODELS, grounding, likeness
@@ -47,15 +47,15 @@ def measure(experiment: Experiment) -> Finding:
     estimates = {arm: per_entity(values) for arm, values in right.items()}
     copied = {arm: per_entity(values) for arm, values in alike.items()}
     effects = [
-        Effect(f"named: scale {USUAL:g} − {LOW:g}, K = {MIDDLE}", _apart(right, (USUAL, MIDDLE), (LOW, MIDDLE))),
+        Effect(f"named: scale {USUAL:g} − {LOW:g}, K = {MIDDLE}", paired(right[USUAL, MIDDLE], right[LOW, MIDDLE])),
         Effect(
-            f"named: scale {TRAINED:g} − {USUAL:g}", _apart(right, (TRAINED, MIDDLE), (USUAL, MIDDLE)), needed=False
+            f"named: scale {TRAINED:g} − {USUAL:g}", paired(right[TRAINED, MIDDLE], right[USUAL, MIDDLE]), needed=False
         ),
-        Effect(f"named: K = {MIDDLE} − K = 1, scale {TRAINED:g}", _apart(right, (TRAINED, MIDDLE), (TRAINED, 1))),
-        Effect(f"named: K = {max(KS)} − K = 1", _apart(right, (TRAINED, max(KS)), (TRAINED, 1)), needed=False),
+        Effect(f"named: K = {MIDDLE} − K = 1, scale {TRAINED:g}", paired(right[TRAINED, MIDDLE], right[TRAINED, 1])),
+        Effect(f"named: K = {max(KS)} − K = 1", paired(right[TRAINED, max(KS)], right[TRAINED, 1]), needed=False),
         Effect(
             f"likeness to the first reference: scale {TRAINED:g} − {LOW:g}",
-            _apart(alike, (TRAINED, MIDDLE), (LOW, MIDDLE)),
+            paired(alike[TRAINED, MIDDLE], alike[LOW, MIDDLE]),
             needed=False,
         ),
     ]
@@ -83,10 +83,6 @@ def measure(experiment: Experiment) -> Finding:
 
 def _label(arm: Arm) -> str:
     return f"scale {arm[0]:g}, K = {arm[1]}"
-
-
-def _apart(values: dict[Arm, list[np.ndarray]], a: Arm, b: Arm) -> Estimate:
-    return per_entity([x - y for x, y in zip(values[a], values[b], strict=True)])
 
 
 def _point(x: float, value: Estimate) -> tuple[float, float, float, float]:

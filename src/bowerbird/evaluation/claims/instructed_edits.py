@@ -17,12 +17,11 @@ from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.data.edits.wordings import wordings
 from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims import edits
-from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.benchmark import Benchmark, paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.edit_pairs import EditPairs, find
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.diversity import unit
-from bowerbird.evaluation.metrics.intervals import Estimate
 
 MODEL, RIVAL = "tiny-instruct", "tiny-knn"
 IMAGE_SCALES = (1.0, 1.2, 1.5, 1.8, 2.2)
@@ -116,28 +115,28 @@ def measure(experiment: Experiment) -> Finding:
     effects = [
         Effect(
             f"directional similarity: {one} − {as_kept}, of equal image similarity",
-            _apart(found[one].direction, as_kept.of(directions)),
+            paired(found[one].direction, as_kept.of(directions)),
         ),
         Effect(
             f"directional similarity: {as_knn} − KNN-Diffusion's edit, of equal image similarity",
-            _apart(as_knn.of(directions), found["KNN-Diffusion's edit"].direction),
+            paired(as_knn.of(directions), found["KNN-Diffusion's edit"].direction),
         ),
         Effect(
             "directional similarity: a held-out wording − the same source, asked for something else",
-            _apart(found[worded].direction, found[other].direction),
+            paired(found[worded].direction, found[other].direction),
         ),
         Effect(
             "share that became what was asked, rare things: with a reference − without",
-            _apart([x[some] for x in found[one].done], [x[some] for x in found[alone].done]),
+            paired([x[some] for x in found[one].done], [x[some] for x in found[alone].done]),
         ),
         Effect(
             "the same, known things in an unseen style",
-            _apart([x[known] for x in found[one].done], [x[known] for x in found[alone].done]),
+            paired([x[known] for x in found[one].done], [x[known] for x in found[alone].done]),
             needed=False,
         ),
         Effect(
             "directional similarity: a trained wording − the held-out one",
-            _apart(found[one].direction, found[worded].direction),
+            paired(found[one].direction, found[worded].direction),
             needed=False,
         ),
     ]
@@ -196,10 +195,6 @@ def _add(
 
 def _mean(values: list[np.ndarray]) -> float:
     return float(np.mean(values))
-
-
-def _apart(a: list[np.ndarray], b: list[np.ndarray]) -> Estimate:
-    return per_entity([x.astype(float) - y for x, y in zip(a, b, strict=True)])
 
 
 def _point(of: Measured) -> tuple[float, float, float, float]:

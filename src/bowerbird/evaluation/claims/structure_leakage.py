@@ -17,11 +17,10 @@ from bowerbird.core.types import Neighbors
 from bowerbird.data.scenes.render import shape_mask
 from bowerbird.data.scenes.words import COLORS, SHAPES, are_distinct, nearest_color
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import per_entity
+from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.claims.grounding import BASE, GUIDANCE, cut_out, generate, open_base, side_by_side
-from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.systems.reference_settings import CONJUNCTION, MEAN
 
 PROMPTS, SHOWN = 80, 16
@@ -54,7 +53,7 @@ def measure(experiment: Experiment) -> Finding:
             for name, values in judge(images, asked).items():
                 found[arm][name].append(values)
     effects = [
-        Effect(f"{name}: {PLAIN} − {arm}", _apart(found[PLAIN][name], found[arm][name]), needed=needed)
+        Effect(f"{name}: {PLAIN} − {arm}", paired(found[PLAIN][name], found[arm][name]), needed=needed)
         for arm, name, needed in (
             ("structure", "colors leaked", True),
             ("structure", "a thing missing", False),
@@ -64,7 +63,7 @@ def measure(experiment: Experiment) -> Finding:
     effects.append(
         Effect(
             f"both right: structure − {PLAIN}",
-            _apart(found["structure"]["both right"], found[PLAIN]["both right"]),
+            paired(found["structure"]["both right"], found[PLAIN]["both right"]),
             needed=False,
         )
     )
@@ -131,10 +130,6 @@ def _overlap(there: np.ndarray, shape: str) -> float:
     drawn = Image.fromarray((shape_mask(shape).numpy() * 255).astype(np.uint8)).resize((width, height))
     filled = np.asarray(drawn) > 127
     return float((filled & there).sum() / max(1, (filled | there).sum()))
-
-
-def _apart(a: list[np.ndarray], b: list[np.ndarray]) -> Estimate:
-    return per_entity([x - y for x, y in zip(a, b, strict=True)])
 
 
 CLAIM = Claim(
