@@ -25,8 +25,7 @@ serve: setup  ## the page in a browser, with pictures that our code draws
 	$(BIN)/bowerbird serve --kb demo/serve-kb --data demo/server --open
 
 test: setup-dev check  ## everything CI runs; tests are of one thread each, so as many at once as there are cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore=tests/test_benchmarks.py
-	$(BIN)/python -m pytest tests/test_benchmarks.py  # apart: see docs/log.md, "A heap that is damaged"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 faults: setup-dev  ## what the knowledge base survives; BOWERBIRD_FAULTS=full for full size
 	$(BIN)/python -m pytest tests/faults

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,26 @@ def test_a_network_is_exported_once_and_a_damaged_file_again(monkeypatch: pytest
     next(cache.directory("engines").glob("*.onnx")).write_bytes(b"nothing")
     np.testing.assert_array_equal(encoders.load("small@onnx").embed_images(picture), first)
     assert len(made) == 2
+
+
+SIGNALED = """
+import gc, os, signal
+from bowerbird import encoders
+held = [encoders.load("small@openvino") for _ in range(3)]
+while held:
+    held.pop(0)
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("signal handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_process_lives_through_signals_after_its_engines_are_gone() -> None:
+    """OpenVINO's plugin changes the signal stack of the thread that starts it."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SIGNALED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "signal handled\n"), done.stderr
 
 
 def test_a_knowledge_base_keeps_its_engine(tmp_path: Path) -> None:

@@ -48,14 +48,16 @@ RECIPES = (
 
 @cache
 def machine() -> str:
-    """What the last bit depends on: the processor's kernels, the threads that add up, and the library's version."""
+    """What the last bit depends on: the processor's kernels and caches, by which oneDNN cuts its blocks, the threads
+    that add up, and the library's version."""
     import torch
 
     info = Path("/proc/cpuinfo")
-    flags = (
-        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.is_file() else ""
-    )
-    kernels = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags.split()]
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.is_file() else []
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = first.get("flags", "").split()
+    kernels = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags]
+    caches = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
     return " ".join(
         [
             platform.machine(),
@@ -63,6 +65,8 @@ def machine() -> str:
             torch.backends.cpu.get_cpu_capability(),
             str(torch.get_num_threads()),
             *kernels,
+            *(first.get(key, "") for key in ("vendor_id", "cpu family", "model")),
+            *(size.read_text().strip() for size in caches),
         ]
     )
 

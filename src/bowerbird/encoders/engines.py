@@ -7,6 +7,7 @@ fingerprint of its own, as its embeddings differ in the last bits or more. Texts
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import threading
@@ -180,13 +181,20 @@ def _start_onnx(tower: torch.nn.Module, example: torch.Tensor, key: str) -> Run:
     return _exported(tower, example, key, "onnx", load)
 
 
-def _start_openvino(tower: torch.nn.Module, example: torch.Tensor, key: str) -> Run:
+@functools.cache
+def _openvino_core() -> Any:
+    """The one of this process, for good. Each would put its own signal stack under the thread that made it, and dropped
+    in the order they came they leave one that is freed: the next signal with a handler then ends the process."""
     import openvino
 
+    return openvino.Core()
+
+
+def _start_openvino(tower: torch.nn.Module, example: torch.Tensor, key: str) -> Run:
     settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}  # it would take bfloat16 by itself
 
     def load(path: Path) -> Run:
-        compiled, own = openvino.Core().compile_model(str(path), "CPU", settings), threading.local()
+        compiled, own = _openvino_core().compile_model(str(path), "CPU", settings), threading.local()
 
         def run(pixels: np.ndarray) -> np.ndarray:
             if not hasattr(own, "request"):  # one is for one thread at a time
