@@ -200,14 +200,20 @@ def test_a_mistyped_word_is_found_and_said(tmp_path: Path) -> None:
     ("text", "words_of", "phrases", "where"),
     [
         ('a "red fox" in snow', "a red fox in snow", ("red fox",), None),
-        ("sku:ABC-12 fox", "fox", (), "lower(`SKU`) = lower('ABC-12')"),
+        ("sku:ABC-12 fox", "fox", (), "lower(`SKU`) IN (lower('ABC-12'))"),
         (
             'Artist:"d\'Arc, J." year:1990',
             "d'Arc, J. 1990",
             (),
-            "lower(`artist`) = lower('d''Arc, J.') AND `year` = 1990",
+            "lower(`artist`) IN (lower('d''Arc, J.')) AND `year` = 1990",
         ),
-        ("tags:wild", "wild", (), "array_has(`tags`, 'wild')"),
+        ("artist:Zoë", "Zoë", (), "lower(`artist`) IN (lower('Zo\u00eb'), lower('Zoe\u0308'))"),
+        (
+            "„roter Apfel“ «oie» »Gans« 「黒い猫」",
+            "roter Apfel oie Gans 黒い猫",
+            ("roter Apfel", "oie", "Gans", "黒い猫"),
+            None,
+        ),
         ("year:old http://a.b note:x 5:30", "year:old http://a.b note:x 5:30", (), None),
         ("year:19.0 year:99999999999999999999", "year:99999999999999999999", (), "`year` = 19"),
         ('12" pan', '12" pan', (), None),
@@ -223,17 +229,18 @@ def test_a_query_taken_apart(text: str, words_of: str, phrases: tuple[str, ...],
 def test_phrases_and_fields(tmp_path: Path) -> None:
     """In rows indexed and in rows that came since, with a condition and without."""
     rows = [
-        ("a red fox", "ABC-12", 1),
-        ("fox by a red barn", "abc-12", 2),
-        ("Red foxes", "X", 1),
-        ("barn", "ABC-12", 1),
+        ("a red fox", "ABC-12", 1, {"artist": "Zoe\u0308"}),
+        ("fox by a red barn", "abc-12", 2, {}),
+        ("Red foxes", "X", 1, {}),
+        ("barn", "ABC-12", 1, {"artist": "Zo\u00eb", "tags": ["Old", "Farm"]}),
     ]
     for part, some in (("a", rows[:2]), ("b", rows[2:])):
         (tmp_path / part).mkdir()
         lines = []
-        for number, (caption, sku, year) in enumerate(some):
+        for number, (caption, sku, year, more) in enumerate(some):
             Image.new("RGB", (8, 8), (90 * number, 40 * len(part), ord(part))).save(tmp_path / part / f"{number}.png")
-            lines.append(json.dumps({"file_name": f"{number}.png", "text": caption, "SKU": sku, "year": year}))
+            row = {"file_name": f"{number}.png", "text": caption, "SKU": sku, "year": year}
+            lines.append(json.dumps(row | more))
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
     kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
     kb.search(text="fox", k=1, mode="bm25")
@@ -252,6 +259,9 @@ def test_phrases_and_fields(tmp_path: Path) -> None:
     assert found('"red fox"', where="year = 1") == {"a red fox", "Red foxes"}
     assert found("barn year:1") == {"barn"}
     assert found("nowhere:1 barn") == {"fox by a red barn", "barn"}
+    assert found('""') == set()
+    assert found("tags:farm") == found("tags:FARM") == {"barn"}
+    assert found("artist:Zoë") == found("artist:ZOE\u0308") == {"a red fox", "barn"}
     assert found('"red fox"', operators=False) == found("red fox")
     several = kb.search(text=["fox", '"a red barn"'], k=2, mode="hybrid")
     assert several.captions[1] == ("fox by a red barn", "")
