@@ -151,6 +151,36 @@ def test_whole_texts() -> None:
     assert query_words("烤鸭") == ["烤鸭"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("a picture of a screwdriver", ["screwdriver"]),
+        ("Please draw me a red fox for my app", ["red", "fox"]),
+        ("could you generate two icons showing a fox, please?", ["two", "fox"]),
+        ("show jumping", ["show", "jumping"]),  # no request
+        ("framed picture", ["framed", "picture"]),
+        ("a picture of", ["picture"]),
+    ],
+)
+def test_words_that_only_ask_are_not_searched(prompt: str, asked: list[str]) -> None:
+    assert query_words(prompt) == asked
+
+
+@pytest.mark.parametrize("language", [None, "en"])
+@pytest.mark.parametrize(
+    "prompt", ["a picture of a yarn", "please draw yarn for my app", "yarn, drawn small on white", "Yarn， watercolor"]
+)
+def test_a_prompt_finds_what_it_names(prompt: str, language: str | None, tmp_path: Path) -> None:
+    names = ["framed picture", "picture", "white small square", "small app", "drawing pin", "yarn", "my yarn ball"]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (16, 16), (30 * number, 90, 200 - 20 * number)).save(tmp_path / "in" / f"{number}.png")
+        (tmp_path / "in" / f"{number}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", language=language)[0]
+    for mode in ("bm25", "hybrid"):
+        assert kb.search(text=prompt, k=1, mode=mode).captions[0][0] == "yarn"
+
+
 def test_near_words_are_those_of_the_exact_distance() -> None:
     """Against the definition, letter by letter: a letter more, less, other, or two swapped."""
 
