@@ -28,6 +28,7 @@ from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models import network_files, training_pictures
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.diffusion.guidance import Guidance
-    from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.patches import PatchDecoding, PatchSettings
     from bowerbird.systems.reference_settings import ReferenceSettings
@@ -280,8 +280,12 @@ class System(DiffusionPipeline, ABC):
 
     @property
     def token_sampling(self) -> TokenSampling:
-        """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
-        raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+        """How tokens are drawn unless asked otherwise, from the config: `temperature`, `top_k`, `top_p`, `min_p`. Only
+        systems that `samples_tokens` have one."""
+        if not self.capabilities.samples_tokens:
+            raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+        config = self.config
+        return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
     def patch_decoding(self, kb: KnowledgeBase, settings: PatchSettings, *, where: str | None = None) -> PatchDecoding:
         """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`, see `systems/patches.py`.

@@ -37,6 +37,21 @@ def generators_for(
     return list(generator)
 
 
+def picture_seeds(
+    generator: torch.Generator | Sequence[torch.Generator] | None, generators: Sequence[torch.Generator]
+) -> list[int]:
+    """The seed of what is drawn for each picture beside its noise: its generator's; where one `generator` serves all
+    `generators`, that one's and those after it."""
+    shared = isinstance(generator, torch.Generator)
+    return [each.initial_seed() + (i if shared else 0) for i, each in enumerate(generators)]
+
+
+def initial_noise(scheduler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: Any) -> Tensor:
+    """The noise `(n, *shape)` that sampling starts from, as large as `scheduler` wants it, row i from generator i."""
+    noise: Tensor = seeds.noise(shape, generators).to(device) * scheduler.init_noise_sigma
+    return noise
+
+
 def schedule(
     scheduler: Any, num_inference_steps: int, eta: float, generators: list[torch.Generator], device: Any
 ) -> tuple[Tensor, dict[str, Any]]:
@@ -135,9 +150,14 @@ def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
     return weights
 
 
+def vae_scale_factor(vae: Any) -> int:
+    """Edge in pixels of what one latent (or token) of the autoencoder stands for."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
 def trained_size(unet: Any, vae: Any) -> int:
     """Edge in pixels of the pictures that a latent model was trained on."""
-    return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+    return int(unet.config.sample_size) * vae_scale_factor(vae)
 
 
 MOST_EDGE = 4096
@@ -149,7 +169,7 @@ def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> 
 
     Raises: BowerbirdError when they do not fit the network.
     """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = vae_scale_factor(vae)
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     trained = trained_size(unet, vae)
     edges = {"height": trained if height is None else height, "width": trained if width is None else width}

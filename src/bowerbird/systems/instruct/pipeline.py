@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bowerbird.core import files, seeds
+from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
@@ -151,7 +151,7 @@ class InstructPipeline(System):
             self.scheduler, num_inference_steps, eta, generators, self._execution_device
         )
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
-        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         transition = common.step_scheduler(self.scheduler, options)
         run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
         for i, t in run:

@@ -56,7 +56,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
     @property
     def capabilities(self) -> Capabilities:
         """A query's embedding beside its neighbors'; tokens are drawn from their exact posterior."""
-        edge = self.transformer.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        edge = self.transformer.config.sample_size * common.vae_scale_factor(self.vae)
         return Capabilities((int(edge),), reads_query=True, without_neighbors=True, samplers=(SAMPLER,))
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bowerbird.core import seeds, tensors
+from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import guidance, schedulers
@@ -174,7 +174,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
             self.scheduler, num_inference_steps, eta, generators, self._execution_device
         )
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
-        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         if started is not None:
             timesteps, latents = common.partway(self.scheduler, timesteps, latents, started.latents, strength)
         transition = common.step_scheduler(self.scheduler, options)

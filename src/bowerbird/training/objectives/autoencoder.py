@@ -115,9 +115,7 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
             varied = vary(self.pictures, self.opacity, rows, self.config.varied, generator)
             return {"pixels": varied, "noise": noise}
         x = tensors.to_float(self.pictures.pixels[rows])
-        for i in range(int(size * self.config.strong_fraction)):
-            x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
-        return {"pixels": x, "noise": noise}
+        return {"pixels": augment.with_random_views(x, int(size * self.config.strong_fraction), rng), "noise": noise}
 
     def forward(self, batch: AutoencoderBatch) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""
