@@ -108,9 +108,9 @@ def generate(
 ) -> None:
     """Generate pictures grounded in a knowledge base.
 
-    From a prompt, pictures, a class, or nothing; each is written with its neighbors and how it was made.
+    From a prompt, images, a class, or unconditionally; every picture is written with its neighbors and settings.
 
-    MODEL is one of bowerbird's, or a base model of diffusers with an --adapter (docs/your-model.md).
+    MODEL is one of bowerbird's, or a diffusers base model with an --adapter (docs/your-model.md).
 
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """
