@@ -119,10 +119,11 @@ def evaluate(
     from bowerbird.core.outputs import check_output
     from bowerbird.core.progress import within
     from bowerbird.data.pictures import load_pictures
-    from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
+    from bowerbird.evaluation.evaluate import evaluate as run_evaluation
     from bowerbird.evaluation.judge import load_judges
+    from bowerbird.evaluation.settings import default_settings, needs_judge, parse_metrics
     from bowerbird.systems import records
 
     check_output(out, reports.EVALUATION)
@@ -131,9 +132,9 @@ def evaluate(
     for line in whole.left_out[:SHOWN]:
         say(f"left out: {line}")
     pictures = whole if where is None else load_pictures(data, where=where, caption_column=caption_column)
-    chosen_metrics = evaluation.parse_metrics(metrics)
+    chosen_metrics = parse_metrics(metrics)
     pipe = open_model(model, device)
-    settings = evaluation.default_settings(
+    settings = default_settings(
         pipe,
         n=n,
         query=query,
@@ -151,14 +152,14 @@ def evaluate(
         progress = bar_progress(bar, "measuring")
         judges = load_judges(
             whole,
-            judge if evaluation.needs_judge(chosen_metrics) else "none",
+            judge if needs_judge(chosen_metrics) else "none",
             style_judge,
             entity_key=entity_key,
             device=pick_device(device),
             progress=within(progress, "training a judge"),
             on_message=say,
         )
-        found = evaluation.evaluate(
+        found = run_evaluation(
             pipe,
             opened,
             pictures,
