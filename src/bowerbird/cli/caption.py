@@ -15,8 +15,7 @@ from bowerbird.cli.common import (
     open_model,
     print_json,
     print_line,
-    progress_bar,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
@@ -59,8 +58,7 @@ def caption(
     pictures = [images.read(path) for path in files]
     pipe = open_model(model, device)
     found = []
-    with progress_bar(as_json) as bar:
-        progress = tracker(bar, "captioning", len(files))
+    with show_progress("captioning", as_json, len(files)) as progress:
         for number, picture in enumerate(pictures, start=1):
             found.append(pipe.caption(picture, knowledge_base=opened, k=k, best_of=best_of, seed=seed))
             progress(number, len(files))

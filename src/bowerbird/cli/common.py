@@ -219,12 +219,12 @@ def bar_progress(bar: ProgressBar, description: str) -> Progress:
 
 
 @contextmanager
-def show_progress(description: str, quiet: bool = False) -> Iterator[Progress]:
-    """A `Progress` for one piece of work, shown on stderr as `progress_bar` is."""
+def show_progress(description: str, quiet: bool = False, total: int | None = None) -> Iterator[Progress]:
+    """A `Progress` for one piece of work, shown on stderr as `progress_bar` is; `total` where it is known before."""
     with progress_bar(quiet) as bar:
         progress = bar_progress(bar, description)
         if not quiet:
-            progress(0)
+            progress(0, total)
         yield progress
 
 
@@ -281,13 +281,3 @@ def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter
     for lora in cast("ReferencePipeline", pipe).loras if adapter is not None and adapter.loras else ():
         say(lora.line())
     return pipe
-
-
-def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
-    """A progress callback that moves a task of `bar`."""
-    task = bar.add_task(description, total=total)
-
-    def report(done: int, total: int | None = None, stage: str = "") -> None:
-        bar.update(task, completed=done, total=total)
-
-    return report

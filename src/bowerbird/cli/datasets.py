@@ -16,7 +16,7 @@ from bowerbird.cli.common import (
     print_line,
     progress_bar,
     say,
-    tracker,
+    show_progress,
 )
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
@@ -192,8 +192,7 @@ def edits(
     wanted = read_prompts(prompts)[:limit]
     opened = encoders.load(encoder, device=pick_device(device))
     pipe = open_pair_base(base, pick_device(device))
-    with progress_bar(as_json) as bar:
-        progress = tracker(bar, "edits", len(wanted))
+    with show_progress("edits", as_json, len(wanted)) as progress:
         made = build_dataset(pipe, opened, wanted, settings, out, base=base, progress=progress)
     if as_json:
         print_json(made)

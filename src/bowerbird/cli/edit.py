@@ -17,8 +17,7 @@ from bowerbird.cli.common import (
     load_signer,
     open_model,
     others_given,
-    progress_bar,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
@@ -224,9 +223,8 @@ def edit(
     )
     sources = [picture for picture in pictures for _ in range(n)]
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
-    with progress_bar(as_json) as bar:
-        report = tracker(bar, "editing", len(sources))
-        made = generation.generate(pipe, hits, settings, sources=sources, progress=report)
+    with show_progress("editing", as_json, len(sources)) as progress:
+        made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,

@@ -19,9 +19,8 @@ from bowerbird.cli.common import (
     load_signer,
     numbers,
     others_given,
-    progress_bar,
     say_source,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.cli.generating import Run, finish_one, generate_series, prepare_one, regenerate
@@ -218,8 +217,7 @@ def generate(
 
         one, chosen = prepare_one(model, job, run), None
         hits, settings = one.prepared.hits, one.prepared.settings
-        with progress_bar(as_json) as bar:
-            progress = tracker(bar, "generating", job.n * best_of)
+        with show_progress("generating", as_json, job.n * best_of) as progress:
             if best_of > 1:
                 judge = encoders.load() if one.kb is None else one.kb.encoder
                 best = reranking.generate_best(one.pipe, hits, settings, judge, best_of, progress=progress)
