@@ -24,7 +24,7 @@ from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.torch_file import DAMAGE, Stored, read_torch_file
 from bowerbird.systems.rdm.interop import compvis_card, compvis_schedule, compvis_state, compvis_unet, compvis_vae
-from bowerbird.systems.rdm.interop.compvis_state import EMA, FIRST_STAGE, UNET
+from bowerbird.systems.rdm.interop.compvis_state import FIRST_STAGE
 
 if TYPE_CHECKING:
     import torch
@@ -182,23 +182,9 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
             " say how it takes their embeddings: --embeddings raw or unit"
         )
     heads = _heads(unet, choices)
-    size = choices.size or (768 if vae.factor == 16 else 256)
-    step = vae.factor * 2 ** (len(unet.channels) - 1)
-    if size < step or size % step:
-        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    size = compvis_state.picture_size(choices.size, 768 if vae.factor == 16 else 256, unet, vae)
     scale, whence = compvis_state.latent_scale(tensors, vae, choices.scale_factor)
-    for name in tensors:
-        reason = compvis_state.left_out(name)
-        if reason is not None:
-            ignored[reason] += 1
-        elif name.startswith((UNET, EMA)):
-            if name.startswith(UNET) is not (weights == "plain"):
-                ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
-        elif not name.startswith(FIRST_STAGE):
-            raise BowerbirdError(
-                f"holds {name}, which no published RDM has; it may be another model. Nothing was written. If it is"
-                f" of no account, leave it out with --ignore {name}"
-            )
+    compvis_state.count_left_out(tensors, ignored, weights, parts=(FIRST_STAGE,), model="RDM")
     parts = (
         part_of(
             diffusers.UNet2DConditionModel,
