@@ -12,7 +12,7 @@ from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from bowerbird.systems.content_credentials import Credentials
-    from bowerbird.systems.regeneration import Record
+    from bowerbird.systems.record_schema import Record
 
 SHOWN = 50
 """So many neighbors or ingredients of a picture are printed as text."""
