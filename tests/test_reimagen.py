@@ -413,9 +413,7 @@ def test_an_interval_guides_a_part_of_the_steps_and_a_weight_below_one_all(
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, small_kb_path: Path) -> None:
     kb = KnowledgeBase.open(small_kb_path)
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = EvaluationSettings(
-        n=4, k=2, baseline=5, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5)
-    )
+    settings = EvaluationSettings(n=4, k=2, metrics=("fid",), generate=generation.Settings(steps=2, seed=5))
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
     assert found.report["distribution"]["n generated"] == 4
