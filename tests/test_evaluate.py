@@ -117,7 +117,7 @@ def test_own_pictures_are_measured_with_what_they_have(
     assert set(asked.hits.queries) == {"a red apple"}
     assert {"frechet distance", "kid x 1000"} <= set(asked.report["distribution"])
     assert "vendi score" not in asked.report["distribution"]
-    with pytest.raises(BowerbirdError, match=r"'fdi': there is no such measure; choose from fid,kid,cmmd"):
+    with pytest.raises(BowerbirdError, match=r"'fdi': there is no such metric; choose from fid,kid,cmmd"):
         parse_metrics("fdi")
     assert not needs_judge(("copies", "fid"))
     assert needs_judge(("fid", "faithfulness"))

@@ -147,7 +147,7 @@ def test_words_are_learned_while_patches_and_style_stay_as_they_are(drawn_folder
     right = [sum(pictures.captions[i] == pictures.captions[j] for i, j in enumerate(rows)) for rows in found]
     assert right[1] > 3 * max(1, right[0])
 
-    with pytest.raises(BowerbirdError, match=r"system\.base small: is no encoder with patches"):
+    with pytest.raises(BowerbirdError, match=r"system\.base small: is not an encoder with patches"):
         build_objective(
             with_settings(words, ["system.base=small"]), read_pictures(words, drawn_folder), tmp_path / "other"
         )

@@ -379,7 +379,7 @@ def test_generating_by_default_is_the_published_sampling(tmp_path: Path) -> None
         pipe.set_sampler(sampler)
         with pytest.raises(BowerbirdError, match="1 to 1000"):
             pipe(neighbors=hits, num_inference_steps=1001)
-    with pytest.raises(BowerbirdError, match="beyond the last time"):
+    with pytest.raises(BowerbirdError, match="beyond the last timestep"):
         pipe(neighbors=hits, num_inference_steps=1000)
 
 

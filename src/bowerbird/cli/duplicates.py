@@ -140,7 +140,7 @@ def _check_sheet(sheet: Path) -> None:
     from bowerbird.core import images
 
     if sheet.suffix.lower() not in images.SUFFIXES or sheet.is_dir():
-        raise BowerbirdError(f"--sheet {sheet}: is no picture to write; give a name such as copies.png")
+        raise BowerbirdError(f"--sheet {sheet}: is not the name of a picture; give a name such as copies.png")
 
 
 def _write_sheet(kb: KnowledgeBase, report: DuplicateReport, sheet: Path) -> None:

@@ -178,7 +178,7 @@ def load_filter(text: str | None) -> Filter | None:
         return None
     found = plugins.load_object(text, "--filter")
     if not callable(found):
-        raise BowerbirdError(f"--filter {text!r}: is no function")
+        raise BowerbirdError(f"--filter {text!r}: is not a function")
     checked: Filter = found
     return checked
 
@@ -215,7 +215,7 @@ def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
 def check_report_path(path: Path | None) -> Path | None:
     """`--report`, before the work is done. Raises: BowerbirdError when no file can be written there."""
     if path is not None and (path.is_dir() or (path.parent.exists() and not path.parent.is_dir())):
-        raise BowerbirdError(f"--report {path}: is no file to write; give a name such as left-out.jsonl")
+        raise BowerbirdError(f"--report {path}: is not the name of a file; give a name such as left-out.jsonl")
     return path
 
 

@@ -55,7 +55,7 @@ def clip_retrieval(
 
     if not is_clip_retrieval(folder):
         raise BowerbirdError(
-            f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
+            f"{folder}: not a clip-retrieval folder; one holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
         )
     _build([folder], kb, encoder, caption_column, memory, as_json, pictures or [])
 
@@ -86,7 +86,7 @@ def compvis_database(
         raise BowerbirdError(f"{parts[0]}: no .npz parts here")
     wrong = [file for file in files if file.suffix.lower() != ".npz"]
     if wrong:
-        raise BowerbirdError(f"{wrong[0]}: no part of an RDM database; they are called <rows>x<dim>-part_<n>.npz")
+        raise BowerbirdError(f"{wrong[0]}: not a part of an RDM database; those are called <rows>x<dim>-part_<n>.npz")
     _build(files, kb, encoder, None, memory, as_json)
     say(
         f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data"

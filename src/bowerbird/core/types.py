@@ -176,7 +176,7 @@ class Neighbors:
         """The neighbors' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
         behind them."""
         if self.load_images is None:
-            raise BowerbirdError("these neighbors were made without a database, so their pictures are not at hand")
+            raise BowerbirdError("these neighbors were made without a database, so they have no pictures")
         return self.load_images(self.ids)
 
     def reading_once(self) -> Neighbors:
@@ -309,8 +309,7 @@ class Neighbors:
 
         if len(pictures) != len(captions):
             raise BowerbirdError(
-                f"{len(pictures)} pictures with {len(captions)} captions; give one caption for each picture, empty"
-                " where it is not to be said what the picture shows"
+                f"{len(pictures)} pictures with {len(captions)} captions; give one for each picture, which may be empty"
             )
         if not pictures:
             return Neighbors.empty(prompts)

@@ -54,7 +54,7 @@ def parse_metrics(text: str | None) -> tuple[str, ...] | None:
     wrong = [name for name in found if name not in known]
     if wrong or not found:
         raise BowerbirdError(
-            f"`metrics` {wrong[0] if wrong else text!r}: there is no such measure; choose from {','.join(known)}"
+            f"`metrics` {wrong[0] if wrong else text!r}: there is no such metric; choose from {','.join(known)}"
         )
     return found
 

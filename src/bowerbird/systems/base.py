@@ -283,7 +283,7 @@ class System(DiffusionPipeline, ABC):
         """How tokens are drawn unless asked otherwise, from the config: `temperature`, `top_k`, `top_p`, `min_p`. Only
         systems that `samples_tokens` have one."""
         if not self.capabilities.samples_tokens:
-            raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+            raise BowerbirdError(f"{type(self).__name__} does not sample tokens one by one")
         config = self.config
         return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
@@ -291,7 +291,7 @@ class System(DiffusionPipeline, ABC):
         """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`, see `systems/patches.py`.
         Only systems that `reads_patches` have one. Raises: BowerbirdError where there are no items."""
         raise BowerbirdError(
-            f"{with_article(type(self).__name__)} does not draw tokens by windows: `patch_weight` is for models like"
+            f"{with_article(type(self).__name__)} does not support patch decoding: `patch_weight` is for models like"
             " tiny-rarm"
         )
 
@@ -322,11 +322,13 @@ class System(DiffusionPipeline, ABC):
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
         without neighbors. Only systems with a `likelihood` have one."""
-        raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
+        raise BowerbirdError(f"{type(self).__name__} has no likelihood; use a model like tiny-rarm")
 
     def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
         """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them."""
-        raise BowerbirdError(f"{with_article(type(self).__name__)} fills in no holes; use a model like tiny-racm3")
+        raise BowerbirdError(
+            f"{with_article(type(self).__name__)} does not fill in pictures; use a model like tiny-racm3"
+        )
 
     def caption(
         self,

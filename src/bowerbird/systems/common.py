@@ -69,7 +69,7 @@ def schedule(
         extra["generator"] = generators
     scheduler.set_timesteps(num_inference_steps, device=device)
     if int(scheduler.timesteps.max()) >= total:  # an offset of one, as Stable Diffusion's, and a step for every time
-        raise BowerbirdError(f"{num_inference_steps} steps begin beyond the last time, {total - 1}; choose fewer")
+        raise BowerbirdError(f"{num_inference_steps} steps begin beyond the last timestep, {total - 1}; choose fewer")
     return scheduler.timesteps, extra
 
 
@@ -239,7 +239,7 @@ def as_output(sample: Tensor, output_type: str) -> Any:
 
     if not sample.isfinite().all():
         raise BowerbirdError(
-            "the model computes values that are no numbers: its weights are damaged, or float16 is too narrow for them;"
+            "the model's output is not finite: its weights are damaged, or float16 is too narrow for them;"
             " compute in float32, or fetch it again"
         )
     if output_type == "pil":

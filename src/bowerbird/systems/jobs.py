@@ -179,7 +179,7 @@ def _patches_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> PatchDecodi
     if not pipe.capabilities.reads_patches:
         names = ", ".join(f"`{key}`" for key in PATCHES)
         raise BowerbirdError(
-            f"{with_article(type(pipe).__name__)} does not draw tokens by windows: {names} are for models like"
+            f"{with_article(type(pipe).__name__)} does not support patch decoding: {names} are for models like"
             " tiny-rarm"
         )
     if job.patch_weight is None:
@@ -361,7 +361,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
     if drawn and not can.samples_tokens:
         raise BowerbirdError(
-            f"{with_article(type(pipe).__name__)} draws no tokens one by one:"
+            f"{with_article(type(pipe).__name__)} does not sample tokens one by one:"
             f" {', '.join(f'`{name}`' for name in TOKENS)} are for models like tiny-rarm"
         )
     return generation.Settings(

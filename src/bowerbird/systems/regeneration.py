@@ -81,7 +81,7 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise _damaged("what is to be base64 is none") from error
+        raise _damaged("invalid base64") from error
 
 
 def neighbors_of(record: Record) -> Neighbors:
@@ -98,7 +98,7 @@ def neighbors_of(record: Record) -> Neighbors:
         raise _damaged(f"{len(flat)} bytes of embeddings for {len(rows)} neighbors")
     embeddings = np.frombuffer(flat, "<f4").astype(np.float32)
     if not np.isfinite(embeddings).all():
-        raise _damaged("an embedding is no number")
+        raise _damaged("an embedding is not finite")
     hits = Neighbors(
         ids=ids,
         scores=scores,

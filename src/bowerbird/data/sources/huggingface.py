@@ -109,4 +109,4 @@ def read_hub(name: str, options: SourceOptions) -> Iterator[SourceItem]:
     except BowerbirdError:
         raise
     except Exception as error:  # the library has many ways to say that it cannot
-        raise BowerbirdError(f"hf:{name}: cannot be had ({type(error).__name__}: {str(error)[:120]})") from error
+        raise BowerbirdError(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:120]})") from error

@@ -235,8 +235,7 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> tuple[str,
         return column, by_url
     if not {column_key(name) for name in schema.names}.isdisjoint(map(column_key, URL_COLUMNS)):
         raise BowerbirdError(
-            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
-            " `fetch_urls`"
+            f"{path}: has addresses of pictures and no pictures; they are downloaded only with `fetch_urls`"
         )
     raise WithoutPicturesError(
         f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"

@@ -110,8 +110,8 @@ def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torc
     width."""
     if hits.embeddings.shape[-1] != width - 1:
         raise MismatchError(
-            f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the"
-            f" encoder {config.encoder_name!r}"
+            f"the neighbors' embeddings have {hits.embeddings.shape[-1]} dimensions, the model reads {width - 1}; use"
+            f" the encoder {config.encoder_name!r}"
         )
     weights = common.weights_of(hits, dtype)
     queries = torch.from_numpy(hits.ids < ABSENT)

@@ -127,6 +127,6 @@ def build(config: LockedImageConfig, pictures: Pictures, run: RunContext) -> Loc
     found = load(config.base, device=run.device)
     if not isinstance(found, SmallEncoder) or not isinstance(found.model, PatchEncoderModel):
         raise BowerbirdError(
-            f"system.base {config.base}: is no encoder with patches; give one that the recipe small-patches trained"
+            f"system.base {config.base}: is not an encoder with patches; give one that the recipe small-patches trained"
         )
     return LockedImageObjective(config, found.model, pictures, run.seed)

@@ -159,7 +159,8 @@ def naming(path: Path) -> Iterator[None]:
         raise BowerbirdError(f"{path}: {error}") from error
     except DAMAGE as error:  # a tensor that sizes are read from is not there, or has another form
         raise BowerbirdError(
-            f"{path}: its sizes cannot be told ({type(error).__name__}: {error}); it was cut down, or is another model"
+            f"{path}: its sizes cannot be determined ({type(error).__name__}: {error}); it is incomplete, or another"
+            " model"
         ) from error
 
 
@@ -173,7 +174,7 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
     if not unet.in_channels == unet.out_channels == vae.embed_dim:
         raise BowerbirdError(
             f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes"
-            f" {vae.embed_dim}; no RDM is so"
+            f" {vae.embed_dim}; an RDM has one number for all three"
         )
     if not vae.codes and (vae.factor, vae.latent_channels) != (16, 16) and choices.embeddings is None:
         raise BowerbirdError(
@@ -325,7 +326,7 @@ def check_complete(file: Path, missing: Sequence[str]) -> None:
     """Raises: BowerbirdError when tensors are `missing`."""
     if missing:
         raise BowerbirdError(
-            f"{file}: {len(missing)} tensors are missing ({missing[0]} first); it was cut down, fetch it again"
+            f"{file}: {len(missing)} tensors are missing ({missing[0]} first); the file is incomplete; fetch it again"
         )
 
 
