@@ -17,7 +17,8 @@ from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.latent_scale import unit_channels
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.unet import build_unet
-from bowerbird.systems.latent_cache import LatentCache, sample_neighbors
+from bowerbird.systems.latent_cache import LatentCache
+from bowerbird.systems.neighbor_sampling import sample_neighbors
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 
