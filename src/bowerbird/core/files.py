@@ -271,7 +271,8 @@ def stream_tensors(
     """Write a safetensors file one tensor at a time, so that no more than one is in memory: `entries` says the dtype
     (`float32`) and shape of each.
 
-    `read(name)` gives it, and must give just that. Atomic, as everything here.
+    `read(name)` gives it, and must give just that. Atomic, as everything here. Raises: ValueError when `read` gives
+    another dtype or shape than was announced.
     """
     import torch
 

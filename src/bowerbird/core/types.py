@@ -196,7 +196,8 @@ class Neighbors:
 
     def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
         """The same neighbors with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
-        twice, 0 leaves it out."""
+        twice, 0 leaves it out. Raises: BowerbirdError for another number of weights, or one that is negative or not
+        finite."""
         array = np.asarray(weights, dtype=np.float32)
         if array.shape[-1:] != (self.k,) or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
             raise BowerbirdError(
@@ -205,7 +206,8 @@ class Neighbors:
         return replace(self, weights=np.ascontiguousarray(np.broadcast_to(array, self.ids.shape)))
 
     def select(self, columns: Sequence[int]) -> Neighbors:
-        """Only the neighbors at `columns`, in that order: how a person edits the set by hand."""
+        """Only the neighbors at `columns`, in that order: how a person edits the set by hand. Raises: BowerbirdError
+        for a column that is not there."""
         cols = list(columns)
         if any(not 0 <= c < self.k for c in cols):
             raise BowerbirdError(f"select: columns {cols} are not all within 0..{self.k - 1}")

@@ -92,8 +92,8 @@ def exact_view(rng: np.random.Generator, size: int) -> View:
 
 
 def jitter(x: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Small changes drawn one a picture: turn up to 10 degrees, scale within 15%, shift up to 10%, light, contrast and
-    tint up to 20%."""
+    """Small changes of pictures `(n, 3, h, w)` in [-1, 1], drawn one a picture: turn up to 10 degrees, scale within
+    15%, shift up to 10%, light, contrast and tint up to 20%."""
     n = len(x)
 
     def uniform(*shape: int) -> Tensor:

@@ -88,7 +88,8 @@ class PatchEncoderModel(WordTower):
         return F.normalize(self.semantic(h).float(), dim=1), F.normalize(style.float(), dim=1), patches.float()
 
     def normal_patches(self, patches: Tensor) -> Tensor:
-        """Patches of mean 0 and deviation 1 in each dimension over the training's pictures."""
+        """Patches `(n, tokens, token_dim)` -> the same with mean 0 and deviation 1 in each dimension over the
+        training's pictures."""
         return (patches - self.patch_mean) * self.patch_scale
 
     @torch.no_grad()

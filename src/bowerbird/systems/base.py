@@ -281,7 +281,7 @@ class System(DiffusionPipeline, ABC):
     @property
     def token_sampling(self) -> TokenSampling:
         """How tokens are drawn unless asked otherwise, from the config: `temperature`, `top_k`, `top_p`, `min_p`. Only
-        systems that `samples_tokens` have one."""
+        systems that `samples_tokens` have one. Raises: BowerbirdError for another."""
         if not self.capabilities.samples_tokens:
             raise BowerbirdError(f"{type(self).__name__} does not sample tokens one by one")
         config = self.config
@@ -304,7 +304,8 @@ class System(DiffusionPipeline, ABC):
         return hits.weighted(weights)
 
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
-        """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
+        """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one.
+        Raises: BowerbirdError for another."""
         raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
@@ -321,11 +322,12 @@ class System(DiffusionPipeline, ABC):
 
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
-        without neighbors. Only systems with a `likelihood` have one."""
+        without neighbors. Only systems with a `likelihood` have one. Raises: BowerbirdError for another."""
         raise BowerbirdError(f"{type(self).__name__} has no likelihood; use a model like tiny-rarm")
 
     def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
-        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them."""
+        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them. Raises:
+        BowerbirdError for another."""
         raise BowerbirdError(
             f"{with_article(type(self).__name__)} does not fill in pictures; use a model like tiny-racm3"
         )
@@ -340,7 +342,7 @@ class System(DiffusionPipeline, ABC):
         best_of: int = 1,
         seed: int = 0,
     ) -> Caption:
-        """What `image` shows, in words. Only systems with `captions` say it."""
+        """What `image` shows, in words. Only systems with `captions` say it. Raises: BowerbirdError for another."""
         raise BowerbirdError(f"{with_article(type(self).__name__)} writes no captions; use a model like tiny-racm3")
 
     def fingerprint(self) -> str:

@@ -27,7 +27,8 @@ OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 def generators_for(
     generator: torch.Generator | Sequence[torch.Generator] | None, seed: int, count: int
 ) -> list[torch.Generator]:
-    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, …"""
+    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, … Raises:
+    BowerbirdError for another number of generators than pictures."""
     if generator is None:
         return seeds.picture_generators(seed, count)
     if isinstance(generator, torch.Generator):
@@ -55,7 +56,8 @@ def initial_noise(scheduler: Any, shape: Sequence[int], generators: Sequence[tor
 def schedule(
     scheduler: Any, num_inference_steps: int, eta: float, generators: list[torch.Generator], device: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
+    """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual. Raises: BowerbirdError for
+    steps outside the training schedule, or an eta that the scheduler does not have."""
     total = int(scheduler.config.num_train_timesteps)
     if not 1 <= num_inference_steps <= total:
         raise BowerbirdError(f"num_inference_steps is 1 to {total}, the steps of training; got {num_inference_steps}")
@@ -234,7 +236,7 @@ def check_output_type(output_type: str) -> None:
 
 def as_output(sample: Tensor, output_type: str) -> Any:
     """Pictures `(n, 3, H, W)` in [-1, 1] as diffusers gives them: PIL, `pt` `(n, 3, H, W)` or `np` `(n, H, W, 3)` in
-    [0, 1]."""
+    [0, 1]. Raises: BowerbirdError for a sample that is not finite."""
     from diffusers.image_processor import VaeImageProcessor
 
     if not sample.isfinite().all():

@@ -120,7 +120,7 @@ class EmbeddingSystem(System):
         return place
 
     def after_loading(self, place: Path) -> None:
-        """p_D's counts."""
+        """Read p_D's counts. Raises: BowerbirdError when they are damaged."""
         file = self.counts_place(place) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)

@@ -339,7 +339,8 @@ def request_of(job: Job) -> Request:
 
 
 def settings_of(pipe: System, job: Job) -> generation.Settings:
-    """The settings of a job, the model's own where it leaves them open."""
+    """The settings of a job, the model's own where it leaves them open. Raises: BowerbirdError for options that the
+    model does not have."""
     usual, can = generation.default_settings(pipe), pipe.capabilities
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(

@@ -262,7 +262,8 @@ def build_latents(
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
     `held_out`: see `part_rows`. `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on
-    the CPU. Views and variations are computed on `device`.
+    the CPU. Views and variations are computed on `device`. Raises: BowerbirdError where the settings do not go
+    together, or name a column that the data lacks.
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed, held_out)
     size = pictures.size if config.picture_size is None else config.picture_size
@@ -339,8 +340,8 @@ def _varied(pictures: Pictures, size: int, generator: torch.Generator, device: s
 
 
 def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:
-    """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
-    and the size is its own."""
+    """The embeddings of float pictures `(n, 3, S, S)` in [-1, 1], float16 `(n, d)` on the CPU; by the encoder's own
+    fast way for tensors where it has one and the size is its own."""
     fast = getattr(encoder, "embed_pixels", None)
     if fast is not None and getattr(encoder, "layout", None) is not None and x.shape[-1] == encoder.picture_size:  # type: ignore[attr-defined]
         embedded: Tensor = fast(x)

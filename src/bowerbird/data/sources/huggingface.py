@@ -49,7 +49,8 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_saved(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
-    """The items of a saved data set, of every split in turn, which is named in the metadata `split`."""
+    """The items of a saved data set, of every split in turn, which is named in the metadata `split`. Raises:
+    BowerbirdError for a folder that is damaged."""
     import pyarrow as pa
 
     if (folder / "dataset_dict.json").is_file():

@@ -180,7 +180,8 @@ class InstructPipeline(System):
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
         """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
-        without a knowledge base or with k = 0."""
+        without a knowledge base or with k = 0. Raises: BowerbirdError for a knowledge base where the model was trained
+        without references."""
         request = self.resolve(request, kb)
         instructions = request.prompts or ()
         _check_instructions(instructions)
@@ -250,7 +251,7 @@ class InstructPipeline(System):
         return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network, float32."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape in float32."""
         return network.predict(self.unet, sample, timestep, condition).float()
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:

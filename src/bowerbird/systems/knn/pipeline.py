@@ -210,8 +210,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         return tokens if image is None else replace(tokens, image=image)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
-        small steps."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape. The latents stay float32
+        whatever it computes in: sampling adds up many small steps."""
         return network.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
 
     def _encoder(self) -> Encoder:
@@ -234,7 +234,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
 
     def save_over(self, directory: Path) -> None:
         """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm`
-        has not is kept."""
+        has not is kept. Raises: MismatchError for a model with another autoencoder."""
         base, shared = _bundled_base(torch.float32)
         known = common.fingerprint([base, shared])
         if common.fingerprint([shared]) != common.fingerprint([self.vae]):

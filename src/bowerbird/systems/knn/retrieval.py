@@ -78,8 +78,8 @@ def search_again(
     where: str | None = None,
     min_relevance: float | None = None,
 ) -> Neighbors:
-    """`hits` with their neighbors replaced by those nearest to `pictures`, one a row; queries, which stand first,
-    stay."""
+    """`hits` with their neighbors replaced by those nearest to `pictures`, one a row; queries, which stand first, stay.
+    Raises: BowerbirdError without a knowledge base."""
     if kb is None:
         raise BowerbirdError("retrieval_interval searches the knowledge base while it generates; pass knowledge_base=")
     queries = count_queries(hits)

@@ -182,8 +182,8 @@ class RDMPipeline(EmbeddingSystem):
         return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
-        small steps."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape. The latents stay float32
+        whatever it computes in: sampling adds up many small steps."""
         tokens = condition.neighbors
         assert isinstance(tokens, Tokens)
         mask = conditioning.attention_mask(tokens)

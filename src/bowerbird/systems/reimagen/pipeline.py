@@ -251,7 +251,7 @@ class ReImagenPipeline(System):
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
         """The neighbors for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
-        none for prompts with k = 0."""
+        none for prompts with k = 0. Raises: BowerbirdError without a knowledge base, or for another mode."""
         request = self.resolve(request, kb)
         if request.k == 0 and request.prompts is not None:
             return Neighbors.empty(request.prompts).repeat(count)
@@ -282,8 +282,9 @@ class ReImagenPipeline(System):
         generators: Sequence[torch.Generator] = (),
         **kwargs: Any,
     ) -> Conditioning:
-        """What stage number `stage` attends to: text tokens (None: those of the queries), the neighbors' features,
-        made here once, and the picture of the stage below, noised to `level`."""
+        """What stage number `stage` attends to: text tokens (None: those of the queries), the neighbors' features, made
+        here once, and the picture of the stage below, noised to `level`. Raises: BowerbirdError for a stage that
+        enlarges, without `below`."""
         text = self._tokens(list(hits.queries) or [""] * len(hits)) if text is None else text
         network, edge = self.stages[stage - 1], self.sizes[stage - 1]
         place = (self._execution_device, network.dtype)

@@ -49,13 +49,13 @@ class AutoencoderConfig(ObjectiveConfig):
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 distance of horizontal and vertical differences."""
+    """L1 distance of pictures `(n, c, h, w)` by their horizontal and vertical differences."""
     dx = F.l1_loss(a[..., 1:] - a[..., :-1], b[..., 1:] - b[..., :-1])
     return dx + F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 distance at a half, a quarter and an eighth of the size, summed."""
+    """L1 distance of pictures `(n, c, h, w)` at a half, a quarter and an eighth of the size, summed."""
     difference, total = a - b, a.new_zeros(())
     for _ in range(3):
         difference = F.avg_pool2d(difference, 2)

@@ -152,7 +152,8 @@ def read_state(path: Path, choices: Choices) -> tuple[dict[str, Stored], Counter
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A block that decides about the file at `path`: what it raises names the file, in one line."""
+    """A block that decides about the file at `path`: what it raises names the file, in one line. Raises:
+    BowerbirdError."""
     try:
         yield
     except BowerbirdError as error:
@@ -251,7 +252,8 @@ def missing_tensors(parts: Mapping[str, Part]) -> tuple[str, ...]:
 def part_of(
     network: Any, config: dict[str, Any], source: Mapping[str, Stored], rename: Any, *, file: str = WEIGHTS
 ) -> Part:
-    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`."""
+    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`.
+    Raises: BowerbirdError for a tensor that does not fit."""
     import torch
 
     class_name = network.__name__

@@ -124,7 +124,8 @@ def count_tensors(value: Any) -> int:
 def latent_scale(
     tensors: Mapping[str, Stored], vae: compvis_vae.FirstStageLayout, asked: float | None
 ) -> tuple[float, str]:
-    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1."""
+    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1. Raises:
+    BowerbirdError for a scale that is not a number above 0."""
     if asked is not None:
         scale, whence = asked, "said"
     elif "scale_factor" in tensors and tensors["scale_factor"].numel == 1:
@@ -138,7 +139,8 @@ def latent_scale(
 
 
 def unet_weights(tensors: Mapping[str, Stored], *, ema: bool) -> tuple[dict[str, Stored], str, str]:
-    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why."""
+    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why. Raises: BowerbirdError where
+    averaged and plain weights have different names."""
     plain = below(tensors, UNET)
     stored = {name: t for name, t in below(tensors, EMA).items() if name not in ("decay", "num_updates")}
     if plain and (not stored or not ema):
