@@ -104,7 +104,7 @@ def white(edge: int) -> str:
         ("rdm", {"sampler": "os:system"}, "os:system"),
         ("rdm", {"batch": 0}, "batch"),
         ("rdm", {"embeddings": "AAAA"}, "embeddings"),
-        ("rdm", {"embeddings": base64.b64encode(np.full((4, 384), np.nan, "<f4").tobytes()).decode()}, "no number"),
+        ("rdm", {"embeddings": base64.b64encode(np.full((4, 384), np.nan, "<f4").tobytes()).decode()}, "not finite"),
         ("rdm", {"neighbors": RECORDS["rdm"]["neighbors"] * 300}, "neighbors"),
         ("reimagen", {"k": 10**6}, "k:"),
         ("reimagen", {"guidance": []}, "guidance"),

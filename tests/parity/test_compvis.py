@@ -213,7 +213,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(BowerbirdError, match=r"asks to run .*mkdir"):
         compvis.plan(tmp_path / "evil.ckpt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    with pytest.raises(BowerbirdError, match="no checkpoint of torch"):
+    with pytest.raises(BowerbirdError, match="neither a checkpoint of torch"):
         compvis.plan(tmp_path / "plain.pkl")
     assert not (tmp_path / "ran").exists()
 
