@@ -137,6 +137,7 @@ FLAGS = {
         "fit",
         "guidance",
         "guidance_interval",
+        "guidance_scale",
         "ids",
         "image",
         "image_encoder",
