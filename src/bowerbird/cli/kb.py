@@ -266,6 +266,8 @@ def info(kb: KbArgument, as_json: JsonOption = False) -> None:
     )
     if said := facts.get("captions"):
         print_line(f"captions  by {said['name']} ({said['fingerprint']}), dimension {said['dim']}, every one compared")
+    if kept := facts.get("tokens"):
+        print_line(f"tokens    {kept['count']} an item at most, dimension {kept['dim']}: search --rerank late")
     index, beside = facts["indexes"]["dense"], facts["indexes"]["beside them"]
     recall = f", recall@20 {index['recall@20']:.3f}" if "recall@20" in index else ""
     print_line(

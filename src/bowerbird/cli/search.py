@@ -284,7 +284,7 @@ def _batch(
 def _covering(kb: KnowledgeBase, hits: Neighbors, mode: str, where: str | None) -> Neighbors:
     from bowerbird.systems import coverage
 
-    return coverage.cover(kb, hits, search_mode=mode, where=where)
+    return coverage.cover(kb, hits, search_mode=mode, where=where, operators=True)
 
 
 def _share(text: str | None) -> float | Literal["auto", "even"]:
