@@ -103,7 +103,11 @@ def test_a_copy_in_one_precision_alone_is_opened(folder: Path) -> None:
     for path in sorted(folder.glob("*/*.safetensors")):
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
     assert np.array_equal(ReferencePipeline.from_pretrained(folder)(PROMPT, **how).images, wanted)
-    for name, variant in {"model.fp16-00001-of-00002": "fp16", "model-00001-of-00002.bf16": "bf16", "model": None}.items():
+    for name, variant in {
+        "model.fp16-00001-of-00002": "fp16",
+        "model-00001-of-00002.bf16": "bf16",
+        "model": None,
+    }.items():
         other = folder.parent / name
         other.mkdir()
         (other / f"{name}.safetensors").touch()

@@ -51,8 +51,8 @@ def check_no_file(model: str) -> None:
     """Raises: BowerbirdError where `model` is a file, as other programs keep models."""
     if Path(model).is_file():
         raise BowerbirdError(
-            f"model {model!r}: is a single file, and bowerbird opens directories in diffusers layout; docs/your-model.md"
-            " says how to make one of it"
+            f"model {model!r}: is a single file, and bowerbird opens directories in diffusers layout;"
+            " docs/your-model.md says how to make one of it"
         )
 
 
