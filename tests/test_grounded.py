@@ -621,7 +621,7 @@ def test_the_png_of_an_editor_gives_its_picture_again(
 
     @functools.wraps(call)
     def small(self: Any, **options: Any) -> Any:  # the double's own numbers, which are no setting of a person's
-        return call(self, **options, **own_call)
+        return call(self, **{**own_call, **options})
 
     monkeypatch.setattr(kind, "__call__", small)
     files = [tmp_path / f"{at}.png" for at in range(count)]

@@ -140,6 +140,7 @@ FLAGS = {
         "fit",
         "guidance",
         "guidance_interval",
+        "guidance_scale",
         "ids",
         "image",
         "image_encoder",

@@ -7,6 +7,7 @@ Nothing is unpickled, no code of the directory runs, and nothing is fetched.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ CODE = ("auto_map", "quantization_config", "adapter_config", "kernel_config")
 """Entries that ask for code from elsewhere, or for a format that is none of plain weights."""
 ATTENTION = ("attn_implementation", "experts_implementation")
 PLAIN_ATTENTION = (None, "eager", "sdpa")
+VARIANT = re.compile(r"\.(fp16|bf16)(?:-\d+-of-\d+)?\.safetensors$")
 CODE_FILES = ("*.py", "adapter_config.json")
 
 
@@ -59,6 +61,14 @@ def load_network(kind: Any, folder: Path, *, unused: Sequence[str] = (), **optio
         )
     check_finite(network, folder)
     return without_place(network, folder.name)
+
+
+def only_variant(folder: Path) -> str | None:
+    """The precision that the names of all weights in `folder` say (`model.fp16.safetensors`), as in a copy of one form
+    alone; None where there are others, or none."""
+    found = {VARIANT.search(path.name) for path in folder.glob("*.safetensors")}
+    names = {None if match is None else match[1] for match in found}
+    return names.pop() if len(names) == 1 else None
 
 
 def without_place(network: Any, name: str) -> Any:
@@ -166,7 +176,7 @@ def is_bundled(place: Path) -> bool:
 
 
 def _counts_layers(key: str) -> bool:
-    return "layers" in key or "depth" in key
+    return ("layers" in key and key != "max_window_layers") or "depth" in key  # that one may be beyond the last layer
 
 
 def entries(value: Any, key: str = "") -> list[tuple[str, Any]]:

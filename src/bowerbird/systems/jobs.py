@@ -130,7 +130,8 @@ def check(job: Job, *, has_kb: bool) -> None:
     if job.items is not None and not has_kb:
         raise BowerbirdError("generate: `items` are of a knowledge base; give it as `kb`")
     if not alone and not has_kb:
-        raise BowerbirdError("generate: give a knowledge base (`kb`), or pictures of your own (`reference`)")
+        alone_too = "" if job.prompt is None else ", or `k=0` for the prompt alone"
+        raise BowerbirdError(f"generate: give a knowledge base (`kb`), pictures of your own (`reference`){alone_too}")
     if alone and job.prompt is None:
         raise BowerbirdError("generate: `reference` and `k=0` go with `prompt`, which says what to generate")
     if alone and job.min_score is not None:

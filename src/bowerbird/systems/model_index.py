@@ -44,7 +44,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     class."""
     if not (folder / FILE).is_file():
         raise BowerbirdError(
-            f"model {str(folder)!r}: the directory has no {FILE}; give one that bowerbird train wrote (…/model)"
+            f"model {str(folder)!r}: the directory has no {FILE}; give one that bowerbird train wrote (…/model), or a"
+            " base in diffusers layout (docs/your-model.md)"
         )
     index = files.read_json(folder / FILE, "description of a model")
     kind = index.get("_class_name")
@@ -154,7 +155,9 @@ def load_networks(
         if not place.is_dir():
             raise BowerbirdError(f"{folder}: {part} is missing; fetch the whole model again")
         if issubclass(kind, ModelMixin | PreTrainedModel):
-            loaded[part] = network_files.load_network(kind, place, dtype=dtype, **options).eval()
+            variant = network_files.only_variant(place)
+            own = options if variant is None else {"variant": variant, **options}
+            loaded[part] = network_files.load_network(kind, place, dtype=dtype, **own).eval()
         elif part == "scheduler":
             network_files.check_config(place / "scheduler_config.json")
     return loaded
