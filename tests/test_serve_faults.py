@@ -202,10 +202,9 @@ def test_a_disk_that_is_full_ends_jobs_and_no_server(folder: Path, arguments: li
             first = server.end(server.post("/api/generate", {"prompt": "red", "steps": 1}))
             assert first["state"] == "done"
             worker = server.worker
-            with (place / "junk").open("wb") as junk, suppress(OSError):
-                while True:
-                    junk.write(bytes(4096))
-                    junk.flush()
+            with (place / "junk").open("wb", buffering=0) as junk, suppress(OSError):
+                while junk.write(bytes(4096)):
+                    pass
             for _ in range(3):
                 answer = server.post("/api/generate", {"prompt": "blue", "n": 4, "steps": 1})
                 if answer.status == 202:
