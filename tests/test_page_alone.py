@@ -114,3 +114,56 @@ def test_what_is_found_is_put_in_another_order_where_one_says_so(page: Any, serv
     page.locator("button.big").click()
     expect(page.locator(".run")).to_have_count(2)
     assert server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["rerank"] == "auto"
+
+
+def test_a_phone_shows_claims_whole_and_where_to_add_a_neighbor(page: Any, server: Client) -> None:
+    """Four columns left a claim's words 85 of 390 pixels, and a hint pushed both buttons out of sight."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}/#/models")
+    claim = page.locator(".claims tbody tr").first
+    assert claim.locator("td").first.bounding_box()["width"] > 300
+    assert page.locator(".claims li:visible").count() <= 4 * page.locator(".claims tbody tr").count()
+    page.locator(".claims summary").first.click()
+    expect(page.locator(".claims details[open] li").first).to_be_visible()
+    page.goto(f"{server.url}/#/generate")
+    box = page.locator(".neighbor-add").bounding_box()
+    assert box["x"] + box["width"] <= 390
+    page.set_viewport_size({"width": 1280, "height": 720})
+
+
+def test_the_grid_is_used_by_keys_before_anything_was_clicked(page: Any, server: Client) -> None:
+    """Space scrolled, and Enter did nothing, while no item was the active one."""
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.wait_for()
+    page.locator(".grid-listbox").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    expect(page.locator(".selection")).to_contain_text("2 items selected")
+    page.keyboard.press("Escape")
+    page.reload()
+    page.locator(".cell img").first.wait_for()
+    page.locator(".grid-listbox").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".detail-title")).to_be_visible()
+    page.keyboard.press("Escape")
+
+
+def test_a_long_caption_leaves_what_can_be_done_in_sight(page: Any, server: Client) -> None:
+    """300 words filled the panel; they scroll in a box of their own, which keys reach."""
+
+    def long(route: Any) -> None:
+        found = route.fetch().json()
+        route.fulfill(json={**found, "items": [{**item, "caption": "word " * 300} for item in found["items"]]})
+
+    page.route("**/items?*", long)
+    page.goto(f"{server.url}/#/generate")  # what the grid holds already has its own captions
+    page.reload()
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.click()
+    title = page.locator(".detail-title")
+    expect(title).to_contain_text("word")
+    assert title.bounding_box()["height"] < 250
+    assert title.get_attribute("tabindex") == "0"
+    page.keyboard.press("Escape")
+    page.unroute("**/items?*")

@@ -10,6 +10,9 @@ import { ownAddress } from "../../parts/thumbnail.js";
 import { toast, toastError } from "../../parts/toast.js";
 import { addPicture } from "./query.js";
 
+/** Characters of a caption beyond which it scrolls, and so must take the focus. */
+const LONG = 200;
+
 export function Detail({ item, hit, writable, onClose, onStep, onRemove }) {
   const pinned = useStore(draft, (now) => now.pinned.some((entry) => entry.key === `item:${item.id}`));
   const use = () => {
@@ -25,7 +28,7 @@ export function Detail({ item, hit, writable, onClose, onStep, onRemove }) {
       <${IconButton} class="push" name="close" label="Close" onClick=${onClose} />
     </div>
     <img class="detail-picture" key=${item.id} src=${ownAddress(item.picture)} alt=${item.caption || item.name || "Item"} />
-    <h2 class="detail-title">${item.caption || item.name || "Without a caption"}</h2>
+    <h2 class="detail-title" dir="auto" tabindex=${(item.caption ?? "").length > LONG ? "0" : undefined}>${item.caption || item.name || "Without a caption"}</h2>
     ${hit && html`<p class="small">${scoreLine(hit)}</p>`}
     <div class="button-row">
       <button type="button" class="primary" disabled=${pinned} onClick=${use}><${Icon} name="pin" />${pinned ? "Pinned" : "Use as neighbor"}</button>
