@@ -360,8 +360,9 @@ def test_a_model_that_takes_no_adapter_is_refused_before_anything_starts(tmp_pat
 
 def test_errors_name_what_a_request_has_and_no_commands() -> None:
     cases = {
-        "generate: give a knowledge base (`kb`), or pictures of your own (`reference`)": (
-            "generate: give a knowledge base (knowledge_base), or pictures of your own (neighbors)"
+        "generate: give a knowledge base (`kb`), pictures of your own (`reference`), or `k=0` for the prompt alone": (
+            "generate: give a knowledge base (knowledge_base), pictures of your own (neighbors), or k=0 for the prompt"
+            " alone"
         ),
         "this model does not edit; use tiny-knn, or train one: bowerbird train tiny-knn": (
             "this model does not edit; use tiny-knn, or train one"

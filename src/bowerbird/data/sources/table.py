@@ -109,8 +109,9 @@ def read_batches(
     """Rows with an `image` struct {bytes, path}, bytes, base64 or a path; other columns become metadata, class labels
     by their names. `path` names the table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
-    addresses in a column `url`. A row of a table of edits is two items (`edit_rows`).
+    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the addresses
+    in a column `url`. A row of a table of edits is two items (`edit_rows`). Raises: BowerbirdError where the
+    `caption_column` asked for is not in the table.
     """
     pairs = pair_columns(schema.names)
     if pairs is not None:
@@ -235,8 +236,7 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> tuple[str,
         return column, by_url
     if not {column_key(name) for name in schema.names}.isdisjoint(map(column_key, URL_COLUMNS)):
         raise BowerbirdError(
-            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
-            " `fetch_urls`"
+            f"{path}: has addresses of pictures and no pictures; they are downloaded only with `fetch_urls`"
         )
     raise WithoutPicturesError(
         f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"
