@@ -22,9 +22,7 @@ MONTH = 30 * 24 * 3600
 
 
 @router.get("/", include_in_schema=False)
-async def page(
-    request: Request, server: Here, token: Annotated[str | None, Query(max_length=1000)] = None
-) -> Response:
+async def page(request: Request, server: Here, token: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
     """The page; `token` signs in, and is gone from the address."""
     if token is not None and server.settings.token is not None:
         answer = RedirectResponse("/", 303)
