@@ -86,7 +86,7 @@ export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onT
     if (event.key in steps) moveTo(active < 0 ? seen : active + steps[event.key]);
     else if (event.key === "Home") moveTo(0);
     else if (event.key === "End") moveTo(total - 1);
-    else if (event.key === "Enter" || event.key === " ") {
+    else if (total && (event.key === "Enter" || event.key === " ")) {
       moveTo(at);
       if (event.key === "Enter") onOpen?.(at);
       else onToggle?.(at, event);
