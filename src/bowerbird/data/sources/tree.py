@@ -123,10 +123,12 @@ def read_tree(
     *,
     outside: Sequence[Table] = (),
     collect: list[Table] | None = None,
+    listed: bool = False,
 ) -> Iterator[SourceItem]:
     """The pictures of a tree with what its tables (and those from `outside`), the files beside them and their folders
     say of them, then the rows of tables that hold pictures. Nested archives are the caller's: with `collect` the tables
-    are put there, and which of their rows are of no picture is the caller's to say."""
+    are put there, and which of their rows are of no picture is the caller's to say. `listed`: only pictures with a
+    row."""
     report = options.report
     files = files or sort_names(tree, report)
     inside = [tree.label.rstrip("/"), layout.stem_of_archive(tree.label.rstrip("/"))] if tree.label else []
@@ -145,6 +147,8 @@ def read_tree(
         check_asked(tree.place, options.caption_column, report.columns)
     places = layout.Layout(files.pictures)
     for name in files.pictures:
+        if listed and not listing.has(name):
+            continue
         yield _item(tree, name, listing, sidecars, places, options)
     parts = ((f"{tree.label}{name}", _table_items(tree, name, options)) for name in data)
     yield from read_parts(parts, report, came=bool(files.pictures or files.archives))
