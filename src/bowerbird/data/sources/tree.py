@@ -22,6 +22,7 @@ from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout, rows, table
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
 from bowerbird.data.sources.listing import Listing, Table
+from bowerbird.data.sources.png_prompt import prompt_in
 from bowerbird.data.sources.sidecars import Sidecars
 from bowerbird.data.text import read_text, spelled
 
@@ -260,7 +261,8 @@ def _item(
     places: layout.Layout,
     options: SourceOptions,
 ) -> SourceItem:
-    """One picture with all that is said of it: its row before the files beside it, and those before its folder."""
+    """One picture with all that is said of it: its row before the files beside it, those before the prompt in it, and
+    that before its folder."""
     metadata = tree.facts(name)
     split, kind = places.split_of(name), places.class_of(name)
     row, captions = listing.of(name)
@@ -285,10 +287,13 @@ def _item(
     if kind is not None:
         metadata["class"] = spelled(kind)
     metadata |= facts | row
+    data, problem = _bytes(tree, name)
+    if captions is None and (prompt := prompt_in(data)):
+        options.report.note("prompts_taken", f"{tree.label}{name}")
+        captions = [prompt]
     if captions is None:
         captions = [str(metadata.get("class", "")).replace("_", " ")]
     caption, metadata = with_captions(captions, metadata)
-    data, problem = _bytes(tree, name)
     return SourceItem(data, f"{tree.label}{name}", caption, metadata, problem=problem)
 
 
