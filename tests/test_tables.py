@@ -305,11 +305,12 @@ def test_a_table_by_itself_gives_the_pictures_it_names_and_no_others(tmp_path: P
     assert found == {"bilder/A 1.png": ("Red mug", 9.5), "bilder/A 2.png": ("Blue mug", 8.0)}
     assert report.names == {"columns_taken": ["products.csv: SKU"], "rows_without_picture": ["A 3"]}
     for name, rows in {
-        "one.jsonl": [{"image": "old/x.jpg", "text": "old"}],
+        "one.jsonl": [{"image": "old/x.jpg", "txt": "old"}],
         "more.json": [{"image": "other.png"}],
     }.items():
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows))
-        assert [item.name for item in read(tmp_path / name)] == [rows[0]["image"]]
+        (item,) = read(tmp_path / name)
+        assert (item.name, item.caption) == (rows[0]["image"], rows[0].get("txt", ""))
 
 
 def test_a_table_by_itself_that_names_no_picture_here_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from bowerbird.data.report import SourceReport
 CAPTION_COLUMNS = (
     "caption",
     "text",
+    "txt",
     "captions",
     "sentences",
     "prompt",

@@ -48,7 +48,7 @@ class TextTable:
         else:
             raise BowerbirdError(
                 f"{place}: {_what(table.rows, unsaid)}; its rows name pictures, as file_name does, in its folder"
-                f" {path.parent} or below; for pictures in archives give the folder"
+                f" {path.parent} or below; where they lie beside it or in archives, give the folder that holds both"
             )
 
 
