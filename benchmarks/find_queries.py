@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ K = 20
 LANGUAGES = ("de", "fr", "es", "ru", "ja", "zh", "ko", "th", "hi", "fi")
 VENDORS = ("github", "iamcal", "joypixels")
 """Whose names for emoji are asked for: those of GitHub, Slack and JoyPixels."""
+PROMPTS = (
+    *("a photo of a {}", "{} in watercolor", "{}, studio lighting, 4k", "generate an image of {}"),
+    *("a cute {} sticker", "{} on a white background, flat vector art"),
+)
+"""How people ask a generator for a thing."""
 COMMON_TAG = (8, 60)
 """A tag of so many emoji stands for a kind of thing."""
 
@@ -86,9 +92,9 @@ def text_queries(
     drawings: Drawings, colored: Sequence[Query], vendors: Sequence[Query], count: int, *, seed: int = 0
 ) -> dict[str, list[Query]]:
     """Text to picture, by kind, at most `count` each: `names` that the bundled models were trained with, `unseen names`
-    that they were not, names with a word that no other has, mistyped ones, all tags of an emoji as its description,
-    some of `colored` (a color and a tag) and of `vendors` (others' names), and two names. Another `seed` draws
-    others."""
+    that they were not, names with a word that no other has, known ones in a prompt, mistyped ones, all tags of an emoji
+    as its description, some of `colored` (a color and a tag) and of `vendors` (others' names), and two names. Another
+    `seed` draws others."""
     rng = random.Random(seed)
     of_name, of_code = drawings.rows_by(drawings.names), drawings.rows_by(drawings.codes)
     unseen = {name for name, rare in zip(drawings.names, drawings.rare, strict=True) if rare}
@@ -103,6 +109,8 @@ def text_queries(
         "rare words": rng.sample(uncommon, min(count, len(uncommon))),
     }
     kinds = {kind: [Query(of_name[name], name) for name in names] for kind, names in by_name.items()}
+    asked = zip(known, cycle(PROMPTS))
+    kinds["in a prompt"] = [Query(of_name[name], prompt.format(name)) for name, prompt in asked]
     kinds["mistyped names"] = [Query(of_name[name], wrong) for name in known if (wrong := mistype(name, rng))]
     kinds["tags"] = [Query(rows, text) for text, rows in rng.sample(described, min(count, len(described)))]
     kinds["color and tag"] = rng.sample(colored, min(count, len(colored)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -135,3 +137,55 @@ def test_generation_records_it_and_the_command_line_takes_it(
     shown = bowerbird("search", kb.path, "--text", PROMPT, "-k", "2", "--cover", "--json", cwd=tmp_path)
     results = json.loads(shown.stdout)["results"]
     assert [each["phrase"] for each in results] == ["a red apple", "a blue boat"]
+
+
+def test_fields_hold_for_what_covers_and_for_rerankers(tmp_path: Path) -> None:
+    """`artist:Blue` is no word: neither a thing to cover nor a color to keep, and nobody else's item comes in."""
+    place = tmp_path / "in"
+    place.mkdir()
+    rows = [
+        ("red boat", "Blue", "red"),
+        ("red tree", "Blue", "red"),
+        ("lamp", "Eve", "yellow"),
+        ("boat", "Eve", "blue"),
+    ]
+    lines = []
+    for number, (caption, artist, color) in enumerate(rows):
+        Image.new("RGB", (32, 32), color).save(place / f"{number}.png")
+        lines.append({"file_name": f"{number}.png", "text": caption, "artist": artist})
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    kb = KnowledgeBase.build(tmp_path / "kb", place, caption_column="text", tokens=4)[0]
+    query = "artist:Blue boat, lamp"
+    hits = coverage.cover(kb, kb.search(text=query, k=3), operators=True)
+    assert sorted(hits.captions[0]) == ["", "red boat", "red tree"]
+    assert hits.phrases[0][0] == "boat"
+    assert [note for note in hits.notes[0] if "artist" in note] == []
+    found = kb.search(text="artist:Blue boat", k=2, rerank="color")
+    assert (set(found.captions[0]), found.notes) == ({"red boat", "red tree"}, ())
+    late = kb.search(text="artist:Blue boat", k=2, rerank="late")
+    assert late.scores.tolist() == kb.search(text="boat", k=2, rerank="late", where="artist = 'Blue'").scores.tolist()
+    assert late.queries == ("artist:Blue boat",)
+
+
+def test_an_encoder_of_pictures_alone_covers_by_words(kb: KnowledgeBase) -> None:
+    alone = KnowledgeBase.open(kb.path, encoder=kb.encoder)
+    alone.encoder = _PicturesAlone(kb.encoder)
+    hits = coverage.cover(alone, alone.search(text=PROMPT, k=2, mode="bm25"), search_mode="bm25")
+    assert [caption.split()[1] for caption in hits.captions[0]] == ["apple", "boat"]
+    lacking = coverage.cover(alone, alone.search(text="a red apple and a dragon", k=2, mode="bm25"), search_mode="bm25")
+    assert "a dragon" in lacking.notes[0][0]
+
+
+class _PicturesAlone:
+    """An encoder that refuses texts."""
+
+    embeds_text = False
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def embed_text(self, texts: Sequence[str]) -> Any:
+        raise BowerbirdError("no texts")

@@ -177,6 +177,8 @@ def test_wrong_kinds_of_directory_are_one_line(tmp_path: Path, drawn_folder: Pat
         encoders.load_text(drawn_folder)
     with pytest.raises(BowerbirdError, match="not minilm, a directory"):
         encoders.load_text("mini")
+    with pytest.raises(BowerbirdError, match="caption_encoder=minilm"):
+        encoders.load("minilm")
     modules = json.loads((text / "modules.json").read_text())
     for kind, place, match in (("CNN", "2_CNN", "CNN"), ("Normalize", "../../etc", "its own directory alone")):
         shutil.copytree(text, tmp_path / kind)

@@ -158,10 +158,15 @@ def test_the_command_line_and_what_has_no_tokens(tmp_path: Path) -> None:
     )
     assert (found["rerank"], len(found["results"])) == ("late", 2)
     assert json.loads(bowerbird("kb", "info", "kb", "--json", cwd=tmp_path).stdout)["tokens"]["count"] == 16
+    assert "16 an item" in bowerbird("kb", "info", "kb", cwd=tmp_path).stdout
+    bowerbird("kb", "export", "kb", "out", "--format", "parquet", cwd=tmp_path)
+    again = bowerbird("kb", "build", "again", "out", "--tokens", "16", cwd=tmp_path)
+    assert "cannot be kept" not in again.stderr  # nothing is exported that no source can bring
     bowerbird("kb", "build", "plain", source, cwd=tmp_path)
     said = bowerbird("search", "plain", "--text", "red", "--rerank", "late", cwd=tmp_path, expect=2).stderr
     assert "holds no tokens" in said
     assert "kb build NEW SOURCE --tokens 64" in said
+    assert "without --rerank" in said
     assert len(said.strip().splitlines()) == 1
     with pytest.raises(BowerbirdError, match="from 4 to 256; got 3"):
         KnowledgeBase.build(tmp_path / "few", source, tokens=3)

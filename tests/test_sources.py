@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,6 +49,17 @@ def test_class_folder_names_become_captions(tmp_path: Path) -> None:
     (tmp_path / "red_fox" / "1.png").write_bytes(PICTURE)
     (item,) = sources.read(tmp_path)
     assert (item.caption, item.metadata["class"]) == ("red fox", "red_fox")
+
+
+def test_a_class_is_the_same_however_its_folder_is_spelled(tmp_path: Path) -> None:
+    """macOS writes ä as two characters; ids and conditions must not depend on it."""
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form / unicodedata.normalize(form, "Bäume")
+        folder.mkdir(parents=True)
+        (folder / "1.png").write_bytes(PICTURE)
+    composed, decomposed = (next(iter(sources.read(tmp_path / form))) for form in ("NFC", "NFD"))
+    assert composed.metadata["class"] == decomposed.metadata["class"] == "B\u00e4ume"
+    assert content_id(composed) == content_id(decomposed)
 
 
 def test_parquet_struct_bytes_and_paths(tmp_path: Path) -> None:

@@ -151,6 +151,36 @@ def test_whole_texts() -> None:
     assert query_words("烤鸭") == ["烤鸭"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("a picture of a screwdriver", ["screwdriver"]),
+        ("Please draw me a red fox for my app", ["red", "fox"]),
+        ("could you generate two icons showing a fox, please?", ["two", "fox"]),
+        ("show jumping", ["show", "jumping"]),  # no request
+        ("framed picture", ["framed", "picture"]),
+        ("a picture of", ["picture"]),
+    ],
+)
+def test_words_that_only_ask_are_not_searched(prompt: str, asked: list[str]) -> None:
+    assert query_words(prompt) == asked
+
+
+@pytest.mark.parametrize("language", [None, "en"])
+@pytest.mark.parametrize(
+    "prompt", ["a picture of a yarn", "please draw yarn for my app", "yarn, drawn small on white", "Yarn， watercolor"]
+)
+def test_a_prompt_finds_what_it_names(prompt: str, language: str | None, tmp_path: Path) -> None:
+    names = ["framed picture", "picture", "white small square", "small app", "drawing pin", "yarn", "my yarn ball"]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (16, 16), (30 * number, 90, 200 - 20 * number)).save(tmp_path / "in" / f"{number}.png")
+        (tmp_path / "in" / f"{number}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", language=language)[0]
+    for mode in ("bm25", "hybrid"):
+        assert kb.search(text=prompt, k=1, mode=mode).captions[0][0] == "yarn"
+
+
 def test_near_words_are_those_of_the_exact_distance() -> None:
     """Against the definition, letter by letter: a letter more, less, other, or two swapped."""
 
@@ -200,14 +230,20 @@ def test_a_mistyped_word_is_found_and_said(tmp_path: Path) -> None:
     ("text", "words_of", "phrases", "where"),
     [
         ('a "red fox" in snow', "a red fox in snow", ("red fox",), None),
-        ("sku:ABC-12 fox", "fox", (), "lower(`SKU`) = lower('ABC-12')"),
+        ("sku:ABC-12 fox", "fox", (), "lower(`SKU`) IN (lower('ABC-12'))"),
         (
             'Artist:"d\'Arc, J." year:1990',
             "d'Arc, J. 1990",
             (),
-            "lower(`artist`) = lower('d''Arc, J.') AND `year` = 1990",
+            "lower(`artist`) IN (lower('d''Arc, J.')) AND `year` = 1990",
         ),
-        ("tags:wild", "wild", (), "array_has(`tags`, 'wild')"),
+        ("artist:Zoë", "Zoë", (), "lower(`artist`) IN (lower('Zo\u00eb'), lower('Zoe\u0308'))"),
+        (
+            "„roter Apfel“ «oie» »Gans« 「黒い猫」",
+            "roter Apfel oie Gans 黒い猫",
+            ("roter Apfel", "oie", "Gans", "黒い猫"),
+            None,
+        ),
         ("year:old http://a.b note:x 5:30", "year:old http://a.b note:x 5:30", (), None),
         ("year:19.0 year:99999999999999999999", "year:99999999999999999999", (), "`year` = 19"),
         ('12" pan', '12" pan', (), None),
@@ -223,17 +259,18 @@ def test_a_query_taken_apart(text: str, words_of: str, phrases: tuple[str, ...],
 def test_phrases_and_fields(tmp_path: Path) -> None:
     """In rows indexed and in rows that came since, with a condition and without."""
     rows = [
-        ("a red fox", "ABC-12", 1),
-        ("fox by a red barn", "abc-12", 2),
-        ("Red foxes", "X", 1),
-        ("barn", "ABC-12", 1),
+        ("a red fox", "ABC-12", 1, {"artist": "Zoe\u0308"}),
+        ("fox by a red barn", "abc-12", 2, {}),
+        ("Red foxes", "X", 1, {}),
+        ("barn", "ABC-12", 1, {"artist": "Zo\u00eb", "tags": ["Old", "Farm"]}),
     ]
     for part, some in (("a", rows[:2]), ("b", rows[2:])):
         (tmp_path / part).mkdir()
         lines = []
-        for number, (caption, sku, year) in enumerate(some):
+        for number, (caption, sku, year, more) in enumerate(some):
             Image.new("RGB", (8, 8), (90 * number, 40 * len(part), ord(part))).save(tmp_path / part / f"{number}.png")
-            lines.append(json.dumps({"file_name": f"{number}.png", "text": caption, "SKU": sku, "year": year}))
+            row = {"file_name": f"{number}.png", "text": caption, "SKU": sku, "year": year}
+            lines.append(json.dumps(row | more))
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
     kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "a", encoder=PlainEncoder())
     kb.search(text="fox", k=1, mode="bm25")
@@ -252,6 +289,9 @@ def test_phrases_and_fields(tmp_path: Path) -> None:
     assert found('"red fox"', where="year = 1") == {"a red fox", "Red foxes"}
     assert found("barn year:1") == {"barn"}
     assert found("nowhere:1 barn") == {"fox by a red barn", "barn"}
+    assert found('""') == set()
+    assert found("tags:farm") == found("tags:FARM") == {"barn"}
+    assert found("artist:Zoë") == found("artist:ZOE\u0308") == {"a red fox", "barn"}
     assert found('"red fox"', operators=False) == found("red fox")
     several = kb.search(text=["fox", '"a red barn"'], k=2, mode="hybrid")
     assert several.captions[1] == ("fox by a red barn", "")

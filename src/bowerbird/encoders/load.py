@@ -158,6 +158,11 @@ def _named(text: str, device: str) -> Encoder | None:
         return _directory(path, text, given, device)
     if text in plugins.entry_point_names(ENTRY_POINTS):
         return _instance(plugins.entry_point(ENTRY_POINTS, text), text, device)
+    if bare == MINILM:
+        raise BowerbirdError(
+            f"encoder {text!r}: embeds captions and no pictures; give it as `caption_encoder={text}`, beside an encoder"
+            " of pictures"
+        )
     if not _may_be_a_hub_id(bare):
         raise BowerbirdError(
             f"encoder {text!r}: not a bundled name (small), photos, a directory, a hub id such as"

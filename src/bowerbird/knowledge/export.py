@@ -21,7 +21,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import SUFFIXES
 from bowerbird.core.progress import Progress
 from bowerbird.core.text import to_json
-from bowerbird.data.item import OWN_COLUMNS
+from bowerbird.data.item import OWN_COLUMNS, PACKED_COLUMNS
 from bowerbird.data.sources import layout
 from bowerbird.data.sources.table import ENCODER_KEY
 from bowerbird.knowledge.storage.batches import read_in_batches
@@ -29,7 +29,7 @@ from bowerbird.knowledge.storage.batches import read_in_batches
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
-NOT_EXPORTED = ("image", "check", "added", "id", "name", "content_hash")
+NOT_EXPORTED = ("image", "check", "added", "id", "name", "content_hash", *PACKED_COLUMNS)
 BATCH = 256
 FILE = "file"
 MOST_NAME, MOST_PATH = 180, 900

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from bowerbird.knowledge.items import neighbors, rows_of
 from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
 from bowerbird.knowledge.rerank.search import SearchableCollection, search_reranked
 from bowerbird.knowledge.search import dense, query
-from bowerbird.knowledge.search.terms import Terms, is_plain, parse
+from bowerbird.knowledge.search.terms import Terms, all_of, is_plain, parse, words_of
 from bowerbird.knowledge.search.typos import shown
 from bowerbird.knowledge.storage.protocol import CAPTIONS
 
@@ -81,7 +82,15 @@ def search(base: Searched, request: SearchRequest) -> Neighbors:
     k = min(DEFAULT_K, count) if request.k is None else request.k
     if (reranker := load_reranker(request.rerank)) is not None:
         options = {name: getattr(request, name) for name in PASSED_ON}
-        return search_reranked(base, reranker, text=request.text, images=request.images, k=k, options=options)
+        return search_reranked(
+            base,
+            reranker,
+            text=request.text,
+            words=partial(words_of, columns=store.columns()) if request.operators else str,
+            images=request.images,
+            k=k,
+            options=options,
+        )
     _check(request, k, count, store)
     texts = _texts(request)
     allowed = store.allowed(request.where) if request.where is not None else None
@@ -140,8 +149,8 @@ def _by_text(
 def _by_terms(base: Searched, terms: Terms, k: int, where: str | None, options: query.TextOptions) -> query.TextResult:
     """The k best for one text with phrases and fields."""
     store, snapshot = base.store, base.store.snapshot
-    both = " AND ".join(f"({part})" for part in (where, terms.where) if part is not None)
-    allowed = store.allowed(both) if both else None
+    both = all_of(where, terms.where)
+    allowed = store.allowed(both) if both is not None else None
     for phrase in terms.phrases:
         allowed = snapshot.narrowed(phrase, allowed)
     if options.mode == "bm25" and not terms.words:  # fields alone: what has them, in the order of ids

@@ -14,7 +14,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import shortened
-from bowerbird.core.types import ABSENT
+from bowerbird.core.types import ABSENT, embeds_text
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import name_words, words
 from bowerbird.systems.calibration import calibrate
@@ -136,30 +136,46 @@ def _candidates(
     if not ids:
         nothing = np.zeros((len(phrases), 0))
         return _Candidates(np.zeros(0, np.int64), nothing, nothing, [[] for _ in phrases], np.zeros((0, 1)))
-    items, encoder = kb.get(ids), kb.encoder
-    cosines = unit(encoder.embed_text(queries), encoder.shared_dim) @ unit(items.embeddings[0], encoder.shared_dim).T
-    calibrated = settings.min_relevance > 0 or settings.min_relevance_unnamed > 0
-    relevance = calibrate(kb).relevance(cosines) if calibrated else np.clip(cosines, 0, 1)
-    bm25 = _bm25(hits, ids)
+    items = kb.get(ids)
     texts = zip(items.captions[0], items.metadata[0], kb.names(ids), strict=True)
     have = [{*words(caption), *words(further_words(more)), *name_words(name)} for caption, more, name in texts]
-    scores = np.zeros(cosines.shape)
+    shares = [[_word_share(phrase, own) for own in have] for phrase in phrases]
+    vectors = items.embeddings[0]
+    if embeds_text(kb.encoder):
+        relevance, similar = _relevance(kb, queries, vectors, settings)
+    else:  # an encoder of pictures alone: what has the words will do, and nothing else
+        relevance = np.asarray([[float(named) for _, named in line] for line in shares])
+        similar = [[""] * len(ids)] * len(phrases)
+    bm25 = _bm25(hits, ids)
+    scores = np.zeros(relevance.shape)
     reasons: list[list[str]] = []
-    for p, phrase in enumerate(phrases):
+    for p in range(len(phrases)):
         reasons.append([])
-        for c, own in enumerate(have):
-            share, named = _word_share(phrase, own)
+        for c, (share, named) in enumerate(shares[p]):
             least = settings.min_relevance if named else settings.min_relevance_unnamed
             if relevance[p, c] >= least:
                 scores[p, c] = (relevance[p, c] + share + bm25[p, c]) / 3
             caption = shortened(items.captions[0][c], 60)
-            reasons[-1].append(
-                f"{caption!r} {'has' if named else 'does not have'} the words; similarity {cosines[p, c]:.2f}, above"
-                f" {relevance[p, c]:.0%} of the captions here"
-            )
-    vectors = items.embeddings[0]
+            reasons[-1].append(f"{caption!r} {'has' if named else 'does not have'} the words{similar[p][c]}")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
     return _Candidates(np.asarray(ids, np.int64), scores, relevance, reasons, vectors / lengths)
+
+
+def _relevance(
+    kb: KnowledgeBase, queries: Sequence[str], vectors: np.ndarray, settings: ChoiceSettings
+) -> tuple[np.ndarray, list[list[str]]]:
+    """How relevant items of these raw `vectors` `(C, d)` are to P queries, `(P, C)`, and how a reason says it."""
+    encoder = kb.encoder
+    cosines = unit(encoder.embed_text(queries), encoder.shared_dim) @ unit(vectors, encoder.shared_dim).T
+    calibrated = settings.min_relevance > 0 or settings.min_relevance_unnamed > 0
+    relevance = calibrate(kb).relevance(cosines) if calibrated else np.clip(cosines, 0, 1)
+    return relevance, [
+        [
+            f"; similarity {cosine:.2f}, above {share:.0%} of the captions here"
+            for cosine, share in zip(*line, strict=True)
+        ]
+        for line in zip(cosines, relevance, strict=True)
+    ]
 
 
 def _bm25(hits: Any, ids: Sequence[int]) -> np.ndarray:

@@ -8,7 +8,7 @@ search found for the whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from math import ceil
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.knowledge.search.terms import all_of, parse
 from bowerbird.knowledge.search.words import words
 from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
@@ -27,20 +28,35 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 
-def cover(kb: KnowledgeBase, found: Neighbors, *, search_mode: str = "hybrid", where: str | None = None) -> Neighbors:
+def cover(
+    kb: KnowledgeBase,
+    found: Neighbors,
+    *,
+    search_mode: str = "hybrid",
+    where: str | None = None,
+    operators: bool = False,
+) -> Neighbors:
     """`found`, of the texts it names, with the items that cover the phrases of a text before the others, in as many
     columns; a text of one phrase keeps what was found. `phrases` of the result say what each item is there for, and
-    `notes` which phrase has none.
+    `notes` which phrase has none. `operators`: whether a text was searched with fields (`sku:ABC-12`), which then hold
+    for all; phrases in quotation marks are phrases like any other here.
 
     Raises: BowerbirdError for a wrong condition, or where no item has a caption to judge a phrase by.
     """
-    rows = [_covered(kb, found.rows([row]), search_mode, where) for row in range(len(found))]
+    columns = kb.store.columns() if operators else None
+    rows = [_covered(kb, found.rows([row]), search_mode, where, columns) for row in range(len(found))]
     return rows[0] if len(rows) == 1 else Neighbors.stack(rows)
 
 
-def _covered(kb: KnowledgeBase, found: Neighbors, search_mode: str, where: str | None) -> Neighbors:
-    """One row."""
-    read = parse_prompt(_as_searched(found), parser=load_parser(RULES), kb=kb, where=where)
+def _covered(
+    kb: KnowledgeBase, found: Neighbors, search_mode: str, where: str | None, columns: Mapping[str, str] | None
+) -> Neighbors:
+    """One row; `columns`: those whose names may be fields of the text."""
+    text = found.queries[0]
+    if columns is not None:
+        terms = parse(text, columns)
+        text, where = terms.text, all_of(where, terms.where)
+    read = parse_prompt(_as_searched(text, found), parser=load_parser(RULES), kb=kb, where=where)
     things = [phrase for phrase in read.phrases if phrase.head.casefold() not in GROUNDS]
     if len(things) < 2:
         return found
@@ -69,15 +85,15 @@ def _covered(kb: KnowledgeBase, found: Neighbors, search_mode: str, where: str |
     return made.padded(found.k, found.embeddings.shape[-1])
 
 
-def _as_searched(found: Neighbors) -> str:
-    """The text of a row with the words that were searched in place of mistyped ones: its phrases are judged by them."""
+def _as_searched(text: str, found: Neighbors) -> str:
+    """The `text` with the words that were searched in place of mistyped ones: its phrases are judged by them."""
     instead = found.corrected[0] if found.corrected else {}
 
     def near(match: re.Match[str]) -> str:
         own = words(match[0])
         return instead[own[0]][0] if own and instead.get(own[0]) else match[0]
 
-    return re.sub(r"[^\W_]+", near, found.queries[0]) if instead else found.queries[0]
+    return re.sub(r"[^\W_]+", near, text) if instead else text
 
 
 def _in_turn(things: Sequence[Phrase], chosen: Sequence[ChosenReference]) -> list[ChosenReference]:

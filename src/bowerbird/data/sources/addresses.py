@@ -52,8 +52,7 @@ def are_addresses(cells: Iterable[Any]) -> bool:
 def refuse_addresses(place: object) -> BowerbirdError:
     """What to say of a table of addresses that may not be asked."""
     return BowerbirdError(
-        f"{place}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
-        " `fetch_urls`"
+        f"{place}: has addresses of pictures and no pictures; they are downloaded only with `fetch_urls`"
     )
 
 

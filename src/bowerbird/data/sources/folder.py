@@ -55,7 +55,9 @@ class Folder:
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path, report = Path(place), options.report
         if (path / "embed.json").is_file() and not files.read_json(path / "embed.json", "list of parts").get("done"):
-            raise BowerbirdError(f"{path}: its embedding did not end; the same bowerbird kb embed ends it")
+            raise BowerbirdError(
+                f"{path}: its embedding was interrupted; run the same bowerbird kb embed again to finish it"
+            )
         tree = FolderTree(path, walk(path, report))
         found = sort_names(tree, report)
         parquet = [name for name in found.tables if layout.suffix_of(name) in layout.PARQUET]

@@ -109,8 +109,9 @@ def read_batches(
     """Rows with an `image` struct {bytes, path}, bytes, base64 or a path; other columns become metadata, class labels
     by their names. `path` names the table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
-    addresses in a column `url`. A row of a table of edits is two items (`edit_rows`).
+    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the addresses
+    in a column `url`. A row of a table of edits is two items (`edit_rows`). Raises: BowerbirdError where the
+    `caption_column` asked for is not in the table.
     """
     pairs = pair_columns(schema.names)
     if pairs is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+from unicodedata import normalize
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import SUFFIXES
@@ -285,7 +286,7 @@ def _item(
     if split is not None:
         metadata["split"] = split
     if kind is not None:
-        metadata["class"] = spelled(kind)
+        metadata["class"] = normalize("NFC", spelled(kind))  # as macOS writes names, and others
     metadata |= facts | row
     data, problem = _bytes(tree, name)
     if captions is None and (prompt := prompt_in(data)):

@@ -48,7 +48,7 @@ class ColorReranker:
     def rerank(self, task: Task) -> Neighbors:
         """As `Reranker.rerank`; what was left out is said in `notes`."""
         found = task.find(range(len(task)), task.k)
-        requests = [read_colors(query) for query in found.queries]
+        requests = [read_colors(text) for text in task.texts]
         rows = {row: request for row, request in enumerate(requests) if request is not None}
         changed = {row: _colored(found.rows([row]), row, asked, task.find, task.base) for row, asked in rows.items()}
         if all(made is None for made in changed.values()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ class LearnedReranker:
             )
         found = task.find(range(len(task)), min(len(task.base), max(task.k, self.candidates)))
         vectors = encoder.embed_text(list(task.texts))
-        return reorder(found, score(self.scorer, found, vectors), task.k, measure="learned")
+        scores = score(self.scorer, replace(found, queries=task.texts), vectors)
+        return reorder(found, scores, task.k, measure="learned")
 
 
 def score(scorer: Scorer, found: Neighbors, vectors: np.ndarray) -> np.ndarray:

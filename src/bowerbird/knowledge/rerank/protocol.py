@@ -34,9 +34,9 @@ class Collection(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The `k` best of Q queries are wanted: `texts`, or else `pictures` (RGB), as many as queries. A candidate's
-    embedding, caption, metadata, picture and first score are in the `Neighbors` that `find` returns; `base` is where
-    they are from."""
+    """The `k` best of Q queries are wanted: `texts`, their words without quotation marks and fields, or else `pictures`
+    (RGB), as many as queries. A candidate's embedding, caption, metadata, picture and first score are in the
+    `Neighbors` that `find` returns; `base` is where they are from."""
 
     base: Collection
     texts: tuple[str, ...]

@@ -25,11 +25,13 @@ def search_reranked(
     reranker: Reranker,
     *,
     text: str | Sequence[str] | None,
+    words: Callable[[str], str],
     images: Sequence[Image.Image] | None,
     k: int,
     options: dict[str, Any],
 ) -> Neighbors:
-    """The k best of each text, or of each picture, as `reranker` has them; `options`: the other arguments of `search`.
+    """The k best of each text, or of each picture, as `reranker` has them; `words`: gives a text without its operators;
+    `options`: the other arguments of `search`.
 
     Raises: BowerbirdError where the query is neither, or the options say the order themselves.
     """
@@ -50,4 +52,4 @@ def search_reranked(
 
     if pictures and not reranker.reads_pictures:
         return find(range(len(pictures)), k)
-    return reranker.rerank(Task(base=base, texts=texts, pictures=pictures, k=k, find=find))
+    return reranker.rerank(Task(base=base, texts=tuple(map(words, texts)), pictures=pictures, k=k, find=find))

@@ -70,7 +70,7 @@ class Analyzer:
 
     def query_words(self, text: str) -> list[str]:
         """What a text asks for (`words.query_words`)."""
-        return words.query_words(text) if self == PLAIN else self._content(text, parts=False)
+        return words.query_words(text) if self == PLAIN else self._content(self._asked_for(text), parts=False)
 
     def sequence(self, text: str) -> list[str]:
         """Every word of a text in its order (`words.sequence`)."""
@@ -79,6 +79,16 @@ class Analyzer:
     def whole(self, text: str) -> str:
         """One token for a text as a whole (`words.whole`)."""
         return words.whole_of(self.words(text), text)
+
+    def query_wholes(self, text: str) -> list[str]:
+        """The tokens of captions that a text may ask for as a whole: as it stands, without the words that only ask, and
+        what stands before a comma, as in "a fox, watercolor"."""
+        bare = self._asked_for(text)
+        first = words.first_clause(bare)
+        return [token for token in dict.fromkeys(map(self.whole, (text, bare, first))) if token]
+
+    def _asked_for(self, text: str) -> str:
+        return words.thing_asked_for(text) if self.language in (None, "en") else text
 
     def _content(self, text: str, *, parts: bool) -> list[str]:
         every = self._all(text, parts=parts)

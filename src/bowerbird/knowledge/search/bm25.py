@@ -113,13 +113,12 @@ class Words:
         return found.astype(np.int64)
 
     def same(self, text: str) -> np.ndarray:
-        """The rows whose whole caption is this one, in their order."""
-        token = self.analyzer.whole(text)
-        if not token:
-            return self.rows[:0]
-        number = _number(token)
-        first, last = (int(np.searchsorted(self.hashes, number, side)) for side in ("left", "right"))
-        return np.sort(self.rows[first:last])
+        """The rows whose whole caption is what this text asks for, in their order."""
+        found = [self.rows[:0]]
+        for number in map(_number, self.analyzer.query_wholes(text)):
+            first, last = (int(np.searchsorted(self.hashes, number, side)) for side in ("left", "right"))
+            found.append(self.rows[first:last])
+        return np.sort(np.concatenate(found))
 
     def closeness(self, rows: np.ndarray, text: str) -> np.ndarray:
         """How much of each caption the text is, of `rows` `(n,)`: 2 as it stands, 1 all of its words, 0 less."""

@@ -142,12 +142,14 @@ def _fuse(rankings: Sequence[Found], covered: float, k: int) -> Found:
 def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> float:
     """The share of the words of a text that the best `rows` by words have, one or another, in caption, tags or name: a
     text of two things is covered by an item of each. A word counts as there when one near it is, or a compound with
-    it."""
+    it; all do where the text has the whole caption of the best item, as the others then say how it is to look."""
     best = rows[:LOOKED_AT][rows[:LOOKED_AT] != ABSENT]
     asked = dict.fromkeys(snapshot.analyzer.query_words(text))
     if not len(best) or not asked:
         return float(len(best) > 0)
     captions, metadata = snapshot.describe(best[None])
+    if _has(snapshot.analyzer.words(text), snapshot.analyzer.words(captions[0][0])):
+        return 1.0
     texts = zip(captions[0], metadata[0], snapshot.names(best), strict=True)
     said = " ".join(" ".join([caption, further_words(facts), bare_name(name)]) for caption, facts, name in texts)
     own = set(snapshot.analyzer.words(said))
@@ -157,6 +159,11 @@ def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> 
         for word in asked
     )
     return there / len(asked)
+
+
+def _has(words: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether some words stand one after another in others."""
+    return bool(part) and any(words[n : n + len(part)] == part for n in range(len(words) - len(part) + 1))
 
 
 def _meet(word: str, other: str) -> bool:

@@ -7,9 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from unicodedata import normalize
 
 _FIELD = re.compile(r'(?<!\S)(?P<name>[^\W\d][\w.-]*):(?:"(?P<quoted>[^"]+)"|(?P<bare>[^\s":/][^\s"]*))')
-_PHRASE = re.compile(r'"([^"]*)"|“([^”]*)”')
+_PHRASE = re.compile('"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|»([^«]*)«|「([^」]*)」|『([^』]*)』')
+"""Words between quotation marks, as English, German, French and Japanese write them."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Terms:
 def is_plain(text: str) -> bool:
     """Whether a query has neither quoted words nor what may be a field."""
     return _FIELD.search(text) is None and _PHRASE.search(text) is None
+
+
+def words_of(text: str, columns: Mapping[str, str]) -> str:
+    """The words of a query, without its quotation marks and fields."""
+    return text if is_plain(text) else parse(text, columns).text
 
 
 def parse(text: str, columns: Mapping[str, str]) -> Terms:
@@ -45,9 +52,20 @@ def parse(text: str, columns: Mapping[str, str]) -> Terms:
         return " "
 
     rest = _FIELD.sub(field, text)
-    phrases = [said for a, b in _PHRASE.findall(rest) if (said := (a or b).strip())]
-    rest = " ".join(_PHRASE.sub(r" \1\2 ", rest).split())
-    return Terms(rest or " ".join(values) or text, tuple(phrases), " AND ".join(conditions) or None, bool(rest))
+    phrases = [said for match in _PHRASE.finditer(rest) if (said := _inside(match).strip())]
+    rest = " ".join(_PHRASE.sub(lambda match: f" {_inside(match)} ", rest).split())
+    where = " AND ".join(conditions) or None
+    return Terms(rest or " ".join(values) or text, tuple(phrases), where, bool(rest) or where is None)
+
+
+def all_of(*conditions: str | None) -> str | None:
+    """One condition for several, None where there is none."""
+    return " AND ".join(f"({each})" for each in conditions if each is not None) or None
+
+
+def _inside(quoted: re.Match[str]) -> str:
+    """What stands between quotation marks."""
+    return "".join(group for group in quoted.groups() if group)
 
 
 def _column(name: str, columns: Mapping[str, str]) -> str | None:
@@ -62,7 +80,7 @@ def _condition(column: str, kind: str, value: str) -> str | None:
     if "`" in column:
         return None
     if kind.startswith(("list", "large_list")):
-        return f"array_has(`{column}`, '{text}')"
+        return f"array_has(string_to_array(lower(array_to_string(`{column}`, chr(31))), chr(31)), lower('{text}'))"
     if kind.startswith("bool"):
         return f"`{column}` = {value.lower()}" if value.lower() in ("true", "false") else None
     if kind.startswith(("int", "uint", "float", "double", "halffloat")):
@@ -76,4 +94,6 @@ def _condition(column: str, kind: str, value: str) -> str | None:
             whole = int(value) if value.isdecimal() else int(number) if number.is_integer() else None
             return f"`{column}` = {whole}" if whole is not None and abs(whole) < 2**63 else None
         return f"`{column}` = {number!r}"
-    return f"lower(`{column}`) = lower('{text}')"
+    forms = dict.fromkeys((normalize("NFC", text), normalize("NFD", text)))  # é as one character, and as two
+    values = ", ".join(f"lower('{form}')" for form in forms)
+    return f"lower(`{column}`) IN ({values})"

@@ -17,6 +17,22 @@ FUNCTION_WORDS = frozenset(
     {"a", "an", "and", "as", "at", "be", "by", "for", "from", "in", "into"}
     | {"is", "it", "of", "on", "or", "that", "the", "this", "to", "with"}
 )
+_VERBS = "draw|paint|sketch|design|render|generate|create|make|show|give|find|get|imagine|see"
+_ASKING = re.compile(
+    r"^\W*(?:(?:(?:please|i want|i need|i would like|(?:can|could|would) you)\W+)+"
+    rf"(?:(?:to\W+)?(?:{_VERBS})\b\W*)?(?:(?:me|us)\b)?"
+    rf"|(?:{_VERBS})\W+(?:me|us|(?=(?:an?|the|some|my)\b)))",
+    re.IGNORECASE,
+)
+"""How a prompt begins that asks somebody: "please draw me", "generate a"."""
+_MEDIUM = re.compile(
+    r"\b(?:picture|image|photo|photograph|drawing|illustration|icon|emoji|sketch|rendering|depiction)s?"
+    r"\W+(?:of|showing|depicting)\b(?=\W*\w)",
+    re.IGNORECASE,
+)
+"""What a prompt asks for a picture with: "a picture of", "two icons showing"."""
+_FOR_WHOM = re.compile(r"\bfor\W+(?:me|us|my|our)\b(?:\W+\w+){0,2}\W*$|\bplease\W*$", re.IGNORECASE)
+"""How it may end: "for my app"."""
 ODD_PLURALS = {"lenses": "lens", "gases": "gas", "irises": "iris", "atlases": "atlas", "canvases": "canvas"}
 
 _ASCII_WORD = re.compile(r"[^\W_]+|[#*]")
@@ -54,8 +70,21 @@ def words(text: str) -> list[str]:
 
 
 def query_words(text: str) -> list[str]:
-    """What a text asks for: as `words`, but a run is asked for by its pairs, and an emoji as a whole."""
-    return _content(all_words(text, parts=False))
+    """What a text asks for: as `words`, but a run is asked for by its pairs, and an emoji as a whole, and English words
+    that only ask are none (`thing_asked_for`)."""
+    return _content(all_words(thing_asked_for(text), parts=False))
+
+
+def thing_asked_for(text: str) -> str:
+    """A prompt without the words that ask for a picture, which few captions have and which would count as rare ones:
+    of "please draw a picture of a fox for my app" it is " a fox". A text of such words alone is all of them."""
+    bare = _FOR_WHOM.sub(" ", _MEDIUM.sub(" ", _ASKING.sub(" ", text, count=1)))
+    return bare if any(word not in FUNCTION_WORDS for word in _ASCII_WORD.findall(bare.lower())) else text
+
+
+def first_clause(text: str) -> str:
+    """What stands before the first comma; a prompt names its subject there."""
+    return re.split("[,，、]", text, maxsplit=1)[0]
 
 
 def sequence(text: str) -> list[str]:

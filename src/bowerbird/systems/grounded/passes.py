@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured
 from bowerbird.systems.phrases.phrase import read_spans
 from bowerbird.systems.reference_settings import ReferenceSettings
+
+TRUE_GUIDANCE = "true_cfg_scale"
+"""The argument of bases whose `guidance_scale` is a number that a distilled network reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +52,23 @@ def generate_rows(
 ) -> list[Any]:
     """The pictures of all rows, in as few calls as can be."""
     made: list[Any] = [None] * len(rows)
+    black = 0
     for group in _groups(rows, mixed=calls.mixes):
         # as many rows in every pass, so that no picture depends on what else is asked for
         padded = group if not calls.mixes else group + group[-1:] * (len(rows) - len(group))
-        images = _run(
+        out = _run(
             calls,
             [prompts[i] for i in padded],
             [rows[i] for i in padded],
             [generators[i] for i in group] + [_copy(generators[group[-1]]) for _ in padded[len(group) :]],
         )
         for at, i in enumerate(group):
-            made[i] = images[at]
+            made[i] = out.images[at]
+        black += sum(map(bool, (getattr(out, "nsfw_content_detected", None) or ())[: len(group)]))
+    if black:
+        logging.getLogger("bowerbird").warning(
+            "the base's safety checker made %d of %d pictures black; take another seed or prompt", black, len(rows)
+        )
     return made
 
 
@@ -72,8 +82,10 @@ def call_options(
     height: int | None,
     width: int | None,
     output_type: str,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The arguments of the base's call. Raises: BowerbirdError for one that it does not have."""
+    """The arguments of the base's call, with those `given` for it as they are. Raises: BowerbirdError for one that it
+    does not have, or would pass over."""
     (step, most), trained = bases.edge_limits(base, common.MOST_EDGE), bases.trained_edge(base)
     for name, edge in (("height", height), ("width", width)):
         if edge is not None and (not step <= edge <= most or edge % step):
@@ -88,11 +100,39 @@ def call_options(
     options[usual.guidance_name] = scale
     if eta:
         options["eta"] = eta
+    if "max_area" in known:  # FLUX.1 Kontext generates that many pixels, whatever its size is said to be
+        options["max_area"] = options["height"] * options["width"]
     asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
     missing = [name for name in asked if name not in known]
     if missing:
         raise BowerbirdError(f"{with_article(type(base).__name__)} takes no {missing[0]}; leave it out")
-    return options
+    return {**options, **given, **_negative_prompt(base, settings, usual.guidance_name, {**options, **given})}
+
+
+def _negative_prompt(
+    base: Any, settings: ReferenceSettings, guidance: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The argument for what the base is to avoid, where its `guidance` is that of its call's argument of this name.
+
+    Raises: BowerbirdError where nothing is guided, so that the base would pass it over.
+    """
+    name = TRUE_GUIDANCE if TRUE_GUIDANCE in inspect.signature(base.__call__).parameters else guidance
+    scale = options.get(name, 1.0)
+    if scale > (0 if type(base).__name__.startswith("ZImage") else 1):
+        # without one Qwen-Image is not guided at all; its makers give a space
+        text = settings.negative_prompt or (" " if guidance == TRUE_GUIDANCE else "")
+        return {"negative_prompt": text} if text and "negative_prompt_embeds" not in options else {}
+    if not settings.negative_prompt:
+        return {}
+    if name != guidance:
+        raise BowerbirdError(
+            f"{with_article(type(base).__name__)} has its guidance distilled into it, and would pass a"
+            f" `negative_prompt` over; leave it out, or in Python give {TRUE_GUIDANCE}= above 1"
+        )
+    raise BowerbirdError(
+        f"a `negative_prompt` acts by guidance, and `guidance_scale={scale:g}` is none; raise that, or leave the"
+        " negative prompt out"
+    )
 
 
 def _groups(rows: Sequence[Sequence[Reference]], *, mixed: bool) -> list[list[int]]:
@@ -107,11 +147,10 @@ def _groups(rows: Sequence[Sequence[Reference]], *, mixed: bool) -> list[list[in
 
 
 def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generators: list[torch.Generator]) -> Any:
-    """One call of the base; its pictures."""
+    """One call of the base; what it gives back."""
     settings, options = calls.settings, calls.options
-    steps = options["num_inference_steps"]
-    if settings.negative_prompt:
-        options = {**options, "negative_prompt": [settings.negative_prompt] * len(prompts)}
+    if "negative_prompt" in options:
+        options = {**options, "negative_prompt": [options["negative_prompt"]] * len(prompts)}
     injected: Any = nullcontext(Injection({}))
     if calls.injector is not None and rows[0] and settings.scale > 0:
         edge = bases.trained_edge(calls.base)
@@ -121,14 +160,15 @@ def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generato
 
         def on_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if injection.switch is not None:
-                injection.switch(settings.is_active(step + 1, steps))
+                # not `steps`: PNDM calls the network once more than it was asked to, samplers of second order twice
+                injection.switch(settings.is_active(step + 1, pipe.num_timesteps))
             return tensors if calls.callback is None else calls.callback(pipe, step, timestep, tensors)
 
         if injection.switch is not None:
-            injection.switch(settings.is_active(0, steps))
+            injection.switch(settings.is_active(0, 1))
         one = generators if len(generators) > 1 else generators[0]
         arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
-        return calls.base(callback_on_step_end=on_step, **arguments).images
+        return calls.base(callback_on_step_end=on_step, **arguments)
 
 
 def _structured(calls: Calls, prompts: Sequence[str]) -> AbstractContextManager[None]:

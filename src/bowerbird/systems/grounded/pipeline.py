@@ -273,12 +273,13 @@ class ReferencePipeline(WrappedPipeline):
             height=height,
             width=width,
             output_type=output_type,
+            given=call,
         )
         calls = passes.Calls(
             base=self.base,
             injector=self.injector,
             settings=settings,
-            options=options | call | {"num_inference_steps": steps},
+            options={**options, "num_inference_steps": steps},
             blank=lambda: self._reader().blank(),
             callback=callback_on_step_end,
         )

@@ -256,8 +256,8 @@ def stored_words(caption: str, tags: str, weights: Sequence[int], analyzer: Anal
 
 def query_words(text: str, analyzer: Analyzer = PLAIN) -> str:
     """The words of a query, each once; the whole caption is one of them."""
-    whole = analyzer.whole(text)
-    asked = [_short(whole), *analyzer.query_words(text)] if whole else []
+    wholes = analyzer.query_wholes(text)
+    asked = [*map(_short, wholes), *analyzer.query_words(text)] if wholes else []
     return " ".join(dict.fromkeys(_plain(token) for token in asked))
 
 

@@ -1,0 +1,147 @@
+"""What a base model is called with: references in every step of any sampler, the size and the guidance asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import doubles
+import numpy as np
+import pytest
+import torch
+
+from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.types import Neighbors
+from bowerbird.models import network_files
+from bowerbird.systems.grounded.pipeline import ReferencePipeline
+from bowerbird.systems.loading import open_pipeline
+
+PROMPT = "a red fox"
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def own(count: int = 1, size: tuple[int, int] = (64, 64)) -> Neighbors:
+    """Pictures of one's own as references."""
+    return Neighbors.from_images([PROMPT], doubles.pictures(count, size), [""] * count)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "window", "wanted"),
+    [
+        ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}, (0, 1), [1, 1, 1, 1, 1]),  # Stable Diffusion's
+        ("HeunDiscreteScheduler", {}, (0, 1), [1, 1, 1, 1, 1, 1, 1]),
+        ("HeunDiscreteScheduler", {}, (0, 0.5), [1, 1, 1, 1, 0, 0, 0]),
+        ("HeunDiscreteScheduler", {}, (0.5, 1), [0, 0, 0, 0, 1, 1, 1]),
+        ("DDIMScheduler", {"clip_sample": False}, (0.25, 0.75), [0, 1, 1, 0]),
+    ],
+)
+def test_references_are_read_in_the_steps_that_were_asked_for(
+    sampler: str, options: dict[str, Any], window: tuple[float, float], wanted: list[int], tmp_path: Path
+) -> None:
+    """Some samplers call the network more often than there are steps."""
+    import diffusers
+
+    base = doubles.sd()
+    base.scheduler = getattr(diffusers, sampler)(**BETAS, **options)
+    pipe = ReferencePipeline(base, adapter=doubles.ip_adapter(tmp_path, base))
+    processor = next(iter(pipe.injector.processors.values()))  # type: ignore[union-attr]
+    seen: list[float] = []
+    base.unet.register_forward_pre_hook(lambda *given: seen.append(processor.scale[0]))
+    how: dict[str, Any] = {"height": 16, "width": 16, "scale": 1.0, "num_inference_steps": 4}
+    pipe(neighbors=own(), steps_from=window[0], steps_to=window[1], **how)
+    assert seen == wanted
+
+
+def test_kontext_generates_the_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = doubles.kontext()
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(base, "prepare_latents", lambda *given: asked.update(height=given[3], width=given[4]) or 1 / 0)
+    pipe = ReferencePipeline(base)
+    with pytest.raises(ZeroDivisionError):
+        pipe(neighbors=own(), num_inference_steps=1, height=16, width=8, _auto_resize=False)
+    assert asked == {"height": 16, "width": 8}
+    monkeypatch.undo()
+    made = pipe(neighbors=own(), num_inference_steps=1, height=16, width=8, _auto_resize=False)
+    assert made.images[0].size == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("sd", {"guidance_scale": 1.0}, r"`guidance_scale=1` is none; raise that"),
+        ("sd", {"guidance_scale": 0.0}, r"`guidance_scale=0` is none; raise that"),
+        ("flux", {}, "has its guidance distilled into it"),
+        ("kontext", {}, "has its guidance distilled into it"),
+        ("lcm", {}, "takes no negative_prompt"),
+        ("klein", {}, "takes no negative_prompt"),
+    ],
+)
+def test_a_negative_prompt_that_would_be_passed_over_is_refused(kind: str, options: dict[str, Any], said: str) -> None:
+    pipe = ReferencePipeline(getattr(doubles, kind)())
+    with pytest.raises(BowerbirdError, match=said):
+        pipe(PROMPT, k=0, num_inference_steps=1, height=16, width=16, negative_prompt="snow", **options)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("sd", {"guidance_scale": 3.0}), ("flux", {"true_cfg_scale": 3.0})])
+def test_a_negative_prompt_acts_where_the_base_is_guided(kind: str, options: dict[str, Any]) -> None:
+    pipe = ReferencePipeline(getattr(doubles, kind)())
+    how: dict[str, Any] = {"k": 0, "num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"} | options
+    plain, other = (pipe(PROMPT, negative_prompt=words, **how).images for words in ("", "snow"))
+    assert np.abs(plain - other).max() > 1e-5
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    doubles.sd().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_copy_in_one_precision_alone_is_opened(folder: Path) -> None:
+    """As `variant="fp16"` downloads it, also in shards; beside other weights its files are passed over."""
+    how: dict[str, Any] = {"k": 0, "num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"}
+    wanted = ReferencePipeline.from_pretrained(folder)(PROMPT, **how).images
+    for path in sorted(folder.glob("*/*.safetensors")):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    assert np.array_equal(ReferencePipeline.from_pretrained(folder)(PROMPT, **how).images, wanted)
+    for name, variant in {
+        "model.fp16-00001-of-00002": "fp16",
+        "model-00001-of-00002.bf16": "bf16",
+        "model": None,
+    }.items():
+        other = folder.parent / name
+        other.mkdir()
+        (other / f"{name}.safetensors").touch()
+        assert network_files.only_variant(other) == variant
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    assert network_files.only_variant(folder / "unet") is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_single_file_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    for open_it in (ReferencePipeline.from_pretrained, open_pipeline):
+        with pytest.raises(BowerbirdError, match=r"is a single file, and bowerbird opens directories .*your-model\.md"):
+            open_it(tmp_path / name)
+
+
+def test_pictures_that_a_safety_checker_made_black_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    class Checker(torch.nn.Module):
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def forward(self, images: Any, clip_input: Any) -> tuple[Any, list[bool]]:
+            return images, [True, *[False] * (len(images) - 1)]
+
+    base = doubles.sd()
+    base.register_modules(safety_checker=Checker(), feature_extractor=lambda images, return_tensors: _Pixels())
+    pipe = ReferencePipeline(base)
+    pipe([PROMPT] * 3, k=0, num_inference_steps=1, height=16, width=16)
+    assert [record.getMessage() for record in caplog.records if record.name == "bowerbird"] == [
+        "the base's safety checker made 1 of 3 pictures black; take another seed or prompt"
+    ]
+
+
+class _Pixels:
+    pixel_values = torch.zeros(1)
+
+    def to(self, device: Any) -> _Pixels:
+        return self
