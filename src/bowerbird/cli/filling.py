@@ -14,6 +14,7 @@ from bowerbird.core.credit import usual_columns
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.text import in_shell, to_json
+from bowerbird.data.item import RENAMED_COLUMNS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -32,8 +33,8 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE…",
         help=(
-            "Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font, or"
-            " your own module:Class[@PLACE]."
+            "Folder, picture, .parquet, .csv, .jsonl, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME,"
+            " emoji-font, or your own module:Class[@PLACE]."
         ),
     ),
 ]
@@ -203,7 +204,7 @@ def parse_columns(text: str | None) -> list[str]:
 
 def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
     """A line where columns are there that often say who made a picture, and none is credited."""
-    columns = [] if kb.credit else usual_columns(kb.info()["metadata"])
+    columns = [] if kb.credit else usual_columns(name for name in kb.info()["metadata"] if name not in RENAMED_COLUMNS)
     if columns:
         listed = ",".join(columns)
         say(

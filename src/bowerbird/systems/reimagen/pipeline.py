@@ -351,7 +351,10 @@ class ReImagenPipeline(System):
         """Numbers, from 1, of the stages between where generating begins and the edge asked for."""
         sizes = self.sizes
         if size is not None and size not in sizes:
-            raise BowerbirdError(f"this model has stages for {', '.join(map(str, sizes))} px; {size} is none of them")
+            raise BowerbirdError(
+                f"`size` {size}: this model generates at {' and '.join(map(str, sizes))} px, one stage after another;"
+                " give one of these, or none for the last"
+            )
         last = len(sizes) if size is None else sizes.index(size) + 1
         if low_resolution is None:
             return list(range(1, last + 1))
