@@ -621,7 +621,7 @@ def test_the_png_of_an_editor_gives_its_picture_again(
 
     @functools.wraps(call)
     def small(self: Any, **options: Any) -> Any:  # the double's own numbers, which are no setting of a person's
-        return call(self, **options, **own_call)
+        return call(self, **{**own_call, **options})
 
     monkeypatch.setattr(kind, "__call__", small)
     files = [tmp_path / f"{at}.png" for at in range(count)]
@@ -728,7 +728,7 @@ def _pixels(path: Path) -> np.ndarray:
         (["BASE", "--prompt", "x", "--reference", "PICTURE"], "reads no pictures by itself"),
         (["BASE", "--prompt", "x", "--reference", "NONE", "--adapter", "ADAPTER"], "cannot be read"),
         (["BASE", "--prompt", "x", "--reference", "BROKEN", "--adapter", "ADAPTER"], "broken.png"),
-        (["BASE", "--prompt", "x", "-k", "0", "--adapter", "BROKEN"], "no checkpoint"),
+        (["BASE", "--prompt", "x", "-k", "0", "--adapter", "BROKEN"], "neither a checkpoint"),
         (["BASE", "--prompt", "x", "-k", "0", "--adapter", "ADAPTER", "--layers", "style"], "--layers"),
         (["BASE", "--prompt", "x", "-k", "0", "--adapter", "ADAPTER", "--scale", "-1"], "--scale"),
         (

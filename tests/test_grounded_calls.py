@@ -8,10 +8,13 @@ from typing import Any
 import doubles
 import numpy as np
 import pytest
+import torch
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
+from bowerbird.models import network_files
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
+from bowerbird.systems.loading import open_pipeline
 
 PROMPT = "a red fox"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -85,3 +88,60 @@ def test_a_negative_prompt_acts_where_the_base_is_guided(kind: str, options: dic
     how: dict[str, Any] = {"k": 0, "num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"} | options
     plain, other = (pipe(PROMPT, negative_prompt=words, **how).images for words in ("", "snow"))
     assert np.abs(plain - other).max() > 1e-5
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    doubles.sd().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_copy_in_one_precision_alone_is_opened(folder: Path) -> None:
+    """As `variant="fp16"` downloads it, also in shards; beside other weights its files are passed over."""
+    how: dict[str, Any] = {"k": 0, "num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"}
+    wanted = ReferencePipeline.from_pretrained(folder)(PROMPT, **how).images
+    for path in sorted(folder.glob("*/*.safetensors")):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    assert np.array_equal(ReferencePipeline.from_pretrained(folder)(PROMPT, **how).images, wanted)
+    for name, variant in {
+        "model.fp16-00001-of-00002": "fp16",
+        "model-00001-of-00002.bf16": "bf16",
+        "model": None,
+    }.items():
+        other = folder.parent / name
+        other.mkdir()
+        (other / f"{name}.safetensors").touch()
+        assert network_files.only_variant(other) == variant
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    assert network_files.only_variant(folder / "unet") is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_single_file_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    for open_it in (ReferencePipeline.from_pretrained, open_pipeline):
+        with pytest.raises(BowerbirdError, match=r"is a single file, and bowerbird opens directories .*your-model\.md"):
+            open_it(tmp_path / name)
+
+
+def test_pictures_that_a_safety_checker_made_black_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    class Checker(torch.nn.Module):
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def forward(self, images: Any, clip_input: Any) -> tuple[Any, list[bool]]:
+            return images, [True, *[False] * (len(images) - 1)]
+
+    base = doubles.sd()
+    base.register_modules(safety_checker=Checker(), feature_extractor=lambda images, return_tensors: _Pixels())
+    pipe = ReferencePipeline(base)
+    pipe([PROMPT] * 3, k=0, num_inference_steps=1, height=16, width=16)
+    assert [record.getMessage() for record in caplog.records if record.name == "bowerbird"] == [
+        "the base's safety checker made 1 of 3 pictures black; take another seed or prompt"
+    ]
+
+
+class _Pixels:
+    pixel_values = torch.zeros(1)
+
+    def to(self, device: Any) -> _Pixels:
+        return self

@@ -7,6 +7,7 @@ Nothing is unpickled, no code of the directory runs, and nothing is fetched.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ CODE = ("auto_map", "quantization_config", "adapter_config", "kernel_config")
 """Entries that ask for code from elsewhere, or for a format that is none of plain weights."""
 ATTENTION = ("attn_implementation", "experts_implementation")
 PLAIN_ATTENTION = (None, "eager", "sdpa")
+VARIANT = re.compile(r"\.(fp16|bf16)(?:-\d+-of-\d+)?\.safetensors$")
 CODE_FILES = ("*.py", "adapter_config.json")
 
 
@@ -59,6 +61,14 @@ def load_network(kind: Any, folder: Path, *, unused: Sequence[str] = (), **optio
         )
     check_finite(network, folder)
     return without_place(network, folder.name)
+
+
+def only_variant(folder: Path) -> str | None:
+    """The precision that the names of all weights in `folder` say (`model.fp16.safetensors`), as in a copy of one form
+    alone; None where there are others, or none."""
+    found = {VARIANT.search(path.name) for path in folder.glob("*.safetensors")}
+    names = {None if match is None else match[1] for match in found}
+    return names.pop() if len(names) == 1 else None
 
 
 def without_place(network: Any, name: str) -> Any:
@@ -106,13 +116,13 @@ def check_config(path: Path) -> dict[str, Any]:
         if attention or (key in CODE and value is not None):
             raise BowerbirdError(f"{path}: {key} asks for code from elsewhere, which is not fetched; remove that entry")
         if isinstance(value, list) and len(value) > (MOST_TIMES if key in LISTS_OF_TIMES else LONGEST_LIST):
-            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} entries; that is no model's")
+            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} entries, too many for a model")
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} characters; that is no model's")
+            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} characters, too many for a model")
     for key, number in _numbers(config):
         most = MOST_LAYERS if _counts_layers(key) else LARGEST
         if not (abs(number) <= most or (key in INFINITE and number == -math.inf)):
-            raise BowerbirdError(f"{path}: {key[:60]} is {number!s:.30}, out of all bounds; fetch the directory again")
+            raise BowerbirdError(f"{path}: {key[:60]} is {number!s:.30}, out of range; fetch the directory again")
     return config
 
 
@@ -128,7 +138,7 @@ def check_finite(network: torch.nn.Module, place: Path) -> None:
             and tensor.numel()
             and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all()
         ):
-            raise BowerbirdError(f"{place}: the weights {name} hold values that are no finite numbers; fetch it again")
+            raise BowerbirdError(f"{place}: the weights {name} hold values that are not finite; fetch it again")
 
 
 def check_shapes(build: Callable[[], torch.nn.Module], weights: Mapping[str, torch.Tensor], place: Path) -> None:
@@ -166,7 +176,7 @@ def is_bundled(place: Path) -> bool:
 
 
 def _counts_layers(key: str) -> bool:
-    return "layers" in key or "depth" in key
+    return ("layers" in key and key != "max_window_layers") or "depth" in key  # that one may be beyond the last layer
 
 
 def entries(value: Any, key: str = "") -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.cards import CARDS
 from bowerbird.models.weights import DESCRIPTIONS, bundled
+from bowerbird.systems import hub
 from bowerbird.systems.grounded.bases import BASES
 from bowerbird.systems.reference_settings import Adapter, parse_lora
 from bowerbird.systems.registry import pipeline_names
@@ -78,6 +79,7 @@ def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) 
     found: dict[str, Served] = {}
     for name in names or [name for name in BUNDLED if bundled(name)]:
         folder = bundled(name) or Path(name)
+        hub.check_no_file(str(folder))
         is_folder = (folder / "model_index.json").is_file()
         if not is_folder and (name.count("/") != 1 or name.startswith((".", "/")) or folder.exists()):
             raise BowerbirdError(

@@ -33,6 +33,7 @@ def fetch(model: str, options: dict[str, Any], patterns: Sequence[str] = PATTERN
     """
     from huggingface_hub import snapshot_download
 
+    check_no_file(model)
     chosen = {name: options.pop(name) for name in OPTIONS if name in options}
     others = [] if options.get("variant") else list(VARIANTS)
     try:
@@ -44,6 +45,15 @@ def fetch(model: str, options: dict[str, Any], patterns: Sequence[str] = PATTERN
             f"model {model!r}: no such directory, and the hub does not give it ({_reason(error)}); see hf auth login,"
             " or name a bundled one: bowerbird models"
         ) from error
+
+
+def check_no_file(model: str) -> None:
+    """Raises: BowerbirdError where `model` is a file, as other programs keep models."""
+    if Path(model).is_file():
+        raise BowerbirdError(
+            f"model {model!r}: is a single file, and bowerbird opens directories in diffusers layout;"
+            " docs/your-model.md says how to make one of it"
+        )
 
 
 def reserve(model: str) -> None:

@@ -28,6 +28,7 @@ def open_pipeline(model: str | Path, dtype: str = "float32", adapter: Adapter | 
     """
     name, place = str(model), bundled(str(model)) or Path(model)
     if not place.is_dir():
+        hub.check_no_file(name)
         if name.count("/") != 1 or name.startswith((".", "/")):
             raise BowerbirdError(
                 f"model {name!r}: not bundled ({', '.join(bundled_pipelines())}), no such directory, and no hub id"

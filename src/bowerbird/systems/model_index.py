@@ -44,7 +44,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     class."""
     if not (folder / FILE).is_file():
         raise BowerbirdError(
-            f"model {str(folder)!r}: the directory has no {FILE}; give one that bowerbird train wrote (…/model)"
+            f"model {str(folder)!r}: the directory has no {FILE}; give one that bowerbird train wrote (…/model), or a"
+            " base in diffusers layout (docs/your-model.md)"
         )
     index = files.read_json(folder / FILE, "description of a model")
     kind = index.get("_class_name")
@@ -66,7 +67,7 @@ def check(pipeline: type, folder: Path) -> dict[str, Any]:
 
 def check_model(pipe: Any, folder: Path) -> None:
     """Compare how the opened `pipe` generates by itself with what it can do. Raises: BowerbirdError for a sampler that
-    it does not have (a name in a file loads no code), or sizes out of all bounds."""
+    it does not have (a name in a file loads no code), or sizes out of range."""
     can, own = pipe.capabilities, pipe.defaults
     if own.sampler not in can.samplers or own.search_mode not in SEARCH_MODES:
         wrong = f"sampler {own.sampler!r}" if own.sampler not in can.samplers else f"search_mode {own.search_mode!r}"
@@ -154,7 +155,9 @@ def load_networks(
         if not place.is_dir():
             raise BowerbirdError(f"{folder}: {part} is missing; fetch the whole model again")
         if issubclass(kind, ModelMixin | PreTrainedModel):
-            loaded[part] = network_files.load_network(kind, place, dtype=dtype, **options).eval()
+            variant = network_files.only_variant(place)
+            own = options if variant is None else {"variant": variant, **options}
+            loaded[part] = network_files.load_network(kind, place, dtype=dtype, **own).eval()
         elif part == "scheduler":
             network_files.check_config(place / "scheduler_config.json")
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -51,17 +52,23 @@ def generate_rows(
 ) -> list[Any]:
     """The pictures of all rows, in as few calls as can be."""
     made: list[Any] = [None] * len(rows)
+    black = 0
     for group in _groups(rows, mixed=calls.mixes):
         # as many rows in every pass, so that no picture depends on what else is asked for
         padded = group if not calls.mixes else group + group[-1:] * (len(rows) - len(group))
-        images = _run(
+        out = _run(
             calls,
             [prompts[i] for i in padded],
             [rows[i] for i in padded],
             [generators[i] for i in group] + [_copy(generators[group[-1]]) for _ in padded[len(group) :]],
         )
         for at, i in enumerate(group):
-            made[i] = images[at]
+            made[i] = out.images[at]
+        black += sum(map(bool, (getattr(out, "nsfw_content_detected", None) or ())[: len(group)]))
+    if black:
+        logging.getLogger("bowerbird").warning(
+            "the base's safety checker made %d of %d pictures black; take another seed or prompt", black, len(rows)
+        )
     return made
 
 
@@ -140,7 +147,7 @@ def _groups(rows: Sequence[Sequence[Reference]], *, mixed: bool) -> list[list[in
 
 
 def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generators: list[torch.Generator]) -> Any:
-    """One call of the base; its pictures."""
+    """One call of the base; what it gives back."""
     settings, options = calls.settings, calls.options
     if "negative_prompt" in options:
         options = {**options, "negative_prompt": [options["negative_prompt"]] * len(prompts)}
@@ -161,7 +168,7 @@ def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generato
             injection.switch(settings.is_active(0, 1))
         one = generators if len(generators) > 1 else generators[0]
         arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
-        return calls.base(callback_on_step_end=on_step, **arguments).images
+        return calls.base(callback_on_step_end=on_step, **arguments)
 
 
 def _structured(calls: Calls, prompts: Sequence[str]) -> AbstractContextManager[None]:

@@ -124,7 +124,7 @@ class Injector(ABC):
         if can.max_references is not None and len(references) > can.max_references:
             raise BowerbirdError(
                 f"{len(references)} references, and {with_article(name)} by {self.kind} takes at most"
-                f" {can.max_references}; choose fewer: `k={can.max_references}`"
+                f" {can.max_references}; choose fewer, by `k={can.max_references}` or `reference`"
             )
         if not references and can.needs_reference:
             raise BowerbirdError(
