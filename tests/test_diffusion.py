@@ -212,10 +212,18 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"neighbors": hits, "height": 100_000}, "up to 4096"),
         ({"neighbors": hits, "generator": [torch.Generator()] * 3}, "3 generators for 1"),
         ({"prompt": "a", "text_mode": "no", "knowledge_base": kb}, "text_mode"),
+        ({"image": "red apple.png", "knowledge_base": kb}, "`image`: takes PIL images, and got a str"),
+        ({"image": [np.zeros((8, 8, 3))], "knowledge_base": kb}, "got an ndarray"),
     ]
     for options, message in cases:
         with pytest.raises(BowerbirdError, match=message):
             pipe(**options)
+    with pytest.raises(BowerbirdError, match="`images`: takes PIL images, and got a str"):
+        kb.search(images=["red apple.png"])
+    with pytest.raises(BowerbirdError, match="a text with a picture is a query_mix"):
+        kb.search(text="apple", images=[Image.new("RGB", (8, 8))])
+    with pytest.raises(BowerbirdError, match=r"'tiny-knn' is a KNNDiffusionPipeline, .*KNNDiffusionPipeline\.from_pre"):
+        RDMPipeline.from_pretrained("tiny-knn")
     narrow = dataclasses.replace(hits, embeddings=hits.embeddings[:, :, :7])
     with pytest.raises(MismatchError, match="7 numbers"):
         pipe(neighbors=narrow)

@@ -14,6 +14,7 @@ import numpy as np
 
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import check_opened
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
 from bowerbird.systems import coverage
@@ -90,9 +91,12 @@ def make_request(
 
     `how`: the other fields of `Request`. Raises: BowerbirdError when not exactly one thing is asked for.
     """
+    several = isinstance(image, Sequence) and not isinstance(image, str | bytes)
+    pictures = None if image is None else tuple(image) if several else (image,)
+    check_opened(pictures or (), "image")
     return Request(
         prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
-        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
+        images=pictures,
         **how,
     )
 
