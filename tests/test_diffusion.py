@@ -204,6 +204,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"prompt": "a", "k": 0, "knowledge_base": kb}, "1 or more"),
         ({"unconditional": True, "knowledge_base": kb}, "p_D"),
         ({"class_name": "zebra", "class_key": "thing", "knowledge_base": kb}, "0 items"),
+        ({"class_name": "zebra", "class_key": "kind", "knowledge_base": kb}, "`class_key` 'kind': .*it has .*thing"),
         ({"neighbors": hits, "weights": [1.0]}, "expected 2 numbers"),
         ({"neighbors": hits, "weights": [1.0, -1.0]}, "0 or more"),
         ({"neighbors": hits, "num_inference_steps": 0}, "num_inference_steps"),

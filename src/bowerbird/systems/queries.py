@@ -276,9 +276,13 @@ def by_class(
     rerank: Rerank = "auto",
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
-    whose metadata `class_key` is `name`. Raises: BowerbirdError where the class has fewer than k items."""
+    whose metadata `class_key` is `name`. Raises: BowerbirdError where there is no such column, or the class has fewer
+    than k items."""
     if class_key is None:
         return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
+    columns = ["caption", "name", *kb.store.columns()]
+    if class_key.casefold() not in map(str.casefold, columns):
+        raise BowerbirdError(f"`class_key` {class_key!r}: {kb.path} has no such column; it has {', '.join(columns)}")
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(
