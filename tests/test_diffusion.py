@@ -213,13 +213,13 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"neighbors": hits, "height": 100_000}, "up to 4096"),
         ({"neighbors": hits, "generator": [torch.Generator()] * 3}, "3 generators for 1"),
         ({"prompt": "a", "text_mode": "no", "knowledge_base": kb}, "text_mode"),
-        ({"image": "red apple.png", "knowledge_base": kb}, "`image`: takes PIL images, and got a str"),
-        ({"image": [np.zeros((8, 8, 3))], "knowledge_base": kb}, "got an ndarray"),
+        ({"image": "red apple.png", "knowledge_base": kb}, "`image`: takes PIL images, and got str"),
+        ({"image": [np.zeros((8, 8, 3))], "knowledge_base": kb}, "got ndarray"),
     ]
     for options, message in cases:
         with pytest.raises(BowerbirdError, match=message):
             pipe(**options)
-    with pytest.raises(BowerbirdError, match="`images`: takes PIL images, and got a str"):
+    with pytest.raises(BowerbirdError, match="`images`: takes PIL images, and got str"):
         kb.search(images=["red apple.png"])
     with pytest.raises(BowerbirdError, match="a text with a picture is a query_mix"):
         kb.search(text="apple", images=[Image.new("RGB", (8, 8))])

@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.files import atomic_path
-from bowerbird.core.text import with_article
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -263,7 +262,7 @@ def check_opened(images: Iterable[Any], parameter: str) -> None:
     for image in images:
         if not isinstance(image, Image.Image):
             raise BowerbirdError(
-                f"`{parameter}`: takes PIL images, and got {with_article(type(image).__name__)}; open files with"
+                f"`{parameter}`: takes PIL images, and got {type(image).__name__}; open files with"
                 " PIL.Image.open, arrays with PIL.Image.fromarray"
             )
 
