@@ -226,7 +226,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
     with pytest.raises(BowerbirdError, match=r"'tiny-knn' is a KNNDiffusionPipeline, .*KNNDiffusionPipeline\.from_pre"):
         RDMPipeline.from_pretrained("tiny-knn")
     narrow = dataclasses.replace(hits, embeddings=hits.embeddings[:, :, :7])
-    with pytest.raises(MismatchError, match="7 numbers"):
+    with pytest.raises(MismatchError, match="7 dimensions"):
         pipe(neighbors=narrow)
 
 
