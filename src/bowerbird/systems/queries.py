@@ -91,12 +91,10 @@ def make_request(
 
     `how`: the other fields of `Request`. Raises: BowerbirdError when not exactly one thing is asked for.
     """
-    several = isinstance(image, Sequence) and not isinstance(image, str | bytes)
-    pictures = None if image is None else tuple(image) if several else (image,)
-    check_opened(pictures or (), "image")
+    check_opened(() if image is None else image if isinstance(image, list | tuple) else (image,), "image")
     return Request(
         prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
-        images=pictures,
+        images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
         **how,
     )
 
