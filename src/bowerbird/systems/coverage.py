@@ -91,7 +91,7 @@ def _as_searched(text: str, found: Neighbors) -> str:
 
     def near(match: re.Match[str]) -> str:
         own = words(match[0]) if match[0].casefold() not in FRAMES | NOT_THINGS else []
-        return instead[own[0]][0] if own and instead.get(own[0]) else match[0]
+        return instead[own[0]][0] if len(own) == 1 and instead.get(own[0]) else match[0]
 
     return re.sub(r"[^\W_]+", near, text) if instead else text
 
