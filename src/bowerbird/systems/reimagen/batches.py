@@ -55,7 +55,8 @@ def smoothed(pixels: Tensor, colors: int) -> Tensor:
     near, alike, edge = 2 * SMOOTHED_OVER**2, 2 * (colors / 127.5) ** 2, pixels.shape[-2:]
     places = [(dy, dx) for dy in range(5) for dx in range(5)]
     for _ in range(2):
-        wide, total, weights = F.pad(pixels, (2, 2, 2, 2), mode="replicate"), torch.zeros_like(pixels), 0.0
+        wide, total = F.pad(pixels, (2, 2, 2, 2), mode="replicate"), torch.zeros_like(pixels)
+        weights = torch.zeros_like(pixels[:, :1])
         for dy, dx in places:
             other = wide[..., dy : dy + edge[0], dx : dx + edge[1]]
             apart = (other - pixels).square().sum(1, keepdim=True)
