@@ -264,7 +264,7 @@ def test_cascade_stops_begins_and_refuses_where_asked(pipe: ReImagenPipeline, kb
     larger = generated(pipe, prompt="red apple", knowledge_base=kb, low_resolution=small, seed=4)
     assert larger.shape == (1, 3, 32, 32)
     for wrong, says in (
-        ({"height": 64, "width": 64}, "16 and 32 px"),
+        ({"height": 64, "width": 64}, "16, 32 px"),
         ({"low_resolution": [Image.new("RGB", (24, 24))]}, "enlarges 16 px"),
         ({"low_resolution": small * 2}, "expected 1"),
         ({"low_resolution": small, "height": 16, "width": 16}, "no stage lies between"),
