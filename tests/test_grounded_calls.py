@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import doubles
+import editor_doubles
 import numpy as np
 import pytest
 import torch
 
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.models import network_files
@@ -145,3 +150,61 @@ class _Pixels:
 
     def to(self, device: Any) -> _Pixels:
         return self
+
+
+@pytest.fixture(params=["qwen_edit", "omnigen", "z_image_omni"])
+def editor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Any]]:
+    """An editor, and what its double is called with."""
+    name = request.param
+    made = getattr(editor_doubles, name)(*([] if name == "z_image_omni" else [monkeypatch]))
+    made.set_progress_bar_config(disable=True)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 32, "width": 32, "output_type": "np", "seed": 1}
+    return made, call | ({"max_sequence_length": 32} if name == "z_image_omni" else {})
+
+
+def test_an_editor_reads_its_list_of_pictures(editor: tuple[Any, dict[str, Any]]) -> None:
+    base, call = editor
+    pipe, encode = ReferencePipeline(base), base.vae.encode
+    one, two = (pipe(neighbors=own(count), **call).images for count in (1, 2))
+    assert one.shape == two.shape == (1, 32, 32, 3)
+    assert np.abs(one - two).max() > 1e-5, "the second picture changes nothing"
+    alone = Neighbors.empty([PROMPT])
+    if pipe.capabilities.without_neighbors:
+        assert np.abs(pipe(neighbors=alone, **call).images - one).max() > 1e-5
+    else:
+        with pytest.raises(BowerbirdError, match="edits pictures: give it a reference"):
+            pipe(neighbors=alone, **call)
+    other = replace(own(1), queries=("a wolf",))
+    both = pipe(neighbors=Neighbors.stack([own(1), other]), **call | {"generator": seeds.picture_generators(1, 2)})
+    assert np.abs(both.images[0] - one[0]).max() < 1e-5
+    assert np.abs(both.images[1] - one[0]).max() > 1e-5
+
+    def stop(*given: Any) -> Any:
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        pipe(neighbors=own(2), callback_on_step_end=stop, **call)
+    assert base.vae.encode == encode
+    assert np.array_equal(pipe(neighbors=own(2), **call).images, two)
+
+
+def test_qwen_is_guided_where_its_scale_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers guides it only where there is a negative prompt."""
+    base = editor_doubles.qwen_edit(monkeypatch)
+    pipe = ReferencePipeline(base)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 32, "width": 32, "output_type": "np"}
+    usual, strong, none = (pipe(neighbors=own(), guidance_scale=s, **call).images for s in (None, 8.0, 1.0))
+    assert min(np.abs(usual - strong).max(), np.abs(usual - none).max()) > 1e-5
+    assert [text.count("<|image_pad|>") for text in base.asked] == [1] * 5  # twice, twice, once
+    with pytest.raises(BowerbirdError, match=r"`guidance_scale=1` is none"):
+        pipe(neighbors=own(), guidance_scale=1.0, negative_prompt="snow", **call)
+
+
+@pytest.mark.parametrize("name", ["OmniGenPipeline", "QwenImageEditPlusPipeline"])
+def test_a_library_that_is_not_installed_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda library: None)
+    with pytest.raises(BowerbirdError, match=r"by the library torchvision, which is not installed; pip install"):
+        ReferencePipeline.from_pretrained(tmp_path)
