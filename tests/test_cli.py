@@ -494,7 +494,7 @@ def test_the_help_of_generate_shows_each_option_once_under_its_heading(tmp_path:
     flags = {max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
     assert sorted(flag for rows in sections.values() for flag in rows) == sorted(flags | {"--help"})
     assert {"--kb", "--rerank", "--cover"} <= set(sections["Neighbors:"])
-    assert "--adapter" in sections["Base models of diffusers:"]
+    assert "--adapter" in sections["Diffusers base models:"]
     assert "--json" in sections["Other options:"]
 
 

@@ -55,6 +55,24 @@ def test_only_neighbors_of_the_asked_color(tmp_path: Path, captions: bool) -> No
     assert int(queries.by_text(kb, ["a red apple"], 4, rerank=False).mask.sum()) == 4
 
 
+def test_names_of_files_say_what_pictures_without_a_caption_show(tmp_path: Path) -> None:
+    """A red star takes no green apple's place, and what was left out is called by its file's name."""
+    folder = tmp_path / "things"
+    folder.mkdir()
+    for color in ("red", "green", "yellow"):
+        apple(color, 1).save(folder / f"{color} apple.png")
+        for margin, thing in enumerate(("star", "kite", "boat"), 10):  # of one size they would be one item
+            picture = Image.new("RGB", (64, 64), "white")
+            picture.paste(RGB[color], (margin, margin, 54, 54))
+            picture.save(folder / f"{color} {thing}.png")
+    kb = KnowledgeBase.build(tmp_path / "kb", folder)[0]
+    hits = queries.by_text(kb, ["yellow apple"], 2)
+    assert [m["file_name"] for m, there in zip(hits.metadata[0], hits.mask[0], strict=True) if there] == [
+        "yellow apple.png"
+    ]
+    assert "'green apple.png'" in hits.notes[0][0]
+
+
 def telephones(folder: Path, colors: list[tuple[int, int, int]]) -> KnowledgeBase:
     """One a color, all called the same."""
     folder.mkdir()

@@ -189,3 +189,17 @@ class _PicturesAlone:
 
     def embed_text(self, texts: Sequence[str]) -> Any:
         raise BowerbirdError("no texts")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a photo of a fox", "a fox in watercolor", "fox, studio lighting, 4k", "a fox as a cartoon, flat vector art"],
+)
+def test_what_a_picture_is_and_how_it_looks_is_no_thing(prompt: str, tmp_path: Path) -> None:
+    """Even where items are called so."""
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(("fox", "photo", "watercolor", "studio", "lightning", "vector", "art", "cartoon")):
+        Image.new("RGB", (16, 16), (30 * number, 90, 200 - 20 * number)).save(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in")[0]
+    assert [phrase.head for phrase in parse_prompt(prompt, parser=load_parser("rules"), kb=kb).phrases] == ["fox"]

@@ -188,11 +188,11 @@ def test_where_packages_come_from(table: Table, registry: str, tmp_path: Path, m
         npm.fetch(missing, tmp_path)
     with pytest.raises(BowerbirdError, match=r"127.0.0.1:9/.* cannot be reached .*`packages`"):
         npm.fetch(missing, tmp_path, registry="http://127.0.0.1:9")
-    with pytest.raises(BowerbirdError, match="no address of a registry"):
+    with pytest.raises(BowerbirdError, match="not the address of a registry"):
         npm.fetch(missing, tmp_path, registry="file:///etc")
     monkeypatch.delenv("NPM_CONFIG_REGISTRY")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BowerbirdError, match="npm is not on this machine; give `registry`"):
+    with pytest.raises(BowerbirdError, match="npm is not installed; give `registry`"):
         npm.fetch(missing, tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()

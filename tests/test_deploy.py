@@ -147,3 +147,11 @@ def test_compose_gives_no_more_than_is_needed() -> None:
     for line in ("read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "profiles: [milvus]"):
         assert line in text
     assert step("USER") == ["bowerbird"]
+
+
+def test_the_guide_passes_on_what_the_server_reads_of_a_proxy() -> None:
+    """`$host` is without a port, and without the scheme cookies and addresses of pictures were those of http."""
+    guide = (ROOT / "docs" / "serve.md").read_text()
+    for line in ("Host $http_host;", "X-Forwarded-Proto $scheme;", "CacheDirectory=bowerbird", "BOWERBIRD_CACHE="):
+        assert line in guide
+    assert "FORWARDED_ALLOW_IPS" in (ROOT / "compose.yaml").read_text()

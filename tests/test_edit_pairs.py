@@ -198,5 +198,5 @@ def test_bases_and_prompts_that_make_no_pairs_are_refused(tmp_path: Path) -> Non
     (tmp_path / "b.jsonl").write_text(json.dumps({**rows[0], "edit": " "}))
     with pytest.raises(BowerbirdError, match="row 1"):
         read_prompts(tmp_path / "b.jsonl")
-    with pytest.raises(BowerbirdError, match="no table of prompts"):
+    with pytest.raises(BowerbirdError, match="not a table of prompts"):
         read_prompts(tmp_path / "c.jsonl")

@@ -21,6 +21,8 @@ from bowerbird.evaluation.claims import claim
 from bowerbird.evaluation.copies import guard
 from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
 from bowerbird.evaluation.metrics.intervals import Estimate
+from bowerbird.evaluation.settings import Settings as EvaluationSettings
+from bowerbird.evaluation.settings import needs_judge, parse_metrics
 from bowerbird.systems import generation
 
 
@@ -68,7 +70,7 @@ def test_evaluating_twice_gives_the_same_bytes(
     drawn: Pictures, kb_path: Path, random_rdm: Path, tmp_path: Path
 ) -> None:
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
-    settings = evaluate.Settings(n=20, baseline=20, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
+    settings = EvaluationSettings(n=20, baseline=20, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
     pictures = drawn.select(list(range(0, 216, 6)))
     for name in ("one", "two"):
         found = evaluate.evaluate(pipe, kb, pictures, Colors(), settings, descriptor=Colors())
@@ -90,7 +92,7 @@ def test_own_pictures_are_measured_with_what_they_have(
     """No captions, no column of entities, few pictures: what is left out is named, and the rest is measured."""
     pipe, kb = RDMPipeline.from_pretrained(random_rdm), KnowledgeBase.open(kb_path)
     plain = replace(drawn.select([0, 7, 30]), captions=("", "", ""), metadata=({}, {}, {}))
-    settings = evaluate.Settings(n=4, k=2, baseline=4, copies_per_kind=1, generate=generation.Settings(steps=1))
+    settings = EvaluationSettings(n=4, k=2, baseline=4, copies_per_kind=1, generate=generation.Settings(steps=1))
     lines: list[str] = []
     found = evaluate.evaluate(pipe, kb, plain, None, settings, descriptor=Colors(), on_message=lines.append)
     assert found.report["features"]["name"] == "small"
@@ -105,7 +107,7 @@ def test_own_pictures_are_measured_with_what_they_have(
     assert np.isfinite(found.report["distribution"]["frechet distance"]["mean"])
     assert "faithfulness" not in found.report
     assert (tmp_path / "r" / "copies.png") in reports.write_evaluation(found, tmp_path / "r")
-    few = replace(settings, metrics=evaluate.parse_metrics("fid, KID,hubness"))
+    few = replace(settings, metrics=parse_metrics("fid, KID,hubness"))
     one = evaluate.evaluate(pipe, kb, plain.select([0]), Colors(), few, on_message=lines.append)
     assert "distribution" not in one.report  # one real picture is no set
     assert one.copies is None
@@ -115,10 +117,10 @@ def test_own_pictures_are_measured_with_what_they_have(
     assert set(asked.hits.queries) == {"a red apple"}
     assert {"frechet distance", "kid x 1000"} <= set(asked.report["distribution"])
     assert "vendi score" not in asked.report["distribution"]
-    with pytest.raises(BowerbirdError, match=r"'fdi': there is no such measure; choose from fid,kid,cmmd"):
-        evaluate.parse_metrics("fdi")
-    assert not evaluate.needs_judge(("copies", "fid"))
-    assert evaluate.needs_judge(("fid", "faithfulness"))
+    with pytest.raises(BowerbirdError, match=r"'fdi': there is no such metric; choose from fid,kid,cmmd"):
+        parse_metrics("fdi")
+    assert not needs_judge(("copies", "fid"))
+    assert needs_judge(("fid", "faithfulness"))
 
 
 def test_near_copies_are_dropped_or_drawn_again(

@@ -123,7 +123,7 @@ def test_nothing_that_a_model_names_is_imported(copy: Callable[[], Path], librar
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"layers_per_block": 10**9}, "layers_per_block is 1000000000, out of all bounds"),
+        ({"layers_per_block": 10**9}, "layers_per_block is 1000000000, out of range"),
         ({"layers_per_block": 200}, "600 layers, more than there are weights"),
         ({"sample_size": 10**7}, "pixels"),
         ({"block_out_channels": [8] * 1000}, "1,000 entries"),
@@ -141,9 +141,7 @@ def test_a_configuration_out_of_bounds_is_refused(
         generate(tmp_path / "model")
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [("nan", "no finite numbers"), ("inf", "no finite numbers"), ("3e38", "no numbers|no finite")]
-)
+@pytest.mark.parametrize(("number", "said"), [("nan", "not finite"), ("inf", "not finite"), ("3e38", "not finite")])
 def test_weights_that_are_no_numbers_make_no_picture(random_rdm: Path, tmp_path: Path, number: str, said: str) -> None:
     shutil.copytree(random_rdm, tmp_path / "model")
     file = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"

@@ -728,7 +728,7 @@ def _pixels(path: Path) -> np.ndarray:
         (["BASE", "--prompt", "x", "--reference", "PICTURE"], "reads no pictures by itself"),
         (["BASE", "--prompt", "x", "--reference", "NONE", "--adapter", "ADAPTER"], "cannot be read"),
         (["BASE", "--prompt", "x", "--reference", "BROKEN", "--adapter", "ADAPTER"], "broken.png"),
-        (["BASE", "--prompt", "x", "-k", "0", "--adapter", "BROKEN"], "no checkpoint"),
+        (["BASE", "--prompt", "x", "-k", "0", "--adapter", "BROKEN"], "neither a checkpoint"),
         (["BASE", "--prompt", "x", "-k", "0", "--adapter", "ADAPTER", "--layers", "style"], "--layers"),
         (["BASE", "--prompt", "x", "-k", "0", "--adapter", "ADAPTER", "--scale", "-1"], "--scale"),
         (

@@ -454,7 +454,7 @@ def test_what_does_not_belong_is_refused(
         captions=(("",),),
     )
     for chosen in (pipe, discrete_pipe):
-        with pytest.raises(MismatchError, match="7 numbers"):
+        with pytest.raises(MismatchError, match="7 dimensions"):
             chosen(neighbors=narrow)
         with pytest.raises(BowerbirdError, match="knowledge base"):
             chosen(prompt="star")

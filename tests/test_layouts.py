@@ -80,6 +80,13 @@ def test_the_class_is_the_folder_a_picture_lies_in(tmp_path: Path) -> None:
     put(tmp_path / "a", **{names[0]: picture(1)})
     put(tmp_path / "b", **{names[1]: picture(1), names[2]: picture(2)})
     put(tmp_path / "c", **{names[3]: picture(1)})
+    numbered = ["001.Black_footed_Albatross/1.png", "002.5 inch/1.png"]
+    put(tmp_path / "e", **{numbered[0]: picture(1), numbered[1]: picture(2), "Bilder/1.png": picture(3)})
+    assert captions(tmp_path / "e") == {
+        numbered[0]: "Black footed Albatross",
+        numbered[1]: "002.5 inch",
+        "Bilder/1.png": "",
+    }
     put(tmp_path / "d", **{f"{name}/1.png": picture(i) for i, name in enumerate(("train", "bicycle", "ship"))})
     assert captions(tmp_path / "a") == {names[0]: "sks dog"}
     found = metadata(tmp_path / "b")
@@ -313,7 +320,7 @@ def test_a_zip_is_the_folder_it_was(tmp_path: Path) -> None:
     report = SourceReport()
     items = list(read(tmp_path / "a.zip", report=report))
     assert [(i.name, i.caption) for i in items[:1] + items[2:]] == [
-        ("a.zip/photos/3.jpg", "photos"),
+        ("a.zip/photos/3.jpg", ""),
         ("a.zip/photos/dog/2.jpg", "a dog"),
     ]
     assert (items[1].name, items[1].caption) == ("a.zip/photos/cat/1.5.jpg", "cat")

@@ -142,7 +142,7 @@ def test_collection_is_searched_as_one_types_and_a_removal_undone(opened: Callab
     expect(headline).to_have_text(f"{total} items in kb")
     page.keyboard.press("/")
     page.keyboard.type("red apple")
-    expect(headline).to_contain_text("found")
+    expect(headline).to_contain_text("best first")
     expect(page.locator(".cell").first).to_contain_text("apple")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")

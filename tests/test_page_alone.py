@@ -114,3 +114,105 @@ def test_what_is_found_is_put_in_another_order_where_one_says_so(page: Any, serv
     page.locator("button.big").click()
     expect(page.locator(".run")).to_have_count(2)
     assert server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["rerank"] == "auto"
+
+
+def test_a_phone_shows_claims_whole_and_where_to_add_a_neighbor(page: Any, server: Client) -> None:
+    """Four columns left a claim's words 85 of 390 pixels, and a hint pushed both buttons out of sight."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{server.url}/#/models")
+    claim = page.locator(".claims tbody tr").first
+    assert claim.locator("td").first.bounding_box()["width"] > 300
+    assert page.locator(".claims li:visible").count() <= 4 * page.locator(".claims tbody tr").count()
+    page.locator(".claims summary").first.click()
+    expect(page.locator(".claims details[open] li").first).to_be_visible()
+    page.goto(f"{server.url}/#/generate")
+    box = page.locator(".neighbor-add").bounding_box()
+    assert box["x"] + box["width"] <= 390
+    page.set_viewport_size({"width": 1280, "height": 720})
+
+
+def test_the_grid_is_used_by_keys_before_anything_was_clicked(page: Any, server: Client) -> None:
+    """Space scrolled, and Enter did nothing, while no item was the active one."""
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.wait_for()
+    page.locator(".grid-listbox").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    expect(page.locator(".selection")).to_contain_text("2 items selected")
+    page.keyboard.press("Escape")
+    page.reload()
+    page.locator(".cell img").first.wait_for()
+    page.locator(".grid-listbox").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".detail-title")).to_be_visible()
+    page.keyboard.press("Escape")
+
+
+def test_a_long_caption_leaves_what_can_be_done_in_sight(page: Any, server: Client) -> None:
+    """300 words filled the panel; they scroll in a box of their own, which keys reach."""
+
+    def long(route: Any) -> None:
+        found = route.fetch().json()
+        route.fulfill(json={**found, "items": [{**item, "caption": "word " * 300} for item in found["items"]]})
+
+    page.route("**/items?*", long)
+    page.goto(f"{server.url}/#/generate")  # what the grid holds already has its own captions
+    page.reload()
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.click()
+    title = page.locator(".detail-title")
+    expect(title).to_contain_text("word")
+    assert title.bounding_box()["height"] < 250
+    assert title.get_attribute("tabindex") == "0"
+    page.keyboard.press("Escape")
+    page.unroute("**/items?*")
+
+
+def test_what_is_deleted_from_the_history_can_be_brought_back(page: Any, server: Client) -> None:
+    """It was gone for good at once, by one key; the server now hears of it when no undo can come any more."""
+    item = server.get(f"{KB}/items?limit=1").json["items"][0]
+    facts = {"job": f"job_{0:024x}", "variant": None, "kind": "generate", "created": 1.0, "width": 64, "height": 64}
+    facts |= {"prompt": "red", "model": "tiny-rdm", "index": 0, "knowledge_base": "kb", "seed": 1, "starred": True}
+    facts |= {"near_copy": False, "url": item["picture"], "thumbnail": item["thumbnail"]}
+    images = [{**facts, "id": f"img_{number:024x}"} for number in range(3)]
+    deleted: list[str] = []
+
+    def delete(route: Any) -> None:
+        deleted.append(f"{route.request.method} {route.request.url.rpartition('/')[2]}")
+        route.fulfill(status=204)
+
+    page = page.context.browser.new_context().new_page()
+    page.clock.install()
+    page.route("**/api/history?*", lambda route: route.fulfill(json={"images": images, "next": None}))
+    page.route("**/api/images/*", delete)
+    page.goto(f"{server.url}/#/history")
+    cells = page.locator(".cell")
+    expect(cells).to_have_count(3)
+    for undone in (True, False):
+        page.locator(".grid-listbox").focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("Space")
+        page.keyboard.press("Delete")
+        expect(cells).to_have_count(2)
+        assert deleted == []
+        if undone:
+            page.get_by_role("button", name="Undo").click()
+            expect(cells).to_have_count(3)
+            page.clock.fast_forward(25_000)
+            assert deleted == []
+    with page.expect_request(lambda request: request.method == "DELETE"):
+        page.clock.fast_forward(25_000)
+    expect(cells).to_have_count(2)
+    page.clock.fast_forward(2_000)
+    assert deleted == [f"DELETE {images[0]['id']}"]
+    page.context.close()
+
+
+def test_an_item_that_another_tab_removed_says_so(page: Any, server: Client) -> None:
+    page = page.context.browser.new_context().new_page()  # a picture that is not there is an error in the console
+    page.route("**/items/*/picture", lambda route: route.fulfill(status=404, json={}))
+    page.goto(f"{server.url}/#/collection")
+    page.locator(".cell img").first.click()
+    expect(page.locator(".detail .note")).to_contain_text("removed meanwhile")
+    page.context.close()

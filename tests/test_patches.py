@@ -17,7 +17,8 @@ from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.latent_scale import unit_channels
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.unet import build_unet
-from bowerbird.systems.latent_cache import LatentCache, sample_neighbors
+from bowerbird.systems.latent_cache import LatentCache
+from bowerbird.systems.neighbor_sampling import sample_neighbors
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 
@@ -147,7 +148,7 @@ def test_words_are_learned_while_patches_and_style_stay_as_they_are(drawn_folder
     right = [sum(pictures.captions[i] == pictures.captions[j] for i, j in enumerate(rows)) for rows in found]
     assert right[1] > 3 * max(1, right[0])
 
-    with pytest.raises(BowerbirdError, match=r"system\.base small: is no encoder with patches"):
+    with pytest.raises(BowerbirdError, match=r"system\.base small: is not an encoder with patches"):
         build_objective(
             with_settings(words, ["system.base=small"]), read_pictures(words, drawn_folder), tmp_path / "other"
         )

@@ -224,5 +224,5 @@ def test_the_command_line_generates_with_windows(tiny_rarm: Path, kb_path: Path,
     assert run("generate", tiny_rarm, "--from", out / "000.png", "--out", tmp_path / "again").exit_code == 0
     assert (out / "000.png").read_bytes() == (tmp_path / "again" / "000.png").read_bytes()
     done = run("generate", "tiny-rdm", *how, "--patch-weight", 0.5, "--out", tmp_path / "no")
-    assert with_flags(str(done.exception)).startswith("an RDMPipeline does not draw tokens by windows: --patch-weight,")
+    assert with_flags(str(done.exception)).startswith("an RDMPipeline does not support patch decoding: --patch-weight,")
     assert not (tmp_path / "no").exists()

@@ -14,7 +14,7 @@ from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.phrases import grammar
 from bowerbird.systems.phrases.brackets import escape, read_brackets
-from bowerbird.systems.phrases.layout import WHOLE, masks_for, regions_for
+from bowerbird.systems.phrases.layout import WHOLE, regions_for
 from bowerbird.systems.phrases.libraries import SpacyParser, StanzaParser, TextBlobParser
 from bowerbird.systems.phrases.names import LONGEST, MOST_TOKENS, find_names, is_name, merge
 from bowerbird.systems.phrases.parse import load_parser, parse_prompt
@@ -266,9 +266,3 @@ LAYOUTS: dict[str, list[tuple[float, ...]]] = {
 @pytest.mark.parametrize("prompt", LAYOUTS)
 def test_regions_are_what_the_prompt_says(prompt: str) -> None:
     np.testing.assert_allclose(regions_for(prompt, grammar.phrases(prompt)), LAYOUTS[prompt])
-
-
-def test_masks_are_the_regions_in_cells() -> None:
-    prompt = "a cat left of a dog"
-    masks = masks_for(prompt, grammar.phrases(prompt), height=2, width=5)
-    assert masks.tolist() == [[[1, 1, 1, 0, 0]] * 2, [[0, 0, 1, 1, 1]] * 2]

@@ -22,6 +22,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.evaluation import evaluate as evaluation
 from bowerbird.evaluation.likelihood import likelihood, without_itself
+from bowerbird.evaluation.settings import default_settings
 from bowerbird.models import packed_weights, rarm_transformer
 from bowerbird.models.rarm_transformer import RARMTransformer
 from bowerbird.models.vq import to_tokens
@@ -342,7 +343,7 @@ def test_evaluation_reports_bits_with_own_other_and_no_neighbors(
     pipe: RARMPipeline, kb: KnowledgeBase, drawn_folder: Path
 ) -> None:
     pictures = load_pictures(drawn_folder, size=64, limit=6)
-    settings = evaluation.default_settings(pipe, n=4, metrics=("likelihood",), k=2)
+    settings = default_settings(pipe, n=4, metrics=("likelihood",), k=2)
     report = evaluation.evaluate(pipe, kb, pictures, None, settings).report
     rows = np.arange(6)
     direct = likelihood(pipe, kb, pictures, rows, 2)

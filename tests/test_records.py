@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.systems import loading, regeneration
+from bowerbird.systems import loading, record_schema, regeneration
 from tests.test_cli import bowerbird, refused
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -71,9 +71,9 @@ def test_any_entry_replaced_by_anything_is_read_or_refused(data: st.DataObject) 
         said = str(error)
     else:
         said = ""
-        assert hits.k <= regeneration.MOST_NEIGHBORS
+        assert hits.k <= record_schema.MOST_NEIGHBORS
         assert 0 <= found.seed < 2**64
-        assert max(found.size) <= regeneration.MOST_EDGE
+        assert max(found.size) <= record_schema.MOST_EDGE
         provenance.parameters(whole)  # it is written again
     assert len(said.splitlines()) <= 1
     assert len(said) < 2000
@@ -104,7 +104,7 @@ def white(edge: int) -> str:
         ("rdm", {"sampler": "os:system"}, "os:system"),
         ("rdm", {"batch": 0}, "batch"),
         ("rdm", {"embeddings": "AAAA"}, "embeddings"),
-        ("rdm", {"embeddings": base64.b64encode(np.full((4, 384), np.nan, "<f4").tobytes()).decode()}, "no number"),
+        ("rdm", {"embeddings": base64.b64encode(np.full((4, 384), np.nan, "<f4").tobytes()).decode()}, "not finite"),
         ("rdm", {"neighbors": RECORDS["rdm"]["neighbors"] * 300}, "neighbors"),
         ("reimagen", {"k": 10**6}, "k:"),
         ("reimagen", {"guidance": []}, "guidance"),

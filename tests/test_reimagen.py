@@ -19,6 +19,7 @@ from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.diffusion.conditions import FeatureMaps, Tokens
 from bowerbird.evaluation import evaluate, features
+from bowerbird.evaluation.settings import Settings as EvaluationSettings
 from bowerbird.knowledge.neighbors import tables
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_tokens
@@ -412,7 +413,7 @@ def test_an_interval_guides_a_part_of_the_steps_and_a_weight_below_one_all(
 def test_an_evaluation_asks_in_words(pipe: ReImagenPipeline, small_kb_path: Path) -> None:
     kb = KnowledgeBase.open(small_kb_path)
     pictures = load_pictures("drawn").select(list(range(0, 216, 12)))
-    settings = evaluate.Settings(n=4, k=2, baseline=5, copies_per_kind=1, generate=generation.Settings(steps=2, seed=5))
+    settings = EvaluationSettings(n=4, k=2, metrics=("fid",), generate=generation.Settings(steps=2, seed=5))
     found = evaluate.evaluate(pipe, kb, pictures, features.load("gradients"), settings)
     assert set(found.hits.queries) <= set(pictures.captions)
     assert found.report["distribution"]["n generated"] == 4

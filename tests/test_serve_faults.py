@@ -11,11 +11,13 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import openai
@@ -187,3 +189,38 @@ def test_a_server_without_a_knowledge_base_makes_its_first_one(folder: Path, ran
         assert (made["state"], made["report"]["items"]) == ("done", 1), made["error"]
         assert server.end(server.post("/api/generate", {"prompt": "red", "k": 1, "steps": 2}))["state"] == "done"
         assert token not in server.log.read_text()
+
+
+def test_a_disk_that_is_full_ends_jobs_and_no_server(folder: Path, arguments: list[str]) -> None:
+    """A small file system is filled under it; when there is room again, it goes on, and what was there is there."""
+    place = folder / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=False).returncode:
+        pytest.skip("a small file system cannot be made here")
+    try:
+        with serving(folder / "full", *arguments, "--data", str(place / "data"), "--keep-free", "0") as server:
+            first = server.end(server.post("/api/generate", {"prompt": "red", "steps": 1}))
+            assert first["state"] == "done"
+            worker = server.worker
+            with (place / "junk").open("wb", buffering=0) as junk, suppress(OSError):
+                while junk.write(bytes(4096)):
+                    pass
+            for _ in range(3):
+                answer = server.post("/api/generate", {"prompt": "blue", "n": 4, "steps": 1})
+                if answer.status == 202:
+                    job = server.end(answer)
+                    assert (job["state"], job["error"]["code"]) == ("failed", "disk_full")
+                else:
+                    assert (answer.status, answer.code) == (507, "disk_full")
+            buffer = io.BytesIO()
+            Image.effect_noise((512, 512), 90).save(buffer, "PNG")
+            upload = server.form("/api/uploads", [("file", "a.png", buffer.getvalue())])
+            assert (upload.status, upload.code) == (507, "disk_full")
+            assert server.get("/health").status == 200
+            assert server.get(first["images"][0]["url"]).status == 200
+            (place / "junk").unlink()
+            assert server.end(server.post("/api/generate", {"prompt": "green", "steps": 1}))["state"] == "done"
+            assert server.worker == worker
+            assert not list((place / "data" / "jobs").glob(".*"))
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

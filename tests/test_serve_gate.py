@@ -89,6 +89,34 @@ def test_every_route_wants_the_token(guarded: Client) -> None:
     assert "set-cookie" not in guarded.get("/?token=wrong").headers
 
 
+def test_a_cookie_that_came_by_https_never_goes_by_http(guarded: Client) -> None:
+    """A proxy on this machine says how it was reached; nobody else is believed."""
+
+    def cookie(**headers: str) -> str:
+        answer = guarded.ask("POST", "/api/session", {"token": TOKEN}, headers)
+        assert answer.status == 204
+        return answer.headers["set-cookie"].lower()
+
+    assert "; secure" in cookie(**{"X-Forwarded-Proto": "https"})
+    assert "; secure" not in cookie()
+
+
+def test_a_slash_too_many_is_no_route(web: tuple[Client, Server]) -> None:
+    """It was answered with 307, to http, in no shape."""
+    for path in ("/api/status/", "/v1/models/", "/docs/"):
+        answer = web[0].get(path)
+        assert (answer.status, answer.code) == (404, "route_not_found"), path
+
+
+def test_refusals_say_it_in_words(web: tuple[Client, Server]) -> None:
+    said = [
+        web[0].post("/api/generate", body).json["error"]["message"]
+        for body in ({"prompt": "red", "nn": 1}, {"prompt": "red", "neighbors": [{"item": "x"}]})
+    ]
+    assert said[0] == "nn: no key of this request; /docs lists them"
+    assert said[1] == "neighbors.0.item: an item's id is a number of up to 63 bits, or a text of its digits"
+
+
 def test_other_pages_and_other_names_are_refused_on_every_route(web: tuple[Client, Server]) -> None:
     client, _ = web
     foreign = (
@@ -304,9 +332,13 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     """uvicorn logs it, below "serving http://…", and leaves with 3."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        _, said = run("serve", "--port", str(port), "--data", str(tmp_path / "data"), expect=2)
+        command = ("serve", "--port", str(port), "--data", str(tmp_path / "data"))
+        _, said = run(*command, expect=2)
+        _, warned = run(*command, "--allow-host", "pictures.example.org", expect=2)
+        _, content = run(*command, "--allow-host", "pictures.example.org", "--token", TOKEN, expect=2)
     assert f"127.0.0.1:{port} cannot be listened at" in said
-    assert said.count("\n") == 1
+    assert said.count("\n") == content.count("\n") == 1
+    assert "without --token whoever reaches pictures.example.org may" in warned
     assert not (tmp_path / "data").exists()
 
 
@@ -343,6 +375,9 @@ def test_errors_name_what_a_request_has_and_no_commands() -> None:
         ),
         "pictures of 5 px do not fit it; --num-images is at most 8 with `k=0`": (
             "pictures of 5 px do not fit it; n is at most 8 with k=0"
+        ),
+        "a.png: 9000 x 9000 pixels is over the cap of 50,000,000; scale it down, or raise `max_pixels`": (
+            "a.png: 9000 x 9000 pixels is over the cap of 50,000,000; scale it down"
         ),
         "a StableDiffusion cannot be grounded; bowerbird grounds others": (
             "a StableDiffusion cannot be grounded; bowerbird grounds others"

@@ -9,12 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data import sources
 from bowerbird.data.drawn import read_drawn
 from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import SourceItem, content_id
+from bowerbird.data.report import SourceReport
 
 PICTURE = next(iter(read_drawn())).data
 
@@ -117,3 +120,37 @@ def test_where_filters_and_explains() -> None:
     assert filter_rows(rows, None) == [0, 1, 2]
     with pytest.raises(BowerbirdError, match=r"nope.*columns: n, style"):
         filter_rows(rows, "nope = 3")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "caption"),
+    [
+        (
+            "invokeai_metadata",
+            json.dumps({"positive_prompt": "a red mug, 水彩", "negative_prompt": "ugly"}),
+            "a red mug, 水彩",
+        ),
+        ("sd-metadata", json.dumps({"image": {"prompt": [{"prompt": "a red mug", "weight": 1}]}}), "a red mug"),
+        ("parameters", "a red mug,\n(art:1.2)\nNegative prompt: ugly\nSteps: 20, Seed: 1", "a red mug,\n(art:1.2)"),
+        ("parameters", "a red mug\nSteps: 20, Seed: 1", "a red mug"),
+        ("parameters", json.dumps({"prompt": "a red mug", "steps": 30}), "a red mug"),
+        ("parameters", "(unconditional)\nSteps: 20, Seed: 1", "mine"),
+        ("parameters", "Negative prompt: ugly\nSteps: 20", "mine"),
+        ("parameters", "my notes", "mine"),
+        ("invokeai_metadata", '{"positive_prompt": [["deep"]]}', "mine"),
+        ("invokeai_metadata", "{" * 5000, "mine"),
+        ("prompt", '{"3": {"class_type": "KSampler"}}', "mine"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_prompt_in_a_png_is_its_caption(tmp_path: Path, key: str, text: str, caption: str, packed: bool) -> None:
+    """Where neither a row nor a file beside it has one; else it would be its folder's name."""
+    (tmp_path / "mine").mkdir()
+    info = PngInfo()
+    info.add_itxt(key, text, zip=packed)
+    for name in ("3f2a-11ee.png", "other.png"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "mine" / name, pnginfo=info)
+    (tmp_path / "mine" / "other.txt").write_text("what I say")
+    report = SourceReport()
+    assert [item.caption for item in sources.read(tmp_path, report=report)] == [caption, "what I say"]
+    assert report.counts.get("prompts_taken", 0) == (caption != "mine")

@@ -104,7 +104,7 @@ def test_its_card_and_files_list_what_it_was_shown(model: Path) -> None:
     known = json.loads((model / "known.json").read_text())
     assert "red" in known["colors"]
     card = (model / "README.md").read_text()
-    assert "Whatever else a prompt names is unknown to it." in card
+    assert "Other things in a prompt are unknown to it." in card
     assert "-k 0" in card
 
 

@@ -7,7 +7,10 @@ import json
 import os
 import tarfile
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +22,11 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import read
 from tests.faults.plain import PlainEncoder, picture
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def gather(place: Path, files: dict[str, str | bytes]) -> tuple[dict[str, list[str]], dict[str, Any], SourceReport]:
@@ -272,3 +280,67 @@ def test_a_table_without_a_usual_column_of_captions_is_said(tmp_path: Path) -> N
     files = {"bilder/a.png": picture(1), "bilder/b.png": picture(2), "metadata.csv": rows}
     _, _, report = gather(tmp_path, files)
     assert report.names["tables_without_captions"] == ["metadata.csv has Beschriftung"]
+    rows = pa.table({"image": [picture(1)], "Beschriftung": ["ein rotes Haus"], "Stil": ["ink"], "page": [1]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    report = SourceReport()
+    assert [item.caption for item in read(tmp_path / "rows.parquet", report=report)] == [""]
+    assert report.names["tables_without_captions"] == ["rows.parquet has Beschriftung"]
+
+
+def catalog(place: Path) -> Path:
+    """A catalog between files that are no concern of it; one row is of a picture that is not there."""
+    pictures = ("bilder/A 1.png", "bilder/A 2.png", "other.png", "old/x.jpg")
+    for number, name in enumerate(pictures):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(picture(number))
+    (place / "notes.txt").write_text("mine")
+    (place / "stock.csv").write_text("sku;stock\nA 1;3\n")
+    (place / "products.csv").write_text("SKU;Title;Price\nA 1;Red mug;9,50\nA 2;Blue mug;8,00\nA 3;Green mug;7,00\n")
+    return place / "products.csv"
+
+
+def test_a_table_by_itself_gives_the_pictures_it_names_and_no_others(tmp_path: Path) -> None:
+    report = SourceReport()
+    found = {item.name: (item.caption, item.metadata["Price"]) for item in read(catalog(tmp_path), report=report)}
+    assert found == {"bilder/A 1.png": ("Red mug", 9.5), "bilder/A 2.png": ("Blue mug", 8.0)}
+    assert report.names == {"columns_taken": ["products.csv: SKU"], "rows_without_picture": ["A 3"]}
+    for name, rows in {
+        "one.jsonl": [{"image": "old/x.jpg", "txt": "old"}],
+        "more.json": [{"image": "other.png"}],
+    }.items():
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows))
+        (item,) = read(tmp_path / name)
+        assert (item.name, item.caption) == (rows[0]["image"], rows[0].get("txt", ""))
+
+
+def test_a_table_by_itself_that_names_no_picture_here_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    for text in ("file,title\n../secret.png,a\n", "file,title\n/etc/x.png,a\n", "words\nhello\n", ""):
+        (tmp_path / "in" / "list.csv").write_text(text)
+        with pytest.raises(BowerbirdError, match=r"list\.csv: .*rows.*its folder"):
+            list(read(tmp_path / "in" / "list.csv"))
+    with pytest.raises(BowerbirdError, match="no row has the `caption_column` 'Titel'; there is Price, Title"):
+        list(read(catalog(tmp_path / "shop"), caption_column="Titel"))
+
+
+def test_addresses_in_tables_are_asked_only_where_that_is_allowed(tmp_path: Path) -> None:
+    """A shop's export has the page of a product under `url` and its picture under another name."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "1.png").write_bytes(picture(1))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/1.png"
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "feed.csv").write_text(f"sku,title,url,Image Link\nA1,Red mug,https://shop.test/a1,{address}\n")
+    pq.write_table(pa.table({"image": [address], "title": ["Red mug"], "sku": ["A1"]}), tmp_path / "feed.parquet")
+    try:
+        for place in (tmp_path / "csv", tmp_path / "csv" / "feed.csv", tmp_path / "feed.parquet"):
+            with pytest.raises(BowerbirdError, match=r"feed.* has addresses of pictures .*`fetch_urls`"):
+                list(read(place))
+            (item,) = read(place, fetch_urls=True, private_urls=True)
+            assert (item.data, item.caption, item.name) == (picture(1), "Red mug", address)
+            assert item.metadata["sku"] == "A1"
+    finally:
+        server.shutdown()
+        server.server_close()

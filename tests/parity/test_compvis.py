@@ -213,7 +213,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(BowerbirdError, match=r"asks to run .*mkdir"):
         compvis.plan(tmp_path / "evil.ckpt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    with pytest.raises(BowerbirdError, match="no checkpoint of torch"):
+    with pytest.raises(BowerbirdError, match="neither a checkpoint of torch"):
         compvis.plan(tmp_path / "plain.pkl")
     assert not (tmp_path / "ran").exists()
 
@@ -379,7 +379,7 @@ def test_generating_by_default_is_the_published_sampling(tmp_path: Path) -> None
         pipe.set_sampler(sampler)
         with pytest.raises(BowerbirdError, match="1 to 1000"):
             pipe(neighbors=hits, num_inference_steps=1001)
-    with pytest.raises(BowerbirdError, match="beyond the last time"):
+    with pytest.raises(BowerbirdError, match="beyond the last timestep"):
         pipe(neighbors=hits, num_inference_steps=1000)
 
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 ACROSS = 8
 """Pictures in a row of a sheet."""
-WhereOption = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this condition.")
+]
 
 
 def list_items(
     kb: KbArgument,
     where: WhereOption = None,
-    count: Annotated[int, typer.Option("-n", "--num-items", min=0, help="At most so many; 0 for all.")] = 20,
+    count: Annotated[int, typer.Option("-n", "--num-items", min=0, help="At most this many; 0 for all.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List items: id, file and caption.
@@ -55,10 +57,10 @@ def _counted(count: int, where: str | None) -> str:
 
 def show(
     kb: KbArgument,
-    item: Annotated[int, typer.Argument(metavar="ID", help="Id of an item, as kb list and search give it.")],
+    item: Annotated[int, typer.Argument(metavar="ID", help="Id of an item, as printed by kb list and search.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show all that is known of one item.
+    """Show everything about one item.
 
     Example: bowerbird kb show my-kb 4611686018427387904
     """
@@ -83,12 +85,12 @@ def show(
 
 def sheet(
     kb: KbArgument,
-    out: Annotated[Path, typer.Argument(metavar="F.png", help="Picture to write.")],
+    out: Annotated[Path, typer.Argument(metavar="F.png", help="Image file to write.")],
     where: WhereOption = None,
-    count: Annotated[int, typer.Option("-n", "--num-items", min=1, max=10_000, help="At most so many.")] = 64,
+    count: Annotated[int, typer.Option("-n", "--num-items", min=1, max=10_000, help="At most this many.")] = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a contact sheet: the pictures of items with their captions.
+    """Write a contact sheet of items with their captions.
 
     Example: bowerbird kb sheet my-kb all.png --where "style = 'noto'"
     """

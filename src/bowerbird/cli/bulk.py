@@ -32,27 +32,30 @@ from bowerbird.core.text import in_shell
 
 def neighbors(
     kb: KbArgument,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The items whose neighbors are wanted.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Pictures whose neighbors are wanted.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write: id, neighbors, scores.")],
     encoder: OpenEncoderOption = None,
-    k: Annotated[int, typer.Option("-k", "--num-neighbors", help="Neighbors an item.", min=1)] = 20,
+    k: Annotated[int, typer.Option("-k", "--num-neighbors", help="Neighbors per picture.", min=1)] = 20,
     mode: Annotated[str, typer.Option("--mode", help="dense by pictures; bm25 or hybrid by captions.")] = "dense",
     max_similarity: Annotated[
-        float | None, typer.Option("--max-similarity", help="Leave out anything closer: near-duplicates.")
+        float | None,
+        typer.Option("--max-similarity", help="Leave out neighbors above this similarity, as near-duplicates."),
     ] = None,
     exclude_key: Annotated[
-        str | None, typer.Option("--exclude-key", help="Leave out items with the same value of this column.")
+        str | None, typer.Option("--exclude-key", help="Leave out neighbors with the same value in this column.")
     ] = None,
     counts: Annotated[
         Path | None,
         typer.Option(
-            "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbor: RDM's p_D."
+            "--counts", metavar="FILE.parquet", help="Also write how often each item is a neighbor (RDM's p_D)."
         ),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the nearest items of every picture of a source, never itself.
+    """Write the nearest neighbors of every picture of a source.
+
+    A picture is never its own neighbor.
 
     Example: bowerbird kb neighbors my-kb photos/ neighbors.parquet -k 20
     """
@@ -98,19 +101,21 @@ def embed(
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     workers: WorkersOption = 0,
     part: Annotated[
-        int, typer.Option("--part", min=1, metavar="N", help="Pictures a part; fewer where --memory asks for it.")
+        int, typer.Option("--part", min=1, metavar="N", help="Pictures per part; fewer if --memory requires it.")
     ] = 2048,
     ray: Annotated[
         str | None,
         typer.Option(
-            "--ray", metavar="ADDRESS", help="A Ray cluster in place of workers; local for one on this machine."
+            "--ray", metavar="ADDRESS", help="Embed on a Ray cluster instead: its address, or local to start one here."
         ),
     ] = None,
     memory: MemoryOption = "2G",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Embed pictures into parquet parts, which kb build and kb add then take as they are.
+    """Embed pictures into parquet parts for kb build and kb add.
+
+    Those read the parts without embedding again.
 
     Example: bowerbird kb embed shards/*.tar --out embedded --workers 8
     """

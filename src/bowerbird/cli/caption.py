@@ -15,8 +15,7 @@ from bowerbird.cli.common import (
     open_model,
     print_json,
     print_line,
-    progress_bar,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.core.errors import BowerbirdError
@@ -24,25 +23,29 @@ from bowerbird.core.errors import BowerbirdError
 
 def caption(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Directory or hub id of a model that captions, as tiny-racm3.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Directory or hub id of a model that writes captions, such as tiny-racm3."
+        ),
     ],
-    files: Annotated[list[Path], typer.Argument(metavar="F.png…", help="Pictures to describe.")],
+    files: Annotated[list[Path], typer.Argument(metavar="F.png…", help="Images to describe.")],
     kb: Annotated[str | None, typer.Option("--kb", help="Knowledge base to retrieve from.")] = None,
     encoder: OpenEncoderOption = None,
     k: Annotated[
-        int | None, typer.Option("-k", "--num-neighbors", help="Documents before each picture; 0 for none.", min=0)
+        int | None, typer.Option("-k", "--num-neighbors", help="Neighbors shown before each image; 0 for none.", min=0)
     ] = None,
     best_of: Annotated[
-        int, typer.Option("--best-of", help="Draw so many captions and print the likeliest.", min=1)
+        int, typer.Option("--best-of", help="Candidates; the most likely caption is printed.", min=1)
     ] = 1,
     seed: SeedOption = 0,
     system: SystemOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what pictures show. A thing that the model never met is called what the knowledge base calls it.
+    """Caption images, with names from a knowledge base.
 
-    Prints FILE, a tab and the caption; with --json the neighbors and the likelihood too.
+    A thing that the model was not trained on is named as in the knowledge base. Prints FILE, a tab and the caption;
+    with --json also the neighbors and the likelihood.
 
     Example: bowerbird caption runs/tiny-racm3/model photo.png --kb my-kb
     """
@@ -55,8 +58,7 @@ def caption(
     pictures = [images.read(path) for path in files]
     pipe = open_model(model, device)
     found = []
-    with progress_bar(as_json) as bar:
-        progress = tracker(bar, "captioning", len(files))
+    with show_progress("captioning", as_json, len(files)) as progress:
         for number, picture in enumerate(pictures, start=1):
             found.append(pipe.caption(picture, knowledge_base=opened, k=k, best_of=best_of, seed=seed))
             progress(number, len(files))

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = 5
 """So many items that a dry run names."""
 IdsOption = Annotated[str | None, typer.Option("--ids", help="Ids, separated by commas or spaces.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say how many items it would be, show a few, and change nothing.")
-]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count the items, show a few, and change nothing.")]
 
 
 def remove(
@@ -30,12 +28,14 @@ def remove(
     ids: IdsOption = None,
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="SQL", help="Remove the items that satisfy this; true removes them all."),
+        typer.Option("--where", metavar="SQL", help="Remove items that satisfy this condition; true removes all."),
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove items by id or by condition; the last line says how to undo it.
+    """Remove items by id or by condition.
+
+    The last line of the output says how to undo it.
 
     Example: bowerbird kb remove my-kb --where "style = 'noto'"
     """
@@ -63,19 +63,21 @@ def update(
     ids: IdsOption = None,
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="SQL", help="Change the items that satisfy this; true changes them all."),
+        typer.Option("--where", metavar="SQL", help="Change items that satisfy this condition; true changes all."),
     ] = None,
-    caption: Annotated[
-        str | None, typer.Option("--caption", help="The new caption; with it an item has a new id.")
-    ] = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="New caption; the item gets a new id.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="COLUMN=VALUE", help="Metadata; VALUE as JSON or text, null to empty it."),
+        typer.Option(
+            "--set", metavar="COLUMN=VALUE", help="Metadata to set; VALUE is JSON or text, null clears it. Repeatable."
+        ),
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give items another caption or other metadata; nothing is embedded again.
+    """Change captions or metadata of items.
+
+    Nothing is embedded again.
 
     Example: bowerbird kb update my-kb --where "style = 'noto'" --set license=Apache-2.0
     """
@@ -104,12 +106,16 @@ def credit(
     kb: KbArgument,
     columns: Annotated[
         str | None,
-        typer.Argument(metavar="[COLUMNS]", help="Metadata columns with commas between; left out: print those kept."),
+        typer.Argument(
+            metavar="[COLUMNS]", help="Metadata columns, separated by commas; without them, print the current ones."
+        ),
     ] = None,
-    none: Annotated[bool, typer.Option("--none", help="Credit no column, the file name alone.")] = False,
+    none: Annotated[bool, typer.Option("--none", help="Credit by file name alone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the metadata that says who made a picture and what its license is; every record names it from then on.
+    """Choose the metadata columns that credit a picture.
+
+    For example author and license. Records include them from then on.
 
     Example: bowerbird kb credit my-kb sku,license,author
     """
@@ -130,10 +136,12 @@ def credit(
 
 def restore(
     kb: KbArgument,
-    version: Annotated[int, typer.Option("--version", help="The version whose items are wanted back.")],
+    version: Annotated[int, typer.Option("--version", help="Version to restore.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Undo: make a new version that holds what an earlier one held.
+    """Restore an earlier version.
+
+    Its items become a new version, so that this too can be undone.
 
     Example: bowerbird kb restore my-kb --version 3
     """
@@ -153,12 +161,12 @@ def restore(
 def compact(
     kb: KbArgument,
     drop_history: Annotated[
-        bool, typer.Option("--drop-history", help="Also drop every version but the newest, and the space they take.")
+        bool, typer.Option("--drop-history", help="Also delete all versions but the newest, which frees their space.")
     ] = False,
     memory: MemoryOption = "2G",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the rows as few files and the index again, after many changes.
+    """Merge files and rebuild the index, after many changes.
 
     Example: bowerbird kb compact my-kb --drop-history
     """

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
     from bowerbird.systems.reference_settings import Adapter
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress stays on stderr.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Picture i is drawn from seed + i.", min=0, max=2**64 - 1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout; progress goes to stderr.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Random seed; picture i uses seed + i.", min=0, max=2**64 - 1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 
@@ -46,11 +46,13 @@ def _register_system(place: str | None) -> str | None:
 SignCertOption = Annotated[
     Path | None,
     typer.Option(
-        "--sign-cert", metavar="CERT.pem", help="Sign each picture by C2PA: a certificate chain, your own first."
+        "--sign-cert",
+        metavar="CERT.pem",
+        help="Sign each picture with C2PA: a certificate chain, your own certificate first.",
     ),
 ]
 SignKeyOption = Annotated[
-    Path | None, typer.Option("--sign-key", metavar="KEY.pem", help="The private key of --sign-cert.")
+    Path | None, typer.Option("--sign-key", metavar="KEY.pem", help="Private key for --sign-cert.")
 ]
 
 
@@ -70,7 +72,7 @@ SystemOption = Annotated[
     typer.Option(
         "--system",
         metavar="MODULE:NAME",
-        help="A system of your own: its Registration, or its pipeline's class.",
+        help="Your own system: its Registration or its pipeline class.",
         callback=_register_system,
     ),
 ]
@@ -221,12 +223,12 @@ def bar_progress(bar: ProgressBar, description: str) -> Progress:
 
 
 @contextmanager
-def show_progress(description: str, quiet: bool = False) -> Iterator[Progress]:
-    """A `Progress` for one piece of work, shown on stderr as `progress_bar` is."""
+def show_progress(description: str, quiet: bool = False, total: int | None = None) -> Iterator[Progress]:
+    """A `Progress` for one piece of work, shown on stderr as `progress_bar` is; `total` where it is known before."""
     with progress_bar(quiet) as bar:
         progress = bar_progress(bar, description)
         if not quiet:
-            progress(0)
+            progress(0, total)
         yield progress
 
 
@@ -283,13 +285,3 @@ def open_model(model: str, device: str, dtype: str = "float32", adapter: Adapter
     for lora in cast("ReferencePipeline", pipe).loras if adapter is not None and adapter.loras else ():
         say(lora.line())
     return pipe
-
-
-def tracker(bar: ProgressBar, description: str, total: int) -> Progress:
-    """A progress callback that moves a task of `bar`."""
-    task = bar.add_task(description, total=total)
-
-    def report(done: int, total: int | None = None, stage: str = "") -> None:
-        bar.update(task, completed=done, total=total)
-
-    return report

@@ -16,45 +16,54 @@ from bowerbird.cli.common import (
     print_line,
     progress_bar,
     say,
-    tracker,
+    show_progress,
 )
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
 StylesOption = Annotated[
     str | None,
-    typer.Option("--styles", metavar="A,B", help="Some of the 19, as noto,twemoji; or all emoji, all icons."),
+    typer.Option(
+        "--styles", metavar="A,B", help="Some of the 19 styles, e.g. noto,twemoji; or emoji or icons for all of a kind."
+    ),
 ]
 RegistryOption = Annotated[
     str | None,
-    typer.Option("--registry", metavar="URL", help="npm registry; else $NPM_CONFIG_REGISTRY, else as npm is set up."),
+    typer.Option(
+        "--registry", metavar="URL", help="npm registry; default: $NPM_CONFIG_REGISTRY, or as npm is configured."
+    ),
 ]
 PackagesOption = Annotated[
     Path | None,
-    typer.Option("--packages", metavar="DIR", help="Folder of tarballs as npm pack writes them: used where there."),
+    typer.Option(
+        "--packages", metavar="DIR", help="Folder of tarballs from npm pack, used instead of downloading those."
+    ),
 ]
 
 app = typer.Typer(
-    help="Make data sets from what is published, or with a model.", no_args_is_help=True, rich_markup_mode=None
+    help="Build data sets from published packages, or with a model.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.callback()
 def datasets() -> None:
-    """Make data sets from what is published, or with a model."""
+    """Build data sets from published packages, or with a model."""
 
 
 @app.command("drawings")
 def drawings(
-    out: Annotated[Path, typer.Option("--out", metavar="F.parquet", help="File to write; one there is replaced.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="F.parquet", help="File to write; an existing one is replaced.")
+    ],
     styles: StylesOption = None,
     registry: RegistryOption = None,
     packages: PackagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the data set of drawings: 21,630 emoji and icons of 19 styles, 128 px, with names, splits and licenses.
+    """Build the data set of drawings: emoji and icons in 19 styles.
 
-    Packages are pinned and checked by hash (33 MB); drawing takes two minutes. Needs: pip install 'bowerbird[data]'.
+    21,630 drawings of 128 px with names, splits and licenses. Packages are pinned and checked by hash (33 MB);
+    rendering takes two minutes. Needs: pip install 'bowerbird[data]'.
 
     Example: bowerbird datasets drawings --out drawings.parquet
     """
@@ -87,9 +96,10 @@ def starter(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the pictures.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write the collection that travels with the package: 301 drawings of things no bundled model was trained on.
+    """Write the bundled starter collection as a folder.
 
-    Four styles under MIT and Apache-2.0; metadata.csv says whose each is. kb build reads it by the name starter, too.
+    301 drawings of things no bundled model was trained on, in four styles under MIT and Apache-2.0; metadata.csv
+    credits each. kb build also reads it by the name starter.
 
     Example: bowerbird datasets starter --out starter
     """
@@ -108,21 +118,23 @@ def starter(
 def edits(
     base: Annotated[str, typer.Option("--base", help="Directory or hub id of a Stable Diffusion (1, 2 or XL).")],
     prompts: Annotated[
-        Path, typer.Option("--prompts", metavar="F.jsonl", help="Rows of input, edit and output, also as CSV.")
+        Path, typer.Option("--prompts", metavar="F.jsonl", help="Rows with input, edit and output; CSV works too.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; one that was cut goes on.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; an interrupted one is resumed.")],
     encoder: Annotated[
-        str, typer.Option("--encoder", help="Encoder of texts and pictures that judges: a CLIP, or small.")
+        str, typer.Option("--encoder", help="Encoder of texts and images for the filters: a CLIP, or small.")
     ] = "openai/clip-vit-large-patch14",
-    tries: Annotated[int, typer.Option("--tries", help="Pairs that are made of each edit.", min=1)] = 100,
-    keep: Annotated[int, typer.Option("--keep", help="Of those that are good enough the best so many.", min=1)] = 4,
+    tries: Annotated[int, typer.Option("--tries", help="Candidate pairs per edit.", min=1)] = 100,
+    keep: Annotated[
+        int, typer.Option("--keep", help="Pairs kept per edit, the best that pass the filters.", min=1)
+    ] = 4,
     min_text: Annotated[
-        float, typer.Option("--min-text", help="Least similarity of each picture with its prompt.")
+        float, typer.Option("--min-text", help="Minimum similarity of each picture and its prompt.")
     ] = 0.2,
     min_direction: Annotated[
-        float, typer.Option("--min-direction", help="Least similarity of the change with that of the prompts.")
+        float, typer.Option("--min-direction", help="Minimum directional similarity of pictures and prompts.")
     ] = 0.2,
-    min_image: Annotated[float, typer.Option("--min-image", help="Least similarity of the two pictures.")] = 0.7,
+    min_image: Annotated[float, typer.Option("--min-image", help="Minimum similarity of the two pictures.")] = 0.7,
     share: Annotated[
         str, typer.Option("--share", metavar="A,B", help="Range of the share of steps with shared attention.")
     ] = "0.1,0.9",
@@ -130,25 +142,28 @@ def edits(
         str, typer.Option("--guidance-scale", metavar="A,B", help="Range of the guidance scale.")
     ] = "7.5,15",
     attention: Annotated[
-        str, typer.Option("--attention", help="What is shared: self (as the paper), cross (to the words) or both.")
+        str,
+        typer.Option(
+            "--attention", help="Attention that is shared: self (as in the paper), cross (to the words) or both."
+        ),
     ] = "self",
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps.", min=1)] = 50,
     sampler: Annotated[
-        str, typer.Option("--sampler", help="The base's own, or a sampler's name or module:Class.")
+        str, typer.Option("--sampler", help="base (its own scheduler), a sampler's name, or module:Class.")
     ] = "base",
     size: Annotated[
-        int | None, typer.Option("--size", help="Edge of the pictures; default the base's own.", min=8)
+        int | None, typer.Option("--size", help="Edge of the pictures in pixels; default: the base's own.", min=8)
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="The first so many rows alone.", min=1)] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all that is random.", min=0, max=2**63 - 1)] = 0,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first rows, this many.", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.", min=0, max=2**63 - 1)] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Make pairs of pictures for training edits, as InstructPix2Pix's authors did: Prompt-to-Prompt with any base,
-    filtered by directional similarity.
+    """Generate image pairs for training edits.
 
-    Run the same command again to go on where it was cut. The folder is a data set for bowerbird train instruct, for
-    diffusers' script and for the hub's datasets.
+    As InstructPix2Pix did: Prompt-to-Prompt with any base, filtered by directional similarity. Run the same command
+    again to resume. The folder is a data set for bowerbird train instruct, for diffusers' script and for the hub's
+    datasets.
 
     Example: bowerbird datasets edits --base sd15 --prompts edits.jsonl --out pairs
     """
@@ -177,8 +192,7 @@ def edits(
     wanted = read_prompts(prompts)[:limit]
     opened = encoders.load(encoder, device=pick_device(device))
     pipe = open_pair_base(base, pick_device(device))
-    with progress_bar(as_json) as bar:
-        progress = tracker(bar, "edits", len(wanted))
+    with show_progress("edits", as_json, len(wanted)) as progress:
         made = build_dataset(pipe, opened, wanted, settings, out, base=base, progress=progress)
     if as_json:
         print_json(made)

@@ -28,20 +28,22 @@ EDIT = ("style = 'noto'", "crescent moon", "waxing gibbous moon")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the sheet and the knowledge bases.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Output folder for the sheet and the knowledge bases.")] = Path(
+        "demo"
+    ),
     kb: Annotated[
-        str | None, typer.Option("--kb", help="A knowledge base of your own instead of the starter collection.")
+        str | None, typer.Option("--kb", help="Your own knowledge base instead of the starter collection.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="A Re-Imagen model: a bundled name or the directory of a training.")
+        str, typer.Option("--model", help="A Re-Imagen model: a bundled name, or the directory of a trained one.")
     ] = MODEL,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Collect, search and generate: one sheet shows it all.
+    """Build, search and generate: one sheet shows all three.
 
-    Builds knowledge bases of the starter collection, in about a minute; what is generated stands beside what was found.
+    Uses the starter collection and takes about a minute; the sheet shows each picture beside its neighbors.
 
     Example: bowerbird demo --out demo
     """

@@ -25,22 +25,28 @@ def duplicates(
     kb: KbArgument,
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", metavar="F.png", help="Picture to write: a row a group, the kept one first."),
+        typer.Option("--sheet", metavar="F.png", help="Contact sheet to write: one row per group, the kept one first."),
     ] = None,
     keep: Annotated[
-        str, typer.Option("--keep", help="best (most pixels, then quality) or first (as kb list has them).")
+        str,
+        typer.Option(
+            "--keep",
+            help="Which of a group to keep: best (most pixels, then quality) or first (in the order of kb list).",
+        ),
     ] = "best",
     kinds: Annotated[
         str | None,
-        typer.Option("--kinds", help="Some of exact, re-saved, resized, cropped, rotated, mirrored; all by default."),
+        typer.Option(
+            "--kinds", help="Kinds to look for: exact, re-saved, resized, cropped, rotated, mirrored; default all."
+        ),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Remove all but the kept one of each group.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find pictures that are one picture: exact, re-saved, resized, cropped, rotated or mirrored.
+    """Find duplicate pictures.
 
-    Without --apply nothing is changed. A rotated or mirrored picture with a caption of its own stays even then: an
-    arrow to the left is a mirrored arrow to the right.
+    Exact, re-saved, resized, cropped, rotated or mirrored copies. Without --apply nothing is changed. A rotated or
+    mirrored picture with its own caption is always kept: an arrow to the left is a mirrored arrow to the right.
 
     Example: bowerbird kb duplicates my-kb --sheet copies.png
     """
@@ -134,7 +140,7 @@ def _check_sheet(sheet: Path) -> None:
     from bowerbird.core import images
 
     if sheet.suffix.lower() not in images.SUFFIXES or sheet.is_dir():
-        raise BowerbirdError(f"--sheet {sheet}: is no picture to write; give a name such as copies.png")
+        raise BowerbirdError(f"--sheet {sheet}: is not the name of a picture; give a name such as copies.png")
 
 
 def _write_sheet(kb: KnowledgeBase, report: DuplicateReport, sheet: Path) -> None:

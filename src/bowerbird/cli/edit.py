@@ -17,8 +17,7 @@ from bowerbird.cli.common import (
     load_signer,
     open_model,
     others_given,
-    progress_bar,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
@@ -34,98 +33,114 @@ def edit(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of a model that edits.")
     ],
-    image: Annotated[list[Path], typer.Option("--image", help="The picture to edit; several times for several.")],
+    image: Annotated[list[Path], typer.Option("--image", help="Image to edit; repeatable.")],
     out: Annotated[
         Path,
-        typer.Option("--out", help="Folder for pictures, sheet.png and generation.jsonl, new or of an earlier run."),
+        typer.Option(
+            "--out", help="Output folder for pictures, sheet.png and generation.jsonl: new, or of an earlier run."
+        ),
     ],
     kb: Annotated[
         str | None,
-        typer.Option("--kb", help="Knowledge base to retrieve from; with --instruction what it names, where given."),
+        typer.Option(
+            "--kb", help="Knowledge base to retrieve from; with --instruction, for what the instruction names."
+        ),
     ] = None,
     instruction: Annotated[
         str | None,
-        typer.Option("--instruction", help="What to change, for a model that reads instructions: 'make it blue'."),
+        typer.Option("--instruction", help="What to change, for a model that reads instructions, e.g. 'make it blue'."),
     ] = None,
     image_guidance: Annotated[
         float | None,
-        typer.Option("--image-guidance", help="How much of the picture stays with --instruction; default 1.5."),
+        typer.Option(
+            "--image-guidance",
+            help="With --instruction: guidance scale of the image, more keeps more of it; default 1.5.",
+        ),
     ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
             "--lora",
             metavar="FILE[:SCALE]",
-            help="With --instruction: a LoRA for the model; several are added.",
+            help="With --instruction: LoRA for the model; repeatable, several are summed.",
         ),
     ] = None,
     encoder: OpenEncoderOption = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="What the picture is to show.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="What the edited image should show.")] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
             "--mask",
             metavar="F.png",
-            help="For a model that fills in, as tiny-racm3: white where something else is to come, the rest stays.",
+            help="Inpainting mask, for models such as tiny-racm3: white is replaced, the rest is kept.",
         ),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="A picture of what it is to show, in place of --prompt.")
+        Path | None, typer.Option("--reference", help="Image of what the result should show, instead of --prompt.")
     ] = None,
     k: Annotated[
         int | None,
         typer.Option(
             "-k",
             "--num-neighbors",
-            help="Neighbors of the prompt or reference; 0 for none, default the model's.",
+            help="Neighbors of the prompt or reference; 0 for none; default: the model's.",
             min=0,
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--num-images", help="How many edits of each picture.", min=1)] = 4,
+    n: Annotated[int, typer.Option("-n", "--num-images", help="Edits per image.", min=1)] = 4,
     strength: Annotated[
-        float, typer.Option("--strength", help="Share of the steps taken, above 0 to 1; less keeps more.")
+        float,
+        typer.Option("--strength", help="Share of the steps that are taken, above 0 and up to 1; less keeps more."),
     ] = 1.0,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
-            "--guidance-scale", help="How much the prompt or instruction counts; 1 = off, default the model's."
+            "--guidance-scale", help="Guidance scale of the prompt or instruction; 1 is off; default: the model's."
         ),
     ] = None,
     preservation: Annotated[
         float | None,
         typer.Option(
-            "--preservation", help="How far what is not asked for is drawn to the source, 0 to 1; default 0.25."
+            "--preservation", help="How strongly everything else is pulled back to the source, 0 to 1; default 0.25."
         ),
     ] = None,
     change_threshold: Annotated[
         float | None,
         typer.Option(
             "--change-threshold",
-            help="Smaller changes are undone; 0 keeps all, default 0.6, with --instruction 0.",
+            help="Changes below this are undone; 0 keeps all; default 0.6, or 0 with --instruction.",
             min=0.0,
         ),
     ] = None,
     img2img: Annotated[
-        bool, typer.Option("--img2img", help="Only start from the picture; give a --strength below 1.")
+        bool,
+        typer.Option("--img2img", help="Plain image-to-image: only start from the image; needs a --strength below 1."),
     ] = False,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Sampling steps; default 20, of a model of tokens one a token.", min=1)
+        int | None,
+        typer.Option("--steps", help="Sampling steps; default 20, or one per token for token models.", min=1),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
+        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default: the model's.")
     ] = None,
     search_mode: Annotated[
         str | None,
-        typer.Option("--search-mode", help="hybrid (default), dense, bm25, captions or mixed; of a mask the model's."),
+        typer.Option(
+            "--search-mode", help="hybrid (default), dense, bm25, captions or mixed; with --mask: the model's."
+        ),
     ] = None,
     where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this.")
+        str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this condition.")
     ] = None,
     allow_no_neighbors: Annotated[
-        bool, typer.Option("--allow-no-neighbors", help="Generate even where the search finds nothing.")
+        bool, typer.Option("--allow-no-neighbors", help="Generate even if the search finds nothing.")
     ] = False,
     on_copy: Annotated[
-        str, typer.Option("--on-copy", help="Near copy of a neighbor: warn, drop the neighbor, resample, or off.")
+        str,
+        typer.Option(
+            "--on-copy",
+            help="What to do when a picture nearly copies a neighbor: warn, drop the neighbor, resample, or off.",
+        ),
     ] = "warn",
     sign_cert: SignCertOption = None,
     sign_key: SignKeyOption = None,
@@ -134,9 +149,9 @@ def edit(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Edit pictures by a text, a reference picture, an instruction or a mask; what they do not speak of stays.
+    """Edit images by a prompt, reference, instruction or mask.
 
-    The sheet shows each picture, its edit, and where they differ.
+    Everything else is kept. The sheet shows each image, its edit, and where they differ.
 
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
     """
@@ -208,9 +223,8 @@ def edit(
     )
     sources = [picture for picture in pictures for _ in range(n)]
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
-    with progress_bar(as_json) as bar:
-        report = tracker(bar, "editing", len(sources))
-        made = generation.generate(pipe, hits, settings, sources=sources, progress=report)
+    with show_progress("editing", as_json, len(sources)) as progress:
+        made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,

@@ -28,42 +28,50 @@ from bowerbird.core.tensors import pick_device
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id.")],
     kb: Annotated[str, typer.Option("--kb", help="Knowledge base to retrieve from.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.json, report.md, plots and sheets.")],
+    out: Annotated[Path, typer.Option("--out", help="Output folder for report.json, report.md, plots and sheets.")],
     data: Annotated[
-        str | None, typer.Option("--data", metavar="SOURCE", help="Real pictures to measure against (required).")
+        str | None, typer.Option("--data", metavar="SOURCE", help="Real pictures to compare with (required).")
     ] = None,
     encoder: OpenEncoderOption = None,
     caption_column: CaptionOption = None,
-    where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only these rows of the data.")] = None,
-    n: Annotated[int, typer.Option("-n", "--num-images", help="Pictures for the distribution measures.", min=4)] = 500,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Only rows of the data that satisfy this condition.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--num-images", help="Pictures for the distribution metrics.", min=4)] = 500,
     query: Annotated[
-        str, typer.Option("--query", help="caption (image where the data has none), image or unconditional.")
+        str,
+        typer.Option(
+            "--query", help="Query of each picture: caption (image if the data has none), image or unconditional."
+        ),
     ] = "caption",
     metrics: Annotated[
         str | None,
         typer.Option(
             "--metrics",
             metavar="NAMES",
-            help="Only these, as in fid,kid: a judge is trained only where one is needed; default all.",
+            help="Only these metrics, e.g. fid,kid; a judge is trained only if one needs it; default all.",
         ),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("-k", "--num-neighbors", help="Neighbors a picture; default the model's.", min=1)
+        int | None, typer.Option("-k", "--num-neighbors", help="Neighbors per picture; default: the model's.", min=1)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Sampling steps; default the model's, mostly 20.")
+        int | None, typer.Option("--steps", help="Sampling steps; default: the model's, mostly 20.")
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", help="1 = off, 0 = without neighbors; default the model's, mostly 3."),
+        typer.Option(
+            "--guidance-scale",
+            help="Classifier-free guidance: 1 is off, 0 is without neighbors; default: the model's, mostly 3.",
+        ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default the model's.")
+        str | None, typer.Option("--sampler", help="dpmsolver++, ddim or unipc; default: the model's.")
     ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", help="Pictures a prompt in EntityDraw.", min=1)] = 4,
+    repeats: Annotated[int, typer.Option("--repeats", help="Pictures per prompt in EntityDraw.", min=1)] = 4,
     template: Annotated[
         list[str] | None,
-        typer.Option("--template", help="EntityDraw's prompt, {name} for the name; several times for several."),
+        typer.Option("--template", help="EntityDraw's prompt with {name} for the name; repeatable."),
     ] = None,
     entity_key: Annotated[
         str | None, typer.Option("--entity-key", help="Column that names the entity; default entity, hexcode or class.")
@@ -73,24 +81,30 @@ def evaluate(
         typer.Option(
             "--features",
             metavar="KIND:PATH",
-            help="Features of the set measures; default the judge's, or small's where none is needed.",
+            help="Features for the distribution metrics; default: the judge's, or small's if no judge is needed.",
         ),
     ] = None,
     descriptor: Annotated[
-        str, typer.Option("--descriptor", help="For copies: tiny-copies, gradients, copies:DIR or sscd:FILE.")
+        str, typer.Option("--descriptor", help="Copy descriptor: tiny-copies, gradients, copies:DIR or sscd:FILE.")
     ] = "tiny-copies",
-    judge: Annotated[str, typer.Option("--judge", help="train (cached by content), none, or a directory.")] = "train",
+    judge: Annotated[
+        str,
+        typer.Option(
+            "--judge", help="Classifier that judges pictures: train (cached by content), none, or a directory."
+        ),
+    ] = "train",
     style_judge: Annotated[
-        Path | None, typer.Option("--style-judge", help="Directory; default trained with the judge.")
+        Path | None,
+        typer.Option("--style-judge", help="Directory of a classifier of styles; default: trained with the judge."),
     ] = None,
     seed: SeedOption = 0,
     system: SystemOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model with a knowledge base against real pictures.
+    """Evaluate a model with a knowledge base against real pictures.
 
-    Distribution, faithfulness to what is named, style, copies. The same command gives the same figures.
+    Measures distribution, faithfulness to the prompt, style and copies. The same command gives the same figures.
 
     Example: bowerbird evaluate tiny-rdm --kb my-kb --data pictures/ -n 500 --out report
     """
@@ -105,10 +119,11 @@ def evaluate(
     from bowerbird.core.outputs import check_output
     from bowerbird.core.progress import within
     from bowerbird.data.pictures import load_pictures
-    from bowerbird.evaluation import evaluate as evaluation
     from bowerbird.evaluation import features as extractors
     from bowerbird.evaluation import reports
+    from bowerbird.evaluation.evaluate import evaluate as run_evaluation
     from bowerbird.evaluation.judge import load_judges
+    from bowerbird.evaluation.settings import default_settings, needs_judge, parse_metrics
     from bowerbird.systems import records
 
     check_output(out, reports.EVALUATION)
@@ -117,9 +132,9 @@ def evaluate(
     for line in whole.left_out[:SHOWN]:
         say(f"left out: {line}")
     pictures = whole if where is None else load_pictures(data, where=where, caption_column=caption_column)
-    chosen_metrics = evaluation.parse_metrics(metrics)
+    chosen_metrics = parse_metrics(metrics)
     pipe = open_model(model, device)
-    settings = evaluation.default_settings(
+    settings = default_settings(
         pipe,
         n=n,
         query=query,
@@ -137,14 +152,14 @@ def evaluate(
         progress = bar_progress(bar, "measuring")
         judges = load_judges(
             whole,
-            judge if evaluation.needs_judge(chosen_metrics) else "none",
+            judge if needs_judge(chosen_metrics) else "none",
             style_judge,
             entity_key=entity_key,
             device=pick_device(device),
             progress=within(progress, "training a judge"),
             on_message=say,
         )
-        found = evaluation.evaluate(
+        found = run_evaluation(
             pipe,
             opened,
             pictures,
@@ -175,29 +190,34 @@ def check_copies(
         typer.Option(
             "--against",
             metavar="KB|SOURCE",
-            help="What the model learned or retrieved from; several times for several.",
+            help="What the model was trained on or retrieved from; repeatable.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the report; default bowerbird-check beside the pictures.")
+        Path | None,
+        typer.Option("--out", help="Output folder of the report; default bowerbird-check beside the pictures."),
     ] = None,
     descriptor: Annotated[
-        str, typer.Option("--descriptor", help="tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE.")
+        str,
+        typer.Option(
+            "--descriptor", help="Copy descriptor: tiny-copies, gradients, copies:DIR, sscd:FILE or sscd-288:FILE."
+        ),
     ] = "tiny-copies",
     baseline: Annotated[
-        int, typer.Option("--baseline", help="Training pictures compared with the others.", min=2)
+        int,
+        typer.Option("--baseline", help="Training pictures that are compared with the others, as a baseline.", min=2),
     ] = 300,
     copies_per_kind: Annotated[
         int,
-        typer.Option("--copies-per-kind", help="Synthetic copies of each kind, made to see if they are found.", min=1),
+        typer.Option("--copies-per-kind", help="Synthetic copies of each kind, to measure how many are found.", min=1),
     ] = 60,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="At most so many training pictures (drawn by seed).", min=1)
+        int | None, typer.Option("--limit", help="At most this many training pictures, sampled by --seed.", min=1)
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for copies: of training pictures, and of the neighbors each picture was given.
+    """Detect copies of training pictures and of neighbors.
 
     Example: bowerbird check-copies foxes/ --against my-kb --out copies
     """

@@ -14,14 +14,14 @@ from bowerbird.core.text import with_article
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, directory, or hub id of an RDM.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory for the pipeline.")],
+    out: Annotated[Path, typer.Option("--out", help="Output directory of the pipeline.")],
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write an RDM as a pipeline that diffusers opens without bowerbird.
+    """Export an RDM for diffusers without bowerbird.
 
-    It takes the neighbors' embeddings in place of a prompt; the README.md it writes shows how.
+    The pipeline takes the neighbors' embeddings instead of a prompt; the README.md it writes shows how.
 
     Example: bowerbird export tiny-rdm --out tiny-rdm-diffusers
     """

@@ -14,6 +14,7 @@ from bowerbird.core.credit import usual_columns
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.text import in_shell, to_json
+from bowerbird.data.item import RENAMED_COLUMNS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -32,8 +33,8 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE…",
         help=(
-            "Folder, picture, .parquet, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME, emoji-font, or"
-            " your own module:Class[@PLACE]."
+            "Folder, picture, .parquet, .csv, .jsonl, .tar, .zip, clip-retrieval folder, saved HF data set, hf:NAME,"
+            " emoji-font, or your own module:Class[@PLACE]."
         ),
     ),
 ]
@@ -44,7 +45,7 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="Runs the encoder's network for pictures: torch, onnx or openvino (same numbers to 0.001), bfloat16.",
+        help="Runtime of the image encoder: torch, onnx or openvino (same numbers to 0.001), or bfloat16.",
     ),
 ]
 CaptionEncoderOption = Annotated[
@@ -52,20 +53,20 @@ CaptionEncoderOption = Annotated[
     typer.Option(
         "--caption-encoder",
         metavar="NAME|DIR",
-        help="Search captions by meaning too: minilm, or a directory or hub id of sentence-transformers.",
+        help="Also embed captions, for semantic search: minilm, or a directory or hub id of sentence-transformers.",
     ),
 ]
 OpenCaptionEncoderOption = Annotated[
     str | None,
     typer.Option(
-        "--caption-encoder", metavar="NAME|DIR", help="Encoder of its captions, where it is not found by its name."
+        "--caption-encoder", metavar="NAME|DIR", help="Encoder of its captions, if it cannot be found by its name."
     ),
 ]
 OpenEncoderOption = Annotated[
     str | None,
     typer.Option(
         "--encoder",
-        help="Encoder it was made with; needed where that is your own module:Class.",
+        help="Encoder the knowledge base was built with; needed only for your own module:Class.",
         rich_help_panel=NEIGHBORS,
     ),
 ]
@@ -74,24 +75,26 @@ RerankOption = Annotated[
     typer.Option(
         "--rerank",
         metavar="NAME|DIR",
-        help="What orders the results of the search: color (leaves out what contradicts a color of the text, where"
-        " others agree), late (token by token, where it was built with --tokens), none, or auto, which is color; or the"
-        " directory of one that was trained (bowerbird train reranker).",
+        help="Reranker of the results: color (drops those that contradict a color in the text, if others match), late"
+        " (late interaction, needs kb build --tokens), auto (color), none, or the directory of a trained one (bowerbird"
+        " train reranker).",
         rich_help_panel=NEIGHBORS,
     ),
 ]
-NoRerankOption = Annotated[bool, typer.Option("--no-rerank", help="As --rerank none.", rich_help_panel=NEIGHBORS)]
+NoRerankOption = Annotated[
+    bool, typer.Option("--no-rerank", help="The same as --rerank none.", rich_help_panel=NEIGHBORS)
+]
 TokensOption = Annotated[
     int,
     typer.Option(
-        "--tokens", min=0, metavar="N", help="Keep N token vectors of each picture (16 to 64), for --rerank late."
+        "--tokens", min=0, metavar="N", help="Keep N token vectors per picture (16 to 64), for --rerank late."
     ),
 ]
 CoverOption = Annotated[
     bool,
     typer.Option(
         "--cover",
-        help="Of a text that names several things, one result of each before a second of any.",
+        help="For a text that names several things: one result for each before a second for any.",
         rich_help_panel=NEIGHBORS,
     ),
 ]
@@ -101,62 +104,72 @@ CreditOption = Annotated[
     typer.Option(
         "--credit",
         metavar="COLUMNS",
-        help="Metadata that says who made a picture, as in sku,license,author: kept, and in every picture's record.",
+        help="Metadata columns that credit a picture, e.g. sku,license,author; they go into the "
+        "record of every picture made from it.",
     ),
 ]
 MemoryOption = Annotated[
     str,
     typer.Option(
-        "--memory", metavar="SIZE", help="Memory for pictures on their way and for making the index, e.g. 500M or 8G."
+        "--memory", metavar="SIZE", help="Memory for pictures in flight and for building the index, e.g. 500M or 8G."
     ),
 ]
 PatchesOption = Annotated[
     int,
     typer.Option(
-        "--patches", min=0, metavar="N", help="N random crops of each picture in place of it, as in RDM's databases."
+        "--patches",
+        min=0,
+        metavar="N",
+        help="N random crops of each picture instead of the whole, as in RDM's databases.",
     ),
 ]
 DedupOption = Annotated[
     float | None,
     typer.Option(
-        "--dedup", metavar="COSINE", help="Leave out near-duplicates: embeddings at least so alike, e.g. 0.99."
+        "--dedup",
+        metavar="COSINE",
+        help="Leave out near-duplicates: embeddings with at least this similarity, e.g. 0.99.",
     ),
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.jsonl", help="Write what was left out, a line each, with the reason."),
+    typer.Option("--report", metavar="FILE.jsonl", help="Write what was left out, one line each with the reason."),
 ]
 FilterOption = Annotated[
     str | None,
     typer.Option(
         "--filter",
         metavar="MODULE:FUNCTION",
-        help="Your own function(picture, item): a reason to leave it out, or None.",
+        help="Your own function(picture, item) that returns a reason to leave it out, or None.",
     ),
 ]
 FetchOption = Annotated[
-    bool, typer.Option("--fetch-urls", help="Allow the addresses in a column url to be asked for pictures.")
+    bool, typer.Option("--fetch-urls", help="Download pictures from the addresses in a column url.")
 ]
 PrivateOption = Annotated[
     bool,
-    typer.Option("--private-urls", help="With --fetch-urls, also ask addresses of this machine and its network."),
+    typer.Option("--private-urls", help="With --fetch-urls: also from addresses of this machine and its network."),
 ]
 MaxPixelsOption = Annotated[
     int,
     typer.Option(
         "--max-pixels",
         metavar="N",
-        help="Largest picture that is decoded; a larger JPEG is taken at a half, a quarter or an eighth.",
+        help="Largest picture that is decoded, in pixels; a larger JPEG is decoded at a half, a quarter or an eighth.",
     ),
 ]
 WorkersOption = Annotated[
     int,
     typer.Option(
-        "--workers", min=0, metavar="N", help="Processes that embed; 0 for this one alone. The result is the same."
+        "--workers",
+        min=0,
+        metavar="N",
+        help="Processes that embed; 0 for this one alone. The result does not depend on it.",
     ),
 ]
 WhereOption = Annotated[
-    str | None, typer.Option("--where", metavar="SQL", help="Keep the rows that satisfy this, e.g. \"style = 'noto'\".")
+    str | None,
+    typer.Option("--where", metavar="SQL", help="Only rows that satisfy this condition, e.g. \"style = 'noto'\"."),
 ]
 
 
@@ -166,7 +179,7 @@ def load_filter(text: str | None) -> Filter | None:
         return None
     found = plugins.load_object(text, "--filter")
     if not callable(found):
-        raise BowerbirdError(f"--filter {text!r}: is no function")
+        raise BowerbirdError(f"--filter {text!r}: is not a function")
     checked: Filter = found
     return checked
 
@@ -191,7 +204,7 @@ def parse_columns(text: str | None) -> list[str]:
 
 def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
     """A line where columns are there that often say who made a picture, and none is credited."""
-    columns = [] if kb.credit else usual_columns(kb.info()["metadata"])
+    columns = [] if kb.credit else usual_columns(name for name in kb.info()["metadata"] if name not in RENAMED_COLUMNS)
     if columns:
         listed = ",".join(columns)
         say(
@@ -203,7 +216,7 @@ def say_credit_hint(kb: KnowledgeBase, place: str) -> None:
 def check_report_path(path: Path | None) -> Path | None:
     """`--report`, before the work is done. Raises: BowerbirdError when no file can be written there."""
     if path is not None and (path.is_dir() or (path.parent.exists() and not path.parent.is_dir())):
-        raise BowerbirdError(f"--report {path}: is no file to write; give a name such as left-out.jsonl")
+        raise BowerbirdError(f"--report {path}: is not the name of a file; give a name such as left-out.jsonl")
     return path
 
 

@@ -19,9 +19,8 @@ from bowerbird.cli.common import (
     load_signer,
     numbers,
     others_given,
-    progress_bar,
     say_source,
-    tracker,
+    show_progress,
 )
 from bowerbird.cli.filling import CoverOption, NoRerankOption, OpenEncoderOption, RerankOption, read_rerank
 from bowerbird.cli.generating import Run, finish_one, generate_series, prepare_one, regenerate
@@ -108,9 +107,9 @@ def generate(
 ) -> None:
     """Generate pictures grounded in a knowledge base.
 
-    From a prompt, pictures, a class, or nothing; each is written with its neighbors and how it was made.
+    From a prompt, images, a class, or unconditionally; every picture is written with its neighbors and settings.
 
-    MODEL is one of bowerbird's, or a base model of diffusers with an --adapter (docs/your-model.md).
+    MODEL is one of bowerbird's, or a diffusers base model with an --adapter (docs/your-model.md).
 
     Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
     """
@@ -218,8 +217,7 @@ def generate(
 
         one, chosen = prepare_one(model, job, run), None
         hits, settings = one.prepared.hits, one.prepared.settings
-        with progress_bar(as_json) as bar:
-            progress = tracker(bar, "generating", job.n * best_of)
+        with show_progress("generating", as_json, job.n * best_of) as progress:
             if best_of > 1:
                 judge = encoders.load() if one.kb is None else one.kb.encoder
                 best = reranking.generate_best(one.pipe, hits, settings, judge, best_of, progress=progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.cli.common import open_model, progress_bar, say, tracker
+from bowerbird.cli.common import open_model, say, show_progress
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
@@ -114,9 +114,7 @@ def generate_series(model: str, work: Sequence[Job], run: Run, *, ray: str | Non
         task = series_on_ray.Task(place, *how, work, run.out.absolute(), run.on_copy)
         return series_on_ray.generate(groups, task, str(ray))
 
-    with progress_bar(run.as_json) as bar:
-        total = sum(job.n for job in work)
-        report = tracker(bar, "generating", total)
+    with show_progress("generating", run.as_json, sum(job.n for job in work)) as progress:
         made = series.run(
             pipe,
             model,
@@ -127,7 +125,7 @@ def generate_series(model: str, work: Sequence[Job], run: Run, *, ray: str | Non
             how=run.on_copy,
             signer=run.signer,
             elsewhere=None if ray is None else spread,
-            progress=report,
+            progress=progress,
         )
     if made.kept:
         say(f"{made.kept} of {len(made.paths)} pictures were there already and are kept")

@@ -13,25 +13,23 @@ from bowerbird.cli.filling import CaptionOption, MemoryOption, print_report
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
 
-app = typer.Typer(help="Take over what others made.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Import weights and databases of other projects.", no_args_is_help=True, rich_markup_mode=None)
 
-NewKb = Annotated[str, typer.Argument(metavar="KB", help="Knowledge base to make.")]
+NewKb = Annotated[str, typer.Argument(metavar="KB", help="Knowledge base to build.")]
 TheirEncoder = Annotated[
     str,
-    typer.Option(
-        "--encoder", help="The encoder their embeddings are of: their files do not say. A directory or a hub id."
-    ),
+    typer.Option("--encoder", help="Encoder of the embeddings, which the files do not name: a directory or hub id."),
 ]
 
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="Numbers the weights are written as: float32, float16 or bfloat16.")
+    str, typer.Option("--dtype", help="Data type of the weights that are written: float32, float16 or bfloat16.")
 ]
 
 
 @app.command("clip-retrieval")
 def clip_retrieval(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="What clip-retrieval inference wrote: img_emb/ and metadata/.")
+        Path, typer.Argument(metavar="DIR", help="Output of clip-retrieval inference: img_emb/ and metadata/.")
     ],
     kb: NewKb,
     encoder: TheirEncoder = "openai/clip-vit-base-patch32",
@@ -40,14 +38,16 @@ def clip_retrieval(
         typer.Option(
             "--pictures",
             metavar="PLACE",
-            help="Where the pictures lie that it names: their folder, or their .tar shards. Several times.",
+            help="Where the pictures are: their folder, or their .tar shards; repeatable.",
         ),
     ] = None,
     caption_column: CaptionOption = None,
     memory: MemoryOption = "2G",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a knowledge base of a clip-retrieval folder; its embeddings are kept, not made again.
+    """Import a clip-retrieval folder as a knowledge base.
+
+    Its embeddings are kept as they are.
 
     Example: bowerbird import clip-retrieval embeddings/ my-kb --encoder openai/clip-vit-base-patch32 --pictures shards/
     """
@@ -55,7 +55,7 @@ def clip_retrieval(
 
     if not is_clip_retrieval(folder):
         raise BowerbirdError(
-            f"{folder}: no folder of clip-retrieval; it holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
+            f"{folder}: not a clip-retrieval folder; one holds img_emb/img_emb_0.npy and metadata/metadata_0.parquet"
         )
     _build([folder], kb, encoder, caption_column, memory, as_json, pictures or [])
 
@@ -71,8 +71,9 @@ def compvis_database(
     memory: MemoryOption = "2G",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a knowledge base of RDM's published database parts: raw embeddings, image ids and patch corners; they hold
-    no pictures.
+    """Import RDM's published database parts as a knowledge base.
+
+    They hold embeddings, image ids and patch corners, and no pictures.
 
     Example: bowerbird import compvis-database openimages/*.npz my-kb
     """
@@ -85,7 +86,7 @@ def compvis_database(
         raise BowerbirdError(f"{parts[0]}: no .npz parts here")
     wrong = [file for file in files if file.suffix.lower() != ".npz"]
     if wrong:
-        raise BowerbirdError(f"{wrong[0]}: no part of an RDM database; they are called <rows>x<dim>-part_<n>.npz")
+        raise BowerbirdError(f"{wrong[0]}: not a part of an RDM database; those are called <rows>x<dim>-part_<n>.npz")
     _build(files, kb, encoder, None, memory, as_json)
     say(
         f"{kb}: holds no pictures; what an item shows, and whose it is, can only be looked up by its img_id in the data"
@@ -102,57 +103,69 @@ def compvis(
             help="A released RDM, RARM or InstructPix2Pix checkpoint: model.ckpt, or the same tensors as safetensors.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Directory for the model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output directory of the model.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be matched, missing and ignored, and stop.")
+        bool, typer.Option("--dry-run", help="Report which tensors are matched, missing and ignored, and exit.")
     ] = False,
-    ema: Annotated[bool, typer.Option("--ema/--no-ema", help="Take the averaged weights where there are some.")] = True,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Use the averaged (EMA) weights if there are any.")
+    ] = True,
     dtype: DtypeOption = "float32",
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", help="Edge of its pictures; default 256, 768 with a 16x first stage, 512 of an InstructPix2Pix."
+            "--size",
+            help="Edge of its pictures in pixels; default 256, 768 with a 16x first stage, 512 for InstructPix2Pix.",
         ),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("-k", "--num-neighbors", help="Neighbors a picture; default 4, 20 for the 768 px model.", min=1),
+        typer.Option(
+            "-k", "--num-neighbors", help="Neighbors per picture; default 4, or 20 for the 768 px model.", min=1
+        ),
     ] = None,
     embeddings: Annotated[
         str | None,
-        typer.Option("--embeddings", help="raw or unit; default raw with a VQ first stage, unit with a KL one."),
+        typer.Option(
+            "--embeddings",
+            help="Length of the embeddings it reads: raw or unit; default raw with a VQ first stage, "
+            "unit with a KL one.",
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", help="Encoder of the neighbors; default by their width, CLIP ViT-B/32 or ViT-L/14."),
+        typer.Option(
+            "--encoder", help="Encoder of the neighbors; default by their dimension, CLIP ViT-B/32 or ViT-L/14."
+        ),
     ] = None,
     head_channels: Annotated[
         int | None,
-        typer.Option("--head-channels", help="Channels of an attention head; default 32, a RARM's 64.", min=1),
+        typer.Option("--head-channels", help="Channels per attention head; default 32, or 64 for a RARM.", min=1),
     ] = None,
     heads: Annotated[
         int | None,
-        typer.Option("--heads", help="As many attention heads at every level, in place of --head-channels.", min=1),
+        typer.Option("--heads", help="Attention heads at every level, instead of --head-channels.", min=1),
     ] = None,
     scale_factor: Annotated[
-        float | None, typer.Option("--scale-factor", help="Scale of the latents; default the stored or published one.")
+        float | None,
+        typer.Option("--scale-factor", help="Scaling factor of the latents; default: the stored or published one."),
     ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            "--tokenizer", help="Folder or hub id of CLIP's tokenizer, which an InstructPix2Pix does not hold."
+            "--tokenizer", help="Directory or hub id of CLIP's tokenizer, which InstructPix2Pix checkpoints lack."
         ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option("--ignore", metavar="NAME", help="Leave out tensors whose names begin so; may be repeated."),
+        typer.Option("--ignore", metavar="NAME", help="Ignore tensors whose names begin with this; repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over released RDM, RARM or InstructPix2Pix weights: all networks and the schedule, in diffusers layout.
+    """Import released RDM, RARM or InstructPix2Pix weights.
 
-    The file is read without running anything in it, and tensor by tensor. What is none of them is refused with the
-    reason.
+    Writes all networks and the schedule in diffusers layout. The file is read tensor by tensor, and no code in it runs.
+    Other checkpoints are refused with the reason.
 
     Example: bowerbird import compvis models/rdm/imagenet/model.ckpt --out rdm-imagenet
     """
@@ -222,11 +235,13 @@ def diffusers(
             metavar="DIR", help="The RDM pipeline of diffusers' research examples, as fusing/rdm on the hub."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Directory for the model; its encoder is in OUT/encoder.")],
+    out: Annotated[Path, typer.Option("--out", help="Output directory of the model; its encoder goes to OUT/encoder.")],
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Take over the RDM pipeline of diffusers' research examples, with the CLIP inside it.
+    """Import the RDM pipeline of diffusers' research examples.
+
+    The CLIP inside it becomes its encoder.
 
     Example: bowerbird import diffusers fusing-rdm/ --out rdm768
     """

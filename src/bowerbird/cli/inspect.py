@@ -12,7 +12,7 @@ from bowerbird.core.errors import BowerbirdError
 
 if TYPE_CHECKING:
     from bowerbird.systems.content_credentials import Credentials
-    from bowerbird.systems.regeneration import Record
+    from bowerbird.systems.record_schema import Record
 
 SHOWN = 50
 """So many neighbors or ingredients of a picture are printed as text."""
@@ -22,13 +22,14 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="F.png…", help="Pictures that bowerbird generated.")],
     trust: Annotated[
         Path | None,
-        typer.Option("--trust", metavar="CERTS.pem", help="Certificates whose signers are trusted, for C2PA."),
+        typer.Option("--trust", metavar="CERTS.pem", help="Trusted certificates for C2PA."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a picture's record: request, model, neighbors with their credit, and its Content Credentials (C2PA).
+    """Print a picture's record and its Content Credentials (C2PA).
 
-    Exit code 2 when a file is not as it was signed.
+    The record has the request, the model, and the neighbors with their credit. Exits with code 2 if a file was changed
+    after it was signed.
 
     Example: bowerbird inspect apples/000.png
     """

@@ -41,7 +41,7 @@ from bowerbird.core.images import MAX_PIXELS
 from bowerbird.core.tensors import pick_device
 from bowerbird.core.text import in_shell
 
-app = typer.Typer(help="Make, change and describe knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Build, change and inspect knowledge bases.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -53,7 +53,9 @@ def build(
     caption_encoder: CaptionEncoderOption = None,
     caption_column: CaptionOption = None,
     where: WhereOption = None,
-    normalize: Annotated[bool, typer.Option(help="Compare by cosine; --no-normalize for inner products.")] = True,
+    normalize: Annotated[
+        bool, typer.Option(help="Compare by cosine similarity; --no-normalize for inner products.")
+    ] = True,
     patches: PatchesOption = 0,
     dedup: DedupOption = None,
     report: ReportOption = None,
@@ -63,17 +65,17 @@ def build(
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     bm25_weights: Annotated[
         str,
-        typer.Option("--bm25-weights", metavar="C,T", help="How often words of captions and of tags count in BM25."),
+        typer.Option("--bm25-weights", metavar="C,T", help="Weights of captions and of tags in BM25."),
     ] = "1,1",
     language: Annotated[
         str | None,
-        typer.Option("--language", metavar="CODE", help="Take words by the stems of a language, as in de, fr or fi."),
+        typer.Option("--language", metavar="CODE", help="Stem words of this language, e.g. de, fr or fi."),
     ] = None,
     compounds: Annotated[
-        bool, typer.Option("--compounds", help="Find words inside longer ones, as in German or Finnish.")
+        bool, typer.Option("--compounds", help="Also find words inside compounds, as in German or Finnish.")
     ] = False,
     keep_accents: Annotated[
-        bool, typer.Option("--keep-accents", help="Take a word with accents for another one than without.")
+        bool, typer.Option("--keep-accents", help="Distinguish words with accents from those without.")
     ] = False,
     credit: CreditOption = None,
     tokens: TokensOption = 0,
@@ -82,7 +84,9 @@ def build(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a knowledge base from pictures; it appears whole or not at all.
+    """Build a knowledge base from pictures.
+
+    An interrupted build leaves nothing behind.
 
     Example: bowerbird kb build my-kb photos/ more.parquet
     """
@@ -142,7 +146,7 @@ def add(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Add pictures; those that are there already are not added twice.
+    """Add pictures; those already in the knowledge base are skipped.
 
     Example: bowerbird kb add my-kb new-pictures/
     """
@@ -180,16 +184,16 @@ def add(
 @app.command()
 def export(
     kb: KbArgument,
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
     form: Annotated[
         str, typer.Option("--format", help="imagefolder (pictures and metadata.jsonl) or parquet (with embeddings).")
     ] = "imagefolder",
     where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Write only the items that satisfy this.")
+        str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this condition.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the pictures, captions and metadata as files that others read.
+    """Export pictures, captions and metadata in common formats.
 
     Example: bowerbird kb export my-kb pictures/ --where "style = 'noto'"
     """
@@ -213,10 +217,12 @@ def export(
 @app.command()
 def verify(
     kb: KbArgument,
-    repair: Annotated[bool, typer.Option("--repair", help="Make again what is derived from the rows.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is derived from the rows.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every file, row and picture with what was written; exit code 2 when something is wrong.
+    """Check every file, row and picture for damage.
+
+    Exits with code 2 if something is wrong.
 
     Example: bowerbird kb verify my-kb --repair
     """
@@ -248,7 +254,7 @@ def verify(
 
 @app.command()
 def info(kb: KbArgument, as_json: JsonOption = False) -> None:
-    """Say what a knowledge base holds.
+    """Show what a knowledge base contains.
 
     Example: bowerbird kb info my-kb --json
     """

@@ -14,7 +14,7 @@ from bowerbird.models.weights import DESCRIPTIONS, bundled
 
 
 def models(as_json: JsonOption = False) -> None:
-    """List the models that travel with bowerbird.
+    """List the bundled models.
 
     Example: bowerbird models
     """
@@ -32,7 +32,7 @@ def models(as_json: JsonOption = False) -> None:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what works on this machine, and how to repair the rest.
+    """Check what works on this machine, and how to fix the rest.
 
     Example: bowerbird doctor
     """

@@ -33,28 +33,31 @@ def reproduce(
         Path | None, typer.Option("--data", help="Drawings with the columns hexcode, style and split (required).")
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option("--photos", help="Small photographs with a column label, as a second domain.")
+        Path | None, typer.Option("--photos", help="Small photographs with a column label, for a second domain.")
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="NAME=DIR", help="Where a model lies that is not bundled; several times."),
+        typer.Option("--model", metavar="NAME=DIR", help="Directory of a model that is not bundled; repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for claims.md, claims.json and plots.")] = Path("claims"),
-    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, from --seed on.", min=2)] = 3,
+    out: Annotated[Path, typer.Option("--out", help="Output folder for claims.md, claims.json and plots.")] = Path(
+        "claims"
+    ),
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds, from --seed on.", min=2)] = 3,
     steps: Annotated[
-        int, typer.Option("--steps", help="Training steps of the networks that claims compare.", min=1)
+        int, typer.Option("--steps", help="Training steps of the networks that are compared.", min=1)
     ] = 500,
-    pictures: Annotated[int, typer.Option("--pictures", help="Pictures behind each value.", min=20)] = 400,
+    pictures: Annotated[int, typer.Option("--pictures", help="Pictures per value.", min=20)] = 400,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="At most so many pictures of each kind.", min=200)
+        int | None, typer.Option("--limit", help="At most this many pictures of each kind.", min=200)
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the papers' claims: effects with intervals, and whether they hold.
+    """Reproduce the papers' claims.
 
-    Trainings are cached; the first run of all takes a night on two cores, later ones minutes.
+    Measures effects with intervals, and says whether each claim holds. Trainings are cached: the first full run takes
+    a night on two cores, later ones minutes.
 
     Example: bowerbird reproduce style --data drawings.parquet --out claims
     """

@@ -47,61 +47,74 @@ def search(
     kb: KbArgument,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", help="Words to look for; with several, or with pictures, what is like all of them."),
+        typer.Option("--text", help="Text to search for; several texts and images are combined into one query."),
     ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", help="A picture to look for; may be given several times.")
-    ] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", help="Image to search for; repeatable.")] = None,
     negative: Annotated[
         list[str] | None,
-        typer.Option("--negative", metavar="TEXT", help="Words to keep away from; may be given several times."),
+        typer.Option("--negative", metavar="TEXT", help="Text to move away from; repeatable."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Of texts and pictures, texts first, as in 1,0.5,-0.3.")
+        str | None, typer.Option("--weights", help="Weights of the texts, then of the images, e.g. 1,0.5,-0.3.")
     ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(
-            "--queries", metavar="FILE.txt", help="A text a line, all searched at once; answers as JSON lines."
+            "--queries", metavar="FILE.txt", help="One query per line, searched as a batch; results are JSON lines."
         ),
     ] = None,
     mode: Annotated[
         str,
-        typer.Option("--mode", help="dense (embeddings), bm25 (words), captions (their meaning), hybrid (all), mixed."),
+        typer.Option(
+            "--mode",
+            help="dense (embeddings), bm25 (words), captions (caption embeddings), hybrid (all of "
+            "them), or mixed (mean of picture and caption).",
+        ),
     ] = "hybrid",
     k: Annotated[
-        int | None, typer.Option("-k", "--num-neighbors", help="How many results; default 8, or as many as there are.")
+        int | None,
+        typer.Option("-k", "--num-neighbors", help="Number of results; default 8, or all items if there are fewer."),
     ] = None,
-    where: Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Only items that satisfy this condition.")
+    ] = None,
     diversity: Annotated[
-        float, typer.Option("--diversity", help="From 0 to 1: prefer results unlike those before.")
+        float,
+        typer.Option(
+            "--diversity", help="Prefer results unlike those ranked above (maximal marginal relevance), 0 to 1."
+        ),
     ] = 0.0,
     alpha: Annotated[
         str | None,
         typer.Option(
             "--alpha",
             metavar="auto|even|SHARE",
-            help="hybrid by ranks, the dense ones as words leave open (auto) or alike; or by scores, this share dense.",
+            help="Fusion in hybrid: by ranks, dense weighted by how much the words leave open (auto) "
+            "or equally (even); or by scores with this SHARE of dense.",
         ),
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option("--min-score", help="Leave out what is less similar: a cosine; with --mode bm25 a BM25 score."),
+        typer.Option(
+            "--min-score", help="Drop results below this cosine similarity; with --mode bm25, below this BM25 score."
+        ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every item, whatever the index.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every item instead of using the approximate index.")
+    ] = False,
     typos: Annotated[
         bool,
-        typer.Option("--typos/--no-typos", help="Whether a word that no item has is searched as those near to it."),
+        typer.Option("--typos/--no-typos", help="Replace words that no item has by similar ones that some have."),
     ] = True,
     rerank: RerankOption = "none",
     cover: CoverOption = False,
     encoder: OpenEncoderOption = None,
     caption_encoder: OpenCaptionEncoderOption = None,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as one picture.")] = None,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the results as a contact sheet.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Find pictures by words, by pictures, or by a sum of them.
+    """Search by text, by image, or by a combination of both.
 
     Example: bowerbird search my-kb --text "a red fox" -k 8 --sheet found.png
     """

@@ -32,14 +32,14 @@ def sync(
     source: SourceArgument,
     key: Annotated[
         str,
-        typer.Option("--key", metavar="COLUMN", help="Column that names an item, such as sku; or name, the file's."),
+        typer.Option(
+            "--key", metavar="COLUMN", help="Column that identifies an item, such as sku; or name, for the file name."
+        ),
     ],
     delete_missing: Annotated[
-        bool, typer.Option("--delete-missing", help="Remove the items whose key the source does not have.")
+        bool, typer.Option("--delete-missing", help="Remove items whose key is not in the source.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would be, embed nothing and change nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
     encoder: OpenEncoderOption = None,
     caption_column: CaptionOption = None,
     fetch: FetchOption = False,
@@ -50,10 +50,10 @@ def sync(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a knowledge base to what a catalog says, item by item of the same key, as one version.
+    """Synchronize a knowledge base with a catalog, matched by key.
 
-    What is new is added, a changed picture is embedded again, changed captions and metadata are written without that.
-    Items keep their ids. Interrupted, nothing has changed.
+    New items are added, changed pictures are embedded again, changed captions and metadata are only rewritten.
+    Items keep their ids. An interrupted run changes nothing.
 
     Example: bowerbird kb sync my-kb catalog.parquet --key sku --delete-missing
     """

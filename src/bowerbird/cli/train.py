@@ -45,38 +45,41 @@ def train(
     caption_column: CaptionOption = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", "--model", help="The base, or the model, that is trained on: --set system.base=…."),
+        typer.Option("--base", "--model", help="Base model to train from; short for --set system.base=…."),
     ] = None,
     subject: Annotated[
-        Path | None, typer.Option("--subject", metavar="DIR", help="dreambooth: the subject's pictures; --data.")
+        Path | None,
+        typer.Option("--subject", metavar="DIR", help="dreambooth: the subject's pictures; the same as --data."),
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="dreambooth: what the subject is, e.g. toy.")
+        str | None, typer.Option("--class", help="dreambooth: class of the subject, e.g. toy.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe, e.g. train.steps=1000.")
+        list[str] | None,
+        typer.Option("--set", help="Override a setting of the recipe, e.g. train.steps=1000; repeatable."),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="The recipe's tiny form: seconds, to see that everything runs.")
+        bool, typer.Option("--tiny", help="Smoke test: the recipe's tiny form, which takes seconds.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and exit.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder of the run; default runs/NAME.")] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(help="key=value,value: a run for each value; guidance_scale=1,3: one run, measured at each."),
+        typer.Option(help="key=value,value: one run per value; guidance_scale=1,3: one run, evaluated at each."),
     ] = None,
     system: SystemOption = None,
     report_to: Annotated[
-        list[str] | None, typer.Option("--report-to", help="tensorboard or wandb; several times for both.")
+        list[str] | None, typer.Option("--report-to", help="Experiment tracker: tensorboard or wandb; repeatable.")
     ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", metavar="ID", help="Publish the model there, privately, at the end.")
+        str | None,
+        typer.Option("--push-to-hub", metavar="ID", help="Push the trained model to this hub repository, privately."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Over the recipe's seed.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.", min=0)] = None,
     device: DeviceOption = "auto",
     workers: Annotated[
         int,
-        typer.Option(help="Processes that make batches ahead, for a GPU; the batches stay the same.", min=0, max=256),
+        typer.Option(help="Data loading processes, for a GPU; batches do not depend on it.", min=0, max=256),
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

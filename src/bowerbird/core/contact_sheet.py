@@ -15,14 +15,13 @@ SMALL, LARGE, LARGEST = 11, 15, 18
 """Sizes of text in pixels: under a picture, beside a row, above all."""
 
 
-def grid(rows: Sequence[Sequence[Image.Image | None]], *, size: int | None = None, gap: int = 4) -> Image.Image:
-    """Pictures in a plain grid on white, each scaled to `size` (the first picture's edge when None); None leaves a
-    cell empty."""
+def grid(rows: Sequence[Sequence[Image.Image | None]], *, size: int | None = None) -> Image.Image:
+    """Pictures in a plain grid on white, each scaled to `size` pixels (the first picture's edge when None); None leaves
+    a cell empty."""
     from PIL import Image
 
-    first = next(image for row in rows for image in row if image is not None)
-    size = size or first.width
-    width = max(len(row) for row in rows)
+    size = size or next(image for row in rows for image in row if image is not None).width
+    width, gap = max(len(row) for row in rows), 4
     canvas = Image.new("RGB", (gap + width * (size + gap), gap + len(rows) * (size + gap)), "white")
     for r, row in enumerate(rows):
         for c, image in enumerate(row):

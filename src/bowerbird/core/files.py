@@ -206,7 +206,7 @@ def _json(value: Mapping[str, Any]) -> str:
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The object in the JSON file at `path`, which anybody may have written (`text.parse_json`).
 
-    Raises: BowerbirdError naming `what` when it is missing, damaged, out of all bounds, or not an object.
+    Raises: BowerbirdError naming `what` when it is missing, damaged, out of range, or not an object.
     """
     try:
         with Path(path).open("rb") as file:
@@ -271,7 +271,8 @@ def stream_tensors(
     """Write a safetensors file one tensor at a time, so that no more than one is in memory: `entries` says the dtype
     (`float32`) and shape of each.
 
-    `read(name)` gives it, and must give just that. Atomic, as everything here.
+    `read(name)` gives it, and must give just that. Atomic, as everything here. Raises: ValueError when `read` gives
+    another dtype or shape than was announced.
     """
     import torch
 

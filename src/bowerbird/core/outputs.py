@@ -33,7 +33,7 @@ class FileSet:
 
 
 def check_folder(out: str | Path) -> Path:
-    """`out` as a path. Raises: BowerbirdError when it is no folder, or none can be made or written there."""
+    """`out` as a path. Raises: BowerbirdError when it is not a folder, or none can be made or written there."""
     out = Path(out)
     there = next(place for place in (out, *out.absolute().parents) if place.exists() or place.is_symlink())
     if not there.is_dir():

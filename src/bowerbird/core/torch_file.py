@@ -185,7 +185,7 @@ class Stored:
         with self.file.open("rb") as file:
             file.seek(self.start)
             if file.readinto(data) != length:
-                raise BowerbirdError(f"{self.file}: ends before its tensors do; it was cut off, fetch it again")
+                raise BowerbirdError(f"{self.file}: is truncated, it ends before its tensors do; fetch it again")
         if self.crc is not None and zlib.crc32(data) != self.crc:
             raise BowerbirdError(
                 f"{self.file}: the bytes of a tensor of shape {self.shape} do not match their checksum; the file is"
@@ -258,7 +258,9 @@ class _Reader(pickle._Unpickler):
     def persistent_load(self, said: Any) -> _Storage:
         kind, dtype, key = said[0], said[1], str(said[2])
         if kind != "storage" or key not in self.storages:
-            raise BowerbirdError(f"{self.path}: the bytes of storage {key} are missing; it was cut off, fetch it again")
+            raise BowerbirdError(
+                f"{self.path}: the bytes of storage {key} are missing, the file is truncated; fetch it again"
+            )
         return _Storage(dtype if isinstance(dtype, str) and dtype in BYTES else None, *self.storages[key])
 
     def tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Stored | None:
@@ -308,21 +310,21 @@ def read_torch_file(path: str | Path) -> Any:
             f"{path}: this checkpoint is damaged ({type(error).__name__}: {str(error)[:200]}); fetch it again"
         ) from error
     raise BowerbirdError(
-        f"{path}: no checkpoint of torch 1.6 or later and no safetensors, or it was cut off; "
-        "an older one that you trust is written again by torch.load and torch.save"
+        f"{path}: neither a checkpoint of torch 1.6 or later nor safetensors, or it is truncated; convert an older one"
+        " that you trust by torch.load and torch.save"
     )
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in entries:
-        raise BowerbirdError(f"{path}: a zip, but no checkpoint of torch (no data.pkl in it)")
+        raise BowerbirdError(f"{path}: a zip file, but not a torch checkpoint (no data.pkl in it)")
     packed = [name for name, info in entries.items() if info.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise BowerbirdError(f"{path}: {packed[0]} in it is compressed; torch.save does not write such files")
     if entries["data.pkl"].file_size > PICKLE_LIMIT:
         raise BowerbirdError(
-            f"{path}: its description alone is {entries['data.pkl'].file_size / 2**20:.0f} MiB; that is no model's"
+            f"{path}: its description alone is {entries['data.pkl'].file_size / 2**20:.0f} MiB, too large for a model"
         )
     order = entries.get("byteorder")
     if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
@@ -338,7 +340,7 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Any:
                 name_length, extra_length = struct.unpack("<HH", file.read(4))
                 start = info.header_offset + 30 + name_length + extra_length
                 if start + info.file_size > end:
-                    raise BowerbirdError(f"{path}: ends before its tensors do; it was cut off, fetch it again")
+                    raise BowerbirdError(f"{path}: is truncated, it ends before its tensors do; fetch it again")
                 storages[key] = (start, info.file_size, info.CRC)
     return _Reader(archive.read(entries["data.pkl"]), path, storages).load()
 
@@ -348,7 +350,7 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(size - 8, HEADER_LIMIT):
-            raise BowerbirdError(f"{path}: this safetensors file is damaged or cut off; fetch it again")
+            raise BowerbirdError(f"{path}: this safetensors file is damaged or truncated; fetch it again")
         header = parse_json(file.read(length), str(path), "safetensors header")
     found = {
         str(name): _entry(path, 8 + length, said)
@@ -356,7 +358,7 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
         if name != "__metadata__" and said["dtype"] in SAFETENSORS_DTYPES
     }
     if any(each.start < 8 + length or each.start + each.numel * BYTES[each.dtype] > size for each in found.values()):
-        raise BowerbirdError(f"{path}: ends before its tensors do; it was cut off, fetch it again")
+        raise BowerbirdError(f"{path}: is truncated, it ends before its tensors do; fetch it again")
     return found
 
 

@@ -176,7 +176,7 @@ class Neighbors:
         """The neighbors' pictures, Q rows of K; None where absent. Raises: BowerbirdError when no database stands
         behind them."""
         if self.load_images is None:
-            raise BowerbirdError("these neighbors were made without a database, so their pictures are not at hand")
+            raise BowerbirdError("these neighbors were made without a database, so they have no pictures")
         return self.load_images(self.ids)
 
     def reading_once(self) -> Neighbors:
@@ -196,7 +196,8 @@ class Neighbors:
 
     def weighted(self, weights: Sequence[float] | np.ndarray) -> Neighbors:
         """The same neighbors with `weights` (K or (Q, K), non-negative): 2 counts as if the reference stood there
-        twice, 0 leaves it out."""
+        twice, 0 leaves it out. Raises: BowerbirdError for another number of weights, or one that is negative or not
+        finite."""
         array = np.asarray(weights, dtype=np.float32)
         if array.shape[-1:] != (self.k,) or array.ndim > 2 or not np.isfinite(array).all() or (array < 0).any():
             raise BowerbirdError(
@@ -205,7 +206,8 @@ class Neighbors:
         return replace(self, weights=np.ascontiguousarray(np.broadcast_to(array, self.ids.shape)))
 
     def select(self, columns: Sequence[int]) -> Neighbors:
-        """Only the neighbors at `columns`, in that order: how a person edits the set by hand."""
+        """Only the neighbors at `columns`, in that order: how a person edits the set by hand. Raises: BowerbirdError
+        for a column that is not there."""
         cols = list(columns)
         if any(not 0 <= c < self.k for c in cols):
             raise BowerbirdError(f"select: columns {cols} are not all within 0..{self.k - 1}")
@@ -309,8 +311,7 @@ class Neighbors:
 
         if len(pictures) != len(captions):
             raise BowerbirdError(
-                f"{len(pictures)} pictures with {len(captions)} captions; give one caption for each picture, empty"
-                " where it is not to be said what the picture shows"
+                f"{len(pictures)} pictures with {len(captions)} captions; give one for each picture, which may be empty"
             )
         if not pictures:
             return Neighbors.empty(prompts)

@@ -63,4 +63,4 @@ def load_script(path: str | Path) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, ValueError) as error:
-        raise BowerbirdError(f"{path}: no TorchScript archive ({str(error).splitlines()[0][:120]})") from error
+        raise BowerbirdError(f"{path}: not a TorchScript archive ({str(error).splitlines()[0][:120]})") from error

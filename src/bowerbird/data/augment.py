@@ -76,6 +76,13 @@ def random_view(rng: np.random.Generator) -> View:
     )
 
 
+def with_random_views(x: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """Pictures `x` `(n, 3, h, w)`, changed in place: the first `count` of them each under a `random_view`."""
+    for i in range(count):
+        x[i : i + 1] = random_view(rng)(x[i : i + 1])
+    return x
+
+
 def exact_view(rng: np.random.Generator, size: int) -> View:
     """A change that resamples nothing: any symmetry, a shift by up to a tenth of `size` in whole pixels, any hue two
     times of three."""
@@ -85,8 +92,8 @@ def exact_view(rng: np.random.Generator, size: int) -> View:
 
 
 def jitter(x: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Small changes drawn one a picture: turn up to 10 degrees, scale within 15%, shift up to 10%, light, contrast and
-    tint up to 20%."""
+    """Small changes of pictures `(n, 3, h, w)` in [-1, 1], drawn one a picture: turn up to 10 degrees, scale within
+    15%, shift up to 10%, light, contrast and tint up to 20%."""
     n = len(x)
 
     def uniform(*shape: int) -> Tensor:

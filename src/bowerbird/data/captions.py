@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import parse_json
-from bowerbird.data.columns import column_key
+from bowerbird.data.columns import clean, column_key
+from bowerbird.data.report import SourceReport
 
 CAPTION_COLUMNS = (
     "caption",
     "text",
+    "txt",
     "captions",
     "sentences",
     "prompt",
@@ -42,6 +44,15 @@ def caption_column(names: Iterable[str], asked: str | None = None) -> str | None
         folded.setdefault(column_key(name), name)
     wanted = CAPTION_COLUMNS if asked is None else (asked,)
     return next((folded[key] for key in map(column_key, wanted) if key in folded), None)
+
+
+def note_texts(table: str, rows: Sequence[dict[str, Any]], columns: Iterable[str], report: SourceReport) -> None:
+    """Say which `columns` of a table without a usual one may be captions: those whose values, in these first rows, are
+    mostly of several words."""
+    half = len(rows) / 2
+    texts = [name for name in columns if sum(" " in str(row.get(name) or "").strip() for row in rows) > half]
+    if texts:
+        report.note("tables_without_captions", f"{table} has {clean(', '.join(texts))}")
 
 
 def check_asked(place: object, asked: str | None, columns: Iterable[str] | None) -> None:

@@ -26,6 +26,8 @@ and its caption's vector, float32 numbers."""
 OWN_COLUMNS = ("id", "caption", "name", "image", "embedding", "added", "check", "content_hash", *PACKED_COLUMNS)
 """Columns of a knowledge base that are not metadata. `content_hash`: what the id of an item would be by its picture and
 caption, where it has another one, kept through a change of them; else empty or not there."""
+RENAMED_COLUMNS = frozenset(f"source_{name}" for name in OWN_COLUMNS)
+"""What a source's columns of the same names are called."""
 HIDDEN_COLUMNS = ("image", "embedding", "check", *PACKED_COLUMNS)
 """Those of them that are never shown as text or number."""
 LONGEST_NAME = 160

@@ -125,8 +125,8 @@ def divergence(schedule: MaskAndReplace, x_0: Tensor, tokens: Tensor, x_t: Tenso
 
 
 def normalized(log_probabilities: Tensor) -> Tensor:
-    """Combined log-probabilities as a distribution again: what guidance in log space leaves. Source: arXiv 2204.02849,
-    section 3.2."""
+    """Combined log-probabilities `(…, S)` as those of a distribution again: what guidance in log space leaves. Source:
+    arXiv 2204.02849, section 3.2."""
     return log_probabilities.log_softmax(-1)
 
 

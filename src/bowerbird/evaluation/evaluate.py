@@ -6,7 +6,7 @@ arguments give the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.core.version import __version__
 from bowerbird.data.pictures import Pictures
-from bowerbird.evaluation import entity_draw, features, set_measures
+from bowerbird.evaluation import features, set_measures
 from bowerbird.evaluation.copies import detect
+from bowerbird.evaluation.entity_faithfulness import entity_faithfulness
 from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.evaluation.metrics import diversity
-from bowerbird.evaluation.metrics.faithfulness import faithfulness
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.evaluation.metrics.manifold import distances
+from bowerbird.evaluation.settings import JUDGED, PARTS, QUERIES, Settings
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
@@ -43,26 +44,6 @@ FEATURES = "encoder:small"
 """Of the set measures where there is no judge."""
 FEW = 50
 """Real pictures below which measures of the set are said to be rough."""
-QUERIES = ("caption", "image", "unconditional")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an evaluation does; every one of these moves a figure and stands in the report. `n`: pictures of the set
-    measures; `repeats`: pictures a prompt of EntityDraw; `metrics`: of `parse_metrics`, None for all."""
-
-    n: int = 500
-    query: str = "caption"
-    k: int = 4
-    repeats: int = 4
-    templates: tuple[str, ...] = ("{name}",)
-    entity_key: str | None = None
-    style_key: str | None = "style"
-    manifold_k: int = 5
-    baseline: int = 300
-    copies_per_kind: int = detect.COPIES_PER_KIND
-    metrics: tuple[str, ...] | None = None
-    generate: generation.Settings = field(default_factory=generation.Settings)
 
 
 @dataclass(frozen=True)
@@ -76,39 +57,6 @@ class Evaluation:
     copies: detect.CopyReport | None
     training: list[Image.Image]
     entities: list[tuple[str, float]]
-
-
-def default_settings(pipe: System, **changes: Any) -> Settings:
-    """The settings that `pipe` is evaluated with: its own k and its own settings of generation; `changes` replace
-    fields of them."""
-    return replace(Settings(k=pipe.defaults.k, generate=generation.default_settings(pipe)), **changes)
-
-
-PARTS = ("inception-score", "faithfulness", "clip-score", "hubness", "copies", "likelihood")
-"""Measures that are not of sets alone."""
-
-
-def parse_metrics(text: str | None) -> tuple[str, ...] | None:
-    """The names in a text such as "fid,kid", or None for all. Raises: BowerbirdError for a name that is none."""
-    if text is None:
-        return None
-    known = [*set_measures.names(), *PARTS]
-    found = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    wrong = [name for name in found if name not in known]
-    if wrong or not found:
-        raise BowerbirdError(
-            f"`metrics` {wrong[0] if wrong else text!r}: there is no such measure; choose from {','.join(known)}"
-        )
-    return found
-
-
-JUDGED = {"faithfulness", "inception-score"}
-"""Measures of what a judge says."""
-
-
-def needs_judge(metrics: tuple[str, ...] | None) -> bool:
-    """Whether these measures need a judge's verdicts; distances between sets are measured without one."""
-    return metrics is None or bool(JUDGED & set(metrics))
 
 
 def evaluate(
@@ -139,34 +87,14 @@ def evaluate(
     if "likelihood" in wanted and not pipe.capabilities.likelihood:
         wanted.discard("likelihood")
         if settings.metrics is not None:
-            left_out.append(f"likelihood: {with_article(type(pipe).__name__)} says none of a picture")
+            left_out.append(f"likelihood: {with_article(type(pipe).__name__)} has no likelihood")
     on_message(f"generating {settings.n} pictures by {settings.query}")
     hits = _retrieve(pipe, kb, pictures, settings)
     report_generated = for_stage(progress, "generating", len(hits))
     images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
     real = tensors.to_pil(pictures.pixels)
     ours, theirs = features.extract(extractor, images, cached=False), features.extract(extractor, real)
-    report: dict[str, Any] = {
-        "bowerbird": __version__,
-        "model": {"fingerprint": pipe.fingerprint()},
-        "knowledge_base": {
-            "version": kb.version,
-            "items": len(kb),
-            "encoder": kb.encoder_name,
-            "encoder_fingerprint": kb.encoder_fingerprint,
-        },
-        "data": {"pictures": len(pictures), "fingerprint": pictures.fingerprint(), "size": pictures.size},
-        "features": {
-            "name": extractor.name,
-            "fingerprint": extractor.fingerprint,
-            "dim": extractor.dim,
-            "preprocessing": extractor.preprocessing,
-        },
-        "settings": asdict(settings),
-    }
-    report["data"]["share of it that the knowledge base holds"] = float(
-        np.isin(pictures.ids, kb.store.contents()).mean()
-    )
+    report = _facts(pipe, kb, pictures, extractor, settings)
     seed = settings.generate.seed
     of_sets = [name for name in set_measures.names() if name in wanted]
     if of_sets:
@@ -188,7 +116,7 @@ def evaluate(
         report.setdefault("distribution", {}).update(_inception_style(judges[0], images, pictures, seed))
     if judges is not None and "faithfulness" in wanted:
         on_message("generating what EntityDraw asks for")
-        report["faithfulness"], entities = _faithfulness(pipe, kb, pictures, judges, settings, progress)
+        report["faithfulness"], entities = entity_faithfulness(pipe, kb, pictures, judges, settings, progress=progress)
     copies: detect.CopyReport | None = None
     training: list[Image.Image] = []
     if "copies" in wanted:
@@ -197,15 +125,41 @@ def evaluate(
         if copies is None:
             left_out.append("copies: the knowledge base holds no pictures")
         else:
-            facts = {
-                "pictures checked": min(len(images), CHECKED),
-                "descriptor": detect.DESCRIPTOR if descriptor is None else descriptor.name,
-            }
-            report["copies"] = facts | copies.report()
+            name = detect.DESCRIPTOR if descriptor is None else descriptor.name
+            report["copies"] = {"pictures checked": min(len(images), CHECKED), "descriptor": name} | copies.report()
     for line in left_out:
         on_message(f"left out: {line}")
     report["left out"] = left_out
     return Evaluation(report, images, hits, goodness, copies, training, entities)
+
+
+def _facts(
+    pipe: System, kb: KnowledgeBase, pictures: Pictures, extractor: FeatureExtractor, settings: Settings
+) -> dict[str, Any]:
+    """What was evaluated, on what, and how: all that a figure of the report depends on."""
+    return {
+        "bowerbird": __version__,
+        "model": {"fingerprint": pipe.fingerprint()},
+        "knowledge_base": {
+            "version": kb.version,
+            "items": len(kb),
+            "encoder": kb.encoder_name,
+            "encoder_fingerprint": kb.encoder_fingerprint,
+        },
+        "data": {
+            "pictures": len(pictures),
+            "fingerprint": pictures.fingerprint(),
+            "size": pictures.size,
+            "share of it that the knowledge base holds": float(np.isin(pictures.ids, kb.store.contents()).mean()),
+        },
+        "features": {
+            "name": extractor.name,
+            "fingerprint": extractor.fingerprint,
+            "dim": extractor.dim,
+            "preprocessing": extractor.preprocessing,
+        },
+        "settings": asdict(settings),
+    }
 
 
 def _fit(pictures: Pictures, settings: Settings, wanted: set[str], judged: bool) -> tuple[Settings, list[str]]:
@@ -232,7 +186,7 @@ def _fit(pictures: Pictures, settings: Settings, wanted: set[str], judged: bool)
         lines.append(
             f"certainty: {len(pictures)} real pictures say little of a distribution; read its intervals and floor"
         )
-    missing = wanted & {"inception-score", "faithfulness"}
+    missing = wanted & JUDGED
     if not judged and missing:
         wanted -= missing
         lines.append(
@@ -306,69 +260,6 @@ def _hubness(kb: KnowledgeBase, k: int) -> dict[str, Any]:
         return {}
     counts = np.array(list(kb.proposal(k).values()))
     return {"hubness of the database": asdict(diversity.hubness(counts)) | {"k": k}}
-
-
-def _faithfulness(
-    pipe: System,
-    kb: KnowledgeBase,
-    pictures: Pictures,
-    judges: tuple[Judge, Judge],
-    settings: Settings,
-    progress: Progress | None,
-) -> tuple[dict[str, Any], list[tuple[str, float]]]:
-    """EntityDraw on the entities of `pictures`; the style of the picture against the style of its nearest neighbor."""
-    key = entity_draw.entity_key(pictures, settings.entity_key)
-    if key is None:
-        return {}, []
-    judge, style_judge = judges
-    if len(set(pictures.column(key))) < 2:
-        return {"note": f"column {key!r} names one entity only: there is nothing to choose among"}, []
-    benchmark = entity_draw.entity_draw(pictures, key=key, templates=settings.templates)
-    unknown = [e for e in benchmark.entities if e not in judge.entities]
-    if unknown:
-        raise BowerbirdError(
-            f"the judge has never seen {len(unknown)} of the entities ({unknown[0]!r} first); train it on this data"
-        )
-    columns = np.array([judge.entities.index(e) for e in benchmark.entities])
-    hits = pipe.retrieve(
-        Request(
-            prompts=benchmark.prompts, k=settings.k, search_mode=pipe.defaults.search_mode, allow_no_neighbors=True
-        ),
-        kb,
-        settings.repeats,
-    )
-    report_generated = for_stage(progress, "EntityDraw", len(hits))
-    images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
-    logits = (
-        judge(judge.prepare(images))[1]
-        .numpy()[:, columns]
-        .reshape(len(benchmark.prompts), settings.repeats, len(columns))
-    )
-    scored = faithfulness(logits, benchmark.truth, benchmark.truth)
-    real_truth = np.array([benchmark.entities.index(e) for e in pictures.column(key)])
-    real = judge(judge.prepare(tensors.to_pil(pictures.pixels)))[1].numpy()[:, columns].argmax(1) == real_truth
-    found: dict[str, Any] = {
-        "entities": len(benchmark.entities),
-        "prompts": len(benchmark.prompts),
-        "pictures a prompt": settings.repeats,
-        "top-1, mean over pictures": asdict(scored.top1),
-        "top-5, mean over pictures": asdict(scored.top5),
-        f"best of {settings.repeats}": asdict(scored.best),
-        "top-1 on these real pictures (the judge may have seen them in training)": float(real.mean()),
-        "judge": {"fingerprint": judge.fingerprint, "style_fingerprint": style_judge.fingerprint},
-    }
-    shown = [str(row[0].get(key, "")) for row in hits.metadata[:: settings.repeats]]
-    if any(shown):
-        found["first neighbor shows the entity"] = float(
-            np.mean([s == benchmark.entities[t] for s, t in zip(shown, benchmark.truth, strict=True)])
-        )
-    wanted = [str(row[0].get(settings.style_key, "")) for row in hits.metadata] if settings.style_key else []
-    if any(w in style_judge.styles for w in wanted):
-        named = np.array([style_judge.styles[i] for i in style_judge(style_judge.prepare(images))[2].argmax(1)])
-        same = (named == np.array(wanted)).reshape(len(benchmark.entities), -1)
-        found["style of the nearest neighbor kept"] = asdict(over_groups(same))
-    per_entity = (logits.argmax(2) == benchmark.truth[:, None]).reshape(len(benchmark.entities), -1).mean(1)
-    return found, [(name, float(value)) for name, value in zip(benchmark.names, per_entity, strict=True)]
 
 
 def _copies(

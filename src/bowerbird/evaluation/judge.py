@@ -40,7 +40,7 @@ class Judge:
         config = files.read_json(path / "config.json", "judge")  # a label for each entity: no bounds for its lists
         if config.get("type") != "bowerbird-evaluator":
             raise BowerbirdError(
-                f"{path}: no judge; train one: bowerbird train judge --data SOURCE --out {in_shell(path)}"
+                f"{path}: not a judge; train one: bowerbird train judge --data SOURCE --out {in_shell(path)}"
             )
         weights = files.load_tensors(path / "model.safetensors")
         with opening(f"judge {str(path)!r}", "fetch it or train it again: bowerbird train judge"):

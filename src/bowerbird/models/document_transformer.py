@@ -153,7 +153,7 @@ class DocumentTransformer(ModelMixin, ConfigMixin):
         return made
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits of every symbol; the head is the symbols' embedding."""
+        """Features `(…, C)` -> the logits of every symbol `(…, symbols)`; the head is the symbols' embedding."""
         return multiply(self.tokens, features)
 
     def pack(self) -> None:

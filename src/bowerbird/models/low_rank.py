@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bowerbird.core.errors import MismatchError
-from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
+from bowerbird.core.files import load_tensors, save_tensors
+from bowerbird.models.weights import check_base
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -72,12 +72,7 @@ def save_factors(network: nn.Module, out: Path, base_hash: str) -> None:
 def merge(network: UNet2DConditionModel, path: Path, base_hash: str) -> UNet2DConditionModel:
     """`network` itself, its weights changed by the factors in the folder `path`. Raises: MismatchError when they are
     of another network."""
-    wanted = read_tensor_metadata(path / FILE).get("base")
-    if wanted != base_hash:
-        raise MismatchError(
-            f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the"
-            " bowerbird they came with"
-        )
+    check_base(path / FILE, base_hash)
     stored = load_tensors(path / FILE)
     with torch.no_grad():
         for name in sorted(name for name in stored if name.endswith(".lora_A.weight")):

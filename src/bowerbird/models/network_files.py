@@ -116,13 +116,13 @@ def check_config(path: Path) -> dict[str, Any]:
         if attention or (key in CODE and value is not None):
             raise BowerbirdError(f"{path}: {key} asks for code from elsewhere, which is not fetched; remove that entry")
         if isinstance(value, list) and len(value) > (MOST_TIMES if key in LISTS_OF_TIMES else LONGEST_LIST):
-            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} entries; that is no model's")
+            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} entries, too many for a model")
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} characters; that is no model's")
+            raise BowerbirdError(f"{path}: {key[:60]} has {len(value):,} characters, too many for a model")
     for key, number in _numbers(config):
         most = MOST_LAYERS if _counts_layers(key) else LARGEST
         if not (abs(number) <= most or (key in INFINITE and number == -math.inf)):
-            raise BowerbirdError(f"{path}: {key[:60]} is {number!s:.30}, out of all bounds; fetch the directory again")
+            raise BowerbirdError(f"{path}: {key[:60]} is {number!s:.30}, out of range; fetch the directory again")
     return config
 
 
@@ -138,7 +138,7 @@ def check_finite(network: torch.nn.Module, place: Path) -> None:
             and tensor.numel()
             and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all()
         ):
-            raise BowerbirdError(f"{place}: the weights {name} hold values that are no finite numbers; fetch it again")
+            raise BowerbirdError(f"{place}: the weights {name} hold values that are not finite; fetch it again")
 
 
 def check_shapes(build: Callable[[], torch.nn.Module], weights: Mapping[str, torch.Tensor], place: Path) -> None:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bowerbird.core.types import TokenLayout
-from bowerbird.models.small_encoder import ResidualBlock, WordTower, center_and_spread, contributions, whole_and_places
+from bowerbird.models.small_encoder import (
+    ResidualBlock,
+    WordTower,
+    contributions,
+    halving_stages,
+    run_stages,
+    whole_and_places,
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,7 @@ class PatchEncoderModel(WordTower):
             raise ValueError(
                 f"{len(channels)} halvings of {config.image_size} px do not end in a grid of {config.grid}"
             )
-        stages = [
-            nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 3, padding=1), ResidualBlock(channels[0]))
-        ]
-        for below, above in pairwise(channels):
-            stages.append(nn.Sequential(nn.Conv2d(below, above, 3, stride=2, padding=1), ResidualBlock(above)))
-        self.stages = nn.ModuleList(stages)
+        self.stages = halving_stages(channels)
         last = channels[-1]
         self.semantic = nn.Sequential(
             nn.GroupNorm(8, last), nn.SiLU(), nn.Conv2d(last, 48, 1), nn.Flatten(),
@@ -78,15 +80,7 @@ class PatchEncoderModel(WordTower):
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(n, 3, S, S)` -> semantic and style, of length 1, and the patches `(n, tokens, token_dim)` as the layers
         give them; `normal_patches` brings those to unit variance."""
-        return self._parts(x, *self._trunk(x))
-
-    def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The last layer's places, and the statistics of every layer."""
-        h, statistics = x, []
-        for stage in self.stages:
-            h = stage(h)
-            statistics += center_and_spread(h.float())
-        return h, torch.cat(statistics, 1)
+        return self._parts(x, *run_stages(self.stages, x))
 
     def _parts(self, x: Tensor, h: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         style = self.style(statistics)
@@ -94,7 +88,8 @@ class PatchEncoderModel(WordTower):
         return F.normalize(self.semantic(h).float(), dim=1), F.normalize(style.float(), dim=1), patches.float()
 
     def normal_patches(self, patches: Tensor) -> Tensor:
-        """Patches of mean 0 and deviation 1 in each dimension over the training's pictures."""
+        """Patches `(n, tokens, token_dim)` -> the same with mean 0 and deviation 1 in each dimension over the
+        training's pictures."""
         return (patches - self.patch_mean) * self.patch_scale
 
     @torch.no_grad()
@@ -117,7 +112,7 @@ class PatchEncoderModel(WordTower):
         """What `encode_pixels` gives, and the semantic part with what each place adds to it, of length 1 each, `(n, 1 +
         places, meaning_dim)`: the patches themselves are trained to give the picture back, in a space that no text
         shares."""
-        h, statistics = self._trunk(x)
+        h, statistics = run_stages(self.stages, x)
         *features, _, last = self.semantic
         places = h
         for layer in features:

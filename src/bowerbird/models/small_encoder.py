@@ -79,6 +79,26 @@ class SmallEncoderConfig:
         return self.meaning_dim + self.look_dim + self.hand_dim
 
 
+def halving_stages(channels: Sequence[int]) -> nn.ModuleList:
+    """Stages that each halve the edge of a picture, `channels[i]` wide."""
+    first = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 3, padding=1), ResidualBlock(channels[0]))
+    rest = [
+        nn.Sequential(nn.Conv2d(below, above, 3, stride=2, padding=1), ResidualBlock(above))
+        for below, above in pairwise(channels)
+    ]
+    return nn.ModuleList([first, *rest])
+
+
+def run_stages(stages: nn.ModuleList, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures `(n, 3, S, S)` -> the features of the last stage `(n, c, h, w)`, and the statistics of every stage,
+    float32 `(n, 2 * sum(channels))`."""
+    statistics = []
+    for stage in stages:
+        x = stage(x)
+        statistics += center_and_spread(x.float())
+    return x, torch.cat(statistics, 1)
+
+
 def center_and_spread(h: Tensor) -> list[Tensor]:
     """Mean and standard deviation over the places of `(n, c, h, w)`, each `(n, c)`."""
     if torch.is_grad_enabled():
@@ -169,12 +189,7 @@ class SmallEncoderModel(WordTower):
         super().__init__()
         self.config = config
         channels = config.channels
-        stages = [
-            nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 3, padding=1), ResidualBlock(channels[0]))
-        ]
-        for below, above in pairwise(channels):
-            stages.append(nn.Sequential(nn.Conv2d(below, above, 3, stride=2, padding=1), ResidualBlock(above)))
-        self.stages = nn.ModuleList(stages)
+        self.stages = halving_stages(channels)
         self.layout = nn.Sequential(
             nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.Conv2d(channels[-1], config.layout_channels, 1)
         )
@@ -216,11 +231,8 @@ class SmallEncoderModel(WordTower):
 
     def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The last layer's places, and the statistics of every layer."""
-        h, statistics = x, []
-        for stage in self.stages:
-            h = stage(h)
-            statistics += center_and_spread(h.float())
-        return self.layout(h), torch.cat(statistics, 1)
+        h, statistics = run_stages(self.stages, x)
+        return self.layout(h), statistics
 
     def _parts(self, x: Tensor, places: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         meaning = self.meaning(places.flatten(1))

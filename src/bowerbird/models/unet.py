@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bowerbird.core.errors import MismatchError
-from bowerbird.core.files import load_tensors, read_tensor_metadata, save_tensors
+from bowerbird.core.files import load_tensors, save_tensors
 from bowerbird.models import network_files
+from bowerbird.models.weights import check_base
 
 if TYPE_CHECKING:
     import torch
@@ -103,12 +103,7 @@ def load_over(path: Path, base: UNet2DConditionModel, dtype: torch.dtype, base_h
     when it is of another base."""
     from diffusers import UNet2DConditionModel
 
-    wanted = read_tensor_metadata(path / OWN).get("base")
-    if wanted != base_hash:
-        raise MismatchError(
-            f"{path}: these weights go over others ({wanted}) than those bundled here ({base_hash}); install the"
-            " bowerbird they came with"
-        )
+    check_base(path / OWN, base_hash)
     config, state = network_files.check_folder(path), base.state_dict() | load_tensors(path / OWN)
     network_files.check_shapes(lambda: UNet2DConditionModel.from_config(config), state, path)
     unet = UNet2DConditionModel.from_config(config)

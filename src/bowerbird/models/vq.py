@@ -15,7 +15,8 @@ from bowerbird.core.errors import BowerbirdError
 def from_autoencoder(base: Any, symbols: int) -> Any:
     """A `VQModel` that encodes and decodes like the `AutoencoderKL` called `base`; its codebook is still random.
 
-    The mean's half of the last convolution of `base`, scaled to unit variance, becomes the encoder's output.
+    The mean's half of the last convolution of `base`, scaled to unit variance, becomes the encoder's output. Raises:
+    BowerbirdError for a base that is not an `AutoencoderKL`.
     """
     from diffusers import AutoencoderKL, VQModel
 
@@ -86,7 +87,7 @@ def place_codes(model: Any, x: Tensor, generator: torch.Generator, *, rounds: in
     """Put the codebook of `model` at the k-means centers of the latents of float pictures `(n, 3, S, S)`, in place.
 
     In torch, as a machine that only trains has no index library. A center without latents goes to the latent that is
-    furthest from its own.
+    furthest from its own. Raises: BowerbirdError where there are fewer different latents than symbols.
     """
     codes = model.quantize.embedding.weight
     latents = torch.cat([model.encode(part.to(codes.device)).latents for part in torch.split(x, 64)])

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bowerbird.core.errors import MismatchError
+from bowerbird.core.files import read_tensor_metadata
+
 FOLDER = Path(__file__).parent / "bundled"
 DESCRIPTIONS = {
-    "small": "picture and text encoder, 384 numbers an item, 64 px",
+    "small": "image and text encoder, 384 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
-    "tiny-copies": "descriptor of near copies for check-copies, 128 numbers a picture, 64 px",
+    "tiny-copies": "copy descriptor for check-copies, 128 dimensions, 64 px",
     "tiny-knn": (
-        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbors'; over"
-        " tiny-rdm"
+        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbors';"
+        " fine-tuned from tiny-rdm"
     ),
     "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",
     "reimagen-drawings": (
         "Re-Imagen at 32, 64 and 128 px, of sixteen styles of emoji and icons; conditioned on a text and on neighbors'"
         " pictures with captions"
     ),
-    "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; over tiny-rdm",
+    "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; fine-tuned from tiny-rdm",
     "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbors' embeddings of `small`",
 }
 
@@ -27,3 +30,13 @@ def bundled(name: str) -> Path | None:
     """The directory of the bundled weights called `name`, or None when there are none of that name."""
     path = FOLDER / name
     return path if name in DESCRIPTIONS and path.is_dir() else None
+
+
+def check_base(file: Path, base_hash: str) -> None:
+    """Raises: MismatchError when the weights in `file` were saved on top of another base than that of `base_hash`."""
+    wanted = read_tensor_metadata(file).get("base")
+    if wanted != base_hash:
+        raise MismatchError(
+            f"{file.parent}: these weights were saved on top of others ({wanted}) than those bundled here"
+            f" ({base_hash}); install the bowerbird they came with"
+        )

@@ -43,6 +43,8 @@ RANGES = frozenset(
     }
 )
 """Values that are of the right kind and out of bounds: 400, as OpenAI answers; another kind is 422."""
+WORDS = {"extra_forbidden": "no key of this request; /docs lists them", "missing": "is missing"}
+"""What pydantic says in words of its own."""
 
 
 def create_app(server: Server) -> Any:
@@ -67,6 +69,7 @@ def create_app(server: Server) -> Any:
         redoc_url=None,
         openapi_url="/openapi.json",
         responses=REFUSALS,
+        redirect_slashes=False,  # 307 is no answer of this API, and behind a proxy it would lead to http
     )
     app.state.server = server
     for module in (collections, documents, history, jobs, openai, operation):
@@ -108,7 +111,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     param = ".".join(place) or None
     codes = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
     status = 400 if first["type"] in RANGES else 422
-    text = f"{param}: {first['msg']}" if param else str(first["msg"])
+    said = WORDS.get(first["type"], str(first["msg"]).removeprefix("Value error, "))
+    text = f"{param}: {said}" if param else said
     code = codes.get(first["type"], "invalid_value")
     return answer(request, Refused(status, text[:500], code=code, param=param and param[:200]))
 

@@ -53,6 +53,8 @@ API_NAMES = {
     "references": "neighbors",
 }
 """What the API calls a parameter of the library, or a flag of the command line, where it is called otherwise."""
+OPERATORS = ("max_pixels",)
+"""Parameters of the library that no request has."""
 
 
 def for_clients(message: str) -> str:
@@ -61,7 +63,7 @@ def for_clients(message: str) -> str:
     pieces = _PIECES.split(message)
     kept = pieces[0]
     for mark, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-        if not _COMMAND.search(piece):
+        if not _COMMAND.search(piece) and not any(f"`{name}`" in piece for name in OPERATORS):
             kept += mark + piece
 
     def name(found: re.Match[str]) -> str:

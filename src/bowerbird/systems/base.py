@@ -28,6 +28,7 @@ from bowerbird.core.text import with_article
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models import network_files, training_pictures
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common, hub, model_index
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.diffusion.guidance import Guidance
-    from bowerbird.diffusion.token_sampling import TokenSampling
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.patches import PatchDecoding, PatchSettings
     from bowerbird.systems.reference_settings import ReferenceSettings
@@ -280,14 +280,18 @@ class System(DiffusionPipeline, ABC):
 
     @property
     def token_sampling(self) -> TokenSampling:
-        """How tokens are drawn unless asked otherwise. Only systems that `samples_tokens` have one."""
-        raise BowerbirdError(f"{type(self).__name__} draws no tokens one by one")
+        """How tokens are drawn unless asked otherwise, from the config: `temperature`, `top_k`, `top_p`, `min_p`. Only
+        systems that `samples_tokens` have one. Raises: BowerbirdError for another."""
+        if not self.capabilities.samples_tokens:
+            raise BowerbirdError(f"{type(self).__name__} does not sample tokens one by one")
+        config = self.config
+        return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
     def patch_decoding(self, kb: KnowledgeBase, settings: PatchSettings, *, where: str | None = None) -> PatchDecoding:
         """Tokens drawn with the nearest windows of the items of `kb` that satisfy `where`, see `systems/patches.py`.
         Only systems that `reads_patches` have one. Raises: BowerbirdError where there are no items."""
         raise BowerbirdError(
-            f"{with_article(type(self).__name__)} does not draw tokens by windows: `patch_weight` is for models like"
+            f"{with_article(type(self).__name__)} does not support patch decoding: `patch_weight` is for models like"
             " tiny-rarm"
         )
 
@@ -300,7 +304,8 @@ class System(DiffusionPipeline, ABC):
         return hits.weighted(weights)
 
     def balance(self, guidance: Guidance | Sequence[Guidance] | None, guidance_scale: float) -> list[Guidance]:
-        """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one."""
+        """How text and neighbors are balanced, a `Guidance` for each stage. Only systems that read a text have one.
+        Raises: BowerbirdError for another."""
         raise BowerbirdError(f"{type(self).__name__} reads no text; it takes guidance_scale")
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
@@ -317,12 +322,15 @@ class System(DiffusionPipeline, ABC):
 
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
         """-log2 p of float pictures `(n, 3, S, S)` in [-1, 1] given their rows of `hits`, a token `(n,)`; with `null`
-        without neighbors. Only systems with a `likelihood` have one."""
-        raise BowerbirdError(f"{type(self).__name__} says no likelihood of a picture; use a model like tiny-rarm")
+        without neighbors. Only systems with a `likelihood` have one. Raises: BowerbirdError for another."""
+        raise BowerbirdError(f"{type(self).__name__} has no likelihood; use a model like tiny-rarm")
 
     def retrieve_like(self, image: Image.Image, knowledge_base: KnowledgeBase | None, k: int | None) -> Neighbors:
-        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them."""
-        raise BowerbirdError(f"{with_article(type(self).__name__)} fills in no holes; use a model like tiny-racm3")
+        """The neighbors for a picture that is filled in without a text. Only systems that `fills` have them. Raises:
+        BowerbirdError for another."""
+        raise BowerbirdError(
+            f"{with_article(type(self).__name__)} does not fill in pictures; use a model like tiny-racm3"
+        )
 
     def caption(
         self,
@@ -334,7 +342,7 @@ class System(DiffusionPipeline, ABC):
         best_of: int = 1,
         seed: int = 0,
     ) -> Caption:
-        """What `image` shows, in words. Only systems with `captions` say it."""
+        """What `image` shows, in words. Only systems with `captions` say it. Raises: BowerbirdError for another."""
         raise BowerbirdError(f"{with_article(type(self).__name__)} writes no captions; use a model like tiny-racm3")
 
     def fingerprint(self) -> str:

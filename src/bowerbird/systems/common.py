@@ -27,7 +27,8 @@ OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 def generators_for(
     generator: torch.Generator | Sequence[torch.Generator] | None, seed: int, count: int
 ) -> list[torch.Generator]:
-    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, …"""
+    """One generator a picture: those given, the one given for all in turn, or seeds `seed`, `seed + 1`, … Raises:
+    BowerbirdError for another number of generators than pictures."""
     if generator is None:
         return seeds.picture_generators(seed, count)
     if isinstance(generator, torch.Generator):
@@ -37,10 +38,26 @@ def generators_for(
     return list(generator)
 
 
+def picture_seeds(
+    generator: torch.Generator | Sequence[torch.Generator] | None, generators: Sequence[torch.Generator]
+) -> list[int]:
+    """The seed of what is drawn for each picture beside its noise: its generator's; where one `generator` serves all
+    `generators`, that one's and those after it."""
+    shared = isinstance(generator, torch.Generator)
+    return [each.initial_seed() + (i if shared else 0) for i, each in enumerate(generators)]
+
+
+def initial_noise(scheduler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: Any) -> Tensor:
+    """The noise `(n, *shape)` that sampling starts from, as large as `scheduler` wants it, row i from generator i."""
+    noise: Tensor = seeds.noise(shape, generators).to(device) * scheduler.init_noise_sigma
+    return noise
+
+
 def schedule(
     scheduler: Any, num_inference_steps: int, eta: float, generators: list[torch.Generator], device: Any
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual."""
+    """Set the scheduler's steps; the timesteps, and what its `step` takes beyond the usual. Raises: BowerbirdError for
+    steps outside the training schedule, or an eta that the scheduler does not have."""
     total = int(scheduler.config.num_train_timesteps)
     if not 1 <= num_inference_steps <= total:
         raise BowerbirdError(f"num_inference_steps is 1 to {total}, the steps of training; got {num_inference_steps}")
@@ -54,7 +71,7 @@ def schedule(
         extra["generator"] = generators
     scheduler.set_timesteps(num_inference_steps, device=device)
     if int(scheduler.timesteps.max()) >= total:  # an offset of one, as Stable Diffusion's, and a step for every time
-        raise BowerbirdError(f"{num_inference_steps} steps begin beyond the last time, {total - 1}; choose fewer")
+        raise BowerbirdError(f"{num_inference_steps} steps begin beyond the last timestep, {total - 1}; choose fewer")
     return scheduler.timesteps, extra
 
 
@@ -135,9 +152,14 @@ def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:
     return weights
 
 
+def vae_scale_factor(vae: Any) -> int:
+    """Edge in pixels of what one latent (or token) of the autoencoder stands for."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
 def trained_size(unet: Any, vae: Any) -> int:
     """Edge in pixels of the pictures that a latent model was trained on."""
-    return int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+    return int(unet.config.sample_size) * vae_scale_factor(vae)
 
 
 MOST_EDGE = 4096
@@ -149,7 +171,7 @@ def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> 
 
     Raises: BowerbirdError when they do not fit the network.
     """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = vae_scale_factor(vae)
     step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
     trained = trained_size(unet, vae)
     edges = {"height": trained if height is None else height, "width": trained if width is None else width}
@@ -214,12 +236,12 @@ def check_output_type(output_type: str) -> None:
 
 def as_output(sample: Tensor, output_type: str) -> Any:
     """Pictures `(n, 3, H, W)` in [-1, 1] as diffusers gives them: PIL, `pt` `(n, 3, H, W)` or `np` `(n, H, W, 3)` in
-    [0, 1]."""
+    [0, 1]. Raises: BowerbirdError for a sample that is not finite."""
     from diffusers.image_processor import VaeImageProcessor
 
     if not sample.isfinite().all():
         raise BowerbirdError(
-            "the model computes values that are no numbers: its weights are damaged, or float16 is too narrow for them;"
+            "the model's output is not finite: its weights are damaged, or float16 is too narrow for them;"
             " compute in float32, or fetch it again"
         )
     if output_type == "pil":

@@ -29,7 +29,7 @@ def load_autoencoder(name: str) -> Any:
     path = bundled(name) or Path(name)
     if not (path / "config.json").is_file():
         raise BowerbirdError(
-            f"autoencoder {name!r}: not bundled and no directory with a config.json; train one: bowerbird train"
+            f"autoencoder {name!r}: not bundled and not a directory with a config.json; train one: bowerbird train"
             " tiny-autoencoder"
         )
     return _frozen(f"autoencoder {name!r}", AutoencoderKL, path)
@@ -43,7 +43,7 @@ def load_tokenizer(name: str) -> Any:
     path = bundled(name) or Path(name)
     if not (path / "config.json").is_file():
         raise BowerbirdError(
-            f"tokenizer {name!r}: no directory with a config.json; train it first: bowerbird train tiny-vq"
+            f"tokenizer {name!r}: not a directory with a config.json; train it first: bowerbird train tiny-vq"
         )
     kind = network_files.check_config(path / "config.json").get("_class_name")
     if kind != "VQModel":

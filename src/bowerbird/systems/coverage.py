@@ -22,7 +22,7 @@ from bowerbird.knowledge.search.words import words
 from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
 from bowerbird.systems.phrases.phrase import Phrase
-from bowerbird.systems.phrases.word_classes import GROUNDS
+from bowerbird.systems.phrases.word_classes import FRAMES, GROUNDS, NOT_THINGS
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -90,7 +90,7 @@ def _as_searched(text: str, found: Neighbors) -> str:
     instead = found.corrected[0] if found.corrected else {}
 
     def near(match: re.Match[str]) -> str:
-        own = words(match[0])
+        own = words(match[0]) if match[0].casefold() not in FRAMES | NOT_THINGS else []
         return instead[own[0]][0] if own and instead.get(own[0]) else match[0]
 
     return re.sub(r"[^\W_]+", near, text) if instead else text

@@ -90,8 +90,8 @@ class EmbeddingSystem(System):
         width = self.condition_dim if layout is None else layout.dim
         if hits.embeddings.shape[-1] != width:
             raise MismatchError(
-                f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width}; use the"
-                f" encoder {self.config.encoder_name!r}"
+                f"the neighbors' embeddings have {hits.embeddings.shape[-1]} dimensions, the model reads {width}; use"
+                f" the encoder {self.config.encoder_name!r}"
             )
         weights = common.weights_of(hits, dtype)
         tokens = conditioning.condition_tokens(
@@ -120,13 +120,13 @@ class EmbeddingSystem(System):
         return place
 
     def after_loading(self, place: Path) -> None:
-        """p_D's counts."""
+        """Read p_D's counts. Raises: BowerbirdError when they are damaged."""
         file = self.counts_place(place) / COUNTS_FILE
         if file.is_file():
             stored = load_tensors(file)
             ids, counts = stored["ids"], stored["counts"]
             if ids.ndim != 1 or ids.shape != counts.shape or ids.dtype != counts.dtype or ids.is_floating_point():
-                raise BowerbirdError(f"{file}: no ids with a count each; fetch it again")
+                raise BowerbirdError(f"{file}: its ids and counts do not match; fetch it again")
             if len(counts) and int(counts.min()) < 0:
                 raise BowerbirdError(f"{file}: a count is below 0; fetch it again")
             self.proposal_counts = dict(zip(ids.tolist(), counts.tolist(), strict=True))

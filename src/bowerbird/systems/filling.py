@@ -60,7 +60,8 @@ def parts_of(source: Image.Image, side: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def one_hole(holes: Sequence[np.ndarray]) -> np.ndarray:
-    """The hole of several pictures. Raises: BowerbirdError where they have not the same."""
+    """The hole of several pictures, boolean `(side, side)` as each of `holes`. Raises: BowerbirdError where they have
+    not the same."""
     if any(not np.array_equal(holes[0], each) for each in holes):
         raise BowerbirdError("pictures that are filled in together have the same `mask`; fill them in one by one")
     return holes[0]

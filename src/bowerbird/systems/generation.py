@@ -224,19 +224,19 @@ def _options(pipe: System, settings: Settings, *, edits: bool) -> dict[str, Any]
         options["guidance_interval"] = settings.guidance_interval
     if settings.enlargement is not None:
         if can.stages == 1:
-            raise BowerbirdError(f"{name} enlarges nothing; leave `enlargement` out")
+            raise BowerbirdError(f"{name} has no stage that enlarges; leave `enlargement` out")
         options |= asdict(settings.enlargement)
     if edits and can.fills and settings.strength != 1:
-        raise BowerbirdError(f"{name} draws the hole of a picture from nothing; leave `strength` out")
+        raise BowerbirdError(f"{name} fills holes from noise alone; leave `strength` out")
     if can.instructs and not edits:
         raise BowerbirdError(f"{name} edits a picture, and none is given; see bowerbird edit --help")
     if settings.tokens is not None:
         if not can.samples_tokens:
-            raise BowerbirdError(f"{name} draws no tokens one by one; leave `tokens` out")
+            raise BowerbirdError(f"{name} does not sample tokens one by one; leave `tokens` out")
         options["token_sampling"] = settings.tokens
     if settings.patches is not None:
         if not can.reads_patches:
-            raise BowerbirdError(f"{name} does not draw tokens by windows; leave `patch_weight` out")
+            raise BowerbirdError(f"{name} does not support patch decoding; leave `patch_weight` out")
         options["patches"] = settings.patches
     if edits and can.fills:
         return options

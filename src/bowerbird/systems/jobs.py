@@ -180,7 +180,7 @@ def _patches_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> PatchDecodi
     if not pipe.capabilities.reads_patches:
         names = ", ".join(f"`{key}`" for key in PATCHES)
         raise BowerbirdError(
-            f"{with_article(type(pipe).__name__)} does not draw tokens by windows: {names} are for models like"
+            f"{with_article(type(pipe).__name__)} does not support patch decoding: {names} are for models like"
             " tiny-rarm"
         )
     if job.patch_weight is None:
@@ -340,7 +340,8 @@ def request_of(job: Job) -> Request:
 
 
 def settings_of(pipe: System, job: Job) -> generation.Settings:
-    """The settings of a job, the model's own where it leaves them open."""
+    """The settings of a job, the model's own where it leaves them open. Raises: BowerbirdError for options that the
+    model does not have."""
     usual, can = generation.default_settings(pipe), pipe.capabilities
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
@@ -362,7 +363,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
     if drawn and not can.samples_tokens:
         raise BowerbirdError(
-            f"{with_article(type(pipe).__name__)} draws no tokens one by one:"
+            f"{with_article(type(pipe).__name__)} does not sample tokens one by one:"
             f" {', '.join(f'`{name}`' for name in TOKENS)} are for models like tiny-rarm"
         )
     return generation.Settings(

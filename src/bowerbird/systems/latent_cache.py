@@ -2,7 +2,7 @@
 views, and who is near whom.
 
 The autoencoder and the encoder are frozen, so all of it is computed once (`build_latents`) and kept
-(`cached_latents`); `sample_neighbors` picks the views and neighbors of a batch.
+(`cached_latents`); `neighbor_sampling.sample_neighbors` picks the views and neighbors of a batch.
 """
 
 from __future__ import annotations
@@ -262,7 +262,8 @@ def build_latents(
     """Encode X and embed D under every view, and find the neighbors of the unchanged X in the unchanged D, guarded.
 
     `held_out`: see `part_rows`. `encode`: float pictures `(n, 3, S, S)` in [-1, 1] -> what the model generates in, on
-    the CPU. Views and variations are computed on `device`.
+    the CPU. Views and variations are computed on `device`. Raises: BowerbirdError where the settings do not go
+    together, or name a column that the data lacks.
     """
     x_rows, d_rows = part_rows(config, len(pictures), seed, held_out)
     size = pictures.size if config.picture_size is None else config.picture_size
@@ -339,8 +340,8 @@ def _varied(pictures: Pictures, size: int, generator: torch.Generator, device: s
 
 
 def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:
-    """The embeddings of float pictures, float16 on the CPU; by the encoder's own fast way for tensors where it has one
-    and the size is its own."""
+    """The embeddings of float pictures `(n, 3, S, S)` in [-1, 1], float16 `(n, d)` on the CPU; by the encoder's own
+    fast way for tensors where it has one and the size is its own."""
     fast = getattr(encoder, "embed_pixels", None)
     if fast is not None and getattr(encoder, "layout", None) is not None and x.shape[-1] == encoder.picture_size:  # type: ignore[attr-defined]
         embedded: Tensor = fast(x)
@@ -351,57 +352,3 @@ def embed_tensors(encoder: Encoder, x: Tensor) -> Tensor:
 def _columns(pictures: Pictures, key: str, x_rows: np.ndarray, d_rows: np.ndarray) -> tuple[list[str], list[str]]:
     column = pictures.column(key)
     return [column[i] for i in x_rows], [column[i] for i in d_rows]
-
-
-@dataclass(frozen=True)
-class BatchSample:
-    """A batch of n items of X: `rows` `(n,)`, the `view` of each `(n,)`, and `neighbors` `(n, k)`, rows of D or -1."""
-
-    rows: Tensor
-    view: Tensor
-    neighbors: Tensor
-
-    def clean(self, cache: LatentCache) -> Tensor:
-        """The items' latents, float `(n, C, h, w)`."""
-        return cache.latents[self.view, self.rows].float()
-
-    def embeddings(self, cache: LatentCache) -> Tensor:
-        """The neighbors' embeddings, float `(n, k, d)`, under the items' views; any item's where there is no
-        neighbor."""
-        return cache.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
-
-
-def sample_neighbors(
-    settings: CacheSettings,
-    cache: LatentCache,
-    rng: np.random.Generator,
-    rows: np.ndarray,
-    k: int,
-    unchanged: np.ndarray,
-) -> BatchSample:
-    """Views and k neighbors for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
-
-    Half of the sets are the k nearest, half are sampled from the `pool` nearest; each from one table of the mix. In the
-    share `itself` the item comes first; where it is under a variation of its own, nothing else does.
-    """
-    size = len(rows)
-    exact = len(cache.latents) if cache.varied_from is None else cache.varied_from
-    view = np.where(rng.random(size) < settings.view_probability, rng.integers(exact, size=size), 0)
-    own = rng.random(size) < settings.itself if settings.itself else np.zeros(size, bool)
-    varied = np.zeros(size, bool)
-    if cache.varied_from is not None:
-        varied = own & (rng.random(size) < settings.varied)
-        view = np.where(varied, rng.integers(exact, len(cache.latents), size=size), view)
-    view[unchanged] = 0
-    shares = np.array([part.share for part in settings.mix])
-    table = rng.choice(len(shares), size=size, p=shares / shares.sum())
-    chosen = np.full((size, k), ABSENT, np.int64)
-    for i in range(size):
-        row = cache.tables[table[i]][rows[i]].numpy()
-        row = row[row != ABSENT][: max(k, settings.pool)]
-        if rng.random() < 0.5:
-            row = rng.permutation(row)
-        if own[i]:
-            row = np.concatenate([rows[i : i + 1], row[: 0 if varied[i] else k]])
-        chosen[i, : min(k, len(row))] = row[:k]
-    return BatchSample(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))

@@ -67,7 +67,7 @@ def check(pipeline: type, folder: Path) -> dict[str, Any]:
 
 def check_model(pipe: Any, folder: Path) -> None:
     """Compare how the opened `pipe` generates by itself with what it can do. Raises: BowerbirdError for a sampler that
-    it does not have (a name in a file loads no code), or sizes out of all bounds."""
+    it does not have (a name in a file loads no code), or sizes out of range."""
     can, own = pipe.capabilities, pipe.defaults
     if own.sampler not in can.samplers or own.search_mode not in SEARCH_MODES:
         wrong = f"sampler {own.sampler!r}" if own.sampler not in can.samplers else f"search_mode {own.search_mode!r}"

@@ -3,12 +3,16 @@ alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import numpy as np
+import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from bowerbird.systems.latent_cache import BatchSample, CacheSettings, LatentCache, NeighborStrategy, sample_neighbors
+from bowerbird.core.types import ABSENT
+from bowerbird.systems.latent_cache import CacheSettings, LatentCache, NeighborStrategy
 from bowerbird.systems.settings import Count, Share, column, shares
 
 
@@ -57,3 +61,57 @@ def sample_items(
     k = int(rng.integers(1, settings.k + 1)) if settings.vary_k else settings.k
     null = rng.random(size) < null_probability
     return sample_neighbors(settings, cache, rng, rows, k, null), null
+
+
+@dataclass(frozen=True)
+class BatchSample:
+    """A batch of n items of X: `rows` `(n,)`, the `view` of each `(n,)`, and `neighbors` `(n, k)`, rows of D or -1."""
+
+    rows: Tensor
+    view: Tensor
+    neighbors: Tensor
+
+    def clean(self, cache: LatentCache) -> Tensor:
+        """The items' latents, float `(n, C, h, w)`."""
+        return cache.latents[self.view, self.rows].float()
+
+    def embeddings(self, cache: LatentCache) -> Tensor:
+        """The neighbors' embeddings, float `(n, k, d)`, under the items' views; any item's where there is no
+        neighbor."""
+        return cache.embeddings[self.view[:, None], self.neighbors.clamp(min=0)].float()
+
+
+def sample_neighbors(
+    settings: CacheSettings,
+    cache: LatentCache,
+    rng: np.random.Generator,
+    rows: np.ndarray,
+    k: int,
+    unchanged: np.ndarray,
+) -> BatchSample:
+    """Views and k neighbors for the items `rows` `(n,)`; the boolean rows `unchanged` `(n,)` get view 0.
+
+    Half of the sets are the k nearest, half are sampled from the `pool` nearest; each from one table of the mix. In the
+    share `itself` the item comes first; where it is under a variation of its own, nothing else does.
+    """
+    size = len(rows)
+    exact = len(cache.latents) if cache.varied_from is None else cache.varied_from
+    view = np.where(rng.random(size) < settings.view_probability, rng.integers(exact, size=size), 0)
+    own = rng.random(size) < settings.itself if settings.itself else np.zeros(size, bool)
+    varied = np.zeros(size, bool)
+    if cache.varied_from is not None:
+        varied = own & (rng.random(size) < settings.varied)
+        view = np.where(varied, rng.integers(exact, len(cache.latents), size=size), view)
+    view[unchanged] = 0
+    shares = np.array([part.share for part in settings.mix])
+    table = rng.choice(len(shares), size=size, p=shares / shares.sum())
+    chosen = np.full((size, k), ABSENT, np.int64)
+    for i in range(size):
+        row = cache.tables[table[i]][rows[i]].numpy()
+        row = row[row != ABSENT][: max(k, settings.pool)]
+        if rng.random() < 0.5:
+            row = rng.permutation(row)
+        if own[i]:
+            row = np.concatenate([rows[i : i + 1], row[: 0 if varied[i] else k]])
+        chosen[i, : min(k, len(row))] = row[:k]
+    return BatchSample(torch.from_numpy(rows), torch.from_numpy(view), torch.from_numpy(chosen))

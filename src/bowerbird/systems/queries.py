@@ -121,7 +121,8 @@ def with_prompts(given: Neighbors, prompt: str | Sequence[str] | None) -> Neighb
 
 def retrieve(kb: KnowledgeBase, request: Request, count: int, *, seed: int, counts: dict[int, int]) -> Neighbors:
     """The neighbors for a resolved `request`, `count` rows for each prompt or for the one thing asked for; row i draws
-    from `seed + i`. `counts`: p_D by item id."""
+    from `seed + i`. `counts`: p_D by item id. Raises: BowerbirdError for a k below 1, or where nothing is found and
+    that is not allowed."""
     k = request.k or 0
     if k < 1:
         raise BowerbirdError(f"k is the number of neighbors, 1 or more for this model; got {k}")
@@ -271,7 +272,7 @@ def by_class(
     rerank: Rerank = "auto",
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
-    whose metadata `class_key` is `name`."""
+    whose metadata `class_key` is `name`. Raises: BowerbirdError where the class has fewer than k items."""
     if class_key is None:
         return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")

@@ -48,7 +48,7 @@ def parse_lora(text: str) -> LoraFile:
     try:
         return LoraFile(Path(path), float(scale))
     except ValueError as error:
-        raise BowerbirdError(f"LoRA {text!r}: {scale!r} is no scale; write FILE, or FILE:0.8") from error
+        raise BowerbirdError(f"LoRA {text!r}: {scale!r} is not a scale; write FILE, or FILE:0.8") from error
 
 
 @dataclass(frozen=True, kw_only=True)

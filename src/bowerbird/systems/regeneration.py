@@ -1,7 +1,7 @@
 """A picture from its record: the record is checked whole, in one place, before anything is made of it.
 
-Anybody may have written a record. Its sizes, counts and numbers are bounded here, what it names loads no code and
-fetches nothing, and what is wrong with it is said in one line.
+Anybody may have written a record. Its sizes, counts and numbers are bounded (`record_schema.py`), what it names loads
+no code and fetches nothing, and what is wrong with it is said in one line.
 """
 
 from __future__ import annotations
@@ -10,26 +10,22 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
 
 from bowerbird.core import cache
-from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.guidance import Guidance
-from bowerbird.diffusion.token_sampling import MOST_SYMBOLS, MOST_TEMPERATURE, TokenSampling
-from bowerbird.systems.common import MOST_EDGE
+from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.generation import EDIT_SETTINGS, INSTRUCTED, OnStep, Settings, generate
 from bowerbird.systems.jobs import REFERENCES
-from bowerbird.systems.patches import MOST_NEIGHBORS as MOST_WINDOWS
-from bowerbird.systems.patches import MOST_TEMPERATURE as MOST_FALL
 from bowerbird.systems.patches import PatchDecoding, PatchSettings, Trace
-from bowerbird.systems.reference_settings import MOST_SCALE, ReferenceSettings
+from bowerbird.systems.record_schema import BATCH_BEFORE, MOST_STEPS, Patches, Record, References
+from bowerbird.systems.reference_settings import ReferenceSettings
 from bowerbird.systems.settings import first_fault
 
 if TYPE_CHECKING:
@@ -37,163 +33,10 @@ if TYPE_CHECKING:
 
     from bowerbird.systems.base import System
 
-MOST_STEPS = 1000
-"""As many as the networks are trained on timesteps; more change nothing but the time."""
 MOST_TIMES = 4
 """Largest edge of a picture in times of the model's own; a larger one takes as many fewer steps."""
-MOST_NEIGHBORS, MOST_PICTURES = 1000, 32
-"""More than any picture is generated from, by embeddings and by pictures."""
 MOST_PIXELS = 2**25
 """Of all pictures in a record together: 32 of 1024 x 1024."""
-
-Text = Annotated[str, Field(max_length=100_000)]
-Name = Annotated[str, Field(max_length=1000)]
-Coded = Annotated[str, Field(max_length=2**24)]
-Scale = Annotated[float, Field(ge=-1000, le=1000)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-Edge = Annotated[int, Field(ge=1, le=MOST_EDGE)]
-Place = Annotated[int, Field(ge=0, le=100_000)]
-Span = Annotated[list[Place], Field(min_length=2, max_length=2)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # what float32 holds
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
-
-
-class _Request(_Part):
-    prompt: Text | None = None
-    class_name: Annotated[Text | None, Field(alias="class")] = None
-    reference: Name | None = None
-    images: Annotated[list[Name], Field(max_length=1000)] = []
-
-
-class _Enlargement(_Part):
-    level: Annotated[int, Field(ge=0, le=999)]
-    back_projection: bool
-
-
-class _Model(_Part):
-    name: Name
-    fingerprint: Name
-
-
-class _Neighbor(_Part):
-    id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    score: Single
-    caption: Text
-    weight: Annotated[float, Field(ge=0, le=1e6)]
-    name: Name = ""
-    credit: Annotated[dict[Name, Name | int | float | bool], Field(max_length=MOST_COLUMNS)] = {}
-    phrase: Text = ""
-    region: Annotated[list[Share], Field(min_length=4, max_length=4)] | None = None
-
-
-class _Guidance(_Part):
-    kind: Name
-    text_scale: Scale
-    neighbor_scale: Scale
-    eta: Share
-
-
-class _Edit(_Part):
-    """What is filled in says `fills`, an edit by instruction has `image_guidance`, any other what starts from a
-    picture."""
-
-    name: Name = ""
-    source: Coded
-    fills: bool = False
-    least_change: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    image_guidance: Scale | None = None
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
-    fidelity: Share | None = None
-    show_source: bool | None = None
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        started = None not in (self.strength, self.fidelity, self.show_source) or self.image_guidance is not None
-        if not self.fills and (not started or self.least_change is None):
-            raise PydanticCustomError(
-                "edit",
-                "is of no kind: fills, or least_change with image_guidance, or strength, fidelity and show_source",
-            )
-        return self
-
-
-class _Adapter(_Part):
-    name: Name
-    hash: Name
-
-
-class _Lora(_Part):
-    name: Name
-    hash: Name
-    scale: Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE)]
-
-
-class _References(_Part):
-    injector: Name | None = None
-    adapter: _Adapter | None = None
-    scale: Annotated[float, Field(ge=0, le=MOST_SCALE)]
-    layers: Literal["all", "style", "content"]
-    steps_from: Share
-    steps_to: Share
-    pool: Annotated[int, Field(ge=1, le=64)]
-    negative_prompt: Text
-    structure: Literal["mean", "conjunction"] | None = None
-    spans: Annotated[list[Span], Field(max_length=256)] = []
-    loras: Annotated[list[_Lora], Field(max_length=64)] = []
-
-
-class _Tokens(_Part):
-    temperature: Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)]
-    top_k: Annotated[int, Field(ge=0, le=MOST_SYMBOLS)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    min_p: Share
-
-
-class _Patches(_Part):
-    weight: Share
-    neighbors: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
-    temperature: Annotated[float, Field(gt=0, le=MOST_FALL)]
-    where: Text | None = None
-    width: Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
-    codes: Coded
-    chances: Coded
-
-
-BATCH_BEFORE = 4
-"""Pictures that went through a CPU's network at once before records said how many, and the most that one may ask for:
-a GPU's number would be slow here, and its last bits are others anyway."""
-
-
-class Record(_Part):
-    """What of a picture's record generating it again depends on; other entries are passed over."""
-
-    request: _Request
-    seed: Annotated[int, Field(ge=0, lt=2**64)]
-    steps: Steps | Annotated[list[Steps], Field(min_length=1, max_length=8)]
-    sampler: Name
-    guidance_scale: Scale
-    eta: Share
-    guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    enlargement: _Enlargement | None = None
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
-    size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
-    batch: Annotated[int, Field(ge=1, le=1024)] = BATCH_BEFORE
-    model: _Model
-    neighbors: Annotated[list[_Neighbor], Field(max_length=MOST_NEIGHBORS)]
-    embeddings: Coded | None = None
-    pictures: Annotated[list[Coded], Field(max_length=MOST_PICTURES)] | None = None
-    query: Text = ""
-    k: Annotated[int, Field(ge=0, le=MOST_PICTURES)] = 0
-    guidance: Annotated[list[_Guidance], Field(min_length=1, max_length=8)] | None = None
-    edit: _Edit | None = None
-    references: _References | None = None
-    loras: Annotated[list[_Lora], Field(max_length=64)] = []
-    tokens: _Tokens | None = None
-    patches: _Patches | None = None
 
 
 def parse_record(record: Mapping[str, Any]) -> Record:
@@ -238,7 +81,7 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise _damaged("what is to be base64 is none") from error
+        raise _damaged("invalid base64") from error
 
 
 def neighbors_of(record: Record) -> Neighbors:
@@ -255,7 +98,7 @@ def neighbors_of(record: Record) -> Neighbors:
         raise _damaged(f"{len(flat)} bytes of embeddings for {len(rows)} neighbors")
     embeddings = np.frombuffer(flat, "<f4").astype(np.float32)
     if not np.isfinite(embeddings).all():
-        raise _damaged("an embedding is no number")
+        raise _damaged("an embedding is not finite")
     hits = Neighbors(
         ids=ids,
         scores=scores,
@@ -342,13 +185,13 @@ def _as_before(settings: Settings, pipe: System) -> Settings:
     return settings
 
 
-def _reference_settings(said: _References) -> ReferenceSettings:
+def _reference_settings(said: References) -> ReferenceSettings:
     """How a base attended to its references. Raises: BowerbirdError for values that do not go together."""
     values = {name: getattr(said, name) for name in REFERENCES}
     return ReferenceSettings(**{**values, "spans": tuple((first, last) for first, last in said.spans)})
 
 
-def _patch_decoding(said: _Patches) -> PatchDecoding:
+def _patch_decoding(said: Patches) -> PatchDecoding:
     """The windows that a picture was drawn with. Raises: BowerbirdError where they are damaged."""
     parts = zip((said.codes, said.chances), ("<i4", "<f4"), strict=True)
     flat = [np.frombuffer(_whole(_bytes(text), 4 * said.width), kind) for text, kind in parts]

@@ -110,6 +110,7 @@ def pipeline_class(name: str) -> Any:
     known = pipeline_names()
     if name not in known:
         raise BowerbirdError(
-            f"a model of class {name!r} is none that bowerbird generates with; it knows {', '.join(sorted(known))}"
+            f"a model of class {name!r} is not one that bowerbird generates with; choose one of"
+            f" {', '.join(sorted(known))}"
         )
     return load(known[name])

@@ -118,7 +118,7 @@ def run(
         found = elsewhere([names[at : at + size] for at in range(0, len(names), size)])
         lines, near_copies = _there(out, pictures), found.near_copies
         if lost := [name for name in names if name not in lines]:
-            raise BowerbirdError(f"{out}: {lost[0]} did not come; is the folder the same one on every machine?")
+            raise BowerbirdError(f"{out}: {lost[0]} was not written; is the folder the same one on every machine?")
         missing = []
     notes = [f"prompt {n + 1}: {note}" for n in prepared for note in jobs.notes(prepared[n], work[n])]
     for batch, settings, drawn in _draw(pipe, kb, work, prepared, missing):

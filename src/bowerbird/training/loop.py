@@ -54,16 +54,16 @@ def train(
     """Train `objective` and write `out/model` from the averaged weights.
 
     The checkpoint is `out/checkpoint.safetensors`, each step a line of `out/losses.csv`, the sheets that `preview`
-    draws (None: no sheets) go to `out/sheets`; `keep_steps` exports averaged weights on the way to
-    `out/model-<step>`. Starting again with the same `out` resumes. Under `torchrun` every process samples its own
-    batches.
+    draws (None: no sheets) go to `out/sheets`; `keep_steps` exports averaged weights on the way to `out/model-<step>`.
+    Starting again with the same `out` resumes. Under `torchrun` every process samples its own batches.
 
     `validation`: measured with the averaged weights every `validate_every` steps and at the end. `report_to`: names of
-    accelerate's trackers, whose files go to `out/logs`. `on_export`: called with every folder that a model was
-    written to, before the folder takes its place. `spent`: the share of the time allowed that is over; where it is
-    given, the learning rate follows it as if `config.steps` filled that time, and 1 is the end. `workers`: processes
-    that make batches ahead, for a GPU that one thread cannot feed; 0 for a thread of this process. The batches are the
-    same either way.
+    accelerate's trackers, whose files go to `out/logs`. `on_export`: called with every folder that a model was written
+    to, before the folder takes its place. `spent`: the share of the time allowed that is over; where it is given, the
+    learning rate follows it as if `config.steps` filled that time, and 1 is the end. `workers`: processes that make
+    batches ahead, for a GPU that one thread cannot feed; 0 for a thread of this process. The batches are the same
+    either way. Raises: BowerbirdError when the loss is not finite, memory does not suffice, or training would only do
+    harm.
     """
     from accelerate import Accelerator
 

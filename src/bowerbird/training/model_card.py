@@ -63,7 +63,7 @@ def write_card(run: Path, model: Path, command: str = "") -> None:
     ]
     shown = files.read_json(model / KNOWN, "list of what a model knows") if (model / KNOWN).is_file() else {}
     if shown:
-        lines += ["", "## What it was shown", "", *_shown(shown)]
+        lines += ["", "## What it was trained on", "", *_shown(shown)]
     if pipeline:
         looked_up = "-k 0" if shown else "--kb KB"
         lines += [
@@ -90,8 +90,8 @@ def _without_folders(system: BaseModel) -> dict[str, Any]:
 def _of_data(where: str | None, size: int, data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "source", data.get("source") or "not named"
     yield "pictures", data.get("pictures")
-    yield "of them trained on", data.get("trained_on")
-    yield "of them held out, for the validation loss", data.get("held_out")
+    yield "used for training", data.get("trained_on")
+    yield "held out for the validation loss", data.get("held_out")
     if where:
         yield "condition", where
     yield "edge in pixels", size
@@ -103,24 +103,24 @@ def _shown(shown: Mapping[str, Any]) -> Iterable[str]:
     for kind, words in shown.items():
         yield f"{_cell(kind)} ({len(words)}): {', '.join(map(_cell, words)) or 'none'}."
         yield ""
-    yield "Whatever else a prompt names is unknown to it."
+    yield "Other things in a prompt are unknown to it."
 
 
 def _licenses(found: Any) -> list[str]:
     if not isinstance(found, dict) or not found:
-        return ["The data has no column that says its licenses: whoever passes this model on says what they are."]
+        return ["The data has no column with licenses: state them before you pass this model on."]
     most = sorted(found.items(), key=lambda entry: -entry[1])
     rest = [("others", sum(count for _, count in most[MOST_LICENSES:]))] if len(most) > MOST_LICENSES else []
-    rows = [(name or "not said", count) for name, count in most[:MOST_LICENSES]]
+    rows = [(name or "unknown", count) for name, count in most[:MOST_LICENSES]]
     return ["Licenses of the pictures:", "", *_table([*rows, *rest], ("license", "pictures"))]
 
 
 def _of_training(train: TrainConfig, losses: list[StepReport]) -> Iterable[tuple[str, Any]]:
     yield "steps", f"{losses[-1].step if losses else 0} of {train.steps}"
     times = f" x {train.gradient_accumulation}" if train.gradient_accumulation > 1 else ""
-    yield "pictures a step, of one process", f"{train.batch_size}{times}"
+    yield "batch size per process", f"{train.batch_size}{times}"
     yield "learning rate", f"{train.learning_rate:g}, {train.schedule}, {train.warmup_steps} steps of warm-up"
-    yield "averaging of weights", train.ema_decay
+    yield "EMA decay of the weights", train.ema_decay
     yield "precision", train.precision
     yield "seed", train.seed
     if losses:
@@ -131,7 +131,7 @@ def _of_training(train: TrainConfig, losses: list[StepReport]) -> Iterable[tuple
             best, at = min(validated)
             yield "validation loss, last", f"{validated[-1][0]:.4f}"
             yield "validation loss, lowest", f"{best:.4f} at step {at}"
-        yield "seconds of steps", f"{sum(each.seconds for each in losses):.0f}"
+        yield "training time in seconds", f"{sum(each.seconds for each in losses):.0f}"
     yield "hardware", _hardware()
 
 

@@ -209,7 +209,7 @@ def build_objective(
         objective: Objective[Any] = registry.load(_entry(recipe).build)(recipe.system, pictures, run)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes that make no network, or too large a one
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise BowerbirdError(f"{recipe.name}: its settings build nothing for these pictures ({reason})") from error
+        raise BowerbirdError(f"{recipe.name}: its settings do not fit these pictures ({reason})") from error
     return objective
 
 
@@ -230,7 +230,7 @@ def _entry(recipe: Recipe) -> ObjectiveEntry:
     entries = objective_entries()
     if recipe.system.kind not in entries:
         raise BowerbirdError(
-            f"kind {recipe.system.kind!r} is nothing that can be trained here; register it:"
+            f"kind {recipe.system.kind!r} is not registered for training; register it:"
             " bowerbird.systems.registry.register(Registration(objectives={…}))"
         )
     return entries[recipe.system.kind]

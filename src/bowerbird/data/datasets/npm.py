@@ -66,7 +66,9 @@ def registry_address(given: str | None = None) -> str | None:
     address = given or os.environ.get("NPM_CONFIG_REGISTRY")
     if address and not address.lower().startswith(("http://", "https://")):
         where = "`registry`" if given else "NPM_CONFIG_REGISTRY"
-        raise BowerbirdError(f"{where} {address!r}: no address of a registry; it begins with https:// (or http://)")
+        raise BowerbirdError(
+            f"{where} {address!r}: not the address of a registry, which begins with https:// (or http://)"
+        )
     return address.rstrip("/") if address else None
 
 
@@ -157,7 +159,7 @@ def _npm_pack(package: Package, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise BowerbirdError(
-            f"{package}: cannot be downloaded, for npm is not on this machine; give `registry` with the address of an "
+            f"{package}: cannot be downloaded, as npm is not installed; give `registry` with the address of an "
             "npm registry, or `packages` with a folder of tarballs"
         )
     command = [npm, "pack", str(package), "--pack-destination", str(folder), "--ignore-scripts", "--loglevel", "error"]

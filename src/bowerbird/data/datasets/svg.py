@@ -56,7 +56,7 @@ def document(icons: Mapping[str, Any], name: str) -> str | None:
     try:
         box = [float(icon.get(key, icons.get(key, default))) for key, default in _NUMBERS.items()]
     except (TypeError, ValueError) as error:
-        raise BowerbirdError(f"icon {name!r}: its box is no numbers ({error})") from error
+        raise BowerbirdError(f"icon {name!r}: its viewBox is not numeric ({error})") from error
     view = " ".join(f"{number:g}" for number in box)
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'<svg {names} width="{SIZE}" height="{SIZE}" viewBox="{view}">{inherit_transforms(body)}</svg>'

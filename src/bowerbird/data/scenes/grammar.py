@@ -6,8 +6,7 @@ the picture, and a claim can look where the caption says.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,10 +50,6 @@ class Scene:
     relation: str = ""
     ground: str = "white"
     style: str = ""
-
-    def to_record(self) -> dict[str, Any]:
-        """The structure as plain values, for a file of JSON."""
-        return asdict(self)
 
 
 def whole_drawing(vocabulary: Vocabulary, row: int) -> Scene:

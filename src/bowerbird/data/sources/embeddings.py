@@ -145,7 +145,8 @@ def read_compvis(files: Sequence[Path]) -> Iterator[SourceItem]:
     `patch_coords`.
 
     They hold no pictures and no captions: what an image is of, and whose it is, can only be looked up by `img_id` in
-    the data set they were made from. Source: the databases released with RDM (`docs/released-weights.md`).
+    the data set they were made from. Source: the databases released with RDM (`docs/released-weights.md`). Raises:
+    BowerbirdError for a file that is not such a part.
     """
     for path in sorted(files, key=part_number):
         try:

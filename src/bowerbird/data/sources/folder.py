@@ -12,9 +12,11 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import archive, layout
+from bowerbird.data.sources.addresses import address_column, read_addresses
 from bowerbird.data.sources.base import SourceOptions
 from bowerbird.data.sources.listing import Table
 from bowerbird.data.sources.picture_file import MOST_FILE_BYTES, read_picture_file
+from bowerbird.data.sources.rows import read_rows
 from bowerbird.data.sources.tree import Sorted, read_parts, read_tree, refuse_empty, sort_names
 from bowerbird.data.text import spelled
 
@@ -53,11 +55,18 @@ class Folder:
     def read(self, place: str, options: SourceOptions) -> Iterator[SourceItem]:
         path, report = Path(place), options.report
         if (path / "embed.json").is_file() and not files.read_json(path / "embed.json", "list of parts").get("done"):
-            raise BowerbirdError(f"{path}: its embedding did not end; the same bowerbird kb embed ends it")
+            raise BowerbirdError(
+                f"{path}: its embedding was interrupted; run the same bowerbird kb embed again to finish it"
+            )
         tree = FolderTree(path, walk(path, report))
         found = sort_names(tree, report)
         parquet = [name for name in found.tables if layout.suffix_of(name) in layout.PARQUET]
         if not (found.pictures or found.archives or parquet):
+            of_addresses = [n for n in found.tables if address_column(read_rows(path / n, n, SourceReport()))]
+            for name in of_addresses:
+                yield from read_addresses(path / name, options)
+            if of_addresses:
+                return
             for name in found.tables:
                 report.note("files_left_out", f"{name} (a table, and its pictures are not here)")
             raise refuse_empty(place, "folder", report)

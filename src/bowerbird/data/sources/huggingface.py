@@ -49,7 +49,8 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_saved(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
-    """The items of a saved data set, of every split in turn, which is named in the metadata `split`."""
+    """The items of a saved data set, of every split in turn, which is named in the metadata `split`. Raises:
+    BowerbirdError for a folder that is damaged."""
     import pyarrow as pa
 
     if (folder / "dataset_dict.json").is_file():
@@ -109,4 +110,4 @@ def read_hub(name: str, options: SourceOptions) -> Iterator[SourceItem]:
     except BowerbirdError:
         raise
     except Exception as error:  # the library has many ways to say that it cannot
-        raise BowerbirdError(f"hf:{name}: cannot be had ({type(error).__name__}: {str(error)[:120]})") from error
+        raise BowerbirdError(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:120]})") from error

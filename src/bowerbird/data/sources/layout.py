@@ -46,7 +46,10 @@ SPLITS = {
     "eval": "test",
     "evaluation": "test",
 }
-CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "data"})
+CONTAINERS = frozenset(
+    {"images", "image", "imgs", "img", "pictures", "pics", "photos", "jpegimages", "jpg", "jpeg", "png", "webp", "data"}
+    | {"bilder", "fotos"}
+)
 """Folders named for what lies in them, which is no class."""
 FILE_COLUMNS = (
     "file_name",
@@ -77,7 +80,8 @@ THUMBNAILS = frozenset({"thumbnails", "thumbnail", "thumbs", "thumb"})
 """Folders of small copies, as galleries and InvokeAI make them beside the pictures."""
 _YEAR = re.compile(r"[-_]?(19|20)\d\d")
 _MASK = re.compile(r"(?P<of>.+?)[._-](mask|masks|masklabel|seg|segmentation|depth|alpha|matte)", re.IGNORECASE)
-_REPEATS = re.compile(r"\d{1,3}_(?P<name>.+)")
+_NUMBERED = re.compile(r"\d{1,3}(_|\.(?=[^\W\d]))(?P<name>.+)")
+"""A folder of kohya's trainer (`10_sks dog`), or of a class with a number, as of CUB (`001.Black_footed_Albatross`)."""
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"BM")
 
 
@@ -242,8 +246,8 @@ class Layout:
         return self._of_folder(posixpath.dirname(name))[0]
 
     def class_of(self, name: str) -> str | None:
-        """The folder the picture lies in, without the repeats that kohya's trainer has in front of it (`10_name`);
-        None where that says only what its files are."""
+        """The folder the picture lies in, without the number in front of it (`10_name`, `001.name`); None where that
+        says only what its files are."""
         return self._of_folder(posixpath.dirname(name))[1]
 
     def _of_folder(self, folder: str) -> tuple[str | None, str | None]:
@@ -254,8 +258,8 @@ class Layout:
             classes = [
                 p for i, p in enumerate(parts) if p.lower() not in CONTAINERS and not self._is_split(parts[:i], p)
             ]
-            repeats = _REPEATS.fullmatch(classes[-1]) if classes else None
-            self._known[folder] = split, repeats["name"] if repeats else classes[-1] if classes else None
+            numbered = _NUMBERED.fullmatch(classes[-1]) if classes else None
+            self._known[folder] = split, numbered["name"] if numbered else classes[-1] if classes else None
         return self._known[folder]
 
     def _is_split(self, above: tuple[str, ...], part: str) -> bool:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bowerbird.data.captions import caption_column, take_captions
+from bowerbird.data.captions import caption_column, note_texts, take_captions
 from bowerbird.data.columns import clean, column_key
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.layout import NameIndex, file_column, fold, is_picture, without_number
@@ -64,16 +64,6 @@ def _written(row: dict[str, Any], files: str | None, keys: str | None) -> str | 
     return clean(str(name if name is not None else key))[:120]
 
 
-def _columns_of_texts(rows: Sequence[dict[str, Any]], columns: Sequence[str], files: str | None) -> list[str]:
-    """The columns, other than that of pictures' names, whose values are of several words: they may be captions."""
-    some = rows[:SOME]
-    return [
-        name
-        for name in columns
-        if name != files and 2 * sum(" " in str(row.get(name) or "").strip() for row in some) > len(some)
-    ]
-
-
 class Listing:
     """Rows of tables by the pictures they name. `captions`: those of a picture, None where no row has one. `inside`:
     what may stand before names in tables from outside, the archive that the pictures lie in."""
@@ -119,8 +109,8 @@ class Listing:
         if tentative and not any(found):
             return False
         captions = caption_column([name for name in columns if name != files], self.asked)
-        if captions is None and self.asked is None and (texts := _columns_of_texts(rows, columns, files)):
-            self.report.note("tables_without_captions", f"{table.name} has {clean(', '.join(texts))}")
+        if captions is None and self.asked is None:
+            note_texts(table.name, rows[:SOME], [name for name in columns if name != files], self.report)
         type_rows(rows, table.name, [name for name in (files, keys, captions) if name])
         self.report.note_columns(name for name in columns if name != files)
         self._scopes.add(f"{folder}/" if folder else "")
@@ -154,6 +144,10 @@ class Listing:
         return self._find(folder, row.get(files) if files else None) or self._by_key(
             folder, row.get(keys) if keys else None
         )
+
+    def has(self, picture: str) -> bool:
+        """Whether a row names this picture."""
+        return picture in self._rows
 
     def of(self, picture: str) -> tuple[dict[str, Any], list[str] | None]:
         """The metadata of a picture, and its captions, None where no row has any."""

@@ -21,8 +21,8 @@ from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
 from bowerbird.data.sources.folder import Folder, Picture
 from bowerbird.data.sources.generated import Drawn, EmojiFont, Starter
 from bowerbird.data.sources.huggingface import HubDataset, SavedDataset
-from bowerbird.data.sources.rows import is_table
 from bowerbird.data.sources.table import Parquet
+from bowerbird.data.sources.text_table import TextTable
 
 BUILT_IN: tuple[Source, ...] = (
     EmojiFont(),
@@ -34,13 +34,14 @@ BUILT_IN: tuple[Source, ...] = (
     CompvisParts(),
     Folder(),  # takes any folder, so those that know better stand before it
     Parquet(),
+    TextTable(),
     Archive(),
     Picture(),
 )
 """The formats of ours; the first that matches a place reads it."""
 KINDS = (
-    "a folder of pictures, a picture, a .parquet file, .tar or .zip archives, a clip-retrieval folder, a saved HF data"
-    " set, hf:NAME, emoji-font, or module:Class"
+    "a folder of pictures, a picture, a .parquet, .csv or .jsonl table, .tar or .zip archives, a clip-retrieval folder,"
+    " a saved HF data set, hf:NAME, emoji-font, or module:Class"
 )
 ENTRY_POINTS = "bowerbird.sources"
 
@@ -114,10 +115,6 @@ def find(place: str | Path) -> tuple[Source, str]:
     spec, _, inside = text.partition("@")
     if plugins.is_path(spec) and not Path(text).exists():
         return _instance(plugins.load_object(spec, "source"), spec), inside
-    if Path(text).is_file() and is_table(text):
-        raise BowerbirdError(
-            f"{text}: a table is read with the pictures beside it; give its folder, {Path(text).parent}"
-        )
     reason = "not a source" if Path(text).exists() else "no such file or folder"
     raise BowerbirdError(f"{text}: {reason}; give {KINDS}")
 

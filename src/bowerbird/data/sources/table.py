@@ -15,10 +15,11 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import portable
-from bowerbird.data.captions import caption_column, take_captions, with_captions
+from bowerbird.data.captions import caption_column, note_texts, take_captions, with_captions
 from bowerbird.data.columns import column_key
 from bowerbird.data.item import SourceItem
 from bowerbird.data.sources import urls
+from bowerbird.data.sources.addresses import are_addresses, refuse_addresses, url_column
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
 from bowerbird.data.sources.edit_rows import PairColumns, pair_columns, split_pair
 from bowerbird.data.sources.labels import label_names, with_labels
@@ -46,7 +47,6 @@ PICTURE_COLUMNS = (
     "img_bytes",
     "bytes",
 )
-URL_COLUMNS = ("url", "image_url", "img_url")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 
 
@@ -109,8 +109,9 @@ def read_batches(
     """Rows with an `image` struct {bytes, path}, bytes, base64 or a path; other columns become metadata, class labels
     by their names. `path` names the table, and paths lie beside it.
 
-    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the
-    addresses in a column `url`. A row of a table of edits is two items (`edit_rows`).
+    Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the addresses
+    in a column `url`. A row of a table of edits is two items (`edit_rows`). Raises: BowerbirdError where the
+    `caption_column` asked for is not in the table.
     """
     pairs = pair_columns(schema.names)
     if pairs is not None:
@@ -134,6 +135,13 @@ def read_batches(
         vectors = iter(_vectors(batch, path)) if fingerprint and "embedding" in schema.names else None
         hidden = {"embedding", *dropped} if vectors is not None else set(dropped)
         rows = batch.select([n for n in batch.schema.names if n not in hidden]).to_pylist()
+        if caption is None and row_number == 0:
+            texts = [name for name in names if name not in hidden and _is_text(schema.field(name).type)]
+            note_texts(path.name, rows, texts, options.report)
+        if row_number == 0 and not by_url and are_addresses([row[image_column] for row in rows]):
+            if not options.fetch_urls:
+                raise refuse_addresses(path)
+            by_url = True  # a column called as those of files are
         fetched = (
             iter(urls.fetch([row[image_column] for row in rows], private=options.private_urls)) if by_url else None
         )
@@ -224,7 +232,7 @@ def _picture_column(schema: pa.Schema, fetch_urls: bool) -> tuple[str | None, bo
     for wanted in map(column_key, (*PICTURE_COLUMNS, *files)):
         if wanted in keys:
             return keys[wanted], False
-    address = next((keys[key] for key in map(column_key, URL_COLUMNS) if key in keys), None) if fetch_urls else None
+    address = url_column(schema.names) if fetch_urls else None
     return address, address is not None
 
 
@@ -233,11 +241,8 @@ def _image_column(schema: pa.Schema, path: Path, fetch_urls: bool) -> tuple[str,
     column, by_url = _picture_column(schema, fetch_urls)
     if column is not None:
         return column, by_url
-    if not {column_key(name) for name in schema.names}.isdisjoint(map(column_key, URL_COLUMNS)):
-        raise BowerbirdError(
-            f"{path}: has addresses of pictures and no pictures; nothing is asked of the network unless you say so with"
-            " `fetch_urls`"
-        )
+    if url_column(schema.names) is not None:
+        raise refuse_addresses(path)
     raise WithoutPicturesError(
         f"{path}: no picture column; name it image (struct of bytes and path, bytes, or a path); there is"
         f" {', '.join(schema.names)}"
@@ -258,6 +263,12 @@ def _is_bytes(kind: pa.DataType) -> bool:
         or pa.types.is_binary_view(kind)
         or pa.types.is_fixed_size_binary(kind)
     )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:

@@ -23,6 +23,7 @@ from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout, rows, table
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
 from bowerbird.data.sources.listing import Listing, Table
+from bowerbird.data.sources.png_prompt import prompt_in
 from bowerbird.data.sources.sidecars import Sidecars
 from bowerbird.data.text import read_text, spelled
 
@@ -124,10 +125,12 @@ def read_tree(
     *,
     outside: Sequence[Table] = (),
     collect: list[Table] | None = None,
+    listed: bool = False,
 ) -> Iterator[SourceItem]:
     """The pictures of a tree with what its tables (and those from `outside`), the files beside them and their folders
     say of them, then the rows of tables that hold pictures. Nested archives are the caller's: with `collect` the tables
-    are put there, and which of their rows are of no picture is the caller's to say."""
+    are put there, and which of their rows are of no picture is the caller's to say. `listed`: only pictures with a
+    row."""
     report = options.report
     files = files or sort_names(tree, report)
     inside = [tree.label.rstrip("/"), layout.stem_of_archive(tree.label.rstrip("/"))] if tree.label else []
@@ -146,6 +149,8 @@ def read_tree(
         check_asked(tree.place, options.caption_column, report.columns)
     places = layout.Layout(files.pictures)
     for name in files.pictures:
+        if listed and not listing.has(name):
+            continue
         yield _item(tree, name, listing, sidecars, places, options)
     parts = ((f"{tree.label}{name}", _table_items(tree, name, options)) for name in data)
     yield from read_parts(parts, report, came=bool(files.pictures or files.archives))
@@ -257,7 +262,8 @@ def _item(
     places: layout.Layout,
     options: SourceOptions,
 ) -> SourceItem:
-    """One picture with all that is said of it: its row before the files beside it, and those before its folder."""
+    """One picture with all that is said of it: its row before the files beside it, those before the prompt in it, and
+    that before its folder."""
     metadata = tree.facts(name)
     split, kind = places.split_of(name), places.class_of(name)
     row, captions = listing.of(name)
@@ -282,10 +288,13 @@ def _item(
     if kind is not None:
         metadata["class"] = normalize("NFC", spelled(kind))  # as macOS writes names, and others
     metadata |= facts | row
+    data, problem = _bytes(tree, name)
+    if captions is None and (prompt := prompt_in(data)):
+        options.report.note("prompts_taken", f"{tree.label}{name}")
+        captions = [prompt]
     if captions is None:
         captions = [str(metadata.get("class", "")).replace("_", " ")]
     caption, metadata = with_captions(captions, metadata)
-    data, problem = _bytes(tree, name)
     return SourceItem(data, f"{tree.label}{name}", caption, metadata, problem=problem)
 
 

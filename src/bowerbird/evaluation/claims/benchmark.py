@@ -112,7 +112,7 @@ class Benchmark:
         return train_judge(recipe, run.drawings, steps=steps, device=run.device, progress=run.progress)
 
     def name_entities(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """The entity, by its number among the rare ones, that the judge sees in each."""
+        """The entity, by its number among the rare ones, that the judge sees in each, int64 `(n,)`."""
         columns = [self.judge.entities.index(entity) for entity in self.entities]
         return self.judge(self.judge.prepare(images))[1][:, columns].argmax(1).numpy()
 

@@ -79,7 +79,7 @@ class Database:
     counts: Callable[[int], np.ndarray]
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbors:
-        """The k nearest items of each unit query `(n, d)`."""
+        """The k nearest items of each unit query `(n, d)`. Raises: BowerbirdError for a k larger than the database."""
         if k > len(self.embeddings):
             raise BowerbirdError(f"k is {k}, and the database holds {len(self.embeddings)} items")
         positions, scores = graph.knn_graph(
@@ -209,7 +209,7 @@ class Domain:
         return Database(both, counts)
 
     def queries(self, seed: int, n: int) -> np.ndarray:
-        """Unit embeddings of n pictures of X, drawn by seed: what retrieval meets in training."""
+        """Unit embeddings `(n, d)` of n pictures of X, drawn by seed: what retrieval meets in training."""
         x_rows, _ = part_rows(_rdm(self.recipe(seed)), len(self.pictures), seed)
         rows = seeds.numpy_generator(seed, "queries").choice(x_rows, size=n, replace=len(x_rows) < n)
         return _unit(self.encoder.embed_images(tensors.to_pil(self.pictures.pixels[np.sort(rows)])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bowerbird.core import seeds
@@ -46,20 +47,11 @@ def load_experiment(
             f"{data}: the column {missing[0]!r} is missing or has gaps; claims need hexcode and style of every drawing"
         )
     domains = []
+    domain = partial(Domain, settings=settings, device=device, progress=progress)
     trainable = select_trainable(drawings)
     if len(trainable) >= LEAST_DRAWINGS:
         domains.append(
-            Domain(
-                data.stem,
-                trainable,
-                settings,
-                size=64,
-                autoencoder="tiny-autoencoder",
-                in_channels=4,
-                label_key="hexcode",
-                device=device,
-                progress=progress,
-            )
+            domain(data.stem, trainable, size=64, autoencoder="tiny-autoencoder", in_channels=4, label_key="hexcode")
         )
     else:
         on_message(
@@ -67,19 +59,8 @@ def load_experiment(
             " least; no network is trained on them"
         )
     if photos is not None:
-        domains.append(
-            Domain(
-                photos.stem.split("-")[0],
-                _load_photos(photos, limit),
-                settings,
-                size=32,
-                autoencoder="pixels-2",
-                in_channels=12,
-                label_key="label",
-                device=device,
-                progress=progress,
-            )
-        )
+        name, whole = photos.stem.split("-")[0], _load_photos(photos, limit)
+        domains.append(domain(name, whole, size=32, autoencoder="pixels-2", in_channels=12, label_key="label"))
     if not domains:
         raise BowerbirdError(f"{data}: nothing to train on: give drawings that are not rare, or photographs too")
     return Experiment(settings, domains, drawings, device, progress)

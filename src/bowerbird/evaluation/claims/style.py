@@ -41,8 +41,9 @@ def measure(experiment: Experiment) -> Finding:
 
 
 def exchange(experiment: Experiment, model: str, hits_of: HitsOf, **how: Any) -> Finding:
-    """The same entities and seeds from a database of each style: how often the judge sees that style, against the
-    other databases. `how`: settings of the generation that are not the usual ones."""
+    """The same entities and seeds from a database of each style: how often the judge sees that style, against the other
+    databases. `how`: settings of the generation that are not the usual ones. Raises: BowerbirdError where the data has
+    too few styles or entities."""
     drawings = experiment.drawings
     styles = sorted(set(drawings.column("style")))
     chosen = _in_every_style(drawings, styles)

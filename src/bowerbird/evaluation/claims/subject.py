@@ -63,13 +63,9 @@ def measure(experiment: Experiment) -> Finding:
             pictures = pictures_of(benchmark, number, base_edge(plain))
             class_name = class_of(pictures)
             own = tensors.to_pil(pictures.pixels)
-            _note_class(kept, "base", seed, generate(experiment, plain, class_name, seed), own)
-            _append(
-                named,
-                "base, by the class",
-                seed,
-                share(benchmark, generate(experiment, plain, class_name, seed), number),
-            )
+            images = generate(experiment, plain, class_name, seed)
+            _note_class(kept, "base", seed, images, own)
+            _append(named, "base, by the class", seed, share(benchmark, images, number))
             for label, weight in WEIGHTS.items():
                 made = subject_recipe(base, class_name, weight, seed, experiment.settings.train_steps, base_edge(plain))
                 model = train_once(made, pictures, device=experiment.device, progress=experiment.progress)

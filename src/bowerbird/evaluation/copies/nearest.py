@@ -52,7 +52,7 @@ class Nearest:
     window: np.ndarray
 
     def similarities(self) -> dict[str, np.ndarray]:
-        """The similarities by kind."""
+        """The similarities by kind, each `(n,)`."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
     def known(self) -> Nearest:

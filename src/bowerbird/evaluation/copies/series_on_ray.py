@@ -88,7 +88,7 @@ def generate(groups: Sequence[Sequence[str]], task: Task, address: str) -> serie
         found = ray.get(coming)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise BowerbirdError(
-            f"--ray {address}: the cluster did not do it ({type(error).__name__}); what is done is kept, and the same"
+            f"--ray {address}: the cluster failed ({type(error).__name__}); what is done is kept, and the same"
             " command goes on"
         ) from error
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, in float64; a zero row stays zero."""
+    """The rows of `x` `(n, d)` scaled to length 1, in float64; a zero row stays zero."""
     x = np.asarray(x, np.float64)
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-12)
 

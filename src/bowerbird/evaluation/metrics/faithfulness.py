@@ -30,7 +30,7 @@ def faithfulness(logits: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> F
     """Logits `(G, R, C)` of R pictures for each of G prompts, among C candidates; `truth` and `groups` `(G,)`.
 
     Prompts of one group (one entity under several templates) stay together when the bootstrap draws; groups are of
-    equal size.
+    equal size. Raises: ValueError for groups of different sizes.
     """
     order = np.argsort(groups, kind="stable")
     per_group = np.unique(groups, return_counts=True)[1]

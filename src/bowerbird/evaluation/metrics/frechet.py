@@ -22,23 +22,24 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
 
 
-def frechet_infinity(
-    generated: np.ndarray, real: np.ndarray, *, points: int = 15, smallest: int | None = None, seed: int = 0
-) -> float:
+POINTS = 15
+"""Sizes of subsets that the line of `frechet_infinity` goes through."""
+
+
+def frechet_infinity(generated: np.ndarray, real: np.ndarray, *, seed: int = 0) -> float:
     """The distance as if infinitely many pictures had been generated: a line through distances at several n against
     1/n, at 1/n = 0.
 
-    Subsets of `generated` go from `smallest` (default: a fifth, and more than the features' width where there are
-    enough) to all; `real` is kept whole. Source: Chong and Forsyth, arXiv 1911.07023. Raises: ValueError for fewer
-    than 20 generated pictures.
+    `generated` `(n, d)` and `real` `(m, d)` are features. Subsets of `generated` go from a fifth (and more than d where
+    there are enough) to all; `real` is kept whole. Source: Chong and Forsyth, arXiv 1911.07023. Raises: ValueError for
+    fewer than 20 generated pictures.
     """
     n = len(generated)
     if n < 20:
         raise ValueError(f"extrapolation needs 20 generated pictures or more; got {n}")
-    first = smallest or max(10, min(n // 2, max(n // 5, generated.shape[1] + 1)))
+    first = max(10, min(n // 2, max(n // 5, generated.shape[1] + 1)))
     rng = seeds.numpy_generator(seed, "fd infinity")
-    sizes = np.linspace(first, n, points).astype(int)
+    sizes = np.linspace(first, n, POINTS).astype(int)
     values = [frechet_distance(generated[rng.choice(n, size, replace=False)], real) for size in sizes]
-    slope, at_zero = np.polyfit(1 / sizes, values, 1)
-    del slope
+    _, at_zero = np.polyfit(1 / sizes, values, 1)
     return float(at_zero)

@@ -40,8 +40,8 @@ def kernel_distance(
     return float(np.mean(values)), float(np.std(values))
 
 
-def gaussian_mmd(a: np.ndarray, b: np.ndarray, *, sigma: float = 10.0, scale: float = 1000.0) -> float:
-    """CMMD: squared MMD under exp(-|x - y|^2 / (2 sigma^2)), means over all pairs (self included), times `scale`.
+def gaussian_mmd(a: np.ndarray, b: np.ndarray, *, sigma: float = 10.0) -> float:
+    """CMMD: 1000 times the squared MMD under exp(-|x - y|^2 / (2 sigma^2)), means over all pairs (self included).
 
     Made for unit-length CLIP embeddings; on other features sigma needs choosing again. Source: Jayasumana et al., arXiv
     2401.09603.
@@ -55,4 +55,4 @@ def gaussian_mmd(a: np.ndarray, b: np.ndarray, *, sigma: float = 10.0, scale: fl
             total += float(np.exp(-squared.clip(min=0) / (2 * sigma**2)).sum())
         return total / (len(x) * len(y))
 
-    return scale * (mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b))
+    return 1000 * (mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b))

@@ -1,10 +1,11 @@
 """Neighbors of a color that the prompt names come first, and those that contradict it are left out, where others agree.
 
 A search for "red apple" finds red apples, green ones and some that are neither, which a model mixes. So each neighbor
-is judged by the color words of its caption and tags, or, where these name none, by the colors of its picture. What
-leaves is replaced by what a deeper search finds that does agree; a picture whose color is not sure, as a pink one that
-is nearly red, stands behind the red ones, and gives way to a further one that is as near in words. What is red and has
-more of the prompt's other words than anything that was found comes first. Nothing changes where nothing agrees.
+is judged by the color words of its caption and tags (of its file's name, where it has no caption), or, where these name
+none, by the colors of its picture. What leaves is replaced by what a deeper search finds that does agree; a picture
+whose color is not sure, as a pink one that is nearly red, stands behind the red ones, and gives way to a further one
+that is as near in words. What is red and has more of the prompt's other words than anything that was found comes first.
+Nothing changes where nothing agrees.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bowerbird.core.credit import source_name
 from bowerbird.core.text import shortened
 from bowerbird.core.types import Neighbors
 from bowerbird.data.color_words import COLORS_OF, colors_in, has_color
@@ -24,7 +26,7 @@ from bowerbird.knowledge.rerank.color_request import ColorRequest, read_colors
 from bowerbird.knowledge.rerank.picture_colors import AT_ONCE, PictureColors
 from bowerbird.knowledge.rerank.protocol import Collection, Find, Task
 from bowerbird.knowledge.search.bm25 import further_words
-from bowerbird.knowledge.search.words import words
+from bowerbird.knowledge.search.words import bare_name, words
 
 DEEPER, FEWEST = 4, 24
 """How much further is looked for neighbors that agree: times k, and at least so many."""
@@ -67,10 +69,14 @@ class _Row:
 
     @cached_property
     def words(self) -> list[frozenset[str]]:
-        """Of each neighbor its words in caption and tags, none of an absent one."""
+        """Of each neighbor its words in caption and tags, or in its file's name where it has no caption; none of an
+        absent one."""
         metadata: Sequence[dict[str, Any]] = self.hits.metadata[0] if self.hits.metadata else [{}] * self.hits.k
-        texts = zip(self.hits.captions[0], metadata, strict=True)
-        return [frozenset([*words(caption), *words(further_words(facts))]) for caption, facts in texts]
+        texts = (
+            (caption or bare_name(_file(facts)), facts)
+            for caption, facts in zip(self.hits.captions[0], metadata, strict=True)
+        )
+        return [frozenset([*words(text), *words(further_words(facts))]) for text, facts in texts]
 
     @property
     def there(self) -> list[int]:
@@ -173,7 +179,15 @@ def _noted(row: Neighbors, notes: Sequence[str]) -> Neighbors:
 
 
 def _said(hits: Neighbors, c: int) -> str:
-    return repr(shortened(hits.captions[0][c], 40)) if hits.captions[0][c] else "(no caption)"
+    """The caption of a neighbor, or the name of its file where it has none."""
+    name = hits.captions[0][c] or source_name(_file(hits.metadata[0][c] if hits.metadata else {}))
+    return repr(shortened(name, 40)) if name else "(no caption)"
+
+
+def _file(facts: Mapping[str, Any]) -> str:
+    """The name of an item's file, empty where it has none."""
+    name = facts.get("file_name")
+    return name if isinstance(name, str) else ""
 
 
 def _joined(first: Neighbors, second: Neighbors) -> Neighbors:

@@ -22,12 +22,12 @@ MONTH = 30 * 24 * 3600
 
 
 @router.get("/", include_in_schema=False)
-async def page(server: Here, token: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
+async def page(request: Request, server: Here, token: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
     """The page; `token` signs in, and is gone from the address."""
     if token is not None and server.settings.token is not None:
         answer = RedirectResponse("/", 303)
         if hmac.compare_digest(token.encode(), server.settings.token.encode()):
-            _sign_in(answer, server)
+            _sign_in(answer, request, server)
         return answer
     return _page("index.html")
 
@@ -48,8 +48,12 @@ def _page(name: str) -> Response:
     return FileResponse(PAGE / name, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
-def _sign_in(answer: Response, server: Server) -> None:
-    answer.set_cookie(gate.COOKIE, gate.session(server), max_age=MONTH, httponly=True, samesite="strict", path="/")
+def _sign_in(answer: Response, request: Request, server: Server) -> None:
+    """The cookie; where a proxy in front says that it came by https, a browser never sends it by http."""
+    secure = request.url.scheme == "https"
+    answer.set_cookie(
+        gate.COOKIE, gate.session(server), max_age=MONTH, httponly=True, samesite="strict", path="/", secure=secure
+    )
 
 
 @router.get("/api/session", response_model=answers.Session)
@@ -60,13 +64,13 @@ async def session(request: Request, server: Here) -> Any:
 
 
 @router.post("/api/session", status_code=204, response_class=Response)
-async def sign_in(body: schemas.SessionRequest, server: Here) -> Response:
+async def sign_in(body: schemas.SessionRequest, request: Request, server: Here) -> Response:
     """Give the token once, for a cookie."""
     token = server.settings.token
     if token is None or not hmac.compare_digest(body.token.encode("utf-8", "replace"), token.encode()):
         raise Refused(401, "this is not the token", code="invalid_api_key", param="token")
     answer = Response(status_code=204)
-    _sign_in(answer, server)
+    _sign_in(answer, request, server)
     return answer
 
 

@@ -46,7 +46,7 @@ Draw = Callable[[Sequence[Shown]], Iterator[Tensor]]
 
 
 def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> InstructObjective:
-    """The objective over the edits of `pictures`."""
+    """The objective over the edits of `pictures`. Raises: BowerbirdError where they give no edit."""
     base = _open_base(config.base) if config.base is not None else None
     encoder = None if config.encoder is None else load_encoder(config.encoder, device=run.device)
     edits, held_out, draw = _edits(config, pictures, run.seed)

@@ -101,24 +101,12 @@ def plan_state(path: Path, tensors: Mapping[str, Stored], choices: Choices, igno
     if vae.codes or vae.embed_dim != unet.out_channels:
         raise BowerbirdError(f"its U-Net gives {unet.out_channels} channels, its first stage has {vae.embed_dim}")
     text = compvis_state.below(tensors, TEXT)
-    for name in tensors:
-        reason = compvis_state.left_out(name)
-        if name.endswith(".position_ids"):
-            ignored["positions (counted)"] += 1
-        elif reason is not None:
-            ignored[reason] += 1
-        elif name.startswith((UNET, EMA)):
-            if name.startswith(UNET) is not (weights == "plain"):
-                ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
-        elif not name.startswith((FIRST_STAGE, TEXT)):
-            raise BowerbirdError(
-                f"holds {name}, which the released InstructPix2Pix has not; it may be another model. Nothing was"
-                f" written. If it is of no account, leave it out with --ignore {name}"
-            )
-    size = choices.size or SIZE
-    step = vae.factor * 2 ** (len(unet.channels) - 1)
-    if size < step or size % step:
-        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    counted = {name for name in tensors if name.endswith(".position_ids")}
+    if counted:
+        ignored["positions (counted)"] = len(counted)
+    others = {name: stored for name, stored in tensors.items() if name not in counted}
+    compvis_state.count_left_out(others, ignored, weights, parts=(FIRST_STAGE, TEXT), model="InstructPix2Pix")
+    size = compvis_state.picture_size(choices.size, SIZE, unet, vae)
     heads = _heads(unet, choices)
     scale = SCALE if choices.scale_factor is None else choices.scale_factor
     parts = {

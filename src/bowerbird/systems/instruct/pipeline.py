@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bowerbird.core import files, seeds
+from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
@@ -151,7 +151,7 @@ class InstructPipeline(System):
             self.scheduler, num_inference_steps, eta, generators, self._execution_device
         )
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
-        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         transition = common.step_scheduler(self.scheduler, options)
         run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
         for i, t in run:
@@ -180,7 +180,8 @@ class InstructPipeline(System):
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
         """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
-        without a knowledge base or with k = 0."""
+        without a knowledge base or with k = 0. Raises: BowerbirdError for a knowledge base where the model was trained
+        without references."""
         request = self.resolve(request, kb)
         instructions = request.prompts or ()
         _check_instructions(instructions)
@@ -250,7 +251,7 @@ class InstructPipeline(System):
         return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network, float32."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape in float32."""
         return network.predict(self.unet, sample, timestep, condition).float()
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion.conditioning import query_tokens
 from bowerbird.diffusion.conditions import Conditioning
-from bowerbird.systems.latent_cache import BatchSample, LatentCache, NeighborStrategy, sample_neighbors
+from bowerbird.systems.latent_cache import LatentCache, NeighborStrategy
+from bowerbird.systems.neighbor_sampling import BatchSample, sample_neighbors
 from bowerbird.systems.settings import Amount, Count, Share, column, shares
 
 

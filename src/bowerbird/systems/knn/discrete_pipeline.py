@@ -56,7 +56,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
     @property
     def capabilities(self) -> Capabilities:
         """A query's embedding beside its neighbors'; tokens are drawn from their exact posterior."""
-        edge = self.transformer.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        edge = self.transformer.config.sample_size * common.vae_scale_factor(self.vae)
         return Capabilities((int(edge),), reads_query=True, without_neighbors=True, samplers=(SAMPLER,))
 
     @property
@@ -160,7 +160,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         )
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network: log-probabilities of what each token is, float32."""
+        """One pass of the network: tokens `(B, N)` -> log-probabilities of what each is, `(B, N, symbols)`, float32."""
         assert isinstance(condition.neighbors, Tokens)
         logits = self.transformer(sample, timestep.to(sample.device), condition.neighbors)
         return discrete.informed(self._schedule, logits, sample, timestep.to(sample.device).expand(len(sample)))

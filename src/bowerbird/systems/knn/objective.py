@@ -99,7 +99,7 @@ class KNNObjective(Objective[KNNBatch]):
                 parameter.requires_grad_(any(part in name for part in config.trained))
             if not any(p.requires_grad for p in self.unet.parameters()):
                 raise BowerbirdError(
-                    f"system.trained {', '.join(config.trained)}: no tensor of the network is called so"
+                    f"system.trained {', '.join(config.trained)}: no tensor of the network has this name"
                 )
         self.noise_scheduler = schedulers.scheduler("ddim")
 

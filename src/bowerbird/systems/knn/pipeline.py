@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bowerbird.core import seeds, tensors
+from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import guidance, schedulers
@@ -174,7 +174,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
             self.scheduler, num_inference_steps, eta, generators, self._execution_device
         )
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
-        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         if started is not None:
             timesteps, latents = common.partway(self.scheduler, timesteps, latents, started.latents, strength)
         transition = common.step_scheduler(self.scheduler, options)
@@ -210,8 +210,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         return tokens if image is None else replace(tokens, image=image)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
-        small steps."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape. The latents stay float32
+        whatever it computes in: sampling adds up many small steps."""
         return network.apply(self.unet, self.scheduler, sample.to(self.unet.dtype), timestep, condition).float()
 
     def _encoder(self) -> Encoder:
@@ -234,7 +234,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
 
     def save_over(self, directory: Path) -> None:
         """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm`
-        has not is kept."""
+        has not is kept. Raises: MismatchError for a model with another autoencoder."""
         base, shared = _bundled_base(torch.float32)
         known = common.fingerprint([base, shared])
         if common.fingerprint([shared]) != common.fingerprint([self.vae]):

@@ -78,8 +78,8 @@ def search_again(
     where: str | None = None,
     min_relevance: float | None = None,
 ) -> Neighbors:
-    """`hits` with their neighbors replaced by those nearest to `pictures`, one a row; queries, which stand first,
-    stay."""
+    """`hits` with their neighbors replaced by those nearest to `pictures`, one a row; queries, which stand first, stay.
+    Raises: BowerbirdError without a knowledge base."""
     if kb is None:
         raise BowerbirdError("retrieval_interval searches the knowledge base while it generates; pass knowledge_base=")
     queries = count_queries(hits)
@@ -110,8 +110,8 @@ def condition(config: Any, width: int, hits: Neighbors, device: Any, dtype: torc
     width."""
     if hits.embeddings.shape[-1] != width - 1:
         raise MismatchError(
-            f"the neighbors' embeddings have {hits.embeddings.shape[-1]} numbers, the model reads {width - 1}; use the"
-            f" encoder {config.encoder_name!r}"
+            f"the neighbors' embeddings have {hits.embeddings.shape[-1]} dimensions, the model reads {width - 1}; use"
+            f" the encoder {config.encoder_name!r}"
         )
     weights = common.weights_of(hits, dtype)
     queries = torch.from_numpy(hits.ids < ABSENT)

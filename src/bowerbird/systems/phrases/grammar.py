@@ -49,11 +49,15 @@ def tokens(prompt: str) -> list[Token]:
 
 def phrases(prompt: str) -> list[Phrase]:
     """The noun phrases of `prompt`, in their order."""
-    reader = _Reader(prompt, tokens(prompt))
-    for at in range(len(reader.tokens)):
-        reader.read(at)
-    reader.close()
-    return reader.finish()
+    return _read(prompt).finish()
+
+
+def of_no_thing(prompt: str) -> list[tuple[int, int]]:
+    """Where `prompt[start:end]` says what a picture is, or how it looks, and names nothing on it: "a photo of", "flat
+    vector art", "in watercolor"."""
+    reader = _read(prompt)
+    ends = [*reader.frames, *(parts for parts, _ in reader.closed if reader.is_no_thing(parts))]
+    return [(parts[0].start, parts[-1].end) for parts in ends]
 
 
 def is_place(words: Sequence[str], at: int) -> bool:
@@ -68,14 +72,24 @@ def is_place(words: Sequence[str], at: int) -> bool:
     return leads and (not following or following in classes.CLOSED or following in classes.SIDES)
 
 
+def _read(prompt: str) -> _Reader:
+    reader = _Reader(prompt, tokens(prompt))
+    for at in range(len(reader.tokens)):
+        reader.read(at)
+    reader.close()
+    return reader
+
+
 @dataclass
 class _Reader:
-    """Words are read one by one; `open` holds those of the phrase that is being read."""
+    """Words are read one by one; `open` holds those of the phrase that is being read, `frames` what stood before "of"
+    and is no thing on the picture."""
 
     prompt: str
     tokens: list[Token]
     open: list[Token] = field(default_factory=list)
     closed: list[tuple[list[Token], bool]] = field(default_factory=list)
+    frames: list[list[Token]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.words = [token.word for token in self.tokens]
@@ -114,11 +128,20 @@ class _Reader:
         """The phrases that name a thing."""
         found: list[Phrase] = []
         for number, (parts, leaves_out_head) in enumerate(self.closed):
+            if self.is_no_thing(parts):
+                continue
             following = self.closed[number + 1][0] if number + 1 < len(self.closed) else []
             phrase = _phrase(self.prompt, parts, following if leaves_out_head else [])
             if phrase is not None:
                 found.append(phrase)
         return found
+
+    def is_no_thing(self, parts: Sequence[Token]) -> bool:
+        """Whether the last word of a phrase says how a picture looks: "flat vector art", and "a cartoon" behind "as" or
+        "in"."""
+        at = self.tokens.index(parts[0])
+        before, last = self.words[at - 1] if at else "", parts[-1].word
+        return last in classes.NOT_THINGS or (last in classes.FRAMES and before in ("as", "in"))
 
     def _next(self, at: int) -> str:
         return self.words[at + 1] if at + 1 < len(self.words) else ""
@@ -144,6 +167,7 @@ class _Reader:
     def _read_of(self, at: int) -> None:
         """A bowl of soup is one thing; the roof of a house is two; a photo of a fox is a fox."""
         if self.open and self.open[-1].word in classes.FRAMES:
+            self.frames.append(self.open)
             self.open = []
         elif self._ends_in_noun() and (following := self._next(at)) and following not in classes.CLOSED:
             self.open.append(self.tokens[at])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from bowerbird.systems.phrases.phrase import Phrase
 
 Region = tuple[float, float, float, float]
@@ -52,15 +50,6 @@ def regions_for(prompt: str, phrases: Sequence[Phrase]) -> list[Region]:
             halves[axis][at] = side
     columns, rows = (_shares(len(phrases), order[axis], halves[axis]) for axis in (X, Y))
     return [(x[0], y[0], x[1], y[1]) for x, y in zip(columns, rows, strict=True)]
-
-
-def masks_for(prompt: str, phrases: Sequence[Phrase], *, height: int, width: int) -> np.ndarray:
-    """The regions as masks, float32 `(P, height, width)`, 1 inside; a cell belongs to every region that touches it."""
-    masks = np.zeros((len(phrases), height, width), np.float32)
-    for mask, (left, top, right, bottom) in zip(masks, regions_for(prompt, phrases), strict=True):
-        rows = slice(int(np.floor(top * height)), int(np.ceil(bottom * height)))
-        mask[rows, int(np.floor(left * width)) : int(np.ceil(right * width))] = 1
-    return masks
 
 
 def _shares(count: int, order: Sequence[tuple[int, int]], halves: dict[int, int]) -> list[tuple[float, float]]:

@@ -15,7 +15,7 @@ from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import exact, name_words, words
 from bowerbird.systems.phrases import word_classes as classes
-from bowerbird.systems.phrases.grammar import JOINING, Token, is_place, tokens
+from bowerbird.systems.phrases.grammar import JOINING, Token, is_place, of_no_thing, tokens
 from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
@@ -44,8 +44,12 @@ def find_names(kb: KnowledgeBase, prompt: str, where: str | None = None) -> list
     read = tokens(prompt)[:MOST_TOKENS]
     if not read or not len(kb):
         return []
-    unknown = _unknown(kb, read, where)
-    spans = list(_spans(prompt, read, unknown))
+    unknown, looks = _unknown(kb, read, where), of_no_thing(prompt)
+    spans = [
+        span
+        for span in _spans(prompt, read, unknown)
+        if not any(a <= read[span.start].start and read[span.end - 1].end <= b for a, b in looks)
+    ]
     if not spans:
         return []
     texts = [prompt[read[span.start].start : read[span.end - 1].end] for span in spans]

@@ -83,7 +83,7 @@ PARTICIPLES = _set("made seen drawn shown built worn held hung torn written take
 NOUNS_IN_ING = _set(
     "ring king wing string spring swing sling thing building painting drawing earring ceiling evening morning wedding "
     "pudding clothing lightning duckling sibling viking herring starling railing awning seedling dumpling bowling "
-    "stocking pudding landing crossing icing frosting lining lightening carving engraving sapling gosling"
+    "stocking landing crossing icing frosting lining lightening lighting carving engraving sapling gosling"
 )
 
 CLOSED = (DETERMINERS | PREPOSITIONS | CONJUNCTIONS | OTHERS | {"of"}) - {"one"}

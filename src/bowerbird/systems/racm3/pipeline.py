@@ -102,7 +102,7 @@ class RACM3Pipeline(System):
     @property
     def capabilities(self) -> Capabilities:
         """A text beside the documents' pictures and captions; from the text alone too. A code a step."""
-        edge = self.layout.side * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        edge = self.layout.side * common.vae_scale_factor(self.vae)
         most = int(self.decoder.config.documents)
         return Capabilities(
             (edge,),
@@ -126,12 +126,6 @@ class RACM3Pipeline(System):
     def networks(self) -> list[torch.nn.Module]:
         """The decoder."""
         return [self.decoder]
-
-    @property
-    def token_sampling(self) -> TokenSampling:
-        """How symbols are drawn unless asked otherwise."""
-        config = self.config
-        return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
 
@@ -201,9 +195,7 @@ class RACM3Pipeline(System):
             hits = self.retrieve(request, knowledge_base, num_images_per_prompt, seed=seed)
         hits = hits if weights is None else hits.weighted(weights)
         generators = common.generators_for(generator, seed, len(hits))
-        numbers = [
-            g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
-        ]
+        numbers = common.picture_seeds(generator, generators)
         balance = self.balance(guidance, self.config.guidance_scale if guidance_scale is None else guidance_scale)[0]
         prompts, filled = self.reader.prompts(hits), None
         if source is not None:

@@ -37,8 +37,8 @@ class Reader:
         return [Prompt(tuple(documents), self.words(text, "the prompt")) for documents, text in rows]
 
     def documents(self, hits: Neighbors) -> list[list[Passage]]:
-        """The documents of each row, in the order of `hits`, without those of weight 0; each picture is encoded
-        once."""
+        """The documents of each row, in the order of `hits`, without those of weight 0; each picture is encoded once.
+        Raises: BowerbirdError for more documents than the decoder knows, or one without a picture."""
         if not hits.k:
             return [[] for _ in range(len(hits))]
         if hits.k > self.most:
@@ -69,7 +69,8 @@ class Reader:
         return rows
 
     def codes(self, picture: Image.Image) -> np.ndarray:
-        """The codes of a picture of the model's own size, encoded alone, so that they never depend on company."""
+        """The codes `(cells,)` of a picture of the model's own size, encoded alone, so that they never depend on
+        company."""
         found: np.ndarray = to_tokens(self.vae, tensors.to_float(tensors.stack([picture])))[0].cpu().numpy()
         return found
 

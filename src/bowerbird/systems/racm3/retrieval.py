@@ -55,7 +55,8 @@ def retrieve(
 
 def by_picture(kb: KnowledgeBase, image: Image.Image, k: int, max_similarity: float | None) -> Neighbors:
     """The documents for a picture that is described or filled in. One whose picture is the same would say all of it:
-    skipped, as is one more similar than `max_similarity` to one already taken."""
+    skipped, as is one more similar than `max_similarity` to one already taken. Raises: BowerbirdError for an empty
+    knowledge base."""
     if not len(kb):
         raise BowerbirdError(f"{kb.path} holds no items; give another knowledge base, or `k=0` for none")
     own = kb.encoder.embed_images([image])

@@ -96,10 +96,7 @@ def plan_state(path: Path, tensors: Mapping[str, Stored], choices: Choices, igno
         elif (reason := compvis_state.left_out(name)) is not None:
             ignored[reason] += 1
         else:
-            raise BowerbirdError(
-                f"holds {name}, which no published RARM has; it may be another model. Nothing was written. If it is of"
-                f" no account, leave it out with --ignore {name}"
-            )
+            raise compvis_state.foreign_tensor(name, "RARM")
     from bowerbird.models.rarm_transformer import RARMTransformer
 
     parts = {

@@ -104,7 +104,7 @@ class RARMPipeline(EmbeddingSystem):
     def capabilities(self) -> Capabilities:
         """Any number of neighbors, as embeddings; one size; a token a step."""
         side = round(self.transformer.config.positions**0.5)
-        edge = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        edge = side * common.vae_scale_factor(self.vae)
         return Capabilities((edge,), samplers=(SAMPLER,), likelihood=True, samples_tokens=True, reads_patches=True)
 
     @property
@@ -121,12 +121,6 @@ class RARMPipeline(EmbeddingSystem):
     def condition_dim(self) -> int:
         """Of the tokens that the transformer attends to."""
         return int(self.transformer.config.embed_dim)
-
-    @property
-    def token_sampling(self) -> TokenSampling:
-        """How tokens are drawn unless asked otherwise."""
-        config = self.config
-        return TokenSampling(config.temperature, config.top_k, config.top_p, config.min_p)
 
     @torch.no_grad()
     def __call__(

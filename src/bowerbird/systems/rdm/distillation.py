@@ -104,7 +104,7 @@ class FewStepObjective(Objective[FewStepBatch]):
                 low_rank.add_low_rank(self.unet, config.changed, config.rank)
             if not any(p.requires_grad for p in self.unet.parameters()):
                 raise BowerbirdError(
-                    f"system.changed {', '.join(config.changed)}: no layer of the network is called so"
+                    f"system.changed {', '.join(config.changed)}: no layer of the network has this name"
                 )
         self.noise_scheduler = schedulers.scheduler("ddim")
         self.interval = common.timestep_interval(self.noise_scheduler, config.guidance_interval)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bowerbird.core import seeds
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
@@ -166,7 +165,7 @@ class RDMPipeline(EmbeddingSystem):
         generators = common.generators_for(generator, seed, len(hits))
         timesteps, options = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
         shape = (self.unet.config.in_channels, *common.latent_shape(self.unet, self.vae, height, width))
-        latents = seeds.noise(shape, generators).to(self._execution_device) * self.scheduler.init_noise_sigma
+        latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         transition = common.step_scheduler(self.scheduler, options)
         run = Denoising(self, latents, timesteps, transition, callback_on_step_end)
         for i, t in run:
@@ -183,8 +182,8 @@ class RDMPipeline(EmbeddingSystem):
         return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-        """One pass of the network. The latents stay float32 whatever it computes in: sampling adds up many
-        small steps."""
+        """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape. The latents stay float32
+        whatever it computes in: sampling adds up many small steps."""
         tokens = condition.neighbors
         assert isinstance(tokens, Tokens)
         mask = conditioning.attention_mask(tokens)

@@ -204,9 +204,7 @@ class ReImagenPipeline(System):
                 f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}"
             )
         generators = common.generators_for(generator, seed, len(hits))
-        numbers = [
-            g.initial_seed() + (i if isinstance(generator, torch.Generator) else 0) for i, g in enumerate(generators)
-        ]
+        numbers = common.picture_seeds(generator, generators)
         prompts = list(hits.queries) if hits.queries else [""] * len(hits)
         text = self._tokens(prompts)
         below = None if low_resolution is None else self._pixels(low_resolution)
@@ -228,10 +226,7 @@ class ReImagenPipeline(System):
                         numbers, present, len(timesteps), balance.text_ratio, stage
                     ).tolist()
                 edge = self.sizes[stage - 1]
-                latents = (
-                    seeds.noise((3, edge, edge), generators).to(self._execution_device)
-                    * self.scheduler.init_noise_sigma
-                )
+                latents = common.initial_noise(self.scheduler, (3, edge, edge), generators, self._execution_device)
                 transition = common.step_scheduler(self.scheduler, options)
                 denoising = Denoising(self, latents, timesteps, transition, callback_on_step_end, bar)
                 for i, t in denoising:
@@ -256,7 +251,7 @@ class ReImagenPipeline(System):
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
         """The neighbors for `request`: pictures with captions of any knowledge base, whatever encoder it was made with;
-        none for prompts with k = 0."""
+        none for prompts with k = 0. Raises: BowerbirdError without a knowledge base, or for another mode."""
         request = self.resolve(request, kb)
         if request.k == 0 and request.prompts is not None:
             return Neighbors.empty(request.prompts).repeat(count)
@@ -287,8 +282,9 @@ class ReImagenPipeline(System):
         generators: Sequence[torch.Generator] = (),
         **kwargs: Any,
     ) -> Conditioning:
-        """What stage number `stage` attends to: text tokens (None: those of the queries), the neighbors' features,
-        made here once, and the picture of the stage below, noised to `level`."""
+        """What stage number `stage` attends to: text tokens (None: those of the queries), the neighbors' features, made
+        here once, and the picture of the stage below, noised to `level`. Raises: BowerbirdError for a stage that
+        enlarges, without `below`."""
         text = self._tokens(list(hits.queries) or [""] * len(hits)) if text is None else text
         network, edge = self.stages[stage - 1], self.sizes[stage - 1]
         place = (self._execution_device, network.dtype)
@@ -355,7 +351,10 @@ class ReImagenPipeline(System):
         """Numbers, from 1, of the stages between where generating begins and the edge asked for."""
         sizes = self.sizes
         if size is not None and size not in sizes:
-            raise BowerbirdError(f"this model has stages for {', '.join(map(str, sizes))} px; {size} is none of them")
+            raise BowerbirdError(
+                f"`size` {size}: this model generates at {' and '.join(map(str, sizes))} px, one stage after another;"
+                " give one of these, or none for the last"
+            )
         last = len(sizes) if size is None else sizes.index(size) + 1
         if low_resolution is None:
             return list(range(1, last + 1))

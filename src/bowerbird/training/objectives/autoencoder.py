@@ -49,13 +49,13 @@ class AutoencoderConfig(ObjectiveConfig):
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 distance of horizontal and vertical differences."""
+    """L1 distance of pictures `(n, c, h, w)` by their horizontal and vertical differences."""
     dx = F.l1_loss(a[..., 1:] - a[..., :-1], b[..., 1:] - b[..., :-1])
     return dx + F.l1_loss(a[..., 1:, :] - a[..., :-1, :], b[..., 1:, :] - b[..., :-1, :])
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 distance at a half, a quarter and an eighth of the size, summed."""
+    """L1 distance of pictures `(n, c, h, w)` at a half, a quarter and an eighth of the size, summed."""
     difference, total = a - b, a.new_zeros(())
     for _ in range(3):
         difference = F.avg_pool2d(difference, 2)
@@ -115,9 +115,7 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
             varied = vary(self.pictures, self.opacity, rows, self.config.varied, generator)
             return {"pixels": varied, "noise": noise}
         x = tensors.to_float(self.pictures.pixels[rows])
-        for i in range(int(size * self.config.strong_fraction)):
-            x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
-        return {"pixels": x, "noise": noise}
+        return {"pixels": augment.with_random_views(x, int(size * self.config.strong_fraction), rng), "noise": noise}
 
     def forward(self, batch: AutoencoderBatch) -> Tensor:
         """L1 + gradient L1 + KL of one batch."""

@@ -143,8 +143,8 @@ def _window(x: Tensor, side: Tensor, center: Tensor, mirror: Tensor | None = Non
 
 
 def two_windows(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two windows of each picture that overlap by more than half, the second one mirrored half the time. Where a
-    window shows next to nothing the whole picture stands in for both."""
+    """Two windows, each `(n, 3, S, S)`, of each picture of `x` that overlap by more than half, the second one mirrored
+    half the time. Where a window shows next to nothing the whole picture stands in for both."""
     n = len(x)
     side = torch.where(torch.rand(n, generator=generator) < 0.3, 1.0, _uniform(n, 0.45, 1.0, generator))
     center = (torch.rand(n, 2, generator=generator) * 2 - 1) * (1 - side)[:, None]

@@ -56,7 +56,7 @@ class JudgeObjective(Objective[JudgeBatch]):
         for key in ("entity_key", "style_key"):
             if getattr(config, key) not in known.columns:
                 raise BowerbirdError(
-                    f"system.{key} {getattr(config, key)!r} is no column of this data; it has"
+                    f"system.{key} {getattr(config, key)!r} is not a column of this data; it has"
                     f" {', '.join(sorted(known.columns)) or 'none'}"
                 )
         entity, style = pictures.column(config.entity_key), pictures.column(config.style_key)

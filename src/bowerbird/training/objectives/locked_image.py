@@ -30,7 +30,7 @@ from bowerbird.models.patch_encoder import PatchEncoderModel
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Amount, Count, Share, network
 from bowerbird.training.objectives.patch_encoder import freely_varied, of_one_name, typed
-from bowerbird.training.objectives.small_encoder import info_nce
+from bowerbird.training.objectives.small_encoder import draw_pairs, info_nce
 
 CHUNK = 256
 """Pictures that go through the locked network at once."""
@@ -91,8 +91,7 @@ class LockedImageObjective(Objective[LockedImageBatch]):
         """`size` names with two pictures each (different where there are two) and a text."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "noise", step, rank)
-        chosen = rng.choice(len(self.groups), size=min(size, len(self.groups)), replace=False)
-        pairs = np.array([rng.choice(g, size=2, replace=len(g) < 2) for g in (self.groups[i] for i in chosen)])
+        pairs = draw_pairs(self.groups, size, rng)
 
         def seen(rows: np.ndarray) -> Tensor:
             found = self.features[rng.integers(len(self.features), size=len(rows)), rows].float()
@@ -128,6 +127,6 @@ def build(config: LockedImageConfig, pictures: Pictures, run: RunContext) -> Loc
     found = load(config.base, device=run.device)
     if not isinstance(found, SmallEncoder) or not isinstance(found.model, PatchEncoderModel):
         raise BowerbirdError(
-            f"system.base {config.base}: is no encoder with patches; give one that the recipe small-patches trained"
+            f"system.base {config.base}: is not an encoder with patches; give one that the recipe small-patches trained"
         )
     return LockedImageObjective(config, found.model, pictures, run.seed)

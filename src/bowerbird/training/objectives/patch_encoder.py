@@ -26,7 +26,7 @@ from bowerbird.models.patch_encoder import PatchDecoder, PatchEncoderConfig, Pat
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Amount, Share, column
 from bowerbird.training.objectives.autoencoder import gradient_l1
-from bowerbird.training.objectives.small_encoder import info_nce
+from bowerbird.training.objectives.small_encoder import draw_pairs, info_nce
 
 STYLE_SCALE = 8.0
 """What a unit vector is multiplied by before the style head, so that its softmax can become sure."""
@@ -104,8 +104,7 @@ class PatchEncoderObjective(Objective[PatchEncoderBatch]):
         """`size` names with two pictures each (different where there are two) and a text; pairs of one style."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
         generator = seeds.torch_generator(self.seed, "vary", step, rank)
-        chosen = rng.choice(len(self.groups), size=min(size, len(self.groups)), replace=False)
-        pairs = np.array([rng.choice(g, size=2, replace=len(g) < 2) for g in (self.groups[i] for i in chosen)])
+        pairs = draw_pairs(self.groups, size, rng)
         several = max(2, int(len(pairs) * self.config.style_share))
         some = rng.integers(len(self.pictures), size=several)
         partners = np.array([rng.choice(self.of_style[int(self.style[row]) + 1]) for row in some])

@@ -40,6 +40,12 @@ class ContrastiveConfig(ObjectiveConfig):
     plain_fraction: Share = 0.5
 
 
+def draw_pairs(groups: list[list[int]], size: int, rng: np.random.Generator) -> np.ndarray:
+    """Two rows of each of `size` groups, or of all where there are fewer, `(n, 2)`: one row twice where it is alone."""
+    chosen = rng.choice(len(groups), size=min(size, len(groups)), replace=False)
+    return np.array([rng.choice(g, size=2, replace=len(g) < 2) for g in (groups[i] for i in chosen)])
+
+
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     """Symmetric InfoNCE of two `(n, d)` batches of unit vectors whose rows pair up; cosine similarity times `scale`."""
     logits = a @ b.T * scale
@@ -79,10 +85,9 @@ class ContrastiveObjective(Objective[ContrastiveBatch]):
         """`size` entities, two pictures each (different where there are two), with a text and augmented alike within
         the pair."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
-        chosen = rng.choice(len(self.groups), size=min(size, len(self.groups)), replace=False)
-        pairs = [rng.choice(g, size=2, replace=len(g) < 2) for g in (self.groups[i] for i in chosen)]
+        pairs = draw_pairs(self.groups, size, rng)
         strong = int(len(pairs) * self.config.strong_fraction)
-        rows = torch.from_numpy(np.array(pairs))
+        rows = torch.from_numpy(pairs)
         x = tensors.to_float(self.pictures.pixels[rows.T.reshape(-1)]).view(
             2, len(pairs), 3, self.pictures.size, self.pictures.size
         )

@@ -90,9 +90,7 @@ class VQObjective(Objective[VQBatch]):
             generator = seeds.torch_generator(self.seed, "vary", step, rank)
             return {"pixels": vary(self.pictures, self.opacity, rows, self.config.varied, generator)}
         x = tensors.to_float(self.pictures.pixels[rows])
-        for i in range(int(size * self.config.strong_fraction)):
-            x[i : i + 1] = augment.random_view(rng)(x[i : i + 1])
-        return {"pixels": x}
+        return {"pixels": augment.with_random_views(x, int(size * self.config.strong_fraction), rng)}
 
     def forward(self, batch: VQBatch) -> Tensor:
         """L1 + gradient L1 + the codebook's losses of one batch."""

@@ -104,5 +104,5 @@ def _made(make: Callable[[], object], path: str, function: str) -> Recipe:
         raise BowerbirdError(f"{path}: {function} is called without arguments to make a Recipe ({error})") from error
     found = make()
     if not isinstance(found, Recipe):
-        raise BowerbirdError(f"{path}: {function}() gives {type(found).__name__}; it must return a Recipe")
+        raise BowerbirdError(f"{path}: {function}() gives {type(found).__name__}; return a Recipe")
     return found

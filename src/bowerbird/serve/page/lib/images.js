@@ -1,14 +1,15 @@
 // What can be done with a picture that was made here.
-import { get, kbPath, patch, postFile, postForBlob, remove } from "./api.js";
+import { get, kbPath, patch, postFile, postForBlob } from "./api.js";
 import { fillDraft, pin, pinnedItem, pinnedUpload } from "./draft.js";
 import { editDraft, editPicture } from "./edit-draft.js";
 import { download, downloadBlob } from "./files.js";
 import { submit, updateImages } from "./jobs.js";
+import { leave } from "./leaving.js";
 import { go } from "./router.js";
 import { chosen, server } from "./server.js";
 import { createStore } from "./store.js";
 import { plural } from "./format.js";
-import { toast } from "../parts/toast.js";
+import { toast, toastError } from "../parts/toast.js";
 
 /** Counts changes, so that the history knows that it is old. */
 export const changes = createStore(0);
@@ -24,12 +25,9 @@ export async function star(image) {
   return next;
 }
 
-export async function deleteImages(images) {
-  for (const image of images) await remove(`/api/images/${image.id}`);
-  const gone = new Set(images.map((image) => image.id));
-  updateImages((list) => list.filter((image) => !gone.has(image.id)));
-  changed();
-  toast(`${plural(images.length, "picture")} deleted`);
+export function deleteImages(images) {
+  const back = leave(images, toastError);
+  toast(`${plural(images.length, "picture")} deleted`, { action: { label: "Undo", run: back } });
 }
 
 export const saveImage = (image) => download(image.url, fileName(image));

@@ -41,7 +41,7 @@ export const hide = (job) => jobs.set((list) => list.filter((other) => other.id 
 
 /** Changes an image wherever a job shows it. */
 export function updateImages(change) {
-  jobs.set((list) => list.map((job) => (job.images?.length ? { ...job, images: change(job.images) } : job)));
+  jobs.set((list) => list.map((job) => (job.images ? { ...job, images: change(job.images, job) } : job)));
 }
 
 function keep(job) {

@@ -81,12 +81,16 @@ export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onT
     if (event.target !== event.currentTarget || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, visible - 2) * layout.columns;
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: layout.columns, ArrowUp: -layout.columns, PageDown: page, PageUp: -page };
-    if (event.key in steps) moveTo(active < 0 ? from : active + steps[event.key]);
+    const seen = Math.min(total - 1, Math.ceil(scroller.current.scrollTop / row) * layout.columns); // the first in sight
+    const at = active < 0 ? seen : active;
+    if (event.key in steps) moveTo(active < 0 ? seen : active + steps[event.key]);
     else if (event.key === "Home") moveTo(0);
     else if (event.key === "End") moveTo(total - 1);
-    else if (event.key === "Enter" && active >= 0) onOpen?.(active);
-    else if (event.key === " " && active >= 0) onToggle?.(active, event);
-    else return;
+    else if (total && (event.key === "Enter" || event.key === " ")) {
+      moveTo(at);
+      if (event.key === "Enter") onOpen?.(at);
+      else onToggle?.(at, event);
+    } else return;
     event.preventDefault();
   };
 

@@ -5,6 +5,7 @@ import { altOf, changes, deleteImages, saveZip, settingsBack } from "../lib/imag
 import { plural } from "../lib/format.js";
 import { useKeys, useSettled } from "../lib/hooks.js";
 import { activeCount, jobs } from "../lib/jobs.js";
+import { leaving } from "../lib/leaving.js";
 import { go } from "../lib/router.js";
 import { server } from "../lib/server.js";
 import { useStore } from "../lib/store.js";
@@ -28,7 +29,9 @@ export function History() {
   const settled = useSettled(filter, 160);
   const version = useStore(changes);
   const active = useStore(jobs, activeCount); // a job that ends has made pictures
-  const { images, more, error, loaded, loadMore } = useHistory(settled, `${version} ${active}`);
+  const { images: kept, more, error, loaded, loadMore } = useHistory(settled, `${version} ${active}`);
+  const gone = useStore(leaving);
+  const images = useMemo(() => kept.filter((image) => !gone.has(image.id)), [kept, gone]);
   const filtered = JSON.stringify(filter) !== JSON.stringify(NOTHING);
   const set = (part) => setFilter({ ...filter, ...part });
 
@@ -44,7 +47,10 @@ export function History() {
     if (!next.delete(image.id)) next.set(image.id, image);
     setSelected(next);
   };
-  const removeSelected = () => deleteImages([...selected.values()]).then(() => setSelected(new Map()), toastError);
+  const removeSelected = () => {
+    deleteImages([...selected.values()]);
+    setSelected(new Map());
+  };
   const zip = async () => {
     setZipping(true);
     await saveZip([...selected.values()]).catch(toastError);

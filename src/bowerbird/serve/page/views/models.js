@@ -81,6 +81,7 @@ function abilities(can) {
   return words.join(", ");
 }
 
+const MOST_EFFECTS = 4;
 const WORDS = { holds: "Holds", undecided: "Undecided", "does not hold": "Does not hold", fails: "Does not hold" };
 
 function Claims({ claims }) {
@@ -92,14 +93,21 @@ function Claims({ claims }) {
         ${claims.map(
           (claim) => html`<tr key=${claim.name}>
             <td><strong>${claim.name}</strong><br />${claim.claim}</td>
-            <td class="nowrap">${claim.paper}</td>
-            <td><ul class="effects">${claim.effects.map((effect, at) => html`<li key=${at}>${effect.effect}: ${figure(effect)}</li>`)}</ul></td>
+            <td>${claim.paper}</td>
+            <td><${Effects} effects=${claim.effects} /></td>
             <td class="nowrap"><span class=${`badge ${claim.verdict === "holds" ? "good" : ""}`}>${WORDS[claim.verdict] ?? claim.verdict}</span></td>
           </tr>`,
         )}
       </tbody>
     </table>
   </div>`;
+}
+
+/** The first effects; a claim that has many keeps the rest folded. */
+function Effects({ effects }) {
+  const list = (some) => html`<ul class="effects">${some.map((effect, at) => html`<li key=${at}>${effect.effect}: ${figure(effect)}</li>`)}</ul>`;
+  const more = effects.length - MOST_EFFECTS;
+  return html`${list(effects.slice(0, MOST_EFFECTS))} ${more > 0 && html`<details><summary>${more} more</summary>${list(effects.slice(MOST_EFFECTS))}</details>`}`;
 }
 
 const short = (value) => (Number.isFinite(value) ? Number(value.toPrecision(3)) : value);

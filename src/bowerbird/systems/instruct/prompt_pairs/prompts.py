@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> list[PromptPair]:
     """
     if not path.is_file() or not is_table(path.name):
         raise BowerbirdError(
-            f"{path}: no table of prompts; give a .jsonl or .csv file with the columns input, edit and output"
+            f"{path}: not a table of prompts; give a .jsonl or .csv file with the columns input, edit and output"
         )
     report = SourceReport()
     found = [_pair(row, f"{path}, row {number}") for number, row in enumerate(read_rows(path, path.name, report), 1)]

@@ -24,7 +24,7 @@ from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.torch_file import DAMAGE, Stored, read_torch_file
 from bowerbird.systems.rdm.interop import compvis_card, compvis_schedule, compvis_state, compvis_unet, compvis_vae
-from bowerbird.systems.rdm.interop.compvis_state import EMA, FIRST_STAGE, UNET
+from bowerbird.systems.rdm.interop.compvis_state import FIRST_STAGE
 
 if TYPE_CHECKING:
     import torch
@@ -152,14 +152,16 @@ def read_state(path: Path, choices: Choices) -> tuple[dict[str, Stored], Counter
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A block that decides about the file at `path`: what it raises names the file, in one line."""
+    """A block that decides about the file at `path`: what it raises names the file, in one line. Raises:
+    BowerbirdError."""
     try:
         yield
     except BowerbirdError as error:
         raise BowerbirdError(f"{path}: {error}") from error
     except DAMAGE as error:  # a tensor that sizes are read from is not there, or has another form
         raise BowerbirdError(
-            f"{path}: its sizes cannot be told ({type(error).__name__}: {error}); it was cut down, or is another model"
+            f"{path}: its sizes cannot be determined ({type(error).__name__}: {error}); it is incomplete, or another"
+            " model"
         ) from error
 
 
@@ -173,7 +175,7 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
     if not unet.in_channels == unet.out_channels == vae.embed_dim:
         raise BowerbirdError(
             f"its U-Net reads {unet.in_channels} channels and gives {unet.out_channels}, its first stage makes"
-            f" {vae.embed_dim}; no RDM is so"
+            f" {vae.embed_dim}; an RDM has one number for all three"
         )
     if not vae.codes and (vae.factor, vae.latent_channels) != (16, 16) and choices.embeddings is None:
         raise BowerbirdError(
@@ -182,23 +184,9 @@ def _plan(path: Path, tensors: dict[str, Stored], choices: Choices, ignored: Cou
             " say how it takes their embeddings: --embeddings raw or unit"
         )
     heads = _heads(unet, choices)
-    size = choices.size or (768 if vae.factor == 16 else 256)
-    step = vae.factor * 2 ** (len(unet.channels) - 1)
-    if size < step or size % step:
-        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    size = compvis_state.picture_size(choices.size, 768 if vae.factor == 16 else 256, unet, vae)
     scale, whence = compvis_state.latent_scale(tensors, vae, choices.scale_factor)
-    for name in tensors:
-        reason = compvis_state.left_out(name)
-        if reason is not None:
-            ignored[reason] += 1
-        elif name.startswith((UNET, EMA)):
-            if name.startswith(UNET) is not (weights == "plain"):
-                ignored[f"{'EMA' if weights == 'plain' else 'plain'} weights of the U-Net"] += 1
-        elif not name.startswith(FIRST_STAGE):
-            raise BowerbirdError(
-                f"holds {name}, which no published RDM has; it may be another model. Nothing was written. If it is"
-                f" of no account, leave it out with --ignore {name}"
-            )
+    compvis_state.count_left_out(tensors, ignored, weights, parts=(FIRST_STAGE,), model="RDM")
     parts = (
         part_of(
             diffusers.UNet2DConditionModel,
@@ -264,7 +252,8 @@ def missing_tensors(parts: Mapping[str, Part]) -> tuple[str, ...]:
 def part_of(
     network: Any, config: dict[str, Any], source: Mapping[str, Stored], rename: Any, *, file: str = WEIGHTS
 ) -> Part:
-    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`."""
+    """A network of `source`'s tensors, checked against the class `network` by name and shape; they go to `file`.
+    Raises: BowerbirdError for a tensor that does not fit."""
     import torch
 
     class_name = network.__name__
@@ -339,7 +328,7 @@ def check_complete(file: Path, missing: Sequence[str]) -> None:
     """Raises: BowerbirdError when tensors are `missing`."""
     if missing:
         raise BowerbirdError(
-            f"{file}: {len(missing)} tensors are missing ({missing[0]} first); it was cut down, fetch it again"
+            f"{file}: {len(missing)} tensors are missing ({missing[0]} first); the file is incomplete; fetch it again"
         )
 
 

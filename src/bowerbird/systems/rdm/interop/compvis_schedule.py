@@ -48,7 +48,7 @@ def schedule(tensors: Mapping[str, Stored], *, kl: bool) -> dict[str, Any]:
     betas = tensors["betas"].read().double().numpy()
     if betas.ndim != 1 or len(betas) < 2 or not np.isfinite(betas).all() or betas.min() <= 0 or betas.max() >= 1:
         raise BowerbirdError(
-            "its betas are no noise schedule (numbers between 0 and 1, one a step); the file is damaged"
+            "its betas are not a noise schedule (numbers between 0 and 1, one a step); the file is damaged"
         )
     first, last, steps = float(f"{betas[0]:.6g}"), float(f"{betas[-1]:.6g}"), len(betas)
     for name, made in (

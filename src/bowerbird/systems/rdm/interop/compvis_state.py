@@ -4,6 +4,7 @@ which mean another model."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,45 @@ def left_out(name: str) -> str | None:
     return found[0] if found else "schedule" if name in compvis_schedule.BUFFERS else None
 
 
+def count_left_out(
+    tensors: Mapping[str, Stored], ignored: Counter[str], weights: str, *, parts: tuple[str, ...], model: str
+) -> None:
+    """Count in `ignored`, by what they are, the tensors that no network is made of: known ones, and those of the U-Net
+    that are not the `weights` ("ema" or "plain") taken. `parts`: how names of the other networks begin.
+
+    Raises: BowerbirdError for a tensor that no `model` has.
+    """
+    other = "EMA" if weights == "plain" else "plain"
+    for name in tensors:
+        reason = left_out(name)
+        if reason is not None:
+            ignored[reason] += 1
+        elif name.startswith((UNET, EMA)):
+            if name.startswith(UNET) is not (weights == "plain"):
+                ignored[f"{other} weights of the U-Net"] += 1
+        elif not name.startswith(parts):
+            raise foreign_tensor(name, model)
+
+
+def foreign_tensor(name: str, model: str) -> BowerbirdError:
+    """The error of a tensor that no `model` has."""
+    return BowerbirdError(
+        f"holds {name}, which no published {model} has; it may be another model. Nothing was written. If it is of no"
+        f" account, leave it out with --ignore {name}"
+    )
+
+
+def picture_size(
+    asked: int | None, usual: int, unet: compvis_unet.UNetLayout, vae: compvis_vae.FirstStageLayout
+) -> int:
+    """The edge in pixels of its pictures: asked for, else as published. Raises: BowerbirdError where it does not fit
+    the networks."""
+    size, step = asked or usual, vae.factor * 2 ** (len(unet.channels) - 1)
+    if size < step or size % step:
+        raise BowerbirdError(f"pictures of {size} px do not fit it; --size is a multiple of {step}")
+    return size
+
+
 def count_tensors(value: Any) -> int:
     """How many tensors there are inside nested containers, each container counted once."""
     waiting, seen, found = [value], set(), 0
@@ -84,7 +124,8 @@ def count_tensors(value: Any) -> int:
 def latent_scale(
     tensors: Mapping[str, Stored], vae: compvis_vae.FirstStageLayout, asked: float | None
 ) -> tuple[float, str]:
-    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1."""
+    """What latents are multiplied by, and who says so: asked for, else stored, else as published, else 1. Raises:
+    BowerbirdError for a scale that is not a number above 0."""
     if asked is not None:
         scale, whence = asked, "said"
     elif "scale_factor" in tensors and tensors["scale_factor"].numel == 1:
@@ -98,7 +139,8 @@ def latent_scale(
 
 
 def unet_weights(tensors: Mapping[str, Stored], *, ema: bool) -> tuple[dict[str, Stored], str, str]:
-    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why."""
+    """The U-Net's tensors that are taken, by name within it; "ema" or "plain"; and why. Raises: BowerbirdError where
+    averaged and plain weights have different names."""
     plain = below(tensors, UNET)
     stored = {name: t for name, t in below(tensors, EMA).items() if name not in ("decay", "num_updates")}
     if plain and (not stored or not ema):

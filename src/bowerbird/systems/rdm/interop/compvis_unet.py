@@ -105,7 +105,7 @@ def layout(tensors: Mapping[str, Stored]) -> UNetLayout:
         raise BowerbirdError("its U-Net has more levels or blocks than any model of its kind")
     uneven = any(len(set(level)) != 1 for level in widths) or any(len(set(level)) != 1 for level in attends)
     if uneven or len({len(level) for level in widths}) != 1:
-        raise BowerbirdError("the levels of its U-Net are not alike inside; diffusers has no such network")
+        raise BowerbirdError("the levels of its U-Net differ in structure; diffusers has no such network")
     if tensors["input_blocks.1.0.emb_layers.1.weight"].shape[0] != widths[0][0]:
         raise BowerbirdError("its U-Net scales and shifts norms by time (use_scale_shift_norm); no published RDM does")
     if "middle_block.1.transformer_blocks.0.attn2.to_k.weight" not in tensors:

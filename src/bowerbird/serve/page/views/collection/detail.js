@@ -1,5 +1,5 @@
 // One item of the collection: large, with its words and credit, and what can be done with it.
-import { html } from "../../lib/html.js";
+import { html, useState } from "../../lib/html.js";
 import { draft, pin, pinnedItem } from "../../lib/draft.js";
 import { editItem } from "../../lib/images.js";
 import { plain, score } from "../../lib/format.js";
@@ -10,8 +10,12 @@ import { ownAddress } from "../../parts/thumbnail.js";
 import { toast, toastError } from "../../parts/toast.js";
 import { addPicture } from "./query.js";
 
+/** Characters of a caption beyond which it scrolls, and so must take the focus. */
+const LONG = 200;
+
 export function Detail({ item, hit, writable, onClose, onStep, onRemove }) {
   const pinned = useStore(draft, (now) => now.pinned.some((entry) => entry.key === `item:${item.id}`));
+  const [gone, setGone] = useState(null);
   const use = () => {
     pin(pinnedItem(item));
     toast("Pinned as a neighbor", { action: { label: "Generate", run: () => go("generate") } });
@@ -24,8 +28,10 @@ export function Detail({ item, hit, writable, onClose, onStep, onRemove }) {
       <${IconButton} name="right" label="Next item" onClick=${() => onStep(1)} />
       <${IconButton} class="push" name="close" label="Close" onClick=${onClose} />
     </div>
-    <img class="detail-picture" key=${item.id} src=${ownAddress(item.picture)} alt=${item.caption || item.name || "Item"} />
-    <h2 class="detail-title">${item.caption || item.name || "Without a caption"}</h2>
+    ${gone === item.id
+      ? html`<p class="note" role="status">This picture cannot be shown. Was the item removed meanwhile? Search again, or reload.</p>`
+      : html`<img class="detail-picture" key=${item.id} src=${ownAddress(item.picture)} alt=${item.caption || item.name || "Item"} onError=${() => setGone(item.id)} />`}
+    <h2 class="detail-title" dir="auto" tabindex=${(item.caption ?? "").length > LONG ? "0" : undefined}>${item.caption || item.name || "Without a caption"}</h2>
     ${hit && html`<p class="small">${scoreLine(hit)}</p>`}
     <div class="button-row">
       <button type="button" class="primary" disabled=${pinned} onClick=${use}><${Icon} name="pin" />${pinned ? "Pinned" : "Use as neighbor"}</button>

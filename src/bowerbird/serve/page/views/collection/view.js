@@ -185,7 +185,7 @@ function shownScore({ mode, results }, index) {
 
 function headline({ hits, total, whole, found, kb, error }) {
   if (error) return "";
-  if (hits) return found.data ? `${total === MOST ? `the best ${count(total)}` : `${count(total)} found`}, ${Math.round(found.data.ms)} ms` : "Searching…";
+  if (hits) return found.data ? `${total === MOST ? `the best ${count(total)}` : `${count(total)}, best first`}, ${Math.round(found.data.ms)} ms` : "Searching…";
   return whole ? `${plural(total, "item")} in ${kb}` : "Loading…";
 }
 
