@@ -208,3 +208,31 @@ def test_a_library_that_is_not_installed_is_one_line(
     monkeypatch.setattr(importlib.util, "find_spec", lambda library: None)
     with pytest.raises(BowerbirdError, match=r"by the library torchvision, which is not installed; pip install"):
         ReferencePipeline.from_pretrained(tmp_path)
+
+
+def test_attention_in_slices_stays_as_it_was(tmp_path: Path) -> None:
+    """People with little memory turn it on, before or after they give the pipeline away."""
+    base = doubles.sd()
+    adapter = doubles.ip_adapter(tmp_path, base)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np", "seed": 1}
+    whole = ReferencePipeline(base, adapter=adapter)(neighbors=own(), **call).images
+    base.enable_attention_slicing()
+    before = dict(base.unet.attn_processors)
+    pipe = ReferencePipeline(base, adapter=adapter)
+    assert base.unet.attn_processors == before
+    assert np.abs(pipe(neighbors=own(), **call).images - whole).max() < 1e-5
+    assert base.unet.attn_processors == before
+    assert {type(each).__name__ for each in before.values()} == {"SlicedAttnProcessor"}
+
+
+def test_what_a_base_does_not_know_is_no_argument(tmp_path: Path) -> None:
+    """Stable Diffusion's call takes anything, and passes over what it does not know."""
+    with pytest.raises(BowerbirdError, match="a StableDiffusionPipeline takes no step_from"):
+        ReferencePipeline(doubles.sd())(PROMPT, k=0, num_inference_steps=1, step_from=0.5)
+
+
+def test_an_adapter_of_other_widths_says_which(tmp_path: Path) -> None:
+    base = doubles.sd()
+    wide = doubles.write(tmp_path / "wide.safetensors", doubles.ip_adapter_tensors([64] * 4))
+    with pytest.raises(BowerbirdError, match=r"of other widths \(16 where the adapter has 64\); give an adapter"):
+        ReferencePipeline(base, adapter=wide)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_PIXELS = 1024 * 1024
 LEAST_EDGE, MULTIPLE = 64, 16
+MOST_RATIO, USUAL_RATIO = 8, 7
+"""How much longer than wide a picture is that FLUX.2 takes, and what another becomes, whose edges are then rounded."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,16 @@ class InContext(Injector):
 
     def prepare_picture(self, picture: Image.Image, fit: str) -> Image.Image:
         """The picture at its own shape, at most a megapixel, its edges multiples of 16 and no shorter than FLUX.2
-        takes: what the pipelines would else do themselves, by cutting edges off."""
+        takes, a strip on white: what the pipelines would else do themselves, by cutting edges off."""
         from PIL import Image as Pictures
+        from PIL import ImageOps
 
         from bowerbird.core.images import on_background
 
         plain = on_background(picture)
+        if (longest := max(plain.size)) > MOST_RATIO * min(plain.size):
+            width, height = (max(edge, -(-longest // USUAL_RATIO)) for edge in plain.size)
+            plain = ImageOps.pad(plain, (width, height), color="white")
         scale = min(max(1.0, LEAST_EDGE / min(plain.size)), (MOST_PIXELS / (plain.width * plain.height)) ** 0.5)
         size = tuple(max(MULTIPLE, int(edge * scale) // MULTIPLE * MULTIPLE) for edge in plain.size)
         return plain if plain.size == size else plain.resize((size[0], size[1]), Pictures.Resampling.BICUBIC)
