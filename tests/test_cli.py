@@ -443,6 +443,7 @@ def test_check_finds_what_was_copied_and_refuses_bad_input(tmp_path: Path, kb_pa
         ),
         (("reproduce", "--data", "nowhere.parquet"), "datasets drawings"),
         (("reproduce", "style"), "datasets drawings"),
+        (("reproduce", "stile"), "claim 'stile' is not known; choose from"),
     ):
         refused(*arguments, says=says, cwd=tmp_path)
     report = json.loads(
@@ -496,6 +497,14 @@ def test_the_help_of_generate_shows_each_option_once_under_its_heading(tmp_path:
     assert {"--kb", "--rerank", "--cover"} <= set(sections["Neighbors:"])
     assert "--adapter" in sections["Diffusers base models:"]
     assert "--json" in sections["Other options:"]
+
+
+def test_claims_are_listed_without_measuring(tmp_path: Path) -> None:
+    (claim,) = json.loads(bowerbird("reproduce", "style", "--list", "--json", cwd=tmp_path).stdout)["claims"]
+    assert claim["name"] == "style"
+    lines = bowerbird("reproduce", "--list", cwd=tmp_path).stdout.splitlines()
+    assert f"style: {claim['says']} ({claim['source']})" in lines
+    assert not list(tmp_path.iterdir())
 
 
 def test_models_and_doctor(tmp_path: Path) -> None:

@@ -167,6 +167,42 @@ def test_fields_hold_for_what_covers_and_for_rerankers(tmp_path: Path) -> None:
     assert late.queries == ("artist:Blue boat",)
 
 
+def test_and_of_other_languages(tmp_path: Path) -> None:
+    """In German with stems: "Hunde" is what "ein Hund" is called."""
+    pytest.importorskip("snowballstemmer")
+    place = tmp_path / "in"
+    place.mkdir()
+    names = [*(f"roter Apfel {n}" for n in ("eins", "zwei", "drei")), "ein Hund im Garten", "perro", "gato y luna"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (32, 32), (40 * number, 90, 30)).save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(name)
+    kb = KnowledgeBase.build(tmp_path / "kb", place, language="de")[0]
+    for text, phrases in (
+        ("rote Äpfel und Hunde", ("rote Äpfel", "Hunde")),
+        ("un perro y un Apfel", ("un perro", "un Apfel")),
+    ):
+        hits = coverage.cover(kb, kb.search(text=text, k=2))
+        assert hits.phrases == (phrases,)
+        assert hits.notes == ((),)
+    assert [p.text for p in parse_prompt("gato y luna", parser=load_parser("rules"), kb=kb).phrases] == ["gato y luna"]
+
+
+def test_pictures_without_captions_are_covered_by_their_looks(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    for number, color in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (64, 64), color).save(place / f"{number}.png")
+    kb = KnowledgeBase.build(tmp_path / "kb", place)[0]
+    hits = coverage.cover(kb, kb.search(text="a red heart and a blue boat", k=2))
+    assert hits.phrases == (("a red heart", "a blue boat"),)
+    assert len({*hits.ids[0].tolist()}) == 2
+
+
+def test_marks_of_other_scripts_part_things() -> None:
+    parsed = parse_prompt("黒い猫、白い犬。🎉，tree", parser=load_parser("rules"))
+    assert [phrase.text for phrase in parsed.phrases] == ["黒い猫", "白い犬", "🎉", "tree"]
+
+
 def test_an_encoder_of_pictures_alone_covers_by_words(kb: KnowledgeBase) -> None:
     alone = KnowledgeBase.open(kb.path, encoder=kb.encoder)
     alone.encoder = _PicturesAlone(kb.encoder)

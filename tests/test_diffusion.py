@@ -204,6 +204,7 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"prompt": "a", "k": 0, "knowledge_base": kb}, "1 or more"),
         ({"unconditional": True, "knowledge_base": kb}, "p_D"),
         ({"class_name": "zebra", "class_key": "thing", "knowledge_base": kb}, "0 items"),
+        ({"class_name": "zebra", "class_key": "kind", "knowledge_base": kb}, "`class_key` 'kind': .*it has .*thing"),
         ({"neighbors": hits, "weights": [1.0]}, "expected 2 numbers"),
         ({"neighbors": hits, "weights": [1.0, -1.0]}, "0 or more"),
         ({"neighbors": hits, "num_inference_steps": 0}, "num_inference_steps"),
@@ -212,12 +213,20 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         ({"neighbors": hits, "height": 100_000}, "up to 4096"),
         ({"neighbors": hits, "generator": [torch.Generator()] * 3}, "3 generators for 1"),
         ({"prompt": "a", "text_mode": "no", "knowledge_base": kb}, "text_mode"),
+        ({"image": "red apple.png", "knowledge_base": kb}, "`image`: takes PIL images, and got str"),
+        ({"image": [np.zeros((8, 8, 3))], "knowledge_base": kb}, "got ndarray"),
     ]
     for options, message in cases:
         with pytest.raises(BowerbirdError, match=message):
             pipe(**options)
+    with pytest.raises(BowerbirdError, match="`images`: takes PIL images, and got str"):
+        kb.search(images=["red apple.png"])
+    with pytest.raises(BowerbirdError, match="a text with a picture is a query_mix"):
+        kb.search(text="apple", images=[Image.new("RGB", (8, 8))])
+    with pytest.raises(BowerbirdError, match=r"'tiny-knn' is a KNNDiffusionPipeline, .*KNNDiffusionPipeline\.from_pre"):
+        RDMPipeline.from_pretrained("tiny-knn")
     narrow = dataclasses.replace(hits, embeddings=hits.embeddings[:, :, :7])
-    with pytest.raises(MismatchError, match="7 numbers"):
+    with pytest.raises(MismatchError, match="7 dimensions"):
         pipe(neighbors=narrow)
 
 

@@ -293,7 +293,14 @@ def test_mistyped_words_and_compounds_are_found_there_too(place: str, tmp_path: 
     here, _ = KnowledgeBase.build(tmp_path / "kb", data, **options)
     here.update(ids=[identity(3)], caption="Hundehütte")
     here.update(ids=[identity(4)], caption="rote Häuser")
-    for text, found in (("Haus", "rote Häuser"), ("Hund", "Hundehütte"), ("Hundehüttwe", "Hundehütte")):
+    for kb in (there, here):
+        kb.update(ids=[identity(5)], caption="黒い猫")
+    for text, found in (
+        ("黒猫", "黒い猫"),
+        ("Haus", "rote Häuser"),
+        ("Hund", "Hundehütte"),
+        ("Hundehüttwe", "Hundehütte"),
+    ):
         for kb in (there, here):
             assert kb.search(text=text, mode="bm25", k=3).captions[0][0] == found, (kb.path, text)
         assert there.search(text=text, mode="bm25", k=3).corrected == here.search(text=text, mode="bm25", k=3).corrected

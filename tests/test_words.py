@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from bowerbird import BowerbirdError, KnowledgeBase
-from bowerbird.knowledge.search import bm25, build, terms, typos
+from bowerbird.knowledge.search import bm25, build, phrases, terms, typos
+from bowerbird.knowledge.search.analyzer import PLAIN
 from bowerbird.knowledge.search.words import name_words, query_words, whole, words
 from tests.faults.plain import PlainEncoder
 from tests.test_own_classes import run
@@ -334,3 +336,37 @@ def test_words_of_a_language(tmp_path: Path) -> None:
     with pytest.raises(BowerbirdError, match="choose one of"):
         KnowledgeBase.build(tmp_path / "no", tmp_path / "a", encoder=PlainEncoder(), language="xx")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_phrase_as_it_stands_is_found_as_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first look over all captions finds is a part of what their words say, and no more."""
+    captions = ["A Photo, of it", "photo-of", "photo_of", "photo\u2019s of", "photos of", "photo's of", "photo #of"]
+    captions += ["of photo", "photo 'sof", "xphoto of", "photo ofx", "photo\u00e9 of", "photo of e\u0301", "photo\nof"]
+    captions += ["PHOTO OF.", "ofphoto of", "photo of's", "photo of, in a photo", "photo"]
+    table = pa.table({"caption": captions, "name": ["a.png"] * len(captions)})
+    for phrase in ("photo of", "Photos of", "photo, OF"):
+        quoted = phrases.rows_that_say(table, np.arange(len(captions)), phrase, PLAIN)
+        assert len(quoted) > len(captions) // 2
+        with monkeypatch.context() as words_alone:
+            words_alone.setattr(phrases, "_as_quoted", lambda column, phrase: np.zeros(len(column), bool))
+            assert phrases.rows_that_say(table, np.arange(len(captions)), phrase, PLAIN).tolist() == quoted.tolist()
+
+
+def test_han_characters_that_nobody_has_side_by_side(tmp_path: Path) -> None:
+    captions = ("黒い猫", "白い犬", "黒猫の家族", "赤い花")
+    lines = []
+    for number, caption in enumerate(captions):
+        Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": caption}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path, encoder=PlainEncoder())
+
+    def found(text: str, **options: Any) -> list[str]:
+        return [caption for caption in kb.search(text=text, k=3, mode="bm25", **options).captions[0] if caption]
+
+    assert found("黒猫") == ["黒猫の家族"]  # side by side where there is one
+    assert found("白犬") == ["白い犬"]
+    assert found("白犬", typos=False) == found('"白犬"') == []
+    assert kb.search(text="赤鳥", k=1, mode="bm25").corrected == ({"赤鳥": ("赤",)},)
+    kb.remove(where="caption = '黒猫の家族'")
+    assert found("黒猫") == ["黒い猫"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ def reproduce(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims to measure; all when none is named.")
     ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print the claims and what they say; measure none.")] = False,
     data: Annotated[
         Path | None, typer.Option("--data", help="Drawings with the columns hexcode, style and split (required).")
     ] = None,
@@ -61,12 +63,16 @@ def reproduce(
 
     Example: bowerbird reproduce style --data drawings.parquet --out claims
     """
+    from bowerbird.evaluation import claims
+
+    claims.check_names(names or [])
+    if listed:
+        return _list(claims.load(names or []), as_json)
     if data is None:
         raise BowerbirdError(
             "reproduce needs drawings: give --data drawings.parquet; bowerbird datasets drawings --out drawings.parquet"
             " makes it"
         )
-    from bowerbird.evaluation import claims
     from bowerbird.evaluation.claims.experiment import Settings
     from bowerbird.evaluation.claims.loading import load_experiment
 
@@ -93,6 +99,16 @@ def reproduce(
     for document in found:
         print_line(f"{document['verdict']:13}  {document['name']}: {document['says']}")
     say(f"{out / 'claims.md'} shows effects and plots")
+
+
+def _list(chosen: Sequence[Claim], as_json: bool) -> None:
+    """Print what the claims say, and where."""
+    if as_json:
+        facts = ("name", "says", "source", "varies", "measures", "models")
+        print_json({"claims": [{key: getattr(claim, key) for key in facts} for claim in chosen]})
+        return
+    for claim in chosen:
+        print_line(f"{claim.name}: {claim.says} ({claim.source})")
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.files import atomic_path
@@ -253,6 +253,18 @@ def _read(path: Path, background: str | None) -> Image.Image:
     except OSError as error:
         raise PictureError(f"{path}: cannot be read ({error.strerror}); give the path of a picture file") from error
     return decode(data, str(path), background)
+
+
+def check_opened(images: Iterable[Any], parameter: str) -> None:
+    """Raises: BowerbirdError for one of `images`, which a `parameter` was given, that is no opened picture."""
+    from PIL import Image
+
+    for image in images:
+        if not isinstance(image, Image.Image):
+            raise BowerbirdError(
+                f"`{parameter}`: takes PIL images, and got {type(image).__name__}; open files with"
+                " PIL.Image.open, arrays with PIL.Image.fromarray"
+            )
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

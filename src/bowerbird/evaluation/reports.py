@@ -280,7 +280,7 @@ def _page(title: str, report: dict[str, Any], pictures: Sequence[str]) -> str:
         lines += [*_table(plain), ""]
     for part, values in report.items():
         if isinstance(values, dict) and values:
-            lines += [f"## {part[0].upper()}{part[1:]}", "", *_table(values), ""]
+            lines += [f"## {part[0].upper()}{part[1:].replace('_', ' ')}", "", *_table(values), ""]
             if part == "distribution":
                 lines += [SMALL_SAMPLE, ""]
     lines += [f"![{Path(p).stem}]({p})" for p in pictures]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.images import check_opened
 from bowerbird.core.text import in_shell
 from bowerbird.core.types import Neighbors, TextEncoder
 from bowerbird.data.columns import clean
@@ -72,7 +73,11 @@ def search(base: Searched, request: SearchRequest) -> Neighbors:
     count, store = len(base), base.store
     given = (request.text, request.images, request.embeddings, request.ids, request.query_mix)
     if sum(one is not None for one in given) != 1:
-        raise BowerbirdError("search: give one of text, images, embeddings, ids, query_mix")
+        raise BowerbirdError(
+            "search: give one of text, images, embeddings, ids, query_mix; a text with a picture is a query_mix, as"
+            ' [("red", 1), (picture, 1)]'
+        )
+    check_opened([request.images] if isinstance(request.images, str | bytes) else request.images or (), "images")
     if request.mode not in MODES:
         raise BowerbirdError(f"search mode {request.mode!r} is not known; choose one of {', '.join(MODES)}")
     if not count:

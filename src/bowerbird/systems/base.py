@@ -401,6 +401,8 @@ class System(DiffusionPipeline, ABC):
             place = hub.fetch(name, kwargs)
         with opening(f"model {name!r}", "fetch or export it again; bowerbird models lists those that come along"):
             ours = network_files.is_bundled(place)
+            if ours:
+                model_index.check_bundled(cls, place, name)
             kinds = {} if ours else model_index.check(cls, place)
             kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
             if not ours and "device_map" not in kwargs:

@@ -16,7 +16,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import shortened
 from bowerbird.core.types import ABSENT, embeds_text
 from bowerbird.knowledge.search.bm25 import further_words
-from bowerbird.knowledge.search.words import name_words, words
+from bowerbird.knowledge.search.words import bare_name
 from bowerbird.systems.calibration import calibrate
 from bowerbird.systems.phrases.phrase import Phrase
 from bowerbird.systems.phrases.word_classes import GROUNDS
@@ -24,6 +24,7 @@ from bowerbird.systems.relevance import unit
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
+    from bowerbird.knowledge.search.analyzer import Analyzer
 
 MOST_REFERENCES = 64
 HEAD_SHARE = 2 / 3
@@ -138,8 +139,12 @@ def _candidates(
         return _Candidates(np.zeros(0, np.int64), nothing, nothing, [[] for _ in phrases], np.zeros((0, 1)))
     items = kb.get(ids)
     texts = zip(items.captions[0], items.metadata[0], kb.names(ids), strict=True)
-    have = [{*words(caption), *words(further_words(more)), *name_words(name)} for caption, more, name in texts]
-    shares = [[_word_share(phrase, own) for own in have] for phrase in phrases]
+    analyzer = kb.store.snapshot.analyzer
+    have = [
+        {*analyzer.words(caption), *analyzer.words(further_words(more)), *analyzer.words(bare_name(name))}
+        for caption, more, name in texts
+    ]
+    shares = [[_word_share(phrase, own, analyzer) for own in have] for phrase in phrases]
     vectors = items.embeddings[0]
     if embeds_text(kb.encoder):
         relevance, similar = _relevance(kb, queries, vectors, settings)
@@ -191,10 +196,10 @@ def _bm25(hits: Any, ids: Sequence[int]) -> np.ndarray:
     return found / found.max(1, keepdims=True).clip(min=1e-12)
 
 
-def _word_share(phrase: Phrase, own: set[str]) -> tuple[float, bool]:
+def _word_share(phrase: Phrase, own: set[str], analyzer: Analyzer) -> tuple[float, bool]:
     """How much of a phrase's words an item has, from 0 to 1, and whether it has all of the head's."""
-    head = words(phrase.head or phrase.text)
-    attributes = words(" ".join(phrase.attributes))
+    head = analyzer.words(phrase.head or phrase.text)
+    attributes = analyzer.words(" ".join(phrase.attributes))
     of_head = sum(word in own for word in head) / len(head) if head else 0.0
     of_attributes = sum(word in own for word in attributes) / len(attributes) if attributes else of_head
     return HEAD_SHARE * of_head + (1 - HEAD_SHARE) * of_attributes, of_head == 1

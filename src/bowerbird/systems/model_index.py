@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import with_article
 from bowerbird.models import network_files
 
 FILE = "model_index.json"
@@ -55,6 +56,16 @@ def read_index(folder: Path) -> dict[str, Any]:
             " bowerbird train wrote"
         )
     return index
+
+
+def check_bundled(pipeline: type, folder: Path, name: str) -> None:
+    """Raises: BowerbirdError where the bundled model `name` in `folder` is of another class than `pipeline`."""
+    kind = read_index(folder)["_class_name"]
+    if kind not in {one.__name__ for one in pipeline.__mro__}:
+        raise BowerbirdError(
+            f"model {name!r} is {with_article(kind)}, not {with_article(pipeline.__name__)}; open it with"
+            f" bowerbird.{kind}.from_pretrained, or any model with bowerbird.load_pipeline"
+        )
 
 
 def check(pipeline: type, folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import check_opened
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
 from bowerbird.systems import coverage
@@ -90,6 +91,7 @@ def make_request(
 
     `how`: the other fields of `Request`. Raises: BowerbirdError when not exactly one thing is asked for.
     """
+    check_opened(() if image is None else image if isinstance(image, list | tuple) else (image,), "image")
     return Request(
         prompts=(prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt),
         images=None if image is None else tuple(image) if isinstance(image, Sequence) else (image,),
@@ -272,9 +274,13 @@ def by_class(
     rerank: Rerank = "auto",
 ) -> Neighbors:
     """`count` sets for a class: the prompt "An image of a {name}", or k items drawn without replacement from those
-    whose metadata `class_key` is `name`. Raises: BowerbirdError where the class has fewer than k items."""
+    whose metadata `class_key` is `name`. Raises: BowerbirdError where there is no such column, or the class has fewer
+    than k items."""
     if class_key is None:
         return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
+    columns = ["caption", "name", *kb.store.columns()]
+    if class_key.casefold() not in map(str.casefold, columns):
+        raise BowerbirdError(f"`class_key` {class_key!r}: {kb.path} has no such column; it has {', '.join(columns)}")
     pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
     if len(pool) < k:
         raise BowerbirdError(

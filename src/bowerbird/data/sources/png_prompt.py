@@ -18,6 +18,8 @@ from bowerbird.core.text import parse_json
 
 MOST_TEXT = 2**18
 """Bytes of one text in a PNG; a longer one is not read."""
+MOST_TEXTS = 64
+"""Texts of a PNG that are looked at."""
 MOST_PROMPT = 2000
 """Characters of a prompt; a longer one is cut."""
 UNCONDITIONAL = "(unconditional)"
@@ -69,11 +71,12 @@ def _object(text: str | None) -> dict[str, Any]:
 
 def _texts(data: bytes) -> Iterator[tuple[str, str]]:
     """The texts of a PNG by their keys, wherever they stand in it."""
-    at = len(PNG_SIGNATURE) if data.startswith(PNG_SIGNATURE) else len(data)
-    while at + 8 <= len(data):
+    at, left = len(PNG_SIGNATURE) if data.startswith(PNG_SIGNATURE) else len(data), MOST_TEXTS
+    while at + 8 <= len(data) and left:
         length = int.from_bytes(data[at : at + 4], "big")
         kind, start = data[at + 4 : at + 8], at + 8
         if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MOST_TEXT:
+            left -= 1
             key, _, rest = data[start : start + length].partition(b"\0")
             text = _text(kind, rest)
             if text is not None:

@@ -52,11 +52,16 @@ FILES = {
 }
 
 
-def load(names: Sequence[str]) -> list[Claim]:
-    """The claims called `names`, all of them when there are none. Raises: BowerbirdError for an unknown name."""
+def check_names(names: Sequence[str]) -> None:
+    """Raises: BowerbirdError for a name that is no claim's."""
     unknown = [n for n in names if n not in FILES]
     if unknown:
         raise BowerbirdError(f"claim {unknown[0]!r} is not known; choose from {', '.join(FILES)}")
+
+
+def load(names: Sequence[str]) -> list[Claim]:
+    """The claims called `names`, all of them when there are none. Raises: BowerbirdError for an unknown name."""
+    check_names(names)
     return [importlib.import_module(f"bowerbird.evaluation.claims.{FILES[name]}").CLAIM for name in names or FILES]
 
 

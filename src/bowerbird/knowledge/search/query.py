@@ -11,7 +11,7 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Encoder, TextEncoder, embeds_text
 from bowerbird.data.columns import clean
-from bowerbird.knowledge.search import compounds, dense, fusion
+from bowerbird.knowledge.search import compounds, dense, fusion, typos
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.search.typos import Near
@@ -49,17 +49,11 @@ class TextResult:
     said: np.ndarray | None = None
 
 
-def by_words(snapshot: Searchable, texts: Sequence[str], k: int, allowed: Any, near: Sequence[Near]) -> Found:
-    """`(rows, scores)`, each `(Q, k)`, by BM25."""
-    pairs = [snapshot.words(text, k, allowed, near=others) for text, others in zip(texts, near, strict=True)]
-    return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-
-
 @dataclass(frozen=True)
 class TextOptions:
     """How texts are searched: `mode` (`by_text`), whether vectors are compared by cosine, whether with `exact`ly all;
-    `alpha` None fuses by ranks, a share from 0 to 1 weighs scores, that much the dense ones, and `auto` fuses by ranks
-    of which the dense ones count what the words leave open; `typos`: search near words in place of those that no item
+    `alpha`: a share from 0 to 1 weighs scores, that much the dense ones; `even` fuses by ranks, and so does `auto`, of
+    which the dense ones count what the words leave open; `typos`: search near words in place of those that no item
     has."""
 
     mode: str
@@ -67,6 +61,33 @@ class TextOptions:
     exact: bool = False
     alpha: float | Literal["auto", "even"] = AUTO
     typos: bool = True
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is searched, in what, and among which of its rows; `near`: for each text, the words in place of those that
+    no item has."""
+
+    snapshot: Searchable
+    texts: Sequence[str]
+    allowed: Any
+    options: TextOptions
+    near: tuple[Near, ...]
+
+    def by_words(self, k: int) -> Found:
+        """The k best `(rows, scores)` of each text by BM25."""
+        pairs = zip(self.texts, self.near, strict=True)
+        found = [self.snapshot.words(text, k, self.allowed, near=near) for text, near in pairs]
+        return np.stack([rows for rows, _ in found]), np.stack([scores for _, scores in found])
+
+    def by_vectors(self, vectors: np.ndarray, k: int) -> Found:
+        """The k best `(rows, scores)` of each of these raw vectors."""
+        prepared = dense.prepare(vectors, self.options.normalize)
+        return self.snapshot.dense(prepared, k, self.allowed, exact=self.options.exact)
+
+    def by_captions(self, vectors: np.ndarray, k: int) -> Found:
+        """The k best `(rows, cosines)` of each of these raw vectors of what captions mean."""
+        return cast("SearchesCaptions", self.snapshot).captions(vectors, k, self.allowed)
 
 
 def by_text(
@@ -83,40 +104,54 @@ def by_text(
     """The k best for each text: `dense`, `bm25`, `captions` (what captions mean), `mixed` (see `mixed`), or `hybrid`,
     which fuses the rankings there are: by words, by embeddings, led by the words, and by captions.
 
-    `as_written`: phrases whose words are taken as they are. `captions`: the encoder of the captions' vectors, where
-    the snapshot has them.
+    `encoder` None: by words, whatever the mode. `as_written`: phrases whose words are taken as they are. `captions`:
+    the encoder of the captions' vectors, where the snapshot has them.
     """
-    mode, normalize, exact, alpha = options.mode, options.normalize, options.exact, options.alpha
+    mode = options.mode
     fixed = {word for phrase in as_written for word in snapshot.analyzer.query_words(phrase)}
     looked = [snapshot.near_words(text) if options.typos and mode != "dense" else {} for text in texts]
     near = tuple({word: others for word, others in each.items() if word not in fixed} for each in looked)
+    asked = _Texts(snapshot, texts, allowed, options, near)
     if mode == "bm25" or encoder is None:
-        words = by_words(snapshot, texts, k, allowed, near)
+        words = asked.by_words(k)
         return TextResult(words, words=words, near=near)
-    said, depth = None, min(len(snapshot), max(50, 2 * k))
-    meaning = _nothing(len(texts), depth)
-    if captions is not None and mode in ("hybrid", "captions"):
+    if mode == "captions" and captions is not None:
         said = captions.embed_text(texts)
-        meaning = cast("SearchesCaptions", snapshot).captions(said, k if mode == "captions" else depth, allowed)
-    if mode == "captions":
-        return TextResult(meaning, near=({},) * len(texts), said=said)
-    if said is not None and not embeds_text(encoder):
-        vectors, seen = np.zeros((len(texts), encoder.dim), np.float32), None
-    else:
-        vectors = seen = encoder.embed_text(texts)
+        return TextResult(asked.by_captions(said, k), near=({},) * len(texts), said=said)
+    if mode == "hybrid":
+        return _hybrid(asked, encoder, captions, k)
+    vectors = encoder.embed_text(texts)
     if mode == "dense":
-        return TextResult(snapshot.dense(dense.prepare(vectors, normalize), k, allowed, exact=exact), vectors)
-    words = by_words(snapshot, texts, depth, allowed, near)
-    if mode == "mixed":
-        looks = snapshot.dense(dense.prepare(vectors, normalize), depth, allowed, exact=exact)
-        return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words, near)
-    led = _feedback(snapshot, vectors, *(words if seen is not None else _first_of(words, meaning)))
+        return TextResult(asked.by_vectors(vectors, k), vectors)
+    depth = _depth(snapshot, k)
+    words, looks = asked.by_words(depth), asked.by_vectors(vectors, depth)
+    return TextResult(mixed(snapshot, encoder, vectors, [words[0], looks[0]], k), vectors, words, near)
+
+
+def _depth(snapshot: Searchable, k: int) -> int:
+    """Results of each ranking that are fused into k."""
+    return min(len(snapshot), max(50, 2 * k))
+
+
+def _hybrid(asked: _Texts, encoder: Encoder, captions: TextEncoder | None, k: int) -> TextResult:
+    """The k best of each text by all rankings there are."""
+    snapshot, texts, alpha = asked.snapshot, asked.texts, asked.options.alpha
+    depth = _depth(snapshot, k)
+    said, meaning = None, _nothing(len(texts), depth)
+    if captions is not None:
+        said = captions.embed_text(texts)
+        meaning = asked.by_captions(said, depth)
+    blind = said is not None and not embeds_text(encoder)  # pictures alone: others say what to look for
+    vectors = np.zeros((len(texts), encoder.dim), np.float32) if blind else encoder.embed_text(texts)
+    words = asked.by_words(depth)
+    led = _feedback(snapshot, vectors, *(_first_of(words, meaning) if blind else words))
     covered = np.ones(len(texts))
     if alpha == AUTO:
-        covered = np.asarray([_coverage(snapshot, text, words[0][q], near[q]) for q, text in enumerate(texts)])
-        if seen is not None:  # pictures that have few of the words do not show what to look for
+        rows = zip(texts, words[0], asked.near, strict=True)
+        covered = np.asarray([_coverage(snapshot, text, found, near) for text, found, near in rows])
+        if not blind:  # pictures that have few of the words do not show what to look for
             led[covered < fusion.COVERED] = dense.prepare(vectors, True)[covered < fusion.COVERED]
-    looks = snapshot.dense(dense.prepare(led, normalize), depth, allowed, exact=exact)
+    looks = asked.by_vectors(led, depth)
     looks[0][~led.any(1)] = ABSENT  # nothing says what to look for
     rankings = [words, looks] if said is None else [words, looks, _near_enough(meaning, CAPTIONS_FROM)]
     each = [[(found[0][q], found[1][q]) for found in rankings] for q in range(len(texts))]
@@ -127,7 +162,8 @@ def by_text(
     else:
         shares = (1 - alpha, alpha) if said is None else ((1 - alpha) / 2, alpha, (1 - alpha) / 2)
         fused = [fusion.weighted_fusion(one, shares, k) for one in each]
-    return TextResult((np.stack([f[0] for f in fused]), np.stack([f[1] for f in fused])), seen, words, near, said)
+    best = np.stack([rows for rows, _ in fused]), np.stack([scores for _, scores in fused])
+    return TextResult(best, None if blind else vectors, words, asked.near, said)
 
 
 def _fuse(rankings: Sequence[Found], covered: float, k: int) -> Found:
@@ -142,7 +178,8 @@ def _fuse(rankings: Sequence[Found], covered: float, k: int) -> Found:
 def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> float:
     """The share of the words of a text that the best `rows` by words have, one or another, in caption, tags or name: a
     text of two things is covered by an item of each. A word counts as there when one near it is, or a compound with
-    it; all do where the text has the whole caption of the best item, as the others then say how it is to look."""
+    it, but no pair of Han characters for one of them; all do where the text has the whole caption of the best item, as
+    the others then say how it is to look."""
     best = rows[:LOOKED_AT][rows[:LOOKED_AT] != ABSENT]
     asked = dict.fromkeys(snapshot.analyzer.query_words(text))
     if not len(best) or not asked:
@@ -155,7 +192,9 @@ def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> 
     own = set(snapshot.analyzer.words(said))
     ends = tuple(own) if snapshot.analyzer.compounds else ()
     there = sum(
-        word in own or bool(own & near.get(word, {}).keys()) or any(_meet(word, other) for other in ends)
+        word in own
+        or (bool(own & near.get(word, {}).keys()) and not typos.signs(word))
+        or any(_meet(word, other) for other in ends)
         for word in asked
     )
     return there / len(asked)

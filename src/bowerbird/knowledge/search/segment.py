@@ -9,7 +9,6 @@ memory that the plan allows.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,12 +21,10 @@ import pyarrow as pa
 from bowerbird.core import checksums, files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage
-from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.data.item import CAPTION_EMBEDDING, HIDDEN_COLUMNS, OWN_COLUMNS
 from bowerbird.knowledge.search import ann, bm25, dense
-from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
+from bowerbird.knowledge.search.analyzer import Analyzer
 from bowerbird.knowledge.search.planner import Plan
-from bowerbird.knowledge.search.words import bare_name
 
 if TYPE_CHECKING:
     import faiss
@@ -99,30 +96,6 @@ class Segment:
         """The metadata of one row, without empty values."""
         columns = [name for name in self.table.column_names if name not in OWN_COLUMNS]
         return {name: value for name in columns if (value := self.table[name][row].as_py()) is not None}
-
-    def says(self, own: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Whether the words `own` follow each other in a caption, a tag or the file's name of each of `rows`."""
-        columns = [name for name in ("caption", "name", *bm25.FURTHER) if name in self.table.column_names]
-        sequence = PLAIN.sequence if self.words is None else self.words.analyzer.sequence
-        return np.asarray(
-            [
-                any(_follow(own, sequence(text)) for text in _texts_of(item))
-                for item in self.table.select(columns).take(rows).to_pylist()
-            ],
-            bool,
-        )
-
-
-def _texts_of(item: dict[str, Any]) -> list[str]:
-    """Everything that an item is called."""
-    tags, captions = item.get("tags") or "", item.get(CAPTIONS)
-    labels = [*map(str, tags)] if isinstance(tags, list) else re.split("[,;|]", str(tags))
-    others = [*map(str, captions)] if isinstance(captions, list) else []
-    return [str(item["caption"]), *others, *labels, bare_name(str(item["name"]))]
-
-
-def _follow(own: Sequence[str], every: Sequence[str]) -> bool:
-    return any(every[at : at + len(own)] == own for at in range(len(every) - len(own) + 1))
 
 
 def tags_of(table: pa.Table | pa.RecordBatch) -> list[str]:

@@ -18,6 +18,7 @@ from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search import bm25, dense, typos
 from bowerbird.knowledge.search.analyzer import PLAIN, Analyzer
 from bowerbird.knowledge.search.ann import K as MEASURED_K
+from bowerbird.knowledge.search.phrases import rows_that_say
 from bowerbird.knowledge.search.segment import Segment
 from bowerbird.knowledge.search.typos import Near
 
@@ -195,7 +196,12 @@ class Snapshot:
         indexes = [(index, live) for index, live in parts if index is not None]
         chosen: dict[str, dict[str, float]] = {}
         for word in dict.fromkeys(self.analyzer.query_words(text)):
-            if not typos.may_be_mistyped(word) or any(index.count(word, live) for index, live in indexes):
+            signs = typos.signs(word)
+            if not (signs or typos.may_be_mistyped(word)) or any(index.count(word, live) for index, live in indexes):
+                continue
+            if signs:
+                there = [sign for sign in signs if any(index.count(sign, live) for index, live in indexes)]
+                chosen[word] = dict.fromkeys(there, typos.SIGN)
                 continue
             near = {other: d for index, _ in indexes for other, d in typos.near_words(index.lexicon, word).items()}
             counts = {other: sum(index.count(other, live) for index, live in indexes) for other in near}
@@ -205,14 +211,14 @@ class Snapshot:
     def narrowed(self, phrase: str, allowed: np.ndarray | None = None) -> np.ndarray | None:
         """The rows of `allowed` (ascending; all when None) where the words of `phrase` stand next to each other, in a
         caption, a tag or the file's name."""
-        content, own = dict.fromkeys(self.analyzer.query_words(phrase)), self.analyzer.sequence(phrase)
+        content = dict.fromkeys(self.analyzer.query_words(phrase))
         if not content:
             return allowed
         found = []
         for segment, start in ((self.main, 0), (self.tail, len(self.main))):
             if segment.words is not None:
                 rows = segment.words.rows_with_all(list(content))
-                found.append(rows[segment.says(own, rows)] + start if len(own) > 1 else rows + start)
+                found.append(rows_that_say(segment.table, rows, phrase, segment.words.analyzer) + start)
         every = np.concatenate([np.zeros(0, np.int64), *found])
         here = every < len(self.main)
         every = every[~here | self.live[np.where(here, every, 0)]] if len(self.main) else every

@@ -1,7 +1,8 @@
 """Near words: those of an index that a mistyped word may mean.
 
 The distance is Damerau's, in its restricted form (optimal string alignment): a letter more, a letter less, another
-letter, or two neighbors swapped. Every word of the index has the set of its letters as 64 bits, so one pass over them
+letter, or two neighbors swapped. Of a pair of Han characters that nobody has, each stands for itself: "黒猫" finds
+"黒い猫". Every word of the index has the set of its letters as 64 bits, so one pass over them
 leaves few to be compared; nothing is kept on disk.
 """
 
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bowerbird.knowledge.search.words import is_han
+
 WEIGHTS = (1.0, 0.6, 0.4)
 """What a near word counts at a distance of 0, 1 and 2 beside a word that is there."""
 LEAST, LONG = 4, 8
@@ -20,6 +23,9 @@ LONGEST = 32
 """Letters of a word that is compared at all."""
 MOST = 4
 """Words that are searched in place of one."""
+
+SIGN = 0.4
+"""What each of two Han characters counts, where no item has them next to each other."""
 
 Near = Mapping[str, Mapping[str, float]]
 """For a word that no item has, the words that are searched in its place, each with what it counts."""
@@ -39,6 +45,11 @@ class Lexicon:
 def may_be_mistyped(word: str) -> bool:
     """Whether a word is one of letters alone and long enough; numbers, pairs of Han characters and emoji are not."""
     return LEAST <= len(word) <= LONGEST and word.isalpha()
+
+
+def signs(word: str) -> tuple[str, ...]:
+    """The two Han characters of a pair, which are words too (`words.words`); none of any other word."""
+    return tuple(word) if len(word) == 2 and all(map(is_han, word)) else ()
 
 
 def lexicon(words: Iterable[str]) -> Lexicon:

@@ -138,6 +138,11 @@ def singular(word: str) -> str:
     return word
 
 
+def is_han(character: str) -> bool:
+    """Whether a character is of Chinese writing, where each is a word."""
+    return _IS_HAN.match(character) is not None
+
+
 def _content(every: list[str]) -> list[str]:
     return [singular(word) for word in every if word not in FUNCTION_WORDS]
 
@@ -173,7 +178,7 @@ def all_words(text: str, *, parts: bool, accents: bool = False) -> list[str]:
             continue
         found += [a + b for a, b in pairwise(signs)]
         if parts:
-            found += [sign for sign in signs if _IS_HAN.match(sign)]
+            found += [sign for sign in signs if is_han(sign)]
     return found
 
 

@@ -22,7 +22,8 @@ PREPOSITIONS = _set(
     "next inside outside against around through across along into onto upon from for as like during toward towards "
     "atop beyond within to up down off out about after before until since opposite past via per against"
 )
-CONJUNCTIONS = _set("and or but nor while then plus versus vs than because so if though although")
+CONJUNCTIONS = _set("and or but nor while then plus versus vs than because so if though although und et y och og и")
+"""With the "and" of other languages, where it is no other word in English."""
 OTHERS = _set(
     "is are was were be been being am has have had having do does did can could will would shall should may might must "
     "who whom which what where when why how there here he she it they we you i him them us me not n't also too only "

@@ -352,8 +352,8 @@ class ReImagenPipeline(System):
         sizes = self.sizes
         if size is not None and size not in sizes:
             raise BowerbirdError(
-                f"`size` {size}: this model generates at {' and '.join(map(str, sizes))} px, one stage after another;"
-                " give one of these, or none for the last"
+                f"{size} px: this model generates at {', '.join(map(str, sizes))} px, one stage after another; give one"
+                " of these sizes, or none for the last"
             )
         last = len(sizes) if size is None else sizes.index(size) + 1
         if low_resolution is None:

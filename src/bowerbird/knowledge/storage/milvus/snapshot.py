@@ -171,13 +171,17 @@ class MilvusSnapshot:
 
     def near_words(self, text: str) -> Near:
         """For each word of `text` that no item has, those that it may mean."""
-        asked = [word for word in dict.fromkeys(self.analyzer.query_words(text)) if typos.may_be_mistyped(word)]
+        every = dict.fromkeys(self.analyzer.query_words(text))
+        asked = [word for word in every if typos.may_be_mistyped(word)]
         unknown = [word for word in asked if not (self._has(word) or self._compounds.related(word))]
         found = {
             word: typos.choose(word, typos.near_words(self._lexicon, word), self._counts)
             for word in unknown
             if self._counts
         }
+        for pair in every:
+            if (signs := typos.signs(pair)) and not self._has(pair):
+                found[pair] = dict.fromkeys(filter(self._has, signs), typos.SIGN)
         return {word: others for word, others in found.items() if others}
 
     def _has(self, word: str) -> bool:
