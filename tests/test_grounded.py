@@ -787,7 +787,7 @@ def test_an_editor_is_told_what_each_picture_is() -> None:
         assert each.argument in inspect.signature(getattr(diffusers, name).__call__).parameters
     strip = InContext(doubles.kontext()).prepare_picture(doubles.pictures(1, (1, 3000))[0], "pad")
     assert strip.size == (384, 2704)  # FLUX.2 refuses what is more than eight times as long as wide
-    assert InContext(doubles.kontext()).prepare_picture(strip, "pad") is strip
+    assert np.array_equal(InContext(doubles.kontext()).prepare_picture(strip, "pad"), strip)
     prepared = InContext(doubles.kontext()).prepare_picture(doubles.pictures(1, (40, 20))[0], "pad")
     assert prepared.size == (128, 64)
 

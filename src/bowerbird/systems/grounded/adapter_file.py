@@ -48,8 +48,8 @@ ENCODERS = {
 """Image encoders by what an adapter reads of them and its dimension: name, hub ids of full CLIPs that a knowledge base
 can be built with, and where the encoder alone is found."""
 FACE = (
-    "is a FaceID or InstantID adapter: it reads faces by insightface, whose models are for non-commercial research only, so"
-    " bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
+    "is a FaceID or InstantID adapter: it reads faces by insightface, whose models are for non-commercial research only,"
+    " so bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
 )
 RENAMED = (
     ("image_proj_model.", "image_proj."),
@@ -113,8 +113,8 @@ class AdapterFacts:
             wanted, there = next((one, other) for one, other in sizes if one != other)
             theirs += f", of other widths ({there} where the adapter has {wanted})"
         raise BowerbirdError(
-            f"{self.path}: {self.kind} for {own.title}, and this base is {theirs}; give an adapter for this base, or the"
-            " base of this adapter"
+            f"{self.path}: {self.kind} for {own.title}, and this base is {theirs}; give an adapter for this base,"
+            " or the base of this adapter"
         )
 
     def read(self, prefix: str) -> dict[str, torch.Tensor]:

@@ -97,7 +97,7 @@ class InContext(Injector):
 
     @contextmanager
     def inject(self, task: Task) -> Iterator[Injection]:
-        """A block with the pictures and the prompt that speaks of them. """
+        """A block with the pictures and the prompt that speaks of them."""
         if len(task.prompts) != 1:
             raise BowerbirdError(f"{with_article(type(self.base).__name__)} generates one picture at a time")
         own = task.references[0]
