@@ -48,8 +48,8 @@ ENCODERS = {
 """Image encoders by what an adapter reads of them and its dimension: name, hub ids of full CLIPs that a knowledge base
 can be built with, and where the encoder alone is found."""
 FACE = (
-    "is a FaceID or InstantID adapter: it reads faces by insightface, whose models are for non-commercial research only,"
-    " so bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
+    "is a FaceID or InstantID adapter: it reads faces by insightface, whose models are for non-commercial research"
+    " only, so bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
 )
 RENAMED = (
     ("image_proj_model.", "image_proj."),
