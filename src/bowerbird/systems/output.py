@@ -144,8 +144,10 @@ def write_sheet(out: Path, paths: Sequence[Path], own: Sequence[Sequence[Path]],
         near = record["neighbors"]
         made.append(record)
         ids = np.asarray([[neighbor["id"] for neighbor in near]], np.int64)
-        pictures = [None] * len(near) if kb is None or not near else list(kb.pictures(ids)[0])
-        for column, file in zip(np.flatnonzero(ids[0] < ABSENT), given, strict=False):
+        pictures: list[Image.Image | None] = [None] * len(near)
+        if kb is not None and near:
+            pictures = list(kb.pictures(ids)[0])
+        for column, file in zip(np.flatnonzero(ids[0] < ABSENT).tolist(), given, strict=False):
             with suppress(PictureError):  # it may be gone since
                 pictures[column] = images.read(file)
         rows.append((title, [images.read(path), *pictures], ["", *(str(neighbor["caption"]) for neighbor in near)]))
