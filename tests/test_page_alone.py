@@ -216,3 +216,15 @@ def test_an_item_that_another_tab_removed_says_so(page: Any, server: Client) -> 
     page.locator(".cell img").first.click()
     expect(page.locator(".detail .note")).to_contain_text("removed meanwhile")
     page.context.close()
+
+
+def test_what_has_just_begun_is_in_sight_on_a_phone(page: Any, server: Client) -> None:
+    """With its settings open the form filled the screen, and nothing seemed to happen."""
+    page = page.context.browser.new_context(viewport={"width": 390, "height": 600}).new_page()
+    page.goto(f"{server.url}/#/generate")
+    page.locator("#prompt").fill("red")
+    page.locator(".settings > summary").click()
+    page.locator("summary", has_text="More settings").click()
+    page.locator("button.big").click()
+    expect(page.locator(".run").first).to_be_in_viewport(timeout=20_000)
+    page.context.close()

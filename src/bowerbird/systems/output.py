@@ -17,6 +17,7 @@ from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
 from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.systems.notes import readable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,7 +111,9 @@ def _title(name: str, record: Mapping[str, Any]) -> str:
     """What stands beside a picture: its name, what was asked for, and what is to be known of it and its neighbors."""
     asked = provenance.parameters(dict(record)).splitlines()[0]
     notes = [record.get(key) for key in ("warnings", "retrieval")]
-    said = [shorten(line) for lines in notes if isinstance(lines, list) for line in lines if isinstance(line, str)]
+    said = readable(
+        shorten(line) for lines in notes if isinstance(lines, list) for line in lines if isinstance(line, str)
+    )
     more = f" and {len(said) - 1} more" if len(said) > 1 else ""
     return f"{name}  {asked} ({said[0]}{more})" if said else f"{name}  {asked}"
 

@@ -33,6 +33,9 @@ export function stageText(job) {
   return `${word} ${done} of ${total}`;
 }
 
+/** Brings the run that has just begun into sight: with open settings on a phone, or a list that was scrolled, it is not. */
+export const showNewest = () => requestAnimationFrame(() => document.querySelector(".runs .run")?.scrollIntoView({ block: "nearest" }));
+
 /** A bar for a job under way, with what it does now and a way to stop it. */
 export function JobProgress({ job, onCancel }) {
   const { done = 0, total = 0 } = job.progress ?? {};

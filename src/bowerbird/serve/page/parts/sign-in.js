@@ -32,7 +32,7 @@ export function SignIn() {
   };
   return html`<${Dialog} title="This server wants a token" fixed onClose=${() => {}}>
     <form class="stack" onSubmit=${enter}>
-      <p>It was printed when <code>bowerbird serve</code> started.</p>
+      <p>Who runs the server has it: <code>bowerbird serve</code> was given it, or printed it when it started.</p>
       <${TextField} label="Token" type="password" value=${token} onValue=${setToken} error=${error?.message} autofocus />
       <button class="primary" disabled=${!token}>Open</button>
     </form>

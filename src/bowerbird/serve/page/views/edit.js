@@ -13,7 +13,7 @@ import { NumberField, RangeField, Segments, SelectField, Settings } from "../par
 import { Icon, IconButton } from "../parts/icon.js";
 import { openLightbox } from "../parts/lightbox.js";
 import { NearCopy, StarButton } from "../parts/marks.js";
-import { Empty, ErrorNote, JobEnd, JobProgress, jobSeconds } from "../parts/notices.js";
+import { Empty, ErrorNote, JobEnd, JobProgress, jobSeconds, showNewest } from "../parts/notices.js";
 import { Thumbnail, ownAddress } from "../parts/thumbnail.js";
 import { toastError } from "../parts/toast.js";
 
@@ -58,6 +58,7 @@ export function Edit() {
     setError(null);
     try {
       await submit("/api/edit", bodyOf(now, kb, instructs));
+      showNewest();
     } catch (failure) {
       setError(failure);
     }

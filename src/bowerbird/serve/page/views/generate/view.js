@@ -7,7 +7,7 @@ import { cancel, isActive, jobs, submit } from "../../lib/jobs.js";
 import { chosen, modelOf, server } from "../../lib/server.js";
 import { useStore } from "../../lib/store.js";
 import { useDropZones } from "../../parts/drop.js";
-import { Empty } from "../../parts/notices.js";
+import { Empty, showNewest } from "../../parts/notices.js";
 import { toastError } from "../../parts/toast.js";
 import { Form } from "./form.js";
 import { NeighborRow, pinFiles } from "./neighbor-row.js";
@@ -44,6 +44,7 @@ export function Generate() {
     try {
       const { path, body } = requestOf(now, { kb, model, neighbors: found.neighbors });
       await submit(path, body);
+      showNewest();
     } catch (failure) {
       setError(failure);
     }
