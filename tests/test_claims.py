@@ -218,6 +218,9 @@ def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
     (found,) = claims.run(chosen, given, tmp_path / "claims")
     assert all(np.isfinite(effect["mean"]) for effect in found["effects"])
     assert all((tmp_path / "claims" / found[each]).stat().st_size > 5000 for each in ("plot", "sheet"))
+    page = (tmp_path / "claims" / "claims.md").read_text()
+    assert "tiny-instruct" in page
+    assert str(tmp_path) not in page + (tmp_path / "claims" / "claims.json").read_text()  # no place on this machine
     with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
         claims.run(chosen, replace(given, models={}), tmp_path / "none")
 

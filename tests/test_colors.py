@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,17 @@ def test_a_picture_says_its_color_without_its_ground() -> None:
     assert has_color(color_shares(Image.new("RGB", (64, 64), "red")), frozenset({"green"})) is None  # all ground
 
 
-def test_the_record_and_the_sheet_say_what_was_left_out(tmp_path: Path, random_rdm: Path) -> None:
+def test_the_record_and_the_sheet_say_what_was_left_out(
+    tmp_path: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bowerbird.core import provenance
     from bowerbird.systems import jobs, loading, output, records
 
+    titles: list[str] = []
+    monkeypatch.setattr(
+        "bowerbird.core.contact_sheet.labeled_grid",
+        lambda rows, **_: titles.extend(row[0] for row in rows) or Image.new("RGB", (8, 8)),
+    )
     kb = apples(tmp_path / "apples", captions=True)
     pipe = loading.open_pipeline(str(random_rdm))
     made: list[dict[str, Any]] = []
@@ -189,7 +197,9 @@ def test_the_record_and_the_sheet_say_what_was_left_out(tmp_path: Path, random_r
             pipe, "m", kb, ready.hits, blank, ready.settings, dict(ready.request), fingerprint="0"
         )
     paths = output.write([Image.new("RGB", (64, 64))], made[:1], ready.hits, tmp_path / "out")
-    assert "left out, of another color" in provenance.read_png(paths[0])["retrieval"][0]
+    assert re.fullmatch(r"left out, of another color: \d+ '\w+ apple'", provenance.read_png(paths[0])["retrieval"][0])
+    assert re.fullmatch(r"000  red apple \(left out, of another color: '\w+ apple'.*\)", titles[0])  # no number
+    assert jobs.notes(ready, jobs.Job(prompt="red apple")) == []
     assert {each["caption"] for each in made[0]["neighbors"]} == {"red apple"}
     assert "retrieval" not in made[1]
     assert [each["request"]["rerank"] for each in made] == ["color", "none"]

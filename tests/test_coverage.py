@@ -187,6 +187,22 @@ def test_and_of_other_languages(tmp_path: Path) -> None:
     assert [p.text for p in parse_prompt("gato y luna", parser=load_parser("rules"), kb=kb).phrases] == ["gato y luna"]
 
 
+def test_pictures_without_captions_are_covered_by_their_looks(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    for number, color in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (64, 64), color).save(place / f"{number}.png")
+    kb = KnowledgeBase.build(tmp_path / "kb", place)[0]
+    hits = coverage.cover(kb, kb.search(text="a red heart and a blue boat", k=2))
+    assert hits.phrases == (("a red heart", "a blue boat"),)
+    assert len({*hits.ids[0].tolist()}) == 2
+
+
+def test_marks_of_other_scripts_part_things() -> None:
+    parsed = parse_prompt("黒い猫、白い犬。🎉，tree", parser=load_parser("rules"))
+    assert [phrase.text for phrase in parsed.phrases] == ["黒い猫", "白い犬", "🎉", "tree"]
+
+
 def test_an_encoder_of_pictures_alone_covers_by_words(kb: KnowledgeBase) -> None:
     alone = KnowledgeBase.open(kb.path, encoder=kb.encoder)
     alone.encoder = _PicturesAlone(kb.encoder)

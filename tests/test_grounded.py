@@ -480,10 +480,13 @@ def test_what_no_adapter_is_refused(bases: dict[str, BaseFacts], tmp_path: Path)
     face = {"image_proj.proj.0.weight": (1024, 512), "image_proj.proj.2.weight": (3072, 1024)}
     face |= {"image_proj.norm.weight": (768,), **layers(bases["sd1"].widths, 768)}
     lora = {**plain_projection(768, 1024), "ip_adapter.0.to_q_lora.down.weight": (128, 320)}
+    instant = {"image_proj.latents": (1, 16, 1280), "image_proj.proj_in.weight": (1280, 512)}
+    instant |= {"image_proj.proj_out.weight": (2048, 1280), **layers(bases["sdxl"].widths, 2048)}
     instantx = {"image_proj.proj.0.weight": (2304, 1152), "image_proj.norm.weight": (4096,)}
     instantx |= {f"ip_adapter.{i}.to_k_ip.weight": (3072, 4096) for i in range(57)}
     for shapes, said in (
         (face, "FaceID.*non-commercial"),
+        (instant, "InstantID.*non-commercial"),
         (lora, "FaceID.*non-commercial"),
         (instantx, "InstantX.*no attention"),
         ({"conv_in.weight": (320, 4, 3, 3)}, "no adapter that bowerbird knows"),
@@ -782,6 +785,9 @@ def test_an_editor_is_told_what_each_picture_is() -> None:
 
     for name, each in EDITORS.items():  # the argument is one of the pipeline's own
         assert each.argument in inspect.signature(getattr(diffusers, name).__call__).parameters
+    strip = InContext(doubles.kontext()).prepare_picture(doubles.pictures(1, (1, 3000))[0], "pad")
+    assert strip.size == (384, 2704)  # FLUX.2 refuses what is more than eight times as long as wide
+    assert np.array_equal(InContext(doubles.kontext()).prepare_picture(strip, "pad"), strip)
     prepared = InContext(doubles.kontext()).prepare_picture(doubles.pictures(1, (40, 20))[0], "pad")
     assert prepared.size == (128, 64)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import doubles
+import editor_doubles
 import numpy as np
 import pytest
 import torch
 
+from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.models import network_files
@@ -145,3 +150,89 @@ class _Pixels:
 
     def to(self, device: Any) -> _Pixels:
         return self
+
+
+@pytest.fixture(params=["qwen_edit", "omnigen", "z_image_omni"])
+def editor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Any]]:
+    """An editor, and what its double is called with."""
+    name = request.param
+    made = getattr(editor_doubles, name)(*([] if name == "z_image_omni" else [monkeypatch]))
+    made.set_progress_bar_config(disable=True)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 32, "width": 32, "output_type": "np", "seed": 1}
+    return made, call | ({"max_sequence_length": 32} if name == "z_image_omni" else {})
+
+
+def test_an_editor_reads_its_list_of_pictures(editor: tuple[Any, dict[str, Any]]) -> None:
+    base, call = editor
+    pipe, encode = ReferencePipeline(base), base.vae.encode
+    one, two = (pipe(neighbors=own(count), **call).images for count in (1, 2))
+    assert one.shape == two.shape == (1, 32, 32, 3)
+    assert np.abs(one - two).max() > 1e-5, "the second picture changes nothing"
+    alone = Neighbors.empty([PROMPT])
+    if pipe.capabilities.without_neighbors:
+        assert np.abs(pipe(neighbors=alone, **call).images - one).max() > 1e-5
+    else:
+        with pytest.raises(BowerbirdError, match="edits pictures: give it a reference"):
+            pipe(neighbors=alone, **call)
+    other = replace(own(1), queries=("a wolf",))
+    both = pipe(neighbors=Neighbors.stack([own(1), other]), **call | {"generator": seeds.picture_generators(1, 2)})
+    assert np.abs(both.images[0] - one[0]).max() < 1e-5
+    assert np.abs(both.images[1] - one[0]).max() > 1e-5
+
+    def stop(*given: Any) -> Any:
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        pipe(neighbors=own(2), callback_on_step_end=stop, **call)
+    assert base.vae.encode == encode
+    assert np.array_equal(pipe(neighbors=own(2), **call).images, two)
+
+
+def test_qwen_is_guided_where_its_scale_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers guides it only where there is a negative prompt."""
+    base = editor_doubles.qwen_edit(monkeypatch)
+    pipe = ReferencePipeline(base)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 32, "width": 32, "output_type": "np"}
+    usual, strong, none = (pipe(neighbors=own(), guidance_scale=s, **call).images for s in (None, 8.0, 1.0))
+    assert min(np.abs(usual - strong).max(), np.abs(usual - none).max()) > 1e-5
+    assert [text.count("<|image_pad|>") for text in base.asked] == [1] * 5  # twice, twice, once
+    with pytest.raises(BowerbirdError, match=r"`guidance_scale=1` is none"):
+        pipe(neighbors=own(), guidance_scale=1.0, negative_prompt="snow", **call)
+
+
+@pytest.mark.parametrize("name", ["OmniGenPipeline", "QwenImageEditPlusPipeline"])
+def test_a_library_that_is_not_installed_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda library: None)
+    with pytest.raises(BowerbirdError, match=r"by the library torchvision, which is not installed; pip install"):
+        ReferencePipeline.from_pretrained(tmp_path)
+
+
+def test_attention_in_slices_stays_as_it_was(tmp_path: Path) -> None:
+    """People with little memory turn it on, before or after they give the pipeline away."""
+    base = doubles.sd()
+    adapter = doubles.ip_adapter(tmp_path, base)
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np", "seed": 1}
+    whole = ReferencePipeline(base, adapter=adapter)(neighbors=own(), **call).images
+    base.enable_attention_slicing()
+    before = dict(base.unet.attn_processors)
+    pipe = ReferencePipeline(base, adapter=adapter)
+    assert base.unet.attn_processors == before
+    assert np.abs(pipe(neighbors=own(), **call).images - whole).max() < 1e-5
+    assert base.unet.attn_processors == before
+    assert {type(each).__name__ for each in before.values()} == {"SlicedAttnProcessor"}
+
+
+def test_what_a_base_does_not_know_is_no_argument(tmp_path: Path) -> None:
+    """Stable Diffusion's call takes anything, and passes over what it does not know."""
+    with pytest.raises(BowerbirdError, match="a StableDiffusionPipeline takes no step_from"):
+        ReferencePipeline(doubles.sd())(PROMPT, k=0, num_inference_steps=1, step_from=0.5)
+
+
+def test_an_adapter_of_other_widths_says_which(tmp_path: Path) -> None:
+    base = doubles.sd()
+    wide = doubles.write(tmp_path / "wide.safetensors", doubles.ip_adapter_tensors([64] * 4))
+    with pytest.raises(BowerbirdError, match=r"of other widths \(16 where the adapter has 64\); give an adapter"):
+        ReferencePipeline(base, adapter=wide)

@@ -213,6 +213,8 @@ def test_references_of_a_line(tmp_path: Path, random_reimagen: Path, kb_path: Pa
         one = jobs.prepare(pipe, kb, job)
         np.testing.assert_array_equal(pixels(path), np.asarray(generation.generate(pipe, one.hits, one.settings)[0]))
     assert provenance.read_png(done.paths[0])["kb"] is None
+    sheet = pixels(tmp_path / "out" / "sheet.png")
+    assert (sheet[: len(sheet) // 3] == (255, 0, 0)).all(-1).sum() > 1000  # the first line's own picture
     (tmp_path / "r.png").unlink()
     with pytest.raises(BowerbirdError, match=r"r\.png"):
         series.run(pipe, "m", kb, work, tmp_path / "out2", finish=finish)

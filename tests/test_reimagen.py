@@ -26,7 +26,7 @@ from bowerbird.models.text_tower import SmallTextTower, load_text_tower, text_to
 from bowerbird.systems import generation, jobs, output, queries, records, regeneration
 from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.loading import open_pipeline
-from bowerbird.systems.reimagen.batches import back_projected, low_resolution
+from bowerbird.systems.reimagen.batches import back_projected, low_resolution, smoothed
 from bowerbird.systems.reimagen.config import NeighborKind
 from bowerbird.systems.reimagen.objective import ReImagenObjective
 from bowerbird.training import recipes
@@ -333,6 +333,7 @@ def test_a_model_says_how_it_generates_and_a_record_keeps_it(
         "guidance_interval": [0.5, 1.0],
         "level": 5,
         "back_projection": True,
+        "smoothing": 20,
     }
     config = how | {"text_ratio": 0.0}
     ReImagenPipeline(*parts, super_resolution=pipe.super_resolution, **config).save_pretrained(tmp_path / "model")
@@ -340,7 +341,7 @@ def test_a_model_says_how_it_generates_and_a_record_keeps_it(
     hits = own.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
     settings = generation.default_settings(own)
     assert (settings.steps, settings.guidance_scale, settings.guidance_interval) == ((4, 2), 2.0, (0.5, 1.0))
-    assert settings.enlargement == Enlargement(5, back_projection=True)
+    assert settings.enlargement == Enlargement(5, back_projection=True, smoothing=20)
     drawn = {"neighbors": hits, "generator": seeds.picture_generators(0, 1), "output_type": "pt"}
     by_hand = own.balance(Guidance("interleaved", 1.25, 2.0, 0.0), 1.0)
     assert own.balance(None, 2.0) == by_hand
@@ -362,7 +363,8 @@ def test_a_model_says_how_it_generates_and_a_record_keeps_it(
     assert np.array_equal(np.asarray(again), np.asarray(old[0]))
 
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
-    for wrong in ({"level": 5000}, {"guidance_interval": [0.5, 7]}, {"num_inference_steps": [4, 0]}):
+    damaged = {"level": 5000}, {"smoothing": 300}, {"guidance_interval": [0.5, 7]}, {"num_inference_steps": [4, 0]}
+    for wrong in damaged:
         (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | wrong))
         with pytest.raises(BowerbirdError, match=next(iter(wrong))):
             open_pipeline(str(tmp_path / "model"))
@@ -391,6 +393,21 @@ def test_an_enlarged_picture_keeps_the_colors_of_the_smaller(pipe: ReImagenPipel
         made = generated(cascade, neighbors=hits, seed=3, back_projection=projected) * 2 - 1
         away.append((F.interpolate(made, size=32, mode="area") - below).abs().mean())
     assert away[1] < away[0] * 0.7
+
+
+def test_smoothing_takes_the_grain_of_flat_areas_and_leaves_edges(pipe: ReImagenPipeline, kb: KnowledgeBase) -> None:
+    flat = torch.full((1, 3, 32, 32), -0.5)
+    flat[..., 16:] = 0.5
+    grained = flat + 6 / 127.5 * noise(1, 3, 32, 32)
+    made = smoothed(grained, 20)
+    assert (made - flat).square().mean() < 0.1 * (grained - flat).square().mean()
+    torch.testing.assert_close(smoothed(flat, 20), flat, atol=1e-4, rtol=0)
+    hits = pipe.retrieve(queries.Request(prompts=("red apple",), k=1), kb)
+    plain = generated(pipe, neighbors=hits, seed=3)
+    expected = (smoothed(plain * 2 - 1, 20) + 1) / 2
+    torch.testing.assert_close(generated(pipe, neighbors=hits, seed=3, smoothing=20), expected, atol=1e-5, rtol=0)
+    with pytest.raises(BowerbirdError, match="smoothing"):
+        generated(pipe, neighbors=hits, smoothing=-1)
 
 
 def test_an_interval_guides_a_part_of_the_steps_and_a_weight_below_one_all(

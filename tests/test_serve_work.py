@@ -21,10 +21,10 @@ from bowerbird.serve import models
 from bowerbird.serve.calls import Calls
 from bowerbird.serve.errors import Public
 from bowerbird.serve.kinds import run
-from bowerbird.serve.notes import readable
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import Order
 from bowerbird.systems import loading
+from bowerbird.systems.notes import readable
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
 

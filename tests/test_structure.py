@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
@@ -284,13 +285,15 @@ def test_other_attention_is_refused_with_the_reason() -> None:
 
 
 def test_a_fused_base_is_refused(sd: Any) -> None:
-    attention = cross_attentions(sd)[0]
-    attention.fused_projections = True
+    own, sd.unet = sd.unet, copy.deepcopy(sd.unet)
     try:
+        sd.unet.fuse_qkv_projections()
         with pytest.raises(BowerbirdError, match="unfuse_qkv_projections"):
             cross_attentions(sd)
+        sd.unet.unfuse_qkv_projections()
+        assert cross_attentions(sd)
     finally:
-        attention.fused_projections = False
+        sd.unet = own
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from bowerbird.systems.notes import readable
 
 if TYPE_CHECKING:
     from typing import Any
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems.base import System
     from bowerbird.systems.jobs import Job, Prepared
-
-_ITEM = re.compile(r"(?P<what>[^:]+: )\d+ (?P<caption>'.*|\".*)", re.DOTALL)
 
 
 def notes_of(
@@ -42,15 +41,3 @@ def notes_of(
         notes += [f"no reference for {phrase.text!r}: {why}" for phrase, why in prepared.plan.choice.without]
     warned = find_warnings(pipe, prepared.hits, prepared.settings, sources)
     return [*notes, *dict.fromkeys(line for row in warned for line in row)]
-
-
-def readable(notes: Iterable[str]) -> list[str]:
-    """Notes of a search, each once; of those that say the same of several items one line, without their numbers."""
-    lines: dict[str, list[str]] = {}
-    for note in dict.fromkeys(notes):
-        found = _ITEM.fullmatch(note)
-        if found is None:
-            lines[note] = []
-        else:
-            lines.setdefault(found["what"], []).append(found["caption"])
-    return [what + ", ".join(dict.fromkeys(captions)) for what, captions in lines.items()]

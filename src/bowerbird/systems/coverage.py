@@ -23,6 +23,7 @@ from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings, ChosenRefe
 from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
 from bowerbird.systems.phrases.phrase import Phrase
 from bowerbird.systems.phrases.word_classes import FRAMES, GROUNDS, NOT_THINGS
+from bowerbird.systems.relevance import NothingToCompareError
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -41,7 +42,7 @@ def cover(
     `notes` which phrase has none. `operators`: whether a text was searched with fields (`sku:ABC-12`), which then hold
     for all; phrases in quotation marks are phrases like any other here.
 
-    Raises: BowerbirdError for a wrong condition, or where no item has a caption to judge a phrase by.
+    Raises: BowerbirdError for a wrong condition.
     """
     columns = kb.store.columns() if operators else None
     rows = [_covered(kb, found.rows([row]), search_mode, where, columns) for row in range(len(found))]
@@ -67,7 +68,10 @@ def _covered(
         where=where,
         search_mode=search_mode,
     )
-    choice = choose_references(kb, things, settings=settings)
+    try:
+        choice = choose_references(kb, things, settings=settings)
+    except NothingToCompareError:  # no item has a caption: of each phrase the nearest picture
+        choice = choose_references(kb, things, settings=replace(settings, min_relevance_unnamed=0.0))
     own = {each.item: each for each in reversed(_in_turn(things, choice.references))}
     first = list(dict.fromkeys(each.item for each in _in_turn(things, choice.references)))
     before = {int(item): column for column, item in enumerate(found.ids[0]) if item != ABSENT}

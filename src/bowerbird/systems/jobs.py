@@ -20,6 +20,7 @@ from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
 from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings
 from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
+from bowerbird.systems.notes import readable
 from bowerbird.systems.patches import PatchDecoding, PatchSettings
 from bowerbird.systems.phrases.brackets import read_brackets
 from bowerbird.systems.queries import Request, make_request, nothing_found, rerank_of
@@ -217,7 +218,7 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
 def notes(prepared: Prepared, job: Job) -> list[str]:
     """Lines for a person about how a job's neighbors were found, and the phrases that have none; those a critic asks
     for again."""
-    said = list(dict.fromkeys(note for row in prepared.hits.notes for note in row))
+    said = readable(note for row in prepared.hits.notes for note in row)
     without = () if prepared.plan is None or job.critic is not None else prepared.plan.choice.without
     return [*said, *(f"no reference for {phrase.text!r}: {why}" for phrase, why in without)]
 

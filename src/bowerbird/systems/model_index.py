@@ -31,6 +31,7 @@ RANGES = {
     "guidance_interval": (0, 1),
     "text_ratio": (0, 1),
     "level": (0, 999),
+    "smoothing": (0, 255),
     "embedding_length": (0, LARGEST),
     "shared_dim": (0, LARGEST),
     "temperature": (0, 100),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ import numpy as np
 
 from bowerbird.core import provenance
 from bowerbird.core.credit import credit_line, shorten
+from bowerbird.core.errors import PictureError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
 from bowerbird.core.text import to_json
-from bowerbird.core.types import Neighbors
+from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.systems.notes import readable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,7 +111,9 @@ def _title(name: str, record: Mapping[str, Any]) -> str:
     """What stands beside a picture: its name, what was asked for, and what is to be known of it and its neighbors."""
     asked = provenance.parameters(dict(record)).splitlines()[0]
     notes = [record.get(key) for key in ("warnings", "retrieval")]
-    said = [shorten(line) for lines in notes if isinstance(lines, list) for line in lines if isinstance(line, str)]
+    said = readable(
+        shorten(line) for lines in notes if isinstance(lines, list) for line in lines if isinstance(line, str)
+    )
     more = f" and {len(said) - 1} more" if len(said) > 1 else ""
     return f"{name}  {asked} ({said[0]}{more})" if said else f"{name}  {asked}"
 
@@ -129,20 +134,25 @@ def write_lines(out: Path, lines: Sequence[str]) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_sheet(out: Path, paths: Sequence[Path], kb: KnowledgeBase | None) -> None:
+def write_sheet(out: Path, paths: Sequence[Path], own: Sequence[Sequence[Path]], kb: KnowledgeBase | None) -> None:
     """`sheet.png` of pictures that are written already, each beside the neighbors that its record names, where `kb`
-    still has them."""
+    still has them; `own`: of each picture the files that a person gave as neighbors, which stand first."""
     from bowerbird.core import images
     from bowerbird.core.contact_sheet import labeled_grid
 
     rows, made = [], []
-    for path in paths[:SHOWN]:
+    for path, given in zip(paths[:SHOWN], own, strict=False):
         record = provenance.read_png(path)
         title = _title(path.stem, record)
         near = record["neighbors"]
         made.append(record)
         ids = np.asarray([[neighbor["id"] for neighbor in near]], np.int64)
-        pictures = [None] * len(near) if kb is None or not near else kb.pictures(ids)[0]
+        pictures: list[Image.Image | None] = [None] * len(near)
+        if kb is not None and near:
+            pictures = list(kb.pictures(ids)[0])
+        for column, file in zip(np.flatnonzero(ids[0] < ABSENT).tolist(), given, strict=False):
+            with suppress(PictureError):  # it may be gone since
+                pictures[column] = images.read(file)
         rows.append((title, [images.read(path), *pictures], ["", *(str(neighbor["caption"]) for neighbor in near)]))
     with atomic_path(out / "sheet.png") as temporary:
         labeled_grid(rows, divide=1, notes=_notes(made, 1)).save(temporary, "PNG")

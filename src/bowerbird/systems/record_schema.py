@@ -46,6 +46,7 @@ class _Request(_Part):
 class _Enlargement(_Part):
     level: Annotated[int, Field(ge=0, le=999)]
     back_projection: bool
+    smoothing: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 class _Model(_Part):

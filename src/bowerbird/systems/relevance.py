@@ -24,6 +24,10 @@ SAMPLE = 1000
 """Items that a threshold is taken from."""
 
 
+class NothingToCompareError(BowerbirdError):
+    """No item has what a threshold is taken from."""
+
+
 def unit(x: np.ndarray, shared_dim: int) -> np.ndarray:
     """Embeddings `(…, d)` as unit vectors of the numbers that texts and pictures share, `(…, shared_dim)`."""
     shared = x[..., :shared_dim]
@@ -59,7 +63,7 @@ def own_cosines(kb: KnowledgeBase, shared_dim: int, *, text: bool) -> np.ndarray
             pictures[named] * unit(kb.encoder.embed_text([items.captions[0][i] for i in named]), shared_dim)
         ).sum(1)
     if not len(cosines):
-        raise BowerbirdError(
+        raise NothingToCompareError(
             f"{kb.path}: no item has a {'caption' if text else 'neighbor'} to take a threshold of relevance from"
         )
     return np.sort(cosines)

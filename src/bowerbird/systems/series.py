@@ -151,7 +151,8 @@ def run(
             progress(len(lines), len(pictures))
     if only is None:
         output.write_lines(out, [lines[picture.path.name] for picture in pictures])
-        output.write_sheet(out, [picture.path for picture in pictures], kb)
+        own = [work[picture.job].images or work[picture.job].references for picture in pictures]
+        output.write_sheet(out, [picture.path for picture in pictures], own, kb)
     notes += [f"{count} of {len(pictures)} pictures: {line}" for line, count in warned.items()]
     return Series([picture.path for picture in pictures], kept, sorted(near_copies), notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -65,6 +66,16 @@ def load(names: Sequence[str]) -> list[Claim]:
     return [importlib.import_module(f"bowerbird.evaluation.claims.{FILES[name]}").CLAIM for name in names or FILES]
 
 
+def _digest(folder: Path) -> str:
+    """What tells a model from others, as a page of claims names it: its weights' digest, and not where it lies."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
 def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict[str, Any]]:
     """Measure each claim; after each one write `claims.json`, `claims.md` and its plot, keeping what earlier runs left
     for other claims. The page has the settings of most of them; a claim measured under others says which."""
@@ -74,7 +85,7 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         **asdict(experiment.settings),
-        **({"models": dict(experiment.models)} if experiment.models else {}),
+        **({"models": {n: _digest(Path(d)) for n, d in experiment.models.items()}} if experiment.models else {}),
         "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in experiment.domains],
     }
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

@@ -48,8 +48,8 @@ ENCODERS = {
 """Image encoders by what an adapter reads of them and its dimension: name, hub ids of full CLIPs that a knowledge base
 can be built with, and where the encoder alone is found."""
 FACE = (
-    "is a FaceID adapter: it reads faces by insightface, whose models are for non-commercial research only, so"
-    " bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
+    "is a FaceID or InstantID adapter: it reads faces by insightface, whose models are for non-commercial research"
+    " only, so bowerbird does not open it; take an IP-Adapter that reads pictures, e.g. ip-adapter-plus-face_sd15"
 )
 RENAMED = (
     ("image_proj_model.", "image_proj."),
@@ -107,8 +107,13 @@ class AdapterFacts:
         same_text = own.context_dim in (0, base.context_dim)
         if own.family == base.family and same_text and own.widths in ((), base.widths):
             return
+        theirs = base.title
+        if theirs == own.title:  # as many layers
+            sizes = zip((own.context_dim, *own.widths), (base.context_dim, *base.widths), strict=True)
+            wanted, there = next((one, other) for one, other in sizes if one != other)
+            theirs += f", of other widths ({there} where the adapter has {wanted})"
         raise BowerbirdError(
-            f"{self.path}: {self.kind} for {own.title}, and this base is {base.title}; give an adapter for this base,"
+            f"{self.path}: {self.kind} for {own.title}, and this base is {theirs}; give an adapter for this base,"
             " or the base of this adapter"
         )
 
@@ -191,11 +196,13 @@ def layer_shapes(tensors: Mapping[str, Stored], name: str = "to_k_ip.weight") ->
 
 
 def is_face(tensors: Mapping[str, Stored]) -> bool:
-    """Whether it reads faces: by insightface's 512 numbers, or with the LoRA that FaceID files carry."""
+    """Whether it reads faces: by insightface's 512 numbers (FaceID, InstantID), or with the LoRA of FaceID files."""
     first = tensors.get("image_proj.proj.0.weight")
     by_face = first is not None and "image_proj.norm.weight" in tensors and first.shape[-1] == 512
+    into = tensors.get("image_proj.proj_in.weight")  # InstantID's resampler
     return (
         by_face
+        or (into is not None and into.shape[-1] == 512)
         or any(name.startswith("image_proj.perceiver_resampler.") for name in tensors)
         or any("_lora." in name for name in tensors)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ BASES = {
 }
 """The pipelines of diffusers that can be a base, with how they take references: by adapters of three families, as a
 list of pictures, or not at all."""
+BY_TORCHVISION = ("OmniGenPipeline", "QwenImageEditPlusPipeline")
+"""Those whose pictures diffusers or transformers read by torchvision, and not without it."""
 NAMES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """The bases of the SD family by the dimension of their cross-attention."""
 
@@ -70,6 +73,15 @@ def family_of(pipeline: str) -> str:
             " docs/your-model.md"
         )
     return BASES[pipeline]
+
+
+def check_libraries(pipeline: str) -> None:
+    """Raises: BowerbirdError where this pipeline of diffusers needs a library that is not installed."""
+    if pipeline in BY_TORCHVISION and importlib.util.find_spec("torchvision") is None:
+        raise BowerbirdError(
+            f"{with_article(pipeline)} reads pictures by the library torchvision, which is not installed; pip install"
+            " torchvision, the version that goes with your torch"
+        )
 
 
 def facts_of(base: Any) -> BaseFacts:

@@ -102,7 +102,7 @@ def call_options(
         options["eta"] = eta
     if "max_area" in known:  # FLUX.1 Kontext generates that many pixels, whatever its size is said to be
         options["max_area"] = options["height"] * options["width"]
-    asked = [*options, *(["negative_prompt"] if settings.negative_prompt else [])]
+    asked = [*options, *given, *(["negative_prompt"] if settings.negative_prompt else [])]
     missing = [name for name in asked if name not in known]
     if missing:
         raise BowerbirdError(f"{with_article(type(base).__name__)} takes no {missing[0]}; leave it out")

@@ -109,7 +109,8 @@ def cross_attentions(base: Any) -> list[Any]:
     found = [m for m in base.unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
     if not found or any(m.norm_cross or m.added_kv_proj_dim is not None for m in found):
         raise BowerbirdError(f"this {type(base).__name__} reads text in a way of its own; leave structure out")
-    if any(getattr(m, "fused_projections", False) for m in found):
+    # `fused_projections` stays True when diffusers takes them apart again
+    if any(type(m.processor).__name__.startswith("Fused") for m in found):
         raise BowerbirdError(
             f"keys and values of this {type(base).__name__} are fused; call unfuse_qkv_projections() first"
         )

@@ -184,6 +184,7 @@ def open_base(place: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
 
     name = model_index.read_index(place)["_class_name"]
     bases.family_of(name)
+    bases.check_libraries(name)
     kind: type[DiffusionPipeline] = getattr(diffusers, name)
     networks: dict[str, Any] = {}
     if not network_files.is_bundled(place) and "device_map" not in options:

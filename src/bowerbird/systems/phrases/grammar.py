@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from unicodedata import category
 
 from bowerbird.systems.phrases import word_classes as classes
 from bowerbird.systems.phrases.phrase import Phrase
@@ -31,6 +32,8 @@ class Token:
     @property
     def word(self) -> str:
         """In small letters, "" for a mark."""
+        if category(self.text[0]).startswith("P"):  # those of Chinese and Japanese stand among the emoji
+            return ""
         return self.text.casefold() if self.text[0].isalnum() or len(self.text) > 1 or ord(self.text) > 0x218F else ""
 
 

@@ -26,7 +26,7 @@ from bowerbird.systems import common, queries
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
 from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.queries import Request, make_prompt_request, with_prompts
-from bowerbird.systems.reimagen.batches import back_projected, enlarge
+from bowerbird.systems.reimagen.batches import back_projected, enlarge, smoothed
 from bowerbird.systems.reimagen.batches import low_resolution as low_resolution_of
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class ReImagenPipeline(System):
 
     The stages are `unet`, `super_resolution` and `super_resolution_2`, of growing size; the later ones may be absent.
     `num_inference_steps` (one number, or one a stage), `guidance_scale`, `guidance_interval` (two shares of the noise)
-    and `text_ratio` are how it generates unless asked otherwise; `level` and `back_projection` how it enlarges (`level`
-    None: as `Enlargement` does by itself).
+    and `text_ratio` are how it generates unless asked otherwise; `level`, `back_projection` and `smoothing` how it
+    enlarges (`level` None: as `Enlargement` does by itself).
     """
 
     model_cpu_offload_seq = "text_encoder->unet->super_resolution->super_resolution_2"
@@ -75,6 +75,7 @@ class ReImagenPipeline(System):
         text_ratio: float | None = None,
         level: int | None = None,
         back_projection: bool = False,
+        smoothing: int = 0,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -94,6 +95,7 @@ class ReImagenPipeline(System):
             text_ratio=text_ratio,
             level=level,
             back_projection=back_projection,
+            smoothing=smoothing,
         )
 
     @property
@@ -114,8 +116,8 @@ class ReImagenPipeline(System):
     @property
     def defaults(self) -> Defaults:
         """As in every system, and how it balances and enlarges where its config says."""
-        level, ratio = self.config.level, self.config.text_ratio
-        own = None if level is None else Enlargement(int(level), bool(self.config.back_projection))
+        config, level, ratio = self.config, self.config.level, self.config.text_ratio
+        own = None if level is None else Enlargement(int(level), bool(config.back_projection), int(config.smoothing))
         return replaced(super().defaults, enlargement=own, text_ratio=None if ratio is None else float(ratio))
 
     @property
@@ -147,6 +149,7 @@ class ReImagenPipeline(System):
         guidance_interval: tuple[float, float] | None = None,
         level: int | None = None,
         back_projection: bool | None = None,
+        smoothing: int | None = None,
         eta: float = 0.0,
         height: int | None = None,
         width: int | None = None,
@@ -162,10 +165,11 @@ class ReImagenPipeline(System):
         found. `num_inference_steps`: one for all stages, or one a stage. `guidance`: one for the first stage (those
         above it are then not guided), or one a stage; None is `Guidance.from_scale(guidance_scale)`: interleaved,
         mostly neighbors. `guidance_interval`: guide from and to these shares of the noise (0 the clean end, 1 the
-        start). `level`, `back_projection`: see `Enlargement`. All of these are the model's own, in its config, when
-        None. `height`, `width`: the edge at which to stop, one of `sizes` (None: the last). `low_resolution`: one
-        picture for each picture asked for, to begin from instead of the first stage; the stages above its size run.
-        `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [-1, 1]), np (float in [0, 1]).
+        start). `level`, `back_projection`, `smoothing`: see `Enlargement`. All of these are the model's own, in its
+        config, when None. `height`, `width`: the edge at which to stop, one of `sizes` (None: the last).
+        `low_resolution`: one picture for each picture asked for, to begin from instead of the first stage; the stages
+        above its size run. `eta`: DDIM's share of fresh noise. `output_type`: pil, pt (float in [0, 1]), np (float in
+        [0, 1]).
         Raises: BowerbirdError before anything is generated.
         """
         common.check_output_type(output_type)
@@ -199,6 +203,9 @@ class ReImagenPipeline(System):
         usual = own.enlargement or Enlargement()
         level = usual.level if level is None else level
         back_projection = usual.back_projection if back_projection is None else back_projection
+        smoothing = usual.smoothing if smoothing is None else smoothing
+        if not 0 <= smoothing <= 255:
+            raise BowerbirdError(f"smoothing is a difference of colors from 0 to 255; got {smoothing}")
         if not 0 <= level < self.scheduler.config.num_train_timesteps:
             raise BowerbirdError(
                 f"level is a timestep from 0 to {self.scheduler.config.num_train_timesteps - 1}; got {level}"
@@ -237,6 +244,8 @@ class ReImagenPipeline(System):
                 below = made
         self.maybe_free_model_hooks()
         assert below is not None
+        if smoothing and run[-1] > 1:
+            below = smoothed(below.float(), smoothing)
         return ReImagenOutput(images=common.as_output(below, output_type), neighbors=hits, text_steps=drawn)
 
     # -- conditions ----------------------------------------------------------------------------------------------------

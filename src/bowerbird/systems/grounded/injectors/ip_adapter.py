@@ -63,10 +63,13 @@ class IPAdapter(Injector):
         if strange:
             raise BowerbirdError(
                 f"the base's attention has processors of its own ({', '.join(sorted(strange))}), which an adapter would"
-                " take the place of; remove them first, e.g. by unload_ip_adapter() or set_default_attn_processor()"
+                " take the place of; remove them first, by unload_ip_adapter(), unfuse_qkv_projections() or"
+                " set_default_attn_processor()"
             )
         state = {"image_proj": facts.read("image_proj."), "ip_adapter": facts.read("ip_adapter.")}
-        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from torch's own generator
+        # modules draw their first weights from torch's own generator
+        with torch.random.fork_rng(devices=[]), restoring() as changes:
+            unslice(changes, unet)
             made = unet._convert_ip_adapter_attn_to_diffusers([state], low_cpu_mem_usage=False)
             projection = unet._convert_ip_adapter_image_proj_to_diffusers(state["image_proj"], low_cpu_mem_usage=False)
         from diffusers.models.embeddings import MultiIPAdapterImageProjection
@@ -161,6 +164,18 @@ def install(
     before = dict(network.attn_processors)
     changes.undo_by(lambda: network.set_attn_processor(dict(before)))
     network.set_attn_processor({**before, **{name: each.to(device, dtype) for name, each in processors.items()}})
+
+
+def unslice(changes: Restored, unet: Any) -> None:
+    """Attention without slices until the block ends: diffusers cannot make an adapter's processors beside sliced ones,
+    which want their size."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    before = dict(unet.attn_processors)
+    sliced = [name for name, each in before.items() if type(each).__name__ == "SlicedAttnProcessor"]
+    if sliced:
+        changes.undo_by(lambda: unet.set_attn_processor(dict(before)))
+        unet.set_attn_processor({**before, **{name: AttnProcessor() for name in sliced}})
 
 
 def set_config(changes: Restored, network: Any, name: str, value: Any) -> None:
