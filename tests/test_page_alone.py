@@ -140,6 +140,7 @@ def test_the_grid_is_used_by_keys_before_anything_was_clicked(page: Any, server:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Space")
     expect(page.locator(".selection")).to_contain_text("2 items selected")
+    expect(page.locator('.cell[aria-selected="true"]').first).to_have_attribute("aria-posinset", "1")
     page.keyboard.press("Escape")
     page.reload()
     page.locator(".cell img").first.wait_for()

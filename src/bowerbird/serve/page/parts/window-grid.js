@@ -81,7 +81,7 @@ export function WindowGrid({ total, minCell, label, render, onRange, onOpen, onT
     if (event.target !== event.currentTarget || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, visible - 2) * layout.columns;
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: layout.columns, ArrowUp: -layout.columns, PageDown: page, PageUp: -page };
-    const seen = Math.min(total - 1, Math.ceil(scroller.current.scrollTop / row) * layout.columns); // the first in sight
+    const seen = Math.min(total - 1, Math.round(scroller.current.scrollTop / row) * layout.columns); // the first in sight: a focus scrolls by the padding
     const at = active < 0 ? seen : active;
     if (event.key in steps) moveTo(active < 0 ? seen : active + steps[event.key]);
     else if (event.key === "Home") moveTo(0);
