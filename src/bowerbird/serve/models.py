@@ -103,7 +103,7 @@ def _check_class(served: Served) -> None:
         return
     if kind not in pipeline_names():
         raise BowerbirdError(
-            f"model {served.place!r} is of class {kind!r}, which is none that bowerbird generates with; it knows"
+            f"model {served.place!r} is of class {kind!r}, which is not one that bowerbird generates with; it knows"
             f" {', '.join(sorted(pipeline_names()))}"
         )
     others = not pipeline_names()[kind].startswith("bowerbird.")  # whose own class says what it takes
