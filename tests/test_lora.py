@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_in_a_line(place: Path, tmp_path: Path) -> 
         with pytest.raises(BowerbirdError, match=said) as found:
             opened(place, LoraFile(path))
         assert "\n" not in str(found.value)
-    with pytest.raises(BowerbirdError, match="no scale"):
+    with pytest.raises(BowerbirdError, match="is not a scale"):
         parse_lora("a.safetensors:strong")
     assert parse_lora("a.safetensors:0.8") == LoraFile(Path("a.safetensors"), 0.8)
 
