@@ -220,6 +220,7 @@ def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
     assert all((tmp_path / "claims" / found[each]).stat().st_size > 5000 for each in ("plot", "sheet"))
     page = (tmp_path / "claims" / "claims.md").read_text()
     assert "tiny-instruct" in page
+    assert len({*found["settings"]["models"].values()}) == 2  # told apart by their weights
     assert str(tmp_path) not in page + (tmp_path / "claims" / "claims.json").read_text()  # no place on this machine
     with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
         claims.run(chosen, replace(given, models={}), tmp_path / "none")

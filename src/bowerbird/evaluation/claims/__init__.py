@@ -66,14 +66,13 @@ def load(names: Sequence[str]) -> list[Claim]:
     return [importlib.import_module(f"bowerbird.evaluation.claims.{FILES[name]}").CLAIM for name in names or FILES]
 
 
-def _digest(folder: Path) -> str:
-    """What tells a model from others, as a page of claims names it: its weights' digest, and not where it lies."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as weights:
-            digest.update(hashlib.file_digest(weights, "sha256").digest())
-    return digest.hexdigest()[:16]
+def _fingerprint(model: Path) -> str:
+    """What tells a model of several folders from others, wherever it lies."""
+    from bowerbird.core.weight_files import file_fingerprint
+
+    files = sorted(model.rglob("*.safetensors"))
+    each = [f"{file.relative_to(model).as_posix()} {file_fingerprint(file)}" for file in files]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()[:16]
 
 
 def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict[str, Any]]:
@@ -83,9 +82,10 @@ def run(claims: Sequence[Claim], experiment: Experiment, out: Path) -> list[dict
     from bowerbird.evaluation.claims.claim import document_of, page
 
     out.mkdir(parents=True, exist_ok=True)
+    models = {name: _fingerprint(Path(place)) for name, place in experiment.models.items()}
     settings = {
         **asdict(experiment.settings),
-        **({"models": {n: _digest(Path(d)) for n, d in experiment.models.items()}} if experiment.models else {}),
+        **({"models": models} if models else {}),
         "domains": [f"{d.name} ({len(d.whole)} pictures, {d.whole.fingerprint()})" for d in experiment.domains],
     }
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

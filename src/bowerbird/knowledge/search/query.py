@@ -15,7 +15,7 @@ from bowerbird.knowledge.search import compounds, dense, fusion, typos
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.protocol import Searchable
 from bowerbird.knowledge.search.typos import Near
-from bowerbird.knowledge.search.words import bare_name
+from bowerbird.knowledge.search.words import bare_name, follow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,7 +185,7 @@ def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> 
     if not len(best) or not asked:
         return float(len(best) > 0)
     captions, metadata = snapshot.describe(best[None])
-    if _has(snapshot.analyzer.words(text), snapshot.analyzer.words(captions[0][0])):
+    if follow(snapshot.analyzer.words(captions[0][0]), snapshot.analyzer.words(text)):
         return 1.0
     texts = zip(captions[0], metadata[0], snapshot.names(best), strict=True)
     said = " ".join(" ".join([caption, further_words(facts), bare_name(name)]) for caption, facts, name in texts)
@@ -198,11 +198,6 @@ def _coverage(snapshot: Searchable, text: str, rows: np.ndarray, near: Near) -> 
         for word in asked
     )
     return there / len(asked)
-
-
-def _has(words: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether some words stand one after another in others."""
-    return bool(part) and any(words[n : n + len(part)] == part for n in range(len(words) - len(part) + 1))
 
 
 def _meet(word: str, other: str) -> bool:

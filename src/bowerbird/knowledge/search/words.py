@@ -87,6 +87,11 @@ def first_clause(text: str) -> str:
     return re.split("[,，、]", text, maxsplit=1)[0]
 
 
+def follow(part: Sequence[str], every: Sequence[str]) -> bool:
+    """Whether the words of `part`, one at least, stand one after another in `every`."""
+    return bool(part) and any(every[at : at + len(part)] == part for at in range(len(every) - len(part) + 1))
+
+
 def sequence(text: str) -> list[str]:
     """Every word of a text in its order, function words too: what stands next to what."""
     return [singular(word) for word in all_words(text, parts=False)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bowerbird.core.types import ABSENT
 from bowerbird.data.captions import EVERY as CAPTIONS
 from bowerbird.knowledge.search.bm25 import further_words
-from bowerbird.knowledge.search.words import exact, name_words, words
+from bowerbird.knowledge.search.words import exact, follow, name_words, words
 from bowerbird.systems.phrases import word_classes as classes
 from bowerbird.systems.phrases.grammar import JOINING, Token, is_place, of_no_thing, tokens
 from bowerbird.systems.phrases.phrase import Phrase
@@ -82,7 +82,7 @@ def is_name(own: Sequence[str], caption: str, metadata: Mapping[str, Any], file:
     labels = map(str, tags) if isinstance(tags, list) else re.split("[,;|]", str(tags or ""))
     if name_words(file) == own or any(words(text) == own for text in (*called, *labels)):
         return True
-    return parts and len(own) > 1 and any(_follow(own, words(text)) for text in called)
+    return parts and len(own) > 1 and any(follow(own, words(text)) for text in called)
 
 
 def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
@@ -102,10 +102,6 @@ def have_together(kb: KnowledgeBase, text: str, where: str | None = None) -> boo
     items = [item for item in found.ids[0].tolist() if item != ABSENT]
     rows = zip(found.captions[0], found.metadata[0], kb.names(items) if items else (), strict=False)
     return any(own <= {*words(caption), *words(further_words(more)), *name_words(name)} for caption, more, name in rows)
-
-
-def _follow(own: Sequence[str], every: Sequence[str]) -> bool:
-    return any(every[at : at + len(own)] == own for at in range(len(every) - len(own) + 1))
 
 
 def _unknown(kb: KnowledgeBase, read: Sequence[Token], where: str | None) -> set[str]:
