@@ -3,15 +3,18 @@ process alone."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.serve import gate
 from bowerbird.serve.context import Server, Settings
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.limits import LIMITS
@@ -138,3 +141,25 @@ def test_conditions_and_samplers_that_do_not_exist_are_refused_at_once(web: tupl
     assert len(server.store.jobs()) == before
     for more in ({"where": "true"}, {"sampler": "ddim"}):
         assert client.post("/api/generate", {"prompt": "red", **more}).status == 202
+
+
+def test_the_servers_own_time_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand files that came in time were refused with 408, where the server was slow to take them apart."""
+    now = [0.0]
+    monkeypatch.setattr(gate, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pieces = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, False)]
+    server: Any = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS))
+    visit = gate._Visit({"headers": [(b"content-type", b"multipart/form-data")], "path": "/api/uploads"}, server)
+
+    async def receive() -> Any:
+        for _ in range(3):  # what is there already still takes a turn of the loop
+            await asyncio.sleep(0)
+        return pieces.pop(0)
+
+    async def take() -> None:
+        receiving = visit.receiving(receive)
+        while (await receiving())["more_body"]:
+            now[0] += 1000
+
+    asyncio.run(take())
+    assert not pieces
