@@ -55,7 +55,7 @@ def prompt_of_workflow(workflow: Mapping[str, Any]) -> str:
     for each in _list(workflow, "nodes"):
         if not isinstance(each, dict) or each.get("mode") == 2:  # muted
             continue
-        kind, inputs = str(each.get("type", "")), {}
+        kind, inputs = str(each.get("type", "")), dict[str, Any]()
         if _WRITES_TEXT.search(kind):
             widgets = each.get("widgets_values")
             values = widgets.values() if isinstance(widgets, dict) else widgets if isinstance(widgets, list) else ()
