@@ -5,9 +5,9 @@
         --data emoji.parquet icons.parquet
 
 The checkpoints, one a stage, hold the averaged weights in full precision; without them the run's own are taken.
-Pictures of both are compared, from the starter collection, and ones further apart than `LEAST` decibels are an error. `--data`: the drawings by which
-the model knows what it was trained on (`training_pictures.py`). What is then to be changed by hand: `DESCRIPTIONS` in
-`models/weights.py`, `CARDS` in `models/cards.py`, `docs/models.md`.
+Pictures of both are compared, from the starter collection, and ones further apart than `LEAST` decibels are an error.
+`--data`: the drawings by which the model knows what it was trained on (`training_pictures.py`). What is then to be
+changed by hand: `DESCRIPTIONS` in `models/weights.py`, `CARDS` in `models/cards.py`, `docs/models.md`.
 """
 
 from __future__ import annotations

@@ -58,5 +58,7 @@ def load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         network.load_state_dict(stored, assign=True)
     except RuntimeError as error:
-        raise BowerbirdError(f"{folder}: the weights are not those of its config.json; install bowerbird again") from error
+        raise BowerbirdError(
+            f"{folder}: the weights are not those of its config.json; install bowerbird again"
+        ) from error
     return network.eval()
