@@ -405,6 +405,8 @@ class System(DiffusionPipeline, ABC):
                 model_index.check_bundled(cls, place, name)
             kinds = {} if ours else model_index.check(cls, place)
             kwargs = {**cls.shared_components(place, dtype, set(kwargs)), **kwargs}
+            if ours:
+                kwargs |= model_index.load_quantized(cls, place, set(kwargs), dtype)
             if not ours and "device_map" not in kwargs:
                 options = {"variant": kwargs["variant"]} if kwargs.get("variant") else {}
                 kwargs |= model_index.load_networks(kinds, place, set(kwargs), dtype, options)
