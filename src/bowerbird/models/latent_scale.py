@@ -32,8 +32,7 @@ def unit_channels(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
 def _same(channels: int) -> torch.nn.Conv2d:
     """A 1 x 1 convolution that changes nothing, where a network has none."""
     made = torch.nn.Conv2d(channels, channels, 1).requires_grad_(False)
-    torch.nn.init.dirac_(made.weight)
-    torch.nn.init.zeros_(made.bias)
+    made.load_state_dict({"weight": torch.eye(channels)[:, :, None, None], "bias": torch.zeros(channels)})
     return made
 
 
