@@ -15,7 +15,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from bowerbird.core.disk import disk_code
-from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
+from bowerbird.core.errors import BowerbirdError, ConditionError, MismatchError, PictureError
 from bowerbird.core.text import shorten
 
 TYPES = {
@@ -166,6 +166,8 @@ class Public:
         message, code = self.text(for_clients(str(error))), "invalid_request"
         if isinstance(error, MismatchError):
             return Refused(409, message, code="mismatch")
+        if isinstance(error, ConditionError):
+            return Refused(400, message, code="invalid_value", param="where")
         if isinstance(error, PictureError):
             code = "unreadable_picture"
         if "no item with id" in message:

@@ -101,25 +101,27 @@ class _Visit:
         return Refused(413, f"the body is longer than {self.most:,} bytes; send less", code="too_large")
 
     def receiving(self, receive: Receive) -> Receive:
-        """`receive`, with a limit on bytes and on time."""
-        whole = False
-        until = time.monotonic() + self.limits.body_seconds
+        """`receive`, with a limit on bytes and on the time that is spent waiting for them: what a busy server spends on
+        those that came is not counted."""
+        whole, waited = False, 0.0
 
         async def counted() -> Message:
-            nonlocal whole, until
+            nonlocal whole, waited
             if whole:
                 return await receive()
+            # who sends keeps getting time: half a megabyte a second is little
+            left = self.limits.body_seconds + self.received / 2**19 - waited
+            began = time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                async with asyncio.timeout(max(0.0, left)):
                     message = await receive()
             except TimeoutError as error:
                 raise Refused(408, "the body did not come in time", code="timeout") from error
+            waited += time.monotonic() - began
             if message["type"] == "http.request":
                 body = message.get("body", b"")
                 self.received += len(body)
                 whole = not message.get("more_body", False)
-                # who sends keeps getting time: half a megabyte a second is little
-                until = max(until, self.started + self.limits.body_seconds + self.received / 2**19)
                 if self.received > self.most:
                     raise self._too_long()
             return message

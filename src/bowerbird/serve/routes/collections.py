@@ -338,6 +338,8 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
         raise Refused(422, "give prompt or uploads, one of them", code="invalid_value", param="prompt")
     server.check_encoder()
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
+    if body.where is not None:
+        await asyncio.to_thread(found.ids, body.where)
     job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
     job |= {"search_mode": body.search_mode, "where": body.where, "rerank": body.rerank, "allow_no_neighbors": True}
     job |= {"images": [str(server.upload(name)) for name in body.uploads], "phrases": body.phrases}
