@@ -9,7 +9,7 @@ import typer
 
 from bowerbird.cli.common import say
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable, shortened
+from bowerbird.core.text import shorten
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -135,7 +135,7 @@ def serve(
         say(f"the token, shown once: {token}")
         say(f"sign in at http://{host}:{port}/?token={token}")
     if token is None and allow_host:
-        say(f"without --token whoever reaches {shortened(printable(allow_host[0]), 80)} may generate, add and remove")
+        say(f"without --token whoever reaches {shorten(allow_host[0], 80)} may generate, add and remove")
     build.run(
         Settings(
             root_path=read_root_path(root_path),
