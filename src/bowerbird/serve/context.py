@@ -13,7 +13,7 @@ from typing import IO, Any
 from fastapi import Request
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable, shortened
+from bowerbird.core.text import shorten
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.serve.decoding import Decoders
 from bowerbird.serve.dispatch import Dispatcher
@@ -66,7 +66,7 @@ def read_root_path(text: str) -> str:
     path = text.rstrip("/")
     if path and not re.fullmatch(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+", path):
         raise BowerbirdError(
-            f"`root_path` {shortened(printable(text), 80)!r}: write a path of letters, digits and . _ ~ -, which begins"
+            f"`root_path` {shorten(text, 80)!r}: write a path of letters, digits and . _ ~ -, which begins"
             " with a slash, as /bowerbird"
         )
     if path.split("/")[1:2] and path.split("/")[1] in ROUTES:
