@@ -163,3 +163,13 @@ def test_the_servers_own_time_is_not_the_clients(monkeypatch: pytest.MonkeyPatch
 
     asyncio.run(take())
     assert not pieces
+
+
+def test_which_of_several_ids_is_wrong_is_said(web: tuple[Client, Server]) -> None:
+    client, _ = web
+    bodies = {"remove": {"ids": [1, "2", True]}, "neighbors": {"prompt": "red", "removed": [1, "2", "x"]}}
+    for route, body in bodies.items():
+        answer = client.post(f"/api/knowledge-bases/kb/{route}", body)
+        field = "ids" if route == "remove" else "removed"
+        assert (answer.status, answer.json["error"]["param"]) == (422, f"{field}.2")
+    assert client.post("/api/knowledge-bases/kb/remove", {"ids": [str(2**63)]}).status == 422
