@@ -18,7 +18,7 @@ KINDS = {
     "rows_without_picture": "rows that name no picture here",
     "pictures_without_row": "pictures without a row in the metadata",
     "pictures_without_caption": "pictures without a caption",
-    "prompts_taken": "pictures whose caption is the prompt that their PNG carries",
+    "prompts_taken": "pictures whose caption is the prompt or description in their file",
     "embeddings_without_picture": "embeddings whose picture was not found; bowerbird import clip-retrieval --pictures"
     " FOLDER says where they lie",
     "pictures_not_read": "files of picture formats that are not read",

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
-from bowerbird.models import network_files
+from bowerbird.models import network_files, quantized
 
 FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -147,6 +147,13 @@ def component_classes(pipeline: type, index: dict[str, Any], folder: Path) -> di
             )
         found[part] = kind
     return found
+
+
+def load_quantized(pipeline: type, folder: Path, given: set[str], dtype: Any) -> dict[str, Any]:
+    """The networks that the bundled model in `folder` holds at 8 bits, but for those `given`."""
+    kinds = component_classes(pipeline, read_index(folder), folder)
+    there = [part for part in kinds if part not in given and (folder / part / quantized.FILE).is_file()]
+    return {part: quantized.load(kinds[part], folder / part, dtype) for part in there}
 
 
 def load_networks(

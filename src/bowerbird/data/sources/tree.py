@@ -22,8 +22,8 @@ from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout, rows, table
 from bowerbird.data.sources.base import DamagedError, SourceOptions, WithoutPicturesError
+from bowerbird.data.sources.embedded_prompt import prompt_in
 from bowerbird.data.sources.listing import Listing, Table
-from bowerbird.data.sources.png_prompt import prompt_in
 from bowerbird.data.sources.sidecars import Sidecars
 from bowerbird.data.text import read_text, spelled
 

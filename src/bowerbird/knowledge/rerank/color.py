@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bowerbird.core.credit import source_name
-from bowerbird.core.text import shortened
+from bowerbird.core.text import shorten
 from bowerbird.core.types import Neighbors
 from bowerbird.data.color_words import COLORS_OF, colors_in, has_color
 from bowerbird.knowledge.rerank.color_request import ColorRequest, read_colors
@@ -181,7 +181,7 @@ def _noted(row: Neighbors, notes: Sequence[str]) -> Neighbors:
 def _said(hits: Neighbors, c: int) -> str:
     """The caption of a neighbor, or the name of its file where it has none."""
     name = hits.captions[0][c] or source_name(_file(hits.metadata[0][c] if hits.metadata else {}))
-    return repr(shortened(name, 40)) if name else "(no caption)"
+    return repr(shorten(name, 40)) if name else "(no caption)"
 
 
 def _file(facts: Mapping[str, Any]) -> str:

@@ -98,6 +98,7 @@ class ReferencePipeline(WrappedPipeline):
             without_neighbors=can is None or not can.needs_reference,
             takes_references=True,
             any_size=True,
+            multiple_of=bases.edge_limits(self.base, common.MOST_EDGE)[0],
             samplers=self.samplers,
             max_references=0 if can is None else can.max_references,
         )

@@ -83,6 +83,7 @@ class InstructPipeline(System):
             edits=True,
             starts_from_image=True,
             any_size=True,
+            multiple_of=common.edge_step(self.unet, self.vae),
             max_references=0 if self.references is None else 1,
             instructs=True,
         )

@@ -67,6 +67,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
             edits=self.edits,
             starts_from_image=True,
             any_size=True,
+            multiple_of=common.edge_step(self.unet, self.vae),
         )
 
     @torch.no_grad()

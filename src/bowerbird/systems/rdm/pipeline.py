@@ -81,9 +81,13 @@ class RDMPipeline(EmbeddingSystem):
     @property
     def capabilities(self) -> Capabilities:
         """Any number of neighbors, as embeddings; guidance can be kept to a part of the steps."""
-        size = common.trained_size(self.unet, self.vae)
-        samplers = (*schedulers.SAMPLERS, AS_SAVED)
-        return Capabilities((size,), guidance_interval=True, any_size=True, samplers=samplers)
+        return Capabilities(
+            (common.trained_size(self.unet, self.vae),),
+            guidance_interval=True,
+            any_size=True,
+            multiple_of=common.edge_step(self.unet, self.vae),
+            samplers=(*schedulers.SAMPLERS, AS_SAVED),
+        )
 
     @torch.no_grad()
     def __call__(
