@@ -224,7 +224,9 @@ def test_which_tokens_are_drawn_from(how: dict[str, Any], expected: list[float])
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32)[order])
 
 
-@pytest.mark.parametrize("how", [{"top_p": 0.0}, {"top_k": -1}, {"top_k": 1.5}, {"temperature": -1.0}, {"min_p": math.nan}])
+@pytest.mark.parametrize(
+    "how", [{"top_p": 0.0}, {"top_k": -1}, {"top_k": 1.5}, {"temperature": -1.0}, {"min_p": math.nan}]
+)
 def test_impossible_sampling_is_refused(how: dict[str, Any]) -> None:
     with pytest.raises(BowerbirdError, match=next(iter(how))):
         TokenSampling(**how)
