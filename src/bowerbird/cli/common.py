@@ -169,6 +169,7 @@ FLAGS = {
         "proposal",
         "reference",
         "rerank",
+        "root_path",
         "sampler",
         "registry",
         "scale",
