@@ -168,7 +168,7 @@ class RACM3Pipeline(System):
         grid; what is not in the hole is kept to the pixel.
         Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, neighbors, knowledge_base)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         common.check_token_form(

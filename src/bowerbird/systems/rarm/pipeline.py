@@ -168,7 +168,7 @@ class RARMPipeline(EmbeddingSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, neighbors, knowledge_base)
         common.check_token_form(
             self.transformer.config.positions,
             self.capabilities.sizes[0],

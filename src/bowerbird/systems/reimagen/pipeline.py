@@ -172,7 +172,7 @@ class ReImagenPipeline(System):
         [0, 1]).
         Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, neighbors, knowledge_base)
         if num_images_per_prompt < 1:
             raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         if neighbors is not None:
