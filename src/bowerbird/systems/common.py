@@ -231,8 +231,10 @@ def fingerprint_of(*states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_output_type(output_type: str) -> None:
-    """Raises: BowerbirdError for a form of result that is not known."""
+def check_output(output_type: str, num_images_per_prompt: int) -> None:
+    """Raises: BowerbirdError for a form of result that is not known, or for no pictures."""
+    if num_images_per_prompt < 1:
+        raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
     if output_type not in OUTPUT_TYPES:
         raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
 
