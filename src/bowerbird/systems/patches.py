@@ -94,11 +94,11 @@ class PatchDecoding:
         """Logits `(B, S)` and what `source.near` gave -> log-probabilities that are drawn from. Windows are merged
         after the temperature, and before top-k, top-p and min-p."""
         weight = self.settings.weight
-        said = (logits.float() / (how.temperature or 1.0)).softmax(-1)
+        said = (logits.float() / (1.0 if how.greedy else how.temperature)).softmax(-1)
         codes, chances = (torch.from_numpy(part).to(said.device) for part in near)
         found = torch.zeros_like(said).scatter_add(1, codes.long().clamp(min=0), chances)
         merged = (1 - weight) * said + weight * found
-        return replace(how, temperature=1.0 if how.temperature else 0.0).distribution(merged.log())
+        return replace(how, temperature=0.0 if how.greedy else 1.0).distribution(merged.log())
 
 
 @dataclass(frozen=True, eq=False)
