@@ -353,7 +353,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
             f"{with_article(type(pipe).__name__)} generates from neighbors alone:"
-            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like tiny-reimagen"
+            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like reimagen-drawings"
         )
     scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
     balance = None

@@ -196,6 +196,8 @@ class InstructPipeline(System):
             )
         self.check_knowledge_base(kb)
         names = [named_thing(text) for text in instructions]
+        if not any(names):
+            return Neighbors.empty(instructions).repeat(count)
         asked = [text if name is None else name for text, name in zip(instructions, names, strict=True)]
         hits = kb.search(
             text=asked,
