@@ -38,8 +38,8 @@ def test_what_is_passed_in_place_of_something_opened_is_named(kb: bb.KnowledgeBa
         ([picture], None, "and got list; of pictures of your own: Neighbors.from_images"),
     ):
         with pytest.raises(bb.BowerbirdError, match=says):
-            common.check_call("pil", neighbors, knowledge_base)
-    common.check_call("pil", kb.search("fox"), kb)
+            common.check_call("pil", 1, neighbors=neighbors, knowledge_base=knowledge_base)
+    common.check_call("pil", 1, neighbors=kb.search("fox"), knowledge_base=kb)
     with pytest.raises(bb.BowerbirdError, match="`pictures`: takes PIL images, and got str"):
         bb.Neighbors.from_images(["fox"], ["fox.png"], ["fox"])  # type: ignore[list-item]
     own = bb.Neighbors.from_images("my fox", [picture], "my fox")
