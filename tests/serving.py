@@ -209,8 +209,14 @@ class IdleWorker(Worker):
             loop.call_soon(self.hear, self, {"event": "idle", "id": "", "loaded": []}, [])
 
 
-CAPABILITIES = {"without_neighbors": False, "needs_images": False, "edits": True, "starts_from_image": True}
-CAPABILITIES |= {"takes_references": False}
+CAPABILITIES: dict[str, Any] = {
+    "without_neighbors": False,
+    "needs_images": False,
+    "edits": True,
+    "starts_from_image": True,
+}
+CAPABILITIES |= {"takes_references": False, "sizes": [64], "any_size": True, "multiple_of": 8}
+CAPABILITIES |= {"samplers": ["dpmsolver++", "ddim"]}
 
 
 @contextmanager

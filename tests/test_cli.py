@@ -136,6 +136,7 @@ def test_generate_refuses_before_it_writes(tmp_path: Path, kb_path: Path, random
         (("--prompt", "x", "-k", "9999"), "choose k"),
         (("--unconditional",), "--proposal database"),
         (("--prompt", "x", "--unconditional"), "one of prompt"),
+        (("--prompt", "x", "--image", "a.png"), "bowerbird edit tiny-knn with --kb, --image F and --prompt"),
         (("--prompt", "x", "--sampler", "magic"), "dpmsolver++"),
         (("--prompt", "x", "--weights", "a"), "--weights"),
         (("--prompt", "x", "--size", "50"), "multiple"),
@@ -151,7 +152,7 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
     (tmp_path / "bad.png").write_text("no picture")
     base = ("generate", random_reimagen, "--prompt", "x", "--out", "o")
     for arguments, says in (
-        ((*base, "--reference", "own.png"), "1 pictures with 0 captions"),
+        ((*base, "--reference", "own.png"), "pictures: 1, captions: 0; give one --caption for each --reference"),
         ((*base, "--reference", "bad.png", "--caption", "x"), "bad.png"),
         ((*base, "-k", "0", "--size", "64"), "16, 32 px"),
         ((*base, "-k", "0", "--guidance", "sideways"), "interleaved"),

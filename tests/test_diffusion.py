@@ -197,6 +197,10 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
     hits = kb.search(text="red apple", k=2)
     cases = [
         ({"prompt": "a", "unconditional": True, "knowledge_base": kb}, "one of prompt"),
+        (
+            {"prompt": "a", "image": Image.new("RGB", (8, 8)), "knowledge_base": kb},
+            "neighbors=kb.search.text=…, images",
+        ),
         ({"knowledge_base": kb}, "none of them"),
         ({"prompt": "a"}, "knowledge base"),
         ({"prompt": " ", "knowledge_base": kb}, "empty"),

@@ -4,18 +4,25 @@ written, and that it trains."""
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import doubles
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.data.edits.said import said_edits
+from bowerbird.data.pictures import load_pictures
 from bowerbird.data.sources import registry
+from bowerbird.models.latent_scale import without_shift
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.instruct.prompt_pairs import dataset
 from bowerbird.systems.instruct.prompt_pairs import pairs as making
@@ -23,6 +30,9 @@ from bowerbird.systems.instruct.prompt_pairs.pairs import PairSettings, make_pai
 from bowerbird.systems.instruct.prompt_pairs.prompts import PromptPair, read_prompts
 from bowerbird.systems.instruct.prompt_pairs.scores import PairJudge, Thresholds
 from bowerbird.systems.instruct.prompt_pairs.shared_attention import same_words, shared_attention
+from bowerbird.training.data import held_out_rows
+from bowerbird.training.recipe import build_objective, read_pictures, with_settings
+from bowerbird.training.recipes import recipe
 
 PROMPTS = [PromptPair("a red fox", "a blue fox", "make it blue"), PromptPair("a red heart", "a wolf", "a wolf instead")]
 ALL = PairSettings(tries=2, keep=1, thresholds=Thresholds(-1, -1, -1), steps=3, seed=5)
@@ -162,8 +172,6 @@ def test_what_is_written_is_read_by_others_and_trains(
     pipe: ReferencePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bowerbird.systems.instruct.pipeline import InstructPipeline
-    from bowerbird.training.recipe import read_pictures, with_settings
-    from bowerbird.training.recipes import recipe
     from bowerbird.training.run import train_recipe
 
     monkeypatch.setenv("BOWERBIRD_CACHE", str(tmp_path / "cache"))
@@ -200,3 +208,128 @@ def test_bases_and_prompts_that_make_no_pairs_are_refused(tmp_path: Path) -> Non
         read_prompts(tmp_path / "b.jsonl")
     with pytest.raises(BowerbirdError, match="not a table of prompts"):
         read_prompts(tmp_path / "c.jsonl")
+
+
+def _written(folder: Path, color: str) -> bytes:
+    """The bytes of a picture of one color, which lies at `folder`/COLOR.png too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), color).save(folder / f"{color}.png")
+    return (folder / f"{color}.png").read_bytes()
+
+
+def _as_csv(place: Path) -> Path:
+    for folder, color in (("before", "red"), ("after", "blue"), ("before", "green"), ("after", "black")):
+        _written(place / folder, color)
+    rows = ["before,after,instruction", "before/red.png,after/blue.png,make it blue"]
+    (place / "edits.csv").write_text("\n".join([*rows, "before/green.png,after/black.png,make it black"]))
+    return place
+
+
+def _as_image_folder(place: Path) -> Path:
+    """As the hub's `imagefolder` has two pictures a row."""
+    for split, one, other in (("train", "red", "blue"), ("test", "green", "black")):
+        for color in (one, other):
+            _written(place / split, color)
+        row = {"original_image_file_name": f"{one}.png", "edited_image_file_name": f"{other}.png"}
+        (place / split / "metadata.jsonl").write_text(json.dumps({**row, "edit_prompt": f"make it {other}"}))
+    return place
+
+
+def _as_the_paper(place: Path) -> Path:
+    for number, one, other in ((1, "red", "blue"), (2, "green", "black")):
+        folder = place / "shard-00" / f"{number:07d}"
+        for which, color in enumerate((one, other)):
+            data = _written(place / "elsewhere", color)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number * 77}_{which}.jpg").write_bytes(data)
+        texts = {"input": one, "edit": f"make it {other}", "output": other}
+        (folder / "prompt.json").write_text(json.dumps(texts))
+    pairs = [[f"shard-00/{number:07d}", [str(number * 77)]] for number in (1, 2)]
+    (place / "seeds.json").write_text(json.dumps([*pairs, ["../..", ["0"]]]))
+    return place
+
+
+@pytest.mark.parametrize("written", [_as_csv, _as_image_folder, _as_the_paper])
+def test_pairs_as_others_lay_them_out(written: Any, tmp_path: Path) -> None:
+    place = written(tmp_path / "data")
+    pictures = load_pictures(place, size=8)
+    found = said_edits(pictures)
+    assert found is not None
+    edits = [edit for part in found for edit in part.edits]
+    shown = {
+        edit.words[0]: tuple(tuple(pictures.pixels[row, :, 4, 4].tolist()) for row in (edit.source, edit.target))
+        for edit in edits
+    }
+    assert shown == {
+        "make it blue": ((255, 0, 0), (0, 0, 255)),
+        "make it black": ((0, 128, 0), (0, 0, 0)),
+    }
+    assert not pictures.left_out
+    if written is _as_csv:
+        assert said_edits(load_pictures(place / "edits.csv", size=8)) is not None
+
+
+def test_pairs_of_several_tables_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of one name in two folders, and a data set that comes in parts, whose rows begin at 0 each time."""
+    rows = [
+        {"original_image": {"bytes": _written(tmp_path, one), "path": None}, "edit_prompt": f"make it {other}",
+         "edited_image": {"bytes": _written(tmp_path, other), "path": None}}
+        for one, other in (("red", "blue"), ("green", "black"))
+    ]  # fmt: skip
+    tables = [pa.Table.from_pylist([row]) for row in rows]
+    for name, table in zip(("a", "b"), tables, strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        pq.write_table(table, tmp_path / "data" / name / "0000.parquet")
+    stream = SimpleNamespace(features=None, with_format=lambda _: SimpleNamespace(iter=lambda batch_size: iter(tables)))
+    hub = SimpleNamespace(load_dataset=lambda *_, **__: stream, Image=int)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    for place in (tmp_path / "data", "hf:them/edits"):
+        found = said_edits(load_pictures(place, size=8))
+        assert found is not None
+        assert sorted(edit.words[0] for part in found for edit in part.edits) == ["make it black", "make it blue"]
+
+
+def test_pairs_are_held_out_whole_and_their_words_count(tmp_path: Path) -> None:
+    rows = ["before,after,instruction"]
+    for i in range(40):
+        for which in ("before", "after"):
+            _written(tmp_path / f"{i}-{which}", "red")
+            Image.new("RGB", (16, 16), (i, 0, 9 * (which == "after"))).save(tmp_path / f"{i}-{which}" / "red.png")
+        rows.append(f"{i}-before/red.png,{i}-after/red.png,make it {i}")
+    (tmp_path / "edits.csv").write_text("\n".join(rows))
+    pictures = load_pictures(tmp_path, size=8)
+    left, held = held_out_rows(with_settings(recipe("instruct"), ["held_out=0.25"]), pictures)
+    pairs = pictures.column("edit_pair")
+    assert {pairs[row] for row in left}.isdisjoint(pairs[row] for row in held)
+    assert len(left) + len(held) == 80
+    assert 8 <= len(held) <= 40
+    (tmp_path / "edits.csv").write_text("\n".join(rows).replace("make it 7", "make it 8"))
+    assert load_pictures(tmp_path, size=8).fingerprint() != pictures.fingerprint()
+
+
+def test_pictures_without_edits_are_refused_where_nothing_is_composed(drawn_folder: Path, tmp_path: Path) -> None:
+    chosen = with_settings(recipe("instruct"), ["size=64", "system.picture_size=64"])
+    with pytest.raises(BowerbirdError, match="no edit: each row of a table has two pictures and an instruction"):
+        build_objective(
+            with_settings(chosen, [f"system.base={_saved(tmp_path)}"]), read_pictures(chosen, drawn_folder), tmp_path
+        )
+
+
+def _saved(place: Path) -> Path:
+    doubles.sd().save_pretrained(place / "base")
+    return place / "base"
+
+
+def test_an_autoencoder_without_convolutions_beside_its_latents_loses_its_shift() -> None:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    whole = {**doubles.latent_vae().config, "use_quant_conv": False, "use_post_quant_conv": False}
+    whole["_use_default_values"] = []
+    theirs = AutoencoderKL.from_config({**whole, "shift_factor": 0.3, "scaling_factor": 0.5}).eval()
+    ours, x = without_shift(theirs), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        wanted, latents = theirs.encode(x).latent_dist.mode(), ours.encode(x).latent_dist.mode()
+        assert torch.allclose(latents, (wanted - 0.3) * 0.5, atol=1e-5)
+        assert torch.allclose(ours.decode(latents).sample, theirs.decode(wanted).sample, atol=1e-5)
+    AutoencoderKL.from_config(ours.config).load_state_dict(ours.state_dict())

@@ -116,6 +116,27 @@ def test_what_is_found_is_put_in_another_order_where_one_says_so(page: Any, serv
     assert server.get("/api/jobs?limit=1").json["jobs"][0]["request"]["rerank"] == "auto"
 
 
+def test_only_sizes_that_the_model_takes_are_offered(page: Any, server: Client) -> None:
+    page.route("**/neighbors", lambda route: route.fulfill(json={"version": 1, "k": 0, "neighbors": []}))
+    page.goto(f"{server.url}/#/generate")
+    page.reload()
+    page.locator("#prompt").fill("red apple")
+    page.get_by_text("More settings").click()
+    sizes = page.get_by_label("Size", exact=True)
+    offered = ["64 × 64, usual", "40 × 64", "64 × 40", "80 × 128", "128 × 80", "128 × 128"]
+    expect(sizes.locator("option")).to_have_text(offered)
+    sizes.select_option(label="128 × 80")
+    with page.expect_response(re.compile("/api/generate$")) as answered:
+        page.locator("button.big").click()
+    assert answered.value.status == 202
+    asked = answered.value.request.post_data_json
+    assert (asked["width"], asked["height"]) == (128, 80)
+    page.get_by_text("All as usual").click()
+    with page.expect_request(re.compile("/api/generate$")) as sent:
+        page.locator("button.big").click()
+    assert "width" not in sent.value.post_data_json
+
+
 def test_a_phone_shows_claims_whole_and_where_to_add_a_neighbor(page: Any, server: Client) -> None:
     """Four columns left a claim's words 85 of 390 pixels, and a hint pushed both buttons out of sight."""
     page.set_viewport_size({"width": 390, "height": 844})

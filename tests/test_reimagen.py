@@ -303,7 +303,7 @@ def test_references_by_hand_are_what_retrieval_would_bring(pipe: ReImagenPipelin
         torch.testing.assert_close(
             left_out, generated(pipe, prompt="red apple", k=0, guidance=balance), atol=1e-3, rtol=1e-3
         )
-    with pytest.raises(BowerbirdError, match="1 pictures with 0 captions"):
+    with pytest.raises(BowerbirdError, match="pictures: 1, captions: 0"):
         Neighbors.from_images(["x"], [Image.new("RGB", (8, 8))], [])
 
 

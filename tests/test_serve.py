@@ -94,7 +94,8 @@ def test_openai_client_gets_typed_errors(client: openai.OpenAI) -> None:
         (openai.BadRequestError, 400, {"prompt": "a" * 10_000}),
         (openai.NotFoundError, 404, {"prompt": "a", "model": "gpt-image-1"}),
         (openai.UnprocessableEntityError, 422, {"prompt": "a", "extra_body": {"nonsense": 1}}),
-        (openai.UnprocessableEntityError, 422, {"prompt": "a", "extra_body": {"where": "no such ("}}),
+        (openai.BadRequestError, 400, {"prompt": "a", "size": "1024x1024"}),
+        (openai.BadRequestError, 400, {"prompt": "a", "extra_body": {"where": "no such ("}}),
     ]
     for kind, status, arguments in cases:
         with pytest.raises(kind) as caught:

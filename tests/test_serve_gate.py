@@ -194,7 +194,7 @@ def test_limits_are_refused_at_once_and_cost_no_memory(web: tuple[Client, Server
     assert client.ask("POST", "/api/generate", body + b" " * (most - len(body))).status == 202
     assert client.ask("POST", "/api/generate", body + b" " * (most + 1 - len(body))).code == "too_large"
     assert client.ask("POST", "/api/generate", b" " * 60_000_000).status == 413
-    for change in ({"n": 17}, {"steps": 201}, {"height": 1025}, {"k": 65}, {"prompt": "a" * 10_000}, {"seed": -1}):
+    for change in ({"n": 17}, {"steps": 201}, {"height": 2049}, {"k": 65}, {"prompt": "a" * 10_000}, {"seed": -1}):
         answer = client.post("/api/generate", {"prompt": "a", **change})
         assert (answer.status, answer.code) == (400, "invalid_value"), change
     assert (
@@ -493,10 +493,6 @@ def test_a_body_that_is_no_request_is_refused_in_one_line(web: tuple[Client, Ser
     client, _ = web
     for path in ("/api/generate", "/v1/images/generations", "/api/compare", "/api/knowledge-bases/kb/search"):
         answer = client.ask("POST", path, body)
-        if answer.status == 202:  # a condition is looked at by the worker
-            assert b"drop table" in body
-            client.ask("DELETE", f"/api/jobs/{answer.json['id']}")
-            continue
         assert answer.status in (400, 422), (path, answer.status, answer.body)
         assert "\n" not in answer.json["error"]["message"]
         assert answer.code

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import parse_json, printable, to_json, with_article
+from bowerbird.core.text import parse_json, printable, shorten, to_json, with_article
 
 ACTS = {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 ACTS |= {"\u2028", "\u2029", "\u200e", "\u200f", "\u061c"}
@@ -73,3 +73,12 @@ def test_json_out_of_bounds_is_one_line(text: str | bytes, says: str) -> None:
 def test_a_sealed_value_that_json_cannot_hold_is_read_as_it_was_written(tmp_path: Path) -> None:
     files.write_sealed(tmp_path / "a.json", {"mean": float("nan"), "names": ["\ud800x"]})
     assert files.read_sealed(tmp_path / "a.json", "facts", exactly=True) == {"mean": None, "names": ["\ufffdx"]}
+
+
+def test_a_long_text_is_one_bounded_line_that_keeps_both_its_ends() -> None:
+    assert shorten("a fox") == "a fox"
+    long = shorten(f"begin\n{'x' * 1000} end", 60)
+    assert len(long) == 60
+    assert long.startswith("begin xxx")
+    assert long.endswith("xxx end")
+    assert len(shorten("\x1b" * 90, 60)) == 60

@@ -10,7 +10,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import shortened
+from bowerbird.core.text import shorten
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -43,7 +43,7 @@ def list_items(
         return
     for facts in results:
         print_line(
-            f"{facts['id']:>19}  {': '.join(part for part in (facts['path'], shortened(facts['caption'])) if part)}"
+            f"{facts['id']:>19}  {': '.join(part for part in (facts['path'], shorten(facts['caption'])) if part)}"
         )
     more = f"; {len(ids) - len(shown)} more: -n 0 lists all" if len(shown) < len(ids) else ""
     say(f"{kb}: {_counted(len(ids), where)}{more}")

@@ -10,7 +10,7 @@ import typer
 from bowerbird.cli.common import JsonOption, print_json, print_line, say
 from bowerbird.cli.filling import KbArgument, MemoryOption, parse_columns
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import in_shell, shortened
+from bowerbird.core.text import in_shell, shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +211,7 @@ def _preview(kb: KnowledgeBase, chosen: np.ndarray, verb: str, as_json: bool) ->
         )
         return
     for number, caption in zip(few, hits.captions[0], strict=True):
-        print_line(f"{number:>19}  {shortened(caption or kb.name(number))}")
+        print_line(f"{number:>19}  {shorten(caption or kb.name(number))}")
     more = f", {len(chosen) - len(few)} more not shown" if len(chosen) > len(few) else ""
     say(f"{kb.path}: would {verb} {len(chosen)} of {len(kb)} items{more}; nothing was changed (--dry-run)")
 

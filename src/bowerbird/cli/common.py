@@ -16,7 +16,7 @@ import typer
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.tensors import pick_device
-from bowerbird.core.text import printable, shortened, to_json
+from bowerbird.core.text import printable, shorten, to_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -107,7 +107,7 @@ def print_line(text: str) -> None:
 def say(text: str) -> None:
     """A line for a person, on stderr, so that stdout stays the result's; as harmless as `print_line`, and no longer
     than one can read."""
-    print(shortened(printable(text), 2_000), file=sys.stderr)
+    print(shorten(text, 2_000), file=sys.stderr)
 
 
 def say_source(report: SourceReport) -> None:
@@ -169,6 +169,7 @@ FLAGS = {
         "proposal",
         "reference",
         "rerank",
+        "root_path",
         "sampler",
         "registry",
         "scale",

@@ -17,6 +17,7 @@ from bowerbird.cli.common import (
     load_signer,
     open_model,
     others_given,
+    say,
     show_progress,
 )
 from bowerbird.cli.filling import OpenEncoderOption
@@ -204,6 +205,8 @@ def edit(
         record = {"k": request.k, "search_mode": request.search_mode}
     if opened is not None:
         say_fewer(pipe, opened, k)
+        if can.instructs and record["k"] and not hits.k:
+            say("the instruction names nothing that is to come in, as 'a wolf' does, so nothing is looked up")
     if can.instructs and change_threshold is None:
         change_threshold = generation.default_settings(pipe).change_threshold
     how: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.cli.common import print_line, say
 from bowerbird.core.credit import credit_line, credit_of
-from bowerbird.core.text import shortened
+from bowerbird.core.text import shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
         known = (result.get(n) for n in ("similarity", "bm25", "caption_similarity"))
         cosine, words, said = (f"{value:.3f}" if value is not None else "-" for value in known)
         meaning = f"{said:>7}  " if "caption_similarity" in result else ""
-        text_of = ": ".join(part for part in (result["path"], shortened(result["caption"])) if part)
+        text_of = ": ".join(part for part in (result["path"], shorten(result["caption"])) if part)
         text_of += f"  ({credit})" if (credit := ", ".join(map(str, result["credit"].values()))) else ""
         print_line(f"{result['score']:8.3f}  {cosine:>6}  {words:>6}  {meaning}{result['id']:>19}  {text_of}")
 

@@ -9,7 +9,7 @@ import typer
 
 from bowerbird.cli.common import say
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable, shortened
+from bowerbird.core.text import shorten
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -66,6 +66,12 @@ def serve(
         str, typer.Option("--host", help="Address to listen on; any but this machine's own requires a token.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 7860,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path", metavar="PATH", help="Path of a site that a reverse proxy serves this below, as /bowerbird."
+        ),
+    ] = "",
     token: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +117,7 @@ def serve(
 ) -> None:
     """Start the server: a web page and an HTTP API.
 
-    Example: bowerbird serve --kb my-kb --model tiny-rdm
+    Example: bowerbird serve --kb my-kb --model reimagen-drawings
     """
     try:
         from bowerbird.serve import build
@@ -119,7 +125,7 @@ def serve(
         raise BowerbirdError(f"serve: {error.name} is not installed: pip install 'bowerbird[serve]'") from error
     import secrets
 
-    from bowerbird.serve.context import Settings
+    from bowerbird.serve.context import Settings, read_root_path
     from bowerbird.serve.models import read_adapters
 
     if token is not None and len(token) < 8:
@@ -129,9 +135,10 @@ def serve(
         say(f"the token, shown once: {token}")
         say(f"sign in at http://{host}:{port}/?token={token}")
     if token is None and allow_host:
-        say(f"without --token whoever reaches {shortened(printable(allow_host[0]), 80)} may generate, add and remove")
+        say(f"without --token whoever reaches {shorten(allow_host[0], 80)} may generate, add and remove")
     build.run(
         Settings(
+            root_path=read_root_path(root_path),
             kbs=tuple(kb or ()),
             data=data,
             models=tuple(model or ()),

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bowerbird.core.files import last_part
-from bowerbird.core.text import printable
+from bowerbird.core.text import LONGEST, shorten
 
 MOST_COLUMNS = 16
 """Columns that can be credited."""
-LONGEST = 300
-"""Characters of a name or a value; longer ones are cut."""
 RIGHTS = frozenset({"copyright", "licence", "license", "rights"})
 """Words in the names of columns that say what a picture may be used for."""
 MAKERS = frozenset({"artist", "attribution", "author", "creator", "credit", "credits", "photographer"})
@@ -54,12 +52,6 @@ def _plain(text: str) -> str:
     if _LOCAL.match(text):
         return shorten(last_part(text))
     return shorten(re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", text))
-
-
-def shorten(text: str) -> str:
-    """`text` as one line of at most `LONGEST` characters."""
-    line = printable(text[: LONGEST + 1])
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def is_address(value: Any) -> bool:

@@ -20,6 +20,10 @@ class MismatchError(BowerbirdError):
     """Two things that must belong together do not: an encoder and a database, a model and its embeddings."""
 
 
+class ConditionError(BowerbirdError):
+    """`where` is no condition on the columns there are."""
+
+
 class Terminated(BaseException):
     """The command line was asked to end (SIGINT, SIGTERM), as `signal` says. What can be gone on with adds a note (PEP
     678) that says how, as it does to a KeyboardInterrupt.

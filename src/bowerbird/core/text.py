@@ -46,9 +46,20 @@ def with_article(name: str) -> str:
     return f"{'an' if name[:1] in ('AEFHILMNORSX' if spelled else 'AEIOaeiou') else 'a'} {name}"
 
 
-def shortened(text: str, most: int = 300) -> str:
-    """`text` with its middle left out where it is longer than `most`: a caption may be a novel."""
-    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 3) :]}"
+LONGEST = 300
+"""Characters of a text that is shown or credited, unless the caller says otherwise."""
+
+
+def shorten(text: str, most: int = LONGEST) -> str:
+    """`text` as one `printable` line of at most `most` characters; of a longer one, as a caption may be a novel, the
+    middle is left out."""
+    line = printable(_without_middle(text, most))
+    return _without_middle(line, most)
+
+
+def _without_middle(text: str, most: int) -> str:
+    tail = most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 3]} … {text[-tail:]}"
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -311,7 +311,8 @@ class Neighbors:
 
         if len(pictures) != len(captions):
             raise BowerbirdError(
-                f"{len(pictures)} pictures with {len(captions)} captions; give one for each picture, which may be empty"
+                f"pictures: {len(pictures)}, captions: {len(captions)}; give one `caption` for each `reference`, saying"
+                ' what it shows ("" leaves that open)'
             )
         if not pictures:
             return Neighbors.empty(prompts)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bowerbird.core.credit import MAKERS, RIGHTS, is_address, shorten, values_of
+from bowerbird.core.credit import MAKERS, RIGHTS, is_address, values_of
+from bowerbird.core.text import shorten
 from bowerbird.core.version import __version__
 
 KEY = "XML:com.adobe.xmp"

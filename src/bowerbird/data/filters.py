@@ -9,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.errors import ConditionError
 from bowerbird.data.columns import as_column, column_of, common_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def explain(where: str, columns: Sequence[str], error: Exception) -> BowerbirdError:
+def explain(where: str, columns: Sequence[str], error: Exception) -> ConditionError:
     """What to tell the person whose condition LanceDB refused."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     reason = reason.partition(" Valid fields are")[0][:160]  # the columns are named anyway
     reason = reason.replace("`", "'")  # here backticks mark parameters of ours
     if "literal of type 'Utf" in reason or "Cannot cast string" in reason:
         reason += "; a column of texts is compared with numbers as TRY_CAST(column AS DOUBLE)"
-    return BowerbirdError(f"`where` {where!r} does not work on these columns: {', '.join(columns)} ({reason})")
+    return ConditionError(f"`where` {where!r} does not work on these columns: {', '.join(columns)} ({reason})")
 
 
 def check_condition(where: str) -> str:
-    """`where`, unless it is blank: an unset variable of a shell must not mean every item. Raises: BowerbirdError."""
+    """`where`, unless it is blank: an unset variable of a shell must not mean every item. Raises: ConditionError."""
     if not where.strip():
-        raise BowerbirdError(
+        raise ConditionError(
             f"`where` {where!r} is empty; give a condition such as \"style = 'noto'\", or true for every item"
         )
     return where
@@ -38,7 +38,7 @@ def check_condition(where: str) -> str:
 def filter_rows(metadata: Sequence[dict[str, Any]], where: str | None) -> list[int]:
     """Positions of the rows of `metadata` that satisfy `where`, in order; all of them when `where` is None.
 
-    Raises: BowerbirdError when the condition is empty, names an unknown column or is not SQL.
+    Raises: ConditionError when the condition is empty, names an unknown column or is not SQL.
     """
     return Condition(where).rows(metadata)
 

@@ -22,6 +22,7 @@ from bowerbird.data.filters import filter_rows
 from bowerbird.data.item import content_id, decode_item
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import registry
+from bowerbird.data.sources.edit_rows import INSTRUCTION, ROLE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,9 +130,12 @@ class Pictures:
         return self if len(rows) == len(self) else self.select(rows)
 
     def fingerprint(self) -> str:
-        """A hash of the pixels and captions: two runs on the same data agree on it."""
+        """A hash of the pixels and captions, and of what a table of edits says: two runs on the same data agree on
+        it."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels.numpy()).tobytes())
         digest.update("\0".join(self.captions).encode())
+        if {ROLE, INSTRUCTION} <= self.columns:
+            digest.update("\0".join((*self.column(ROLE), *self.column(INSTRUCTION))).encode())
         return digest.hexdigest()[:16]
 
 

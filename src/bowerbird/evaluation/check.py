@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import images, provenance, seeds, tensors
-from bowerbird.core.credit import shorten
 from bowerbird.core.errors import BowerbirdError, PictureError
 from bowerbird.core.files import last_part
 from bowerbird.core.progress import OnMessage, log_message
+from bowerbird.core.text import shorten
 from bowerbird.data.pictures import load_pictures
 from bowerbird.evaluation import features, reports
 from bowerbird.evaluation.copies import detect

@@ -15,9 +15,10 @@ from weakref import ref
 import numpy as np
 
 from bowerbird.core import images
-from bowerbird.core.credit import LONGEST, MOST_COLUMNS
+from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, Progress, log_message
+from bowerbird.core.text import LONGEST
 from bowerbird.core.types import Encoder, Neighbors, TextEncoder
 from bowerbird.knowledge import captions, changes, creation, items, statistics
 from bowerbird.knowledge.encoder import check as check_encoder

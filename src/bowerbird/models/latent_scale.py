@@ -16,6 +16,10 @@ def unit_channels(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
     """
     ours = copy.deepcopy(autoencoder)
     channels = len(mean)
+    for name, wide in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
+        if getattr(ours, name) is None:
+            setattr(ours, name, _same(wide).to(ours.device, ours.dtype))
+            ours.register_to_config(**{f"use_{name}": True})
     after, before = ours.quant_conv, ours.post_quant_conv
     after.weight[:channels] /= deviation[:, None, None, None]
     after.bias[:channels] = (after.bias[:channels] - mean) / deviation
@@ -23,6 +27,13 @@ def unit_channels(autoencoder: Any, mean: Tensor, deviation: Tensor) -> Any:
     before.bias += before.weight[:, :, 0, 0] @ mean
     before.weight *= deviation[None, :, None, None]
     return ours
+
+
+def _same(channels: int) -> torch.nn.Conv2d:
+    """A 1 x 1 convolution that changes nothing, where a network has none."""
+    made = torch.nn.Conv2d(channels, channels, 1).requires_grad_(False)
+    made.load_state_dict({"weight": torch.eye(channels)[:, :, None, None], "bias": torch.zeros(channels)})
+    return made
 
 
 @torch.no_grad()

@@ -225,6 +225,7 @@ class Model(BaseModel):
     loaded: bool
     capabilities: dict[str, Any] | None
     defaults: dict[str, Any] | None
+    sizes: list[str]
     card: dict[str, Any]
 
 

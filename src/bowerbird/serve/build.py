@@ -49,7 +49,7 @@ def build(settings: Settings, sockets: Path) -> Server:
     address = str(sockets / "worker-0")
     shelf = Shelf(settings.kbs, store.folder / "knowledge-bases", str(sockets / "encoders"))
     public = Public(shelf.paths, store.folder)
-    dispatcher = Dispatcher(store, metrics, public, settings.queue)
+    dispatcher = Dispatcher(store, metrics, public, settings.queue, root_path=settings.root_path)
     encoders = []
     for name in shelf.ids()[:1]:
         facts = shelf.get(name).manifest["encoder"]  # one that cannot be opened is refused here

@@ -89,7 +89,7 @@ class Calls:
         from bowerbird.systems import generation
 
         pipe = self.bench.models.get(name)
-        can, own = asdict(pipe.capabilities), pipe.defaults
+        can, own = asdict(pipe.capabilities) | {"samplers": pipe.sampler_names}, pipe.defaults
         defaults = {"k": own.k, "steps": own.num_inference_steps, "guidance_scale": own.guidance_scale}
         return {
             "capabilities": can,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import IO, Any
 from fastapi import Request
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import shorten
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.serve.decoding import Decoders
 from bowerbird.serve.dispatch import Dispatcher
@@ -24,6 +26,8 @@ from bowerbird.serve.store import Store
 from bowerbird.serve.workers import Worker
 from bowerbird.systems.reference_settings import Adapter
 
+ROUTES = ("api", "docs", "favicon.ico", "health", "metrics", "openapi.json", "page", "ready", "v1")
+"""What routes begin with."""
 EDITORS = ("KNNDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
 """Classes of models that edit, as far as that is known before one is open."""
 
@@ -31,7 +35,8 @@ EDITORS = ("KNNDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
 @dataclass(frozen=True)
 class Settings:
     """What `bowerbird serve` was started with. `data`: where jobs and pictures are kept. `adapters`: by the name of a
-    base model, what it takes references by. `token` None: nobody is asked for one. `devices`: a worker each. `ray`: the
+    base model, what it takes references by. `root_path`: the path of a site that a proxy serves this below, as in
+    "/bowerbird". `token` None: nobody is asked for one. `devices`: a worker each. `ray`: the
     address of a cluster, where `replicas` generate in their place. `memory`: bytes that models may take on each, None
     for half of what there is; `keep_free`: bytes of the disk that uploads leave."""
 
@@ -39,6 +44,7 @@ class Settings:
     data: Path
     models: tuple[str, ...] = ()
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    root_path: str = ""
     host: str = "127.0.0.1"
     port: int = 7860
     token: str | None = None
@@ -53,6 +59,19 @@ class Settings:
     keep_free: int = 10**9
     open_page: bool = False
     limits: Limits = LIMITS
+
+
+def read_root_path(text: str) -> str:
+    """The path of a site, without the slash at its end; "" for a site of its own. Raises: BowerbirdError."""
+    path = text.rstrip("/")
+    if path and not re.fullmatch(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+", path):
+        raise BowerbirdError(
+            f"`root_path` {shorten(text, 80)!r}: write a path of letters, digits and . _ ~ -, which begins"
+            " with a slash, as /bowerbird"
+        )
+    if path.split("/")[1:2] and path.split("/")[1] in ROUTES:
+        raise BowerbirdError(f"`root_path` {path!r} begins as a route of the server's own; give another, as /bowerbird")
+    return path
 
 
 @dataclass
@@ -130,6 +149,14 @@ class Server:
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """A call of the first worker, beside what it generates. Raises: Refused, BowerbirdError."""
         return await self.dispatcher.workers[0].ask(message)
+
+    def at(self, path: str) -> str:
+        """A path of the API as a client asks for it."""
+        return self.settings.root_path + path
+
+    def items_address(self, kb: str) -> str:
+        """Where the items of a knowledge base are."""
+        return self.at(f"/api/knowledge-bases/{kb}/items")
 
     def upload(self, name: str) -> Path:
         """Where an upload lies. Raises: Refused."""

@@ -63,10 +63,11 @@ class Task:
 
 
 class Dispatcher:
-    """`capacity`: jobs that may wait."""
+    """`capacity`: jobs that may wait; `root_path`: what addresses begin with."""
 
-    def __init__(self, store: Store, metrics: Metrics, public: Public, capacity: int) -> None:
+    def __init__(self, store: Store, metrics: Metrics, public: Public, capacity: int, *, root_path: str = "") -> None:
         self.store, self.metrics, self.public, self.capacity = store, metrics, public, capacity
+        self.root_path = root_path
         self.workers: list[Worker] = []
         self.tasks: dict[str, Task] = {}
         self.waiting: deque[Task] = deque()
@@ -156,9 +157,9 @@ class Dispatcher:
             **{key: kept[key] for key in keys},
             "position": None if task is None or task not in self.waiting else self.waiting.index(task) + 1,
             "progress": None if task is None else task.progress,
-            "images": [pictures.public_image(row) for row in kept["images"]],
+            "images": [pictures.public_image(row, self.root_path) for row in kept["images"]],
             "notes": kept["notes"] or [],
-            "sheet": f"/api/jobs/{name}/sheet" if sheet else None,
+            "sheet": f"{self.root_path}/api/jobs/{name}/sheet" if sheet else None,
         }
 
     async def events(self, name: str) -> AsyncIterator[Event]:

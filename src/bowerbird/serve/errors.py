@@ -15,8 +15,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from bowerbird.core.disk import disk_code
-from bowerbird.core.errors import BowerbirdError, MismatchError, PictureError
-from bowerbird.core.text import printable, shortened
+from bowerbird.core.errors import BowerbirdError, ConditionError, MismatchError, PictureError
+from bowerbird.core.text import shorten
 
 TYPES = {
     400: "invalid_request_error",
@@ -115,9 +115,7 @@ def disk_refusal() -> Refused:
 
 def missing(what: str, name: str) -> Refused:
     """There is none of that id."""
-    return Refused(
-        404, f"there is no {what} {shortened(printable(name), 80)!r} here", code=f"{what.replace(' ', '_')}_not_found"
-    )
+    return Refused(404, f"there is no {what} {shorten(name, 80)!r} here", code=f"{what.replace(' ', '_')}_not_found")
 
 
 class Public:
@@ -143,7 +141,7 @@ class Public:
         message = _PATH.sub(lambda found: found["last"] or "…", message)
         if len(self.user) > 3 and self.user != "root":
             message = re.sub(rf"\b{re.escape(self.user)}\b", "…", message)
-        return shortened(printable(message), 2000)
+        return shorten(message, 2000)
 
     def tree(self, value: Any) -> Any:
         """Every text within `value` so."""
@@ -168,6 +166,8 @@ class Public:
         message, code = self.text(for_clients(str(error))), "invalid_request"
         if isinstance(error, MismatchError):
             return Refused(409, message, code="mismatch")
+        if isinstance(error, ConditionError):
+            return Refused(400, message, code="invalid_value", param="where")
         if isinstance(error, PictureError):
             code = "unreadable_picture"
         if "no item with id" in message:

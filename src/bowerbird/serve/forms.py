@@ -94,7 +94,7 @@ async def keep_upload(server: Server, data: bytes, name: str) -> dict[str, Any]:
     path = server.store.folder / "uploads" / f"{upload}.png"
     await asyncio.to_thread(_write, path, blobs[0])
     await asyncio.to_thread(drop_old_uploads, server.store)
-    return {"id": upload, **facts, "url": f"/api/uploads/{upload}"}
+    return {"id": upload, **facts, "url": server.at(f"/api/uploads/{upload}")}
 
 
 async def stage(server: Server, uploads: Sequence[UploadFile], captions: Sequence[str]) -> tuple[Path, list[str]]:

@@ -17,6 +17,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.responses import RedirectResponse
+
 from bowerbird.serve.context import Server
 from bowerbird.serve.errors import Refused
 from bowerbird.serve.pictures import is_signed
@@ -27,7 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 COOKIE = "bowerbird_session"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/", "/health", "/ready", "/api/session", "/favicon.ico")
+OPEN = ("", "/", "/health", "/ready", "/api/session", "/favicon.ico")
 """Routes that want no token: they tell nothing."""
 QUEUED: tuple[str, ...] = ("/api/generate", "/api/edit", "/api/compare", "/api/check", "/api/regenerate")
 QUEUED += ("/v1/images/generations", "/v1/images/edits")
@@ -57,11 +59,12 @@ class Gate:
             return
         visit = _Visit(scope, self.server)
         try:
-            check(self.server, scope, visit.headers)
-            if scope["method"] == "POST" and scope["path"] in QUEUED:  # before a body is read and looked at
+            check(self.server, scope, visit.path, visit.headers)
+            if scope["method"] == "POST" and visit.path in QUEUED:  # before a body is read and looked at
                 self.server.dispatcher.check_room()
             visit.expect_body()
-            await self.app(scope, visit.receiving(receive), visit.sending(receive, send))
+            app = self.app if visit.path else RedirectResponse(scope["root_path"] + "/", 307)
+            await app(scope, visit.receiving(receive), visit.sending(receive, send))
         except Refused as refused:
             if visit.status:
                 raise
@@ -79,6 +82,7 @@ class _Visit:
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = self.id
+        self.path = below_root(scope, server.settings.root_path)
         self.started, self.status, self.sent, self.received = time.monotonic(), 0, 0, 0
         self.code = ""
 
@@ -88,7 +92,7 @@ class _Visit:
         form = self.headers.get("content-type", "").startswith("multipart/")
         if not form:
             return self.limits.json_bytes
-        one = self.scope["path"] in ("/api/uploads", "/api/records", "/api/regenerate")
+        one = self.path in ("/api/uploads", "/api/records", "/api/regenerate")
         return self.limits.picture_bytes + 2**16 if one else self.limits.upload_bytes
 
     def expect_body(self) -> None:
@@ -101,25 +105,27 @@ class _Visit:
         return Refused(413, f"the body is longer than {self.most:,} bytes; send less", code="too_large")
 
     def receiving(self, receive: Receive) -> Receive:
-        """`receive`, with a limit on bytes and on time."""
-        whole = False
-        until = time.monotonic() + self.limits.body_seconds
+        """`receive`, with a limit on bytes and on the time that is spent waiting for them: what a busy server spends on
+        those that came is not counted."""
+        whole, waited = False, 0.0
 
         async def counted() -> Message:
-            nonlocal whole, until
+            nonlocal whole, waited
             if whole:
                 return await receive()
+            # who sends keeps getting time: half a megabyte a second is little
+            left = self.limits.body_seconds + self.received / 2**19 - waited
+            began = time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                async with asyncio.timeout(max(0.0, left)):
                     message = await receive()
             except TimeoutError as error:
                 raise Refused(408, "the body did not come in time", code="timeout") from error
+            waited += time.monotonic() - began
             if message["type"] == "http.request":
                 body = message.get("body", b"")
                 self.received += len(body)
                 whole = not message.get("more_body", False)
-                # who sends keeps getting time: half a megabyte a second is little
-                until = max(until, self.started + self.limits.body_seconds + self.received / 2**19)
                 if self.received > self.most:
                     raise self._too_long()
             return message
@@ -156,7 +162,7 @@ class _Visit:
             "x-frame-options": "DENY",
             "content-security-policy": PAGE_POLICY if html else DATA_POLICY,
             # the page's files are asked for again, and answered with 304 while they are the same
-            "cache-control": "no-cache" if self.scope["path"].startswith("/page/") else "no-store",
+            "cache-control": "no-cache" if self.path.startswith("/page/") else "no-store",
         }
         pairs = [(key.encode(), value.encode()) for key, value in found.items()]
         return [(key, value) for key, value in pairs if key not in names]
@@ -197,6 +203,16 @@ class _Visit:
         _access.info(json.dumps(line))
 
 
+def below_root(scope: Message, root_path: str) -> str:
+    """The path of a route, "" for `root_path` itself without its slash. A proxy may have left the root path there, or
+    taken it away; from now on `scope` has it, as ASGI wants it, so that addresses are made with it."""
+    path: str = scope["path"]
+    if root_path and (path == root_path or path.startswith(root_path + "/")):
+        path = path.removeprefix(root_path)
+    scope["root_path"], scope["path"] = root_path, root_path + path
+    return path
+
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -216,7 +232,7 @@ async def _drain(receive: Receive) -> None:
 # -- who may ask -----------------------------------------------------------------------------------------------------
 
 
-def check(server: Server, scope: Message, headers: dict[str, str]) -> None:
+def check(server: Server, scope: Message, path: str, headers: dict[str, str]) -> None:
     """Raises: Refused for a request of a foreign page, to a name that is not ours, or without the token."""
     host = headers.get("host", "")
     if not _host_allowed(server, host):
@@ -224,15 +240,15 @@ def check(server: Server, scope: Message, headers: dict[str, str]) -> None:
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         raise Refused(403, "requests of other pages are not taken", code="origin_not_allowed")
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _is_visit(scope, headers):
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _is_visit(scope, path, headers):
         raise Refused(403, "requests of other pages are not taken", code="origin_not_allowed")
-    if server.settings.token is not None and not is_signed_in(server, headers) and not _is_open(server, scope):
+    if server.settings.token is not None and not is_signed_in(server, headers) and not _is_open(server, scope, path):
         raise Refused(401, "give the token: Authorization: Bearer TOKEN", code="invalid_api_key")
 
 
-def _is_visit(scope: Message, headers: dict[str, str]) -> bool:
+def _is_visit(scope: Message, path: str, headers: dict[str, str]) -> bool:
     """Whether somebody follows a link to the page."""
-    return scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
+    return scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and path in ("", "/")
 
 
 def _host_allowed(server: Server, host: str) -> bool:
@@ -266,8 +282,7 @@ def session(server: Server) -> str:
     return hmac.new(server.store.key, (server.settings.token or "").encode(), hashlib.sha256).hexdigest()
 
 
-def _is_open(server: Server, scope: Message) -> bool:
-    path = scope["path"]
+def _is_open(server: Server, scope: Message, path: str) -> bool:
     if path in OPEN or path.startswith("/page/"):
         return True
     found = _SIGNED.fullmatch(path)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """`work`: pictures times steps times pixels. `json_bytes`, `upload_bytes`: of a body; `picture_bytes`: of one
-    picture; `files`: in one upload. `body_seconds`, `header_seconds`: how long they may take to come. `decode_seconds`,
+    """`own_pixels`: how many times the pixels of its own size a model may be asked for (4: twice the edge). `work`:
+    pictures times steps times pixels. `json_bytes`, `upload_bytes`: of a body; `picture_bytes`: of one picture;
+    `files`: in one upload. `body_seconds`, `header_seconds`: how long they may take to come. `decode_seconds`,
     `decode_bytes`, `ingest_bytes` and `ingest_seconds`: of a child process."""
 
     prompt: int = 4000
     images: int = 16
-    edge: int = 1024
+    least_edge: int = 16
+    edge: int = 2048
+    own_pixels: int = 4
     steps: int = 200
     k: int = 64
     work: int = 16 * 200 * 512 * 512
@@ -31,7 +34,7 @@ class Limits:
 
     def public(self) -> dict[str, int]:
         """Those that a client can heed."""
-        names = ("prompt", "images", "edge", "steps", "k", "upload_bytes", "files", "picture_bytes")
+        names = ("prompt", "images", "edge", "own_pixels", "steps", "k", "upload_bytes", "files", "picture_bytes")
         return {name: getattr(self, name) for name in names}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 from bowerbird.serve.context import Server
 from bowerbird.serve.dispatch import Task
 from bowerbird.serve.errors import Refused
+from bowerbird.serve.models import Served
 from bowerbird.serve.schemas import CheckRequest, CompareRequest, EditRequest, GenerateRequest
+from bowerbird.serve.sizes import check_size
 from bowerbird.serve.store import new_id
 
 REFERENCES = (
@@ -54,7 +57,8 @@ async def _part(server: Server, request: GenerateRequest) -> Part:
         raise _invalid("the prompt is empty; say what to generate", "prompt")
     _check_work(server, request.n, request.steps, request.height, request.width)
     served = server.model(request.model)
-    kb: str | None = server.shelf.place(server.kb_name(request.knowledge_base)).path
+    await _check_model(server, served, request)
+    kb: str | None = server.shelf.place(await _kb_name(server, request)).path
     names: tuple[str, ...] = (
         "prompt",
         "class_name",
@@ -116,6 +120,25 @@ def _check_work(server: Server, n: int, steps: int | None, height: int | None, w
     work = n * (steps or 20) * (height or width or 64) * (width or height or 64)
     if work > server.settings.limits.work:
         raise _invalid("n, steps, height and width together are more than is done at once; ask for less", "n")
+
+
+async def _check_model(server: Server, served: Served, request: GenerateRequest) -> None:
+    """Raises: Refused for a size or a sampler that the model does not have."""
+    if request.height is None and request.width is None and request.sampler is None:
+        return
+    can = (await server.model_facts(served))["capabilities"]
+    check_size(served.id, can, server.settings.limits, request.height, request.width)
+    if request.sampler is not None and request.sampler not in can["samplers"]:
+        there = ", ".join(can["samplers"])
+        raise _invalid(f"sampler {request.sampler!r}: {served.id} has {there}; give one, or none", "sampler")
+
+
+async def _kb_name(server: Server, request: GenerateRequest | EditRequest) -> str:
+    """The knowledge base of a request, whose `where` is one of its conditions. Raises: Refused, ConditionError."""
+    name = server.kb_name(request.knowledge_base)
+    if request.where is not None:
+        await asyncio.to_thread(lambda: server.kb(name).ids(request.where))
+    return name
 
 
 def _task(kind: str, request: dict[str, Any], order: dict[str, Any], count: int, key: str | None = None) -> Task:
@@ -184,7 +207,7 @@ async def edit(server: Server, request: EditRequest, *, images: list[str] | None
         server,
         "edit",
         served.place,
-        kb=server.shelf.place(server.kb_name(request.knowledge_base)).path,
+        kb=server.shelf.place(await _kb_name(server, request)).path,
         job=fields,
         files=[str(server.picture(name)) for name in names],
         options={"edit": how},

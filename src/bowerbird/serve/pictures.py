@@ -40,8 +40,9 @@ def rows_of(job: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> li
     return rows
 
 
-def public_image(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A picture as the API shows it."""
+def public_image(row: Mapping[str, Any], root_path: str) -> dict[str, Any]:
+    """A picture as the API shows it, whose addresses begin with `root_path`."""
+    address = f"{root_path}/api/images/{row['id']}"
     keys = ("id", "job", "variant", "kind", "created", "width", "height", "prompt", "model")
     return {
         **{key: row[key] for key in keys},
@@ -50,8 +51,8 @@ def public_image(row: Mapping[str, Any]) -> dict[str, Any]:
         "seed": int(row["seed"]),
         "starred": bool(row["starred"]),
         "near_copy": bool(row["near_copy"]),
-        "url": f"/api/images/{row['id']}",
-        "thumbnail": f"/api/images/{row['id']}/thumbnail",
+        "url": address,
+        "thumbnail": f"{address}/thumbnail",
     }
 
 

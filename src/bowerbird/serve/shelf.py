@@ -154,10 +154,6 @@ class Shelf:
                 self._columns.popitem(last=False)
         return {"version": kb.version, "columns": self._columns[key]}
 
-    def items(self, name: str, ids: Sequence[int]) -> list[dict[str, Any]]:
-        """Items as the API shows them, in this order. Raises: BowerbirdError for one that is not there."""
-        return items_of(name, self.get(name), ids)
-
 
 def seen(path: str) -> tuple[int, ...] | None:
     """What changes with every version of a knowledge base in a directory; None for one that is elsewhere."""
@@ -168,12 +164,12 @@ def seen(path: str) -> tuple[int, ...] | None:
     return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
-def items_of(name: str, kb: KnowledgeBase, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Items of an opened knowledge base as the API shows them."""
+def items_of(address: str, kb: KnowledgeBase, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Items of an opened knowledge base, which are at `address`, as the API shows them, in this order. Raises:
+    BowerbirdError for one that is not there."""
     if not ids:
         return []
     hits, names = kb.get(ids), kb.names(ids)
-    base = f"/api/knowledge-bases/{name}/items"
     return [
         {
             "id": str(item),
@@ -181,8 +177,8 @@ def items_of(name: str, kb: KnowledgeBase, ids: Sequence[int]) -> list[dict[str,
             "name": source_name(file),
             "metadata": json_ready(metadata),
             "credit": credit_of(metadata, kb.credit),
-            "picture": f"{base}/{item}/picture",
-            "thumbnail": f"{base}/{item}/thumbnail",
+            "picture": f"{address}/{item}/picture",
+            "thumbnail": f"{address}/{item}/thumbnail",
         }
         for item, caption, metadata, file in zip(ids, hits.captions[0], hits.metadata[0], names, strict=True)
     ]

@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from bowerbird.core import images, tensors
+from bowerbird.core import images, plugins, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
@@ -61,7 +61,8 @@ class Capabilities:
     `without_neighbors`: it generates with k = 0 too.
     `edits`: it changes a picture where a text says so; `starts_from_image`: it can at least start from one.
     `guidance_interval`: guidance can be kept to a part of the steps.
-    `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible.
+    `sizes`: edge in pixels that each stage generates, the last is the picture's; `any_size`: others are possible, with
+    edges in multiples of `multiple_of`.
     `samplers`: names that `set_sampler` takes. `max_references`: most neighbors it reads, None for any number.
     `instructs`: its text is an instruction, and `image_guidance` says how much of the picture stays.
     `likelihood`: it says how probable a picture is (`System.bits_per_token`).
@@ -81,6 +82,7 @@ class Capabilities:
     starts_from_image: bool = False
     guidance_interval: bool = False
     any_size: bool = False
+    multiple_of: int = 1
     samplers: tuple[str, ...] = schedulers.SAMPLERS
     max_references: int | None = None
     takes_references: bool = False
@@ -266,7 +268,7 @@ class System(DiffusionPipeline, ABC):
         if not (can.needs_images and can.without_neighbors):
             raise BowerbirdError(
                 f"{with_article(type(self).__name__)} generates from embeddings: give `image` or `text_mode=text`"
-                " with `kb`; `reference` and `k=0` are for models like tiny-reimagen"
+                " with `kb`; `reference` and `k=0` are for models like reimagen-drawings"
             )
         return Neighbors.from_images([prompt], pictures, captions)
 
@@ -349,6 +351,14 @@ class System(DiffusionPipeline, ABC):
         """A hash of the weights that make the picture, 16 hex digits, the same wherever the model lies."""
         networks = [getattr(self, name, None) for name in self.generating]
         return common.fingerprint([network for network in networks if network is not None])
+
+    @property
+    def sampler_names(self) -> tuple[str, ...]:
+        """What `set_sampler` takes by name: `capabilities.samplers`, and where ours are among them, those that
+        installed packages add."""
+        own = self.capabilities.samplers
+        added = plugins.entry_point_names(schedulers.ENTRY_POINTS) if set(schedulers.SAMPLERS) <= set(own) else ()
+        return (*own, *added)
 
     def set_sampler(self, name: str) -> None:
         """Sample with `name`, one of `capabilities.samplers` or `module:Class`, from now on; the schedule stays.

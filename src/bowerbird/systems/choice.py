@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import shortened
+from bowerbird.core.text import shorten
 from bowerbird.core.types import ABSENT, embeds_text
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import bare_name
@@ -160,7 +160,7 @@ def _candidates(
             least = settings.min_relevance if named else settings.min_relevance_unnamed
             if relevance[p, c] >= least:
                 scores[p, c] = (relevance[p, c] + share + bm25[p, c]) / 3
-            caption = shortened(items.captions[0][c], 60)
+            caption = shorten(items.captions[0][c], 60)
             reasons[-1].append(f"{caption!r} {'has' if named else 'does not have'} the words{similar[p][c]}")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
     return _Candidates(np.asarray(ids, np.int64), scores, relevance, reasons, vectors / lengths)

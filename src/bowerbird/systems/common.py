@@ -166,14 +166,17 @@ MOST_EDGE = 4096
 """Largest edge of a picture that is generated, in pixels: beyond, one layer's features fill the memory of a machine."""
 
 
+def edge_step(unet: Any, vae: Any) -> int:
+    """What height and width of a latent model's pictures are multiples of, in pixels."""
+    return vae_scale_factor(vae) * int(2 ** (len(unet.config.block_out_channels) - 1))
+
+
 def latent_shape(unet: Any, vae: Any, height: int | None, width: int | None) -> tuple[int, int]:
     """Rows and columns of the latents for pictures of `height` x `width` pixels (None: as the model was trained).
 
     Raises: BowerbirdError when they do not fit the network.
     """
-    factor = vae_scale_factor(vae)
-    step = factor * 2 ** (len(unet.config.block_out_channels) - 1)
-    trained = trained_size(unet, vae)
+    factor, step, trained = vae_scale_factor(vae), edge_step(unet, vae), trained_size(unet, vae)
     edges = {"height": trained if height is None else height, "width": trained if width is None else width}
     for name, edge in edges.items():
         if not step <= edge <= MOST_EDGE or edge % step:
@@ -228,8 +231,10 @@ def fingerprint_of(*states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_output_type(output_type: str) -> None:
-    """Raises: BowerbirdError for a form of result that is not known."""
+def check_output(output_type: str, num_images_per_prompt: int) -> None:
+    """Raises: BowerbirdError for a form of result that is not known, or for no pictures."""
+    if num_images_per_prompt < 1:
+        raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
     if output_type not in OUTPUT_TYPES:
         raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core import xmp
-from bowerbird.core.credit import credit_line, shorten
+from bowerbird.core.credit import credit_line
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.text import shorten
 from bowerbird.core.version import __version__
 
 if TYPE_CHECKING:

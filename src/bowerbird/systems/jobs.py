@@ -120,6 +120,12 @@ class Prepared:
 
 def check(job: Job, *, has_kb: bool) -> None:
     """Raises: BowerbirdError for a job that no model can do, before one is opened."""
+    if job.prompt is not None and job.images:
+        raise BowerbirdError(
+            "generate: `prompt` and `image` each say what to generate; leave one out. To generate what the prompt says"
+            " from your picture: bowerbird generate reimagen-drawings with `prompt`, `reference` F and `caption` TEXT;"
+            " to change the picture as the prompt says: bowerbird edit tiny-knn with `kb`, `image` F and `prompt`"
+        )
     alone = stands_alone(job, has_kb=has_kb)
     if alone and (job.images or job.class_name or job.unconditional or (job.k and job.references)):
         raise BowerbirdError(
@@ -347,7 +353,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
             f"{with_article(type(pipe).__name__)} generates from neighbors alone:"
-            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like tiny-reimagen"
+            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like reimagen-drawings"
         )
     scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
     balance = None

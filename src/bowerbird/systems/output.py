@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bowerbird.core import provenance
-from bowerbird.core.credit import credit_line, shorten
+from bowerbird.core.credit import credit_line
 from bowerbird.core.errors import PictureError
 from bowerbird.core.files import atomic_path
 from bowerbird.core.outputs import FileSet, check_output, output_directory
-from bowerbird.core.text import to_json
+from bowerbird.core.text import shorten, to_json
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.systems.notes import readable
 

@@ -65,6 +65,13 @@ class Request:
             "unconditional": self.unconditional,
         }
         named = [name for name, there in given.items() if there]
+        if named == ["prompt", "image"]:
+            raise BowerbirdError(
+                "`prompt` and `image` each say what to generate; give one of them. neighbors=kb.search(text=…,"
+                " images=[…]) generates from what both find, neighbors=Neighbors.from_images([prompt], [picture],"
+                " [caption]) what the prompt says from your picture (ReImagenPipeline), and KNNDiffusionPipeline with"
+                " `source` changes the picture as the prompt says"
+            )
         if len(named) != 1:
             raise BowerbirdError(
                 "ask for one of prompt, image, class_name, unconditional, or give neighbors; got"

@@ -17,6 +17,7 @@ from typing import Any
 from bowerbird.core import files, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures
+from bowerbird.data.sources.edit_rows import PAIR
 from bowerbird.systems.settings import names, without_columns
 from bowerbird.training.recipe import Recipe, is_given
 
@@ -72,16 +73,19 @@ def held_out_rows(recipe: Recipe, pictures: Pictures) -> tuple[list[int], list[i
         tests, held = [], []
     left = sorted(set(range(len(pictures))) - {*tests, *held})
     if recipe.held_out and len(left) > 1:
-        by_hash = sorted(left, key=lambda row: _place(pictures.ids[row]))
-        count = sum(_place(pictures.ids[row]) < recipe.held_out for row in left)
-        count = min(max(count, 1), len(left) - 1)  # of few pictures one, and never all
-        held, left = sorted([*held, *by_hash[:count]]), sorted(by_hash[count:])
+        pairs = pictures.column(PAIR)  # of a table of edits, whose rows are held out whole
+        places = {row: _place(pairs[row] or pictures.ids[row]) for row in left}
+        known = sorted(set(places.values()))
+        count = sum(place < recipe.held_out for place in known)
+        chosen = set(known[: min(max(count, 1), len(known) - 1)])  # of few one, and never all
+        held = sorted([*held, *(row for row in left if places[row] in chosen)])
+        left = [row for row in left if places[row] not in chosen]
     return left, held or tests
 
 
-def _place(number: int) -> float:
-    """Where an item's id falls from 0 to 1, the same in every run."""
-    return seeds.derive(0, "held out", number) / 2**63
+def _place(name: int | str) -> float:
+    """Where an item falls from 0 to 1, by its id or pair, the same in every run."""
+    return seeds.derive(0, "held out", name) / 2**63
 
 
 def hold_out(recipe: Recipe, pictures: Pictures) -> tuple[Pictures, Pictures | None]:

@@ -9,12 +9,19 @@ from typing import Any
 
 from bowerbird.data.columns import column_key
 
-ORIGINALS = ("original_image", "input_image", "source_img", "source_image")
-EDITED = ("edited_image", "target_img", "target_image", "output_image")
-INSTRUCTIONS = ("edit_prompt", "instruction", "edit", "edit_instruction")
+ORIGINALS = (
+    "original_image", "input_image", "source_img", "source_image", "before_image", "image_before", "before",
+    "file_name", "image",
+)  # fmt: skip
+EDITED = (
+    "edited_image", "target_img", "target_image", "output_image", "after_image", "image_after", "after",
+)  # fmt: skip
+INSTRUCTIONS = ("edit_prompt", "instruction", "edit", "edit_instruction", "edit_text", "instructions")
 ORIGINAL_PROMPTS = ("original_prompt", "input", "input_prompt", "source_prompt")
 EDITED_PROMPTS = ("edited_prompt", "output", "output_prompt", "target_prompt")
 """Columns by what they hold, written in any way (`Edited Image`); the first that is there wins."""
+FILES = ("", "file_name", "file", "path")
+"""What a column of pictures may be called besides, where it names files (`edited_image_file_name`)."""
 PAIR, ROLE, INSTRUCTION = "edit_pair", "edit_role", "edit_prompt"
 ORIGINAL_ROLE, EDITED_ROLE = "original", "edited"
 """The metadata of an item: which pair it is of, which of the two it is, and the edit in words."""
@@ -40,7 +47,10 @@ def pair_columns(names: Iterable[str]) -> PairColumns | None:
     def first(wanted: tuple[str, ...]) -> str | None:
         return next((keys[key] for key in map(column_key, wanted) if key in keys), None)
 
-    original, edited, instruction = first(ORIGINALS), first(EDITED), first(INSTRUCTIONS)
+    def picture(wanted: tuple[str, ...]) -> str | None:
+        return first(tuple(f"{name}{ending}" for name in wanted for ending in FILES))
+
+    original, edited, instruction = picture(ORIGINALS), picture(EDITED), first(INSTRUCTIONS)
     if original is None or edited is None or instruction is None:
         return None
     return PairColumns(original, edited, instruction, first(ORIGINAL_PROMPTS), first(EDITED_PROMPTS))

@@ -66,7 +66,7 @@ def read_saved(folder: Path, options: SourceOptions) -> Iterator[SourceItem]:
         try:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_stream(source)
-                yield from table.read_batches(reader.schema, reader, path, options)
+                yield from table.read_batches(reader.schema, reader, path, options, name=f"{folder.name}/{path.name}")
         except (OSError, pa.ArrowInvalid) as error:
             raise BowerbirdError(
                 f"{path}: cannot be read as part of a saved data set ({str(error).splitlines()[0][:100]})"
@@ -104,9 +104,9 @@ def read_hub(name: str, options: SourceOptions) -> Iterator[SourceItem]:
                 stream = stream.cast_column(column, datasets.Image(decode=False))
         place = Path(f"hf-{dataset.replace('/', '-')}")
         described = stream.features.arrow_schema.metadata if stream.features else None  # names of classes
-        for part in stream.with_format("arrow").iter(batch_size=256):
+        for number, part in enumerate(stream.with_format("arrow").iter(batch_size=256)):
             schema = part.schema.with_metadata(described or part.schema.metadata)
-            yield from table.read_batches(schema, part.to_batches(), place, options)
+            yield from table.read_batches(schema, part.to_batches(), place, options, name=f"{place.name}-{number}")
     except BowerbirdError:
         raise
     except Exception as error:  # the library has many ways to say that it cannot

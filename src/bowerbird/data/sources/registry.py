@@ -17,6 +17,7 @@ from bowerbird.data.item import Cleaner, SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources.archive import Archive
 from bowerbird.data.sources.base import Source, SourceOptions
+from bowerbird.data.sources.edit_folder import EditFolder
 from bowerbird.data.sources.embeddings import ClipRetrieval, CompvisParts
 from bowerbird.data.sources.folder import Folder, Picture
 from bowerbird.data.sources.generated import Drawn, EmojiFont, Starter
@@ -32,6 +33,7 @@ BUILT_IN: tuple[Source, ...] = (
     ClipRetrieval(),
     SavedDataset(),
     CompvisParts(),
+    EditFolder(),
     Folder(),  # takes any folder, so those that know better stand before it
     Parquet(),
     TextTable(),

@@ -83,7 +83,7 @@ def read_parquet(source: Path | BytesIO, options: SourceOptions, *, name: str = 
         pointer = isinstance(source, Path) and _starts(source, b"version https://git-lfs")
         reason = "a pointer of Git LFS; fetch the file with git lfs pull" if pointer else str(error).splitlines()[0]
         raise DamagedError(f"{path}: not a parquet file ({reason})") from error
-    yield from read_batches(file.schema_arrow, _batches(file, path), path, options)
+    yield from read_batches(file.schema_arrow, _batches(file, path), path, options, name=name)
 
 
 def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
@@ -104,10 +104,10 @@ def _rows_at_once(facts: pq.FileMetaData) -> int:
 
 
 def read_batches(
-    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, options: SourceOptions
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, options: SourceOptions, *, name: str = ""
 ) -> Iterator[SourceItem]:
     """Rows with an `image` struct {bytes, path}, bytes, base64 or a path; other columns become metadata, class labels
-    by their names. `path` names the table, and paths lie beside it.
+    by their names. `path` names the table, and paths lie beside it; `name` tells it from others of a source.
 
     Embeddings of a table that says whose they are come along. With `fetch_urls`, pictures may be had from the addresses
     in a column `url`. A row of a table of edits is two items (`edit_rows`). Raises: BowerbirdError where the
@@ -115,7 +115,7 @@ def read_batches(
     """
     pairs = pair_columns(schema.names)
     if pairs is not None:
-        yield from _pair_items(schema, batches, path, pairs, options)
+        yield from _pair_items(schema, batches, path, pairs, options, name or path.name)
         return
     image_column, by_url = _image_column(schema, path, options.fetch_urls)
     fingerprint = (schema.metadata or {}).get(ENCODER_KEY, b"").decode("utf-8", "replace")
@@ -150,7 +150,7 @@ def read_batches(
                 data, name, problem = next(fetched)
             else:
                 cell = row.pop(image_column)
-                data, name, problem = _picture_bytes(cell, path.parent)
+                data, name, problem = picture_bytes(cell, path.parent)
                 if isinstance(cell, list) and len(cell) > 1:
                     options.report.note("further_pictures", f"{path.name}[{row_number}]", len(cell) - 1)
             row = with_labels(row, labels)
@@ -168,9 +168,14 @@ def read_batches(
 
 
 def _pair_items(
-    schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path, columns: PairColumns, options: SourceOptions
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    path: Path,
+    columns: PairColumns,
+    options: SourceOptions,
+    table: str,
 ) -> Iterator[SourceItem]:
-    """Two items for each row of a table of edits."""
+    """Two items for each row of a table of edits, called `table` among those of its source."""
     pictures = (columns.original, columns.edited)
     kept = [name for name in schema.names if name in pictures or not _is_bytes(schema.field(name).type)]
     options.report.note_columns([name for name in kept if name not in pictures])
@@ -178,9 +183,9 @@ def _pair_items(
     number = 0
     for batch in _slices(batches):
         for row in batch.select(kept).to_pylist():
-            place = f"{path.name}[{number}]"
+            place = f"{table}[{number}]"
             for cell, caption, metadata in split_pair(with_labels(row, labels), columns, place):
-                data, name, problem = _picture_bytes(cell, path.parent)
+                data, name, problem = picture_bytes(cell, path.parent)
                 yield SourceItem(data, portable(name) or place, caption, metadata, problem=problem)
             number += 1
 
@@ -271,7 +276,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:
+def picture_bytes(value: Any, folder: Path) -> tuple[bytes, str, str]:
     """Bytes and name of one cell, and why there are no bytes; a relative path is looked up beside the table and never
     above it."""
     if isinstance(value, list):  # several pictures a row: the first

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.text import printable, shortened
+from bowerbird.core.text import shorten
 from bowerbird.data.item import SourceItem
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import layout
@@ -56,5 +56,5 @@ def _what(rows: list[dict[str, Any]], report: SourceReport) -> str:
     """What is wrong with rows of which none names a picture that is there."""
     if not rows:
         return "; ".join(report.lines()) or "no rows"
-    first = shortened(printable(", ".join(f"{name}: {value}" for name, value in rows[0].items())), 120)
+    first = shorten(", ".join(f"{name}: {value}" for name, value in rows[0].items()), 120)
     return f"none of its {len(rows):,} rows names a picture that is there (the first is {first})"

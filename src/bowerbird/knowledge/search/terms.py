@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from unicodedata import normalize
 
+from bowerbird.knowledge.search.accents import same_but_accents
+
 _FIELD = re.compile(r'(?<!\S)(?P<name>[^\W\d][\w.-]*):(?:"(?P<quoted>[^"]+)"|(?P<bare>[^\s":/][^\s"]*))')
 _PHRASE = re.compile('"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»|»([^«]*)«|「([^」]*)」|『([^』]*)』')
 """Words between quotation marks, as English, German, French and Japanese write them."""
@@ -75,12 +77,17 @@ def _column(name: str, columns: Mapping[str, str]) -> str | None:
 
 
 def _condition(column: str, kind: str, value: str) -> str | None:
-    """The condition that a column of this type has a value, texts in any case; None where it cannot."""
+    """The condition that a column of this type has a value, texts in any case and with any accents; None where it
+    cannot."""
     text = value.replace("'", "''")
+    pattern = (same_but_accents(value) or "").replace("'", "''")
     if "`" in column:
         return None
     if kind.startswith(("list", "large_list")):
-        return f"array_has(string_to_array(lower(array_to_string(`{column}`, chr(31))), chr(31)), lower('{text}'))"
+        joined = f"array_to_string(`{column}`, chr(31))"
+        if pattern:
+            return f"regexp_like({joined}, '(?i)(?:^|\x1f){pattern}(?:\x1f|$)')"
+        return f"array_has(string_to_array(lower({joined}), chr(31)), lower('{text}'))"
     if kind.startswith("bool"):
         return f"`{column}` = {value.lower()}" if value.lower() in ("true", "false") else None
     if kind.startswith(("int", "uint", "float", "double", "halffloat")):
@@ -94,6 +101,8 @@ def _condition(column: str, kind: str, value: str) -> str | None:
             whole = int(value) if value.isdecimal() else int(number) if number.is_integer() else None
             return f"`{column}` = {whole}" if whole is not None and abs(whole) < 2**63 else None
         return f"`{column}` = {number!r}"
+    if pattern:
+        return f"regexp_like(`{column}`, '(?i)^{pattern}$')"
     forms = dict.fromkeys((normalize("NFC", text), normalize("NFD", text)))  # é as one character, and as two
     values = ", ".join(f"lower('{form}')" for form in forms)
     return f"lower(`{column}`) IN ({values})"

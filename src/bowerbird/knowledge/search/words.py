@@ -36,12 +36,12 @@ _FOR_WHOM = re.compile(r"\bfor\W+(?:me|us|my|our)\b(?:\W+\w+){0,2}\W*$|\bplease\
 ODD_PLURALS = {"lenses": "lens", "gases": "gas", "irises": "iris", "atlases": "atlas", "canvases": "canvas"}
 
 _ASCII_WORD = re.compile(r"[^\W_]+|[#*]")
-_ACCENTS = re.compile(
+ACCENTS = re.compile(
     "[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670"
     "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20dc\ufe20-\ufe2f]"
 )
 """Marks over and under letters of scripts that are also written without them, and the stretched line of Arabic."""
-_LETTERS = str.maketrans({"’": "'", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ħ": "h", "ı": "i"})
+LETTERS = str.maketrans({"’": "'", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ħ": "h", "ı": "i"})
 """What Unicode does not decompose, as it is typed without the letter."""
 _UNSEEN = re.compile("[\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\u20e3]")
 _HAN = "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -154,8 +154,8 @@ def _content(every: list[str]) -> list[str]:
 
 def without_accents(text: str) -> str:
     """A text in lower case with the letters that are typed where a keyboard has no accents."""
-    bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
-    return unicodedata.normalize("NFC", bare).translate(_LETTERS)
+    bare = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return unicodedata.normalize("NFC", bare).translate(LETTERS)
 
 
 def all_words(text: str, *, parts: bool, accents: bool = False) -> list[str]:
@@ -165,7 +165,7 @@ def all_words(text: str, *, parts: bool, accents: bool = False) -> list[str]:
         return _ASCII_WORD.findall(text.lower().replace("'s", ""))
     found: list[str] = []
     lower = text.casefold()
-    bare = _ACCENTS.sub("", unicodedata.normalize("NFKC", lower)) if accents else without_accents(lower)
+    bare = ACCENTS.sub("", unicodedata.normalize("NFKC", lower)) if accents else without_accents(lower)
     bare = bare.replace("’", "'").replace("'s", "")
     for cluster in _EMOJI.findall(bare):
         plain = _SKIN.sub("", cluster) or cluster
@@ -192,7 +192,7 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Of a word (in the group `run` one of a script without blanks), and of a character with its marks."""
     places = (*range(0x300, 0x1D00), *range(0x302A, 0x309B), *range(0xA66F, 0xABF0), *range(0x11000, 0x12000))
     marks = "".join(chr(c) for c in places if unicodedata.category(chr(c)) in ("Mn", "Mc"))
-    marks = _ACCENTS.sub("", marks)
+    marks = ACCENTS.sub("", marks)
     without_blanks = f"[{_HAN}{_KANA}{_HANGUL}{_SOUTHEAST}]"
     return (
         re.compile(f"(?P<run>{without_blanks}+)|(?:(?!{without_blanks})[^\\W_]|[{marks}])+|[#*]"),

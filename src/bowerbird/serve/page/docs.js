@@ -6,7 +6,7 @@ const add = (parent, name, text) => {
 };
 
 const main = document.getElementById("routes");
-const answer = await fetch("/openapi.json");
+const answer = await fetch("openapi.json");
 if (!answer.ok) {
   add(main, "p", (await answer.json()).error.message);
 } else {

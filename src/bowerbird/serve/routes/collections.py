@@ -127,7 +127,7 @@ async def items(
             "version": found.version,
             "total": len(ids),
             "offset": offset,
-            "items": items_of(kb, found, shown),
+            "items": items_of(server.items_address(kb), found, shown),
         }
 
     return await asyncio.to_thread(page)
@@ -180,7 +180,7 @@ async def one_item(kb: str, item: str, server: Here) -> Any:
     """One item."""
     number = _item(item)
     found = await asyncio.to_thread(server.kb, kb)
-    return (await asyncio.to_thread(items_of, kb, found, [number]))[0]
+    return (await asyncio.to_thread(items_of, server.items_address(kb), found, [number]))[0]
 
 
 def _stored(kb: KnowledgeBase, item: str) -> bytes:
@@ -279,7 +279,9 @@ async def search(kb: str, body: schemas.SearchRequest, server: Here) -> Any:
     spent = time.perf_counter() - started
     server.metrics.observe("stage_seconds", spent, stage="search")
     columns = [c for c in range(hits.k) if hits.mask[0, c]]
-    described = await asyncio.to_thread(items_of, kb, found, [int(hits.ids[0, c]) for c in columns])
+    described = await asyncio.to_thread(
+        items_of, server.items_address(kb), found, [int(hits.ids[0, c]) for c in columns]
+    )
     results = [
         {
             "item": item,
@@ -338,6 +340,8 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
         raise Refused(422, "give prompt or uploads, one of them", code="invalid_value", param="prompt")
     server.check_encoder()
     served, found = server.model(body.model), await asyncio.to_thread(server.kb, kb)
+    if body.where is not None:
+        await asyncio.to_thread(found.ids, body.where)
     job: dict[str, Any] = {"prompt": body.prompt, "k": None if body.k is None else min(body.k, max(1, len(found)))}
     job |= {"search_mode": body.search_mode, "where": body.where, "rerank": body.rerank, "allow_no_neighbors": True}
     job |= {"images": [str(server.upload(name)) for name in body.uploads], "phrases": body.phrases}
@@ -346,7 +350,7 @@ async def neighbors(kb: str, body: schemas.NeighborsRequest, server: Here) -> An
     message |= {"pinned": [int(item) for item in weights], "removed": [int(item) for item in body.removed]}
     answer = await server.ask(message)
     await server.model_facts(served)  # it is open now, so what it can do is known
-    described = await asyncio.to_thread(items_of, kb, found, [int(i) for i in answer["ids"]])
+    described = await asyncio.to_thread(items_of, server.items_address(kb), found, [int(i) for i in answer["ids"]])
     rows = [
         {"item": item, "score": score, "weight": weights.get(item["id"], 1.0), "pinned": number < answer["pinned"]}
         | ({"phrase": answer["phrases"][number]} if answer["phrases"] else {})

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends
 from bowerbird.serve import answers
 from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.models import Served
+from bowerbird.serve.sizes import proposed
 
 router = APIRouter(prefix="/api", tags=["models"])
 Here = Annotated[Server, Depends(server_of)]
@@ -26,6 +27,7 @@ def _facts(server: Server, served: Served) -> dict[str, Any]:
         "loaded": loaded,
         "capabilities": None if known is None else known["capabilities"],
         "defaults": None if known is None else known["defaults"],
+        "sizes": [] if known is None else proposed(known["capabilities"], server.settings.limits),
     }
 
 

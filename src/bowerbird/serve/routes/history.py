@@ -64,7 +64,7 @@ async def history(
     options: dict[str, Any] = {"starred": starred, "model": model, "kb": knowledge_base, "before": before}
     rows = await asyncio.to_thread(lambda: server.store.history(words=q, limit=limit, **options))
     more = str(rows[-1]["number"]) if len(rows) == limit else None
-    return {"images": [public_image(row) for row in rows], "next": more}
+    return {"images": [public_image(row, server.settings.root_path) for row in rows], "next": more}
 
 
 @router.post("/history/zip", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
@@ -144,7 +144,7 @@ def _neighbors(server: Server, kb: str | None, rows: list[dict[str, Any]]) -> li
             there = {int(i) for i in opened.select_ids(ids=[row["id"] for row in rows if row["id"] >= 0])}
         except (BowerbirdError, Refused):
             there = set()
-    base = f"/api/knowledge-bases/{kb}/items"
+    base = server.items_address(str(kb))
     return [
         {
             **row,
@@ -172,7 +172,7 @@ async def star(image: str, body: schemas.StarRequest, server: Here) -> Any:
     """Mark it, or not."""
     server.image(_known(image, "img"))
     await asyncio.to_thread(server.store.star, image, body.starred)
-    return public_image(server.image(image))
+    return public_image(server.image(image), server.settings.root_path)
 
 
 @router.delete("/images/{image}", status_code=204, response_class=Response)

@@ -28,7 +28,7 @@ def accepted(server: Server, task: Task) -> JSONResponse:
     """202 with the job. Raises: Refused where there is no room."""
     server.dispatcher.submit(task)
     job = server.job(task.id)
-    return JSONResponse(job, 202, {"Location": f"/api/jobs/{task.id}"})
+    return JSONResponse(job, 202, {"Location": server.at(f"/api/jobs/{task.id}")})
 
 
 @router.post("/generate", status_code=202, response_model=answers.Job)

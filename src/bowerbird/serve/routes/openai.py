@@ -72,8 +72,9 @@ class ImagesRequest(schemas.Strict):
         if self.size in (None, "auto"):
             return None, None
         width, height = map(int, str(self.size).split("x"))
-        if not 16 <= min(width, height) <= max(width, height) <= 1024:
-            raise Refused(400, f"size {self.size}: edges from 16 to 1024", code="invalid_value", param="size")
+        if not LIMITS.least_edge <= min(width, height) <= max(width, height) <= LIMITS.edge:
+            text = f"size {self.size}: edges are {LIMITS.least_edge} to {LIMITS.edge} pixels; give less, or auto"
+            raise Refused(400, text, code="invalid_value", param="size")
         return height, width
 
 
@@ -116,7 +117,12 @@ async def generations(body: ImagesRequest, request: Request, server: Here) -> Re
     own = {name: getattr(body, name) for name in ("text_ratio", "scale", "negative_prompt", "phrases")}
     own |= {} if body.rerank is None else {"rerank": body.rerank}
     wanted = schemas.GenerateRequest(**_common(body), **own, height=height, width=width, neighbors=chosen or None)
-    return await _answer(request, server, await orders.generate(server, wanted), body, "image_generation")
+    try:
+        task = await orders.generate(server, wanted)
+    except Refused as refused:
+        refused.param = "size" if refused.param in ("height", "width") else refused.param
+        raise
+    return await _answer(request, server, task, body, "image_generation")
 
 
 @router.post(

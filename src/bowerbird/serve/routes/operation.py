@@ -25,7 +25,7 @@ MONTH = 30 * 24 * 3600
 async def page(request: Request, server: Here, token: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
     """The page; `token` signs in, and is gone from the address."""
     if token is not None and server.settings.token is not None:
-        answer = RedirectResponse("/", 303)
+        answer = RedirectResponse(server.at("/"), 303)
         if hmac.compare_digest(token.encode(), server.settings.token.encode()):
             _sign_in(answer, request, server)
         return answer
@@ -52,7 +52,13 @@ def _sign_in(answer: Response, request: Request, server: Server) -> None:
     """The cookie; where a proxy in front says that it came by https, a browser never sends it by http."""
     secure = request.url.scheme == "https"
     answer.set_cookie(
-        gate.COOKIE, gate.session(server), max_age=MONTH, httponly=True, samesite="strict", path="/", secure=secure
+        gate.COOKIE,
+        gate.session(server),
+        max_age=MONTH,
+        httponly=True,
+        samesite="strict",
+        path=server.at("/"),
+        secure=secure,
     )
 
 
@@ -75,10 +81,10 @@ async def sign_in(body: schemas.SessionRequest, request: Request, server: Here) 
 
 
 @router.delete("/api/session", status_code=204, response_class=Response)
-async def sign_out() -> Response:
+async def sign_out(server: Here) -> Response:
     """Give the cookie back."""
     answer = Response(status_code=204)
-    answer.delete_cookie(gate.COOKIE, path="/")
+    answer.delete_cookie(gate.COOKIE, path=server.at("/"))
     return answer
 
 

@@ -98,6 +98,7 @@ class ReferencePipeline(WrappedPipeline):
             without_neighbors=can is None or not can.needs_reference,
             takes_references=True,
             any_size=True,
+            multiple_of=bases.edge_limits(self.base, common.MOST_EDGE)[0],
             samplers=self.samplers,
             max_references=0 if can is None else can.max_references,
         )
@@ -226,7 +227,7 @@ class ReferencePipeline(WrappedPipeline):
         `spans`: see `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes
         to the base's own call as it is. Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
+        common.check_output(output_type, num_images_per_prompt)
         settings = ReferenceSettings(
             scale=scale,
             layers=layers,
@@ -237,8 +238,6 @@ class ReferencePipeline(WrappedPipeline):
             structure=structure,
             spans=tuple((start, end) for start, end in spans),
         )
-        if num_images_per_prompt < 1:
-            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         if neighbors is not None:
             hits = with_prompts(neighbors, prompt)
         else:

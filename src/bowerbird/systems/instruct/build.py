@@ -80,6 +80,11 @@ def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits
     """The edits that are trained on, those held out, and what draws them: of a table of edits, else composed by code.
     Raises: BowerbirdError where settings do not fit a table."""
     said = said_edits(pictures)
+    if said is None and not config.composes:
+        raise BowerbirdError(
+            f"{len(pictures)} pictures and no edit: each row of a table has two pictures and an instruction, such as"
+            " original_image, edited_image and edit_prompt; drawings of which edits are composed are for tiny-instruct"
+        )
     if said is None:
         settings = EditSettings(**{name: getattr(config, name) for name in EditSettings.__dataclass_fields__})
         edits, held_out, vocabulary = build_edits(settings, pictures, seed)

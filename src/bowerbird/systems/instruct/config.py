@@ -24,7 +24,8 @@ class InstructConfig(ObjectiveConfig):
     called by a word that means nothing. `drop`: the share without the text alone, without the picture alone, and
     without both, each.
 
-    Data: see `data.edits.build.EditSettings`.
+    `composes`: whether code composes edits of pictures that are no table of edits, see `data.edits.build.EditSettings`;
+    else such pictures are refused.
     """
 
     kind: Literal["instruct"] = "instruct"
@@ -39,6 +40,7 @@ class InstructConfig(ObjectiveConfig):
     referred: Share = 0.7
     exact: Share = 0.35
     invented: Share = 0.15
+    composes: bool = True
     each: Count = 12_000
     wholes: Count = 10_000
     scenes: Count = 10_000

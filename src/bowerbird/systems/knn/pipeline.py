@@ -67,6 +67,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
             edits=self.edits,
             starts_from_image=True,
             any_size=True,
+            multiple_of=common.edge_step(self.unet, self.vae),
         )
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_output(output_type, num_images_per_prompt)
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:

@@ -81,9 +81,13 @@ class RDMPipeline(EmbeddingSystem):
     @property
     def capabilities(self) -> Capabilities:
         """Any number of neighbors, as embeddings; guidance can be kept to a part of the steps."""
-        size = common.trained_size(self.unet, self.vae)
-        samplers = (*schedulers.SAMPLERS, AS_SAVED)
-        return Capabilities((size,), guidance_interval=True, any_size=True, samplers=samplers)
+        return Capabilities(
+            (common.trained_size(self.unet, self.vae),),
+            guidance_interval=True,
+            any_size=True,
+            multiple_of=common.edge_step(self.unet, self.vae),
+            samplers=(*schedulers.SAMPLERS, AS_SAVED),
+        )
 
     @torch.no_grad()
     def __call__(
@@ -132,7 +136,7 @@ class RDMPipeline(EmbeddingSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_output(output_type, num_images_per_prompt)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         if neighbors is not None:

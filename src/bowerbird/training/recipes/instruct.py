@@ -70,7 +70,12 @@ def instruct(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = InstructConfig(
-            base="runs/tiny-sd/model", picture_size=256, style_key=None, group_key=None, kind_key=None
+            base="runs/tiny-sd/model",
+            picture_size=256,
+            composes=False,
+            style_key=None,
+            group_key=None,
+            kind_key=None,
         )
         return Recipe(name="instruct", system=system, train=train, size=256)
     without = dict.fromkeys(("encoder", "style_key", "group_key", "kind_key"))

@@ -1,5 +1,6 @@
 // Requests to the server: JSON in, JSON out, and every failure an ApiError with a sentence to show.
 import { countIfSlow } from "./busy.js";
+import { at } from "./root.js";
 import { createStore } from "./store.js";
 
 /** False once the server wants a token and has none. */
@@ -47,7 +48,7 @@ function jsonRequest(method, json) {
 
 async function fetchOrExplain(path, init) {
   try {
-    return await fetch(path, { credentials: "same-origin", ...init });
+    return await fetch(at(path), { credentials: "same-origin", ...init });
   } catch (error) {
     if (isAbort(error)) throw error;
     throw new ApiError("The server does not answer. Is `bowerbird serve` still running?", { code: "unreachable" });
@@ -80,7 +81,7 @@ function toError(status, error, retryAfter) {
 export function uploadForm(path, form, { onSent, signal } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", path);
+    request.open("POST", at(path));
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && onSent?.(event.loaded / event.total);
     request.onload = () => {

@@ -12,6 +12,7 @@ const INITIAL = {
   guidance: null,
   textRatio: null,
   sampler: null,
+  size: null, // "128x64", width first
   searchMode: null,
   rerank: null,
   where: "",
@@ -72,6 +73,7 @@ export function fillDraft(request, neighbors) {
     guidance: request.guidance_scale ?? null,
     textRatio: request.text_ratio ?? null,
     sampler: request.sampler ?? null,
+    size: request.width && request.height ? `${request.width}x${request.height}` : null,
     searchMode: request.search_mode ?? null,
     rerank: request.rerank && request.rerank !== "auto" ? request.rerank : null,
     where: request.where ?? "",

@@ -5,6 +5,7 @@ import { editDraft, editPicture } from "./edit-draft.js";
 import { download, downloadBlob } from "./files.js";
 import { submit, updateImages } from "./jobs.js";
 import { leave } from "./leaving.js";
+import { at } from "./root.js";
 import { go } from "./router.js";
 import { chosen, server } from "./server.js";
 import { createStore } from "./store.js";
@@ -51,7 +52,7 @@ export function loadNeighbors(id) {
 export function neighborPicture({ present, thumbnail, name }) {
   if (present) return thumbnail;
   const upload = /^(upl_[0-9a-f]+)\.png$/.exec(name ?? "");
-  return upload ? `/api/uploads/${upload[1]}` : null;
+  return upload ? at(`/api/uploads/${upload[1]}`) : null;
 }
 
 /** Ids below zero are no items: the prompt's own embedding, or a picture from disk. */
@@ -106,7 +107,7 @@ async function putBack(kind, request) {
 async function pinnedOf(neighbors, kb) {
   const entries = [];
   for (const { item, upload, weight = 1, caption } of neighbors) {
-    if (upload) entries.push(pinnedUpload({ id: upload, url: `/api/uploads/${upload}` }, caption, weight));
+    if (upload) entries.push(pinnedUpload({ id: upload, url: at(`/api/uploads/${upload}`) }, caption, weight));
     else {
       try {
         entries.push(pinnedItem(await get(kbPath(kb, `/items/${item}`)), weight));
@@ -124,7 +125,7 @@ async function asUpload(url, name) {
   return postFile("/api/uploads", new File([await response.blob()], name, { type: "image/png" }));
 }
 
-const sourceOf = (image) => asUpload(`/api/images/${image.id}/source`, "source.png");
+const sourceOf = (image) => asUpload(at(`/api/images/${image.id}/source`), "source.png");
 
 export async function uploadFile(file) {
   return postFile("/api/uploads", file);

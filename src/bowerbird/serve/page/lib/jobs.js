@@ -1,6 +1,7 @@
 // Jobs: submitted, followed to their end, cancelled. One event stream at a time (browsers open six connections to a
 // server, and each stream holds one); the other jobs, which only wait, are asked after every second.
 import { get, post, remove } from "./api.js";
+import { at } from "./root.js";
 import { createStore } from "./store.js";
 
 export const jobs = createStore([]); // newest first; each as the server sends it, with `previews` beside it
@@ -92,7 +93,7 @@ async function askAgain() {
 }
 
 function listen(id) {
-  const source = new EventSource(`/api/jobs/${encodeURIComponent(id)}/events`);
+  const source = new EventSource(at(`/api/jobs/${encodeURIComponent(id)}/events`));
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
   on("queued", ({ position }) => change(id, () => ({ state: "queued", position })));
   on("started", () => change(id, () => ({ state: "running", position: null })));

@@ -1,5 +1,6 @@
 // Pictures that a person deleted a moment ago: out of sight at once, and gone for good when an undo can no more come.
 import { remove } from "./api.js";
+import { at } from "./root.js";
 import { jobs, updateImages } from "./jobs.js";
 import { createStore } from "./store.js";
 
@@ -40,6 +41,6 @@ export function leave(images, onError) {
 
 // who closes the page meant it: these requests outlive it
 window.addEventListener("pagehide", () => {
-  for (const id of pending) fetch(`/api/images/${id}`, { method: "DELETE", credentials: "same-origin", keepalive: true });
+  for (const id of pending) fetch(at(`/api/images/${id}`), { method: "DELETE", credentials: "same-origin", keepalive: true });
   pending.clear();
 });

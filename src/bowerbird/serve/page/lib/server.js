@@ -7,7 +7,7 @@ export const server = createStore({ status: null, bases: [], models: [], error: 
 /** The knowledge base that all views use; kept, so that tomorrow opens with it. */
 export const chosen = createKeptStore("bowerbird.kb", { kb: null });
 
-const SILENT = { prompt: 4000, images: 16, edge: 1024, steps: 200, k: 64, files: 1000, upload_bytes: 5e8 };
+const SILENT = { prompt: 4000, images: 16, edge: 2048, steps: 200, k: 64, files: 1000, upload_bytes: 5e8 };
 
 export const limits = (state) => state.status?.limits ?? SILENT;
 export const currentBase = (state, kb) => state.bases.find((base) => base.id === kb) ?? null;

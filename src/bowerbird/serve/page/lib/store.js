@@ -1,5 +1,6 @@
 // A value that views share and follow; it outlives the view, so that switching views loses nothing.
 import { useLayoutEffect, useRef, useState } from "./html.js";
+import { ROOT } from "./root.js";
 
 export function createStore(value) {
   const listeners = new Set();
@@ -38,10 +39,11 @@ export function useStore(store, select = whole) {
 
 /** A store kept in the browser under `name`; `keep` picks what is written. */
 export function createKeptStore(name, initial, keep = whole) {
-  const store = createStore({ ...initial, ...readKept(name) });
+  const key = ROOT + name; // a site may have several of these pages
+  const store = createStore({ ...initial, ...readKept(key) });
   store.subscribe((value) => {
     try {
-      localStorage.setItem(name, JSON.stringify(keep(value)));
+      localStorage.setItem(key, JSON.stringify(keep(value)));
     } catch {
       // private windows and full disks: the page works without
     }
@@ -49,9 +51,9 @@ export function createKeptStore(name, initial, keep = whole) {
   return store;
 }
 
-function readKept(name) {
+function readKept(key) {
   try {
-    const value = JSON.parse(localStorage.getItem(name));
+    const value = JSON.parse(localStorage.getItem(key));
     return value && typeof value === "object" ? value : {};
   } catch {
     return {};

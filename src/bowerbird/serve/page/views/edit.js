@@ -5,6 +5,7 @@ import { chooseFiles } from "../lib/files.js";
 import { again, settingsBack, uploadFile } from "../lib/images.js";
 import { cancel, hide, isActive, jobs, submit } from "../lib/jobs.js";
 import { useKeys } from "../lib/hooks.js";
+import { at } from "../lib/root.js";
 import { chosen, limits, server } from "../lib/server.js";
 import { useStore } from "../lib/store.js";
 import { CompareSlider } from "../parts/compare-slider.js";
@@ -183,7 +184,7 @@ function EditRun({ job }) {
     ${isActive(job) && job.previews?.[0] && html`<figure class="edit-preview picture-card preview"><img class="thumb" src=${job.previews[0]} alt="Preview" /></figure>`}
     ${image &&
     html`<div class="edit-result">
-      <${CompareSlider} key=${image.id} before=${`/api/images/${image.id}/source`} after=${ownAddress(image.url)} alt=${title} />
+      <${CompareSlider} key=${image.id} before=${at(`/api/images/${image.id}/source`)} after=${ownAddress(image.url)} alt=${title} />
       ${image.near_copy && html`<${NearCopy} />`}
       ${job.images.length > 1 &&
       html`<ul class="picker">

@@ -47,7 +47,7 @@ function ModelCard({ model }) {
     ["License", card.license],
     ["Data", card.data],
     ["Limits", card.limits],
-    ["Can", can && abilities(can)],
+    ["Can", can && abilities(can, model.sizes)],
     ["Usual", defaults && `k ${defaults.k}, ${defaults.steps} steps, guidance ${defaults.guidance_scale}, ${defaults.sampler}`],
   ];
   return html`<article class="model-card">
@@ -70,14 +70,14 @@ function ModelCard({ model }) {
   </article>`;
 }
 
-function abilities(can) {
+function abilities(can, sizes) {
   const words = [];
   if (can.reads_text) words.push("reads the prompt");
   if (can.takes_references) words.push(can.max_references === 0 ? "takes no references" : "takes neighbors as references");
   if (can.edits) words.push("edits");
   if (can.starts_from_image) words.push("starts from a picture");
   if (can.without_neighbors) words.push("generates without neighbors");
-  if (can.sizes?.length) words.push(`${can.sizes.join(", ")} px${can.any_size ? " and other sizes" : ""}`);
+  if (can.sizes?.length) words.push(`${can.sizes.join(", ")} px${can.any_size && sizes.length ? `, up to ${sizes.at(-1).replace("x", " × ")}` : ""}`);
   return words.join(", ");
 }
 

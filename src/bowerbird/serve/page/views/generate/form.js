@@ -54,7 +54,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     <${Settings}>
     <${Segments} label="How" value=${now.how} onValue=${(how) => set({ how })} options=${WAYS} />
     ${now.how === "grid" && html`<${GridFields} now=${now} />`}
-    <${SelectField} label="Model" value=${now.model ?? model?.id} onValue=${(id) => set({ model: id, sampler: null })} options=${modelOptions(models)} hint=${model?.description} />
+    <${SelectField} label="Model" value=${now.model ?? model?.id} onValue=${(id) => set({ model: id, sampler: null, size: null })} options=${modelOptions(models)} hint=${model?.description} />
     ${now.how !== "grid" && html`<${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />`}
     ${now.how !== "grid" && html`<${RangeField} label="Neighbors (k)" min="1" max=${Math.min(most.k, 20)} step="1" value=${now.k ?? defaults.k ?? 4} shown=${now.k ?? `${defaults.k ?? 4}, usual`} onValue=${(k) => set({ k })} />`}
     ${takesReferences(model) && html`<${ReferenceFields} now=${now} wrong=${wrong} />`}
@@ -69,11 +69,12 @@ export function Form({ now, model, error, sending, onGenerate }) {
         <${NumberField} label="Guidance" min="0" step="0.1" value=${now.guidance} placeholder=${usual(defaults.guidance_scale)} onValue=${(guidance) => set({ guidance })} error=${wrong("guidance_scale")} />
         ${readsText(model) && html`<${NumberField} label="Text ratio" min="0" max="1" step="0.05" value=${now.textRatio} placeholder="usual" onValue=${(textRatio) => set({ textRatio })} error=${wrong("text_ratio")} />`}
         <${SelectField} label="Sampler" value=${now.sampler} onValue=${(sampler) => set({ sampler })} options=${[{ value: null, label: "usual" }, ...samplers.map(same)]} />
+        <${SelectField} label="Size" value=${now.size === ownSize(model) ? null : now.size} onValue=${(size) => set({ size })} options=${sizeOptions(model, now.size)} error=${wrong("height") ?? wrong("width")} />
         <${SelectField} label="Search" value=${now.searchMode} onValue=${(searchMode) => set({ searchMode })} options=${SEARCHES} />
         <${SelectField} label="Re-rank" value=${now.rerank} onValue=${(rerank) => set({ rerank })} options=${rerankers(status)} hint="What is found, in a better order" />
       </div>
       <${TextField} label="Only neighbors where" value=${now.where} onValue=${(where) => set({ where })} placeholder="style = 'noto'" error=${wrong("where")} spellcheck="false" />
-      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, searchMode: null, rerank: null, where: "", scale: null, negative: "", byPhrase: false })}>All as usual</button>
+      <button type="button" class="link" onClick=${() => set({ k: null, steps: null, guidance: null, textRatio: null, sampler: null, size: null, searchMode: null, rerank: null, where: "", scale: null, negative: "", byPhrase: false })}>All as usual</button>
     </details>
     <//>
   </form>`;
@@ -84,6 +85,19 @@ function ReferenceFields({ now, wrong }) {
   return html`<${RangeField} label="Reference scale" min="0" max="1.5" step="0.05" value=${now.scale ?? 0.6} shown=${now.scale ?? "0.6, usual"} onValue=${(scale) => set({ scale })} />
     <${Check} label="A reference for each phrase" hint="of the prompt; mark your own with [brackets]" checked=${now.byPhrase} onValue=${(byPhrase) => set({ byPhrase })} />
     <${TextField} label="To avoid" value=${now.negative} onValue=${(negative) => set({ negative })} placeholder="blurry, text" error=${wrong("negative_prompt")} />`;
+}
+
+function ownSize(model) {
+  const edge = model?.capabilities?.sizes?.at(-1);
+  return edge ? `${edge}x${edge}` : null;
+}
+
+/** Sizes that the model takes; one that came with a picture's settings may be between them. */
+function sizeOptions(model, chosen) {
+  const own = ownSize(model);
+  const others = new Set([...(model?.sizes ?? []), ...(chosen ? [chosen] : [])]);
+  others.delete(own);
+  return [{ value: null, label: usual(own?.replace("x", " × ")) }, ...[...others].map((size) => ({ value: size, label: size.replace("x", " × ") }))];
 }
 
 const same = (value) => ({ value, label: value });

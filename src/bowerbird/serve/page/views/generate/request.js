@@ -29,6 +29,11 @@ export const takesReferences = (model) => Boolean(model?.capabilities?.takes_ref
 /** Chosen neighbors are what is used, whatever phrases there are. */
 export const readsPhrases = (draft, model) => takesReferences(model) && draft.byPhrase && !usesChosen(draft);
 
+function edgesOf({ size }) {
+  const [width, height] = (size ?? "").split("x").map(Number);
+  return size ? { width, height } : {};
+}
+
 const referencesOf = (draft, model) =>
   takesReferences(model)
     ? { scale: draft.scale, negative_prompt: draft.negative.trim() || null, phrases: readsPhrases(draft, model) ? "rules" : null }
@@ -47,6 +52,7 @@ export function requestOf(draft, { kb, model, neighbors }) {
     guidance_scale: draft.guidance,
     ...referencesOf(draft, model),
     sampler: draft.sampler,
+    ...edgesOf(draft),
     search_mode: draft.searchMode,
     rerank: draft.rerank,
     where: draft.where.trim() || null,

@@ -5,6 +5,7 @@ import { loadNeighbors, neighborPicture } from "../../lib/images.js";
 import { cancel, hide, isActive, submit } from "../../lib/jobs.js";
 import { likeness } from "../../lib/format.js";
 import { useLoaded } from "../../lib/hooks.js";
+import { at } from "../../lib/root.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { JobEnd, JobProgress, jobSeconds } from "../../parts/notices.js";
 import { PictureCard } from "../../parts/picture-card.js";
@@ -30,8 +31,8 @@ export function Run({ job, lit, onLight }) {
       ${!active &&
       html`<div class="run-buttons">
         ${job.kind !== "regenerate" && html`<${IconButton} name="dice" label="Same, but another seed" onClick=${() => retry({ seed: null })} />`}
-        ${job.images.length > 0 && html`<${IconButton} name="download" label="Save all as zip" onClick=${() => download(`/api/jobs/${job.id}/zip`, `${job.id}.zip`)} />`}
-        ${job.sheet && html`<a class="icon-button" href=${`/api/jobs/${job.id}/sheet`} target="_blank" rel="noopener" aria-label="Contact sheet: each picture beside its neighbors" title="Contact sheet"><${Icon} name="grid" /></a>`}
+        ${job.images.length > 0 && html`<${IconButton} name="download" label="Save all as zip" onClick=${() => download(at(`/api/jobs/${job.id}/zip`), `${job.id}.zip`)} />`}
+        ${job.sheet && html`<a class="icon-button" href=${at(`/api/jobs/${job.id}/sheet`)} target="_blank" rel="noopener" aria-label="Contact sheet: each picture beside its neighbors" title="Contact sheet"><${Icon} name="grid" /></a>`}
         <${IconButton} name="close" label="Put away (the history keeps it)" onClick=${() => hide(job)} />
       </div>`}
     </header>
