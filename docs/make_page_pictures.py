@@ -1,6 +1,6 @@
 """The two pictures of docs/serve-page.md, from a real server with the starter collection, in a real browser.
 
-    python docs/make_page_pictures.py        # needs what tests/test_page.py needs: playwright, and Debian's chromium
+python docs/make_page_pictures.py        # needs what tests/test_page.py needs: playwright, and Debian's chromium
 """
 
 from __future__ import annotations
