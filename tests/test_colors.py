@@ -16,6 +16,7 @@ from bowerbird.data.color_words import color_shares, colors_in, has_color
 from bowerbird.data.scenes.words import COLORS
 from bowerbird.knowledge.rerank.color_request import ColoredThing, read_colors
 from bowerbird.systems import queries
+from bowerbird.systems.mixture import mixture_hint
 from tests.test_cli import bowerbird
 
 RGB = {"red": (221, 46, 68), "yellow": (255, 204, 77), "green": (119, 178, 85)}
@@ -56,19 +57,21 @@ def test_only_neighbors_of_the_asked_color(tmp_path: Path, captions: bool) -> No
     assert int(queries.by_text(kb, ["a red apple"], 4, rerank=False).mask.sum()) == 4
 
 
-def test_names_of_files_say_what_pictures_without_a_caption_show(tmp_path: Path) -> None:
-    """A red star takes no green apple's place, and what was left out is called by its file's name."""
-    folder = tmp_path / "things"
-    folder.mkdir()
+@pytest.mark.parametrize("below", ["", "b misc"])
+def test_names_of_files_say_what_pictures_without_a_caption_show(tmp_path: Path, below: str) -> None:
+    """A red star takes no green apple's place, and what was left out is called by its file's name, also where the name
+    of its folder is its caption."""
+    folder = tmp_path / "things" / below
+    folder.mkdir(parents=True)
     for color in ("red", "green", "yellow"):
         apple(color, 1).save(folder / f"{color} apple.png")
         for margin, thing in enumerate(("star", "kite", "boat"), 10):  # of one size they would be one item
             picture = Image.new("RGB", (64, 64), "white")
             picture.paste(RGB[color], (margin, margin, 54, 54))
             picture.save(folder / f"{color} {thing}.png")
-    kb = KnowledgeBase.build(tmp_path / "kb", folder)[0]
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "things")[0]
     hits = queries.by_text(kb, ["yellow apple"], 2)
-    assert [m["file_name"] for m, there in zip(hits.metadata[0], hits.mask[0], strict=True) if there] == [
+    assert [Path(m["file_name"]).name for m, there in zip(hits.metadata[0], hits.mask[0], strict=True) if there] == [
         "yellow apple.png"
     ]
     assert "'green apple.png'" in hits.notes[0][0]
@@ -241,3 +244,21 @@ def test_one_reranker_by_name_everywhere(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "rerank": false}\n{"prompt": "a", "rerank": "color"}\n"a"\n')
     jobs = prompt_file.read_jobs(tmp_path / "p.jsonl", Job(), has_kb=True)
     assert [job.rerank for job in jobs] == ["none", "color", "auto"]
+
+
+def test_a_prompt_whose_neighbors_are_other_things_too_is_hinted_at(tmp_path: Path) -> None:
+    """Where each thing is drawn once, further neighbors are other things, and the picture a mixture."""
+    folder = tmp_path / "things" / "misc"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("green_house", "green tree", "green star", "old house")):
+        apple("green", number).save(folder / f"{name}.png")
+    (folder / "old house.txt").write_text("a green house")
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "things")[0]
+
+    def hint(prompt: str, k: int) -> str | None:
+        return mixture_hint(kb, queries.by_text(kb, [prompt], k, rerank="none"), prompt)
+
+    assert (hint("green tree", 3) or "").startswith("1 of 3 neighbors is 'green tree.png'; the others lack words")
+    of_two = r"2 of 4 neighbors are '(green_house.png|a green house)' and 1 more;.*`k=2`"
+    assert re.match(of_two, hint("green house", 4) or "")
+    assert hint("green tree", 1) is hint("house", 2) is hint("green", 4) is hint("red ball", 2) is None

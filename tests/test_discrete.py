@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bowerbird.diffusion import discrete, guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.discrete import MaskAndReplace
+from bowerbird.models import vq
 
 SMALL = MaskAndReplace(symbols=3, times=5, replaced=0.3)
 
@@ -157,3 +158,14 @@ def test_truncation_keeps_the_likeliest_share() -> None:
     said = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]]).log()
     torch.testing.assert_close(discrete.truncated(said, 0.7).exp(), torch.tensor([[[0.625, 0.375, 0.0, 0.0]]]))
     assert discrete.truncated(said, 1.0) is said
+
+
+def test_a_symbol_is_the_code_nearest_to_a_vector() -> None:
+    """Also where codes are far from the origin, in parts, and in half precision."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(50, 3, generator=generator) + 20
+    vectors = torch.cat([torch.randn(600, 3, generator=generator) + 20, codes])
+    distances = (vectors.double()[:, None] - codes.double()[None]).square().sum(2)
+    assert torch.equal(vq.nearest_codes(codes, vectors), distances.argmin(1))
+    halved = vq.nearest_codes(codes.half(), codes.half())
+    assert torch.equal(halved, torch.arange(50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -181,6 +182,12 @@ def test_training_ends_with_the_checkpoint_before_the_class_collapsed(
     list(train_recipe(two, pictures, place / "two", device="cpu", sheets=False))
     files = [place / each / "model" / "pytorch_lora_weights.safetensors" for each in ("run", "two")]
     assert_same(*files)
+    left = [0.49, 0.3, 0.4]  # of 0.5; by default what is left at the second is too little, and half is not it
+    monkeypatch.setattr("bowerbird.systems.dreambooth.objective.least_share", lambda *_: 0.7)
+    usual = with_settings(made, ["system.stop_below=null", "train.steps=3"])
+    stopped = list(train_recipe(usual, pictures, place / "usual", device="cpu", sheets=False))
+    assert [report.step for report in stopped] == [1, 2]
+    assert "60% is left, stops below 70%" in str(stopped[-1].stopped)
     left = [0.1]
     with pytest.raises(BowerbirdError, match="before the first checkpoint"):
         list(train_recipe(made, pictures, place / "never", device="cpu", sheets=False))
@@ -229,6 +236,69 @@ def test_a_killed_training_goes_on_to_the_same_weights(place: Path) -> None:
     assert (place / "cut" / "checkpoint.safetensors").is_file()
     files = [run(place, each, "train.steps=4") / "pytorch_lora_weights.safetensors" for each in ("cut", "whole")]
     assert_same(*files)
+
+
+def test_our_layers_are_pefts() -> None:
+    """The same start gives the same prediction, gradients and weights after steps of AdamW, alpha twice the rank."""
+    peft = pytest.importorskip("peft", minversion="0.17", exc_type=ImportError)
+    from bowerbird.models.low_rank import add_low_rank, factors
+    from bowerbird.systems.dreambooth.config import TARGETS
+
+    rank, base = 4, doubles.sd().unet
+    ours, theirs = copy.deepcopy(base).requires_grad_(False), copy.deepcopy(base).requires_grad_(False)
+    add_low_rank(ours, TARGETS, rank, scale=2.0, deviation=1 / rank)
+    theirs.add_adapter(
+        peft.LoraConfig(r=rank, lora_alpha=2 * rank, init_lora_weights="gaussian", target_modules=list(TARGETS))
+    )
+    names = {name: name.replace(".weight", ".default.weight") for name in factors(ours)}
+    into = dict(theirs.named_parameters())
+    start = torch.cat([into[names[name]].flatten() for name in names if "lora_A" in name]).detach()
+    own = torch.cat([value.flatten() for name, value in factors(ours).items() if "lora_A" in name])
+    assert float(own.std()) == pytest.approx(float(start.std()), rel=0.1)
+    with torch.no_grad():
+        for name, value in factors(ours).items():
+            into[names[name]].copy_(value)
+    x, text, wanted = torch.randn(2, 4, 8, 8), torch.randn(2, 5, doubles.CONTEXT), torch.randn(2, 4, 8, 8)
+    made = []
+    for unet in (ours, theirs):
+        learned = [each for each in unet.parameters() if each.requires_grad]
+        optimizer, losses = torch.optim.AdamW(learned, 1e-2), []
+        for step in range(4):
+            loss = (unet(x, 100 * step, encoder_hidden_states=text).sample - wanted).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        made.append(losses)
+    assert made[0] == pytest.approx(made[1], rel=1e-5)
+    assert made[0][-1] < made[0][0]
+    for name, value in factors(ours).items():
+        assert torch.allclose(value, into[names[name]], atol=1e-4)
+
+
+def test_a_lora_begins_as_diffusers_recipe_has_it(place: Path) -> None:
+    run(place, "run", "train.learning_rate=1e-12", "train.steps=1", "system.rank=8")
+    tensors = load_file(place / "run" / "model" / "pytorch_lora_weights.safetensors")
+    down = torch.cat([value.flatten() for name, value in tensors.items() if "lora_A" in name])
+    assert float(down.std()) == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_when_a_class_has_collapsed_depends_on_its_subject() -> None:
+    """Halfway to a class that is the subject alone, and never where chance may be."""
+    from bowerbird.encoders.perceptual import mean_distance, perceptual_distances
+    from bowerbird.systems.dreambooth.collapse import CHANCE, CHECKED, diversity, least_share
+
+    various = doubles.pictures(2 * CHECKED, (64, 64))
+    base = diversity(various)
+    assert least_share(various[:1] * 3, base) == pytest.approx(0.5)
+    near = [various[0], various[0].point(lambda value: value * 0.8)]
+    own = diversity(near) / base
+    assert 0.001 < own < 2 * CHANCE - 1
+    assert least_share(near, base) == pytest.approx((1 + own) / 2)
+    assert least_share(various, base) == CHANCE
+    eights = [mean_distance(perceptual_distances(various)[i:][:CHECKED, i : i + CHECKED]) / base for i in range(8)]
+    assert 0.5 < least_share(various, base, various) < min(eights)
+    assert least_share(various, 0.0) == 0
 
 
 def test_a_changed_base_is_noticed(place: Path) -> None:

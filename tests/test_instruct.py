@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from bowerbird.cli.main import app
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
@@ -26,11 +28,13 @@ from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
 from bowerbird.data.scenes.vocabulary import build_vocabulary
 from bowerbird.diffusion import guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models.unet import UNetConfig, build_unet, widen
 from bowerbird.systems import generation, loading, records, regeneration
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
 from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.systems.queries import Request
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
 from bowerbird.training.run import train_recipe
@@ -302,12 +306,64 @@ def test_what_an_instruction_names() -> None:
         "Add an office building left of the circle": "office building",
         "give it sunglasses": "sunglasses",
         "add a hat to the cat, please": "hat",
+        "replace a dog with a wolf": "wolf",
+        "swap a cat for a dog": "dog",
+        "turn the cat into wolves": "wolves",
+        "turn him into Batman": "batman",
+        "delete a tree and add a bench": "bench",
+        "add some flowers": "flowers",
+        "make it a pair of shoes": "shoes",
+        "make it a black and white cat": "black and white cat",
+        "add a little dog": "little dog",
+        "add a painting to the wall": "painting",
         "make it blue": None,
         "put it on a red background": None,
         "remove the heart": None,
+        "remove a hat": None,
+        "without a hat": None,
+        "take away a cloud": None,
         "turn the heart into a red one": None,
+        "make it a bit darker": None,
+        "make it a little brighter": None,
+        "move it a bit to the left": None,
+        "add a touch of red": None,
+        "give it a darker tone": None,
+        "turn this into a watercolor": None,
+        "in the style of a comic": None,
+        "add a": None,
     }
     assert {text: named_thing(text) for text in said} == said
+
+
+def test_what_wordings_of_the_training_name() -> None:
+    """What comes in is found in every wording, also those held out, and nothing where nothing does."""
+    coming = {"become", "replace", "add", "person"}
+    for kind, every in wordings.WORDINGS.items():
+        if kind in ("detail", "add part"):  # what is added may be a thing or not
+            continue
+        words = ("a wolf" if kind == "replace" else "wolf", "cat")
+        words = ("a wolf", "left of the cat") if kind == "add" else words
+        words = ("two o'clock", "clock") if kind == "clock" else words
+        words = ("blue", "cat") if kind in ("color", "recolor", "ground") else words
+        for wording in every:
+            found = named_thing(wording.format(*words))
+            assert found == ("wolf" if kind in coming and wording != "{0}" else None), wording
+
+
+def test_nothing_is_looked_up_where_nothing_comes_in(
+    model: Path, picture: Image.Image, small_kb_path: Path, tmp_path: Path
+) -> None:
+    kb = KnowledgeBase.open(small_kb_path)
+    pipe = loading.load_pipeline(model)
+    for said, found in (("make it blue", 0), ("remove a red square", 0), ("replace a cat with a red square", 1)):
+        hits = pipe.retrieve(Request(prompts=(said,)), kb)
+        assert (hits.k, hits.queries) == (found, (said,))
+    picture.save(tmp_path / "in.png")
+    words = ["edit", model, "--image", tmp_path / "in.png", "--kb", kb.path, "-n", 1, "--steps", 1, "--out"]
+    for said, line in (("make it blue", True), ("make it a red square", False)):
+        made = CliRunner().invoke(app, [str(w) for w in (*words, tmp_path / said, "--instruction", said)])
+        assert made.exit_code == 0, made.output
+        assert ("nothing is looked up" in made.output) == line
 
 
 def test_a_base_that_reads_a_picture_already_is_refused(model: Path, drawn_folder: Path, tmp_path: Path) -> None:

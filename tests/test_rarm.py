@@ -113,6 +113,34 @@ def test_one_position_is_computed_as_several_are_to_the_last_bit(
     assert torch.equal(fast, logits())
 
 
+def test_training_computes_what_the_blocks_of_diffusers_do_with_their_gradients(
+    network: RARMTransformer, condition: Conditioning
+) -> None:
+    """Training has its own forms of attention, projections and feed-forward."""
+    read = network.shifted(torch.randint(20, (3, 16), generator=torch.Generator().manual_seed(5)))
+    given = condition.neighbors
+    assert isinstance(given, Tokens)
+    wanted = torch.randn(3, 16, 20, generator=torch.Generator().manual_seed(6))
+
+    def gradients(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((logits * wanted).sum(), list(network.parameters()))
+
+    h = network.proj_in(read) + network.positional_encoding.T
+    causal = torch.ones(16, 16).tril()[None]
+    for block in network.transformer_blocks:
+        h = block(
+            h,
+            attention_mask=(1 - causal).expand(3, -1, -1) * -1e9,
+            encoder_hidden_states=given.keys,
+            encoder_attention_mask=rarm_transformer.log_weights(given.weights)[:, None],
+        )
+    plain = network.logits(h)
+    own = network(read, given)
+    torch.testing.assert_close(own, plain)
+    for mine, theirs in zip(gradients(own), gradients(plain), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_weights_of_8_bits_say_nearly_the_same(condition: Conditioning) -> None:
     torch.manual_seed(0)
     network = RARMTransformer(symbols=20, positions=16, channels=64, layers=2, head_channels=16, embed_dim=5).eval()
@@ -180,6 +208,8 @@ def test_guidance_is_of_logits_at_every_token(network: RARMTransformer, conditio
         ({}, [0.4, 0.3, 0.2, 0.1]),
         ({"temperature": 0.5}, [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
         ({"temperature": 0.0}, [1, 0, 0, 0]),
+        ({"temperature": 1e-300, "top_p": 0.5}, [1, 0, 0, 0]),
+        ({"temperature": 1e-3, "top_k": 3, "min_p": 1.0}, [1, 0, 0, 0]),
         ({"top_k": 2}, [4 / 7, 3 / 7, 0, 0]),
         ({"top_k": 9}, [0.4, 0.3, 0.2, 0.1]),
         ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0]),
@@ -194,7 +224,9 @@ def test_which_tokens_are_drawn_from(how: dict[str, Any], expected: list[float])
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32)[order])
 
 
-@pytest.mark.parametrize("how", [{"top_p": 0.0}, {"top_k": -1}, {"temperature": -1.0}, {"min_p": math.nan}])
+@pytest.mark.parametrize(
+    "how", [{"top_p": 0.0}, {"top_k": -1}, {"top_k": 1.5}, {"temperature": -1.0}, {"min_p": math.nan}]
+)
 def test_impossible_sampling_is_refused(how: dict[str, Any]) -> None:
     with pytest.raises(BowerbirdError, match=next(iter(how))):
         TokenSampling(**how)
@@ -251,6 +283,12 @@ def test_what_a_model_of_tokens_does_not_have_is_refused(pipe: RARMPipeline, kb:
         with pytest.raises(BowerbirdError, match=f"256 tokens, one a step: {says}; leave that out"):
             pipe(neighbors=hits, **wrong)
     assert pipe.capabilities.far_size(128, 128) is None  # it is refused
+    for wrong, says in (
+        ({"guidance_scale": math.nan}, "guidance_scale is nan; give a number"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 1 or more; got 0"),
+    ):
+        with pytest.raises(BowerbirdError, match=says):
+            pipe(neighbors=hits, **wrong)
 
 
 def test_a_tokenizer_of_another_size_is_refused(pipe: RARMPipeline, network: RARMTransformer) -> None:
@@ -351,6 +389,8 @@ def test_evaluation_reports_bits_with_own_other_and_no_neighbors(
     assert direct["bits a token that its own neighbors save"]["mean"] == pytest.approx(none - own)
     assert set(report["likelihood"]) == set(direct)
     assert report["likelihood"]["pictures"] == 4
+    alone = likelihood(pipe, kb, pictures, rows[:1], 2)  # its own neighbors had been reported as another's
+    assert set(direct) - set(alone) == {"bits a token, another's neighbors"}
 
 
 def test_a_picture_is_no_neighbor_of_itself() -> None:

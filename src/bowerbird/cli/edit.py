@@ -17,7 +17,9 @@ from bowerbird.cli.common import (
     load_signer,
     open_model,
     others_given,
+    say,
     show_progress,
+    with_flags,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
@@ -170,6 +172,7 @@ def edit(
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import filling, generation, records, unfamiliar
+    from bowerbird.systems.edit_change import edit_hint
     from bowerbird.systems.queries import make_request
     from bowerbird.systems.reference_settings import Adapter, parse_lora
 
@@ -204,6 +207,8 @@ def edit(
         record = {"k": request.k, "search_mode": request.search_mode}
     if opened is not None:
         say_fewer(pipe, opened, k)
+        if can.instructs and record["k"] and not hits.k:
+            say("the instruction names nothing that is to come in, as 'a wolf' does, so nothing is looked up")
     if can.instructs and change_threshold is None:
         change_threshold = generation.default_settings(pipe).change_threshold
     how: dict[str, Any] = {
@@ -246,6 +251,9 @@ def edit(
     )
     paths = output.write(kept.images, made_records, kept.hits, out, sources=sources, signer=signer)
     warn_of_copies(kept, paths)
+    usual = mask is None and instruction is None and not img2img and preservation is None
+    if usual and (hint := edit_hint(sources, kept.images)):
+        say(with_flags(hint))
     print_result(paths, out, as_json, "edit")
 
 

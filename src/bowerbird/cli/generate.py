@@ -111,7 +111,7 @@ def generate(
 
     MODEL is one of bowerbird's, or a diffusers base model with an --adapter (docs/your-model.md).
 
-    Example: bowerbird generate tiny-rdm --kb my-kb --prompt "a red fox" -n 4 --out foxes
+    Example: bowerbird generate reimagen-drawings --kb my-kb --prompt "a red fox" -k 1 --out foxes
     """
     if out is None:
         raise BowerbirdError("generate: give --out DIR, the folder for the pictures")
@@ -142,7 +142,8 @@ def generate(
         return
     if model is None:
         raise BowerbirdError(
-            "generate: give a MODEL (see bowerbird models) and --kb KB or --reference F.png, or --from F.png"
+            "generate: give a MODEL, as reimagen-drawings (bowerbird models lists them), and --kb KB or --reference"
+            " F.png; or --from F.png"
         )
     if not (prompt or image or class_name is not None or unconditional or reference or prompts):
         raise BowerbirdError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.cli.common import open_model, say, show_progress
+from bowerbird.cli.common import open_model, say, show_progress, with_flags
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import in_shell
@@ -56,6 +56,7 @@ class One:
 def prepare_one(model: str, job: Job, run: Run) -> One:
     """Open what a job needs and find its neighbors, with what there is to say of them."""
     from bowerbird.systems import jobs, unfamiliar
+    from bowerbird.systems.mixture import mixture_hint
 
     jobs.check(job, has_kb=run.kb is not None)
     opened = run.open_kb()
@@ -66,6 +67,9 @@ def prepare_one(model: str, job: Job, run: Run) -> One:
     say_warnings(model, unfamiliar.find_warnings(pipe, prepared.hits, prepared.settings))
     for note in jobs.notes(prepared, job):
         say(note)
+    asked = job.prompt if job.k is None and job.items is None else None
+    if opened is not None and asked and (hint := mixture_hint(opened, prepared.hits, asked)):
+        say(with_flags(hint))
     return One(model, job, pipe, opened, prepared)
 
 

@@ -117,7 +117,7 @@ def serve(
 ) -> None:
     """Start the server: a web page and an HTTP API.
 
-    Example: bowerbird serve --kb my-kb --model tiny-rdm
+    Example: bowerbird serve --kb my-kb --model reimagen-drawings
     """
     try:
         from bowerbird.serve import build

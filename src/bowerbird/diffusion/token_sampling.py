@@ -16,6 +16,8 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.diffusion import discrete
 
 MOST_TEMPERATURE = 100.0
+GREEDY = 1e-6
+"""Below this temperature only the likeliest is ever drawn, and logits divided by it would overflow."""
 MOST_SYMBOLS = 1_000_000
 
 
@@ -35,7 +37,10 @@ class TokenSampling:
     def __post_init__(self) -> None:
         ranges = {
             "temperature": (f"from 0 to {MOST_TEMPERATURE:g}", 0 <= self.temperature <= MOST_TEMPERATURE),
-            "top_k": (f"from 0 (all symbols) to {MOST_SYMBOLS}", 0 <= self.top_k <= MOST_SYMBOLS),
+            "top_k": (
+                f"a whole number from 0 (all symbols) to {MOST_SYMBOLS}",
+                0 <= self.top_k <= MOST_SYMBOLS and self.top_k == int(self.top_k),
+            ),
             "top_p": ("above 0 and at most 1", 0 < self.top_p <= 1),
             "min_p": ("from 0 to 1", 0 <= self.min_p <= 1),
         }
@@ -43,10 +48,15 @@ class TokenSampling:
             if not fits:
                 raise BowerbirdError(f"`{name}` is {span}; got {getattr(self, name):g}")
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest is taken, whatever else is set."""
+        return self.temperature < GREEDY
+
     def distribution(self, logits: Tensor) -> Tensor:
         """Logits `(…, S)` -> log-probabilities that are drawn from, -inf for what never is."""
         logits = logits.float()
-        if self.temperature == 0:
+        if self.greedy:
             never = torch.full_like(logits, -torch.inf)
             return never.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
         said = (logits / self.temperature).log_softmax(-1)

@@ -28,13 +28,13 @@ FILE = "pytorch_lora_weights.safetensors"
 
 class LowRank(nn.Module):
     """The parametrization weight -> weight + scale up @ down, with `up` zero at the start, so that nothing changes
-    until it is trained."""
+    until it is trained. `deviation`: of the numbers in `down` at the start, None for rows of about length 1."""
 
-    def __init__(self, weight: Tensor, rank: int, scale: float = 1.0) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float = 1.0, deviation: float | None = None) -> None:
         super().__init__()
         self.scale = scale
         inputs = weight[0].numel()
-        self.down = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
+        self.down = nn.Parameter(torch.randn(rank, inputs) / (inputs**0.5 if deviation is None else 1 / deviation))
         self.up = nn.Parameter(torch.zeros(len(weight), rank))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -42,13 +42,15 @@ class LowRank(nn.Module):
         return weight + (change if self.scale == 1 else self.scale * change)
 
 
-def add_low_rank(network: nn.Module, names: Sequence[str], rank: int, *, scale: float = 1.0) -> None:
+def add_low_rank(
+    network: nn.Module, names: Sequence[str], rank: int, *, scale: float = 1.0, deviation: float | None = None
+) -> None:
     """Freeze `network` and let the weights of the linear and convolution layers whose name ends in one of `names`
-    change by rank `rank`, times `scale`."""
+    change by rank `rank`, times `scale`; `deviation`: see `LowRank`."""
     network.requires_grad_(False)
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and name.endswith(tuple(names)):
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, scale))
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, scale, deviation))
 
 
 def factors(network: nn.Module) -> dict[str, Tensor]:

@@ -142,9 +142,13 @@ def _run_block(
 ) -> Tensor:
     """A block over the positions `h` `(B, T, channels)`; `past`: keys and values of the positions before these, which
     are written behind them, and how many those are."""
+    learning = h.device.type == "cpu" and torch.is_grad_enabled()
     x = block.norm1(h)
-    q = _heads(block.attn1, block.attn1.to_q(x))
-    k, v = _keys_values(block.attn1, x)
+    if learning:
+        q, k, v = _projected_at_once(block.attn1, x)
+    else:
+        q = _heads(block.attn1, block.attn1.to_q(x))
+        k, v = _keys_values(block.attn1, x)
     mask = None
     if past is not None:
         (keys, values), length = past
@@ -160,14 +164,31 @@ def _run_block(
     h = h + _out(block.attn1, read)
     x = block.norm2(h)
     q = _heads(block.attn2, block.attn2.to_q(x))
-    if q.device.type == "cpu" and neighbors[0].shape[2] <= MOST_KEYS and torch.is_grad_enabled():
+    if learning and neighbors[0].shape[2] <= MOST_KEYS:
         # see short_attention.py; written out, as torch's own computes bfloat16 in float32 there
-        scores = q * q.shape[3] ** -0.5 @ neighbors[0].transpose(2, 3) + bias.to(q.dtype)
-        seen = scores.softmax(-1).to(q.dtype) @ neighbors[1]
+        with torch.autocast("cpu", enabled=False):  # which has the softmax in float32
+            scores = q * q.shape[3] ** -0.5 @ neighbors[0].transpose(2, 3) + bias.to(q.dtype)
+            seen = scores.softmax(-1) @ neighbors[1]
     else:
         seen = F.scaled_dot_product_attention(q, *neighbors, attn_mask=bias.to(q.dtype))
     h = h + _out(block.attn2, seen)
-    made: Tensor = h + block.ff(block.norm3(h))
+    x = block.norm3(h)
+    made: Tensor = h + (_feed_forward_in_halves(block.ff, x) if learning else block.ff(x))
+    return made
+
+
+def _projected_at_once(attention: Any, x: Tensor) -> list[Tensor]:
+    """Queries, keys and values by one product, whose gradient is one too: less is cast and added up."""
+    weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+    return [_heads(attention, part) for part in F.linear(x, weight).chunk(3, -1)]
+
+
+def _feed_forward_in_halves(feed_forward: Any, x: Tensor) -> Tensor:
+    """What diffusers' gated layer computes, each half as a product of its own: the GELU of half the columns of a
+    matrix, and its gradient above all, takes twice the time of that of a whole one."""
+    own, out = feed_forward.net[0].proj, feed_forward.net[2]
+    (wide, gate), (wide_bias, gate_bias) = own.weight.chunk(2), own.bias.chunk(2)
+    made: Tensor = out(F.linear(x, wide, wide_bias) * F.gelu(F.linear(x, gate, gate_bias)))
     return made
 
 

@@ -113,9 +113,27 @@ def place_codes(model: Any, x: Tensor, generator: torch.Generator, *, rounds: in
 
 @torch.no_grad()
 def to_tokens(model: Any, x: Tensor) -> Tensor:
-    """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`."""
-    found: Tensor = model.quantize(model.encode(x.to(model.device, model.dtype)).latents)[2][2]
+    """Float pictures `(n, 3, S, S)` in [-1, 1] -> the symbols of their places, row by row, int64 `(n, N)`.
+
+    Convolutions of pictures with their channels last take two thirds of the time on the CPU, and the nearest codes half
+    of what diffusers' `quantize` takes, which computes every distance at once.
+    """
+    pictures = x.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
+    latents = model.encode(pictures).latents
+    found = nearest_codes(model.quantize.embedding.weight, latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
     return found.view(len(x), -1)
+
+
+AT_ONCE = 256
+"""Vectors whose distances to all codes are computed together: so few that they stay in a processor's cache."""
+
+
+def nearest_codes(codebook: Tensor, vectors: Tensor) -> Tensor:
+    """The row of the codebook `(S, d)` nearest to each of the vectors `(m, d)`, int64 `(m,)`, in float32."""
+    codes, parts = codebook.float(), vectors.float()
+    half, turned = (codes**2).sum(1) / 2, codes.t().contiguous()  # |z - e|² / 2 without |z|² / 2
+    size = AT_ONCE if vectors.device.type == "cpu" else 64 * AT_ONCE
+    return torch.cat([torch.addmm(half, part, turned, alpha=-1).argmin(1) for part in torch.split(parts, size)])
 
 
 def to_cache_tokens(model: Any, x: Tensor, *, device: str) -> Tensor:
@@ -137,9 +155,15 @@ def to_pictures(model: Any, tokens: Tensor) -> Tensor:
 SAMPLED = 16
 
 
-def sample_codebook(model: Any) -> list[float]:
-    """A few numbers of the codebook, by which a model of its tokens knows the tokenizer it was trained with."""
-    flat = model.quantize.embedding.weight.detach().float().cpu().flatten()
+def codebook_of(model: Any) -> Tensor:
+    """The codes of a tokenizer `(S, d)`, float32 on the CPU."""
+    codes: Tensor = model.quantize.embedding.weight.detach().float().cpu()
+    return codes
+
+
+def sample_codebook(codes: Tensor) -> list[float]:
+    """A few numbers of a codebook, by which a model of its tokens knows the tokenizer it was trained with."""
+    flat = codes.flatten()
     return [round(float(each), 6) for each in flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]]
 
 
@@ -148,5 +172,9 @@ def has_codebook(model: Any, sample: list[float]) -> bool:
     is known of an empty sample."""
     if not sample or model.quantize.embedding.weight.is_meta:
         return True
-    own, other = torch.tensor(sample_codebook(model)), torch.tensor(sample, dtype=torch.float32)
+    return same_codes(torch.tensor(sample_codebook(codebook_of(model))), torch.tensor(sample, dtype=torch.float32))
+
+
+def same_codes(own: Tensor, other: Tensor) -> bool:
+    """Whether codes are the same, in whatever precision they were stored."""
     return own.shape == other.shape and bool(((own - other).abs() <= 0.02 * own.abs().max()).all())

@@ -9,21 +9,25 @@ from bowerbird.core.files import read_tensor_metadata
 
 FOLDER = Path(__file__).parent / "bundled"
 DESCRIPTIONS = {
+    "reimagen-drawings": (
+        "generates what your drawings show, as they look: Re-Imagen at 32, 64 and 128 px, of sixteen styles of"
+        " emoji and icons; conditioned on a text and on neighbors' pictures with captions"
+    ),
+    "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",
+    "tiny-rdm": (
+        "variations and random draws, roughly: retrieval-augmented diffusion at 64 px, conditioned on neighbors'"
+        " embeddings of `small` alone"
+    ),
+    "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; fine-tuned from tiny-rdm",
+    "tiny-knn": (
+        "edits by a text: KNN-Diffusion at 64 px, conditioned on a text's or picture's embedding and its neighbors';"
+        " fine-tuned from tiny-rdm"
+    ),
     "small": "image and text encoder, 384 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
     "tiny-copies": "copy descriptor for check-copies, 128 dimensions, 64 px",
-    "tiny-knn": (
-        "KNN-Diffusion at 64 px, with editing, conditioned on a text's or picture's embedding and its neighbors';"
-        " fine-tuned from tiny-rdm"
-    ),
-    "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",
-    "reimagen-drawings": (
-        "Re-Imagen at 32, 64 and 128 px, of sixteen styles of emoji and icons; conditioned on a text and on neighbors'"
-        " pictures with captions"
-    ),
-    "tiny-rdm-fast": "tiny-rdm distilled to two steps of one pass, guidance included; fine-tuned from tiny-rdm",
-    "tiny-rdm": "retrieval-augmented diffusion at 64 px, conditioned on neighbors' embeddings of `small`",
 }
+"""What is bundled: models to generate with, the one to begin with first; then what they are made of."""
 
 
 def bundled(name: str) -> Path | None:

@@ -268,7 +268,7 @@ class System(DiffusionPipeline, ABC):
         if not (can.needs_images and can.without_neighbors):
             raise BowerbirdError(
                 f"{with_article(type(self).__name__)} generates from embeddings: give `image` or `text_mode=text`"
-                " with `kb`; `reference` and `k=0` are for models like tiny-reimagen"
+                " with `kb`; `reference` and `k=0` are for models like reimagen-drawings"
             )
         return Neighbors.from_images([prompt], pictures, captions)
 

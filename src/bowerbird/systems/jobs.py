@@ -132,6 +132,11 @@ def check(job: Job, *, has_kb: bool) -> None:
             "generate: `reference` and `k=0` stand in place of `kb`, `image`, `class_name`, `unconditional` and `k`;"
             " leave those out"
         )
+    if job.references and len(job.captions) != len(job.references) and job.items is None:
+        counts = f"{len(job.references)} of `reference` and {len(job.captions)} of `caption`"
+        raise BowerbirdError(
+            f'generate: {counts}; give one `caption` for each, saying what it shows ("" leaves that open)'
+        )
     if job.captions and not job.references:
         raise BowerbirdError("generate: `caption` says what a `reference` shows; give one with it")
     if job.items is not None and not has_kb:
@@ -353,7 +358,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
     if not can.reads_text and any(getattr(job, name) for name in BALANCE):
         raise BowerbirdError(
             f"{with_article(type(pipe).__name__)} generates from neighbors alone:"
-            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like tiny-reimagen"
+            f" {', '.join(f'`{name}`' for name in BALANCE)} are for models like reimagen-drawings"
         )
     scale = usual.guidance_scale if job.guidance_scale is None else job.guidance_scale
     balance = None

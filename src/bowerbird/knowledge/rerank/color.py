@@ -1,7 +1,8 @@
 """Neighbors of a color that the prompt names come first, and those that contradict it are left out, where others agree.
 
 A search for "red apple" finds red apples, green ones and some that are neither, which a model mixes. So each neighbor
-is judged by the color words of its caption and tags (of its file's name, where it has no caption), or, where these name
+is judged by the color words of its caption and tags (of its file's name too, where it has no caption but its
+folder's name), or, where these name
 none, by the colors of its picture. What leaves is replaced by what a deeper search finds that does agree; a picture
 whose color is not sure, as a pink one that is nearly red, stands behind the red ones, and gives way to a further one
 that is as near in words. What is red and has more of the prompt's other words than anything that was found comes first.
@@ -69,14 +70,11 @@ class _Row:
 
     @cached_property
     def words(self) -> list[frozenset[str]]:
-        """Of each neighbor its words in caption and tags, or in its file's name where it has no caption; none of an
-        absent one."""
+        """Of each neighbor its words in caption and tags, and in its file's name where it has no caption of its own;
+        none of an absent one."""
         metadata: Sequence[dict[str, Any]] = self.hits.metadata[0] if self.hits.metadata else [{}] * self.hits.k
-        texts = (
-            (caption or bare_name(_file(facts)), facts)
-            for caption, facts in zip(self.hits.captions[0], metadata, strict=True)
-        )
-        return [frozenset([*words(text), *words(further_words(facts))]) for text, facts in texts]
+        pairs = zip(self.hits.captions[0], metadata, strict=True)
+        return [frozenset([*_called(caption, facts), *words(further_words(facts))]) for caption, facts in pairs]
 
     @property
     def there(self) -> list[int]:
@@ -179,9 +177,24 @@ def _noted(row: Neighbors, notes: Sequence[str]) -> Neighbors:
 
 
 def _said(hits: Neighbors, c: int) -> str:
-    """The caption of a neighbor, or the name of its file where it has none."""
-    name = hits.captions[0][c] or source_name(_file(hits.metadata[0][c] if hits.metadata else {}))
+    return shown_name(hits.captions[0][c], hits.metadata[0][c] if hits.metadata else {})
+
+
+def shown_name(caption: str, facts: Mapping[str, Any]) -> str:
+    """The caption of an item in quotation marks, or the name of its file where it has none but its folder's name."""
+    file = source_name(_file(facts))
+    name = (file or caption) if _is_folders(caption, facts) else caption
     return repr(shorten(name, 40)) if name else "(no caption)"
+
+
+def _called(caption: str, facts: Mapping[str, Any]) -> list[str]:
+    """The words of a caption, with those of the file's name where the caption is none of its own."""
+    return [*words(caption), *(words(bare_name(_file(facts))) if _is_folders(caption, facts) else ())]
+
+
+def _is_folders(caption: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a caption is empty, or but the name of the folder, as the source takes it that has no other."""
+    return not caption or caption == str(facts.get("class", "")).replace("_", " ")
 
 
 def _file(facts: Mapping[str, Any]) -> str:

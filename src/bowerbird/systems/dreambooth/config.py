@@ -23,7 +23,8 @@ class DreamBoothConfig(ObjectiveConfig):
     `alpha` None is the rank). `prior_weight`: of the loss on `class_pictures` pictures of the class, which the base
     itself generates in `class_steps` steps; 0 leaves them out. `train_text`: whether the text encoders learn too, the
     same way. `stop_below`: training stops where less than this share of the base's diversity of the class is left, of
-    which the last checkpoint before is kept; looked at whenever one is written, 0 never.
+    which the last checkpoint before is kept; looked at whenever one is written, 0 never, None as `collapse.least_share`
+    finds it for this subject and class.
     """
 
     kind: Literal["dreambooth"] = "dreambooth"
@@ -39,7 +40,7 @@ class DreamBoothConfig(ObjectiveConfig):
     class_pictures: Annotated[int, Field(ge=1, le=10_000)] = 100
     class_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     train_text: bool = False
-    stop_below: Share = 0.5
+    stop_below: Share | None = None
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from bowerbird.core import files, seeds
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.tensors import to_pil
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
 from bowerbird.systems.components import base_parts
 from bowerbird.systems.dreambooth.class_pictures import class_pictures
-from bowerbird.systems.dreambooth.collapse import ClassDiversity, diversity, generate
+from bowerbird.systems.dreambooth.collapse import CHECKED, MOST, ClassDiversity, diversity, generate, least_share
 from bowerbird.systems.dreambooth.config import TEXT_TARGETS, DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
 from bowerbird.systems.dreambooth.text import added, encode, encoder_names, token_ids
@@ -33,8 +34,6 @@ from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, RunContext
 
 FEWEST = 2
-CHECKED = 8
-"""Pictures by which the class is looked at."""
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
@@ -50,13 +49,20 @@ class DreamBoothBatch(TypedDict):
 
 class DreamBoothObjective(Objective[DreamBoothBatch]):
     """The U-Net of `base`, and where asked for its text encoders, or their changes by low rank; with the `pixels` of
-    the subject, and the latents `(n, C, h, w)` of the subject and of its class (None: without)."""
+    the subject and of its class, and the latents `(n, C, h, w)` of both (of the class None: without)."""
 
     def __init__(
-        self, config: DreamBoothConfig, base: Any, pixels: Tensor, latents: tuple[Tensor, Tensor | None], seed: int
+        self,
+        config: DreamBoothConfig,
+        base: Any,
+        pixels: tuple[Tensor, Tensor | None],
+        latents: tuple[Tensor, Tensor | None],
+        seed: int,
     ) -> None:
         super().__init__()
-        self.config, self.pixels, self.seed = config, pixels, seed
+        self.config, self.seed = config, seed
+        self.pixels, of_class = pixels
+        self.class_pixels = None if of_class is None else of_class[:MOST]
         self.subject, self.prior = latents
         self.edge = trained_edge(base)
         self.scale = 1.0 if config.alpha is None else config.alpha / config.rank
@@ -74,6 +80,7 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
                 self.texts = encode(readers, [each.to(base.unet.device) for each in self.tokens])
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
         self._base_pictures: list[Image.Image] = []
+        self._least_share = config.stop_below
 
     def _learner(self, network: Any, targets: Sequence[str], name: str) -> Any:
         """A copy of `network` that learns whole, or by low rank in its `targets`."""
@@ -81,7 +88,9 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         if self.config.method == "lora":
             with torch.random.fork_rng([]):
                 torch.manual_seed(seeds.derive(self.seed, "init", *([] if name == "unet" else [name])))
-                add_low_rank(made, targets, self.config.rank, scale=self.scale)
+                rank = self.config.rank
+                # normal numbers over the rank, as peft's "gaussian", which diffusers' rate is chosen for
+                add_low_rank(made, targets, rank, scale=self.scale, deviation=1 / rank)
             if not any(each.requires_grad for each in made.parameters()):
                 raise BowerbirdError(f"`targets` {', '.join(targets)}: no layer of the {name} is called so")
         return made
@@ -140,14 +149,20 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         now = generate(self.plain(), self.config.class_prompt, CHECKED)
         return ClassDiversity(diversity(now), diversity(self.base_pictures())), now
 
+    def least_share(self, base: float) -> float:
+        """`stop_below`, or what is found for it, where the class by the base has the diversity `base`."""
+        if self._least_share is None:
+            shown = [] if self.class_pixels is None else to_pil(self.class_pixels)
+            self._least_share = least_share(to_pil(self.pixels), base, shown)
+        return self._least_share
+
     def fault(self) -> str | None:
         """That the class has collapsed: less of its diversity is left than `stop_below`."""
         if self.config.stop_below == 0:
             return None
         state, _ = self.class_diversity()
-        if state.share >= self.config.stop_below:
-            return None
-        return f"the class has collapsed ({state.line(self.config.stop_below)})"
+        least = self.least_share(state.base)
+        return None if state.share >= least else f"the class has collapsed ({state.line(least)})"
 
     def export(self, out: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which diffusers' `load_lora_weights` opens, or the whole
@@ -201,7 +216,7 @@ def build(config: DreamBoothConfig, pictures: Pictures, run: RunContext) -> Drea
     base.to(run.device)
     latents = [None if each is None else _latents(base.vae, each, run.device) for each in (pictures.pixels, shown)]
     assert latents[0] is not None
-    return DreamBoothObjective(config, base, pictures.pixels, (latents[0], latents[1]), run.seed)
+    return DreamBoothObjective(config, base, (pictures.pixels, shown), (latents[0], latents[1]), run.seed)
 
 
 def _open_base(name: str) -> Any:

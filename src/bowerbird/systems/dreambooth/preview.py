@@ -8,8 +8,8 @@ from bowerbird.core import contact_sheet
 from bowerbird.core.tensors import to_pil
 from bowerbird.encoders.copy_descriptor import CopyDescriptor
 from bowerbird.models.weights import bundled
-from bowerbird.systems.dreambooth.collapse import generate
-from bowerbird.systems.dreambooth.objective import CHECKED, DreamBoothObjective
+from bowerbird.systems.dreambooth.collapse import CHECKED, generate
+from bowerbird.systems.dreambooth.objective import DreamBoothObjective
 
 COUNT = 4
 
@@ -18,7 +18,7 @@ def sheet(objective: DreamBoothObjective, path: Path) -> None:
     """A row of the training pictures, one of the subject, each with its similarity to the training picture that is
     nearest, and one of the class, which is to stay as various as that of the base below."""
     config = objective.config
-    given = to_pil(objective.pixels.float() / 127.5 - 1)
+    given = to_pil(objective.pixels)
     subject = generate(objective.plain(), config.subject_prompt, COUNT)
     state, now = objective.class_diversity()
     place = bundled("tiny-copies")
@@ -33,4 +33,4 @@ def sheet(objective: DreamBoothObjective, path: Path) -> None:
         (config.class_prompt, now[:COUNT], [""] * COUNT),
         (f"{config.class_prompt}, by the base", objective.base_pictures()[:COUNT], [""] * COUNT),
     ]
-    contact_sheet.labeled_grid(rows, title=state.line(config.stop_below)).save(path)
+    contact_sheet.labeled_grid(rows, title=state.line(objective.least_share(state.base))).save(path)

@@ -3,30 +3,88 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from bowerbird.data.scenes.words import COLORS, SIZES
 
-ARTICLE = re.compile(r"\b(?:a|an)\s+(.+)")
-BARE = re.compile(r"\b(?:add|with|draw|give it|give (?:him|her|them)|wearing)\s+(.+)")
+CLAUSE = re.compile(r"[,.;!?:]|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with)\b)")
+GONE = re.compile(
+    r"(?:please\s+)?(?:remove|delete|erase|drop|hide|no|keep|leave|get\s+rid|take\b(?=.*\b(?:away|out|off)\b))\b"
+)
+"""How a clause begins that says what leaves, or stays as it is."""
+WITHOUT = re.compile(r"\bwithout\b.*")
+CHANGED = re.compile(
+    r"\b(?:replace|swap|exchange|trade|turn|change|transform|convert|make)\b.*\b(?:with|for|into|to(?!\s+face\b)|by)\s+(.+)"
+)
+"""A change of one thing into another: what comes in stands last, with an article or without."""
+MARKED = re.compile(r"\b(?:a|an|some|two|three|four|five|several|many)\s+(.+)")
+BARE = re.compile(r"\b(?:add|with|draw|put|give it|give (?:him|her|them)|wearing|become|becomes)\s+(.+)")
+STYLE = re.compile(r"\b(?:in|of|to|into)?\s*the\s+style\s+of\b.*|\blooks?\s+like\b")
+AMOUNT = re.compile(
+    r"\b(?:half\s+)?an?\s+(?:bit|lot|touch|tad|hint|shade|quarter|third|half|size|degree)s?\b(?:\s+of\b)?"
+    r"|\ba\s+little\b(?=\s+(?:more|less|to|\w+er)\b|\s*\Z)"
+)
+"""How much, which is no thing: `a bit darker`."""
+COUNTED = re.compile(
+    r"^(?:(?:an?|some|more|two|three|four|five|several|many|few|lots|pair|couple|bunch|group)\s+(?:of\s+)?)+"
+)
 AFTER = re.compile(
-    r"\s+(?:to|on|in|into|at|of|left|right|above|below|under|over|beside|next|near|behind|between|and|for|with|instead"
-    r"|please)\b.*|[,.;!?].*"
+    r"\s+(?:to|on|in|into|at|of|left|right|above|below|under|over|beside|next|near|behind|between|around|from|by|for"
+    r"|with|instead|please|that|which|who|while|so|everywhere)\b.*"
 )
 """What ends a name."""
-DEFINITE = ("the ", "it", "its ", "his ", "her ", "their ", "all ", "no ")
-NO_THING = ("background", "style", "color", "colour", "one", "light", "look")
-PLAIN = frozenset(word for name in (*COLORS, *SIZES) for word in name.split())
+DEFINITE = re.compile(r"(?:the|it|its|this|that|him|his|her|their|them|all|no|both|every\w*|look(?:s|ing)?)\b")
+NO_THING = frozenset({
+    "background", "ground", "style", "color", "colour", "one", "ones", "light", "lights", "look", "tint", "tone", "hue",
+    "shade", "size", "mood", "filter", "effect", "contrast", "brightness", "version", "scene", "side", "half", "way",
+    "o'clock",
+})  # fmt: skip
+MEDIA = frozenset({
+    "painting", "watercolor", "watercolour", "sketch", "drawing", "cartoon", "comic", "photo", "photograph", "picture",
+    "negative",
+})  # fmt: skip
+"""What a picture is turned into, and no thing in it; to `add a painting` is to add a thing."""
+PLAIN = frozenset({
+    *(word for name in (*COLORS, *SIZES) for word in name.split()), "grey", "deep", "dark", "bright", "pale", "vivid",
+    "darker", "brighter", "lighter", "bigger", "smaller", "larger",
+})  # fmt: skip
+BOTH, JOINED = "black and white", "black&white"
 
 
 def named_thing(instruction: str) -> str | None:
-    """The thing that comes in by an instruction, without its article: `wolf` of "replace the cat with a wolf". None
-    where it names none: what has a definite article is there already, and colors, grounds and styles are no things."""
-    text = " ".join(instruction.lower().split())
-    for pattern in (ARTICLE, BARE):
-        for found in pattern.finditer(text):
-            name = AFTER.sub("", found.group(1)).strip()
-            words = name.split()
-            if not words or name.startswith(DEFINITE) or words[-1] in NO_THING or set(words) <= PLAIN:
-                continue
-            return name
+    """The thing that comes in by an instruction in English, without its article: `wolf` of "replace the cat with a
+    wolf". None where it names none: what has a definite article is there already, what is removed leaves, and colors,
+    amounts, grounds and styles are no things."""
+    text = " ".join(instruction.lower().split()).replace(BOTH, JOINED)
+    text = AMOUNT.sub(" ", STYLE.sub(" ", text))
+    for clause in CLAUSE.split(text):
+        clause = WITHOUT.sub("", clause.strip())
+        if GONE.match(clause):
+            continue
+        for words, media in _said(clause):
+            name = _name(words)
+            if name is not None and (media or name.split()[-1] not in MEDIA):
+                return name.replace(JOINED, BOTH)
     return None
+
+
+def _said(clause: str) -> Iterator[tuple[str, bool]]:
+    """What may name the thing, the likeliest first, and whether a picture would be a thing there."""
+    changed = CHANGED.search(clause)
+    if changed is not None:
+        yield changed[1], False
+        if DEFINITE.match(changed[1]) is None or MARKED.search(clause) is None:
+            return
+    for pattern in (MARKED, BARE):
+        for found in pattern.finditer(clause):
+            yield found[1], clause.startswith(("add", "draw", "put", "give"))
+
+
+def _name(words: str) -> str | None:
+    if DEFINITE.match(words):
+        return None
+    name = AFTER.sub("", COUNTED.sub("", f"{words.strip()} ")).strip()
+    said = name.split()
+    if not said or said[-1] in NO_THING or set(said) <= PLAIN | {JOINED} or DEFINITE.match(name):
+        return None
+    return name
