@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,3 +196,21 @@ def test_monitors_may_ask_by_head(web: tuple[Client, Server]) -> None:
     for path in ("/", "/health", "/ready"):
         answer = web[0].ask("HEAD", path)
         assert (answer.status, answer.body) == (200, b""), path
+
+
+def test_an_undo_takes_nothing_of_others_away(small_kb_path: Path, tmp_path: Path) -> None:
+    """A removal is undone by going back to a version, and what others changed since went with it."""
+    shutil.copytree(small_kb_path, tmp_path / "kb")
+    settings = Settings((str(tmp_path / "kb"),), tmp_path / "data", ("tiny-rdm",))
+    with web_alone(settings, tmp_path / "sockets") as (client, _):
+        base = "/api/knowledge-bases/kb"
+        ids = [item["id"] for item in client.get(f"{base}/items?limit=2").json["items"]]
+        mine = client.post(f"{base}/remove", {"ids": ids[:1]}).json
+        theirs = client.post(f"{base}/remove", {"ids": ids[1:]}).json
+        undo = {"version": mine["undo"], "expected_version": mine["version"]}
+        answer = client.post(f"{base}/restore", undo)
+        assert (answer.status, answer.code) == (409, "changed")
+        assert "nothing was restored" in answer.json["error"]["message"]
+        assert client.get(base).json["items"] == theirs["items"]
+        undo = {"version": theirs["undo"], "expected_version": theirs["version"]}
+        assert client.post(f"{base}/restore", undo).json["items"] == mine["items"]

@@ -395,12 +395,14 @@ class KnowledgeBase:
         newest and the space they take."""
         self.store.compact(drop_history=drop_history)
 
-    def restore(self, version: int) -> int:
+    def restore(self, version: int, *, expected_version: int | None = None) -> int:
         """Make a new version that holds what `version` held, and return its number; the versions between stay.
 
-        The present version is left as it is. Raises: BowerbirdError when `version` is not kept.
+        The present version is left as it is; what others changed since `version` is not in the new one, so whoever
+        undoes a change of theirs gives its number as `expected_version`. Raises: BowerbirdError when `version` is not
+        kept, or `expected_version` is not the present one.
         """
-        changes.restore(self.store, version)
+        changes.restore(self.store, version, expected_version=expected_version)
         return self.version
 
     # -- asking ------------------------------------------------------------------------------------------------------

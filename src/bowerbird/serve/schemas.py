@@ -244,9 +244,10 @@ class RemoveRequest(Strict):
 
 
 class RestoreRequest(Strict):
-    """A version to go back to."""
+    """A version to go back to, unless there are others since `expected_version`."""
 
     version: Annotated[int, Field(ge=0, le=MOST_SEED)]
+    expected_version: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
 
 
 class SessionRequest(Strict):
