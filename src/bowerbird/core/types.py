@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from bowerbird.core import shown
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.neighbor_pictures import ABSENT as ABSENT
 from bowerbird.core.neighbor_pictures import LoadPictures, own_pictures, pictures_of_both, stack_pictures
@@ -155,6 +156,16 @@ class Neighbors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return shown.as_text(self.ids, self.scores, self.captions, self.queries)
+
+    def _repr_png_(self) -> bytes | None:
+        """The pictures, each with its caption, as notebooks show them; None where there are none at hand."""
+        if self.load_images is None or not self.mask.any():
+            return None
+        ids = self.ids[: shown.MOST_ROWS, : shown.MOST_COLUMNS]
+        return shown.as_png(self.load_images(ids), self.captions, self.queries)
 
     @property
     def k(self) -> int:
@@ -301,18 +312,23 @@ class Neighbors:
         )
 
     @staticmethod
-    def from_images(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
-        """A person's own pictures as the neighbors of each prompt, with what each of them shows ("" leaves that open).
+    def from_images(
+        prompts: str | Sequence[str], pictures: Sequence[Image.Image], captions: str | Sequence[str]
+    ) -> Neighbors:
+        """A person's own pictures as the neighbors of each prompt, with what each of them shows ("" leaves that open);
+        one text is a list of one.
 
         They have no embeddings, so they serve models that read neighbors' pictures.
-        Raises: BowerbirdError when captions and pictures do not pair up.
+        Raises: BowerbirdError when captions and pictures do not pair up, or a picture is none.
         """
-        from bowerbird.core.images import on_background
+        from bowerbird.core.images import check_opened, on_background
 
+        prompts, captions = ([each] if isinstance(each, str) else each for each in (prompts, captions))
+        check_opened(pictures, "pictures")
         if len(pictures) != len(captions):
             raise BowerbirdError(
-                f"pictures: {len(pictures)}, captions: {len(captions)}; give one `caption` for each `reference`, saying"
-                ' what it shows ("" leaves that open)'
+                f"pictures: {len(pictures)}, captions: {len(captions)}; give one `caption` for each, saying what it"
+                ' shows ("" leaves that open)'
             )
         if not pictures:
             return Neighbors.empty(prompts)

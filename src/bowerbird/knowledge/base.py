@@ -215,6 +215,9 @@ class KnowledgeBase:
     def __len__(self) -> int:
         return len(self.store)
 
+    def __repr__(self) -> str:
+        return f"KnowledgeBase({str(self.path)!r}: {len(self):,} items, version {self.version}, {self.encoder_name})"
+
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights,
@@ -413,8 +416,8 @@ class KnowledgeBase:
 
     def search(
         self,
-        *,
         text: str | Sequence[str] | None = None,
+        *,
         images: Sequence[Image.Image] | None = None,
         embeddings: np.ndarray | None = None,
         ids: Sequence[int] | None = None,

@@ -177,9 +177,12 @@ def _noted(row: Neighbors, notes: Sequence[str]) -> Neighbors:
 
 
 def _said(hits: Neighbors, c: int) -> str:
-    """The caption of a neighbor, or the name of its file where it has none but its folder's name."""
-    facts = hits.metadata[0][c] if hits.metadata else {}
-    file, caption = source_name(_file(facts)), hits.captions[0][c]
+    return shown_name(hits.captions[0][c], hits.metadata[0][c] if hits.metadata else {})
+
+
+def shown_name(caption: str, facts: Mapping[str, Any]) -> str:
+    """The caption of an item in quotation marks, or the name of its file where it has none but its folder's name."""
+    file = source_name(_file(facts))
     name = (file or caption) if _is_folders(caption, facts) else caption
     return repr(shorten(name, 40)) if name else "(no caption)"
 

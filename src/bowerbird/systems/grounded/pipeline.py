@@ -227,7 +227,7 @@ class ReferencePipeline(WrappedPipeline):
         `spans`: see `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes
         to the base's own call as it is. Raises: BowerbirdError before anything is generated.
         """
-        common.check_output(output_type, num_images_per_prompt)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         settings = ReferenceSettings(
             scale=scale,
             layers=layers,

@@ -168,7 +168,7 @@ class RACM3Pipeline(System):
         grid; what is not in the hole is kept to the pixel.
         Raises: BowerbirdError before anything is generated.
         """
-        common.check_output(output_type, num_images_per_prompt)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         common.check_token_form(
             self.layout.cells,
             self.capabilities.sizes[0],

@@ -168,7 +168,7 @@ class RARMPipeline(EmbeddingSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output(output_type, num_images_per_prompt)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         common.check_token_form(
             self.transformer.config.positions,
             self.capabilities.sizes[0],
