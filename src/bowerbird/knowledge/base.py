@@ -6,7 +6,7 @@ protocol only, and nothing of what is generated from its answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -526,10 +526,8 @@ class KnowledgeBase:
 
 def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """One source or several as a list. Raises: BowerbirdError for pictures, rows and the like in their place."""
-    try:
-        found = [source] if isinstance(source, str | Path) else list(source)
-    except TypeError:
-        found = [source]
+    one = isinstance(source, str | Path) or not isinstance(source, Iterable)
+    found: list[Any] = [source] if one else list(source)
     odd = next((type(each).__name__ for each in found if not isinstance(each, str | Path)), None)
     if odd is not None:
         raise BowerbirdError(
