@@ -526,8 +526,9 @@ class KnowledgeBase:
 
 def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """One source or several as a list. Raises: BowerbirdError for pictures, rows and the like in their place."""
-    one = isinstance(source, str | Path) or not isinstance(source, Iterable)
-    found: list[Any] = [source] if one else list(source)
+    found: list[Any] = [source]
+    if isinstance(source, Iterable) and not isinstance(source, str | Path):
+        found = list(source)
     odd = next((type(each).__name__ for each in found if not isinstance(each, str | Path)), None)
     if odd is not None:
         raise BowerbirdError(
