@@ -214,3 +214,29 @@ def test_an_undo_takes_nothing_of_others_away(small_kb_path: Path, tmp_path: Pat
         assert client.get(base).json["items"] == theirs["items"]
         undo = {"version": theirs["undo"], "expected_version": theirs["version"]}
         assert client.post(f"{base}/restore", undo).json["items"] == mine["items"]
+
+
+def test_items_are_updated_and_taken_back(small_kb_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_kb_path, tmp_path / "kb")
+    settings = Settings((str(tmp_path / "kb"),), tmp_path / "data", ("tiny-rdm",))
+    with web_alone(settings, tmp_path / "sockets") as (client, _):
+        base = "/api/knowledge-bases/kb"
+        item = client.get(f"{base}/items?limit=1").json["items"][0]
+        made = client.post(f"{base}/update", {"ids": [item["id"]], "metadata": {"price": 12.5, "sold": True}}).json
+        assert (made["updated"], made["items"]) == (1, client.get(base).json["items"])
+        now = client.get(f"{base}/items/{item['id']}").json
+        assert (now["metadata"]["price"], now["metadata"]["sold"], now["caption"]) == (12.5, True, item["caption"])
+        found = client.post(f"{base}/search", {"text": "a", "mode": "bm25", "where": "price > 12"}).json["results"]
+        assert {each["item"]["id"] for each in found} <= {item["id"]}
+        worded = client.post(f"{base}/update", {"where": "sold", "caption": "zebra", "metadata": {"price": None}}).json
+        hit = client.post(f"{base}/search", {"text": "zebra", "mode": "bm25"}).json["results"][0]["item"]
+        assert (hit["caption"], hit["metadata"].get("price")) == ("zebra", None)
+        assert worded["items"] == made["items"]
+        back = {"version": made["undo"], "expected_version": worded["version"]}
+        assert client.post(f"{base}/restore", back).status == 200
+        assert client.get(f"{base}/items/{item['id']}").json == item
+        nothing = client.post(f"{base}/update", {"ids": ["5"], "caption": "a"}).json
+        assert (nothing["updated"], nothing["undo"]) == (0, None)
+        wrong = [{"ids": ["5"]}, {"where": "true", "metadata": {"id": 1}}, {"where": "true", "metadata": {"a": [1]}}]
+        for body in (*wrong, {"caption": "a"}, {"where": "(", "caption": "a"}):
+            assert client.post(f"{base}/update", body).status in (400, 422), body

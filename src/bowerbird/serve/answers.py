@@ -125,6 +125,15 @@ class Columns(BaseModel):
     columns: list[dict[str, Any]]
 
 
+class Updated(BaseModel):
+    """Items changed; `undo` is the version before."""
+
+    updated: int
+    version: int
+    items: int
+    undo: int | None
+
+
 class Removed(BaseModel):
     """How many are gone, and the version that brings them back."""
 

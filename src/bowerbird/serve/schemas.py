@@ -52,6 +52,10 @@ def _item(value: Any) -> Any:
     return text
 
 
+Column = Annotated[str, Field(pattern=r"^\w{1,100}$")]
+Value = Annotated[str, Field(max_length=10_000)] | int | float | bool | None
+
+
 class Strict(BaseModel):
     """A request: nothing unknown, no value of another type."""
 
@@ -241,6 +245,15 @@ class RemoveRequest(Strict):
     ids: Annotated[list[ItemId], Field(min_length=1, max_length=10_000)] | None = None
     where: Where | None = None
     expected_version: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
+
+
+class UpdateRequest(Strict):
+    """Another caption, or other metadata, for items by id or by condition; null empties a value."""
+
+    ids: Annotated[list[ItemId], Field(min_length=1, max_length=10_000)] | None = None
+    where: Where | None = None
+    caption: Annotated[str, Field(max_length=2000)] | None = None
+    metadata: Annotated[dict[Column, Value], Field(max_length=100)] | None = None
 
 
 class RestoreRequest(Strict):

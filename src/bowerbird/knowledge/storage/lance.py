@@ -312,7 +312,8 @@ class Rows:
             self._refuse_collisions(ids, caption)
 
         def changed(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
-            item = row | {"metadata": row["metadata"] | metadata}
+            known = {name: value for name, value in (row["metadata"] | metadata).items() if value is not None}
+            item = row | {"metadata": known}
             if caption is None:
                 return item
             content = item_id(row["image"], vector, caption)

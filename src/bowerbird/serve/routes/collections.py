@@ -263,6 +263,23 @@ async def remove(kb: str, body: schemas.RemoveRequest, server: Here) -> Any:
     return await asyncio.to_thread(change)
 
 
+@router.post("/{kb}/update", response_model=answers.Updated)
+async def update(kb: str, body: schemas.UpdateRequest, server: Here) -> Any:
+    """Give items another caption or other metadata; `restore` with `undo` takes it back."""
+    if (body.ids is None) == (body.where is None):
+        raise Refused(422, "give ids or where, one of them", code="invalid_value", param="ids")
+
+    def change() -> dict[str, Any]:
+        opened = server.shelf.change(server.kb_name(kb))
+        before = opened.version
+        ids = None if body.ids is None else [int(i) for i in body.ids]
+        count = opened.update(ids=ids, where=body.where, caption=body.caption, metadata=body.metadata)
+        facts = {"updated": count, "version": opened.version, "items": len(opened)}
+        return {**facts, "undo": before if count else None}
+
+    return await asyncio.to_thread(change)
+
+
 # -- searching -------------------------------------------------------------------------------------------------------
 
 
