@@ -19,9 +19,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: setup  ## from a bundled model to demo/sheet.png, no network
 	$(BIN)/bowerbird demo --out demo
 
-serve: setup  ## the page in a browser, with pictures that our code draws
+serve: setup  ## the page in a browser, with the starter collection
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[serve]'
-	test -f demo/serve-kb/kb.json || $(BIN)/bowerbird kb build demo/serve-kb drawn
+	test -f demo/serve-kb/kb.json || $(BIN)/bowerbird kb build demo/serve-kb starter
 	$(BIN)/bowerbird serve --kb demo/serve-kb --data demo/server --open
 
 test: setup-dev check  ## everything CI runs; tests are of one thread each, so as many at once as there are cores

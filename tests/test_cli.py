@@ -152,7 +152,7 @@ def test_own_references_and_stages(tmp_path: Path, random_reimagen: Path, random
     (tmp_path / "bad.png").write_text("no picture")
     base = ("generate", random_reimagen, "--prompt", "x", "--out", "o")
     for arguments, says in (
-        ((*base, "--reference", "own.png"), "pictures: 1, captions: 0; give one --caption for each --reference"),
+        ((*base, "--reference", "own.png"), "1 of --reference and 0 of --caption; give one --caption for each"),
         ((*base, "--reference", "bad.png", "--caption", "x"), "bad.png"),
         ((*base, "-k", "0", "--size", "64"), "16, 32 px"),
         ((*base, "-k", "0", "--guidance", "sideways"), "interleaved"),

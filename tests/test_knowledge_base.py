@@ -219,6 +219,13 @@ def test_opens_in_a_read_only_place(kb: KnowledgeBase) -> None:
             path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
+def test_a_source_that_is_no_path_is_named(tmp_path: Path) -> None:
+    for source in (Image.new("RGB", (8, 8)), [Image.new("RGB", (8, 8))], [{"image": b""}]):
+        with pytest.raises(BowerbirdError, match=r"source: a path or a name.*not (an Image|a dict)"):
+            KnowledgeBase.build(tmp_path / "kb", source)  # type: ignore[arg-type]
+    assert not (tmp_path / "kb").exists()
+
+
 def test_build_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_text("text")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lancedb.table import LanceTable
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
@@ -22,6 +23,7 @@ from bowerbird.data.sources import archive, read, registry, table
 from bowerbird.data.sources.picture_file import MOST_FILE_BYTES
 from bowerbird.knowledge.ingest import embed, prepare
 from bowerbird.knowledge.storage.batches import BYTES, read_in_batches
+from bowerbird.knowledge.storage.lance import Rows
 from tests.faults.plain import PlainEncoder, picture
 
 
@@ -151,3 +153,24 @@ def test_tables_are_read_some_bytes_at_a_time(tmp_path: Path, monkeypatch: pytes
 def test_processes_share_the_memory() -> None:
     assert prepare.chunk_bytes(2**31) == 2**26
     assert prepare.chunk_bytes(2**31, processes=2) == 2**31 // 160
+
+
+def test_a_change_does_not_read_every_versions_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change read as many files as there were versions, to see which is the newest; a killed write is still
+    undone."""
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        (tmp_path / "in" / f"{n}.png").write_bytes(picture(n))
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", tmp_path / "in", encoder=PlainEncoder())
+
+    def listed(*parts: object) -> None:
+        raise AssertionError("the versions were listed")
+
+    monkeypatch.setattr(LanceTable, "list_versions", listed)
+    first, second, third, _ = kb.ids().tolist()
+    kb.remove(ids=[first])
+    Rows(kb.path).delete([third])  # and not committed
+    again = KnowledgeBase.open(tmp_path / "kb", encoder=PlainEncoder())
+    again.remove(ids=[second])
+    assert again.ids().tolist() == kb.ids().tolist()[1:]
+    assert third in again.ids()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,11 @@ def test_what_has_no_windows_is_one_line(pipe: RARMPipeline, kb: KnowledgeBase, 
     foreign = PatchDecoding(PatchSettings(weight=0.5), "", PatchBase(np.zeros((1, 4, 4), int), BOOK))
     with pytest.raises(BowerbirdError, match="16 places and 4 codes, this model has 256 and 32"):
         pipe(neighbors=hits, patches=foreign)
+    own = pipe.patch_decoding(kb, PatchSettings(weight=0.5))
+    assert isinstance(own.source, PatchBase)
+    exchanged = dataclasses.replace(own, source=PatchBase(own.source.codes, own.source.codebook[::-1].copy()))
+    with pytest.raises(BowerbirdError, match="32 codes of the windows mean something else"):
+        pipe(neighbors=hits, patches=exchanged)
     for wrong in ({"weight": 1.5}, {"neighbors": 0}, {"temperature": 0.0}):
         with pytest.raises(BowerbirdError, match=f"`patch_{next(iter(wrong))}`"):
             PatchSettings(**wrong)

@@ -138,6 +138,31 @@ def test_a_prefix_that_is_read_once_gives_what_reading_all_each_time_gives(netwo
 
 
 @torch.no_grad()
+def test_rows_of_many_prompts_are_read_in_one_pass_and_keep_every_bit(
+    network: DocumentTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass for every prompt had made a batch of four prompts take longer than each alone."""
+    documents = tuple(lay.retrieved(SMALL, CODES[::step], TEXT, number) for number, step in ((1, 1), (2, -1)))
+    first = Prompt(documents, TEXT)
+    mixed = [first, Prompt((), TEXT), Prompt(documents[:1], TEXT[:1]), first]
+    codes = torch.tensor([[5, 0, 2, 1], [1, 1, 4, 0], [0, 3, 3, 2], [2, 2, 0, 5]])
+    passes: list[int] = []
+    forward = DocumentTransformer.forward
+
+    def counted(self: DocumentTransformer, tokens: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        passes.append(len(tokens))
+        return forward(self, tokens, *rest)
+
+    monkeypatch.setattr(DocumentTransformer, "forward", counted)
+    decoder, given = Decoder(network, SMALL, mixed), condition(mixed)
+    found = [decoder(codes[:, :t], t, given) for t in range(4)]
+    assert passes == [1, 1, 1, 4, 4, 4]  # three prompts, then three codes of all rows
+    alike = Decoder(network, SMALL, [first] * 4)
+    for t in range(4):
+        assert torch.equal(alike(codes[:, :t], t, condition([first] * 4))[[0, 3]], found[t][[0, 3]])
+
+
+@torch.no_grad()
 def test_documents_have_an_order_and_none_is_the_text_alone(network: DocumentTransformer) -> None:
     a, b = (lay.retrieved(SMALL, codes, TEXT, 1) for codes in (CODES, CODES[::-1].copy()))
     later = [dataclasses.replace(each, documents=each.documents + 1) for each in (a, b)]

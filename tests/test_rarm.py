@@ -283,6 +283,12 @@ def test_what_a_model_of_tokens_does_not_have_is_refused(pipe: RARMPipeline, kb:
         with pytest.raises(BowerbirdError, match=f"256 tokens, one a step: {says}; leave that out"):
             pipe(neighbors=hits, **wrong)
     assert pipe.capabilities.far_size(128, 128) is None  # it is refused
+    for wrong, says in (
+        ({"guidance_scale": math.nan}, "guidance_scale is nan; give a number"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 1 or more; got 0"),
+    ):
+        with pytest.raises(BowerbirdError, match=says):
+            pipe(neighbors=hits, **wrong)
 
 
 def test_a_tokenizer_of_another_size_is_refused(pipe: RARMPipeline, network: RARMTransformer) -> None:
@@ -383,6 +389,8 @@ def test_evaluation_reports_bits_with_own_other_and_no_neighbors(
     assert direct["bits a token that its own neighbors save"]["mean"] == pytest.approx(none - own)
     assert set(report["likelihood"]) == set(direct)
     assert report["likelihood"]["pictures"] == 4
+    alone = likelihood(pipe, kb, pictures, rows[:1], 2)  # its own neighbors had been reported as another's
+    assert set(direct) - set(alone) == {"bits a token, another's neighbors"}
 
 
 def test_a_picture_is_no_neighbor_of_itself() -> None:

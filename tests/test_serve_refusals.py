@@ -4,7 +4,9 @@ process alone."""
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,7 +150,7 @@ def test_the_servers_own_time_is_not_the_clients(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
     monkeypatch.setattr(gate, "time", SimpleNamespace(monotonic=lambda: now[0]))
     pieces = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, False)]
-    server: Any = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS))
+    server: Any = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS, root_path=""))
     visit = gate._Visit({"headers": [(b"content-type", b"multipart/form-data")], "path": "/api/uploads"}, server)
 
     async def receive() -> Any:
@@ -163,3 +165,52 @@ def test_the_servers_own_time_is_not_the_clients(monkeypatch: pytest.MonkeyPatch
 
     asyncio.run(take())
     assert not pieces
+
+
+def test_which_of_several_ids_is_wrong_is_said(web: tuple[Client, Server]) -> None:
+    client, _ = web
+    bodies = {"remove": {"ids": [1, "2", True]}, "neighbors": {"prompt": "red", "removed": [1, "2", "x"]}}
+    for route, body in bodies.items():
+        answer = client.post(f"/api/knowledge-bases/kb/{route}", body)
+        field = "ids" if route == "remove" else "removed"
+        assert (answer.status, answer.json["error"]["param"]) == (422, f"{field}.2")
+    assert client.post("/api/knowledge-bases/kb/remove", {"ids": [str(2**63)]}).status == 422
+
+
+def test_what_is_sent_as_no_json_or_compressed_is_told_so(web: tuple[Client, Server]) -> None:
+    """`curl -d` without a header, and clients that compress: it was a valid dictionary that was wanted."""
+    client, _ = web
+    body = b'{"prompt": "red"}'
+    for path in ("/api/generate", "/v1/images/generations", "/api/knowledge-bases/kb/search"):
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+            answer = client.ask("POST", path, body, {"Content-Type": kind})
+            assert (answer.status, answer.code) == (422, "not_json"), (path, kind)
+            assert "application/json" in answer.json["error"]["message"]
+        packed = client.ask("POST", path, gzip.compress(body), {"Content-Encoding": "gzip"})
+        assert (packed.status, packed.code) == (400, "encoded_body")
+    assert client.post("/api/generate", [1]).code == "invalid_value"
+    assert client.ask("POST", "/api/generate", body, {"Content-Type": "application/vnd.api+json"}).status == 202
+
+
+def test_monitors_may_ask_by_head(web: tuple[Client, Server]) -> None:
+    for path in ("/", "/health", "/ready"):
+        answer = web[0].ask("HEAD", path)
+        assert (answer.status, answer.body) == (200, b""), path
+
+
+def test_an_undo_takes_nothing_of_others_away(small_kb_path: Path, tmp_path: Path) -> None:
+    """A removal is undone by going back to a version, and what others changed since went with it."""
+    shutil.copytree(small_kb_path, tmp_path / "kb")
+    settings = Settings((str(tmp_path / "kb"),), tmp_path / "data", ("tiny-rdm",))
+    with web_alone(settings, tmp_path / "sockets") as (client, _):
+        base = "/api/knowledge-bases/kb"
+        ids = [item["id"] for item in client.get(f"{base}/items?limit=2").json["items"]]
+        mine = client.post(f"{base}/remove", {"ids": ids[:1]}).json
+        theirs = client.post(f"{base}/remove", {"ids": ids[1:]}).json
+        undo = {"version": mine["undo"], "expected_version": mine["version"]}
+        answer = client.post(f"{base}/restore", undo)
+        assert (answer.status, answer.code) == (409, "changed")
+        assert "nothing was restored" in answer.json["error"]["message"]
+        assert client.get(base).json["items"] == theirs["items"]
+        undo = {"version": theirs["undo"], "expected_version": theirs["version"]}
+        assert client.post(f"{base}/restore", undo).json["items"] == mine["items"]

@@ -16,11 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from bowerbird import KnowledgeBase
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.report import SourceReport
 from bowerbird.data.sources import read
+from bowerbird.systems import queries
 from tests.faults.plain import PlainEncoder, picture
 
 
@@ -344,3 +346,22 @@ def test_addresses_in_tables_are_asked_only_where_that_is_allowed(tmp_path: Path
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_class_is_one_of_a_column_of_numbers_too(tmp_path: Path) -> None:
+    """`--class 3 --class-key label` was refused in the words of a condition that nobody had given."""
+    rows = []
+    for number in range(6):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(buffer, "PNG")
+        rows.append({"img": buffer.getvalue(), "caption": f"thing {number}", "label": number % 2, "kind": "a b"})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    kb = KnowledgeBase.build(tmp_path / "kb", tmp_path / "mine.parquet", encoder=PlainEncoder())[0]
+
+    def drawn(name: str, key: str) -> set[str]:
+        return set(queries.by_class(kb, name, 3, class_key=key, count=1, seed=0).captions[0])
+
+    assert drawn("1", "LABEL") == {"thing 1", "thing 3", "thing 5"}
+    assert len(drawn("a b", "kind")) == 3
+    with pytest.raises(BowerbirdError, match="class 'one': the column label holds values of type int64"):
+        drawn("one", "label")

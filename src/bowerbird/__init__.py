@@ -2,8 +2,9 @@
 
     import bowerbird as bb
     kb = bb.KnowledgeBase.open("kb")
-    pipe = bb.RDMPipeline.from_pretrained("tiny-rdm")
-    pipe(prompt="a red fox", knowledge_base=kb).images[0]
+    kb.search("a red fox", k=4)
+    pipe = bb.load_pipeline("reimagen-drawings")
+    pipe("a red fox", knowledge_base=kb, k=1).images[0]
 
 Names load on first use, so that `import bowerbird` costs next to nothing.
 """
@@ -34,6 +35,7 @@ _LAZY = {
     "NeighborUNet": ("bowerbird.models.neighbor_unet", "NeighborUNet"),
     "SmallTextTower": ("bowerbird.models.text_tower", "SmallTextTower"),
     "TokenTransformer": ("bowerbird.models.token_transformer", "TokenTransformer"),
+    "load_pipeline": ("bowerbird.systems.loading", "load_pipeline"),
     "queries": ("bowerbird.systems.queries", None),
     "encoders": ("bowerbird.encoders", None),
     "recipes": ("bowerbird.training.recipes", None),
@@ -60,6 +62,7 @@ __all__ = [
     "TokenTransformer",
     "__version__",
     "encoders",
+    "load_pipeline",
     "queries",
     "recipes",
 ]
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from bowerbird.systems.instruct.pipeline import InstructPipeline
     from bowerbird.systems.knn.discrete_pipeline import KNNDiscretePipeline
     from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
+    from bowerbird.systems.loading import load_pipeline
     from bowerbird.systems.racm3.pipeline import RACM3Pipeline
     from bowerbird.systems.rarm.pipeline import RARMPipeline
     from bowerbird.systems.rdm.pipeline import RDMPipeline

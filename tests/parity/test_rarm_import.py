@@ -42,6 +42,7 @@ def test_networks_and_sampling_agree(tmp_path: Path) -> None:
     assert (own.k, own.top_k, own.top_p, own.guidance_scale, own.normalize_embeddings) == (4, 256, 1.0, 1.0, False)
     assert not own.trained_null
     assert pipe.capabilities.sizes == (64,)
+    assert own.codebook == pytest.approx(stage.quantize.embedding.weight.flatten()[::24][:16].tolist(), abs=1e-6)
     pixels = torch.randn(2, 3, 64, 64).clamp(-1, 1)
     tokens = stage.tokens(pixels)
     assert torch.equal(to_tokens(pipe.vae, pixels), tokens)

@@ -165,6 +165,7 @@ FLAGS = {
         "private_urls",
         "patches",
         "pool",
+        "preservation",
         "prompt",
         "proposal",
         "reference",

@@ -19,6 +19,7 @@ from bowerbird.cli.common import (
     others_given,
     say,
     show_progress,
+    with_flags,
 )
 from bowerbird.cli.filling import OpenEncoderOption
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
@@ -171,6 +172,7 @@ def edit(
     from bowerbird.evaluation.copies import guard
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import filling, generation, records, unfamiliar
+    from bowerbird.systems.edit_change import edit_hint
     from bowerbird.systems.queries import make_request
     from bowerbird.systems.reference_settings import Adapter, parse_lora
 
@@ -249,6 +251,9 @@ def edit(
     )
     paths = output.write(kept.images, made_records, kept.hits, out, sources=sources, signer=signer)
     warn_of_copies(kept, paths)
+    usual = mask is None and instruction is None and not img2img and preservation is None
+    if usual and (hint := edit_hint(sources, kept.images)):
+        say(with_flags(hint))
     print_result(paths, out, as_json, "edit")
 
 

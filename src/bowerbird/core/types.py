@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from bowerbird.core import shown
+from bowerbird.core.credit import shown_name
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.neighbor_pictures import ABSENT as ABSENT
 from bowerbird.core.neighbor_pictures import LoadPictures, own_pictures, pictures_of_both, stack_pictures
@@ -155,6 +157,24 @@ class Neighbors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return shown.as_text(self.ids, self.scores, self._names(), self.queries)
+
+    def _repr_png_(self) -> bytes | None:
+        """The pictures, each with its caption, as notebooks show them; None where there are none at hand."""
+        if self.load_images is None or not self.mask.any():
+            return None
+        ids = self.ids[: shown.MOST_ROWS, : shown.MOST_COLUMNS]
+        return shown.as_png(self.load_images(ids), self._names(), self.queries)
+
+    def _names(self) -> list[list[str]]:
+        """What the neighbors that are shown are called: their captions, or their files where these say more."""
+        rows, columns = range(min(len(self), shown.MOST_ROWS)), range(min(self.k, shown.MOST_COLUMNS))
+        return [
+            [shown_name(_cell(self.captions, row, c, ""), _cell(self.metadata, row, c, {})) for c in columns]
+            for row in rows
+        ]
 
     @property
     def k(self) -> int:
@@ -301,18 +321,23 @@ class Neighbors:
         )
 
     @staticmethod
-    def from_images(prompts: Sequence[str], pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
-        """A person's own pictures as the neighbors of each prompt, with what each of them shows ("" leaves that open).
+    def from_images(
+        prompts: str | Sequence[str], pictures: Sequence[Image.Image], captions: str | Sequence[str]
+    ) -> Neighbors:
+        """A person's own pictures as the neighbors of each prompt, with what each of them shows ("" leaves that open);
+        one text is a list of one.
 
         They have no embeddings, so they serve models that read neighbors' pictures.
-        Raises: BowerbirdError when captions and pictures do not pair up.
+        Raises: BowerbirdError when captions and pictures do not pair up, or a picture is none.
         """
-        from bowerbird.core.images import on_background
+        from bowerbird.core.images import check_opened, on_background
 
+        prompts, captions = ([each] if isinstance(each, str) else each for each in (prompts, captions))
+        check_opened(pictures, "pictures")
         if len(pictures) != len(captions):
             raise BowerbirdError(
-                f"pictures: {len(pictures)}, captions: {len(captions)}; give one `caption` for each `reference`, saying"
-                ' what it shows ("" leaves that open)'
+                f"pictures: {len(pictures)}, captions: {len(captions)}; give one `caption` for each, saying what it"
+                ' shows ("" leaves that open)'
             )
         if not pictures:
             return Neighbors.empty(prompts)
@@ -402,6 +427,11 @@ class Neighbors:
             encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
             notes=tuple(row for part in parts for row in _notes(part)) if any(part.notes for part in parts) else (),
         )
+
+
+def _cell(rows: Sequence[Sequence[Any]], row: int, column: int, default: Any) -> Any:
+    """What stands there; a representation must not fail where somebody's rows are short."""
+    return rows[row][column] if row < len(rows) and column < len(rows[row]) else default
 
 
 def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:

@@ -126,7 +126,9 @@ def _rowwise(weight: float | Tensor, like: Tensor) -> float | Tensor:
 
 def classifier_free(predict: Predict, conditioning: Conditioning, guidance_scale: float, *names: str) -> Guided:
     """Guidance away from the conditions called `names` ("neighbors" when none is named): one pass at weight 1 or 0,
-    two in one batch otherwise."""
+    two in one batch otherwise. Raises: BowerbirdError for a scale that is not a finite number."""
+    if not math.isfinite(guidance_scale):
+        raise BowerbirdError(f"guidance_scale is {guidance_scale}; give a number, as in 3.0")
     null = conditioning.without(*(names or ("neighbors",)))
     if guidance_scale in (0.0, 1.0):
         only = conditioning if guidance_scale else null

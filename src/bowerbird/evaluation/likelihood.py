@@ -45,19 +45,20 @@ def likelihood(
     """
     chosen = tensors.to_pil(pictures.pixels[np.asarray(rows)])
     hits = without_itself(kb.search(images=chosen, k=k + 1), [int(pictures.ids[row]) for row in rows], k)
-    another = hits.rows(np.roll(np.arange(len(hits)), len(hits) // 2))
+    cases = [("own neighbors", hits, False), ("no neighbors", hits, True)]
+    if len(hits) > 1:  # one picture has no other
+        another = hits.rows(np.roll(np.arange(len(hits)), len(hits) // 2))
+        cases.insert(1, ("another's neighbors", another, False))
     edge = max(pipe.capabilities.sizes)
     found: dict[str, np.ndarray] = {}
-    for number, (name, given, null) in enumerate(
-        (("own neighbors", hits, False), ("another's neighbors", another, False), ("no neighbors", hits, True))
-    ):
+    for number, (name, given, null) in enumerate(cases):
         parts = []
         for start in range(0, len(chosen), BATCH):
             part = np.arange(start, min(start + BATCH, len(chosen)))
             x = _prepared([chosen[i] for i in part], edge)
             parts.append(pipe.bits_per_token(x, given.rows(part), null=null).numpy())
             if progress is not None:
-                progress(number * len(chosen) + int(part[-1]) + 1, 3 * len(chosen))
+                progress(number * len(chosen) + int(part[-1]) + 1, len(cases) * len(chosen))
         found[name] = np.concatenate(parts)
     report: dict[str, Any] = {f"bits a token, {name}": asdict(over_groups(bits)) for name, bits in found.items()}
     saved = found["no neighbors"] - found["own neighbors"]

@@ -6,7 +6,7 @@ protocol only, and nothing of what is generated from its answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from bowerbird.core import images
 from bowerbird.core.credit import MOST_COLUMNS
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import OnMessage, Progress, log_message
-from bowerbird.core.text import LONGEST
+from bowerbird.core.text import LONGEST, with_article
 from bowerbird.core.types import Encoder, Neighbors, TextEncoder
 from bowerbird.knowledge import captions, changes, creation, items, statistics
 from bowerbird.knowledge.encoder import check as check_encoder
@@ -215,6 +215,9 @@ class KnowledgeBase:
     def __len__(self) -> int:
         return len(self.store)
 
+    def __repr__(self) -> str:
+        return f"KnowledgeBase({str(self.path)!r}: {len(self):,} items, version {self.version}, {self.encoder_name})"
+
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded by its recorded name. Raises: MismatchError when that name now means other weights,
@@ -392,12 +395,14 @@ class KnowledgeBase:
         newest and the space they take."""
         self.store.compact(drop_history=drop_history)
 
-    def restore(self, version: int) -> int:
+    def restore(self, version: int, *, expected_version: int | None = None) -> int:
         """Make a new version that holds what `version` held, and return its number; the versions between stay.
 
-        The present version is left as it is. Raises: BowerbirdError when `version` is not kept.
+        The present version is left as it is; what others changed since `version` is not in the new one, so whoever
+        undoes a change of theirs gives its number as `expected_version`. Raises: BowerbirdError when `version` is not
+        kept, or `expected_version` is not the present one.
         """
-        changes.restore(self.store, version)
+        changes.restore(self.store, version, expected_version=expected_version)
         return self.version
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -413,8 +418,8 @@ class KnowledgeBase:
 
     def search(
         self,
-        *,
         text: str | Sequence[str] | None = None,
+        *,
         images: Sequence[Image.Image] | None = None,
         embeddings: np.ndarray | None = None,
         ids: Sequence[int] | None = None,
@@ -522,8 +527,17 @@ class KnowledgeBase:
 
 
 def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    """One source or several as a list."""
-    return [source] if isinstance(source, (str, Path)) else list(source)
+    """One source or several as a list. Raises: BowerbirdError for pictures, rows and the like in their place."""
+    found: list[Any] = [source]
+    if isinstance(source, Iterable) and not isinstance(source, str | Path):
+        found = list(source)
+    odd = next((type(each).__name__ for each in found if not isinstance(each, str | Path)), None)
+    if odd is not None:
+        raise BowerbirdError(
+            f"source: a path or a name, or a list of them, not {with_article(odd)}; save pictures into a folder, or a"
+            ' table as a file (dataset.to_parquet("rows.parquet")), and give that'
+        )
+    return found
 
 
 def _embed_captions(base: ref[KnowledgeBase], texts: Sequence[str]) -> np.ndarray:

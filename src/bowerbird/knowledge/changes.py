@@ -52,12 +52,7 @@ def select_ids(store: Store, ids: Sequence[int] | None, where: str | None) -> np
 def remove(store: Store, ids: Sequence[int] | None, where: str | None, *, expected_version: int | None) -> int:
     """See `KnowledgeBase.remove`."""
     with store.writing():
-        now = int(store.manifest["version"])
-        if expected_version not in (None, now):
-            raise BowerbirdError(
-                f"{store.path}: has changed since version {expected_version} (now {now}), so nothing was removed;"
-                " look at it again"
-            )
+        _check_unchanged(store, expected_version, "removed")
         gone = select_ids(store, ids, where)
         if len(gone):
             store.delete(gone.tolist())
@@ -84,9 +79,10 @@ def update(
     return len(chosen)
 
 
-def restore(store: Store, version: int) -> None:
+def restore(store: Store, version: int, *, expected_version: int | None) -> None:
     """See `KnowledgeBase.restore`."""
     with store.writing():
+        _check_unchanged(store, expected_version, "restored")
         if version != int(store.manifest["version"]):
             store.restore(version)
             _publish(store)
@@ -96,6 +92,15 @@ def set_credit(store: Store, columns: Sequence[str]) -> None:
     """See `KnowledgeBase.set_credit`."""
     with store.writing():
         store.keep({"credit": list(known_columns(columns, store.info()["metadata"], str(store.path)))})
+
+
+def _check_unchanged(store: Store, expected_version: int | None, what: str) -> None:
+    now = int(store.manifest["version"])
+    if expected_version not in (None, now):
+        raise BowerbirdError(
+            f"{store.path}: has changed since version {expected_version} (now {now}), so nothing was {what}; look at"
+            " it again"
+        )
 
 
 def _publish(store: Store) -> None:

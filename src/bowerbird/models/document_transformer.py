@@ -10,7 +10,8 @@ Source: RA-CM3, arXiv 2211.12561; the place of what is predicted as a second emb
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -22,22 +23,34 @@ from bowerbird.models.causal_attention import attend_causally
 from bowerbird.models.packed_weights import multiply, pack
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """What `rows` of a batch have before them in common, keys and values of each layer with B = 1; it is read, not
+    copied. `computed` `(B,)`: the row that stands at each place while these are computed, itself or one of them, so
+    that as many are always computed together."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    rows: Tensor
+    computed: Tensor
+
+
 @dataclass
 class KeyValues:
-    """Keys and values of what was read, of each layer, `(B, heads, capacity, d)`; the first `length` count.
-
-    `shared`: those of a prefix that all rows have in common, with B = 1; it is read, not copied.
-    """
+    """Keys and values of what was read, of each layer, `(B, heads, capacity, d)`; the first `length` count. `shared`:
+    those before them; each row has one of these prefixes, or there is none."""
 
     keys: list[Tensor]
     values: list[Tensor]
     length: int = 0
-    shared: KeyValues | None = None
+    shared: tuple[Prefix, ...] = ()
 
-    def prefix(self) -> KeyValues:
-        """What was read, cut to its length: a prefix for others."""
+    def prefix(self, rows: Sequence[int], count: int) -> Prefix:
+        """What was read, cut to its length, before the `rows` of `count`."""
         keys, values = ([part[:, :, : self.length] for part in parts] for parts in (self.keys, self.values))
-        return replace(self, keys=keys, values=values)
+        computed = [row if row in rows else rows[0] for row in range(count)]
+        device = keys[0].device
+        return Prefix(keys, values, torch.tensor(rows, device=device), torch.tensor(computed, device=device))
 
 
 class Block(nn.Module):
@@ -62,32 +75,43 @@ class Block(nn.Module):
             end = seen.length + k.shape[2]
             keys, values = seen.keys[layer], seen.values[layer]
             keys[:, :, seen.length : end], values[:, :, seen.length : end] = k, v
-            shared = None if seen.shared is None else (seen.shared.keys[layer], seen.shared.values[layer])
-            read = _attend(q, keys[:, :, :end], values[:, :, :end], shared)
+            read = _attend(q, keys[:, :, :end], values[:, :, :end], seen.shared, layer)
         h = h + multiply(self.out, read.transpose(1, 2).flatten(2))
         made: Tensor = h + multiply(self.down, F.gelu(multiply(self.up, self.norm2(h))))
         return made
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Attention of the last positions to all before them, and to a prefix of one row that all rows have in common: its
-    keys are read once for all rows."""
-    rows, heads, new, dim = q.shape
-    scale = dim**-0.5
+def _attend(q: Tensor, k: Tensor, v: Tensor, shared: Sequence[Prefix], layer: int) -> Tensor:
+    """Attention of the last positions to all before them, and to the prefix of each row, whose keys are read once for
+    all rows that have it."""
+    new, scale = q.shape[2], q.shape[3] ** -0.5
     scores = (q @ k.transpose(2, 3)).float() * scale
     if new > 1:
         later = torch.ones(new, k.shape[2], dtype=torch.bool, device=q.device).triu(k.shape[2] - new + 1)
         scores = scores.masked_fill(later, -torch.inf)
-    if shared is None:
+    if not shared:
         return scores.softmax(-1).to(v.dtype) @ v
+    if len(shared) == 1:
+        read, chances = _after(q, scores, shared[0].keys[layer], shared[0].values[layer])
+        return read + chances @ v
+    read, chances = torch.empty(q.shape, dtype=v.dtype, device=q.device), torch.empty_like(scores, dtype=v.dtype)
+    for prefix in shared:
+        part = _after(q[prefix.computed], scores[prefix.computed], prefix.keys[layer], prefix.values[layer])
+        read[prefix.rows], chances[prefix.rows] = part[0][prefix.rows], part[1][prefix.rows]
+    return read + chances @ v
+
+
+def _after(q: Tensor, scores: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What is read in a prefix `(1, heads, L, d)`, and the chances of what stands behind it, whose `scores` are
+    given."""
+    rows, heads, new, dim = q.shape
     together = q.transpose(0, 1).reshape(1, heads, rows * new, dim)
-    before = (together @ shared[0].transpose(2, 3)).float() * scale
+    before = (together @ k.transpose(2, 3)).float() * dim**-0.5
     before = before.view(heads, rows, new, -1).transpose(0, 1)
     chances = torch.cat([before, scores], 3).softmax(-1).to(v.dtype)
     size = before.shape[3]
     flat = chances[..., :size].transpose(0, 1).reshape(1, heads, rows * new, size)
-    read = (flat @ shared[1]).view(heads, rows, new, dim).transpose(0, 1)
-    return read + chances[..., size:] @ v
+    return (flat @ v).view(heads, rows, new, dim).transpose(0, 1), chances[..., size:]
 
 
 class Places(nn.Module):
@@ -160,7 +184,7 @@ class DocumentTransformer(ModelMixin, ConfigMixin):
         """From now on few symbols at a time are predicted by weights of 8 bits (`packed_weights`)."""
         pack([*(layer for layer in self.modules() if isinstance(layer, nn.Linear)), self.tokens])
 
-    def empty(self, rows: int, capacity: int, shared: KeyValues | None = None) -> KeyValues:
+    def empty(self, rows: int, capacity: int, shared: tuple[Prefix, ...] = ()) -> KeyValues:
         """Room for keys and values of so many positions."""
         width, size = int(self.config["channels"]), int(self.config["head_channels"])
         shape = (rows, width // size, capacity, size)

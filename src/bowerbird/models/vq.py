@@ -155,9 +155,15 @@ def to_pictures(model: Any, tokens: Tensor) -> Tensor:
 SAMPLED = 16
 
 
-def sample_codebook(model: Any) -> list[float]:
-    """A few numbers of the codebook, by which a model of its tokens knows the tokenizer it was trained with."""
-    flat = model.quantize.embedding.weight.detach().float().cpu().flatten()
+def codebook_of(model: Any) -> Tensor:
+    """The codes of a tokenizer `(S, d)`, float32 on the CPU."""
+    codes: Tensor = model.quantize.embedding.weight.detach().float().cpu()
+    return codes
+
+
+def sample_codebook(codes: Tensor) -> list[float]:
+    """A few numbers of a codebook, by which a model of its tokens knows the tokenizer it was trained with."""
+    flat = codes.flatten()
     return [round(float(each), 6) for each in flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]]
 
 
@@ -166,5 +172,9 @@ def has_codebook(model: Any, sample: list[float]) -> bool:
     is known of an empty sample."""
     if not sample or model.quantize.embedding.weight.is_meta:
         return True
-    own, other = torch.tensor(sample_codebook(model)), torch.tensor(sample, dtype=torch.float32)
+    return same_codes(torch.tensor(sample_codebook(codebook_of(model))), torch.tensor(sample, dtype=torch.float32))
+
+
+def same_codes(own: Tensor, other: Tensor) -> bool:
+    """Whether codes are the same, in whatever precision they were stored."""
     return own.shape == other.shape and bool(((own - other).abs() <= 0.02 * own.abs().max()).all())

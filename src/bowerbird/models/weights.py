@@ -10,7 +10,7 @@ from bowerbird.core.files import read_tensor_metadata
 FOLDER = Path(__file__).parent / "bundled"
 DESCRIPTIONS = {
     "reimagen-drawings": (
-        "generates what your drawings show, as they look (-k 1): Re-Imagen at 32, 64 and 128 px, of sixteen styles of"
+        "generates what your drawings show, as they look: Re-Imagen at 32, 64 and 128 px, of sixteen styles of"
         " emoji and icons; conditioned on a text and on neighbors' pictures with captions"
     ),
     "tiny-reimagen": "Re-Imagen at 32 and 64 px, conditioned on a text and on neighbors' pictures with captions",

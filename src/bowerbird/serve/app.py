@@ -107,6 +107,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["loc"] == ("body",) and first["type"] != "missing" and not _is_json(request):
+        text = "send JSON, with its Content-Type: application/json"
+        return answer(request, Refused(422, text, code="not_json"))
     place = [str(part) for part in first["loc"][1:] if not isinstance(part, int) or len(first["loc"]) > 2]
     param = ".".join(place) or None
     codes = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
@@ -115,6 +118,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     text = f"{param}: {said}" if param else said
     code = codes.get(first["type"], "invalid_value")
     return answer(request, Refused(status, text[:500], code=code, param=param and param[:200]))
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:

@@ -13,14 +13,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class RemoteEncoder:
-    """A `core.types.TokenEncoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`);
-    the worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
-
-    shared_dim: int
-    picture_size: int | None
-    embeds_text: bool
-    token_dim: int
+class _Remote:
+    """What is known of an encoder here: where it is, and the facts that a knowledge base keeps of it."""
 
     def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
         self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
@@ -28,6 +22,22 @@ class RemoteEncoder:
     def _call(self, what: str, blobs: Sequence[bytes] = (), **more: Any) -> frames.Frame:
         message = {"call": what, "encoder": self.name, "fingerprint": self.fingerprint, **more}
         return frames.call(self.address, message, blobs)
+
+    def _array(self, answer: frames.Frame) -> np.ndarray:
+        return np.frombuffer(answer[1][0], "<f4").astype(np.float32).reshape(-1, self.dim)
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, self.dim), np.float32)
+
+
+class RemoteEncoder(_Remote):
+    """A `core.types.TokenEncoder` by the facts that a knowledge base keeps of its own (`name`, `fingerprint`, `dim`);
+    the worker listening at `address` loads it when it is first asked, and refuses when it is another one."""
+
+    shared_dim: int
+    picture_size: int | None
+    embeds_text: bool
+    token_dim: int
 
     def __getattr__(self, name: str) -> int | None:
         """What only the worker knows, asked when it is first wanted."""
@@ -68,18 +78,9 @@ class RemoteEncoder:
         """n PNG files of our own -> raw float32 `(n, dim)`."""
         return self._array(self._call("embed_files", pictures)) if pictures else self._none()
 
-    def _array(self, answer: frames.Frame) -> np.ndarray:
-        return np.frombuffer(answer[1][0], "<f4").astype(np.float32).reshape(-1, self.dim)
 
-    def _none(self) -> np.ndarray:
-        return np.zeros((0, self.dim), np.float32)
-
-
-class RemoteTextEncoder:
+class RemoteTextEncoder(_Remote):
     """A `core.types.TextEncoder` by the facts that a knowledge base keeps of the encoder of its captions."""
-
-    def __init__(self, address: str, name: str, fingerprint: str, dim: int) -> None:
-        self.address, self.name, self.fingerprint, self.dim = address, name, fingerprint, dim
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """n texts that are searched -> raw float32 `(n, dim)`."""
@@ -90,11 +91,7 @@ class RemoteTextEncoder:
         return self._embed("embed_captions", texts)
 
     def _embed(self, what: str, texts: Sequence[str]) -> np.ndarray:
-        if not texts:
-            return np.zeros((0, self.dim), np.float32)
-        message = {"call": what, "encoder": self.name, "fingerprint": self.fingerprint, "texts": list(texts)}
-        answer = frames.call(self.address, message)
-        return np.frombuffer(answer[1][0], "<f4").astype(np.float32).reshape(-1, self.dim)
+        return self._array(self._call(what, texts=list(texts))) if texts else self._none()
 
 
 def remote_captions(address: str, manifest: dict[str, Any]) -> RemoteTextEncoder | None:

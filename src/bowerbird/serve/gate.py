@@ -96,7 +96,10 @@ class _Visit:
         return self.limits.picture_bytes + 2**16 if one else self.limits.upload_bytes
 
     def expect_body(self) -> None:
-        """Raises: Refused for one that says it is too long."""
+        """Raises: Refused for one that says it is too long, or is compressed: how much it holds nobody could tell."""
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            text = "the body has a Content-Encoding; send it as it is"
+            raise Refused(400, text, code="encoded_body")
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.most:
             raise self._too_long()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.knowledge.rerank.registry import check_rerank
@@ -58,7 +58,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-ItemId = Annotated[str | int, Field(description="An item's id: digits as text, or a number")]
+ItemId = Annotated[str | int, BeforeValidator(_item), Field(description="An item's id: digits as text, or a number")]
 
 
 class Chosen(Strict):
@@ -69,11 +69,6 @@ class Chosen(Strict):
     caption: Annotated[str, Field(max_length=2000)] = ""
     weight: Weight = 1.0
 
-    @field_validator("item", mode="before")
-    @classmethod
-    def _check_item(cls, value: Any) -> Any:
-        return None if value is None else _item(value)
-
 
 class ItemWeight(Strict):
     """A neighbor as the OpenAI form names it."""
@@ -81,22 +76,12 @@ class ItemWeight(Strict):
     id: ItemId
     weight: Weight = 1.0
 
-    @field_validator("id", mode="before")
-    @classmethod
-    def _check_item(cls, value: Any) -> Any:
-        return _item(value)
-
 
 class Pinned(Strict):
     """An item that is to be among the neighbors."""
 
     item: ItemId
     weight: Weight = 1.0
-
-    @field_validator("item", mode="before")
-    @classmethod
-    def _check_item(cls, value: Any) -> Any:
-        return _item(value)
 
 
 Previews = bool | Annotated[int, Field(ge=1, le=16)]
@@ -217,11 +202,6 @@ class MixPart(Strict):
     item: ItemId | None = None
     weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
-    @field_validator("item", mode="before")
-    @classmethod
-    def _check_item(cls, value: Any) -> Any:
-        return None if value is None else _item(value)
-
 
 class SearchRequest(Strict):
     """What to look for: one of text, upload, item, mix."""
@@ -239,11 +219,6 @@ class SearchRequest(Strict):
     typos: bool = True
     rerank: Rerank = "none"
 
-    @field_validator("item", mode="before")
-    @classmethod
-    def _check_item(cls, value: Any) -> Any:
-        return None if value is None else _item(value)
-
 
 class NeighborsRequest(Strict):
     """What `generate` would be given."""
@@ -259,11 +234,6 @@ class NeighborsRequest(Strict):
     pinned: Annotated[list[Pinned], Field(max_length=LIMITS.k)] = []
     removed: Annotated[list[ItemId], Field(max_length=LIMITS.k)] = []
 
-    @field_validator("removed", mode="before")
-    @classmethod
-    def _check_items(cls, value: Any) -> Any:
-        return [_item(each) for each in value] if isinstance(value, list) else value
-
 
 class RemoveRequest(Strict):
     """Items by id, or by condition."""
@@ -272,16 +242,12 @@ class RemoveRequest(Strict):
     where: Where | None = None
     expected_version: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
 
-    @field_validator("ids", mode="before")
-    @classmethod
-    def _check_items(cls, value: Any) -> Any:
-        return [_item(each) for each in value] if isinstance(value, list) else value
-
 
 class RestoreRequest(Strict):
-    """A version to go back to."""
+    """A version to go back to, unless there are others since `expected_version`."""
 
     version: Annotated[int, Field(ge=0, le=MOST_SEED)]
+    expected_version: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
 
 
 class SessionRequest(Strict):

@@ -231,8 +231,21 @@ def fingerprint_of(*states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_output_type(output_type: str) -> None:
-    """Raises: BowerbirdError for a form of result that is not known."""
+def check_call(output_type: str, num_images_per_prompt: int, *, neighbors: Any, knowledge_base: Any) -> None:
+    """Raises: BowerbirdError for what a pipeline is called with: a form of result that is not known, no pictures, or
+    the path of a knowledge base, or pictures, in place of what they are opened as."""
+    if not (knowledge_base is None or hasattr(knowledge_base, "search")):
+        raise BowerbirdError(
+            f"knowledge_base= takes an opened knowledge base, and got {type(knowledge_base).__name__}; open it:"
+            " knowledge_base=KnowledgeBase.open(path)"
+        )
+    if not (neighbors is None or isinstance(neighbors, Neighbors)):
+        raise BowerbirdError(
+            f"neighbors= takes Neighbors, as a search returns them, and got {type(neighbors).__name__}; of pictures of"
+            " your own: Neighbors.from_images(prompt, pictures, captions)"
+        )
+    if num_images_per_prompt < 1:
+        raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
     if output_type not in OUTPUT_TYPES:
         raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bowerbird.core.text import shorten
+from bowerbird.core.credit import shown_name
 from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import name_words, query_words, words
@@ -29,7 +29,7 @@ def mixture_hint(kb: KnowledgeBase, hits: Neighbors, prompt: str) -> str | None:
     named = sum(has_all)
     if named in (0, len(items)):
         return None
-    first = shorten(kb.names(items)[has_all.index(True)], 40)
+    first = shown_name(found.captions[0][has_all.index(True)], found.metadata[0][has_all.index(True)])
     which = f"is {first}" if named == 1 else f"are {first} and {named - 1} more"
     return (
         f"{named} of {len(items)} neighbors {which}; the others lack words of the prompt, and the model mixes all:"

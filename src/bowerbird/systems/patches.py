@@ -27,6 +27,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.models.vq import codebook_of, same_codes, to_tokens
 
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
@@ -75,8 +76,8 @@ class Source(Protocol):
         float32."""
         ...
 
-    def check(self, places: int, symbols: int) -> None:
-        """Raises: BowerbirdError where it is of pictures of other sizes, or another codebook."""
+    def check(self, places: int, codebook: np.ndarray) -> None:
+        """Raises: BowerbirdError where it is of pictures of other sizes, or another codebook `(S, d)`."""
         ...
 
 
@@ -114,8 +115,9 @@ class Trace:
         at, rows = tokens.shape[1], len(tokens)
         return tuple(np.repeat(part[at : at + 1], rows, 0) for part in (self.codes, self.chances))  # type: ignore[return-value]
 
-    def check(self, places: int, symbols: int) -> None:
-        """Raises: BowerbirdError where it is of another model's pictures."""
+    def check(self, places: int, codebook: np.ndarray) -> None:
+        """Raises: BowerbirdError where it is of another model's pictures, as far as places and codes say."""
+        symbols = len(codebook)
         if len(self.codes) != places or int(self.codes.max(initial=0)) >= symbols:
             raise BowerbirdError(
                 f"the windows of the record are of {len(self.codes)} places, this model has {places} of {symbols} codes"
@@ -217,12 +219,17 @@ class PatchBase:
     def _known(self) -> dict[int, np.ndarray]:
         return {}
 
-    def check(self, places: int, symbols: int) -> None:
-        """Raises: BowerbirdError where it is of pictures of other sizes, or another codebook."""
-        if self.side**2 != places or len(self.codebook) != symbols:
+    def check(self, places: int, codebook: np.ndarray) -> None:
+        """Raises: BowerbirdError where it is of pictures of other sizes, or another codebook `(S, d)`."""
+        if self.side**2 != places or len(self.codebook) != len(codebook):
             raise BowerbirdError(
                 f"the windows are of {self.side**2} places and {len(self.codebook)} codes, this model has {places} and"
-                f" {symbols}; make them with its own tokenizer"
+                f" {len(codebook)}; make them with its own tokenizer"
+            )
+        if not same_codes(torch.from_numpy(self.codebook), torch.from_numpy(codebook)):
+            raise BowerbirdError(
+                f"the {len(codebook)} codes of the windows mean something else than this model's; make them with its"
+                " own tokenizer (patch_decoding)"
             )
 
 
@@ -263,7 +270,6 @@ def decoding(
         )
     if len(ids) > MOST_ITEMS:
         ids = np.sort(seeds.numpy_generator(0, "patches").permutation(ids)[:MOST_ITEMS])
-    from bowerbird.models.vq import to_tokens
 
     def encode(own: np.ndarray) -> dict[str, Tensor]:
         found = []
@@ -285,5 +291,5 @@ def decoding(
             progress(sum(map(len, parts)), len(ids))
     codes = np.concatenate(parts)
     side = round(codes.shape[1] ** 0.5)
-    book = vae.quantize.embedding.weight.detach().float().cpu().numpy()
-    return PatchDecoding(settings, cache.key(*keys), PatchBase(codes.reshape(-1, side, side), book), where)
+    base = PatchBase(codes.reshape(-1, side, side), codebook_of(vae).numpy())
+    return PatchDecoding(settings, cache.key(*keys), base, where)

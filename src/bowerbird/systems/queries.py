@@ -17,6 +17,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import check_opened
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
+from bowerbird.knowledge.search.terms import condition_of
 from bowerbird.systems import coverage
 
 if TYPE_CHECKING:
@@ -285,10 +286,19 @@ def by_class(
     than k items."""
     if class_key is None:
         return by_text(kb, [class_prompt(name)], k, min_score=min_score, rerank=rerank).repeat(count)
-    columns = ["caption", "name", *kb.store.columns()]
-    if class_key.casefold() not in map(str.casefold, columns):
+    columns = {"caption": "string", "name": "string", **kb.store.columns()}
+    column = next((each for each in columns if each.casefold() == class_key.casefold()), None)
+    if column is None:
         raise BowerbirdError(f"`class_key` {class_key!r}: {kb.path} has no such column; it has {', '.join(columns)}")
-    pool = kb.ids(where=f"{class_key} = '" + name.replace("'", "''") + "'")
+    if columns[column] in ("string", "large_string"):
+        of_class: str | None = f"{class_key} = '" + name.replace("'", "''") + "'"
+    else:
+        of_class = condition_of(column, columns[column], name)
+    if of_class is None:
+        raise BowerbirdError(
+            f"class {name!r}: the column {column} holds values of type {columns[column]}, and this is none"
+        )
+    pool = kb.ids(where=of_class)
     if len(pool) < k:
         raise BowerbirdError(
             f"class {name!r}: {len(pool)} items have {class_key} = {name!r}, and k is {k}; choose a smaller k or"

@@ -44,7 +44,9 @@ def load_experiment(
     missing = [key for key in ("hexcode", "style") if not all(drawings.column(key))]
     if missing:
         raise BowerbirdError(
-            f"{data}: the column {missing[0]!r} is missing or has gaps; claims need hexcode and style of every drawing"
+            f"{data}: the column {missing[0]!r} is missing or has gaps; claims need of every drawing hexcode (what it"
+            " shows: one value in all styles) and style; rename yours, or make the"
+            " drawings: bowerbird datasets drawings --out drawings.parquet"
         )
     domains = []
     domain = partial(Domain, settings=settings, device=device, progress=progress)

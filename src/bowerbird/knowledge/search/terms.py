@@ -46,7 +46,7 @@ def parse(text: str, columns: Mapping[str, str]) -> Terms:
     def field(match: re.Match[str]) -> str:
         name = _column(match["name"], columns)
         value = match["quoted"] or match["bare"].rstrip(",;")
-        condition = None if name is None else _condition(name, columns[name], value)
+        condition = None if name is None else condition_of(name, columns[name], value)
         if condition is None:
             return match[0]
         conditions.append(condition)
@@ -76,7 +76,7 @@ def _column(name: str, columns: Mapping[str, str]) -> str | None:
     return name if name in alike else alike[0] if len(alike) == 1 else None
 
 
-def _condition(column: str, kind: str, value: str) -> str | None:
+def condition_of(column: str, kind: str, value: str) -> str | None:
     """The condition that a column of this type has a value, texts in any case and with any accents; None where it
     cannot."""
     text = value.replace("'", "''")

@@ -98,10 +98,10 @@ class Rows:
 
     def roll_back(self) -> None:
         """Make the opened version the newest again: what a writer does with an unfinished write it finds."""
-        if self.version != max(entry["version"] for entry in self._table.list_versions()):
-            self._table.restore()
-        else:
-            self._table.checkout_latest()
+        opened = self.version
+        self._table.checkout_latest()  # a list of all versions would read each one's own file
+        if self.version != opened:
+            self.restore(opened)
 
     def restore(self, version: int) -> None:
         """Make an earlier version the newest again, as it was."""

@@ -101,7 +101,8 @@ async def restore(kb: str, body: schemas.RestoreRequest, server: Here) -> Any:
 
     def change() -> dict[str, int]:
         opened = server.shelf.change(server.kb_name(kb))
-        return {"version": opened.restore(body.version), "items": len(opened)}
+        version = opened.restore(body.version, expected_version=body.expected_version)
+        return {"version": version, "items": len(opened)}
 
     return await asyncio.to_thread(change)
 

@@ -21,6 +21,7 @@ Here = Annotated[Server, Depends(server_of)]
 MONTH = 30 * 24 * 3600
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def page(request: Request, server: Here, token: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
     """The page; `token` signs in, and is gone from the address."""
@@ -106,12 +107,14 @@ async def status(server: Here) -> Any:
     }
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=answers.Health)
 async def health() -> Any:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=answers.Health)
 async def ready(server: Here) -> Any:
     """Whether a worker can generate."""

@@ -227,7 +227,7 @@ class ReferencePipeline(WrappedPipeline):
         `spans`: see `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes
         to the base's own call as it is. Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         settings = ReferenceSettings(
             scale=scale,
             layers=layers,
@@ -238,8 +238,6 @@ class ReferencePipeline(WrappedPipeline):
             structure=structure,
             spans=tuple((start, end) for start, end in spans),
         )
-        if num_images_per_prompt < 1:
-            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
         if neighbors is not None:
             hits = with_prompts(neighbors, prompt)
         else:

@@ -130,7 +130,7 @@ class InstructPipeline(System):
         `change_threshold`: see `KNNDiffusionPipeline`; 0 takes all of the edit. Raises: BowerbirdError (MismatchError
         for a knowledge base of another encoder), before anything is generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         if source is None:
             raise BowerbirdError("there is no picture to edit; give source=")
         if neighbors is None:

@@ -101,7 +101,7 @@ class KNNDiscretePipeline(retrieval.KNNSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         config = self.transformer.config
         trained, size = self.capabilities.sizes[0], common.one_edge(height, width)
         if size not in (None, trained) or eta or num_inference_steps < 1 or not 0 < truncation <= 1:

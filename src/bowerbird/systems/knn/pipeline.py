@@ -118,7 +118,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         if neighbors is not None:
             hits = neighbors.repeat(num_images_per_prompt)
         else:

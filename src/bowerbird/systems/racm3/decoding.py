@@ -1,7 +1,8 @@
 """The network as guidance calls it: what comes next in each row, given its documents or not, its text or not.
 
-Every prompt is read once, whatever number of samples follow it, and a row's own codes are read once too. A row is
-always computed beside as many others, whichever those are, so that its bits never depend on its company.
+Every prompt is read once, whatever number of samples follow it, and a row's own codes are read once too, all rows'
+together, whatever their prompts are. A row is always computed beside as many others, whichever those are, so that its
+bits never depend on its company.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bowerbird.diffusion.conditions import Conditioning, Tokens
-from bowerbird.models.document_transformer import DocumentTransformer, KeyValues
+from bowerbird.models.document_transformer import DocumentTransformer, KeyValues, Prefix
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3.layout import Layout, Passage
 
@@ -73,7 +74,7 @@ def condition(prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> 
 
 @dataclass
 class _State:
-    """What was read in one group of rows, how many codes of it, and what comes next `(B, codes)`."""
+    """What was read in the rows, how many codes of it, and what comes next `(B, codes)`."""
 
     seen: KeyValues
     logits: Tensor
@@ -88,13 +89,15 @@ class Decoder:
     network: DocumentTransformer
     layout: Layout
     prompts: Sequence[Prompt]
-    states: dict[tuple[int, Parts], _State] = field(default_factory=dict)
+    states: dict[tuple[Parts, ...], _State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places = self.prompts[0].places(self.layout)
-        self.group: list[int] = []
+        self.groups: dict[int, list[int]] = {}  # the rows that have a prompt in common, by the first of them
         for row, prompt in enumerate(self.prompts):
-            self.group.append(next((i for i in range(row) if self.prompts[i].same_as(prompt)), row))
+            first = next((i for i in self.groups if self.prompts[i].same_as(prompt)), row)
+            self.groups.setdefault(first, []).append(row)
+        self._read: dict[tuple[int, Parts], tuple[KeyValues, Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning) -> Tensor:
@@ -105,30 +108,45 @@ class Decoder:
         weights = torch.cat([conditioning.neighbors.weights, conditioning.text.weights], 1).cpu() > 0
         made: list[Tensor] = []
         for row, (documents, text) in enumerate(weights.tolist()):
-            own = row % count
-            state = self._state(self.group[own], (documents, text), sample[:count])
-            made.append(state.logits[own])
+            prompt = self.prompts[row % count]  # what it does not have is as good as kept: then rows share a pass
+            parts = (documents or not prompt.documents, text or not len(prompt.text))
+            state = self._state(parts, sample[:count])
+            made.append(state.logits[row % count])
         return torch.stack(made)
 
-    def _state(self, group: int, parts: Parts, sample: Tensor) -> _State:
-        """The state of a group of rows with the prompt's `parts`, once all codes of `sample` are read."""
-        prompt = self.prompts[group]
-        parts = (parts[0] and bool(prompt.documents), parts[1] and len(prompt.text) > 0)
-        if (group, parts) not in self.states:
-            seen, logits = read(self.network, self.layout, prompt.passage(self.layout, parts), self.places[0])
-            room = self.network.empty(len(self.prompts), len(self.places), seen)
-            self.states[group, parts] = _State(room, self._codes(logits).expand(len(self.prompts), -1))
-        state = self.states[group, parts]
+    def _state(self, parts: Parts, sample: Tensor) -> _State:
+        """The state of all rows with these `parts` of their prompts, once all codes of `sample` are read."""
+        own: dict[int, Parts] = {}
+        for first in self.groups:
+            prompt = self.prompts[first]
+            own[first] = (parts[0] and bool(prompt.documents), parts[1] and len(prompt.text) > 0)
+        key = tuple(own.values())
+        if key not in self.states:
+            self.states[key] = self._begin(own)
+        state = self.states[key]
         while state.read < sample.shape[1]:  # one at a time: a catch-up in one pass would round otherwise
             at = state.read
-            rows = torch.tensor([i if own == group else group for i, own in enumerate(self.group)])
-            codes = sample[rows.to(sample.device), at, None]
+            codes = sample[:, at, None]
             ahead = self.places[at + 1]
             inputs = [codes + self.layout.text_tokens]
             inputs += [torch.full_like(codes, value) for value in (self.places[at], ahead, 0)]
             state.logits = self._codes(self.network.logits(self.network(*inputs, state.seen)[:, -1]))
             state.read += 1
         return state
+
+    def _begin(self, own: dict[int, Parts]) -> _State:
+        """The state before the first code, with the parts that each group's prompt has."""
+        count = len(self.prompts)
+        prefixes: list[Prefix] = []
+        said = torch.empty(count, self.layout.image_tokens, device=self.network.device)
+        for (first, parts), rows in zip(own.items(), self.groups.values(), strict=True):
+            if (first, parts) not in self._read:
+                passage = self.prompts[first].passage(self.layout, parts)
+                self._read[first, parts] = read(self.network, self.layout, passage, self.places[0])
+            seen, logits = self._read[first, parts]
+            prefixes.append(seen.prefix(rows, count))
+            said[rows] = self._codes(logits)
+        return _State(self.network.empty(count, len(self.places), tuple(prefixes)), said)
 
     def _codes(self, logits: Tensor) -> Tensor:
         """Of all symbols those that a picture is made of."""
@@ -145,4 +163,4 @@ def read(network: DocumentTransformer, layout: Layout, passage: Passage, next_pl
     inputs = [torch.from_numpy(np.ascontiguousarray(part))[None].to(network.device) for part in arrays]
     state = network.empty(1, len(passage))
     features = network(*inputs, state)
-    return state.prefix(), network.logits(features[:, -1])
+    return state, network.logits(features[:, -1])

@@ -32,7 +32,7 @@ from bowerbird.data.scenes.words import invented_name
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.symbol_losses import symbol_losses
-from bowerbird.models.vq import sample_codebook, to_cache_tokens
+from bowerbird.models.vq import codebook_of, sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
@@ -227,7 +227,7 @@ class RACM3Objective(Objective[RACM3Batch]):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
             max_similarity=self.config.max_similarity,
-            codebook=sample_codebook(tokenizer),
+            codebook=sample_codebook(codebook_of(tokenizer)),
         )
 
     def export(self, out: Path) -> None:

@@ -168,9 +168,7 @@ class RACM3Pipeline(System):
         grid; what is not in the hole is kept to the pixel.
         Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
-        if num_images_per_prompt < 1:
-            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         common.check_token_form(
             self.layout.cells,
             self.capabilities.sizes[0],
@@ -234,6 +232,8 @@ class RACM3Pipeline(System):
         Documents are those of the prompt, without one those of the picture. Raises: BowerbirdError for a mask without
         white or of another form, or a request that cannot be served.
         """
+        if num_images < 1:
+            raise BowerbirdError(f"num_images is 1 or more; got {num_images}")
         source = with_hole(image, mask, max(self.capabilities.sizes))
         if neighbors is not None:
             hits = with_prompts(neighbors, prompt or None).repeat(num_images)

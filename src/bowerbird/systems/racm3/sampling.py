@@ -47,7 +47,10 @@ def write(
     token."""
     rows, ended = len(generators), torch.zeros(len(generators), dtype=torch.bool, device=network.device)
     seen, said = read(network, layout, prompt, 1)
-    state, logits = network.empty(rows, layout.text_length + 1, seen), said.expand(rows, -1)
+    state, logits = (
+        network.empty(rows, layout.text_length + 1, (seen.prefix(range(rows), rows),)),
+        said.expand(rows, -1),
+    )
     likelihood, count = torch.zeros(rows, device=network.device), torch.zeros(rows, device=network.device)
     found = []
     for place in range(1, layout.text_length + 1):

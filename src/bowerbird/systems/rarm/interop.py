@@ -26,6 +26,7 @@ from bowerbird.systems.rdm.interop.compvis_state import FIRST_STAGE
 TRANSFORMER = "transformer."
 BLOCKS = f"{TRANSFORMER}transformer_blocks."
 HEAD_CHANNELS = 64
+CODEBOOK = "quantize.embedding.weight"
 BUFFERS = {"sos_token": 1, "mask_token": 0}
 """Symbols beside the codebook's, counted from its end."""
 
@@ -168,16 +169,18 @@ def write(made: RARMPlan, out: str | Path, *, progress: Any = None) -> None:
     import torch
 
     from bowerbird.models.rarm_transformer import RARMTransformer
+    from bowerbird.models.vq import sample_codebook
     from bowerbird.systems.rarm.pipeline import RARMPipeline
 
     compvis.check_complete(made.file, made.missing)
     with torch.device("meta"):
         transformer = RARMTransformer(**made.transformer.config)
         vae = diffusers.VQModel(**made.vae.config)
+    codebook = sample_codebook(made.vae.tensors[CODEBOOK].read().float())
     with files.atomic_directory(out) as folder:
         parts = {"transformer": (made.transformer, transformer), "vae": (made.vae, vae)}
         compvis.write_parts(made.file, parts, folder, dtype=made.dtype, progress=progress)
-        RARMPipeline(transformer=transformer, vae=vae, **made.pipeline).save_config(folder)
+        RARMPipeline(transformer=transformer, vae=vae, codebook=codebook, **made.pipeline).save_config(folder)
         (folder / "README.md").write_text(card(made.report()), encoding="utf-8")
 
 

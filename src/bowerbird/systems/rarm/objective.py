@@ -33,7 +33,7 @@ from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.rarm_transformer import RARMTransformer
 from bowerbird.models.symbol_losses import symbol_losses
-from bowerbird.models.vq import sample_codebook, to_cache_tokens
+from bowerbird.models.vq import codebook_of, sample_codebook, to_cache_tokens
 from bowerbird.systems import common
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.neighbor_sampling import NeighborSampling, sample_items
@@ -142,7 +142,7 @@ class RARMObjective(Objective[RARMBatch]):
             encoder_name=encoder.name,
             encoder_fingerprint=encoder.fingerprint,
             token_layout=None if self.layout is None else asdict(self.layout),
-            codebook=sample_codebook(tokenizer),
+            codebook=sample_codebook(codebook_of(tokenizer)),
         )
         pipe.proposal_counts = dict(zip(self.cache.ids.tolist(), self.cache.counts(k).tolist(), strict=True))
         return pipe

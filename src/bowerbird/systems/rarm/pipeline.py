@@ -19,7 +19,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import rarm_transformer as _loadable  # noqa: F401 (diffusers opens what is imported)
-from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
+from bowerbird.models.vq import codebook_of, has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, SystemOutput
 from bowerbird.systems.embedding_system import EmbeddingSystem, layout_of
@@ -168,7 +168,7 @@ class RARMPipeline(EmbeddingSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         common.check_token_form(
             self.transformer.config.positions,
             self.capabilities.sizes[0],
@@ -251,7 +251,7 @@ class RARMPipeline(EmbeddingSystem):
             asked = self.patch_decoding(kb, asked, where=where)
         if asked is None or not asked.settings.weight:
             return None
-        asked.source.check(self.transformer.config.positions, self.transformer.config.symbols)
+        asked.source.check(self.transformer.config.positions, codebook_of(self.vae).numpy())
         return asked
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:

@@ -136,7 +136,7 @@ class RDMPipeline(EmbeddingSystem):
         Raises: BowerbirdError (MismatchError where database and model do not belong together), before anything is
         generated.
         """
-        common.check_output_type(output_type)
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         if neighbors is not None:

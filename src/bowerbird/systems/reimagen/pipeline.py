@@ -172,9 +172,7 @@ class ReImagenPipeline(System):
         [0, 1]).
         Raises: BowerbirdError before anything is generated.
         """
-        common.check_output_type(output_type)
-        if num_images_per_prompt < 1:
-            raise BowerbirdError(f"num_images_per_prompt is 1 or more; got {num_images_per_prompt}")
+        common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         if neighbors is not None:
             hits = with_prompts(neighbors, prompt).repeat(num_images_per_prompt)
         else:

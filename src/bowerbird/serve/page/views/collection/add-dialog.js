@@ -102,7 +102,7 @@ function Sending({ progress }) {
 function Report({ report, kb, onClose, onChanged }) {
   const undo = async () => {
     try {
-      await post(kbPath(kb, "/restore"), { version: report.undo });
+      await post(kbPath(kb, "/restore"), { version: report.undo, expected_version: report.version });
       await onChanged();
       onClose();
       toast("Taken back: the collection is as it was before.");

@@ -74,7 +74,7 @@ async function formOf(batch, { captions, dedup, captionColumn }) {
 
 function emptyReport(others) {
   const unreadable = others.map((file) => `${file.name}: not sent, as it is no picture, zip or parquet`);
-  return { added: 0, already_present: 0, unreadable, filtered: [], duplicates: [], notes: [], undo: null, error: null };
+  return { added: 0, already_present: 0, unreadable, filtered: [], duplicates: [], notes: [], undo: null, version: null, error: null };
 }
 
 function mergeReport(report, job) {
@@ -90,6 +90,7 @@ function addReports(report, more) {
   report.already_present += more.already_present ?? 0;
   for (const list of ["unreadable", "filtered", "duplicates", "notes"]) report[list].push(...(more[list] ?? []));
   report.undo ??= more.undo ?? null;
+  report.version = more.version ?? report.version;
   report.error ??= more.error ?? null;
   return report;
 }

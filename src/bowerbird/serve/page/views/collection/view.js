@@ -89,9 +89,9 @@ export function Collection() {
 
   const removeItems = async (items) => {
     try {
-      const { removed, undo } = await post(kbPath(kb, "/remove"), { ids: items.map((item) => item.id) });
+      const { removed, undo, version } = await post(kbPath(kb, "/remove"), { ids: items.map((item) => item.id) });
       await changed();
-      const bringBack = () => post(kbPath(kb, "/restore"), { version: undo }).then(changed).then(() => toast("Brought back"), toastError);
+      const bringBack = () => post(kbPath(kb, "/restore"), { version: undo, expected_version: version }).then(changed).then(() => toast("Brought back"), toastError);
       toast(`${plural(removed, "item")} removed from ${kb}`, { action: { label: "Undo", run: bringBack } });
     } catch (failure) {
       toastError(failure);
