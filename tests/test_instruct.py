@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import doubles
 import numpy as np
 import pytest
 import torch
@@ -364,6 +365,20 @@ def test_nothing_is_looked_up_where_nothing_comes_in(
         made = CliRunner().invoke(app, [str(w) for w in (*words, tmp_path / said, "--instruction", said)])
         assert made.exit_code == 0, made.output
         assert ("nothing is looked up" in made.output) == line
+        assert "middle square" not in made.output
+    picture.resize((90, 60)).save(tmp_path / "wide.png")
+    words[3] = tmp_path / "wide.png"
+    made = CliRunner().invoke(app, [str(w) for w in (*words, tmp_path / "wide", "--instruction", "make it blue")])
+    assert "wide.png is 90 x 60: its middle square is edited" in made.output
+
+
+def test_a_text_to_image_model_says_how_it_learns_to_edit(tmp_path: Path, picture: Image.Image) -> None:
+    doubles.sd().save_pretrained(tmp_path / "base")
+    picture.save(tmp_path / "in.png")
+    words = ["edit", tmp_path / "base", "--image", tmp_path / "in.png", "--instruction", "make it blue", "--out"]
+    made = CliRunner().invoke(app, [str(word) for word in (*words, tmp_path / "out")])
+    assert "bowerbird train instruct --base" in str(made.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_base_that_reads_a_picture_already_is_refused(model: Path, drawn_folder: Path, tmp_path: Path) -> None:

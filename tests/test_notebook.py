@@ -1,6 +1,7 @@
 """What somebody meets who opens the library in a notebook: short representations, pictures, and errors that say what to
 pass."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -23,12 +24,13 @@ def kb(tmp_path: Path) -> bb.KnowledgeBase:
 def test_representations_are_short_and_show_pictures(kb: bb.KnowledgeBase) -> None:
     assert repr(kb) == f"KnowledgeBase({str(kb.path)!r}: 2 items, version 1, plain)"
     hits = kb.search("fox", k=1, mode="bm25")  # as one types it first
-    assert repr(hits) == f"Neighbors: 1 query, 1 each\n  'fox': {hits.scores[0, 0]:.3f} a red fox"
+    assert repr(hits) == f"Neighbors: 1 query, 1 each\n  'fox': {hits.scores[0, 0]:.3f} 'a red fox'"
     assert Image.open(io.BytesIO(hits._repr_png_() or b"")).format == "PNG"
     many = kb.search(["fox", "zebra"] * 50, k=2, mode="bm25")
     assert len(repr(many).splitlines()) == 10
     assert "'zebra': none" in repr(many)
     assert many.rows([1])._repr_png_() is None
+    assert "(no caption)" in repr(dataclasses.replace(hits, captions=(), metadata=()))
 
 
 def test_what_is_passed_in_place_of_something_opened_is_named(kb: bb.KnowledgeBase) -> None:

@@ -185,6 +185,9 @@ def edit(
     pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     _check_model(model, pipe, fills=mask is not None, instructs=instruction is not None, img2img=img2img)
+    for path, picture in zip(image, pictures, strict=True):
+        if min(picture.size) < CROPPED * max(picture.size):
+            say(f"{path.name} is {picture.width} x {picture.height}: its middle square is edited")
     if marked is not None:
         pictures = [filling.with_hole(picture, marked, can.sizes[-1]) for picture in pictures]
     if mask is not None and not (prompt or "").strip():
@@ -257,6 +260,8 @@ def edit(
     print_result(paths, out, as_json, "edit")
 
 
+CROPPED = 0.98
+"""A picture whose shorter side is a smaller share of the longer loses enough to be said."""
 BESIDE_MASK = (
     "model",
     "image",
@@ -325,9 +330,10 @@ def _check_model(model: str, pipe: System, *, fills: bool, instructs: bool, img2
     if fills:
         return
     if not can.starts_from_image:
+        other = f"train instruct --base {model} --data PAIRS" if instructs else "train tiny-knn"
         raise BowerbirdError(
             f"model {model!r} is {with_article(type(pipe).__name__)}, which does not edit; use tiny-knn, or train"
-            " one: bowerbird train tiny-knn"
+            f" one: bowerbird {other}"
         )
     if can.instructs != instructs:
         raise BowerbirdError(

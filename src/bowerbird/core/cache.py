@@ -62,6 +62,7 @@ def memoize(path: Path, key: str, make: Callable[[], Mapping[str, Tensor]]) -> d
                 return files.load_tensors(path)
         except BowerbirdError:
             pass
-    made = dict(make())
+    # laid out as they are read again: sums over other strides round otherwise, and a run that goes on would differ
+    made = {name: tensor.contiguous() for name, tensor in make().items()}
     files.save_tensors(path, made, {"key": key})
     return made

@@ -35,6 +35,24 @@ def source_name(name: str) -> str:
     return shorten(last_part(plain) if plain else "")
 
 
+def file_of(facts: Mapping[str, Any]) -> str:
+    """The name of an item's file as its metadata have it, empty where there is none."""
+    name = facts.get("file_name")
+    return name if isinstance(name, str) else ""
+
+
+def is_of_folder(caption: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a caption is empty, or but the name of the folder, as a source takes it that has no other."""
+    return not caption or caption == str(facts.get("class", "")).replace("_", " ")
+
+
+def shown_name(caption: str, facts: Mapping[str, Any]) -> str:
+    """The caption of an item in quotation marks, or the name of its file where it has none but its folder's name."""
+    file = source_name(file_of(facts))
+    name = (file or caption) if is_of_folder(caption, facts) else caption
+    return repr(shorten(name, 40)) if name else "(no caption)"
+
+
 def credit_of(metadata: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Value]:
     """The values of `columns` that an item has, in that order; of a path the last part, of an address no password."""
     found: dict[str, Value] = {}

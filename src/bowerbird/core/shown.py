@@ -18,15 +18,12 @@ MOST_ROWS, MOST_COLUMNS = 8, 8
 """Queries, and neighbors of each, that are shown."""
 
 
-def as_text(ids: np.ndarray, scores: np.ndarray, captions: Sequence[Sequence[str]], queries: Sequence[str]) -> str:
-    """How many there are, then of each query its neighbors: score and caption, or the id where there is none."""
+def as_text(ids: np.ndarray, scores: np.ndarray, names: Sequence[Sequence[str]], queries: Sequence[str]) -> str:
+    """How many there are, then of each query its neighbors: score and name."""
     lines = [f"Neighbors: {len(ids)} {'query' if len(ids) == 1 else 'queries'}, {ids.shape[1]} each"]
     for row in range(min(len(ids), MOST_ROWS)):
         there = [column for column in range(ids.shape[1]) if ids[row, column] != ABSENT]
-        each = [
-            f"{scores[row, column]:.3f} {shorten(captions[row][column], 40) or ids[row, column]}"
-            for column in there[:MOST_COLUMNS]
-        ]
+        each = [f"{scores[row, column]:.3f} {names[row][column]}" for column in there[:MOST_COLUMNS]]
         each += [f"and {len(there) - MOST_COLUMNS} more"] if len(there) > MOST_COLUMNS else []
         name = f"{shorten(queries[row], 40)!r}: " if queries and queries[row] else ""
         lines.append(f"  {name}{'; '.join(each) or 'none'}")
@@ -35,11 +32,8 @@ def as_text(ids: np.ndarray, scores: np.ndarray, captions: Sequence[Sequence[str
 
 
 def as_png(
-    pictures: Sequence[Sequence[Image.Image | None]], captions: Sequence[Sequence[str]], queries: Sequence[str]
+    pictures: Sequence[Sequence[Image.Image | None]], names: Sequence[Sequence[str]], queries: Sequence[str]
 ) -> bytes:
-    """A sheet of pictures, a row a query, with their captions."""
-    rows = [
-        (shorten(queries[row], 100) if queries else "", each, [shorten(text, 60) for text in captions[row]])
-        for row, each in enumerate(pictures)
-    ]
+    """A sheet of pictures, a row a query, with their names."""
+    rows = [(shorten(queries[row], 100) if queries else "", each, names[row]) for row, each in enumerate(pictures)]
     return encode_png(labeled_grid(rows))

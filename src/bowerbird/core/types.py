@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from bowerbird.core import shown
+from bowerbird.core.credit import shown_name
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.neighbor_pictures import ABSENT as ABSENT
 from bowerbird.core.neighbor_pictures import LoadPictures, own_pictures, pictures_of_both, stack_pictures
@@ -158,14 +159,22 @@ class Neighbors:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return shown.as_text(self.ids, self.scores, self.captions, self.queries)
+        return shown.as_text(self.ids, self.scores, self._names(), self.queries)
 
     def _repr_png_(self) -> bytes | None:
         """The pictures, each with its caption, as notebooks show them; None where there are none at hand."""
         if self.load_images is None or not self.mask.any():
             return None
         ids = self.ids[: shown.MOST_ROWS, : shown.MOST_COLUMNS]
-        return shown.as_png(self.load_images(ids), self.captions, self.queries)
+        return shown.as_png(self.load_images(ids), self._names(), self.queries)
+
+    def _names(self) -> list[list[str]]:
+        """What the neighbors that are shown are called: their captions, or their files where these say more."""
+        rows, columns = range(min(len(self), shown.MOST_ROWS)), range(min(self.k, shown.MOST_COLUMNS))
+        return [
+            [shown_name(_cell(self.captions, row, c, ""), _cell(self.metadata, row, c, {})) for c in columns]
+            for row in rows
+        ]
 
     @property
     def k(self) -> int:
@@ -418,6 +427,11 @@ class Neighbors:
             encoder=parts[0].encoder if len({part.encoder for part in parts}) == 1 else "",
             notes=tuple(row for part in parts for row in _notes(part)) if any(part.notes for part in parts) else (),
         )
+
+
+def _cell(rows: Sequence[Sequence[Any]], row: int, column: int, default: Any) -> Any:
+    """What stands there; a representation must not fail where somebody's rows are short."""
+    return rows[row][column] if row < len(rows) and column < len(rows[row]) else default
 
 
 def _phrases(part: Neighbors) -> tuple[tuple[str, ...], ...]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bowerbird.core.credit import shown_name
 from bowerbird.core.types import ABSENT
-from bowerbird.knowledge.rerank.color import shown_name
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import name_words, query_words, words
 

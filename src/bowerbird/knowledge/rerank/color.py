@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bowerbird.core.credit import source_name
-from bowerbird.core.text import shorten
+from bowerbird.core.credit import file_of, is_of_folder, shown_name
 from bowerbird.core.types import Neighbors
 from bowerbird.data.color_words import COLORS_OF, colors_in, has_color
 from bowerbird.knowledge.rerank.color_request import ColorRequest, read_colors
@@ -180,27 +179,9 @@ def _said(hits: Neighbors, c: int) -> str:
     return shown_name(hits.captions[0][c], hits.metadata[0][c] if hits.metadata else {})
 
 
-def shown_name(caption: str, facts: Mapping[str, Any]) -> str:
-    """The caption of an item in quotation marks, or the name of its file where it has none but its folder's name."""
-    file = source_name(_file(facts))
-    name = (file or caption) if _is_folders(caption, facts) else caption
-    return repr(shorten(name, 40)) if name else "(no caption)"
-
-
 def _called(caption: str, facts: Mapping[str, Any]) -> list[str]:
     """The words of a caption, with those of the file's name where the caption is none of its own."""
-    return [*words(caption), *(words(bare_name(_file(facts))) if _is_folders(caption, facts) else ())]
-
-
-def _is_folders(caption: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a caption is empty, or but the name of the folder, as the source takes it that has no other."""
-    return not caption or caption == str(facts.get("class", "")).replace("_", " ")
-
-
-def _file(facts: Mapping[str, Any]) -> str:
-    """The name of an item's file, empty where it has none."""
-    name = facts.get("file_name")
-    return name if isinstance(name, str) else ""
+    return [*words(caption), *(words(bare_name(file_of(facts))) if is_of_folder(caption, facts) else ())]
 
 
 def _joined(first: Neighbors, second: Neighbors) -> Neighbors:
