@@ -185,9 +185,7 @@ def edit(
     pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     _check_model(model, pipe, fills=mask is not None, instructs=instruction is not None, img2img=img2img)
-    for path, picture in zip(image, pictures, strict=True):
-        if min(picture.size) < CROPPED * max(picture.size):
-            say(f"{path.name} is {picture.width} x {picture.height}: its middle square is edited")
+    given = [picture.size for picture in pictures]
     if marked is not None:
         pictures = [filling.with_hole(picture, marked, can.sizes[-1]) for picture in pictures]
     if mask is not None and not (prompt or "").strip():
@@ -233,6 +231,9 @@ def edit(
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with show_progress("editing", as_json, len(sources)) as progress:
         made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
+    for path, (width, height) in zip(image, given, strict=True):
+        if min(width, height) < CROPPED * max(width, height):
+            say(f"{path.name} is {width} x {height}: its middle square is edited")
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,

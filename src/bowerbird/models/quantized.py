@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 FILE = "weights_int8.safetensors"
@@ -29,6 +28,8 @@ def save(network: nn.Module, folder: Path) -> None:
 
     Weights are `(out, ...)`, and a scale covers everything that leads to one output.
     """
+    import torch
+
     stored: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.numel() < LEAST_NUMBERS:

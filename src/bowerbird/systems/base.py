@@ -270,6 +270,11 @@ class System(DiffusionPipeline, ABC):
                 f"{with_article(type(self).__name__)} generates from embeddings: give `image` or `text_mode=text`"
                 " with `kb`; `reference` and `k=0` are for models like reimagen-drawings"
             )
+        if len(captions) != len(pictures):
+            raise BowerbirdError(
+                f"generate: {len(pictures)} of `reference` and {len(captions)} of `caption`; give one `caption` for"
+                ' each, saying what it shows ("" leaves that open)'
+            )
         return Neighbors.from_images([prompt], pictures, captions)
 
     def reference_picture(self, picture: Image.Image) -> Image.Image:

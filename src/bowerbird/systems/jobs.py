@@ -132,11 +132,6 @@ def check(job: Job, *, has_kb: bool) -> None:
             "generate: `reference` and `k=0` stand in place of `kb`, `image`, `class_name`, `unconditional` and `k`;"
             " leave those out"
         )
-    if job.references and len(job.captions) != len(job.references) and job.items is None:
-        counts = f"{len(job.references)} of `reference` and {len(job.captions)} of `caption`"
-        raise BowerbirdError(
-            f'generate: {counts}; give one `caption` for each, saying what it shows ("" leaves that open)'
-        )
     if job.captions and not job.references:
         raise BowerbirdError("generate: `caption` says what a `reference` shows; give one with it")
     if job.items is not None and not has_kb:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bowerbird.core.credit import shown_name
-from bowerbird.core.types import ABSENT
 from bowerbird.knowledge.search.bm25 import further_words
 from bowerbird.knowledge.search.words import name_words, query_words, words
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def mixture_hint(kb: KnowledgeBase, hits: Neighbors, prompt: str) -> str | None:
     """A line for a person where some of the neighbors of `hits`, first row, have all words of `prompt` and some have
     not; None where all or none have."""
-    items = [item for item in hits.ids[0].tolist() if item != ABSENT]
+    items = [item for item in hits.ids[0].tolist() if item >= 0]  # neither absent nor a picture of the person's own
     asked, found = set(query_words(prompt)), kb.get(items) if items else None
     if found is None or not asked:
         return None
