@@ -19,8 +19,9 @@ from bowerbird.models.latent_scale import without_shift
 from bowerbird.systems import generation, loading
 from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.reference_settings import ReferenceSettings
+from bowerbird.systems.stable_diffusion.objective import UNNAMED
 from bowerbird.training import recipes
-from bowerbird.training.recipe import build_objective, read_pictures
+from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 from bowerbird.training.run import train_recipe
 
 PROMPTS = ("a red heart left of a blue square on yellow", "a xylophone, 日本 style")
@@ -117,6 +118,18 @@ def test_a_cut_training_goes_on_with_the_same_tokens(drawn_folder: Path, tmp_pat
     assert all(torch.equal(a[key], b[key]) for key in a)
     first.config = recipe.system.model_copy(update={"null_probability": 1.0})
     assert len(first.batch(0, 4)["tokens"].unique()) == 2  # no words: a start and ends
+
+
+def test_drawings_without_a_name_here_are_learned_as_a_drawing(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = with_settings(recipes.recipe("tiny-sd", tiny=True), ["system.names=2", "system.unnamed=1.0"])
+    pictures = read_pictures(recipe, drawn_folder)
+    objective = build_objective(recipe, pictures, tmp_path)
+    objective.config = objective.config.model_copy(update={"null_probability": 0.0})
+    others = objective.latents[len(objective.shown) :]
+    assert len(others) == len(pictures) - len(objective.vocabulary) > 0
+    batch = objective.batch(3, 16)
+    assert torch.equal(batch["tokens"], clip_text.token_ids(objective.tokenizer, [UNNAMED] * 16))
+    assert all((others.float() == clean).flatten(1).all(1).any() for clean in batch["clean"])
 
 
 def test_tokens_are_those_of_transformers_clip_and_every_word_has_some(tmp_path: Path) -> None:

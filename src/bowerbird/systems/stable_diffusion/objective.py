@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import cache, files, seeds
+from bowerbird.core import cache, files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.processes import in_processes
 from bowerbird.data.pictures import Pictures
@@ -40,6 +41,7 @@ from bowerbird.systems.settings import Count, Share, column, network
 
 CAPTIONS = 20_000
 """So many captions of scenes the vocabulary of tokens is made from."""
+UNNAMED = "a drawing"
 HELD_OUT = 512
 """Scenes that the loss on held-out pictures is measured on."""
 
@@ -49,7 +51,9 @@ class StableDiffusionConfig(ObjectiveConfig):
 
     Of `unet`, the channels of the latents and the width of the text are those of the autoencoder and of `text`.
     `names`: how many things, drawn in `styles` (all when empty). `own_colors`: groups, by `group_key`, of which nothing
-    is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is.
+    is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is;
+    `unnamed`: the share that is any other drawing, of whatever style, under the caption `UNNAMED`: so the network draws
+    more than what it knows by name.
     """
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"
@@ -64,6 +68,7 @@ class StableDiffusionConfig(ObjectiveConfig):
     own_colors: tuple[str, ...] = ()
     scenes: Count = 60_000
     whole: Share = 0.4
+    unnamed: Share = 0.0
     null_probability: Share = 0.1
     picture_size: Annotated[int, Field(ge=8, le=4096)] = 64
 
@@ -80,7 +85,7 @@ class StableDiffusionBatch(TypedDict):
 
 class StableDiffusionObjective(Objective[StableDiffusionBatch]):
     """The U-Net and the text model with the loss of latent diffusion: `latents` `(n, C, h, w)` of `shown`, whole
-    drawings first."""
+    drawings first, and after them of those that have no name here."""
 
     def __init__(
         self,
@@ -115,7 +120,10 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
             int(rng.integers(drawings)) if alone else drawings + int(rng.integers(len(self.shown) - drawings))
             for alone in whole
         ]
-        texts = ["" if rng.random() < self.config.null_probability else caption(self.shown[i], rng) for i in rows]
+        if self.config.unnamed and len(self.latents) > len(self.shown):
+            others = rng.integers(len(self.shown), len(self.latents), size)
+            rows = [int(b) if u < self.config.unnamed else a for a, b, u in zip(rows, others, rng.random(size))]
+        texts = ["" if rng.random() < self.config.null_probability else self._caption(i, rng) for i in rows]
         clean = self.latents[rows].float()
         return {
             "clean": clean,
@@ -123,6 +131,9 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
         }
+
+    def _caption(self, row: int, rng: np.random.Generator) -> str:
+        return UNNAMED if row >= len(self.shown) else caption(self.shown[row], rng)
 
     def forward(self, batch: StableDiffusionBatch) -> Tensor:
         """E || target - network(z_t, t, text) ||^2. Source: latent diffusion, equation 3."""
@@ -259,9 +270,31 @@ def _latents(
         return {"latents": torch.cat([encode_latents(autoencoder, x, run.device) for x in pictured])}
 
     latents = cache.memoize(path, key, make)["latents"]
+    if config.unnamed and run.database is None:
+        latents = torch.cat([latents, _others(config, vocabulary, pictures, autoencoder, run)])
     if latents.shape[-1] != config.unet.sample_size:
         raise BowerbirdError(
             f"pictures of {config.picture_size} px give latents of edge {latents.shape[-1]}, and the network's is"
             f" {config.unet.sample_size}; set system.unet.sample_size={latents.shape[-1]}"
         )
     return latents
+
+
+def _others(
+    config: StableDiffusionConfig, vocabulary: Vocabulary, pictures: Pictures, autoencoder: Any, run: RunContext
+) -> Tensor:
+    """The latents of the drawings that are not in the vocabulary, float16 `(n, C, h, w)`, as `_latents` keeps them."""
+    known = set(vocabulary.rows)
+    rows = [row for row in range(len(pictures)) if row not in known]
+    key = cache.key(pictures.fingerprint(), weights_hash(autoencoder), config.picture_size, "unnamed", repr(rows))
+    path = run.out / "unnamed.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
+
+    def make() -> dict[str, Tensor]:
+        parts = []
+        for start in range(0, len(rows), 64):
+            x = tensors.to_float(pictures.pixels[rows[start : start + 64]])
+            x = F.interpolate(x, size=config.picture_size, mode="bicubic", antialias=True).clamp(-1, 1)
+            parts.append(encode_latents(autoencoder, x, run.device))
+        return {"latents": torch.cat(parts)}
+
+    return cache.memoize(path, key, make)["latents"]

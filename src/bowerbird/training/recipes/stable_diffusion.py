@@ -17,7 +17,7 @@ STYLES = ("noto", "twemoji", "fluent", "flat", "icon-park", "streamline-color", 
 
 def tiny_sd(*, tiny: bool = False) -> Recipe:
     """Stable Diffusion's layout at 64 px: 300 things by name and style, and scenes composed of them. What is outside
-    is unknown to it.
+    is unknown to it by name; a quarter of what it sees is any drawing, so that it can draw more than it can name.
 
     Command: bowerbird train tiny-sd --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out
     runs/tiny-sd
@@ -35,7 +35,12 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = StableDiffusionConfig(
-            autoencoder="runs/autoencoder-8/model", styles=STYLES, own_colors=("people-body", "smileys-emotion")
+            unet=UNetConfig(block_out_channels=(64, 128, 192), attention=(True, True, True)),
+            autoencoder="runs/autoencoder-8/model",
+            styles=STYLES,
+            own_colors=("people-body", "smileys-emotion"),
+            whole=0.5,
+            unnamed=0.25,
         )
         return Recipe(name="tiny-sd", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = StableDiffusionConfig(
