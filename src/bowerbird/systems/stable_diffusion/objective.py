@@ -122,7 +122,9 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         ]
         if self.config.unnamed and len(self.latents) > len(self.shown):
             others = rng.integers(len(self.shown), len(self.latents), size)
-            rows = [int(b) if u < self.config.unnamed else a for a, b, u in zip(rows, others, rng.random(size), strict=True)]
+            rows = [
+                int(b) if u < self.config.unnamed else a for a, b, u in zip(rows, others, rng.random(size), strict=True)
+            ]
         texts = ["" if rng.random() < self.config.null_probability else self._caption(i, rng) for i in rows]
         clean = self.latents[rows].float()
         return {
