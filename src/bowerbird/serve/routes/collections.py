@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -249,33 +250,40 @@ def unchanged(request: Request, tag: str) -> Response | None:
 @router.post("/{kb}/remove", response_model=answers.Removed)
 async def remove(kb: str, body: schemas.RemoveRequest, server: Here) -> Any:
     """Remove items; `restore` with `undo` brings them back."""
-    if (body.ids is None) == (body.where is None):
-        raise Refused(422, "give ids or where, one of them", code="invalid_value", param="ids")
 
-    def change() -> dict[str, Any]:
-        opened = server.shelf.change(server.kb_name(kb))
-        before = opened.version
-        ids = None if body.ids is None else [int(i) for i in body.ids]
-        count = opened.remove(ids=ids, where=body.where, expected_version=body.expected_version)
-        facts = {"removed": count, "version": opened.version, "items": len(opened)}
-        return {**facts, "undo": before if count else None}
+    def act(opened: KnowledgeBase, ids: list[int] | None) -> int:
+        return opened.remove(ids=ids, where=body.where, expected_version=body.expected_version)
 
-    return await asyncio.to_thread(change)
+    return await _change_items(kb, body, server, "removed", act)
 
 
 @router.post("/{kb}/update", response_model=answers.Updated)
 async def update(kb: str, body: schemas.UpdateRequest, server: Here) -> Any:
     """Give items another caption or other metadata; `restore` with `undo` takes it back."""
+
+    def act(opened: KnowledgeBase, ids: list[int] | None) -> int:
+        return opened.update(ids=ids, where=body.where, caption=body.caption, metadata=body.metadata)
+
+    return await _change_items(kb, body, server, "updated", act)
+
+
+async def _change_items(
+    kb: str,
+    body: schemas.RemoveRequest | schemas.UpdateRequest,
+    server: Server,
+    said: str,
+    act: Callable[[KnowledgeBase, list[int] | None], int],
+) -> dict[str, Any]:
+    """What `act` did to the items that `body` names, counted as `said`, and the version that undoes it."""
     if (body.ids is None) == (body.where is None):
         raise Refused(422, "give ids or where, one of them", code="invalid_value", param="ids")
 
     def change() -> dict[str, Any]:
         opened = server.shelf.change(server.kb_name(kb))
         before = opened.version
-        ids = None if body.ids is None else [int(i) for i in body.ids]
-        count = opened.update(ids=ids, where=body.where, caption=body.caption, metadata=body.metadata)
-        facts = {"updated": count, "version": opened.version, "items": len(opened)}
-        return {**facts, "undo": before if count else None}
+        count = act(opened, None if body.ids is None else [int(i) for i in body.ids])
+        undo = before if count else None
+        return {said: count, "version": opened.version, "items": len(opened), "undo": undo}
 
     return await asyncio.to_thread(change)
 
