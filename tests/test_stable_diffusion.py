@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from PIL import Image
 from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
+from bowerbird.data.scenes.grammar import caption
 from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.systems import generation, loading
 from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.reference_settings import ReferenceSettings
+from bowerbird.systems.stable_diffusion import start
 from bowerbird.systems.stable_diffusion.objective import UNNAMED
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
@@ -130,6 +134,39 @@ def test_drawings_without_a_name_here_are_learned_as_a_drawing(drawn_folder: Pat
     batch = objective.batch(3, 16)
     assert torch.equal(batch["tokens"], clip_text.token_ids(objective.tokenizer, [UNNAMED] * 16))
     assert all((others.float() == clean).flatten(1).all(1).any() for clean in batch["clean"])
+
+
+def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
+    drawn_folder: Path, random_rdm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (named := tmp_path / "named").mkdir()
+    for picture, name in zip(sorted(drawn_folder.rglob("*.png")), ("boat", "lamp", "tree", "fish"), strict=False):
+        shutil.copyfile(picture, named / f"{name}.png")
+        (named / f"{name}.txt").write_text(name)
+    monkeypatch.setattr(start, "STEPS", 200)
+    own = [f"system.start={random_rdm}", "system.unet.cross_attention_dim=16", "system.text.width=16"]
+    recipe = with_settings(recipes.recipe("tiny-sd", tiny=True), own)
+    pictures = read_pictures(recipe, named)
+    objective = build_objective(recipe, pictures, tmp_path)
+    rdm, encoder = start.load_start(str(random_rdm))
+    ours, theirs = objective.unet.state_dict(), rdm.unet.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    wanted = start.neighbor_tokens(rdm, encoder, pictures, list(objective.vocabulary.rows))
+
+    @torch.no_grad()
+    def error(made: Any) -> float:
+        tokens = clip_text.token_ids(made.tokenizer, [caption(scene) for scene in made.shown[: len(wanted) - 1]])
+        said = made.text_encoder(tokens).last_hidden_state[:, -1]
+        return float((said - wanted[:-1]).square().mean())
+
+    plain = with_settings(recipe, ["system.start=null"])
+    assert error(objective) < 0.3 * error(build_objective(plain, pictures, tmp_path / "plain"))
+    monkeypatch.setattr(start, "teach_text", None)  # what was learned is kept
+    again = build_objective(recipe, pictures, tmp_path)
+    assert error(again) == error(objective)
+    other = with_settings(recipe, ["system.text.width=32"])
+    with pytest.raises(BowerbirdError, match="to start from has other sizes"):
+        build_objective(other, pictures, tmp_path / "other")
 
 
 def test_tokens_are_those_of_transformers_clip_and_every_word_has_some(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="Compute in float32, bfloat16 (twice as fast on most machines) or float16; int8 "
-        "quantizes weights alone, twice as fast for token models on a CPU.",
+        help="Compute in float32, bfloat16 (twice as fast where the processor has instructions for it) or float16; "
+        "int8 quantizes weights alone, twice as fast for token models on a CPU.",
     ),
 ]
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from bowerbird.core import seeds, tensors
 from bowerbird.core.cache import memoize
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.half_precision import has_fast_bfloat16
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
@@ -184,7 +185,7 @@ def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
     shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
     parts = []
     for part in torch.split(x, part_size(device)):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
             mean = autoencoder.encode(part.to(device)).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).half().cpu())
     return torch.cat(parts)

@@ -30,7 +30,7 @@ class TrainConfig(BaseModel):
     weight_decay: Amount = 0.01
     ema_decay: Share = 0.999
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["bf16", "no"] = "bf16"
+    precision: Literal["auto", "bf16", "no"] = "auto"
     compile: bool = False
     save_every: Annotated[int, Field(ge=1)] = 500
     validate_every: Annotated[int, Field(ge=1)] = 500

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bowerbird.core import files
 from bowerbird.core.disk import disk_errors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.half_precision import has_fast_bfloat16
 from bowerbird.core.processes import in_processes
 from bowerbird.training import trackers
 from bowerbird.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
@@ -164,8 +165,10 @@ def _prepare(objective: Objective[Any], config: TrainConfig, accelerator: Accele
 def _loss(accelerator: Accelerator, config: TrainConfig, scored: Any, batch: Any) -> Tensor:
     import torch
 
+    kind = accelerator.device.type
+    half = config.precision == "bf16" or (config.precision == "auto" and has_fast_bfloat16(kind))
     # torch's own autocast: accelerate's precision is fixed once a process, and a process may run several recipes
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(kind, torch.bfloat16, enabled=half):
         loss: Tensor = scored(to_device(batch, accelerator.device))
     return loss
 

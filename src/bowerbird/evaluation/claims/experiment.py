@@ -18,6 +18,7 @@ import numpy as np
 
 from bowerbird.core import cache, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.half_precision import has_fast_bfloat16
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.data.pictures import Pictures
@@ -267,13 +268,13 @@ class Domain:
 
 
 def open_pipeline(model: str | Path, device: str) -> System:
-    """The pipeline called or in `model` with its networks in bfloat16, twice as fast; latents stay float32."""
+    """The pipeline called or in `model`, its networks in bfloat16 where that is faster; latents stay float32."""
     import torch
 
     from bowerbird.systems import loading
 
     pipe = loading.open_pipeline(str(model)).to(device)
-    for network in pipe.networks:
+    for network in pipe.networks if has_fast_bfloat16(device) else ():
         network.to(torch.bfloat16)
     return pipe
 

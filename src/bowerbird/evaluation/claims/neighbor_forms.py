@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import cache, files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.half_precision import has_fast_bfloat16
 from bowerbird.core.progress import Progress
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data import augment
@@ -266,7 +267,7 @@ def sample(
     edge = int(network.unet.config.sample_size)
     noise = [seeds.picture_generator(seed + i) for i in range(len(neighbors))]
     x = torch.stack([torch.randn(network.channels, edge, edge, generator=generator) for generator in noise])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16("cpu")):
         given = network.condition(neighbors, weights)
         for timestep in scheduler.timesteps:
             time = timestep.expand(len(x))

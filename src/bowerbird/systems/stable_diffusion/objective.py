@@ -38,6 +38,7 @@ from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, column, network
+from bowerbird.systems.stable_diffusion import start
 
 CAPTIONS = 20_000
 """So many captions of scenes the vocabulary of tokens is made from."""
@@ -53,13 +54,15 @@ class StableDiffusionConfig(ObjectiveConfig):
     `names`: how many things, drawn in `styles` (all when empty). `own_colors`: groups, by `group_key`, of which nothing
     is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is;
     `unnamed`: the share that is any other drawing, of whatever style, under the caption `UNNAMED`: so the network draws
-    more than what it knows by name.
+    more than what it knows by name. `start`: an RDM whose U-Net the weights begin with (see `start.py`); the
+    autoencoder has to be its own.
     """
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"
     unet: UNetConfig = UNetConfig(block_out_channels=(64, 128, 192))
     text: TextConfig = TextConfig()
     autoencoder: str = network("tiny-autoencoder")
+    start: str | None = network(None)
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     names: Count = 300
     styles: tuple[str, ...] = ()
@@ -212,7 +215,7 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
     shown = [whole_drawing(vocabulary, row) for row in range(len(vocabulary))] + compose(vocabulary, count, seed)
     tokenizer = _tokenizer(config, trained, run.seed)
     autoencoder = without_shift(load_autoencoder(config.autoencoder))
-    return StableDiffusionObjective(
+    objective = StableDiffusionObjective(
         config,
         shown,
         _latents(config, shown, vocabulary, pictures, autoencoder, run),
@@ -221,11 +224,39 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
         autoencoder,
         run.seed,
     )
+    if config.start is not None and run.database is None:
+        _start(config.start, objective, pictures, run)
+    return objective
+
+
+def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, run: RunContext) -> None:
+    """The first weights from the RDM called `name`; the text model's from the run's file where they were made
+    before."""
+    rdm, encoder = start.load_start(name)
+    start.start_unet(objective.unet, rdm)
+    rows = list(objective.vocabulary.rows)
+    targets = start.neighbor_tokens(rdm, encoder, pictures, rows)
+    rng = seeds.numpy_generator(run.seed, "start")
+
+    def texts(chosen: np.ndarray) -> Tensor:
+        said = [caption(objective.shown[row], rng) if row < len(rows) else "" for row in chosen.tolist()]
+        return clip_text.token_ids(objective.tokenizer, said)
+
+    def make() -> dict[str, Tensor]:
+        start.teach_text(objective.text_encoder, texts, targets, rng)
+        return {key: tensor.detach().clone() for key, tensor in objective.text_encoder.state_dict().items()}
+
+    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), repr(rows), run.seed)
+    path = run.out / "start.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
+    objective.text_encoder.load_state_dict(cache.memoize(path, key, make))
 
 
 def frozen(config: StableDiffusionConfig) -> dict[str, str]:
-    """The fingerprint of the autoencoder."""
-    return {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
+    """The fingerprints of the autoencoder, and of the network to start from."""
+    found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
+    if config.start is not None:
+        found["start"] = weights_hash(start.load_start(config.start)[0].unet)
+    return found
 
 
 def _vocabulary(config: StableDiffusionConfig, pictures: Pictures, names: Sequence[str] | None = None) -> Vocabulary:
@@ -263,8 +294,8 @@ def _latents(
     autoencoder.to(run.device)
 
     def make() -> dict[str, Tensor]:
-        def part(start: int) -> Tensor:
-            return render(shown[start : start + 64], vocabulary, pictures, config.picture_size)
+        def part(first: int) -> Tensor:
+            return render(shown[first : first + 64], vocabulary, pictures, config.picture_size)
 
         starts = range(0, len(shown), 64)
         on_gpu = run.device != "cpu"  # which one process that draws would keep waiting
@@ -293,8 +324,8 @@ def _others(
 
     def make() -> dict[str, Tensor]:
         parts = []
-        for start in range(0, len(rows), 64):
-            x = tensors.to_float(pictures.pixels[rows[start : start + 64]])
+        for first in range(0, len(rows), 64):
+            x = tensors.to_float(pictures.pixels[rows[first : first + 64]])
             x = F.interpolate(x, size=config.picture_size, mode="bicubic", antialias=True).clamp(-1, 1)
             parts.append(encode_latents(autoencoder, x, run.device))
         return {"latents": torch.cat(parts)}

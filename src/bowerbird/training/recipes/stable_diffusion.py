@@ -19,8 +19,7 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     """Stable Diffusion's layout at 64 px: 300 things by name and style, and scenes composed of them. What is outside
     is unknown to it by name; a quarter of what it sees is any drawing, so that it can draw more than it can name.
 
-    Command: bowerbird train tiny-sd --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out
-    runs/tiny-sd
+    Command: bowerbird train tiny-sd --data drawings.parquet --out runs/tiny-sd
     """
     train = TrainConfig(
         steps=16000,
@@ -35,8 +34,9 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = StableDiffusionConfig(
-            unet=UNetConfig(block_out_channels=(64, 128, 192), attention=(True, True, True)),
-            autoencoder="runs/autoencoder-8/model",
+            unet=UNetConfig(),
+            text=TextConfig(width=256, heads=8),
+            start="tiny-rdm",
             styles=STYLES,
             own_colors=("people-body", "smileys-emotion"),
             whole=0.5,
@@ -57,8 +57,8 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
     """An IP-Adapter for `tiny-sd`: references are the same thing by another hand, so that what it never saw by name can
     be shown to it. For another base: system.base and system.encoder.
 
-    Command: bowerbird train tiny-ip-adapter --set system.base=runs/tiny-sd/model --set
-    system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-ip-adapter
+    Command: bowerbird train tiny-ip-adapter --set system.base=runs/tiny-sd/model --data drawings.parquet --out
+    runs/tiny-ip-adapter
     """
     train = TrainConfig(
         steps=8000,
@@ -70,7 +70,7 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
         save_every=200,
         sheet_every=1000,
     )
-    system = IPAdapterConfig(base="runs/tiny-sd/model", encoder="runs/small-patches/model")
+    system = IPAdapterConfig(base="runs/tiny-sd/model", start="tiny-rdm")
     if not tiny:
         return Recipe(name="tiny-ip-adapter", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = IPAdapterConfig(style_key=None, varied_views=1, forms=1, scenes=16)

@@ -18,13 +18,15 @@ class IPAdapterConfig(ObjectiveConfig):
     caption does not name what is drawn (`varied_nameless` where it is under a variation). `other`: the share of the
     drawings with a name whose references show something else, that is near or of the same style. `itself`: the share of
     a drawing's references that are the drawing, in another form. `exact`: the share of references that are the target
-    as it is, as published adapters are trained. `references`: how many there are at most, `forms`: how many forms each
+    as it is, as published adapters are trained. `start`: the RDM whose projection of embeddings the adapter's begins
+    with, where the base itself started from that RDM. `references`: how many there are at most, `forms`: how many forms each
     drawing has.
     """
 
     kind: Literal["ip-adapter"] = "ip-adapter"
     base: str = network("tiny-sd")
     encoder: str = network("small")
+    start: str | None = network(None)
     style_key: str | None = column("style")
     drawings: Amount = 0.5
     varied: Amount = 0.22

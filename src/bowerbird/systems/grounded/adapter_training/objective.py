@@ -47,6 +47,7 @@ from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
 from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
 from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.objective import Objective, RunContext
+from bowerbird.systems.stable_diffusion.start import load_start
 
 TOKENS = 4
 """Of the one embedding of an encoder without patches; diffusers knows no other number."""
@@ -77,6 +78,8 @@ class IPAdapterObjective(Objective[IPAdapterBatch]):
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.unet = with_adapter(copy.deepcopy(base.unet), encoder)
+            if config.start is not None:
+                start_projection(self.unet, load_start(config.start)[0], data.embeddings)
         self.text_encoder = base.text_encoder.eval().requires_grad_(False)
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
 
@@ -185,6 +188,26 @@ def with_adapter(unet: Any, encoder: Encoder) -> Any:
     unet.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
     unet.config.encoder_hid_dim_type = "ip_image_proj"
     return unet
+
+
+@torch.no_grad()
+def start_projection(unet: Any, rdm: Any, embeddings: Tensor) -> None:
+    """The first projection of an adapter for one embedding: each of its tokens is what the RDM's U-Net attends to for
+    such a neighbor, but for a little noise by which they come apart. `embeddings` `(n, d)` say how long and how far
+    apart they are. Raises: BowerbirdError where either has other tokens."""
+    own, projection = unet.encoder_hid_proj.image_projection_layers[0], rdm.unet.encoder_hid_proj
+    tokens = getattr(own, "num_image_text_embeds", None)
+    if tokens is None or own.image_embeds.weight.shape != (tokens * projection.out_features, projection.in_features):
+        raise BowerbirdError("the adapter has other tokens than the RDM to start from; set system.start=null")
+    lengths = embeddings.float().norm(dim=1)
+    lengths = lengths[lengths > 0]
+    weight = projection.weight * (1 / lengths).mean() if rdm.config.normalize_embeddings else projection.weight
+    said = F.linear(embeddings.float(), weight, projection.bias)
+    own.image_embeds.weight.copy_(weight.repeat(tokens, 1))
+    own.image_embeds.weight.add_(torch.randn_like(own.image_embeds.weight), alpha=0.1 * float(weight.std()))
+    own.image_embeds.bias.copy_(projection.bias.repeat(tokens))
+    own.norm.weight.fill_(float(said.std(1).mean()))  # what the layer norm after it takes away
+    own.norm.bias.fill_(float(said.mean()))
 
 
 def build(config: IPAdapterConfig, pictures: Pictures, run: RunContext) -> IPAdapterObjective:
