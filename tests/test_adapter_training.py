@@ -20,6 +20,7 @@ from bowerbird.systems.grounded.adapter_training.objective import IPAdapterObjec
 from bowerbird.systems.grounded.injectors.registry import inspect_adapter
 from bowerbird.systems.grounded.picture_tokens import picture_tokens
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
+from bowerbird.systems.stable_diffusion.start import load_start
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 from bowerbird.training.run import train_recipe
@@ -36,12 +37,29 @@ def networks(drawn_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-def build(networks: dict[str, Path], encoder: str, source: Path, out: Path) -> IPAdapterObjective:
-    settings = [f"system.base={networks['tiny-sd']}", f"system.encoder={networks[encoder]}"]
+def build(networks: dict[str, Path], encoder: str, source: Path, out: Path, *more: str) -> IPAdapterObjective:
+    settings = [f"system.base={networks['tiny-sd']}", f"system.encoder={networks[encoder]}", *more]
     recipe = with_settings(recipes.recipe("tiny-ip-adapter", tiny=True), settings)
     made = build_objective(recipe, read_pictures(recipe, source), out)
     assert isinstance(made, IPAdapterObjective)
     return made
+
+
+def test_it_starts_with_what_an_rdm_attends_to(
+    networks: dict[str, Path], drawn_folder: Path, random_rdm: Path, tmp_path: Path
+) -> None:
+    start = f"system.start={random_rdm}"
+    objective = build(networks, "small", drawn_folder, tmp_path, start)
+    rdm, _ = load_start(str(random_rdm))
+    raw = objective.data.embeddings[:20].float()
+    with torch.no_grad():
+        wanted = rdm.unet.encoder_hid_proj(torch.nn.functional.normalize(raw, dim=1))
+        made = objective.unet.encoder_hid_proj([raw[:, None]])[0]
+    alike = torch.nn.functional.cosine_similarity(made.reshape(20, -1, 16), wanted[:, None], dim=-1)
+    assert float(alike.min()) > 0.9
+    assert not torch.equal(made[..., 0, :], made[..., 1, :])
+    with pytest.raises(BowerbirdError, match="other tokens than the RDM to start from"):
+        build(networks, "small-patches", drawn_folder, tmp_path / "patches", start)
 
 
 @pytest.mark.parametrize("encoder", ["small", "small-patches", "clip"])
