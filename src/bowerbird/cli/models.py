@@ -36,7 +36,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
     Example: bowerbird doctor
     """
-    checks = [_python(), *_libraries(), _torchvision(), _devices(), _weights(), _font(), _disk()]
+    checks = [_python(), *_libraries(), _torchvision(), _devices(), _half_precision(), _weights(), _font(), _disk()]
     if as_json:
         print_json({"checks": checks, "ok": all(c["ok"] for c in checks)})
         return
@@ -97,6 +97,14 @@ def _devices() -> dict[str, Any]:
         f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
         + (f", {', '.join(gpus)}" if gpus else ", no GPU: small models run well without"),
     )
+
+
+def _half_precision() -> dict[str, Any]:
+    from bowerbird.core.half_precision import has_fast_bfloat16
+
+    fast = has_fast_bfloat16("cpu")
+    found = "the processor has instructions for it" if fast else "none in the processor: leave --dtype at float32 there"
+    return _check("bfloat16", True, found)
 
 
 def _weights() -> dict[str, Any]:
