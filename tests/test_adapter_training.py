@@ -14,13 +14,13 @@ from PIL import Image
 from bowerbird import encoders
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
+from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded.adapter_training import preview
 from bowerbird.systems.grounded.adapter_training.captions import named_captions, nameless_captions
 from bowerbird.systems.grounded.adapter_training.objective import IPAdapterObjective
 from bowerbird.systems.grounded.injectors.registry import inspect_adapter
 from bowerbird.systems.grounded.picture_tokens import picture_tokens
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
-from bowerbird.systems.stable_diffusion.start import load_start
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 from bowerbird.training.run import train_recipe

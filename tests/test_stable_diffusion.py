@@ -19,10 +19,9 @@ from bowerbird.core.types import Neighbors
 from bowerbird.data.scenes.grammar import caption
 from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
-from bowerbird.systems import generation, loading
+from bowerbird.systems import from_rdm, generation, loading
 from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.reference_settings import ReferenceSettings
-from bowerbird.systems.stable_diffusion import start
 from bowerbird.systems.stable_diffusion.objective import UNNAMED
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
@@ -143,15 +142,15 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
     for picture, name in zip(sorted(drawn_folder.rglob("*.png")), ("boat", "lamp", "tree", "fish"), strict=False):
         shutil.copyfile(picture, named / f"{name}.png")
         (named / f"{name}.txt").write_text(name)
-    monkeypatch.setattr(start, "STEPS", 200)
+    monkeypatch.setattr(from_rdm, "STEPS", 200)
     own = [f"system.start={random_rdm}", "system.unet.cross_attention_dim=16", "system.text.width=16"]
     recipe = with_settings(recipes.recipe("tiny-sd", tiny=True), own)
     pictures = read_pictures(recipe, named)
     objective = build_objective(recipe, pictures, tmp_path)
-    rdm, encoder = start.load_start(str(random_rdm))
+    rdm, encoder = from_rdm.load_start(str(random_rdm))
     ours, theirs = objective.unet.state_dict(), rdm.unet.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    wanted = start.neighbor_tokens(rdm, encoder, pictures, list(objective.vocabulary.rows))
+    wanted = from_rdm.neighbor_tokens(rdm, encoder, pictures, list(objective.vocabulary.rows))
 
     @torch.no_grad()
     def error(made: Any) -> float:
@@ -161,7 +160,7 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
 
     plain = with_settings(recipe, ["system.start=null"])
     assert error(objective) < 0.3 * error(build_objective(plain, pictures, tmp_path / "plain"))
-    monkeypatch.setattr(start, "teach_text", None)  # what was learned is kept
+    monkeypatch.setattr(from_rdm, "teach_text", None)  # what was learned is kept
     again = build_objective(recipe, pictures, tmp_path)
     assert error(again) == error(objective)
     other = with_settings(recipe, ["system.text.width=32"])

@@ -34,11 +34,11 @@ from bowerbird.models import clip_text
 from bowerbird.models.clip_text import TextConfig
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
+from bowerbird.systems import from_rdm
 from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, column, network
-from bowerbird.systems.stable_diffusion import start
 
 CAPTIONS = 20_000
 """So many captions of scenes the vocabulary of tokens is made from."""
@@ -54,7 +54,7 @@ class StableDiffusionConfig(ObjectiveConfig):
     `names`: how many things, drawn in `styles` (all when empty). `own_colors`: groups, by `group_key`, of which nothing
     is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is;
     `unnamed`: the share that is any other drawing, of whatever style, under the caption `UNNAMED`: so the network draws
-    more than what it knows by name. `start`: an RDM whose U-Net the weights begin with (see `start.py`); the
+    more than what it knows by name. `start`: an RDM whose U-Net the weights begin with (see `from_rdm.py`); the
     autoencoder has to be its own.
     """
 
@@ -232,10 +232,10 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
 def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, run: RunContext) -> None:
     """The first weights from the RDM called `name`; the text model's from the run's file where they were made
     before."""
-    rdm, encoder = start.load_start(name)
-    start.start_unet(objective.unet, rdm)
+    rdm, encoder = from_rdm.load_start(name)
+    from_rdm.start_unet(objective.unet, rdm)
     rows = list(objective.vocabulary.rows)
-    targets = start.neighbor_tokens(rdm, encoder, pictures, rows)
+    targets = from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)
     rng = seeds.numpy_generator(run.seed, "start")
 
     def texts(chosen: np.ndarray) -> Tensor:
@@ -243,7 +243,7 @@ def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, r
         return clip_text.token_ids(objective.tokenizer, said)
 
     def make() -> dict[str, Tensor]:
-        start.teach_text(objective.text_encoder, texts, targets, rng)
+        from_rdm.teach_text(objective.text_encoder, texts, targets, rng)
         return {key: tensor.detach().clone() for key, tensor in objective.text_encoder.state_dict().items()}
 
     key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), repr(rows), run.seed)
@@ -255,7 +255,7 @@ def frozen(config: StableDiffusionConfig) -> dict[str, str]:
     """The fingerprints of the autoencoder, and of the network to start from."""
     found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
     if config.start is not None:
-        found["start"] = weights_hash(start.load_start(config.start)[0].unet)
+        found["start"] = weights_hash(from_rdm.load_start(config.start)[0].unet)
     return found
 
 

@@ -19,8 +19,8 @@ class IPAdapterConfig(ObjectiveConfig):
     drawings with a name whose references show something else, that is near or of the same style. `itself`: the share of
     a drawing's references that are the drawing, in another form. `exact`: the share of references that are the target
     as it is, as published adapters are trained. `start`: the RDM whose projection of embeddings the adapter's begins
-    with, where the base itself started from that RDM. `references`: how many there are at most, `forms`: how many forms each
-    drawing has.
+    with, where the base itself started from that RDM. `references`: how many there are at most, `forms`: how many forms
+    each drawing has.
     """
 
     kind: Literal["ip-adapter"] = "ip-adapter"

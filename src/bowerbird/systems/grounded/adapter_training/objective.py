@@ -39,6 +39,7 @@ from bowerbird.models import clip_text
 from bowerbird.models.unet import with_short_attention
 from bowerbird.models.weights import bundled
 from bowerbird.systems.components import base_parts
+from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER, HEADER
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
@@ -47,7 +48,6 @@ from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
 from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
 from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.objective import Objective, RunContext
-from bowerbird.systems.stable_diffusion.start import load_start
 
 TOKENS = 4
 """Of the one embedding of an encoder without patches; diffusers knows no other number."""
