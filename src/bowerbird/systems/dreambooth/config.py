@@ -28,7 +28,7 @@ class DreamBoothConfig(ObjectiveConfig):
     """
 
     kind: Literal["dreambooth"] = "dreambooth"
-    base: str = network("tiny-sd")
+    base: str = network("runs/tiny-sd/model")
     class_name: str = ""
     word: str = "sks"
     template: str = "a photo of a {}"

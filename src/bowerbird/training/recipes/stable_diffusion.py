@@ -57,8 +57,8 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
     """An IP-Adapter for `tiny-sd`: references are the same thing by another hand, so that what it never saw by name can
     be shown to it. For another base: system.base and system.encoder, and no system.start.
 
-    Command: bowerbird train tiny-ip-adapter --set system.start=tiny-rdm --data drawings.parquet --out
-    runs/tiny-ip-adapter
+    Command: bowerbird train tiny-ip-adapter --set system.base=runs/tiny-sd/model --set system.start=tiny-rdm --data
+    drawings.parquet --out runs/tiny-ip-adapter
     """
     train = TrainConfig(
         steps=8000,
@@ -70,7 +70,7 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
         save_every=200,
         sheet_every=1000,
     )
-    system = IPAdapterConfig()
+    system = IPAdapterConfig(base="runs/tiny-sd/model")
     if not tiny:
         return Recipe(name="tiny-ip-adapter", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = IPAdapterConfig(style_key=None, varied_views=1, forms=1, scenes=16)
