@@ -143,7 +143,12 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
         shutil.copyfile(picture, named / f"{name}.png")
         (named / f"{name}.txt").write_text(name)
     monkeypatch.setattr(from_rdm, "STEPS", 200)
-    own = [f"system.start={random_rdm}", "system.unet.cross_attention_dim=16", "system.text.width=16"]
+    own = [
+        f"system.start={random_rdm}",
+        f"system.autoencoder={random_rdm / 'vae'}",
+        "system.unet.cross_attention_dim=16",
+        "system.text.width=16",
+    ]
     recipe = with_settings(recipes.recipe("tiny-sd", tiny=True), own)
     pictures = read_pictures(recipe, named)
     objective = build_objective(recipe, pictures, tmp_path)
@@ -163,6 +168,9 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
     monkeypatch.setattr(from_rdm, "teach_text", None)  # what was learned is kept
     again = build_objective(recipe, pictures, tmp_path)
     assert error(again) == error(objective)
+    other = with_settings(recipe, ["system.autoencoder=tiny-autoencoder"])
+    with pytest.raises(BowerbirdError, match="for another autoencoder"):
+        build_objective(other, pictures, tmp_path / "other")
     other = with_settings(recipe, ["system.text.width=32"])
     with pytest.raises(BowerbirdError, match="to start from has other sizes"):
         build_objective(other, pictures, tmp_path / "other")

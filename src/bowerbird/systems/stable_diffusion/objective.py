@@ -233,6 +233,11 @@ def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, r
     """The first weights from the RDM called `name`; the text model's from the run's file where they were made
     before."""
     rdm, encoder = from_rdm.load_start(name)
+    if weights_hash(without_shift(rdm.vae)) != weights_hash(objective.frozen[0]):
+        raise BowerbirdError(
+            f"the network of {name!r} paints for another autoencoder: set system.autoencoder to its own, or"
+            " system.start=null"
+        )
     from_rdm.start_unet(objective.unet, rdm)
     rows = list(objective.vocabulary.rows)
     targets = from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)
