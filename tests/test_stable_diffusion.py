@@ -168,6 +168,9 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
     monkeypatch.setattr(from_rdm, "teach_text", None)  # what was learned is kept
     again = build_objective(recipe, pictures, tmp_path)
     assert error(again) == error(objective)
+    nameless = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path / "nameless")
+    assert not nameless.vocabulary.rows
+    assert float(nameless(nameless.batch(0, 2)).detach()) < 1e3
     other = with_settings(recipe, ["system.autoencoder=tiny-autoencoder"])
     with pytest.raises(BowerbirdError, match="for another autoencoder"):
         build_objective(other, pictures, tmp_path / "other")

@@ -235,11 +235,13 @@ def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, r
     rdm, encoder = from_rdm.load_start(name)
     if weights_hash(without_shift(rdm.vae)) != weights_hash(objective.frozen[0]):
         raise BowerbirdError(
-            f"the network of {name!r} paints for another autoencoder: set system.autoencoder to its own, or"
+            f"the network of {name!r} draws for another autoencoder: set system.autoencoder to its own, or"
             " system.start=null"
         )
     from_rdm.start_unet(objective.unet, rdm)
     rows = list(objective.vocabulary.rows)
+    if not rows:  # no drawing has a name that could be learned
+        return
     targets = from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)
     rng = seeds.numpy_generator(run.seed, "start")
 
