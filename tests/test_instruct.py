@@ -366,6 +366,14 @@ def test_nothing_is_looked_up_where_nothing_comes_in(
         assert made.exit_code == 0, made.output
         assert ("nothing is looked up" in made.output) == line
         assert "middle square" not in made.output
+    unlike = [*words, tmp_path / "unlike", "--instruction", "make it a red square", "--min-score", 0.999]
+    refused = CliRunner().invoke(app, [str(w) for w in unlike])
+    assert isinstance(refused.exception, BowerbirdError)
+    assert "no neighbor was found for 'red square' with `min_score=0.999`" in str(refused.exception)
+    assert not (tmp_path / "unlike").exists()
+    made = CliRunner().invoke(app, [str(w) for w in (*unlike, "--allow-no-neighbors")])
+    assert made.exit_code == 0, made.output
+    assert "nothing is looked up" not in made.output
     picture.resize((90, 60)).save(tmp_path / "wide.png")
     words[3] = tmp_path / "wide.png"
     made = CliRunner().invoke(app, [str(w) for w in (*words, tmp_path / "wide", "--instruction", "make it blue")])

@@ -22,6 +22,7 @@ from bowerbird.cli.common import (
     with_flags,
 )
 from bowerbird.cli.filling import OpenEncoderOption
+from bowerbird.cli.generate_options import MinScoreOption
 from bowerbird.cli.pictures import print_result, say_fewer, say_warnings, warn_of_copies
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
@@ -134,6 +135,7 @@ def edit(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Retrieve only items that satisfy this condition.")
     ] = None,
+    min_score: MinScoreOption = None,
     allow_no_neighbors: Annotated[
         bool, typer.Option("--allow-no-neighbors", help="Generate even if the search finds nothing.")
     ] = False,
@@ -158,7 +160,7 @@ def edit(
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
     """
     if mask is not None:
-        _check_mask(context, k, kb, prompt, where)
+        _check_mask(context, k, kb, prompt, {"--where": where, "--min-score": min_score})
     else:
         _check_change(kb, prompt, reference, instruction, image_guidance)
     if img2img and strength >= 1:
@@ -200,6 +202,7 @@ def edit(
                 k=k,
                 search_mode=search_mode or (None if can.fills else "hybrid"),
                 where=where,
+                min_score=min_score,
                 allow_no_neighbors=allow_no_neighbors,
             ),
             opened,
@@ -240,7 +243,7 @@ def edit(
         "reference": None if reference is None else str(reference),
         "edited": [str(path) for path in image],
     }
-    record = {key: value for key, value in asked.items() if value} | record | {"where": where}
+    record = {key: value for key, value in asked.items() if value} | record | {"where": where, "min_score": min_score}
     made_records = records.generation_records(
         pipe,
         model,
@@ -276,6 +279,7 @@ BESIDE_MASK = (
     "guidance_scale",
     "search_mode",
     "where",
+    "min_score",
     "allow_no_neighbors",
     "on_copy",
     "sign_cert",
@@ -288,14 +292,15 @@ BESIDE_MASK = (
 """What can be given beside --mask."""
 
 
-def _check_mask(context: typer.Context, k: int | None, kb: str | None, prompt: str | None, where: str | None) -> None:
+def _check_mask(context: typer.Context, k: int | None, kb: str | None, prompt: str | None, of_search: dict[str, Any]) -> None:
     """Raises: BowerbirdError for an option that filling in does not have, or nothing to retrieve from."""
     if given := others_given(context, BESIDE_MASK):
         raise BowerbirdError(f"edit: a --mask is filled in with what --prompt says; leave out {', '.join(given)}")
     if kb is None and k != 0:
         raise BowerbirdError("edit: give a knowledge base with --kb, or -k 0 for the picture and the prompt alone")
-    if where is not None and not (prompt or "").strip():
-        raise BowerbirdError("edit: --where is about what --prompt finds; give a --prompt with it")
+    for flag, value in of_search.items():
+        if value is not None and not (prompt or "").strip():
+            raise BowerbirdError(f"edit: {flag} is about what --prompt finds; give a --prompt with it")
 
 
 def _check_change(
@@ -340,7 +345,7 @@ def _check_model(model: str, pipe: System, *, fills: bool, instructs: bool, img2
         raise BowerbirdError(
             f"model {model!r} edits by instruction; give --instruction"
             if can.instructs
-            else f"model {model!r} reads no instruction; give --prompt, or use tiny-instruct"
+            else f"model {model!r} reads no instruction; give --prompt, or a model of bowerbird train tiny-instruct"
         )
     if not can.edits and not img2img:
         raise BowerbirdError(

@@ -34,7 +34,7 @@ from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceProjection
 from bowerbird.systems.knn import edit_source
 from bowerbird.systems.knn.edit_source import Source
-from bowerbird.systems.queries import Request
+from bowerbird.systems.queries import Request, nothing_found
 from bowerbird.systems.reference_settings import LoraFile, ReferenceSettings
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class InstructPipeline(System):
     ) -> Neighbors:
         """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
         without a knowledge base or with k = 0. Raises: BowerbirdError for a knowledge base where the model was trained
-        without references."""
+        without references, and where the search finds nothing and that is not allowed."""
         request = self.resolve(request, kb)
         instructions = request.prompts or ()
         _check_instructions(instructions)
@@ -208,6 +208,9 @@ class InstructPipeline(System):
             typos=False,
             operators=False,
         )
+        for text, name, row in zip(asked, names, hits.mask, strict=True):
+            if name is not None and not row.any() and not request.allow_no_neighbors:
+                raise nothing_found(kb, f"for {text!r}", request.where, request.min_score)
         named = np.array([[name is not None] * hits.k for name in names])
         return replace(
             hits, queries=tuple(instructions), weights=(hits.effective_weights * named).astype(np.float32)
