@@ -292,7 +292,9 @@ BESIDE_MASK = (
 """What can be given beside --mask."""
 
 
-def _check_mask(context: typer.Context, k: int | None, kb: str | None, prompt: str | None, of_search: dict[str, Any]) -> None:
+def _check_mask(
+    context: typer.Context, k: int | None, kb: str | None, prompt: str | None, of_search: dict[str, Any]
+) -> None:
     """Raises: BowerbirdError for an option that filling in does not have, or nothing to retrieve from."""
     if given := others_given(context, BESIDE_MASK):
         raise BowerbirdError(f"edit: a --mask is filled in with what --prompt says; leave out {', '.join(given)}")
