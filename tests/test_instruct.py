@@ -374,6 +374,10 @@ def test_nothing_is_looked_up_where_nothing_comes_in(
     made = CliRunner().invoke(app, [str(w) for w in (*unlike, "--allow-no-neighbors")])
     assert made.exit_code == 0, made.output
     assert "nothing is looked up" not in made.output
+    alone = [*unlike[:4], *unlike[6:]]  # without --kb
+    assert "--kb" not in alone
+    refused = CliRunner().invoke(app, [str(w) for w in alone])
+    assert "--min-score is about what a search finds; give a knowledge base" in str(refused.exception)
     picture.resize((90, 60)).save(tmp_path / "wide.png")
     words[3] = tmp_path / "wide.png"
     made = CliRunner().invoke(app, [str(w) for w in (*words, tmp_path / "wide", "--instruction", "make it blue")])
