@@ -164,8 +164,8 @@ def edit(
         _check_mask(context, k, kb, prompt, of_search)
     else:
         _check_change(kb, prompt, reference, instruction, image_guidance)
-        if kb is None and (given := [flag for flag, value in of_search.items() if value is not None]):
-            raise BowerbirdError(f"edit: {given[0]} is about what a search finds; give a knowledge base with --kb")
+        if kb is None and (unused := [flag for flag, value in of_search.items() if value is not None]):
+            raise BowerbirdError(f"edit: {unused[0]} is about what a search finds; give a knowledge base with --kb")
     if img2img and strength >= 1:
         raise BowerbirdError("edit: --img2img keeps nothing of the picture at --strength 1; give less, for example 0.6")
     from bowerbird.systems import output
