@@ -97,6 +97,28 @@ def test_square_takes_the_middle_and_keeps_mode() -> None:
     assert images.square(wide.convert("RGBA"), 5).mode == "RGBA"
 
 
+@pytest.mark.parametrize("size", [(90, 60), (40, 200), (64, 64), (63, 64), (1000, 2), (20, 30)])
+def test_a_whole_picture_in_a_square_comes_out_again_in_its_shape(size: tuple[int, int]) -> None:
+    picture = Image.effect_noise(size, 80).convert("RGB")
+    whole = images.fitted(picture, 64)
+    assert max(whole.size) == 64
+    assert abs(whole.width / whole.height - size[0] / size[1]) <= 0.02 * size[0] / size[1] or min(whole.size) < 8
+    shown = images.framed(picture, 64)
+    assert shown.size == (64, 64)
+    assert shown.crop(images.frame_of(size, 64)).tobytes() == whole.tobytes()
+    assert images.framed(whole, 64).tobytes() == shown.tobytes(), "what a record keeps is framed as the picture was"
+    assert images.frame_of(whole.size, 64) == images.frame_of(size, 64)
+    if size[0] == size[1]:
+        assert shown.tobytes() == images.square(picture, 64).tobytes()
+
+
+def test_a_frame_has_the_color_of_the_border() -> None:
+    picture = Image.new("RGB", (40, 20), "navy")
+    picture.paste("yellow", (15, 5, 25, 15))
+    assert images.framed(picture, 40).getpixel((20, 1)) == (0, 0, 128)
+    assert images.framed(picture, 40, "white").getpixel((20, 1)) == (255, 255, 255)
+
+
 def test_missing_file_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(BowerbirdError, match=r"nowhere\.png"):
         images.read(tmp_path / "nowhere.png")

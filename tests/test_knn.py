@@ -317,6 +317,16 @@ def test_a_network_s_faults_cancel_at_full_fidelity(pipe: KNNDiffusionPipeline, 
     assert (loose - started.latents).abs().max() > 0.5
 
 
+def test_an_edit_is_of_the_whole_picture_in_its_shape(pipe: KNNDiffusionPipeline, kb: KnowledgeBase) -> None:
+    source = Image.new("RGB", (120, 70), "navy")
+    source.paste("orange", (4, 20, 34, 50))  # outside the middle square
+    hits = kb.search(text=["star"], k=1)
+    made = pipe(neighbors=hits, source=source, num_inference_steps=1, preservation=1.0, change_threshold=9.0).images[0]
+    assert made.size == (64, 37)
+    red = np.asarray(made)[:, :, 0].astype(int)
+    assert red[18, 10] > 150 > 100 > red[18, 40], "what lies at the side is kept in its place"
+
+
 def test_strength_takes_so_many_steps_and_keeps_the_source_at_little(
     pipe: KNNDiffusionPipeline, kb: KnowledgeBase
 ) -> None:
@@ -394,7 +404,7 @@ def test_weights_are_one_a_neighbor_or_one_more_for_the_query(pipe: KNNDiffusion
 
 def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     latents = torch.zeros(1, 4, 16, 16)
-    source = edit_source.Source([], torch.full((1, 3, 64, 64), -0.5), latents)
+    source = edit_source.Source([], [], torch.full((1, 3, 64, 64), -0.5), latents)
     generated = torch.full((1, 3, 64, 64), 0.9)
     faint, plain = latents + 0.15, latents.clone()
     plain[:, :, 4, 4] = 2.0

@@ -238,8 +238,8 @@ def edit(
     with show_progress("editing", as_json, len(sources)) as progress:
         made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
     for path, (width, height) in zip(image, given, strict=True):
-        if min(width, height) < CROPPED * max(width, height):
-            say(f"{path.name} is {width} x {height}: its middle square is edited")
+        if mask is not None and min(width, height) < CROPPED * max(width, height):
+            say(f"{path.name} is {width} x {height}: its middle square is filled in")
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,

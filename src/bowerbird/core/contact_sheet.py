@@ -34,9 +34,10 @@ def difference(before: Image.Image, after: Image.Image) -> Image.Image:
     """Where two pictures differ, dark on white, at the size of `after`: the largest difference of the three colors."""
     from PIL import ImageChops, ImageOps
 
-    from bowerbird.core.images import square
+    from bowerbird.core.images import fitted, square
 
-    apart = ImageChops.difference(square(before.convert("RGB"), after.width), after.convert("RGB")).split()
+    scaled = square if after.width == after.height else fitted
+    apart = ImageChops.difference(scaled(before.convert("RGB"), max(after.size)), after.convert("RGB")).split()
     return ImageOps.invert(ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])).convert("RGB")
 
 

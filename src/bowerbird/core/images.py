@@ -282,6 +282,46 @@ def square(image: Image.Image, size: int) -> Image.Image:
     )
 
 
+def fitted(image: Image.Image, edge: int) -> Image.Image:
+    """The whole of `image`, its longer side scaled to `edge` as `square` scales; keeps the mode."""
+    from PIL import Image
+
+    longer = max(image.size)
+    if longer == edge:
+        return image
+    width, height = (max(1, round(side * edge / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0 if longer > 2 * edge else None)
+
+
+def framed(image: Image.Image, edge: int, color: str | None = None) -> Image.Image:
+    """The whole of an RGB `image` in the middle of a square of `edge` pixels, on `color`, or on the color of its
+    border where that is None."""
+    from PIL import Image
+
+    whole = fitted(image, edge)
+    if whole.size == (edge, edge):
+        return whole
+    canvas = Image.new("RGB", (edge, edge), _border_color(whole) if color is None else color)
+    canvas.paste(whole, frame_of(whole.size, edge)[:2])
+    return canvas
+
+
+def frame_of(size: tuple[int, int], edge: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a picture of `size` where `framed` puts it."""
+    width, height = (max(1, round(side * edge / max(size))) for side in size)
+    left, top = (edge - width) // 2, (edge - height) // 2
+    return left, top, left + width, top + height
+
+
+def _border_color(image: Image.Image) -> tuple[int, ...]:
+    """The median of the pixels along the edges, channel by channel."""
+    import numpy as np
+
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in np.median(border, 0))
+
+
 def write(image: Image.Image, path: str | Path) -> None:
     """Write a picture in the format that the ending of `path` names, whole or not at all. Raises: BowerbirdError for an
     ending that names none."""

@@ -92,6 +92,7 @@ def _rows(
 ) -> list[tuple[str, list[Image.Image | None], list[str]]]:
     """The lines of the sheet: of the first pictures, each with its neighbors and their credit."""
     from bowerbird.core.contact_sheet import difference
+    from bowerbird.core.images import framed, on_background
 
     shown = min(len(images), SHOWN)
     near = hits.rows(list(range(shown))).images() if hits.load_images is not None else [[None] * hits.k] * shown
@@ -101,7 +102,8 @@ def _rows(
         own: list[Image.Image | None] = [images[i]]
         words = [""]
         if sources is not None:
-            own = [sources[i], images[i], difference(sources[i], images[i])]
+            shown_whole = [sources[i], images[i], difference(sources[i], images[i])]
+            own = [framed(on_background(each), max(images[i].size), "white") for each in shown_whole]
             words = ["source", "edited", "difference"]
         rows.append((title, [*own, *near[i]], [*words, *hits.captions[i]]))
     return rows

@@ -152,7 +152,7 @@ def _edited(request: dict[str, Any], i: int, count: int) -> str:
 
 def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> dict[str, Any]:
     """The picture that was edited, as PNG at the size it was edited at, its file's name, and how."""
-    from bowerbird.core.images import encode_png, on_background, square
+    from bowerbird.core.images import encode_png, fitted, on_background, square
     from bowerbird.systems import common
 
     if pipe.capabilities.fills:
@@ -163,7 +163,7 @@ def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> d
             "fills": True,
         }
     edge = common.one_edge(settings.height, settings.width) or pipe.capabilities.sizes[-1]
-    coded = base64.b64encode(encode_png(square(on_background(source), edge))).decode()
+    coded = base64.b64encode(encode_png(fitted(on_background(source), edge))).decode()
     named = {"name": name} if name else {}
     taken = INSTRUCTED if pipe.capabilities.instructs else EDIT_SETTINGS
     return {**named, "source": coded, **{key: getattr(settings, name) for key, name in taken.items()}}

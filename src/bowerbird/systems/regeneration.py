@@ -151,8 +151,10 @@ def _with_pictures(
 def settings_of(record: Record) -> Settings:
     """The settings that a record names."""
     kept, interval = record.guidance, record.guidance_interval
+    width, height = record.size
     edit: dict[str, Any] = {}
     if record.edit is not None:
+        width = height = max(record.size)  # of the square that the picture was in
         said = {name: getattr(record.edit, key) for key, name in {**EDIT_SETTINGS, **INSTRUCTED}.items()}
         edit = {name: value for name, value in said.items() if value is not None}
     return Settings(
@@ -160,8 +162,8 @@ def settings_of(record: Record) -> Settings:
         guidance_scale=record.guidance_scale,
         sampler=record.sampler,
         eta=record.eta,
-        height=record.size[1],
-        width=record.size[0],
+        height=height,
+        width=width,
         seed=record.seed,
         guidance=None
         if kept is None

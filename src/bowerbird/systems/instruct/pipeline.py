@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bowerbird.core import files
+from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
 from bowerbird.core.opening import opening
@@ -122,7 +122,8 @@ class InstructPipeline(System):
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
     ) -> SystemOutput:
-        """Edit `source`, a picture for all or one a picture made, as each `instruction` says.
+        """Edit `source`, a picture for all or one a picture made, as each `instruction` says. One that is no square
+        keeps its shape (as PIL; `pt` and `np` are squares with its margins).
 
         `guidance_scale`: how much the instruction counts; `image_guidance`: how much of the picture stays; both 1
         is one pass without guidance. `knowledge_base`: the thing that an instruction names (`named_thing`) is looked
@@ -161,7 +162,7 @@ class InstructPipeline(System):
         if output_type != "latent":
             pixels = common.decode_latents(self.vae, run.sample)
             pixels = edit_source.paste_unchanged(pixels, started, run.sample, change_threshold)
-            images = common.as_output(pixels, output_type)
+            images = edit_source.without_frame(common.as_output(pixels, output_type), started)
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
 
@@ -247,14 +248,12 @@ class InstructPipeline(System):
 
     def _read(self, source: Image.Image | Sequence[Image.Image], count: int, edge: int) -> Source:
         """The pictures with their scaled latents, in the autoencoder's own precision."""
-        pictures, pixels = edit_source.source_pixels(source, count, edge, self._execution_device)
+        squares, boxes = edit_source.framed_sources(source, count, edge)
+        pixels = tensors.to_float(tensors.stack(squares)).to(self._execution_device)
         mode = torch.cat(
             [self.vae.encode(part.to(self.vae.dtype)).latent_dist.mode() for part in torch.split(pixels, 16)]
         )
-        times = count // len(pictures)
-        given = [picture for picture in pictures for _ in range(times)]
-        latents = mode.float() * self._scale()
-        return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+        return edit_source.repeated(squares, boxes, pixels, mode.float() * self._scale(), count)
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape in float32."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.images import on_background, square
+from bowerbird.core.images import frame_of, framed, on_background
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.systems.latent_cache import encode_latents
 
@@ -30,12 +30,16 @@ CHANGE_THRESHOLD = 0.6
 """What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
 
 
+Box = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Source:
-    """Pictures to edit, one a row: `pixels` float `(B, 3, S, S)` in [-1, 1], scaled `latents` `(B, C, h, w)`, and the
-    pictures as they were given."""
+    """Pictures to edit, one a row: each whole in a square, and its `boxes` there (left, top, right, bottom); `pixels`
+    float `(B, 3, S, S)` in [-1, 1], scaled `latents` `(B, C, h, w)`."""
 
     pictures: list[Image.Image]
+    boxes: list[Box]
     pixels: Tensor
     latents: Tensor
 
@@ -45,23 +49,31 @@ def encode_source(
     vae: Any, source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
 ) -> Source:
     """Pictures of any size and mode for `count` rows. Raises: BowerbirdError when they do not go evenly on them."""
-    pictures, pixels = source_pixels(source, count, edge, device)
+    squares, boxes = framed_sources(source, count, edge)
+    pixels = tensors.to_float(tensors.stack(squares)).to(device)
     latents = encode_latents(vae, pixels, device.type).float().to(device)
-    times = count // len(pictures)
-    given = [picture for picture in pictures for _ in range(times)]
-    return Source(given, pixels.repeat_interleave(times, 0), latents.repeat_interleave(times, 0))
+    return repeated(squares, boxes, pixels, latents, count)
 
 
-def source_pixels(
-    source: Image.Image | Sequence[Image.Image], count: int, edge: int, device: torch.device
-) -> tuple[list[Image.Image], Tensor]:
-    """The pictures to edit, each once, and as squares `(n, 3, edge, edge)` in [-1, 1]. Raises: BowerbirdError when they
-    do not go evenly on `count` rows."""
+def repeated(
+    squares: Sequence[Image.Image], boxes: Sequence[Box], pixels: Tensor, latents: Tensor, count: int
+) -> Source:
+    """Each picture on as many rows of `count` as the others."""
+    times = count // len(squares)
+    rows = [i for i in range(len(squares)) for _ in range(times)]
+    return Source([squares[i] for i in rows], [boxes[i] for i in rows], pixels[rows], latents[rows])
+
+
+def framed_sources(
+    source: Image.Image | Sequence[Image.Image], count: int, edge: int
+) -> tuple[list[Image.Image], list[Box]]:
+    """The pictures to edit, each once: whole in squares of `edge` pixels, and where they are in them. Raises:
+    BowerbirdError when they do not go evenly on `count` rows."""
     pictures = list(source) if isinstance(source, Sequence) else [source]
     if not pictures or count % len(pictures):
         raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to generate; give one, or one a prompt")
-    squares = [square(on_background(picture), edge) for picture in pictures]
-    return pictures, tensors.to_float(tensors.stack(squares)).to(device)
+    squares = [framed(on_background(picture), edge) for picture in pictures]
+    return squares, [frame_of(picture.size, edge) for picture in pictures]
 
 
 def own_query(encoder: Encoder, pictures: Sequence[Image.Image], columns: int) -> Neighbors:
@@ -100,3 +112,10 @@ def paste_unchanged(images: Tensor, source: Source, latents: Tensor, least: floa
         change(latents, source.latents, least), size=images.shape[-1], mode="bilinear", align_corners=False
     )
     return source.pixels * (1 - mask) + images * mask
+
+
+def without_frame(images: Any, source: Source) -> Any:
+    """Edited pictures in the shape of their sources, where they are of PIL; arrays stay the squares they are."""
+    if not isinstance(images, list):
+        return images
+    return [image.crop(box) for image, box in zip(images, source.boxes, strict=True)]

@@ -106,7 +106,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         """Generate `num_images_per_prompt` pictures for each prompt, or for the one image set.
 
         `image`: what to generate, asked for by pictures. `source`: a picture to edit, for all or one a picture
-        (diffusers calls that one `image`); what the prompt says is changed in it, the rest kept. `strength`: 1
+        (diffusers calls that one `image`); what the prompt says is changed in it, the rest kept; one that is no square
+        keeps its shape (as PIL; `pt` and `np` are squares with its margins). `strength`: 1
         starts from noise alone, less keeps more of the source (the share of the steps that are taken).
         `preservation`: how far, from 0 to 1, what is not asked for is drawn to the source. `show_source` False:
         plain image-to-image, the source is only where sampling starts, which any network can, at a strength below
@@ -196,6 +197,8 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
             if started is not None:
                 images = edit_source.paste_unchanged(images, started, run.sample, change_threshold)
             images = common.as_output(images, output_type)
+            if started is not None:
+                images = edit_source.without_frame(images, started)
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
 
