@@ -146,18 +146,18 @@ def test_text_encoders_learn_by_option_in_sdxl_too(place: Path, method: str) -> 
 
 
 def test_sdxl_is_trained_on_what_its_own_pipeline_reads() -> None:
-    from bowerbird.systems.dreambooth import text
+    from bowerbird.systems import base_text
 
     base = doubles.sdxl()
-    tokens = text.token_ids(base, ["a red fox", "a wolf"])
+    tokens = base_text.token_ids(base, ["a red fox", "a wolf"])
     with torch.no_grad():
-        made = text.encode([base.text_encoder, base.text_encoder_2], tokens)
+        made = base_text.encode([base.text_encoder, base.text_encoder_2], tokens)
         wanted = base.encode_prompt(["a red fox", "a wolf"], do_classifier_free_guidance=False)
     assert torch.allclose(made.tokens, wanted[0], atol=1e-6)
     assert made.pooled is not None
     assert torch.allclose(made.pooled, wanted[2], atol=1e-6)
     own = base._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=16)
-    found = text.added(made.pooled, 16)
+    found = base_text.added(made.pooled, 16)
     assert found is not None
     assert torch.equal(found["time_ids"], own.repeat(2, 1))
 

@@ -246,6 +246,52 @@ def test_plain_diffusers_opens_it_and_makes_the_same(model: Path, tmp_path: Path
     assert loading.load_pipeline(tmp_path / "again").fingerprint() == pipe.fingerprint()
 
 
+PLAIN_XL = PLAIN.replace("import StableDiffusionInstruct", "import StableDiffusionXLInstruct").replace(
+    "pipe = StableDiffusionInstruct", "pipe = StableDiffusionXLInstruct"
+)
+
+
+def test_sdxl_learns_to_edit_and_plain_diffusers_makes_the_same(
+    drawn_folder: Path, tmp_path: Path, picture: Image.Image
+) -> None:
+    from safetensors.torch import load_file
+
+    doubles.sdxl().save_pretrained(tmp_path / "base")
+    recipe = recipes.recipe("tiny-instruct", tiny=True)
+    changes = {"base": str(tmp_path / "base"), "picture_size": 16, "train_text": True}
+    recipe = recipe.model_copy(update={"system": recipe.system.model_copy(update=changes)})
+    list(train_recipe(recipe, read_pictures(recipe, drawn_folder), tmp_path / "run", device="cpu", sheets=False))
+    model = tmp_path / "run" / "model"
+    before, after = (load_file(place / "text_encoder_2" / "model.safetensors") for place in (tmp_path / "base", model))
+    assert any((before[name].half() != after[name]).any() for name in before), "the second reads the instructions too"
+    picture.save(tmp_path / "in.png")
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        PLAIN_XL,
+        str(model),
+        str(tmp_path / "x"),
+        str(tmp_path / "in.png"),
+    ]
+    subprocess.run([*command, "make it blue"], check=True)
+    expected = load_file(tmp_path / "x")["images"]
+    pipe = loading.load_pipeline(model)
+    assert isinstance(pipe, InstructPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 3, "guidance_scale": 4.0, "image_guidance": 1.5, "output_type": "pt"}
+    made = pipe("make it blue", source=picture, generator=seeds.picture_generators(0, 1), **how).images
+    assert (made - expected).abs().max() < 1e-3
+    pipe.register_to_config(force_zeros_for_empty_prompt=True)
+    zeros = pipe("make it blue", source=picture, generator=seeds.picture_generators(0, 1), **how).images
+    assert (zeros - expected).abs().max() > 1e-3
+    pipe.save_pretrained(tmp_path / "again")
+    again = loading.load_pipeline(tmp_path / "again")
+    assert again.fingerprint() == pipe.fingerprint()
+    assert again.config.force_zeros_for_empty_prompt
+
+
 def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image) -> None:
     pipe = loading.load_pipeline(model)
     assert isinstance(pipe, InstructPipeline)

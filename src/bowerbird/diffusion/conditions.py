@@ -76,7 +76,7 @@ class Conditioning:
 
     `neighbors` and `text` may be dropped by guidance. `image` `(B, C, H, W)`, the low-resolution picture of a
     super-resolution stage or the latents of a picture to edit, and `level` `(B,)`, the timestep of the noise added to
-    it, never are.
+    it, never are; neither is `pooled` `(B, P)`, a text as one vector, which whoever leaves out a text replaces too.
     """
 
     neighbors: Tokens | FeatureMaps
@@ -85,6 +85,7 @@ class Conditioning:
     text_null: Tokens | None = None
     image: Tensor | None = None
     level: Tensor | None = None
+    pooled: Tensor | None = None
 
     def without(self, *names: str, rows: Tensor | None = None) -> Conditioning:
         """The same conditioning with the named parts replaced by their nulls, in the boolean `rows` `(B,)` only where
@@ -115,5 +116,5 @@ class Conditioning:
             others = [getattr(part, name) for part in rest]
             return torch.cat([value, *others]) if isinstance(value, Tensor) else value.cat(*others)
 
-        names = ("neighbors", "neighbors_null", "text", "text_null", "image", "level")
+        names = ("neighbors", "neighbors_null", "text", "text_null", "image", "level", "pooled")
         return Conditioning(**{name: join(name) for name in names})  # type: ignore[arg-type]

@@ -28,7 +28,11 @@ from bowerbird.systems.reference_settings import Adapter
 
 ROUTES = ("api", "docs", "favicon.ico", "health", "metrics", "openapi.json", "page", "ready", "v1")
 """What routes begin with."""
-EDITORS = ("KNNDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
+EDITORS = (
+    "KNNDiffusionPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+)
 """Classes of models that edit, as far as that is known before one is open."""
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bowerbird.core import cache, seeds
+from bowerbird.systems.base_text import encoder_names
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.dreambooth.config import DreamBoothConfig
-from bowerbird.systems.dreambooth.text import encoder_names
 from bowerbird.systems.grounded.bases import trained_edge
 
 PART = 8

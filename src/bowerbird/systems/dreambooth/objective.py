@@ -20,12 +20,12 @@ from bowerbird.core.tensors import to_pil
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
+from bowerbird.systems.base_text import added, encode, encoder_names, token_ids
 from bowerbird.systems.components import base_parts
 from bowerbird.systems.dreambooth.class_pictures import class_pictures
 from bowerbird.systems.dreambooth.collapse import CHECKED, MOST, ClassDiversity, diversity, generate, least_share
 from bowerbird.systems.dreambooth.config import TEXT_TARGETS, DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
-from bowerbird.systems.dreambooth.text import added, encode, encoder_names, token_ids
 from bowerbird.systems.grounded.adapter_training.objective import load_base
 from bowerbird.systems.grounded.bases import trained_edge
 from bowerbird.systems.grounded.lora_file import METADATA

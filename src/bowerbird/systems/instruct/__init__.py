@@ -4,7 +4,10 @@ the model never saw."""
 from bowerbird.systems.registry import ObjectiveEntry, Registration
 
 REGISTRATION = Registration(
-    pipelines={"StableDiffusionInstructPix2PixPipeline": "bowerbird.systems.instruct.pipeline:InstructPipeline"},
+    pipelines={
+        "StableDiffusionInstructPix2PixPipeline": "bowerbird.systems.instruct.pipeline:InstructPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline": "bowerbird.systems.instruct.pipeline:InstructPipeline",
+    },
     objectives={
         "instruct": ObjectiveEntry(
             config="bowerbird.systems.instruct.config:InstructConfig",

@@ -28,6 +28,7 @@ from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
+from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
@@ -36,7 +37,7 @@ from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.model_index import read_index
 from bowerbird.systems.objective import RunContext
 
-SD = "StableDiffusionPipeline"
+KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 SHOWN = 96
 """Held-out edits that are kept to be looked at."""
 TEXTS = 20_000
@@ -56,7 +57,8 @@ def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> Instru
         base = _new_base(config, edits, run.seed)
     if run.device != "cpu":
         base.autoencoder.to(run.device)
-        base.text_encoder.to(run.device)
+        for name in encoder_names(base):
+            getattr(base, name).to(run.device)
     stored = _stored(config, edits, draw, pictures, base, encoder, run)
     embeddings = stored["embeddings"]
     others = others_of([plain(caption) for caption in pictures.captions])
@@ -72,7 +74,7 @@ def frozen(config: InstructConfig) -> dict[str, str]:
         found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
     else:
         base = _open_base(config.base)
-        found = base_parts(base.unet, base.text_encoder, base.autoencoder)
+        found = base_parts(base.unet, base.text_encoder, base.autoencoder, base.text_encoder_2)
     return found if config.encoder is None else {**found, "encoder": load_encoder(config.encoder).fingerprint}
 
 
@@ -115,19 +117,26 @@ def _open_base(name: str) -> Base:
             " --set system.base=…"
         )
     kind = read_index(folder)["_class_name"]
-    if kind != SD:
-        raise BowerbirdError(f"base {name!r} is {with_article(kind)}; editing by instruction is trained on a {SD}")
+    if kind not in KINDS:
+        raise BowerbirdError(
+            f"base {name!r} is {with_article(kind)}; editing by instruction is trained on a {' or '.join(KINDS)}"
+        )
     with opening(f"base {name!r}", "fetch it again in diffusers layout"):
         opened = open_base(folder, torch.float32, {})
+    if getattr(opened, "text_encoder", None) is None:
+        raise BowerbirdError(
+            f"base {name!r} has no first text encoder, as SDXL's refiner; name the base itself: --set system.base=…"
+        )
     autoencoder = without_shift(opened.vae)
     if opened.unet.config.in_channels != autoencoder.config.latent_channels:
         raise BowerbirdError(
             f"base {name!r}: its U-Net reads {opened.unet.config.in_channels} channels of"
             f" {autoencoder.config.latent_channels}, so it was widened before; name a text-to-image model"
         )
-    for part in (autoencoder, opened.text_encoder):
+    read = {name: getattr(opened, name) for name in ENCODERS + TOKENIZERS if getattr(opened, name, None) is not None}
+    for part in (autoencoder, *(getattr(opened, name) for name in encoder_names(opened))):
         part.eval().requires_grad_(False)
-    return Base(opened.unet, opened.text_encoder, opened.tokenizer, autoencoder, opened.scheduler)
+    return Base(opened.unet, autoencoder=autoencoder, scheduler=opened.scheduler, **read)
 
 
 def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:

@@ -16,6 +16,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import TokenLayout
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.systems.base_text import added
 
 FILE = "references.safetensors"
 """The file beside the weights with the projection of references; diffusers passes it over."""
@@ -52,8 +53,9 @@ def joined(text: Tensor, references: Tokens | None) -> tuple[Tensor, Tensor | No
     return keys, conditioning.attention_mask(Tokens(keys, weights))
 
 
-def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
-    """The prediction for noisy latents `(n, C, h, w)`; the condition's `image` are latents of the picture, unscaled."""
+def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning, edge: int) -> Tensor:
+    """The prediction for noisy latents `(n, C, h, w)` of pictures of `edge` pixels; the condition's `image` are latents
+    of the picture, unscaled."""
     assert condition.text is not None
     assert condition.image is not None
     assert isinstance(condition.neighbors, Tokens)
@@ -66,6 +68,7 @@ def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning
         timestep,
         encoder_hidden_states=keys.to(unet.dtype),
         encoder_attention_mask=mask,
+        added_cond_kwargs=added(None if condition.pooled is None else condition.pooled.to(unet.dtype), edge),
     ).sample
     return predicted
 

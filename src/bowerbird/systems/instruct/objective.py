@@ -26,6 +26,7 @@ from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
+from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
@@ -35,13 +36,15 @@ from bowerbird.systems.objective import Objective
 
 @dataclass(frozen=True)
 class Base:
-    """The networks that a training goes on from; `scheduler` is of diffusers."""
+    """The networks that a training goes on from, of SDXL with a second reader of texts; `scheduler` is of diffusers."""
 
     unet: Any
     text_encoder: Any
     tokenizer: Any
     autoencoder: Any
     scheduler: Any
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class EditData:
 
 class InstructBatch(TypedDict):
     """n items: scaled latents `clean` of the wanted pictures and noise `eps` `(n, C, h, w)`, `image` the unscaled
-    latents of the pictures they are made from, `timestep` `(n,)`, the instructions' `tokens` `(n, L)`, and of
-    references `embeddings` `(n, 1, d)` with `weights` `(n, 1)`."""
+    latents of the pictures they are made from, `timestep` `(n,)`, the instructions' `tokens` `(n, L)` (of each text
+    encoder, one after the other), and of references `embeddings` `(n, 1, d)` with `weights` `(n, 1)`."""
 
     clean: Tensor
     image: Tensor
@@ -101,9 +104,11 @@ class InstructObjective(Objective[InstructBatch]):
                 self.references = ReferenceProjection(encoder.dim, getattr(encoder, "layout", None), width)
         self.learns_text = config.train_text or config.base is None
         self.text_model = base.text_encoder if self.learns_text else None
+        self.text_model_2 = base.text_encoder_2 if self.learns_text else None
+        readers = [getattr(base, name).requires_grad_(self.learns_text) for name in encoder_names(base)]
         # a tuple hides them from nn.Module: they are not trained and not checkpointed
-        self.frozen = (base.autoencoder, base.text_encoder.requires_grad_(self.learns_text))
-        self.tokenizer, self.base_scheduler = base.tokenizer, base.scheduler
+        self.frozen = (base.autoencoder, readers)
+        self.tokenizers, self.base_scheduler = tokenizers(base), base.scheduler
         self._tokens: dict[str, np.ndarray] = {}
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
         self.groups = [np.array(numbers) for numbers in data.edits.groups.values()]
@@ -151,10 +156,12 @@ class InstructObjective(Objective[InstructBatch]):
         }
 
     def _token_ids(self, texts: list[str]) -> Tensor:
-        """The tokens `(n, L)` of texts, which are said again and again: each is cut into tokens once."""
+        """The tokens `(n, L)` of texts, those of each text encoder one after the other. Texts are said again and again:
+        each is cut into tokens once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         if new:
-            for text, row in zip(new, clip_text.token_ids(self.tokenizer, new).numpy(), strict=True):
+            cut = torch.cat([clip_text.token_ids(each, new) for each in self.tokenizers], 1)
+            for text, row in zip(new, cut.numpy(), strict=True):
                 self._tokens[text] = row.astype(np.int32)
         return torch.from_numpy(np.stack([self._tokens[text] for text in texts])).long()
 
@@ -171,15 +178,16 @@ class InstructObjective(Objective[InstructBatch]):
     def forward(self, batch: InstructBatch) -> Tensor:
         """E || target - network([z_t ; E(I)], t, text, reference) ||^2. Source: InstructPix2Pix, equation 2."""
         with torch.set_grad_enabled(self.learns_text and torch.is_grad_enabled()):
-            text = self.frozen[1](batch["tokens"]).last_hidden_state
+            text = encode(self.frozen[1], batch["tokens"].chunk(len(self.frozen[1]), 1))
         tokens = None if self.references is None else self.references(batch["embeddings"], batch["weights"])
-        keys, mask = joined(text, tokens)
+        keys, mask = joined(text.tokens, tokens)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
         predicted = self.unet(
             torch.cat([noisy, batch["image"]], 1),
             batch["timestep"],
             encoder_hidden_states=keys,
             encoder_attention_mask=mask,
+            added_cond_kwargs=added(text.pooled, self.config.picture_size),
         ).sample
         return F.mse_loss(
             predicted.float(),
@@ -190,10 +198,10 @@ class InstructObjective(Objective[InstructBatch]):
         """The current weights as a pipeline."""
         pipe = InstructPipeline(
             vae=self.frozen[0],
-            text_encoder=self.frozen[1],
-            tokenizer=self.tokenizer,
             unet=self.unet,
             scheduler=schedulers.scheduler("dpmsolver++", config=self.base_scheduler.config),
+            **dict(zip(ENCODERS, self.frozen[1], strict=False)),
+            **dict(zip(TOKENIZERS, self.tokenizers, strict=False)),
         )
         if self.references is not None:
             assert self.encoder is not None
@@ -202,13 +210,13 @@ class InstructObjective(Objective[InstructBatch]):
         return pipe
 
     def export(self, out: Path) -> None:
-        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, in half precision, the projection of references,
-        and a note on the base."""
+        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, or the one for SDXL, in half precision, the
+        projection of references, and a note on the base."""
         pipe = self.pipeline()
         pipe.register_modules(
             vae=copy.deepcopy(self.frozen[0]).half(),
-            text_encoder=copy.deepcopy(self.frozen[1]).half(),
             scheduler=self.base_scheduler,
+            **{name: copy.deepcopy(each).half() for name, each in zip(ENCODERS, self.frozen[1], strict=False)},
         )
         common.save_half(pipe, self.unet, out)
         if self.grown_from is not None:

@@ -1,8 +1,8 @@
 """Editing by instruction as a diffusers pipeline: a picture, what is to change in it, and what a knowledge base shows
 of the thing that the instruction names.
 
-What is on disk is diffusers' `StableDiffusionInstructPix2PixPipeline`, and beside it, where the model reads references,
-one more file. Without a reference both generate the same picture.
+What is on disk is diffusers' `StableDiffusionInstructPix2PixPipeline`, or the one for SDXL, and beside it, where the
+model reads references, one more file. Without a reference both generate the same picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bowerbird.diffusion import guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.models import clip_text, network_files
 from bowerbird.models.weights import bundled
-from bowerbird.systems import common, hub, model_index
+from bowerbird.systems import base_text, common, hub, model_index
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
 
-PLAIN = "StableDiffusionInstructPix2PixPipeline"
+PLAIN, PLAIN_XL = "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"
 TEXT_SCALE, IMAGE_SCALE, STEPS = 7.5, 1.5, 20
 """As the paper's, but for its 100 steps, which are of another sampler."""
 
@@ -50,11 +50,13 @@ TEXT_SCALE, IMAGE_SCALE, STEPS = 7.5, 1.5, 20
 class InstructPipeline(System):
     """Edits pictures by instructions; `references` reads what was found of the thing that one names.
 
-    `encoder_name`, `encoder_fingerprint`: whose embeddings `references` reads; empty where it reads none.
+    `encoder_name`, `encoder_fingerprint`: whose embeddings `references` reads; empty where it reads none. The second
+    text encoder is SDXL's. `force_zeros_for_empty_prompt`: no instruction is zeros, and not the tokens of an empty one.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    generating = ("unet", "vae", "text_encoder", "references")
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    generating = ("unet", "vae", "text_encoder", "text_encoder_2", "references")
+    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012  # diffusers' own
     takes_loras = True
 
     def __init__(
@@ -67,10 +69,15 @@ class InstructPipeline(System):
         k: int = 1,
         encoder_name: str = "",
         encoder_fingerprint: str = "",
+        text_encoder_2: Any = None,
+        tokenizer_2: Any = None,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2)
         self.register_to_config(k=k, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self.references: ReferenceProjection | None = None
         self.loras: tuple[AppliedLora, ...] = ()
 
@@ -143,8 +150,11 @@ class InstructPipeline(System):
         edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
         started = self._read(source, len(hits), edge)
         both = self.condition(hits, started.latents / self._scale())
-        nothing = self._text([""] * len(hits))
-        image = replace(both, neighbors=both.neighbors.absent(), text=nothing)
+        nothing, pooled = self._text([""] * len(hits))
+        if self.config.force_zeros_for_empty_prompt:
+            nothing = replace(nothing, keys=torch.zeros_like(nothing.keys))
+            pooled = None if pooled is None else torch.zeros_like(pooled)
+        image = replace(both, neighbors=both.neighbors.absent(), text=nothing, pooled=pooled)
         assert both.image is not None
         neither = replace(image, image=torch.zeros_like(both.image))
         predict = guidance.instruct(self.predict, both, image, neither, guidance_scale, image_guidance)
@@ -219,7 +229,7 @@ class InstructPipeline(System):
 
     def condition(self, hits: Neighbors, image: Tensor | None = None, *args: Any, **kwargs: Any) -> Conditioning:
         """The instructions' tokens, those of the references, and the latents of the pictures."""
-        text = self._text(list(hits.queries))
+        text, pooled = self._text(list(hits.queries))
         weights = torch.from_numpy(np.ascontiguousarray(hits.effective_weights)).to(self._execution_device)
         if self.references is None or hits.k == 0 or not bool((weights > 0).any()):
             near = Tokens(text.keys[:, :0], text.weights[:, :0])
@@ -228,7 +238,7 @@ class InstructPipeline(System):
             projection = self.references.to(self._execution_device)
             embeddings = torch.from_numpy(np.ascontiguousarray(hits.embeddings)).to(self._execution_device)
             near = projection(embeddings.float(), weights)
-        return Conditioning(near, text=text, image=image)
+        return Conditioning(near, text=text, image=image, pooled=pooled)
 
     def _check_width(self, hits: Neighbors) -> None:
         assert self.references is not None
@@ -238,10 +248,11 @@ class InstructPipeline(System):
                 f" {self.config.encoder_name!r}; build the knowledge base with --encoder {self.config.encoder_name}"
             )
 
-    def _text(self, texts: list[str]) -> Tokens:
-        tokens = clip_text.token_ids(self.tokenizer, texts).to(self._execution_device)
-        keys = self.text_encoder(tokens).last_hidden_state
-        return Tokens(keys, torch.ones(keys.shape[:2], device=keys.device))
+    def _text(self, texts: list[str]) -> tuple[Tokens, Tensor | None]:
+        """The tokens of texts, and of SDXL the vector of each."""
+        tokens = [each.to(self._execution_device) for each in base_text.token_ids(self, texts)]
+        made = base_text.encode([getattr(self, name) for name in base_text.encoder_names(self)], tokens)
+        return Tokens(made.tokens, torch.ones(made.tokens.shape[:2], device=made.tokens.device)), made.pooled
 
     def _scale(self) -> float:
         return float(self.vae.config.scaling_factor)
@@ -257,7 +268,8 @@ class InstructPipeline(System):
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape in float32."""
-        return network.predict(self.unet, sample, timestep, condition).float()
+        edge = sample.shape[-1] * common.vae_scale_factor(self.vae)
+        return network.predict(self.unet, sample, timestep, condition, edge).float()
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """The LoRAs that change it."""
@@ -268,7 +280,7 @@ class InstructPipeline(System):
     @classmethod
     def hub_patterns(cls, index: dict[str, Any]) -> tuple[str, ...]:
         """The files of diffusers' pipeline, without the checker of what is shown, and the projection of references."""
-        parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        parts = ("vae", *base_text.ENCODERS, *base_text.TOKENIZERS, "unet", "scheduler")
         endings = ("json", "safetensors", "txt")
         return ("model_index.json", FILE, *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
@@ -287,18 +299,28 @@ class InstructPipeline(System):
         place = bundled(name) or Path(name)
         if not place.is_dir():
             place = hub.fetch(name, kwargs, patterns=cls.hub_patterns({}))
-        kind = getattr(diffusers, PLAIN)
+        kind = getattr(diffusers, PLAIN_XL if model_index.read_index(place)["_class_name"] == PLAIN_XL else PLAIN)
         with opening(f"model {name!r}", "fetch or export it again; bowerbird models lists those that come along"):
             kinds = model_index.check(kind, place)
-            absent: dict[str, Any] = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+            absent: dict[str, Any] = {"add_watermarker": False}
+            if kind.__name__ == PLAIN:
+                absent = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+                absent["requires_safety_checker"] = False
             networks = model_index.load_networks(kinds, place, {*kwargs, *absent}, dtype, {})
             plain = kind.from_pretrained(
                 str(place),
                 dtype=dtype,
-                requires_safety_checker=False,
                 **{"local_files_only": True, "use_safetensors": True, **absent, **kwargs, **networks},
             )
-            pipe = cls(plain.vae, plain.text_encoder, plain.tokenizer, plain.unet, plain.scheduler)
+            read: dict[str, Any] = {name: getattr(plain, name, None) for name in base_text.ENCODERS}
+            read |= {name: getattr(plain, name, None) for name in base_text.TOKENIZERS}
+            pipe = cls(
+                vae=plain.vae,
+                unet=plain.unet,
+                scheduler=plain.scheduler,
+                **read,
+                force_zeros_for_empty_prompt=bool(getattr(plain.config, "force_zeros_for_empty_prompt", False)),
+            )
             pipe.after_loading(place)
             network_files.without_place(pipe, last_part(name))
             pipe.strange = not network_files.is_bundled(place)
@@ -319,23 +341,26 @@ class InstructPipeline(System):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Diffusers' pipeline of this kind, and our references beside it."""
-        from diffusers import StableDiffusionInstructPix2PixPipeline
+        import diffusers
 
-        out = Path(save_directory)
-        StableDiffusionInstructPix2PixPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(out, **kwargs)
-        # transformers computes in what the file says, diffusers in float32, and both have to agree
-        written = files.read_json(out / "text_encoder" / "config.json", "configuration")
-        files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
-        clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
+        out, names = Path(save_directory), base_text.encoder_names(self)
+        read = dict(zip(base_text.TOKENIZERS, base_text.tokenizers(self), strict=False))
+        read |= {name: getattr(self, name) for name in names}
+        parts = {"vae": self.vae, "unet": self.unet, "scheduler": self.scheduler, **read}
+        if len(names) > 1:
+            zeros = bool(self.config.force_zeros_for_empty_prompt)
+            plain = getattr(diffusers, PLAIN_XL)(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        else:
+            plain = getattr(diffusers, PLAIN)(
+                **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
+        plain.save_pretrained(out, **kwargs)
+        for name in names:
+            # transformers computes in what the file says, diffusers in float32, and both have to agree
+            written = files.read_json(out / name / "config.json", "configuration")
+            files.write_json(out / name / "config.json", {**written, "dtype": "float32"})
+        for name, tokenizer in zip(base_text.TOKENIZERS, base_text.tokenizers(self), strict=False):
+            clip_text.save_tokenizer(tokenizer, out / name)
         if self.references is not None:
             network.save_references(
                 self.references, out / FILE, self.config.encoder_name, self.config.encoder_fingerprint

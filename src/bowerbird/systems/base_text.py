@@ -1,5 +1,5 @@
-"""The texts of a subject and its class through a base's own text encoders: one of Stable Diffusion 1 and 2, two of
-SDXL, of which the second also gives one vector for all of a text."""
+"""Texts through the text encoders of a Stable Diffusion: one of its versions 1 and 2, two of SDXL, of which the second
+also gives one vector for all of a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bowerbird.models import clip_text
 
-ENCODERS = ("text_encoder", "text_encoder_2")
+ENCODERS, TOKENIZERS = ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,13 @@ def encoder_names(base: Any) -> list[str]:
 
 def token_ids(base: Any, texts: Sequence[str]) -> list[Tensor]:
     """The tokens `(n, L)` of texts, for each text encoder."""
-    tokenizers = [base.tokenizer, getattr(base, "tokenizer_2", None)]
-    return [clip_text.token_ids(each, list(texts)) for each in tokenizers[: len(encoder_names(base))]]
+    return [clip_text.token_ids(each, list(texts)) for each in tokenizers(base)]
+
+
+def tokenizers(base: Any) -> list[Any]:
+    """The tokenizer of each text encoder."""
+    every = [base.tokenizer, getattr(base, "tokenizer_2", None)]
+    return every[: len(encoder_names(base))]
 
 
 def encode(encoders: Sequence[Any], tokens: Sequence[Tensor]) -> TextCondition:
