@@ -177,6 +177,37 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
     other = with_settings(recipe, ["system.text.width=32"])
     with pytest.raises(BowerbirdError, match="to start from has other sizes"):
         build_objective(other, pictures, tmp_path / "other")
+    other = with_settings(recipe, ["system.start=null", "system.pictured=0.5"])
+    with pytest.raises(BowerbirdError, match=r"system\.start=tiny-rdm"):
+        build_objective(other, pictures, tmp_path / "none")
+
+
+def test_a_share_of_samples_is_asked_for_by_pictures(drawn_folder: Path, random_rdm: Path, tmp_path: Path) -> None:
+    own = [f"system.start={random_rdm}", f"system.autoencoder={random_rdm / 'vae'}", "system.pictured=1.0"]
+    sizes = ["system.unet.cross_attention_dim=16", "system.text.width=16", "system.names=2"]
+    recipe = with_settings(recipes.recipe("tiny-sd", tiny=True), [*own, *sizes])
+    pictures = read_pictures(recipe, drawn_folder)
+    objective = build_objective(recipe, pictures, tmp_path)
+    assert objective.seen is not None
+    assert len(objective.seen.tokens) == len(pictures)
+    batch = objective.batch(0, 64)
+    assert bool(batch["pictured"].all())
+    named = len(objective.vocabulary)
+    drawings = torch.cat([objective.latents[:named], objective.latents[len(objective.shown) :]]).float()
+    for clean, seen in zip(batch["clean"], batch["seen"], strict=True):
+        of = int((drawings == clean).flatten(1).all(1).nonzero()[0])
+        asked = {int((objective.seen.tokens.float() == each).all(1).nonzero()[0]) for each in seen}
+        assert asked <= {of, *objective.seen.others[of]}, "of another name"
+    with torch.no_grad():
+        loss = float(objective(batch))
+        words = {**batch, "tokens": batch["tokens"].flip(0)}
+        assert float(objective(words)) == loss, "the text counts nothing there"
+        moved = {**batch, "seen": batch["seen"].roll(1, 0)}
+        assert float(objective(moved)) != loss
+    some = objective.config.model_copy(update={"pictured": 0.3})
+    objective.config = some
+    share = objective.batch(1, 512)["pictured"].float().mean()
+    assert 0.2 < float(share) < 0.4
 
 
 def test_tokens_are_those_of_transformers_clip_and_every_word_has_some(tmp_path: Path) -> None:

@@ -209,3 +209,11 @@ def pictures_of(kb: PictureStore, *, size: int = 64, where: str | None = None, l
 
 def _stack(arrays: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def others_of(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """For each row the other rows of its name."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return tuple(tuple(other for other in rows[name] if other != row) for row, name in enumerate(names))

@@ -21,7 +21,7 @@ from bowerbird.data.edits.pair import Edits, Shown, instruction
 from bowerbird.data.edits.rendering import render_parts
 from bowerbird.data.edits.said import said_edits, stored_parts
 from bowerbird.data.edits.variants import plain, whole
-from bowerbird.data.pictures import Pictures
+from bowerbird.data.pictures import Pictures, others_of
 from bowerbird.diffusion import schedulers
 from bowerbird.encoders import load as load_encoder
 from bowerbird.models import clip_text
@@ -32,7 +32,7 @@ from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
-from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits, others_of
+from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
 from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.model_index import read_index
 from bowerbird.systems.objective import RunContext

@@ -9,7 +9,6 @@ Differs from the paper: pairs are exact, by code (`data/edits`), and not of a ge
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -221,14 +220,6 @@ class InstructObjective(Objective[InstructBatch]):
         common.save_half(pipe, self.unet, out)
         if self.grown_from is not None:
             write_note(out, self.grown_from)
-
-
-def others_of(names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """For each row the other rows of its name."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    return tuple(tuple(other for other in rows[name] if other != row) for row, name in enumerate(names))
 
 
 def chosen_edits(edits: Edits, count: int) -> list[Edit]:

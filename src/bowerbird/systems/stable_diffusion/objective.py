@@ -12,8 +12,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from torch.nn import functional as F
 from bowerbird.core import cache, files, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.processes import in_processes
-from bowerbird.data.pictures import Pictures
+from bowerbird.data.edits.variants import plain
+from bowerbird.data.pictures import Pictures, others_of
 from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, whole_drawing
 from bowerbird.data.scenes.render import render
 from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
@@ -43,6 +45,8 @@ from bowerbird.systems.settings import Count, Share, column, network
 CAPTIONS = 20_000
 """So many captions of scenes the vocabulary of tokens is made from."""
 UNNAMED = "a drawing"
+ITSELF = 0.25
+"""The share of a drawing's pictures that are itself, where others have its name."""
 HELD_OUT = 512
 """Scenes that the loss on held-out pictures is measured on."""
 
@@ -55,7 +59,9 @@ class StableDiffusionConfig(ObjectiveConfig):
     is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is;
     `unnamed`: the share that is any other drawing, of whatever style, under the caption `UNNAMED`: so the network draws
     more than what it knows by name. `start`: an RDM whose U-Net the weights begin with (see `from_rdm.py`); the
-    autoencoder has to be its own.
+    autoencoder has to be its own. `pictured`: the share of samples, any drawings, with what that RDM attends to for
+    others of their name in the place of a text: so the network's attention can say more than its few names, as a large
+    model's can.
     """
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"
@@ -72,18 +78,30 @@ class StableDiffusionConfig(ObjectiveConfig):
     scenes: Count = 60_000
     whole: Share = 0.4
     unnamed: Share = 0.0
+    pictured: Share = 0.0
     null_probability: Share = 0.1
     picture_size: Annotated[int, Field(ge=8, le=4096)] = 64
 
 
 class StableDiffusionBatch(TypedDict):
     """n items: latents `clean` and noise `eps` `(n, C, h, w)`, `timestep` `(n,)`, and the captions' `tokens` `(n,
-    L)`."""
+    L)`. Of those in the mask `pictured` `(n,)` the tokens `seen` `(n, 2, D)` of two pictures stand in their place."""
 
     clean: Tensor
     tokens: Tensor
+    pictured: NotRequired[Tensor]
+    seen: NotRequired[Tensor]
     eps: Tensor
     timestep: Tensor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an RDM attends to for each drawing, `tokens` `(m, D)` float16: of those with a name here, then of the
+    others; and for each drawing the rows of the `others` of its name."""
+
+    tokens: Tensor
+    others: tuple[tuple[int, ...], ...]
 
 
 class StableDiffusionObjective(Objective[StableDiffusionBatch]):
@@ -103,6 +121,7 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         super().__init__()
         self.config, self.shown, self.latents, self.seed = config, shown, latents, seed
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        self.seen: Seen | None = None
         self.frozen = (autoencoder,)  # a tuple hides it from nn.Module: it is not trained and not checkpointed
         sizes = config.unet.model_copy(
             update={"in_channels": latents.shape[1], "cross_attention_dim": config.text.width}
@@ -129,13 +148,34 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
                 int(b) if u < self.config.unnamed else a for a, b, u in zip(rows, others, rng.random(size), strict=True)
             ]
         texts = ["" if rng.random() < self.config.null_probability else self._caption(i, rng) for i in rows]
+        seen = self._pictured(rows, rng)
         clean = self.latents[rows].float()
-        return {
+        made: StableDiffusionBatch = {
             "clean": clean,
             "tokens": clip_text.token_ids(self.tokenizer, texts),
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
         }
+        if seen is not None:
+            made["pictured"], made["seen"] = seen
+        return made
+
+    def _pictured(self, rows: list[int], rng: np.random.Generator) -> tuple[Tensor, Tensor] | None:
+        """Put any drawing in the place of some `rows`: of which, and the tokens of two pictures that ask for it."""
+        if self.seen is None:
+            return None
+        named, size = len(self.vocabulary), len(rows)
+        drawings = rng.integers(len(self.seen.tokens), size=size)
+        chosen = rng.random(size) < self.config.pictured
+        references = np.empty((size, 2), int)
+        for i, drawing in enumerate(drawings.tolist()):
+            others = self.seen.others[drawing]
+            for j in range(2):
+                itself = not others or rng.random() < ITSELF
+                references[i, j] = drawing if itself else others[int(rng.integers(len(others)))]
+            if chosen[i]:
+                rows[i] = drawing if drawing < named else len(self.shown) + drawing - named
+        return torch.from_numpy(chosen), self.seen.tokens[references].float()
 
     def _caption(self, row: int, rng: np.random.Generator) -> str:
         return UNNAMED if row >= len(self.shown) else caption(self.shown[row], rng)
@@ -143,6 +183,9 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
     def forward(self, batch: StableDiffusionBatch) -> Tensor:
         """E || target - network(z_t, t, text) ||^2. Source: latent diffusion, equation 3."""
         text = self.text_encoder(batch["tokens"]).last_hidden_state
+        if "seen" in batch:
+            by_turns = batch["seen"][:, torch.arange(text.shape[1], device=text.device) % 2]
+            text = torch.where(batch["pictured"][:, None, None], by_turns.to(text), text)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
         predicted = self.unet(noisy, batch["timestep"], encoder_hidden_states=text).sample
         return F.mse_loss(
@@ -208,7 +251,10 @@ def compose(vocabulary: Vocabulary, count: int, seed: int) -> list[Scene]:
 
 
 def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) -> StableDiffusionObjective:
-    """The objective over `pictures`. What is held out is shown in scenes of its own, of things that are trained on."""
+    """The objective over `pictures`. What is held out is shown in scenes of its own, of things that are trained on.
+    Raises: BowerbirdError for `pictured` without an RDM to start from."""
+    if config.pictured and config.start is None:
+        raise BowerbirdError("system.pictured needs an RDM that says what a picture is: --set system.start=tiny-rdm")
     trained = _vocabulary(config, pictures if run.database is None else run.database)
     vocabulary = trained if run.database is None else _vocabulary(config, pictures, trained.known)
     count, seed = (config.scenes, run.seed) if run.database is None else (HELD_OUT, seeds.derive(run.seed, "held out"))
@@ -226,6 +272,8 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
     )
     if config.start is not None and run.database is None:
         _start(config.start, objective, pictures, run)
+    if config.pictured and run.database is None:
+        objective.seen = _seen(config, vocabulary, pictures, run)
     return objective
 
 
@@ -256,6 +304,19 @@ def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, r
     key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), repr(rows), run.seed)
     path = run.out / "start.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
     objective.text_encoder.load_state_dict(cache.memoize(path, key, make))
+
+
+def _seen(config: StableDiffusionConfig, vocabulary: Vocabulary, pictures: Pictures, run: RunContext) -> Seen:
+    """The tokens of every drawing, from the run's file where they were made before."""
+    assert config.start is not None
+    rdm, encoder = from_rdm.load_start(config.start)
+    rows = [*vocabulary.rows, *_without_name(vocabulary, pictures)]
+    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), "seen", repr(rows))
+    path = run.out / "seen.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
+    tokens = cache.memoize(
+        path, key, lambda: {"tokens": from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)[:-1].half()}
+    )["tokens"]
+    return Seen(tokens, others_of([plain(pictures.captions[row]) for row in rows]))
 
 
 def frozen(config: StableDiffusionConfig) -> dict[str, str]:
@@ -310,8 +371,9 @@ def _latents(
         return {"latents": torch.cat([encode_latents(autoencoder, x, run.device) for x in pictured])}
 
     latents = cache.memoize(path, key, make)["latents"]
-    if config.unnamed and run.database is None:
-        latents = torch.cat([latents, _others(config, vocabulary, pictures, autoencoder, run)])
+    rest = _without_name(vocabulary, pictures) if config.unnamed or config.pictured else []
+    if rest and run.database is None:
+        latents = torch.cat([latents, _others(config, rest, pictures, autoencoder, run)])
     if latents.shape[-1] != config.unet.sample_size:
         raise BowerbirdError(
             f"pictures of {config.picture_size} px give latents of edge {latents.shape[-1]}, and the network's is"
@@ -320,12 +382,16 @@ def _latents(
     return latents
 
 
-def _others(
-    config: StableDiffusionConfig, vocabulary: Vocabulary, pictures: Pictures, autoencoder: Any, run: RunContext
-) -> Tensor:
-    """The latents of the drawings that are not in the vocabulary, float16 `(n, C, h, w)`, as `_latents` keeps them."""
+def _without_name(vocabulary: Vocabulary, pictures: Pictures) -> list[int]:
+    """The drawings that are not in the vocabulary."""
     known = set(vocabulary.rows)
-    rows = [row for row in range(len(pictures)) if row not in known]
+    return [row for row in range(len(pictures)) if row not in known]
+
+
+def _others(
+    config: StableDiffusionConfig, rows: list[int], pictures: Pictures, autoencoder: Any, run: RunContext
+) -> Tensor:
+    """The latents of the drawings in `rows`, float16 `(n, C, h, w)`, as `_latents` keeps them."""
     key = cache.key(pictures.fingerprint(), weights_hash(autoencoder), config.picture_size, "unnamed", repr(rows))
     path = run.out / "unnamed.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
 
