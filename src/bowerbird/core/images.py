@@ -286,11 +286,10 @@ def fitted(image: Image.Image, edge: int) -> Image.Image:
     """The whole of `image`, its longer side scaled to `edge` as `square` scales; keeps the mode."""
     from PIL import Image
 
-    longer = max(image.size)
+    longer, size = max(image.size), _fitted_size(image.size, edge)
     if longer == edge:
         return image
-    width, height = (max(1, round(side * edge / longer)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0 if longer > 2 * edge else None)
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0 if longer > 2 * edge else None)
 
 
 def framed(image: Image.Image, edge: int, color: str | None = None) -> Image.Image:
@@ -308,9 +307,14 @@ def framed(image: Image.Image, edge: int, color: str | None = None) -> Image.Ima
 
 def frame_of(size: tuple[int, int], edge: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a picture of `size` where `framed` puts it."""
-    width, height = (max(1, round(side * edge / max(size))) for side in size)
+    width, height = _fitted_size(size, edge)
     left, top = (edge - width) // 2, (edge - height) // 2
     return left, top, left + width, top + height
+
+
+def _fitted_size(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    width, height = (max(1, round(side * edge / max(size))) for side in size)
+    return width, height
 
 
 def _border_color(image: Image.Image) -> tuple[int, ...]:
