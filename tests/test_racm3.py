@@ -328,6 +328,25 @@ def test_a_hole_is_filled_and_the_rest_stays(pipe: RACM3Pipeline, kb: KnowledgeB
         pipe.infill(picture, Image.new("L", (64, 64)), "red circle", k=0)
 
 
+def test_a_wide_picture_is_filled_in_as_a_whole(pipe: RACM3Pipeline, kb_path: Path, tmp_path: Path) -> None:
+    """A hole at the far left of a picture of 2:1 lies outside its middle square."""
+    model = tmp_path / "model"
+    pipe.save_pretrained(model)
+    Image.new("RGB", (200, 100), (200, 30, 90)).save(tmp_path / "a.png")
+    mask = Image.new("L", (200, 100))
+    mask.paste(255, (0, 25, 40, 75))  # 0..13 by 8..24 of 64 x 32
+    mask.save(tmp_path / "mask.png")
+    how = [model, "--kb", kb_path, "--mask", tmp_path / "mask.png", "--prompt", "red circle", "-n", 1]
+    bowerbird("edit", *how, "--image", tmp_path / "a.png", "--out", tmp_path / "wide", cwd=tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "wide" / "000.png"))
+    inside = np.zeros((32, 64), bool)
+    inside[8:24, 0:16] = True
+    assert (pixels[~inside] == (200, 30, 90)).all()
+    assert (pixels[inside] != (200, 30, 90)).any()
+    bowerbird("generate", model, "--from", tmp_path / "wide" / "000.png", "--out", tmp_path / "again", cwd=tmp_path)
+    assert (np.asarray(Image.open(tmp_path / "again" / "000.png")) == pixels).all()
+
+
 @pytest.mark.parametrize("way", [["--prompt", "red circle"], []])
 def test_a_mask_is_filled_in_and_the_png_gives_it_again(
     pipe: RACM3Pipeline, kb_path: Path, tmp_path: Path, way: list[str]

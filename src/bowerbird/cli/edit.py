@@ -190,7 +190,6 @@ def edit(
     pipe = open_model(model, device, adapter=Adapter(loras=changes) if changes else None)
     can = pipe.capabilities
     _check_model(model, pipe, fills=mask is not None, instructs=instruction is not None, img2img=img2img)
-    given = [picture.size for picture in pictures]
     if marked is not None:
         pictures = [filling.with_hole(picture, marked, can.sizes[-1]) for picture in pictures]
     if mask is not None and not (prompt or "").strip():
@@ -237,9 +236,6 @@ def edit(
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with show_progress("editing", as_json, len(sources)) as progress:
         made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
-    for path, (width, height) in zip(image, given, strict=True):
-        if mask is not None and min(width, height) < CROPPED * max(width, height):
-            say(f"{path.name} is {width} x {height}: its middle square is filled in")
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,
@@ -267,8 +263,6 @@ def edit(
     print_result(paths, out, as_json, "edit")
 
 
-CROPPED = 0.98
-"""A picture whose shorter side is a smaller share of the longer loses enough to be said."""
 BESIDE_MASK = (
     "model",
     "image",

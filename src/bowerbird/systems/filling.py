@@ -21,7 +21,8 @@ WHITE = 128
 
 
 def with_hole(picture: Image.Image, mask: Image.Image, edge: int) -> Image.Image:
-    """`picture` as RGBA of `edge` pixels, transparent where `mask` is white: gray and transparent parts of a mask stay.
+    """The whole of `picture` as RGBA, its longer side `edge` pixels, transparent where `mask` is white: gray and
+    transparent parts of a mask stay.
 
     Raises: BowerbirdError for a mask of another form, or one without white.
     """
@@ -31,8 +32,8 @@ def with_hole(picture: Image.Image, mask: Image.Image, edge: int) -> Image.Image
             f"`mask` is {mask.width} x {mask.height} pixels and the picture {width} x {height}; give a mask of the same"
             " form, white where something else is to come"
         )
-    whole = images.square(images.on_background(picture), edge)
-    white = np.asarray(images.square(images.on_background(mask, "black").convert("L"), edge)) >= WHITE
+    whole = images.fitted(images.on_background(picture), edge)
+    white = np.asarray(images.on_background(mask, "black").convert("L").resize(whole.size)) >= WHITE
     if not white.any():
         raise BowerbirdError("nothing of the `mask` is white, so there is nothing to fill in")
     made = whole.convert("RGBA")
@@ -46,11 +47,24 @@ def _picture(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def parts_of(source: Image.Image, side: int) -> tuple[Image.Image, np.ndarray]:
-    """The picture without its hole, RGB, and the cells of a grid of `side` that the hole touches, boolean
-    `(side, side)`. Raises: BowerbirdError where nothing is transparent."""
+def framed(source: Image.Image, edge: int) -> Image.Image:
+    """`source` in the middle of a square of `edge` pixels, as `images.framed`; its hole stays where it is in it.
+
+    Raises: BowerbirdError for a picture without transparency.
+    """
     if source.mode != "RGBA":
         raise BowerbirdError("a picture to fill in has a transparent part; make one with filling.with_hole")
+    made = images.framed(source.convert("RGB"), edge).convert("RGBA")
+    alpha = np.full((edge, edge), 255)
+    left, top, right, bottom = images.frame_of(source.size, edge)
+    alpha[top:bottom, left:right] = images.fitted(source, edge).getchannel("A")
+    made.putalpha(_picture(alpha))
+    return made
+
+
+def parts_of(source: Image.Image, side: int) -> tuple[Image.Image, np.ndarray]:
+    """A square RGBA picture without its hole, RGB, and the cells of a grid of `side` that the hole touches, boolean
+    `(side, side)`. Raises: BowerbirdError where nothing is transparent."""
     factor = source.width // side
     alpha = np.asarray(source.getchannel("A"))[: side * factor, : side * factor]
     holes = alpha.reshape(side, factor, side, factor).min((1, 3)) < WHITE

@@ -152,11 +152,11 @@ def _edited(request: dict[str, Any], i: int, count: int) -> str:
 
 def _edit(pipe: System, source: Image.Image, settings: Settings, name: str) -> dict[str, Any]:
     """The picture that was edited, as PNG at the size it was edited at, its file's name, and how."""
-    from bowerbird.core.images import encode_png, fitted, on_background, square
+    from bowerbird.core.images import encode_png, fitted, on_background
     from bowerbird.systems import common
 
     if pipe.capabilities.fills:
-        whole = square(source, pipe.capabilities.sizes[-1])
+        whole = fitted(source, pipe.capabilities.sizes[-1])
         return {
             **({"name": name} if name else {}),
             "source": base64.b64encode(encode_png(whole)).decode(),

@@ -23,7 +23,7 @@ from bowerbird.models import document_transformer as _loadable  # noqa: F401 (di
 from bowerbird.models.vq import has_codebook, to_pictures, to_tokens
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Caption, Defaults, Denoising, System, SystemOutput
-from bowerbird.systems.filling import one_hole, parts_of, with_hole
+from bowerbird.systems.filling import framed, one_hole, parts_of, with_hole
 from bowerbird.systems.queries import Request, make_request, with_prompts
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
@@ -207,6 +207,9 @@ class RACM3Pipeline(System):
             made = codes if output_type == "latent" else common.as_output(to_pictures(self.vae, codes), output_type)
         else:
             made = self._filled(codes, *filled, output_type)
+            if output_type == "pil":
+                boxes = [images.frame_of(each.size, max(self.capabilities.sizes)) for each in source or ()]
+                made = [picture.crop(box) for picture, box in zip(made, boxes, strict=True)]
         self.maybe_free_model_hooks()
         return SystemOutput(images=made, neighbors=hits)
 
@@ -262,7 +265,7 @@ class RACM3Pipeline(System):
         pictures as there are not rows, or several holes."""
         if len(sources) != rows:
             raise BowerbirdError(f"{len(sources)} pictures to fill in for {rows} rows; give one each")
-        parts = [parts_of(images.square(source, max(self.capabilities.sizes)), self.layout.side) for source in sources]
+        parts = [parts_of(framed(source, max(self.capabilities.sizes)), self.layout.side) for source in sources]
         pictures = [picture for picture, _ in parts]
         return pictures, one_hole([hole for _, hole in parts]), [self.reader.codes(picture) for picture in pictures]
 
