@@ -22,6 +22,7 @@ from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.evaluation.metrics.intervals import over_seeds
 from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.systems.knn.pipeline import KNNDiffusionPipeline
 from bowerbird.training import recipes
 from bowerbird.training.recipe import Recipe
 from bowerbird.training.recipes.judge import judge as judge_recipe
@@ -113,15 +114,28 @@ def marked(split: str) -> Pictures:
     return Pictures(pixels, tuple(f"mark {row['hexcode']}" for row in metadata), tuple(metadata), tuple(range(1, 31)))
 
 
+@pytest.fixture(scope="module")
+def quick_knn(tiny_knn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_knn` with a small random autoencoder: decoding takes most of the time of two steps."""
+    pipe = KNNDiffusionPipeline.from_pretrained(tiny_knn)
+    sizes = {"block_out_channels": [8] * len(pipe.vae.config.block_out_channels), "norm_num_groups": 4}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        pipe.register_modules(vae=type(pipe.vae).from_config({**pipe.vae.config, **sizes, "layers_per_block": 1}))
+    path = tmp_path_factory.mktemp("quick") / "model"
+    pipe.save_pretrained(path)
+    return path
+
+
 @pytest.fixture
-def knn_experiment(tiny_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+def knn_experiment(quick_knn: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.setattr(benchmark_module, "judge_recipe", short)
     monkeypatch.setattr(benchmark_module, "style_judge_recipe", short)
     monkeypatch.setattr(benchmark_module, "STYLE_JUDGE_STEPS", 2)
     for claim in (without_text, edits):
-        monkeypatch.setattr(claim, "MODEL", str(tiny_knn))
+        monkeypatch.setattr(claim, "MODEL", str(quick_knn))
     monkeypatch.setattr(edits, "STRENGTHS", (0.5, 0.7))
-    monkeypatch.setattr(new_entities, "MODELS", (str(tiny_knn), str(random_rdm)))
+    monkeypatch.setattr(new_entities, "MODELS", (str(quick_knn), str(random_rdm)))
     return Experiment(Settings(seeds=(0, 1), sampling_steps=2, train_steps=1), [], marked("rare"))
 
 

@@ -19,6 +19,8 @@ from bowerbird.core import files
 ALWAYS_READ = 256 * 1024**2
 """So many bytes are compared by their content at every opening, the smallest files first: a fifth of a second."""
 WORKERS = 4
+ALONE = 1024**2
+"""Up to so many bytes in all, starting threads takes longer than reading."""
 
 
 def sha256(path: Path) -> str:
@@ -92,5 +94,7 @@ def find_changes(
         except OSError as error:
             return f"{path}: {error.strerror or 'cannot be read'}"
 
+    if not ordered or until[ordered[-1]] <= ALONE:
+        return [line for line in map(wrong, recorded) if line]
     with ThreadPoolExecutor(WORKERS) as pool:
         return [line for line in pool.map(wrong, recorded) if line]
