@@ -191,6 +191,40 @@ def test_adding_says_what_was_refused_and_why_and_can_be_undone(opened: Callable
     expect(before).to_have_text(text)
 
 
+def test_no_undo_takes_back_what_others_added_between_two_batches(
+    opened: Callable[..., Any], server: Process, tmp_path: Path
+) -> None:
+    page = opened("collection")
+    page.locator(".grid-head p").wait_for()
+    script = """async (disturbed) => {
+      const { addFiles } = await import("/page/views/collection/adding.js");
+      const { get, post } = await import("/page/lib/api.js");
+      const drawn = async (color) => {
+        const canvas = new OffscreenCanvas(64, 64);
+        const context = canvas.getContext("2d");
+        context.fillStyle = color;
+        context.fillRect(0, 0, 64, 64);
+        return new File([await canvas.convertToBlob()], `${color}.png`, { type: "image/png" });
+      };
+      const colors = disturbed ? ["teal", "navy"] : ["plum", "olive"];
+      const files = await Promise.all(colors.map(drawn));
+      const caption = new File(["navy"], "navy.txt", { type: "text/plain" });
+      caption.text = async () => { // read for the second batch, after the first
+        const { items } = await get("/api/knowledge-bases/kb/items?limit=1");
+        await post("/api/knowledge-bases/kb/update", { ids: [items[0].id], caption: "by another" });
+        return "navy";
+      };
+      const options = { limits: { files: 1, upload_bytes: 1e8 }, onProgress: () => {} };
+      const { added, undo, version, shared, error } = await addFiles("kb", [...files, caption], options);
+      return { added, undo, version, shared, error };
+    }"""
+    alone = page.evaluate(script, False)
+    assert (alone["added"], alone["shared"], alone["error"]) == (2, False, None)
+    assert alone["version"] > alone["undo"]
+    among = page.evaluate(script, True)
+    assert (among["added"], among["shared"], among["error"]) == (2, True, None)
+
+
 def test_generating_uses_the_row_of_neighbors_as_it_was_changed(opened: Callable[..., Any], server: Process) -> None:
     page = opened("generate")
     expect(page.locator(".empty")).to_contain_text("Nothing generated yet")

@@ -118,8 +118,9 @@ function Report({ report, kb, onClose, onChanged }) {
     ${report.duplicates.length > 0 &&
     html`<${Lines} title=${plural(report.duplicates.length, "near-duplicate")} lines=${report.duplicates.map(({ name, like, cosine }) => `${name} is like ${like} (${score(cosine)})`)} />`}
     ${report.notes.length > 0 && html`<${Lines} title="Notes" lines=${report.notes} />`}
+    ${report.shared && html`<p class="small">Others changed the collection meanwhile, so there is no undo here; <code>bowerbird kb restore</code> brings back any version.</p>`}
     <div class="button-row end">
-      ${report.undo !== null && report.added > 0 && html`<button type="button" onClick=${undo}>Undo</button>`}
+      ${report.undo !== null && !report.shared && report.added > 0 && html`<button type="button" onClick=${undo}>Undo</button>`}
       <button type="button" class="primary" onClick=${onClose}>Done</button>
     </div>
   </div>`;

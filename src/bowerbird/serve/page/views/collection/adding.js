@@ -59,7 +59,7 @@ export async function buildFrom(name, files, options) {
   const report = mergeReport(emptyReport([]), await finished(job));
   const rest = batches.slice(1).flat();
   if (!rest.length || report.error) return report;
-  return addReports(report, await addFiles(name, rest, options));
+  return { ...addReports(report, await addFiles(name, rest, options)), undo: null };
 }
 
 async function formOf(batch, { captions, dedup, captionColumn }) {
@@ -74,7 +74,7 @@ async function formOf(batch, { captions, dedup, captionColumn }) {
 
 function emptyReport(others) {
   const unreadable = others.map((file) => `${file.name}: not sent, as it is no picture, zip or parquet`);
-  return { added: 0, already_present: 0, unreadable, filtered: [], duplicates: [], notes: [], undo: null, version: null, error: null };
+  return { added: 0, already_present: 0, unreadable, filtered: [], duplicates: [], notes: [], undo: null, version: null, shared: false, error: null };
 }
 
 function mergeReport(report, job) {
@@ -85,12 +85,16 @@ function mergeReport(report, job) {
   return addReports(report, job.report ?? {});
 }
 
+/** Adds what another batch did. `shared`: others wrote between two batches, which an undo would take back too. */
 function addReports(report, more) {
   report.added += more.added ?? 0;
   report.already_present += more.already_present ?? 0;
   for (const list of ["unreadable", "filtered", "duplicates", "notes"]) report[list].push(...(more[list] ?? []));
-  report.undo ??= more.undo ?? null;
+  const before = more.undo ?? null;
+  report.shared ||= report.version !== null && before !== null && before !== report.version;
+  report.undo ??= before;
   report.version = more.version ?? report.version;
+  report.shared ||= more.shared ?? false;
   report.error ??= more.error ?? null;
   return report;
 }
