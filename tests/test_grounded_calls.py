@@ -18,6 +18,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.models import network_files
+from bowerbird.systems.grounded.bases import CALL
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.loading import open_pipeline
 
@@ -236,3 +237,20 @@ def test_an_adapter_of_other_widths_says_which(tmp_path: Path) -> None:
     wide = doubles.write(tmp_path / "wide.safetensors", doubles.ip_adapter_tensors([64] * 4))
     with pytest.raises(BowerbirdError, match=r"of other widths \(16 where the adapter has 64\); give an adapter"):
         ReferencePipeline(base, adapter=wide)
+
+
+def test_a_base_says_how_it_generates_unless_asked_otherwise(tmp_path: Path) -> None:
+    base = doubles.sd()
+    base.save_pretrained(tmp_path / "base")
+    plain = ReferencePipeline.from_pretrained(tmp_path / "base")
+    assert (plain.defaults.num_inference_steps, plain.defaults.guidance_scale) == (50, 7.5)
+    (tmp_path / "base" / CALL).write_text('{"guidance_scale": 3, "num_inference_steps": 2}')
+    pipe = ReferencePipeline.from_pretrained(tmp_path / "base")
+    assert (pipe.defaults.num_inference_steps, pipe.defaults.guidance_scale) == (2, 3.0)
+    how = {"k": 0, "seed": 1, "height": 16, "width": 16, "output_type": "np"}
+    said = plain("a red fox", **how, num_inference_steps=2, guidance_scale=3.0).images
+    assert np.array_equal(pipe("a red fox", **how).images, said)
+    assert not np.array_equal(pipe("a red fox", **how, guidance_scale=7.5).images, said)
+    (tmp_path / "base" / CALL).write_text('{"guidance_scale": "three"}')
+    with pytest.raises(BowerbirdError, match="guidance_scale one from 0 to 100"):
+        _ = pipe.defaults

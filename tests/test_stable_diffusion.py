@@ -17,6 +17,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.scenes.grammar import caption
+from bowerbird.data.scenes.words import COLORS
 from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.systems import from_rdm, generation, loading
@@ -133,6 +134,14 @@ def test_drawings_without_a_name_here_are_learned_as_a_drawing(drawn_folder: Pat
     batch = objective.batch(3, 16)
     assert torch.equal(batch["tokens"], clip_text.token_ids(objective.tokenizer, [UNNAMED] * 16))
     assert all((others.float() == clean).flatten(1).all(1).any() for clean in batch["clean"])
+    # a word that nobody uses may be any drawing: it says nothing of how a thing looks
+    objective.config = objective.config.model_copy(update={"invented": 1.0})
+    tokens = objective.batch(3, 16)["tokens"]
+    assert len(tokens.unique(dim=0)) > 12
+    objective.config = objective.config.model_copy(update={"unnamed": 0.0})
+    said = objective.tokenizer.batch_decode(objective.batch(3, 64)["tokens"], skip_special_tokens=True)
+    assert not any(name in text for text in said for name in objective.vocabulary.names)
+    assert any(color in text for text in said for color in COLORS)
 
 
 def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(

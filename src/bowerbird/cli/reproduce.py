@@ -73,9 +73,11 @@ def reproduce(
             "reproduce needs drawings: give --data drawings.parquet; bowerbird datasets drawings --out drawings.parquet"
             " makes it"
         )
+    from bowerbird.core.quiet import quiet_libraries
     from bowerbird.evaluation.claims.experiment import Settings
     from bowerbird.evaluation.claims.loading import load_experiment
 
+    quiet_libraries()
     chosen = claims.load(names or [])
     given = dict(_place(text) for text in models or [])
     settings = Settings(seeds=tuple(range(seed, seed + seeds)), train_steps=steps, pictures=pictures)

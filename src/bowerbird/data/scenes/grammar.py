@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bowerbird.data.scenes.vocabulary import Vocabulary
-from bowerbird.data.scenes.words import COLORS, FORMS, SHAPES, SIZES, are_distinct, with_article
+from bowerbird.data.scenes.words import COLORS, FORMS, SHAPES, SIZES, are_distinct, invented_name, with_article
 
 GRID = 64
 """Boxes are in parts of so many of the picture's edge."""
@@ -55,6 +55,12 @@ class Scene:
 def whole_drawing(vocabulary: Vocabulary, row: int) -> Scene:
     """The drawing at `row` as it is, on white."""
     return Scene((Thing(vocabulary.names[row], row, size=WHOLE),), style=vocabulary.styles[row])
+
+
+def renamed(scene: Scene, rng: np.random.Generator) -> Scene:
+    """`scene` with names that nobody uses for its drawings; shapes keep theirs."""
+    things = [thing if thing.row == SHAPE else replace(thing, name=invented_name(rng)) for thing in scene.things]
+    return replace(scene, things=tuple(things))
 
 
 def draw_scene(vocabulary: Vocabulary, rng: np.random.Generator) -> Scene:

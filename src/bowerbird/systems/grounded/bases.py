@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 from bowerbird.models import network_files
@@ -34,6 +35,9 @@ BASES = {
 list of pictures, or not at all."""
 BY_TORCHVISION = ("OmniGenPipeline", "QwenImageEditPlusPipeline")
 """Those whose pictures diffusers or transformers read by torchvision, and not without it."""
+CALL = "generation_config.json"
+"""The file beside a base's `model_index.json` that says how it generates unless asked otherwise: `num_inference_steps`
+and `guidance_scale`, either or both."""
 NAMES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """The bases of the SD family by the dimension of their cross-attention."""
 
@@ -173,6 +177,21 @@ def usual_call(base: Any) -> UsualCall:
     name = "true_cfg_scale" if kind.startswith("QwenImage") else "guidance_scale"
     scale = parameters[name].default if name in parameters else 1.0
     return UsualCall(int(steps or 50), float(1.0 if scale is None else scale), name)
+
+
+def written_call(folder: Path, usual: UsualCall) -> UsualCall:
+    """`usual`, with what `CALL` in a base's `folder` says of it. Raises: BowerbirdError where that is none."""
+    if not (folder / CALL).is_file():
+        return usual
+    said = files.read_json(folder / CALL, "note on how a base generates")
+    steps, scale = said.get("num_inference_steps", usual.steps), said.get("guidance_scale", usual.guidance_scale)
+    whole, number = type(steps) is int and 1 <= steps <= 1000, type(scale) in (int, float) and 0 <= scale <= 100
+    if not whole or not number:
+        raise BowerbirdError(
+            f"{folder / CALL}: num_inference_steps is a number from 1 to 1000 and guidance_scale one from 0 to 100;"
+            " correct it, or take the file away"
+        )
+    return replace(usual, steps=steps, guidance_scale=float(scale))
 
 
 def trained_edge(base: Any) -> int:

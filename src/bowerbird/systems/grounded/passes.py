@@ -77,7 +77,7 @@ def call_options(
     injector: Injector | None,
     settings: ReferenceSettings,
     *,
-    guidance_scale: float | None,
+    guidance_scale: float,
     eta: float,
     height: int | None,
     width: int | None,
@@ -93,11 +93,10 @@ def call_options(
                 f"{name} is a multiple of {step} pixels for this base (made for {trained}), up to {most}; got {edge}"
             )
     usual, known = bases.usual_call(base), inspect.signature(base.__call__).parameters
-    scale = usual.guidance_scale if guidance_scale is None else guidance_scale
     if injector is not None and injector.capabilities.takes == "pictures":
         height, width = height or trained, width or trained  # else the size is that of a reference
     options: dict[str, Any] = {"output_type": output_type, "height": height, "width": width}
-    options[usual.guidance_name] = scale
+    options[usual.guidance_name] = guidance_scale
     if eta:
         options["eta"] = eta
     if "max_area" in known:  # FLUX.1 Kontext generates that many pixels, whatever its size is said to be

@@ -79,8 +79,8 @@ class ReferencePipeline(WrappedPipeline):
         self._adapter_hash = ""
         if kind is None:
             return
-        if adapter is not None:
-            check_recorded_base(Path(adapter), base, None, RETRAIN_ADAPTER)
+        if self.facts is not None:
+            check_recorded_base(self.facts.path, base, None, RETRAIN_ADAPTER)
         with opening(type(base).__name__ if adapter is None else f"adapter {str(adapter)!r}", "fetch it again"):
             self.injector = kind(base, self.facts)
             self._adapter_hash = "" if self.facts is None else file_fingerprint(self.facts.path)
@@ -106,8 +106,12 @@ class ReferencePipeline(WrappedPipeline):
     @property
     def defaults(self) -> Defaults:
         """The base's own steps and guidance; one reference."""
-        usual = bases.usual_call(self.base)
+        usual = self._usual_call()
         return Defaults(int(self.injector is not None), usual.steps, usual.guidance_scale, OWN_SAMPLER)
+
+    def _usual_call(self) -> bases.UsualCall:
+        usual = bases.usual_call(self.base)
+        return usual if self.folder is None else bases.written_call(self.folder, usual)
 
     def batch_size(self, height: int | None = None, width: int | None = None) -> int:
         """As many pictures as fit `PIXELS`; one where the base mixes pictures of different references up."""
@@ -254,7 +258,8 @@ class ReferencePipeline(WrappedPipeline):
             hits = self.retrieve(request, knowledge_base)
         hits = hits.repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
-        steps = bases.usual_call(self.base).steps if num_inference_steps is None else num_inference_steps
+        usual = self._usual_call()
+        steps = usual.steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise BowerbirdError(f"num_inference_steps is 1 or more; got {steps}")
         if structure is not None and (reason := why_not(self.base)) is not None:
@@ -267,7 +272,7 @@ class ReferencePipeline(WrappedPipeline):
             self.base,
             self.injector,
             settings,
-            guidance_scale=guidance_scale,
+            guidance_scale=usual.guidance_scale if guidance_scale is None else guidance_scale,
             eta=eta,
             height=height,
             width=width,
@@ -376,10 +381,10 @@ class ReferencePipeline(WrappedPipeline):
             place = hub.fetch(name, kwargs, patterns=cls.hub_patterns(hub.fetch_index(name, kwargs)))
         with opening(f"base {name!r}", "fetch it again in diffusers layout; docs/your-model.md says which"):
             kind = model_index.read_index(place)["_class_name"]
-            find_parts(bases.facts_of_folder(kind, place), adapter, image_encoder)
+            facts, *_ = find_parts(bases.facts_of_folder(kind, place), adapter, image_encoder)
             base = open_base(place, dtype, kwargs)
-        if adapter is not None and dtype != torch.float32:  # else the constructor says it
-            check_recorded_base(Path(adapter), base, place, RETRAIN_ADAPTER)
+        if facts is not None and dtype != torch.float32:  # else the constructor says it
+            check_recorded_base(facts.path, base, place, RETRAIN_ADAPTER)
         for lora in loras:
             check_recorded_base(Path(lora.path), base, place, f"bowerbird train dreambooth --base {name} …")
         pipe = cls(base, adapter=adapter, image_encoder=image_encoder, fit=fit)

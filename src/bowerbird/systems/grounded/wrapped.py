@@ -175,7 +175,7 @@ class WrappedPipeline(System):
         """The files of the pipeline's components; a base's repository holds the same weights in other forms too."""
         parts = [name for name, value in index.items() if isinstance(value, list) and any(value)]
         endings = ("json", "safetensors", "txt", "model", "jinja")
-        return ("model_index.json", *(f"{part}/*.{ending}" for part in parts for ending in endings))
+        return ("model_index.json", bases.CALL, *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
 
 def open_base(place: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:

@@ -27,10 +27,10 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.processes import in_processes
 from bowerbird.data.edits.variants import plain
 from bowerbird.data.pictures import Pictures, others_of
-from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, whole_drawing
+from bowerbird.data.scenes.grammar import Scene, caption, draw_scene, renamed, whole_drawing
 from bowerbird.data.scenes.render import render
 from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
-from bowerbird.data.scenes.words import COLORS, KNOWN, SHAPES, SIZES
+from bowerbird.data.scenes.words import COLORS, KNOWN, SHAPES, SIZES, invented_name, with_article
 from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
 from bowerbird.models.clip_text import TextConfig
@@ -38,6 +38,7 @@ from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
 from bowerbird.systems import from_rdm
 from bowerbird.systems.components import load_autoencoder, weights_hash
+from bowerbird.systems.grounded.bases import CALL
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.settings import Count, Share, column, network
@@ -58,10 +59,11 @@ class StableDiffusionConfig(ObjectiveConfig):
     `names`: how many things, drawn in `styles` (all when empty). `own_colors`: groups, by `group_key`, of which nothing
     is given another color. `scenes`: how many are composed; `whole`: the share of samples that are a drawing as it is;
     `unnamed`: the share that is any other drawing, of whatever style, under the caption `UNNAMED`: so the network draws
-    more than what it knows by name. `start`: an RDM whose U-Net the weights begin with (see `from_rdm.py`); the
-    autoencoder has to be its own. `pictured`: the share of samples, any drawings, with what that RDM attends to for
-    others of their name in the place of a text: so the network's attention can say more than its few names, as a large
-    model's can.
+    more than what it knows by name. `invented`: the share of captions that call drawings by words nobody uses: so a
+    word it does not know says nothing of how a thing looks, and an adapter's reference has not to overcome it. `start`:
+    an RDM whose U-Net the weights begin with (see `from_rdm.py`); the autoencoder has to be its own. `pictured`: the
+    share of samples, any drawings, with what that RDM attends to for others of their name in the place of a text: so
+    the network's attention can say more than its few names, as a large model's can.
     """
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"
@@ -78,6 +80,7 @@ class StableDiffusionConfig(ObjectiveConfig):
     scenes: Count = 60_000
     whole: Share = 0.4
     unnamed: Share = 0.0
+    invented: Share = 0.0
     pictured: Share = 0.0
     null_probability: Share = 0.1
     picture_size: Annotated[int, Field(ge=8, le=4096)] = 64
@@ -178,7 +181,10 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         return torch.from_numpy(chosen), self.seen.tokens[references].float()
 
     def _caption(self, row: int, rng: np.random.Generator) -> str:
-        return UNNAMED if row >= len(self.shown) else caption(self.shown[row], rng)
+        invented = self.config.invented > 0 and rng.random() < self.config.invented
+        if row >= len(self.shown):
+            return with_article(invented_name(rng)) if invented else UNNAMED
+        return caption(renamed(self.shown[row], rng) if invented else self.shown[row], rng)
 
     def forward(self, batch: StableDiffusionBatch) -> Tensor:
         """E || target - network(z_t, t, text) ||^2. Source: latent diffusion, equation 3."""
@@ -211,6 +217,7 @@ class StableDiffusionObjective(Objective[StableDiffusionBatch]):
         files.write_json(out / "text_encoder" / "config.json", {**written, "dtype": "float32"})
         clip_text.save_tokenizer(self.tokenizer, out / "tokenizer")
         files.write_json(out / KNOWN, known(self.vocabulary))
+        files.write_json(out / CALL, {"num_inference_steps": 20, "guidance_scale": 3.0})
 
     def _plain(self, autoencoder: Any, text_encoder: Any, unet: Any) -> Any:
         """Diffusers' own pipeline of these networks."""

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bowerbird.data.scenes.grammar import SHAPE, WHOLE, Scene, Thing, caption
-from bowerbird.data.scenes.words import invented_name
+from bowerbird.data.scenes.grammar import SHAPE, WHOLE, Scene, Thing, caption, renamed
 
 PRONOUNS = ("it", "this", "this thing", "something")
 NOUNS = ("thing", "object", "picture", "drawing")
@@ -35,8 +34,7 @@ def nameless_captions(scene: Scene, count: int, rng: np.random.Generator) -> lis
 
 def _nameless(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.6:
-        things = [thing if thing.row == SHAPE else replace(thing, name=invented_name(rng)) for thing in scene.things]
-        return caption(replace(scene, things=tuple(things)), rng)
+        return caption(renamed(scene, rng), rng)
     things = [thing if thing.row == SHAPE else replace(thing, name=PLACEHOLDER) for thing in scene.things]
     text = caption(replace(scene, things=tuple(things)), rng)
     text = re.sub(rf"\ba {PLACEHOLDER}\b", lambda _: str(rng.choice(PRONOUNS)), text)
