@@ -211,7 +211,7 @@ def test_no_undo_takes_back_what_others_added_between_two_batches(
       const caption = new File(["navy"], "navy.txt", { type: "text/plain" });
       caption.text = async () => { // read for the second batch, after the first
         const { items } = await get("/api/knowledge-bases/kb/items?limit=1");
-        await post("/api/knowledge-bases/kb/update", { ids: [items[0].id], caption: "by another" });
+        await post("/api/knowledge-bases/kb/update", { ids: [items[0].id], metadata: { note: "by another" } });
         return "navy";
       };
       const options = { limits: { files: 1, upload_bytes: 1e8 }, onProgress: () => {} };
