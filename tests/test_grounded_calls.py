@@ -251,6 +251,8 @@ def test_a_base_says_how_it_generates_unless_asked_otherwise(tmp_path: Path) -> 
     said = plain("a red fox", **how, num_inference_steps=2, guidance_scale=3.0).images
     assert np.array_equal(pipe("a red fox", **how).images, said)
     assert not np.array_equal(pipe("a red fox", **how, guidance_scale=7.5).images, said)
+    (tmp_path / "base" / CALL).write_text('{"guidance_scale": null, "transformers_version": "5.0"}')
+    assert pipe.defaults == plain.defaults
     (tmp_path / "base" / CALL).write_text('{"guidance_scale": "three"}')
     with pytest.raises(BowerbirdError, match="guidance_scale one from 0 to 100"):
         _ = pipe.defaults

@@ -184,6 +184,7 @@ def written_call(folder: Path, usual: UsualCall) -> UsualCall:
     if not (folder / CALL).is_file():
         return usual
     said = files.read_json(folder / CALL, "note on how a base generates")
+    said = {key: value for key, value in said.items() if value is not None}  # transformers' file may say null
     steps, scale = said.get("num_inference_steps", usual.steps), said.get("guidance_scale", usual.guidance_scale)
     whole, number = type(steps) is int and 1 <= steps <= 1000, type(scale) in (int, float) and 0 <= scale <= 100
     if not whole or not number:

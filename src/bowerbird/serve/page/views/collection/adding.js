@@ -91,10 +91,9 @@ function addReports(report, more) {
   report.already_present += more.already_present ?? 0;
   for (const list of ["unreadable", "filtered", "duplicates", "notes"]) report[list].push(...(more[list] ?? []));
   const before = more.undo ?? null;
-  report.shared ||= report.version !== null && before !== null && before !== report.version;
+  report.shared ||= more.shared || (report.version !== null && before !== null && before !== report.version);
   report.undo ??= before;
   report.version = more.version ?? report.version;
-  report.shared ||= more.shared ?? false;
   report.error ??= more.error ?? null;
   return report;
 }
