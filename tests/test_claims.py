@@ -17,7 +17,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.pictures import Pictures, load_pictures
 from bowerbird.evaluation import claims, neighbor_labels
 from bowerbird.evaluation.claims import benchmark as benchmark_module
-from bowerbird.evaluation.claims import edit_pairs, edits, learned_reranking, new_entities, without_text
+from bowerbird.evaluation.claims import edit_pairs, edits, faithful, learned_reranking, new_entities, without_text
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.evaluation.metrics.intervals import over_seeds
@@ -54,7 +54,10 @@ def short() -> Recipe:
 
 
 @pytest.fixture
-def experiment(drawings: Pictures, random_reimagen: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+def experiment(
+    drawings: Pictures, random_reimagen: Path, random_rdm: Path, monkeypatch: pytest.MonkeyPatch
+) -> Experiment:
+    monkeypatch.setattr(faithful, "RDM", str(random_rdm))
     monkeypatch.setattr(
         benchmark_module.Benchmark.generate, "__kwdefaults__", {"model": str(random_reimagen), "sources": None}
     )

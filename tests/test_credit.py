@@ -144,6 +144,15 @@ def test_of_strangers_values_little_is_kept_and_nothing_of_a_machine() -> None:
     assert credit.usual_columns(columns) == ["License", "imageURL", "author_name", "SKU"]
 
 
+def test_a_neighbor_is_called_by_what_a_person_knows_it_by() -> None:
+    assert credit.neighbor_name({"id": 7, "caption": "red tent", "name": "001.jpg"}) == "'red tent' (001.jpg)"
+    assert credit.neighbor_name({"id": 7, "caption": "red tent"}) == "'red tent'"
+    assert credit.neighbor_name({"id": 7, "caption": " ", "name": "my tent.jpg"}) == "my tent.jpg"
+    assert credit.neighbor_name({"id": 7, "caption": "", "name": "a\x1b[31m\nb.jpg"}).isprintable()
+    assert credit.neighbor_name({"id": 7, "caption": "\x1b[31m\n" * 99}).isprintable()
+    assert credit.neighbor_name({"id": 7}) == "7"
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(), st.dictionaries(st.text(max_size=9), st.text() | st.integers() | st.none() | st.lists(st.text())))
 def test_the_packet_is_well_formed_whatever_a_record_holds(text: str, values: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from bowerbird.evaluation.claims import benchmark as benchmark_module
 from bowerbird.evaluation.claims import design_space, neighbor_forms
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
 from bowerbird.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
+from tests.conftest import random_autoencoder
 
 SHAPE = (4, 16, 16)
 SIZES = PatchEncoderConfig(channels=(8, 8, 8, 8), meaning_dim=16, token_dim=4, style_dim=8, buckets=64, text_dim=8)
@@ -25,10 +26,12 @@ SIZES = PatchEncoderConfig(channels=(8, 8, 8, 8), meaning_dim=16, token_dim=4, s
 
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    """A random encoder of patches, in place of every other."""
+    """A random encoder of patches, in place of every other; and a small random autoencoder."""
     monkeypatch.setattr(neighbor_forms, "WIDTHS", (16, 16, 32))
     monkeypatch.setattr(neighbor_forms, "HEAD", 16)
     torch.manual_seed(0)
+    autoencoder = random_autoencoder()
+    monkeypatch.setattr(neighbor_forms, "load_autoencoder", lambda _: autoencoder)
     encoder = SmallEncoder(PatchEncoderModel(SIZES), "patched", "patched")
     monkeypatch.setattr(encoders, "load", lambda name, **_: encoder)
     return encoder

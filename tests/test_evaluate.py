@@ -23,7 +23,7 @@ from bowerbird.evaluation.metrics.faithfulness import faithfulness, hits
 from bowerbird.evaluation.metrics.intervals import Estimate
 from bowerbird.evaluation.settings import Settings as EvaluationSettings
 from bowerbird.evaluation.settings import needs_judge, parse_metrics
-from bowerbird.systems import generation
+from bowerbird.systems import generation, records
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,14 @@ def test_near_copies_are_dropped_or_drawn_again(
     monkeypatch.setattr(generation, "generate", forger)
     settings = generation.Settings(seed=0)
     kept = guard.generate(pipe, found, settings, threshold=0.9)
-    assert kept.near_copies() == [0, 1]
+    made = records.generation_records(
+        pipe, "random", kb, kept.hits, kept.images, settings, {}, picture_seeds=kept.seeds, copies=kept.copies
+    )
+    for row, record in enumerate(made):
+        named = repr(found.captions[row][0])
+        assert records.say_near_copy(record).startswith(f"is a near copy of neighbor {named}")
+        assert not records.say_near_copy(record | {"copy": record["copy"] | {"score": 0.8}})
+        assert not records.say_near_copy({key: value for key, value in record.items() if key != "copy"})
     assert kept.copies[0] is not None
     assert (kept.copies[0]["score"], kept.copies[0]["neighbor"]) == (1.0, int(found.ids[0, 0]))
     again = guard.generate(pipe, found, settings, policy="resample", threshold=0.9)

@@ -150,8 +150,9 @@ def test_synthetic_copies_are_found() -> None:
     """Every kind of copy, among pictures unlike anything the descriptor was trained on, by its source's similarity at
     1% false alarms."""
     training = [scene(i) for i in range(110)]
+    descriptor = features.Remembering(features.load(detect.DESCRIPTOR), 100_000)
     found = detect.check_copies(
-        features.load(detect.DESCRIPTOR), [scene(1000), training[7]], training, baseline=100, copies_per_kind=6, seed=1
+        descriptor, [scene(1000), training[7]], training, baseline=100, copies_per_kind=6, seed=1
     )
     assert found.training.whole_at[1] == found.training.split_at[1] == 7
     assert found.training.whole[1] == pytest.approx(1, abs=1e-3)
@@ -160,14 +161,8 @@ def test_synthetic_copies_are_found() -> None:
     shares = found.recall.found
     assert set(shares) == set(synthetic.KINDS) == set(least)
     assert {name: share for name, share in least.items() if shares[name]["any"] < share} == {}
-    honest = detect.check_copies(
-        features.load(detect.DESCRIPTOR),
-        [scene(i) for i in range(1000, 1015)],
-        training,
-        baseline=100,
-        copies_per_kind=6,
-        seed=1,
-    )
+    others = [scene(i) for i in range(1000, 1015)]
+    honest = detect.check_copies(descriptor, others, training, baseline=100, copies_per_kind=6, seed=1)
     assert honest.report()["whole"]["generated to training"]["over"]["99% quantile of the baseline"] < 0.1
 
 

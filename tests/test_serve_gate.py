@@ -278,7 +278,7 @@ def test_jobs_of_a_server_that_was_killed_are_marked(tmp_path: Path) -> None:
 
 
 def examples() -> int:
-    return int(os.environ.get("BOWERBIRD_API_EXAMPLES", "100"))
+    return int(os.environ.get("BOWERBIRD_API_EXAMPLES", "40"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

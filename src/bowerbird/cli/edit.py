@@ -256,7 +256,7 @@ def edit(
         copies=kept.copies,
     )
     paths = output.write(kept.images, made_records, kept.hits, out, sources=sources, signer=signer)
-    warn_of_copies(kept, paths)
+    warn_of_copies(made_records, paths)
     usual = mask is None and instruction is None and not img2img and preservation is None
     if usual and (hint := edit_hint(sources, kept.images)):
         say(with_flags(hint))

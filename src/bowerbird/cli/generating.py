@@ -93,7 +93,7 @@ def finish_one(one: One, made: RefinedPictures, run: Run, *, best_of: int, seeds
         refinements=made.records,
     )
     paths = output.write(kept.images, made_records, kept.hits, run.out, signer=run.signer)
-    warn_of_copies(kept, paths)
+    warn_of_copies(made_records, paths)
     for path, record in zip(paths, made.records or (), strict=False):
         if lacks := refinement.say_missing(record):
             say(f"{path.name}: {lacks}")

@@ -27,13 +27,13 @@ def say_warnings(model: str, rows: Sequence[Sequence[str]]) -> None:
         say(f"{model}: {line}")
 
 
-def warn_of_copies(kept: Any, paths: list[Path]) -> None:
-    """A line for each picture that is a near copy of a neighbor."""
-    for i in kept.near_copies():
-        say(
-            f"{paths[i].name} is a near copy of neighbor {(kept.copies[i] or {})['neighbor']}; --on-copy drop or"
-            " resample avoids that"
-        )
+def warn_of_copies(made: Sequence[dict[str, Any]], paths: Sequence[Path]) -> None:
+    """A line for each picture whose record says that it is a near copy of a neighbor."""
+    from bowerbird.systems.records import say_near_copy
+
+    for path, record in zip(paths, made, strict=True):
+        if near_copy := say_near_copy(record):
+            say(f"{path.name} {near_copy}; --on-copy drop or resample avoids that")
 
 
 def print_result(paths: list[Path], out: Path, as_json: bool, what: str = "picture") -> None:

@@ -91,6 +91,15 @@ def credit_line(neighbor: Mapping[str, Any]) -> str:
     return ", ".join(values_of(neighbor)) or (shorten(name) if isinstance(name, str) else "")
 
 
+def neighbor_name(neighbor: Mapping[str, Any]) -> str:
+    """What a sentence calls a record's neighbor: its caption and the name of its file, its id where it has neither."""
+    caption, name = neighbor.get("caption"), neighbor.get("name")
+    file = shorten(name, 40) if isinstance(name, str) else ""
+    if isinstance(caption, str) and caption.strip():
+        return repr(shorten(caption, 40)) + (f" ({file})" if file else "")
+    return file or str(neighbor.get("id"))
+
+
 def has_word(column: str, words: frozenset[str]) -> bool:
     """Whether a column's name has one of `words`, as `license_name`, `imageURL` and `Author` have."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", column)

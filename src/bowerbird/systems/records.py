@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.core.credit import source_name
+from bowerbird.core.credit import neighbor_name, source_name
 from bowerbird.core.files import last_part
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.core.version import __version__
@@ -113,6 +113,15 @@ def generation_records(
             }
         )
     return made
+
+
+def say_near_copy(record: dict[str, Any]) -> str:
+    """That the picture of a record is a near copy of a neighbor, and of which; empty where it is none."""
+    copy = record.get("copy")
+    if copy is None or copy["score"] <= copy["threshold"]:
+        return ""
+    near = next((each for each in record["neighbors"] if each["id"] == copy["neighbor"]), {"id": copy["neighbor"]})
+    return f"is a near copy of neighbor {neighbor_name(near)}"
 
 
 def model_name(model: str) -> str:

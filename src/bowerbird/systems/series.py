@@ -144,9 +144,8 @@ def run(
             output.save(made.images[i], picture.path, record, made.hits.rows([i]), signer=signer)
             lines[picture.path.name] = output.line(picture.path, record)
             warned.update(record.get("warnings", ()))
-            copy = made.copies[i]
-            if copy is not None and copy["score"] > copy["threshold"]:
-                near_copies.append(f"{picture.path.name} is a near copy of neighbor {copy['neighbor']}")
+            if near_copy := records.say_near_copy(record):
+                near_copies.append(f"{picture.path.name} {near_copy}")
         if progress is not None:
             progress(len(lines), len(pictures))
     if only is None:

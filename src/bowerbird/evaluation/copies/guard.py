@@ -41,10 +41,6 @@ class Guarded:
     seeds: list[int]
     copies: list[dict[str, Any] | None]
 
-    def near_copies(self) -> list[int]:
-        """The pictures that still are near copies of a neighbor."""
-        return [i for i, c in enumerate(self.copies) if c is not None and c["score"] > c["threshold"]]
-
 
 def check_policy(policy: str) -> None:
     """Raises: BowerbirdError when `policy` is none of `POLICIES`."""
