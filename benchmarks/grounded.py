@@ -1,7 +1,7 @@
 """What a text-to-image model knows by itself, before anything is looked up for it: things it was shown, things it was
 not, and whether what a caption says of two things is where it says it.
 
-    python benchmarks/grounded.py runs/queue/tiny-sd/model --data ../shared/data/emoji.parquet --judge runs/judge/model
+    python benchmarks/grounded.py tiny-sd --data ../shared/data/emoji.parquet --judge runs/judge/model
 
 Without --judge only the colors of shapes in their places are measured, which needs no other network.
 """
@@ -115,10 +115,15 @@ def main() -> None:
     from bowerbird.core import files
     from bowerbird.data.scenes.words import KNOWN
     from bowerbird.evaluation.judge import Judge
+    from bowerbird.models.weights import bundled
     from bowerbird.systems.loading import load_pipeline
 
     pipe = load_pipeline(arguments.model)
-    shown = set(files.read_json(Path(arguments.model) / KNOWN, "list of what a model knows")["names"])
+    shown = set(
+        files.read_json((bundled(arguments.model) or Path(arguments.model)) / KNOWN, "list of what a model knows")[
+            "names"
+        ]
+    )
     judge = Judge(arguments.judge) if arguments.judge and arguments.data else None
     for scale in arguments.scales:
         print(f"scale {scale:g}: {colors_in_place(pipe, scale=scale, steps=arguments.steps)}", flush=True)

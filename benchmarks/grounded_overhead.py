@@ -8,8 +8,7 @@ third takes longer than the second; the second's own time over the first is the 
 of Stable Diffusion with random weights: a real one takes hundreds of times as long a step, and the search and the
 references take the same.
 
-    python benchmarks/grounded_overhead.py --base runs/tiny-sd/model \\
-        --adapter runs/tiny-ip-adapter/model/ip-adapter.safetensors --steps 30 --rounds 5
+    python benchmarks/grounded_overhead.py --base tiny-sd --adapter tiny-ip-adapter --steps 30 --rounds 5
 """
 
 from __future__ import annotations

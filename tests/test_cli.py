@@ -515,10 +515,12 @@ def test_models_and_doctor(tmp_path: Path) -> None:
         "small",
         "tiny-autoencoder",
         "tiny-copies",
+        "tiny-ip-adapter",
         "tiny-knn",
         "tiny-rdm",
         "tiny-rdm-fast",
         "tiny-reimagen",
+        "tiny-sd",
     }
     checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
     assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}

@@ -24,6 +24,7 @@ from bowerbird.serve.kinds import run
 from bowerbird.serve.pipelines import Workbench
 from bowerbird.serve.work import Order
 from bowerbird.systems import loading
+from bowerbird.systems.grounded.bases import BASES
 from bowerbird.systems.notes import readable
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
@@ -210,3 +211,7 @@ def test_without_a_name_all_bundled_models_are_served_and_the_first_draws_any_dr
     found = models.served(())
     assert set(found) == set(loading.bundled_pipelines())
     assert next(iter(found)) == "reimagen-drawings"
+    bases = [each for each in found.values() if each.class_name in BASES]
+    assert bases
+    assert all(each.adapter is not None for each in bases), "a base without an adapter reads no neighbor"
+    assert models.read_adapters(["tiny-sd"], adapter=["tiny-ip-adapter"]) == {"tiny-sd": bases[0].adapter}

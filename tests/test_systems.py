@@ -154,6 +154,7 @@ def test_bundled_models_say_what_they_can_do(name: str) -> None:
     can = loading.load_pipeline(name).capabilities
     assert can.sizes[-1] == (128 if name == "reimagen-drawings" else 64)
     assert can.reads_text == can.needs_images == ("reimagen" in name)
+    assert can.takes_references == (name == "tiny-sd")
     assert can.edits == (name == "tiny-knn")
 
 

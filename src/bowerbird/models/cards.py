@@ -55,6 +55,19 @@ CARDS: dict[str, dict[str, Any]] = {
             " knowledge base; outlines run, small parts are lost; with one neighbor the picture is that neighbor"
         ),
     ),
+    "tiny-sd": _card(
+        ("things it was shown by name, named by a judge among 1,840 (goal 85%, missed)", "69.7% [64.2, 74.6]"),
+        (
+            "rare things, which it was not shown: alone, and with two references by tiny-ip-adapter (goal 70%, missed)",
+            "1.8%, 58.4%",
+        ),
+        ("two shapes: colors in their places · both right", "77% · 59%"),
+        data=f"{DRAWINGS}; 300 of their names, and scenes composed of them",
+        limits=(
+            "drawings of single things at 64 px, 300 by name; scenes have the right ground, sides and colors, and their"
+            " things are blobs unless they are shapes; nothing else by name: that is what a knowledge base is for"
+        ),
+    ),
     "tiny-knn": _card(
         ("a rare thing by name, before its drawings were in the database and after", "5% → 84%"),
         ("edits that became what was asked, at 23.0 dB outside the change", "37.5%"),

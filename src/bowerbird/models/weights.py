@@ -23,11 +23,19 @@ DESCRIPTIONS = {
         "edits by a text: KNN-Diffusion at 64 px, conditioned on a text's or picture's embedding and its neighbors';"
         " fine-tuned from tiny-rdm"
     ),
+    "tiny-sd": (
+        "a base model to try --adapter, phrases and the critic with: Stable Diffusion's layout at 64 px, 300 things by"
+        " name and scenes of them; conditioned on a text alone"
+    ),
+    "tiny-ip-adapter": "IP-Adapter for tiny-sd (--adapter tiny-ip-adapter), which reads embeddings of `small`",
     "small": "image and text encoder, 384 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
     "tiny-copies": "copy descriptor for check-copies, 128 dimensions, 64 px",
 }
 """What is bundled: models to generate with, the one to begin with first; then what they are made of."""
+
+ADAPTERS = {"tiny-sd": "tiny-ip-adapter"}
+"""Bundled base models, and the bundled adapter of each."""
 
 
 def bundled(name: str) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.models.cards import CARDS
-from bowerbird.models.weights import DESCRIPTIONS, bundled
+from bowerbird.models.weights import ADAPTERS, DESCRIPTIONS, bundled
 from bowerbird.systems import hub
 from bowerbird.systems.grounded.bases import BASES
 from bowerbird.systems.reference_settings import Adapter, parse_lora
@@ -63,7 +63,7 @@ class Served:
         }
 
 
-BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn")
+BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn", "tiny-sd")
 """What is served where no model is named, the first by default."""
 
 
@@ -76,6 +76,8 @@ def served(names: Sequence[str], adapters: Mapping[str, Adapter] | None = None) 
     adapters = adapters or {}
     if stray := [name for name in adapters if name not in names]:
         raise BowerbirdError(f"an adapter is for {stray[0]!r}, which is not served; give it as --model too")
+    if not names:
+        adapters = {base: Adapter(adapter=Path(adapter)) for base, adapter in ADAPTERS.items()}
     found: dict[str, Served] = {}
     for name in names or [name for name in BUNDLED if bundled(name)]:
         folder = bundled(name) or Path(name)
@@ -124,7 +126,7 @@ def read_adapters(names: Sequence[str], **options: Sequence[str]) -> dict[str, A
             if not mark or name not in names:
                 name, value = next(iter(names), ""), text
             file = parse_lora(value).path if field == "lora" else Path(value)
-            if field in FILES and not file.exists():
+            if field in FILES and not (file.exists() or bundled(str(file))):
                 raise BowerbirdError(f"--{field.replace('_', '-')} {value}: there is no such file or folder")
             if field == "lora":
                 found.setdefault(name, {}).setdefault("loras", []).append(value)

@@ -28,7 +28,7 @@ class DreamBoothConfig(ObjectiveConfig):
     """
 
     kind: Literal["dreambooth"] = "dreambooth"
-    base: str = network("runs/tiny-sd/model")
+    base: str = network("tiny-sd")
     class_name: str = ""
     word: str = "sks"
     template: str = "a photo of a {}"

@@ -18,7 +18,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.core.weight_files import file_fingerprint
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.models import network_files
-from bowerbird.models.weights import bundled
+from bowerbird.models.weights import ADAPTERS, bundled
 from bowerbird.systems import common, hub, model_index, queries
 from bowerbird.systems.base import Callback, Capabilities, Defaults, SystemOutput
 from bowerbird.systems.grounded import bases, passes
@@ -314,9 +314,11 @@ class ReferencePipeline(WrappedPipeline):
 
     def _reader(self) -> ReferenceReader:
         if self.reader is None:
+            own = None if self.strange or self.folder is None else ADAPTERS.get(self.folder.name)
+            which = "`adapter`" if own is None else f"`adapter={own}`"
             raise BowerbirdError(
                 f"{with_article(type(self.base).__name__)} reads no pictures by itself: give an adapter for it"
-                " (`adapter`), or `k=0` for the prompt alone"
+                f" ({which}), or `k=0` for the prompt alone"
             )
         return self.reader
 

@@ -16,8 +16,7 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     """InstructPix2Pix (arXiv 2211.09800) at 64 px on exact pairs. The text model learns too: that of `tiny-sd` never
     read an instruction.
 
-    Command: bowerbird train tiny-instruct --set system.base=runs/tiny-sd/model --set
-    system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-instruct
+    Command: bowerbird train tiny-instruct --data drawings.parquet --out runs/tiny-instruct
     """
     train = TrainConfig(
         steps=12000,
@@ -31,8 +30,8 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = InstructConfig(
-            base="runs/tiny-sd/model",
-            encoder="runs/small-patches/model",
+            base="tiny-sd",
+            encoder="small",
             train_text=True,
             styles=STYLES,
             own_colors=("people-body", "smileys-emotion"),
@@ -70,7 +69,7 @@ def instruct(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = InstructConfig(
-            base="runs/tiny-sd/model",
+            base="tiny-sd",
             picture_size=256,
             composes=False,
             style_key=None,

@@ -17,15 +17,16 @@ STYLES = ("noto", "twemoji", "fluent", "flat", "icon-park", "streamline-color", 
 
 def tiny_sd(*, tiny: bool = False) -> Recipe:
     """Stable Diffusion's layout at 64 px: 300 things by name and style, and scenes composed of them. What is outside
-    is unknown to it by name; a quarter of what it sees is any drawing, so that it can draw more than it can name.
+    is unknown to it by name; a part of what it sees is any drawing, so that it can draw more than it can name, and be
+    asked for it by pictures.
 
     Command: bowerbird train tiny-sd --data drawings.parquet --out runs/tiny-sd
     """
     train = TrainConfig(
-        steps=16000,
-        batch_size=48,
-        learning_rate=6e-4,
-        warmup_steps=300,
+        steps=20000,
+        batch_size=32,
+        learning_rate=4e-4,
+        warmup_steps=150,
         cooldown_fraction=0.35,
         ema_decay=0.999,
         save_every=200,
@@ -39,8 +40,10 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
             start="tiny-rdm",
             styles=STYLES,
             own_colors=("people-body", "smileys-emotion"),
-            whole=0.5,
-            unnamed=0.25,
+            whole=0.25,
+            unnamed=0.12,
+            invented=0.2,
+            pictured=0.35,
         )
         return Recipe(name="tiny-sd", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = StableDiffusionConfig(
@@ -57,20 +60,20 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
     """An IP-Adapter for `tiny-sd`: references are the same thing by another hand, so that what it never saw by name can
     be shown to it. For another base: system.base and system.encoder, and no system.start.
 
-    Command: bowerbird train tiny-ip-adapter --set system.base=runs/tiny-sd/model --set system.start=tiny-rdm --data
-    drawings.parquet --out runs/tiny-ip-adapter
+    Command: bowerbird train tiny-ip-adapter --set system.start=tiny-rdm --data drawings.parquet --out
+    runs/tiny-ip-adapter
     """
     train = TrainConfig(
-        steps=8000,
-        batch_size=48,
+        steps=4000,
+        batch_size=32,
         learning_rate=1e-3,
-        warmup_steps=200,
+        warmup_steps=50,
         cooldown_fraction=0.35,
         ema_decay=0.999,
         save_every=200,
         sheet_every=1000,
     )
-    system = IPAdapterConfig(base="runs/tiny-sd/model")
+    system = IPAdapterConfig(varied_views=1, scenes=8000, nameless=0.5, other=0.12)
     if not tiny:
         return Recipe(name="tiny-ip-adapter", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = IPAdapterConfig(style_key=None, varied_views=1, forms=1, scenes=16)
