@@ -23,7 +23,7 @@ def tiny_sd(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train tiny-sd --data drawings.parquet --out runs/tiny-sd
     """
     train = TrainConfig(
-        steps=20000,
+        steps=30000,
         batch_size=32,
         learning_rate=4e-4,
         warmup_steps=150,
@@ -64,7 +64,7 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
     runs/tiny-ip-adapter
     """
     train = TrainConfig(
-        steps=4000,
+        steps=9600,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=50,
