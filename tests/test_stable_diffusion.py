@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bowerbird.core import seeds
+from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.scenes.grammar import caption
@@ -252,3 +252,34 @@ def test_an_autoencoder_without_shift_has_the_scaled_latents_and_the_same_pictur
     torch.testing.assert_close(after.encode(x).latent_dist.mean, scaled, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(after.decode(scaled).sample, before.decode(z).sample, atol=1e-3, rtol=1e-3)
     assert without_shift(after) is after
+
+
+def test_the_bundled_base_opens_in_diffusers_and_follows_a_reference_by_its_adapter() -> None:
+    """By a word that nobody uses, a disc is of the color of the disc it is shown; at scale 0 it is one picture."""
+    from diffusers import StableDiffusionPipeline
+    from PIL import ImageDraw
+
+    from bowerbird.models.weights import ADAPTERS, bundled
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
+
+    ((name, adapter),) = ADAPTERS.items()
+    place = bundled(name)
+    assert place is not None
+    assert StableDiffusionPipeline.from_pretrained(place).unet.config.sample_size == 16
+    pipe = ReferencePipeline.from_pretrained(name, adapter=adapter)
+    pipe.set_progress_bar_config(disable=True)
+    assert (pipe.defaults.num_inference_steps, pipe.defaults.guidance_scale) == (20, 3.0)
+    shown = []
+    for color in ("red", "blue"):
+        disc = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(disc).ellipse((10, 10, 54, 54), fill=color)
+        shown.append(disc)
+    pixels = {}
+    for scale in (1.0, 0.0):
+        near = [Neighbors.from_images(["a zorbel"], [disc], ["disc"]) for disc in shown]
+        made = [pipe(neighbors=each, scale=scale, num_inference_steps=6, seed=1).images[0] for each in near]
+        pixels[scale] = [tensors.stack([each]).float().mean((0, 2, 3)) for each in made]
+    red, blue = pixels[1.0]
+    assert red[0] > red[2] + 30
+    assert blue[2] > blue[0] + 30
+    assert torch.equal(*pixels[0.0])
