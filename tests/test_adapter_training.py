@@ -158,6 +158,7 @@ def test_stored_embeddings_are_read_and_another_encoder_is_refused(
 ) -> None:
     from bowerbird import KnowledgeBase
     from bowerbird.models import weights
+    from bowerbird.systems import jobs
 
     (tmp_path / "shipped" / "some-adapter").mkdir(parents=True)
     build(networks, "small-patches", drawn_folder, tmp_path).export(tmp_path / "shipped" / "some-adapter")
@@ -170,7 +171,11 @@ def test_stored_embeddings_are_read_and_another_encoder_is_refused(
     kb, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder, encoder=str(networks["small-patches"]))
     options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
     found = pipe("a heart", knowledge_base=kb, **options)
-    assert pipe.record_facts(None, kb)["references"]["fit"] == "crop", "the stored embeddings were read"
+    said = pipe.record_facts(None, kb)["references"]
+    assert (said["fit"], said["scale"]) == ("crop", 1.0), "the stored embeddings were read"
+    settings = jobs.settings_of(pipe, jobs.Job(prompt="a heart"))
+    assert settings.references is not None
+    assert settings.references.scale == 1.0
     picture = kb.pictures(found.neighbors.ids)[0][0]
     assert picture is not None
     again = pipe(neighbors=pipe.own_references("a heart", [picture], [""]), **options)
@@ -179,6 +184,8 @@ def test_stored_embeddings_are_read_and_another_encoder_is_refused(
     file = tmp_path / "shipped" / "some-adapter" / "ip-adapter.safetensors"
     with pytest.raises(BowerbirdError, match="and the adapter needs encoder 'model'"):
         ReferencePipeline.from_pretrained(networks["tiny-sd"], adapter=file, image_encoder="small")
+    with pytest.raises(BowerbirdError, match="holds an adapter and no model"):
+        ReferencePipeline.from_pretrained(file.parent)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_a_base_generates_with_its_adapter_and_says_which_reference_serves_which
     # its settings back, which name the neighbors themselves: the same pixels
     request = server.get(f"/api/images/{image}/record").json["request"]
     assert request["scale"] == 0.8
+    assert server.get("/api/models").json["models"][0]["defaults"]["scale"] == 0.6
     again = server.end(server.post("/api/generate", request))
     assert [pixels(server, each["images"][0]["id"]) for each in (job, again)] == [pixels(server, image)] * 2
 

@@ -351,7 +351,9 @@ FitOption = Annotated[
 ScaleOption = Annotated[
     float | None,
     typer.Option(
-        "--scale", help="How strongly the model attends to its references; default 0.6.", rich_help_panel=BASE
+        "--scale",
+        help="How strongly the model attends to its references; default 1 for adapters of bowerbird train, else 0.6.",
+        rich_help_panel=BASE,
     ),
 ]
 LayersOption = Annotated[

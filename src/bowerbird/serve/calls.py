@@ -93,7 +93,7 @@ class Calls:
         defaults = {"k": own.k, "steps": own.num_inference_steps, "guidance_scale": own.guidance_scale}
         return {
             "capabilities": can,
-            "defaults": {**defaults, "sampler": own.sampler, "search_mode": own.search_mode},
+            "defaults": {**defaults, "sampler": own.sampler, "search_mode": own.search_mode, "scale": own.scale},
             "stages": pipe.capabilities.stages,
             "batch": generation.batch_size(pipe, generation.default_settings(pipe)),
         }

@@ -115,8 +115,8 @@ class Capabilities:
 class Defaults:
     """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler,
     and how it searches; from which to which share of the noise it is guided (None: in every step), the share of the
-    steps that enhance the text (None: as `Guidance.from_scale` has it, or no text), and how a cascade enlarges (None:
-    as `Enlargement` does by itself, or no cascade)."""
+    steps that enhance the text (None: as `Guidance.from_scale` has it, or no text), how a cascade enlarges (None: as
+    `Enlargement` does by itself, or no cascade), and the scale of its references (None: they are not scaled)."""
 
     k: int
     num_inference_steps: int | tuple[int, ...]
@@ -128,6 +128,7 @@ class Defaults:
     guidance_interval: tuple[float, float] | None = None
     text_ratio: float | None = None
     enlargement: Enlargement | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -367,6 +367,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         )
     interval = job.guidance_interval
     said = {name: value for name in REFERENCES if (value := getattr(job, name, None)) is not None}
+    usual_scale = {} if pipe.defaults.scale is None else {"scale": pipe.defaults.scale}
     drawn = {name: value for name in TOKENS if (value := getattr(job, name)) is not None}
     if drawn and not can.samples_tokens:
         raise BowerbirdError(
@@ -384,7 +385,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else usual.guidance_interval,
         enlargement=usual.enlargement,
-        references=ReferenceSettings(**said) if said or can.takes_references else None,
+        references=ReferenceSettings(**usual_scale | said) if said or can.takes_references else None,
         tokens=replace(pipe.token_sampling, **drawn) if drawn else None,
     )
 

@@ -17,6 +17,7 @@ from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
 from bowerbird.models import network_files, quantized
+from bowerbird.systems.reference_settings import ADAPTER_FILE
 
 FILE = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -45,6 +46,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The `model_index.json` in `folder`. Raises: BowerbirdError when there is none, it is damaged, or it names no
     class."""
     if not (folder / FILE).is_file():
+        if (folder / ADAPTER_FILE).is_file():
+            raise BowerbirdError(
+                f"model {str(folder)!r}: holds an adapter and no model; give the base that it was trained on, and"
+                " this as --adapter (docs/your-model.md)"
+            )
         raise BowerbirdError(
             f"model {str(folder)!r}: the directory has no {FILE}; give one that bowerbird train wrote (…/model), or a"
             " base in diffusers layout (docs/your-model.md)"

@@ -17,10 +17,14 @@ FORMS = (MEAN, CONJUNCTION)
 """Of StructureDiffusion. `mean`: keys of the prompt, values the mean of its sequences. `conjunction`, for "A and B":
 values of one sequence with every phrase in it, read by the mean of the attention maps of each sequence's keys."""
 
+ADAPTER_FILE = "ip-adapter.safetensors"
+"""The adapter in a folder that a training of ours wrote."""
 LAYERS = ("all", "style", "content")
 FITS = ("pad", "squash", "crop")
 """How a picture that is no square becomes one."""
-SCALE = 0.6
+SCALE, TRAINED_SCALE = 0.6, 1.0
+"""The usual scale of a published adapter, which copies its reference at 1, and of one that was trained here: its
+reference was a neighbor of the target, so at 1 it leaves the prompt its say."""
 MOST_SCALE = 10.0
 
 

@@ -18,11 +18,12 @@ from bowerbird.core.text import parse_json, printable
 from bowerbird.core.torch_file import Stored, read_torch_file
 from bowerbird.core.types import TokenLayout
 from bowerbird.systems.grounded.bases import BaseFacts
+from bowerbird.systems.reference_settings import ADAPTER_FILE, SCALE, TRAINED_SCALE
 
 if TYPE_CHECKING:
     import torch
 
-ADAPTER, ENCODER, HEADER = "ip-adapter.safetensors", "image_encoder", "bowerbird.encoder"
+ADAPTER, ENCODER, HEADER = ADAPTER_FILE, "image_encoder", "bowerbird.encoder"
 """The file that a training of ours writes, the folder beside it, and the entry of its header that names the encoder:
 shapes alone would not tell two of one dimension apart."""
 POOLED, PENULTIMATE, LAST = "pooled", "penultimate", "last"
@@ -100,6 +101,11 @@ class AdapterFacts:
     tokens: int
     encoder: EncoderNeed
     tensors: Mapping[str, Stored] = field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def usual_scale(self) -> float:
+        """How strongly a base attends to this adapter's references where nothing is said."""
+        return TRAINED_SCALE if self.encoder.fingerprint else SCALE
 
     def check_base(self, base: BaseFacts) -> None:
         """Raises: BowerbirdError where this adapter is of another base."""

@@ -105,9 +105,13 @@ class ReferencePipeline(WrappedPipeline):
 
     @property
     def defaults(self) -> Defaults:
-        """The base's own steps and guidance; one reference."""
-        usual = self._usual_call()
-        return Defaults(int(self.injector is not None), usual.steps, usual.guidance_scale, OWN_SAMPLER)
+        """The base's own steps and guidance; one reference, at its adapter's usual scale."""
+        usual, k = self._usual_call(), int(self.injector is not None)
+        return Defaults(k, usual.steps, usual.guidance_scale, OWN_SAMPLER, scale=self._usual_scale)
+
+    @property
+    def _usual_scale(self) -> float:
+        return SCALE if self.facts is None else self.facts.usual_scale
 
     def _usual_call(self) -> bases.UsualCall:
         usual = bases.usual_call(self.base)
@@ -204,7 +208,7 @@ class ReferencePipeline(WrappedPipeline):
         allow_no_neighbors: bool = False,
         rerank: Rerank = "auto",
         cover: bool = False,
-        scale: float = SCALE,
+        scale: float | None = None,
         layers: str = "all",
         steps_from: float = 0.0,
         steps_to: float = 1.0,
@@ -228,12 +232,14 @@ class ReferencePipeline(WrappedPipeline):
 
         `neighbors=` wins over retrieval; k = 0 is the base alone, as is `scale=0`. `weights`: how the scale is shared
         among the references; 0 leaves one out. `scale`, `layers`, `steps_from`, `steps_to`, `pool`, `structure`,
-        `spans`: see `ReferenceSettings`. Steps, guidance and size are the base's own where nothing is said; `call` goes
-        to the base's own call as it is. Raises: BowerbirdError before anything is generated.
+        `spans`: see `ReferenceSettings`. Scale, steps, guidance and size are the adapter's and the base's own where
+        nothing is said; `call` goes to the base's own call as it is.
+
+        Raises: BowerbirdError before anything is generated.
         """
         common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         settings = ReferenceSettings(
-            scale=scale,
+            scale=self._usual_scale if scale is None else scale,
             layers=layers,
             steps_from=steps_from,
             steps_to=steps_to,
@@ -340,7 +346,7 @@ class ReferencePipeline(WrappedPipeline):
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """What a record says of the base, the adapter, and how references went in."""
-        asked = ReferenceSettings() if settings is None else settings
+        asked = ReferenceSettings(scale=self._usual_scale) if settings is None else settings
         found: dict[str, Any] = {
             "base": {"pipeline": type(self.base).__name__, "fingerprint": self.base_fingerprint()},
             "injector": None if self.injector is None else self.injector.kind,

@@ -57,7 +57,7 @@ export function Form({ now, model, error, sending, onGenerate }) {
     <${SelectField} label="Model" value=${now.model ?? model?.id} onValue=${(id) => set({ model: id, sampler: null, size: null })} options=${modelOptions(models)} hint=${model?.description} />
     ${now.how !== "grid" && html`<${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />`}
     ${now.how !== "grid" && html`<${RangeField} label="Neighbors (k)" min="1" max=${Math.min(most.k, 20)} step="1" value=${now.k ?? defaults.k ?? 4} shown=${now.k ?? `${defaults.k ?? 4}, usual`} onValue=${(k) => set({ k })} />`}
-    ${takesReferences(model) && html`<${ReferenceFields} now=${now} wrong=${wrong} />`}
+    ${takesReferences(model) && html`<${ReferenceFields} now=${now} usually=${defaults.scale ?? 1} wrong=${wrong} />`}
     <div class="field-row">
       <${NumberField} label="Seed" min="0" value=${now.seed} onValue=${(seed) => set({ seed })} placeholder="another each time" error=${wrong("seed")} />
       ${now.seed !== null && html`<${IconButton} name="dice" label="Another seed each time" onClick=${() => set({ seed: null })} />`}
@@ -81,8 +81,8 @@ export function Form({ now, model, error, sending, onGenerate }) {
 }
 
 /** What somebody else's base model is asked beside its prompt. */
-function ReferenceFields({ now, wrong }) {
-  return html`<${RangeField} label="Reference scale" min="0" max="1.5" step="0.05" value=${now.scale ?? 0.6} shown=${now.scale ?? "0.6, usual"} onValue=${(scale) => set({ scale })} />
+function ReferenceFields({ now, usually, wrong }) {
+  return html`<${RangeField} label="Reference scale" min="0" max="1.5" step="0.05" value=${now.scale ?? usually} shown=${now.scale ?? `${usually}, usual`} onValue=${(scale) => set({ scale })} />
     <${Check} label="A reference for each phrase" hint="of the prompt; mark your own with [brackets]" checked=${now.byPhrase} onValue=${(byPhrase) => set({ byPhrase })} />
     <${TextField} label="To avoid" value=${now.negative} onValue=${(negative) => set({ negative })} placeholder="blurry, text" error=${wrong("negative_prompt")} />`;
 }
