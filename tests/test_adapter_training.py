@@ -188,6 +188,21 @@ def test_stored_embeddings_are_read_and_another_encoder_is_refused(
         ReferencePipeline.from_pretrained(file.parent)
 
 
+def test_it_serves_a_fine_tune_of_its_base_with_a_warning(
+    networks: dict[str, Path], drawn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(networks, "small", drawn_folder, tmp_path).export(tmp_path / "adapter")
+    base = ReferencePipeline.from_pretrained(networks["tiny-sd"]).base
+    ReferencePipeline(base, adapter=tmp_path / "adapter" / "ip-adapter.safetensors")
+    assert not caplog.records
+    with torch.no_grad():
+        base.unet.conv_in.weight += 1e-3
+    tuned = ReferencePipeline(base, adapter=tmp_path / "adapter" / "ip-adapter.safetensors")
+    assert "was trained on the base" in caplog.text
+    hits = tuned.own_references("a heart", [Image.new("RGB", (64, 64), "red")], ["a heart"])
+    assert len(tuned(neighbors=hits, num_inference_steps=1).images) == 1
+
+
 @pytest.mark.parametrize(
     "header",
     ["[]", "{", '{"name": 1}', '{"name": "x", "fingerprint": "f", "dim": 384, "layout": {"semantic": "9"}}'],

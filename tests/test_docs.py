@@ -73,3 +73,16 @@ def test_commands_and_flags_exist(page: Path) -> None:
         for word in words:
             if re.match(r"--?[A-Za-z]", word):
                 assert word.split("=")[0] in flags, f"{command}: {word}"
+
+
+@pytest.mark.parametrize("page", [page for page in PRESENT if "hf download" in page.read_text()], ids=name_of)
+def test_downloads_say_files_or_patterns_and_not_both(page: Path) -> None:
+    """The hub's command passes patterns over where files are named, and takes one pattern a flag."""
+    lines = [part.strip() for part in re.split(r"\n|&&", page.read_text()) if part.strip().startswith("hf download ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)[3:]
+        flags = [word for word in words if word.startswith("--")]
+        files = [word for word, before in zip(words, ["", *words], strict=False) if word[:2] != "--" != before[:2]]
+        assert not (files and {"--include", "--exclude"} & set(flags)), line
+        assert "--local-dir" in flags, line

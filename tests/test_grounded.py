@@ -306,7 +306,7 @@ def test_what_a_base_cannot_take_is_one_line(families: Callable[[str], Family], 
         alone("a red fox", knowledge_base=kb)
     assert alone("a red fox", knowledge_base=kb, k=0, num_inference_steps=1).neighbors.k == 0
     assert alone.capabilities.max_references == 0
-    with pytest.raises(BowerbirdError, match="cannot be grounded"):
+    with pytest.raises(BowerbirdError, match="takes no references here"):
         ReferencePipeline(object())
 
 
@@ -673,8 +673,11 @@ def test_foreign_and_normalized_embeddings_are_refused(place: Path, tmp_path: Pa
     with pytest.raises(BowerbirdError, match=r"of encoder 'small' .* bowerbird kb build NEW SOURCE --encoder DIR"):
         pipe(PROMPT, knowledge_base=small, k=1, num_inference_steps=1)
     unit = np.eye(4, dtype=np.float32)
-    with pytest.raises(BowerbirdError, match=r"normalized .* build it again"):
+    with pytest.raises(BowerbirdError, match=r"normalized, .* from the pictures"):
         check_raw(unit, "kb")
+    row = np.eye(1, doubles.PROJECTION, dtype=np.float32)[None]
+    with pytest.raises(BowerbirdError, match="these neighbors: the embeddings are normalized"):
+        pipe(neighbors=replace(own(1), embeddings=row, encoder=""), num_inference_steps=1)
     check_raw(9 * unit, "kb")
 
 

@@ -173,8 +173,9 @@ def test_an_editor_reads_its_list_of_pictures(editor: tuple[Any, dict[str, Any]]
     if pipe.capabilities.without_neighbors:
         assert np.abs(pipe(neighbors=alone, **call).images - one).max() > 1e-5
     else:
-        with pytest.raises(BowerbirdError, match="edits pictures: give it a reference"):
-            pipe(neighbors=alone, **call)
+        for hits, scale in ((alone, None), (own(1), 0.0)):
+            with pytest.raises(BowerbirdError, match="edits pictures: give it a reference"):
+                pipe(neighbors=hits, scale=scale, **call)
     other = replace(own(1), queries=("a wolf",))
     both = pipe(neighbors=Neighbors.stack([own(1), other]), **call | {"generator": seeds.picture_generators(1, 2)})
     assert np.abs(both.images[0] - one[0]).max() < 1e-5
@@ -230,6 +231,39 @@ def test_what_a_base_does_not_know_is_no_argument(tmp_path: Path) -> None:
     """Stable Diffusion's call takes anything, and passes over what it does not know."""
     with pytest.raises(BowerbirdError, match="a StableDiffusionPipeline takes no step_from"):
         ReferencePipeline(doubles.sd())(PROMPT, k=0, num_inference_steps=1, step_from=0.5)
+
+
+def test_references_go_into_a_pipeline_that_starts_from_a_picture(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+
+    parts = doubles.sd()
+    adapter = doubles.ip_adapter(tmp_path, parts)
+    base = StableDiffusionImg2ImgPipeline(**parts.components, requires_safety_checker=False)
+    base.set_progress_bar_config(disable=True)
+    pipe, (picture,) = ReferencePipeline(base, adapter=adapter), doubles.pictures(1, (32, 32))
+    call: dict[str, Any] = {"image": picture, "strength": 0.5, "num_inference_steps": 4, "output_type": "np"}
+    plain = base(PROMPT, generator=seeds.picture_generators(1, 1), **call).images
+    how = {"neighbors": own(2), "generator": seeds.picture_generators(1, 1)}
+    assert np.array_equal(pipe(scale=0.0, **how, **call).images, plain)
+    how = {"neighbors": own(2), "generator": seeds.picture_generators(1, 1)}
+    assert np.abs(pipe(scale=1.0, **how, **call).images - plain).max() > 1e-4
+    inpaint = StableDiffusionInpaintPipeline(**parts.components, requires_safety_checker=False)
+    with pytest.raises(BowerbirdError, match="give image= and mask_image= in its call"):
+        ReferencePipeline(inpaint, adapter=adapter)(neighbors=own(1))
+
+
+@pytest.mark.parametrize("name", ["image_proj.proj.weight", "image_proj.norm.weight", "ip_adapter.1.to_k_ip.weight"])
+def test_an_adapter_of_broken_shapes_is_one_line(name: str, tmp_path: Path) -> None:
+    base = doubles.sd()
+    tensors = doubles.ip_adapter_tensors([16] * 4)
+    assert name in tensors
+    broken = doubles.write(tmp_path / "broken.safetensors", tensors | {name: torch.zeros(0)})
+    with pytest.raises(BowerbirdError) as error:
+        ReferencePipeline(base, adapter=broken)
+    assert "broken.safetensors" in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(BowerbirdError, match="no such file"):
+        ReferencePipeline(base, adapter="h94/IP-Adapter")
 
 
 def test_an_adapter_of_other_widths_says_which(tmp_path: Path) -> None:

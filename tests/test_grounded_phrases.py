@@ -19,6 +19,9 @@ from bowerbird.core.provenance import read_png
 from bowerbird.core.types import Neighbors
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
+from bowerbird.systems.grounded.prompting import make_plan
+from bowerbird.systems.grounded.structure import structured
+from bowerbird.systems.phrases.parse import load_parser, parse_prompt
 
 # of a scheduler's old default
 pytestmark = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
@@ -105,8 +108,27 @@ def test_structure_needs_no_knowledge_base_and_no_adapter(base: Path, tmp_path: 
     pipe = ReferencePipeline(doubles.sd())
     call: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np", "k": 0}
     plain = pipe(PROMPT, **call).images
-    assert (pipe(PROMPT, structure="mean", **call).images == plain).all()  # no phrases were given
-    assert (pipe(PROMPT, structure="mean", spans=[(20, 31)], **call).images != plain).any()
+    one = pipe(PROMPT, structure="mean", spans=[(20, 31)], **call).images
+    both = pipe(PROMPT, structure="mean", spans=[(0, 11), (20, 31)], **call).images
+    assert (one != plain).any()
+    assert (pipe(PROMPT, structure="mean", **call).images == both).all()  # the phrases that rules find
+    with structured(pipe, [parse_prompt(PROMPT, parser=load_parser("rules"))]):
+        assert (pipe(PROMPT, **call).images == both).all()
+
+
+def test_phrases_in_python_are_those_of_the_command(base: Path, kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    adapter = next((base / "adapter").glob("*.safetensors"))
+    pipe = ReferencePipeline.from_pretrained(base / "base", adapter=adapter)
+    call: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
+    out = pipe([PROMPT, "a [blue star]"], knowledge_base=kb, phrases="rules", seed=3, **call)
+    assert out.neighbors.queries == (PROMPT, "a blue star")
+    assert out.neighbors.phrases == (("a red heart", "a blue star"), ("blue star", ""))
+    plan = make_plan(PROMPT, kb, parser="rules")
+    again = pipe(neighbors=pipe.ground(kb, plan, plan.choice.references), seed=3, **call)
+    np.testing.assert_allclose(out.images[0], again.images[0], atol=1e-5)
+    with pytest.raises(BowerbirdError, match="give a prompt and knowledge_base="):
+        pipe(neighbors=out.neighbors, phrases="rules")
 
 
 def test_the_critic_asks_for_what_is_missing_and_the_best_picture_is_kept(
@@ -185,6 +207,10 @@ def test_a_size_that_the_base_cannot_have_is_one_line(kind: str, step: int) -> N
         (["--max-passes", "3"], "`critic`"),
         (["--critic", "encoder", "--max-passes", "99"], "`max_passes`"),
         (["--critic", "no such model"], "no hub id of an image-text model"),
+        (["--critic", "encoder", "-k", "0"], "`k=0`"),
+        (["--critic", "encoder", "--weights", "2,1"], "`weights`"),
+        (["--phrases", "rules", "--min-score", "9"], "`min_score`"),
+        (["--phrases", "rules", "--cover"], "`cover`"),
     ],
 )
 def test_bad_input_is_one_line(given: list[str], said: str, base: Path, kb_path: Path, tmp_path: Path) -> None:

@@ -349,6 +349,14 @@ def test_the_budget_is_all_pictures_that_are_generated(passes: int, generated: l
     assert world.generated == generated
 
 
+@pytest.mark.parametrize(("most", "generated"), [(1, [[], [1]]), (2, [[], [1, 2], [1, 3]])])
+def test_no_picture_has_more_references_than_its_base_takes(most: int, generated: list[list[int]]) -> None:
+    effect = {1: {"a fox": 1.0}, 2: {"a house": 0.2}, 3: {"a house": 0.4}}
+    world = World({"a fox": [1], "a house": [2, 3]}, effect, {"a fox": 0.0, "a house": 0.0})
+    world.run(3, max_references=most)
+    assert world.generated == generated
+
+
 def test_it_ends_when_nothing_is_found_or_nothing_improves() -> None:
     nothing = World({}, {}, {"a fox": 0.0, "a house": 0.0})
     assert nothing.run(9).best == 0

@@ -18,8 +18,8 @@ from bowerbird.diffusion.guidance import by_stage
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.knowledge.rerank.registry import Rerank
 from bowerbird.systems import generation
-from bowerbird.systems.choice import MOST_REFERENCES, ChoiceSettings
-from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, make_plan
+from bowerbird.systems.choice import ChoiceSettings
+from bowerbird.systems.grounded.prompting import PhraseSettings, Plan, choice_for, make_plan
 from bowerbird.systems.notes import readable
 from bowerbird.systems.patches import PatchDecoding, PatchSettings
 from bowerbird.systems.phrases.brackets import read_brackets
@@ -41,6 +41,16 @@ TOKENS = tuple(field.name for field in fields(TokenSampling))
 """How tokens are drawn one by one."""
 PATCHES = {f"patch_{field.name}": field.name for field in fields(PatchSettings)}
 """How the windows of a knowledge base are merged with a model of tokens."""
+WHOLE_PROMPT = {
+    "text_mode": None,
+    "image_mode": None,
+    "class_key": None,
+    "top_m": 1.0,
+    "min_score": None,
+    "rerank": "auto",
+    "cover": False,
+}
+"""What is said of a search by the whole prompt alone, with the value of each that says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +224,28 @@ def plan_of(pipe: System, kb: KnowledgeBase | None, job: Job) -> tuple[Plan, Cho
         raise BowerbirdError("generate: `phrases` and `critic` are a prompt's, with references from a knowledge base")
     if wanted.by_phrase and kb is None:
         raise BowerbirdError("generate: give a knowledge base (`kb`) that `phrases` and `critic` find references in")
-    most = min(job.k or ChoiceSettings.max_references, can.max_references or MOST_REFERENCES)
-    choice = ChoiceSettings(max_references=most, where=job.where, search_mode=job.search_mode or "hybrid")
+    if wanted.by_phrase:
+        _check_by_phrase(job)
+    choice = choice_for(job.k, can.max_references, where=job.where, search_mode=job.search_mode)
     return make_plan(
         job.prompt, kb if wanted.by_phrase and job.k != 0 else None, parser=wanted.parser, choice=choice
     ), choice
+
+
+def _check_by_phrase(job: Job) -> None:
+    """Raises: BowerbirdError for what a search by phrases, or a critic, has no use for."""
+    for name, usual in WHOLE_PROMPT.items():
+        if getattr(job, name) != usual:
+            raise BowerbirdError(
+                f"generate: `{name}` is of a search by the whole prompt, and `phrases` and `critic` search by its"
+                " phrases; leave one out"
+            )
+    if job.critic is not None and job.k == 0:
+        raise BowerbirdError("generate: a `critic` asks for references, and `k=0` is without any; leave one out")
+    if job.critic is not None and job.weights:
+        raise BowerbirdError(
+            "generate: `weights` are of references in their order, and a `critic` takes others; leave one out"
+        )
 
 
 def notes(prepared: Prepared, job: Job) -> list[str]:

@@ -174,9 +174,11 @@ def part_rows(config: CacheSettings, n: int, seed: int, held_out: int | None = N
     return np.sort(order[size:]), np.sort(order[:size])
 
 
-def part_size(device: str) -> int:
-    """How many pictures are taken at once; a GPU that is given few waits for the next."""
-    return 64 if device == "cpu" else 512
+def part_size(device: str, edge: int = 64) -> int:
+    """How many pictures of this edge are taken at once; a GPU that is given few waits for the next, and one that is
+    given many large ones has no memory for them."""
+    most = 64 if device == "cpu" else 512
+    return max(1, min(most, most * 64**2 // edge**2))
 
 
 @torch.no_grad()
@@ -184,7 +186,7 @@ def encode_latents(autoencoder: Any, x: Tensor, device: str) -> Tensor:
     """Float `(n, 3, S, S)` in [-1, 1] -> the scaled latents' means, float16 `(n, C, h, w)` on the CPU."""
     shift, scale = float(autoencoder.config.shift_factor or 0.0), float(autoencoder.config.scaling_factor)
     parts = []
-    for part in torch.split(x, part_size(device)):
+    for part in torch.split(x, part_size(device, x.shape[-1])):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
             mean = autoencoder.encode(part.to(device)).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).half().cpu())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
@@ -13,7 +13,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import refine
 from bowerbird.systems.grounded.critic.protocol import MISSING_FROM, Critic
-from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan
+from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan, stacked
 from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
@@ -119,13 +119,11 @@ def refine_pictures(
             plan.prompt,
             max_passes=max_passes,
             first=() if can.without_neighbors else plan.choice.references,
+            max_references=choice.max_references,
         )
         images.append(found.picture)
         rows.append(pipe.ground(kb, plan, found.references))
         records.append(found.record(plan.prompt.phrases))
         if progress is not None:
             progress(number + 1, count)
-    most = max(row.k for row in rows)
-    dim = max(row.embeddings.shape[-1] for row in rows)
-    stacked = Neighbors.stack([row.padded(most, dim) for row in rows])
-    return RefinedPictures(images, replace(stacked, load_images=kb.pictures), records)
+    return RefinedPictures(images, stacked(rows, kb), records)

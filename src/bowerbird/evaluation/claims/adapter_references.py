@@ -190,7 +190,8 @@ CLAIM = Claim(
         " text."
     ),
     source="IP-Adapter, arXiv 2308.06721, and its issue 94, where the author names the cause; the remedy is ours",
-    varies="what a reference is in training: a neighbor of the target, or the target",
+    varies="what a reference is in training, and with it whether all captions say the name: a neighbor of the target"
+    ", some captions without; or the target itself, all with it, as published adapters are trained",
     measures="likeness to the reference, whether the ground is as the text says, what a judge names",
     measure=measure,
     models=MODELS,

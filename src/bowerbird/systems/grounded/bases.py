@@ -18,6 +18,12 @@ BASES = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionXLPipeline": SD,
     "LatentConsistencyModelPipeline": SD,
+    "StableDiffusionImg2ImgPipeline": SD,
+    "StableDiffusionXLImg2ImgPipeline": SD,
+    "StableDiffusionInpaintPipeline": SD,
+    "StableDiffusionXLInpaintPipeline": SD,
+    "StableDiffusionControlNetPipeline": SD,
+    "StableDiffusionXLControlNetPipeline": SD,
     "StableDiffusion3Pipeline": SD3,
     "FluxPipeline": FLUX,
     "FluxKontextPipeline": IN_CONTEXT,
@@ -72,10 +78,7 @@ def describe_sd(context_dim: int, layers: int) -> str:
 def family_of(pipeline: str) -> str:
     """The family of the diffusers pipeline of this class name. Raises: BowerbirdError for one that is no base here."""
     if pipeline not in BASES:
-        raise BowerbirdError(
-            f"{with_article(pipeline)} cannot be grounded; bowerbird grounds {', '.join(BASES)}, and more in"
-            " docs/your-model.md"
-        )
+        raise BowerbirdError(f"{with_article(pipeline)} takes no references here; a base is one of {', '.join(BASES)}")
     return BASES[pipeline]
 
 
@@ -88,9 +91,14 @@ def check_libraries(pipeline: str) -> None:
         )
 
 
+def name_of(base: Any) -> str:
+    """The pipeline of `BASES` that an open one is or is made from, else its own name."""
+    return next((kind.__name__ for kind in type(base).__mro__ if kind.__name__ in BASES), type(base).__name__)
+
+
 def facts_of(base: Any) -> BaseFacts:
     """The facts of a pipeline that is open. Raises: BowerbirdError for one that is no base here."""
-    name = next((kind.__name__ for kind in type(base).__mro__ if kind.__name__ in BASES), type(base).__name__)
+    name = name_of(base)
     family = family_of(name)
     if family == SD:
         return BaseFacts(name, family, *facts_of_unet(base.unet))
@@ -140,10 +148,18 @@ def _transformer_facts(config: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
     return int(config.get("joint_attention_dim", 0)), (width,) * int(config["num_layers"])
 
 
+def inputs_of(base: Any) -> tuple[str, ...]:
+    """What the call of a base of the SD family needs beside a prompt."""
+    name = name_of(base)
+    if "Inpaint" in name:
+        return ("image", "mask_image")
+    return ("image",) if "Img2Img" in name or "ControlNet" in name else ()
+
+
 def edge_limits(base: Any, most: int) -> tuple[int, int]:
     """What height and width are multiples of (else diffusers refuses them, or quietly generates another size), and the
     largest that the base can have, at most `most`."""
-    factor, kind = int(getattr(base, "vae_scale_factor", 8)), type(base).__name__
+    factor, kind = int(getattr(base, "vae_scale_factor", 8)), name_of(base)
     if kind == "SanaPipeline":
         return 32, most
     if kind == "StableDiffusion3Pipeline":
@@ -171,7 +187,7 @@ def usual_call(base: Any) -> UsualCall:
     steps = parameters["num_inference_steps"].default
     if base.config.get("is_distilled", False) and "num_inference_steps" in parameters:
         return FEW_STEPS
-    kind = type(base).__name__
+    kind = name_of(base)
     if kind == "FluxPipeline" and not base.transformer.config.get("guidance_embeds", True):
         return UsualCall(4, 0.0, "guidance_scale")
     name = "true_cfg_scale" if kind.startswith("QwenImage") else "guidance_scale"
@@ -200,5 +216,6 @@ def trained_edge(base: Any) -> int:
     factor = int(getattr(base, "vae_scale_factor", 8))
     unet = getattr(base, "unet", None)
     if unet is not None:
-        return int(unet.config.sample_size) * factor
+        size = unet.config.sample_size
+        return max(size if isinstance(size, list | tuple) else [size]) * factor
     return int(getattr(base, "default_sample_size", 1024 // factor)) * factor

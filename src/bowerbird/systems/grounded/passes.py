@@ -19,9 +19,10 @@ from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.injectors.protocol import Injection, Injector, Task
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import structured
-from bowerbird.systems.phrases.phrase import read_spans
+from bowerbird.systems.phrases.phrase import ParsedPrompt, read_spans
 from bowerbird.systems.reference_settings import ReferenceSettings
 
+CALLBACK = "callback_on_step_end"
 TRUE_GUIDANCE = "true_cfg_scale"
 """The argument of bases whose `guidance_scale` is a number that a distilled network reads."""
 
@@ -29,7 +30,8 @@ TRUE_GUIDANCE = "true_cfg_scale"
 @dataclass(frozen=True, kw_only=True)
 class Calls:
     """What is the same for every row: the base, how references get in, and `options`, the arguments of the base's call
-    with its `num_inference_steps`. `blank`: what the adapter reads in the passes without references."""
+    with its `num_inference_steps`. `blank`: what the adapter reads in the passes without references. `parsed`: prompts
+    whose phrases are known; those of others are at the settings' `spans`."""
 
     base: Any
     injector: Injector | None
@@ -37,6 +39,7 @@ class Calls:
     options: dict[str, Any]
     blank: Callable[[], torch.Tensor | None]
     callback: Callback | None
+    parsed: Mapping[str, ParsedPrompt]
 
     @property
     def mixes(self) -> bool:
@@ -96,11 +99,17 @@ def call_options(
     if injector is not None and injector.capabilities.takes == "pictures":
         height, width = height or trained, width or trained  # else the size is that of a reference
     options: dict[str, Any] = {"output_type": output_type, "height": height, "width": width}
+    options = {name: value for name, value in options.items() if name in known or value is not None}
     options[usual.guidance_name] = guidance_scale
     if eta:
         options["eta"] = eta
     if "max_area" in known:  # FLUX.1 Kontext generates that many pixels, whatever its size is said to be
         options["max_area"] = options["height"] * options["width"]
+    if needs := [name for name in bases.inputs_of(base) if given.get(name) is None]:
+        raise BowerbirdError(
+            f"{with_article(type(base).__name__)} starts from a picture: give {' and '.join(f'{n}=' for n in needs)}"
+            " in its call in Python"
+        )
     asked = [*options, *given, *(["negative_prompt"] if settings.negative_prompt else [])]
     missing = [name for name in asked if name not in known]
     if missing:
@@ -167,15 +176,21 @@ def _run(calls: Calls, prompts: list[str], rows: list[list[Reference]], generato
             injection.switch(settings.is_active(0, 1))
         one = generators if len(generators) > 1 else generators[0]
         arguments = {"prompt": prompts, **options, **injection.call, "generator": one}
-        return calls.base(callback_on_step_end=on_step, **arguments)
+        if CALLBACK in inspect.signature(calls.base.__call__).parameters:
+            return calls.base(**{CALLBACK: on_step}, **arguments)
+
+        def on_latents(step: int, timestep: Any, latents: torch.Tensor) -> None:
+            on_step(calls.base, step, timestep, {"latents": latents})
+
+        return calls.base(callback=on_latents, **arguments)  # PixArt-Σ's older form, which changes nothing
 
 
 def _structured(calls: Calls, prompts: Sequence[str]) -> AbstractContextManager[None]:
     """A block in which the base reads the prompts by their phrases, where that is asked for."""
     if calls.settings.structure is None:
         return nullcontext()
-    read = [read_spans(prompt, calls.settings.spans) for prompt in dict.fromkeys(prompts)]
-    return structured(calls.base, read, form=calls.settings.structure)
+    read = [calls.parsed.get(prompt) or read_spans(prompt, calls.settings.spans) for prompt in dict.fromkeys(prompts)]
+    return structured(calls.base, read, form=calls.settings.structure, clip_skip=calls.options.get("clip_skip"))
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -34,7 +34,8 @@ UNIT_LENGTH = 1e-3
 
 class PictureEncoder:
     """The frozen vision network in a folder, as an adapter's `need` reads it. Its weights are read when the first
-    picture is encoded: with stored embeddings, never."""
+    picture is encoded: with stored embeddings, never. `stays_loaded`: on the accelerator; else it goes back to main
+    memory when pictures are encoded."""
 
     def __init__(self, folder: Path, need: EncoderNeed) -> None:
         """Raises: BowerbirdError for a folder that holds another encoder, by its configuration."""
@@ -47,6 +48,7 @@ class PictureEncoder:
             )
         vision = config.get("vision_config", config) if self.kind in ("clip", "siglip") else config
         self.size = int(vision.get("image_size", 224))
+        self.stays_loaded = True
         self._network: Any = None
         self._processor: Any = None
 
@@ -91,12 +93,20 @@ class PictureEncoder:
         for picture in pictures:
             pixels = self._processor(images=self.prepare(picture, fit), return_tensors="pt")["pixel_values"]
             made.append(self._read(network, pixels.to(device, dtype)))
+        self._make_room()
         return np.concatenate(made)
 
     @torch.no_grad()
     def blank(self, device: Any, dtype: torch.dtype) -> np.ndarray:
         """What the adapter reads of no picture at all, all pixels 0, as IP-Adapter plus was trained with."""
-        return self._read(self.load(device, dtype), torch.zeros(1, 3, self.size, self.size, device=device, dtype=dtype))
+        pixels = torch.zeros(1, 3, self.size, self.size, device=device, dtype=dtype)
+        made = self._read(self.load(device, dtype), pixels)
+        self._make_room()
+        return made
+
+    def _make_room(self) -> None:
+        if not self.stays_loaded:
+            self._network.to("cpu")
 
     def _read(self, network: Any, pixels: torch.Tensor) -> np.ndarray:
         if self.need.output == POOLED:
@@ -179,8 +189,8 @@ def check_raw(embeddings: np.ndarray, where: str) -> None:
     lengths = np.linalg.norm(embeddings.reshape(-1, embeddings.shape[-1]), axis=-1)
     if len(lengths) and np.abs(lengths - 1).max() < UNIT_LENGTH:
         raise MismatchError(
-            f"{where}: its embeddings were normalized before they were stored, and an adapter needs them raw; build it"
-            " again from the pictures: bowerbird kb build NEW SOURCE --encoder DIR"
+            f"{where}: the embeddings are normalized, and an adapter needs them raw, as the encoder gives them; build"
+            " the knowledge base again from the pictures: bowerbird kb build NEW SOURCE --encoder DIR"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,12 +26,14 @@ from bowerbird.systems.grounded import bases, passes
 from bowerbird.systems.grounded.injectors.protocol import Injector
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.parts import find_parts
-from bowerbird.systems.grounded.prompting import neighbors_of
+from bowerbird.systems.grounded.prompting import choice_for, make_plan, neighbors_of, stacked
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
-from bowerbird.systems.grounded.recorded_base import check_recorded_base
+from bowerbird.systems.grounded.recorded_base import check_recorded_base, other_base
 from bowerbird.systems.grounded.references import Reference
 from bowerbird.systems.grounded.structure import why_not
 from bowerbird.systems.grounded.wrapped import OWN_SAMPLER, WrappedPipeline, open_base
+from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
+from bowerbird.systems.phrases.phrase import ParsedPrompt
 from bowerbird.systems.queries import Request, make_prompt_request, with_prompts
 from bowerbird.systems.reference_settings import FITS, SCALE, LoraFile, ReferenceSettings
 
@@ -38,12 +41,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bowerbird.knowledge.base import KnowledgeBase
-    from bowerbird.systems.choice import ChosenReference
+    from bowerbird.systems.choice import ChoiceSettings, ChosenReference
     from bowerbird.systems.grounded.prompting import Plan
 
 PIXELS = {"cpu": 2**18, "cuda": 2**20}
 """Pixels in one pass of a base: one picture of 512 on a CPU, one of 1024 on an accelerator, more of smaller ones."""
-RETRAIN_ADAPTER = "bowerbird train tiny-ip-adapter --base …"
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
 
 
@@ -80,7 +82,7 @@ class ReferencePipeline(WrappedPipeline):
         if kind is None:
             return
         if self.facts is not None:
-            check_recorded_base(self.facts.path, base, None, RETRAIN_ADAPTER)
+            _warn_of_other_base(self.facts.path, base, None)
         with opening(type(base).__name__ if adapter is None else f"adapter {str(adapter)!r}", "fetch it again"):
             self.injector = kind(base, self.facts)
             self._adapter_hash = "" if self.facts is None else file_fingerprint(self.facts.path)
@@ -214,6 +216,7 @@ class ReferencePipeline(WrappedPipeline):
         steps_to: float = 1.0,
         pool: int = 1,
         negative_prompt: str = "",
+        phrases: str | None = None,
         structure: str | None = None,
         spans: Sequence[tuple[int, int]] = (),
         num_images_per_prompt: int = 1,
@@ -231,9 +234,11 @@ class ReferencePipeline(WrappedPipeline):
         """Generate `num_images_per_prompt` pictures for each prompt.
 
         `neighbors=` wins over retrieval; k = 0 is the base alone, as is `scale=0`. `weights`: how the scale is shared
-        among the references; 0 leaves one out. `scale`, `layers`, `steps_from`, `steps_to`, `pool`, `structure`,
-        `spans`: see `ReferenceSettings`. Scale, steps, guidance and size are the adapter's and the base's own where
-        nothing is said; `call` goes to the base's own call as it is.
+        among the references; 0 leaves one out. `phrases`: a parser of `phrases.parse.NAMES`, by which each phrase of a
+        prompt has references of its own, at most k in all; for a critic see `refinement.refine_job`. `scale`, `layers`,
+        `steps_from`, `steps_to`, `pool`, `structure`, `spans`: see `ReferenceSettings`; without `spans` or `phrases`,
+        `structure` reads the phrases that rules find. Scale, steps, guidance and size are the adapter's and the base's
+        own where nothing is said; `call` goes to the base's own call as it is.
 
         Raises: BowerbirdError before anything is generated.
         """
@@ -248,7 +253,12 @@ class ReferencePipeline(WrappedPipeline):
             structure=structure,
             spans=tuple((start, end) for start, end in spans),
         )
-        if neighbors is not None:
+        parsed: dict[str, ParsedPrompt] = {}
+        if phrases is not None:
+            hits, parsed = self._by_phrase(
+                prompt, neighbors, knowledge_base, phrases, choice_for(k, self.capabilities.max_references, where=where)
+            )
+        elif neighbors is not None:
             hits = with_prompts(neighbors, prompt)
         else:
             alone = knowledge_base is None and k is None and self.capabilities.without_neighbors
@@ -262,6 +272,8 @@ class ReferencePipeline(WrappedPipeline):
                 cover=cover,
             )
             hits = self.retrieve(request, knowledge_base)
+        if structure is not None and not spans and not parsed:
+            parsed = {text: parse_prompt(text, parser=load_parser(RULES)) for text in hits.queries}
         hits = hits.repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
         usual = self._usual_call()
@@ -292,6 +304,7 @@ class ReferencePipeline(WrappedPipeline):
             options={**options, "num_inference_steps": steps},
             blank=lambda: self._reader().blank(),
             callback=callback_on_step_end,
+            parsed=parsed,
         )
         generators = common.generators_for(generator, seed, len(hits))
         made = passes.generate_rows(calls, list(hits.queries) or [""] * len(hits), rows, generators)
@@ -301,6 +314,24 @@ class ReferencePipeline(WrappedPipeline):
         return SystemOutput(images=made if output_type == "pil" else torch.stack(made), neighbors=hits)
 
     # -- references ----------------------------------------------------------------------------------------------------
+
+    def _by_phrase(
+        self,
+        prompt: str | Sequence[str] | None,
+        neighbors: Neighbors | None,
+        kb: KnowledgeBase | None,
+        parser: str,
+        choice: ChoiceSettings,
+    ) -> tuple[Neighbors, dict[str, ParsedPrompt]]:
+        """The references that are found for each prompt's phrases, a row a prompt, and its phrases."""
+        if prompt is None or kb is None or neighbors is not None:
+            raise BowerbirdError(
+                "`phrases` finds references for a prompt's phrases: give a prompt and knowledge_base=, no neighbors="
+            )
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        plans = [make_plan(text, kb, parser=parser, choice=choice) for text in prompts]
+        rows = [self.ground(kb, plan, plan.choice.references) for plan in plans]
+        return stacked(rows, kb), {plan.prompt.text: plan.prompt for plan in plans}
 
     def _references(self, hits: Neighbors) -> list[list[Reference]]:
         """The references of each row, with what the injector reads of each."""
@@ -392,7 +423,7 @@ class ReferencePipeline(WrappedPipeline):
             facts, *_ = find_parts(bases.facts_of_folder(kind, place), adapter, image_encoder)
             base = open_base(place, dtype, kwargs)
         if facts is not None and dtype != torch.float32:  # else the constructor says it
-            check_recorded_base(facts.path, base, place, RETRAIN_ADAPTER)
+            _warn_of_other_base(facts.path, base, place)
         for lora in loras:
             check_recorded_base(Path(lora.path), base, place, f"bowerbird train dreambooth --base {name} …")
         pipe = cls(base, adapter=adapter, image_encoder=image_encoder, fit=fit)
@@ -404,3 +435,15 @@ class ReferencePipeline(WrappedPipeline):
             pipe.loras = apply_loras(pipe.base, loras, changes)
         pipe.offload(offload)
         return pipe
+
+    def offload(self, how: str) -> None:
+        """See `WrappedPipeline.offload`; the adapter's encoder is moved too."""
+        super().offload(how)
+        if how != "none" and self.reader is not None and self.reader.encoder is not None:
+            self.reader.encoder.stays_loaded = False
+
+
+def _warn_of_other_base(adapter: Path, base: Any, folder: Path | None) -> None:
+    """An adapter serves the fine-tunes of its base too, and other bases of its shapes badly."""
+    if (said := other_base(adapter, base, folder)) is not None:
+        logging.getLogger("bowerbird").warning("%s; where that is no fine-tune of it, references come out badly", said)

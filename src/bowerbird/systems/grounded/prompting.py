@@ -13,7 +13,7 @@ import numpy as np
 
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
-from bowerbird.systems.choice import Choice, ChoiceSettings, ChosenReference, choose_references
+from bowerbird.systems.choice import MOST_REFERENCES, Choice, ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import MOST_PASSES
 from bowerbird.systems.phrases.layout import WHOLE, Region, regions_for
 from bowerbird.systems.phrases.parse import NAMES, RULES, load_parser, parse_prompt
@@ -88,6 +88,23 @@ def make_plan(prompt: str, kb: KnowledgeBase | None, *, parser: str, choice: Cho
         raise BowerbirdError("the prompt is empty; say what to generate")
     found = Choice(()) if kb is None or not read.phrases else choose_references(kb, read.phrases, settings=choice)
     return Plan(read, found, tuple(regions_for(read.text, read.phrases)))
+
+
+def choice_for(
+    k: int | None, most: int | None, *, where: str | None = None, search_mode: str | None = None
+) -> ChoiceSettings:
+    """How references are chosen for a base that takes at most `most` (None: any number) where `k` are asked for (None
+    or 0: as usual). Raises: BowerbirdError for more than it takes."""
+    if k and most and k > most:
+        raise BowerbirdError(f"the base takes at most {most} reference{'s' * (most > 1)}; got `k={k}`")
+    count = k or min(ChoiceSettings.max_references, most or MOST_REFERENCES)
+    return ChoiceSettings(max_references=count, where=where, search_mode=search_mode or "hybrid")
+
+
+def stacked(rows: Sequence[Neighbors], kb: KnowledgeBase) -> Neighbors:
+    """Rows of different numbers of items of `kb`, as one."""
+    most, dim = max(row.k for row in rows), max(row.embeddings.shape[-1] for row in rows)
+    return replace(Neighbors.stack([row.padded(most, dim) for row in rows]), load_images=kb.pictures)
 
 
 def neighbors_of(

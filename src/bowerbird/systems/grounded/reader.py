@@ -100,6 +100,7 @@ class ReferenceReader:
             fits = hits.encoder in ("", self.encoder_id) and hits.embeddings.shape[-1] == need.dim
             if hits.k and hits.mask.any() and not fits:
                 hits = self.read(hits)
+            picture_encoder.check_raw(hits.embeddings[hits.mask], "these neighbors")
             return [references_of(hits, row, None) for row in range(len(hits))]
         pictures: list[list[Image.Image | None]] = hits.images() if hits.k else [[] for _ in range(len(hits))]
         rows = [references_of(hits, row, pictures[row]) for row in range(len(hits))]

@@ -1,5 +1,6 @@
-"""Whose weights a file of ours changes or reads: an adapter and a LoRA that were trained here say so in their header,
-and go into no other base. Files of others say nothing, and are judged by their shapes alone."""
+"""Whose weights a file of ours changes or reads: an adapter and a LoRA that were trained here say so in their header.
+A LoRA goes into no other base; an adapter does, as into a fine-tune of its own, with a warning. Files of others say
+nothing, and are judged by their shapes alone."""
 
 from __future__ import annotations
 
@@ -33,14 +34,19 @@ def write_note(folder: Path, header: Mapping[str, str]) -> None:
 
 
 def check_recorded_base(path: Path, base: Any, folder: Path | None, command: str) -> None:
-    """`command`: how the file is made for another base. Raises: MismatchError where the header of the file at `path`
-    names a base of other weights than `base`, a diffusers pipeline, whose files are in `folder` where it was opened
-    from one."""
+    """`command`: how the file is made for another base. Raises: MismatchError where `other_base` says something."""
+    if (said := other_base(path, base, folder)) is not None:
+        raise MismatchError(f"{said}; give that base, or train it for this one: {command}")
+
+
+def other_base(path: Path, base: Any, folder: Path | None) -> str | None:
+    """How the base that the header of the file at `path` names differs from `base`, a diffusers pipeline, whose files
+    are in `folder` where it was opened from one; None where it is the same, or none is named."""
     if path.suffix != ".safetensors" or not (text := files.read_tensor_metadata(path).get(HEADER)):
-        return
+        return None
     said = parse_json(text, str(path), "note on its base")
     if not isinstance(said, dict):
-        return
+        return None
     beside = None if folder is None else folder / NOTE
     grown_from = {} if beside is None or not beside.is_file() else files.read_json(beside, "note on its base")
     for part in ("unet", "text_encoder", "text_encoder_2"):
@@ -49,11 +55,11 @@ def check_recorded_base(path: Path, base: Any, folder: Path | None, command: str
             continue
         found = _fingerprint(network, None if folder is None else folder / part)
         if found is not None and found != wanted and grown_from.get(part) != wanted:
-            raise MismatchError(
+            return (
                 f"{path}: was trained on the base {printable(str(said.get('name')))[:60]!r}, whose {part} is"
-                f" {printable(wanted)[:16]}, and that of this base is {found}; give that base, or train it for this"
-                f" one: {command}"
+                f" {printable(wanted)[:16]}, and that of this base is {found}"
             )
+    return None
 
 
 def _fingerprint(network: torch.nn.Module, folder: Path | None) -> str | None:

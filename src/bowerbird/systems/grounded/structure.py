@@ -53,14 +53,16 @@ class _Plan:
 def structured(
     base: Any, prompts: Sequence[ParsedPrompt], *, form: str = MEAN, clip_skip: int | None = None
 ) -> Iterator[None]:
-    """A block in which `base`, a pipeline of the SD family, reads these prompts by their phrases, wherever they are in
-    a batch; other texts, such as those of guidance, as before. Phrases of one word change nothing.
+    """A block in which `base`, a pipeline of the SD family or a `ReferencePipeline` around one, reads these prompts by
+    their phrases, wherever they are in a batch; other texts, such as those of guidance, as before. Phrases of one word
+    change nothing.
 
     `clip_skip`: as the pipeline is called with. Raises: BowerbirdError for a base whose attention is of another kind, a
     phrase that begins within a word, or a block in which none of the prompts was read.
     """
     if form not in FORMS:
         raise BowerbirdError(f"structure {form!r} is not known; choose one of {', '.join(FORMS)}")
+    base = getattr(base, "base", base)  # of a `ReferencePipeline`
     attentions = cross_attentions(base)
     changes = [_changes(base, prompt, form, clip_skip) for prompt in prompts]
     there = [each for each in changes if each is not None]

@@ -90,12 +90,14 @@ def refine(
     max_passes: int,
     first: Sequence[R] = (),
     missing_from: float = MISSING_FROM,
+    max_references: int | None = None,
 ) -> Refined[R]:
     """The best of at most `max_passes` pictures; of equally good ones the first.
 
     `generate(references)` makes a picture of the prompt, the first one with `first`; `choose(phrases, tried)` finds
-    references for phrases that are missing, none of the items `tried`. A reference whose phrase is seen stays. Ends
-    when nothing is missing, nothing else is found, or a pass is no better than the best before it.
+    references for phrases that are missing, none of the items `tried`. A reference whose phrase is seen stays, and the
+    others give way where a picture has more than `max_references`. Ends when nothing is missing, nothing else is found,
+    there is no room for it, or a pass is no better than the best before it.
     Raises: BowerbirdError for fewer than one pass, or a critic that does not say one number a phrase.
     """
     if not 1 <= max_passes <= MOST_PASSES:
@@ -107,11 +109,14 @@ def refine(
     while len(passes) < max_passes:
         wanted = [p for p, value in zip(phrases, passes[best].missing, strict=True) if value >= missing_from]
         tried = sorted({each.item for one in passes for each in one.references})
-        found = choose(wanted, tried) if wanted else ()
+        seen = [each for each in passes[best].references if each.phrase not in wanted]
+        room = None if max_references is None else max(0, max_references - len(seen))
+        found = choose(wanted, tried)[:room] if wanted else ()
         if not found:
             break
         renewed = {each.phrase for each in found}
-        references = [*(each for each in passes[best].references if each.phrase not in renewed), *found]
+        others = [each for each in passes[best].references if each.phrase in wanted and each.phrase not in renewed]
+        references = [*seen, *found, *others][:max_references]
         references.sort(key=lambda each: each.phrase.start)
         again = generate(references)
         passes.append(_look(critic, prompt, again, references))

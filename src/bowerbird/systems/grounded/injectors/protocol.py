@@ -126,9 +126,10 @@ class Injector(ABC):
                 f"{len(references)} references, and {with_article(name)} by {self.kind} takes at most"
                 f" {can.max_references}; choose fewer, by `k={can.max_references}` or `reference`"
             )
-        if not references and can.needs_reference:
+        if can.needs_reference and (not references or settings.scale == 0):
             raise BowerbirdError(
-                f"{with_article(name)} edits pictures: give it a reference, from a knowledge base or `reference`"
+                f"{with_article(name)} edits pictures: give it a reference, from a knowledge base or `reference`, at"
+                " a `scale` above 0"
             )
         if not can.weights and len({reference.weight for reference in references}) > 1:
             raise BowerbirdError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.opening import opening
 from bowerbird.models.weights import bundled
 from bowerbird.systems.grounded import adapter_file
 from bowerbird.systems.grounded.bases import IN_CONTEXT, BaseFacts
@@ -41,13 +42,19 @@ def inspect_adapter(path: str | Path) -> AdapterFacts:
     path = Path(path) if shipped is None else shipped / adapter_file.ADAPTER
     if path.is_dir():
         raise BowerbirdError(f"{path}: is a folder; give the adapter's file in it (.safetensors or .bin)")
-    tensors = adapter_file.read_tensors(path)
-    if adapter_file.is_face(tensors):
-        raise BowerbirdError(f"{path}: {adapter_file.FACE}")
-    for name in INJECTORS:
-        found = injector_class(name).recognize(tensors)
-        if found is not None:
-            return found
+    if not path.exists():
+        raise BowerbirdError(
+            f"{path}: no such file; give the file of an adapter, one of the hub fetched before: hf download"
+            " OWNER/NAME FILE --local-dir DIR"
+        )
+    with opening(f"adapter {str(path)!r}", "fetch it again"):
+        tensors = adapter_file.read_tensors(path)
+        if adapter_file.is_face(tensors):
+            raise BowerbirdError(f"{path}: {adapter_file.FACE}")
+        for name in INJECTORS:
+            found = injector_class(name).recognize(tensors)
+            if found is not None:
+                return found
     shapes = ", ".join(f"{key} {list(each.shape)}" for key, each in list(tensors.items())[:2])
     raise BowerbirdError(
         f"{path}: no adapter that bowerbird knows (it begins with {shapes[:160]}); it opens IP-Adapters for SD 1 and 2,"
