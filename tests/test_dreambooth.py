@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.systems.components import weights_hash
 from bowerbird.systems.dreambooth import class_pictures as classes
+from bowerbird.systems.dreambooth.rare_word import check_word
+from bowerbird.systems.grounded.bases import CALL
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.reference_settings import LoraFile
 from bowerbird.training.recipe import read_pictures, with_settings
@@ -98,12 +101,49 @@ def test_class_pictures_are_the_bases_own_and_made_once(place: Path, monkeypatch
     wanted = classes.generate(plain.base, config, list(range(classes.PART)), "cpu")  # type: ignore[arg-type]
     made = []
     monkeypatch.setattr(classes, "generate", lambda *a: made.append(a))
-    kept = classes.class_pictures(plain.base, config, 0, "cpu")  # type: ignore[arg-type]
+    usual = plain.defaults.guidance_scale
+    kept = classes.class_pictures(plain.base, config, 0, "cpu", usual)  # type: ignore[arg-type]
     assert torch.equal(kept, wanted[: len(kept)])
     assert len(kept) == 2
     assert not made
     whole = ReferencePipeline.from_pretrained(run(place, "second", "system.method=full"))
     assert np.abs(picture(whole) - picture(plain)).max() > 1e-4
+
+
+def test_the_class_is_generated_as_the_base_does_and_unchecked(place: Path) -> None:
+    (place / "base" / CALL).write_text('{"guidance_scale": 2.0}')
+    model = run(place, "whole", "system.method=full", "train.steps=1")
+    assert json.loads((model / CALL).read_text()) == {"guidance_scale": 2.0}
+    (file,) = (place / "cache" / "class-pictures").glob("*.safetensors")
+    kept = load_file(file)["pixels"]
+    base = ReferencePipeline.from_pretrained(place / "base").base
+    config = with_settings(recipe("dreambooth", tiny=True), ["system.class_name=fox", "system.template=a {}"]).system
+
+    class Checker(torch.nn.Module):
+        def forward(self, images: Any, clip_input: Any) -> Any:
+            raise AssertionError("a training's pictures are not checked")
+
+    base.register_modules(safety_checker=Checker())
+    made = classes.generate(base, config, list(range(classes.PART)), "cpu", 2.0)  # type: ignore[arg-type]
+    assert torch.equal(made, kept)
+    assert base.safety_checker is not None
+
+
+def test_a_word_that_ends_in_a_common_one_is_refused() -> None:
+    tokenizer = ReferencePipeline.from_pretrained("tiny-sd").base.tokenizer
+    check_word(tokenizer, "sks")
+    for word in ("cat", "bluedog"):
+        with pytest.raises(BowerbirdError, match="the base has a meaning for"):
+            check_word(tokenizer, word)
+
+
+def test_a_transformer_is_refused_before_it_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "flux").mkdir()
+    (place / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(
+        BowerbirdError, match="is a FluxPipeline; what is trained here is for a StableDiffusionPipeline"
+    ):
+        run(place, "refused", f"system.base={place / 'flux'}")
 
 
 def test_what_cannot_be_learned_is_refused(place: Path) -> None:

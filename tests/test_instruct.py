@@ -290,6 +290,11 @@ def test_sdxl_learns_to_edit_and_plain_diffusers_makes_the_same(
     again = loading.load_pipeline(tmp_path / "again")
     assert again.fingerprint() == pipe.fingerprint()
     assert again.config.force_zeros_for_empty_prompt
+    pipe.register_to_config(is_cosxl_edit=True)
+    scaled = pipe("make it blue", source=picture, generator=seeds.picture_generators(0, 1), **how).images
+    assert (scaled - zeros).abs().max() > 1e-3
+    pipe.save_pretrained(tmp_path / "cosxl")
+    assert loading.load_pipeline(tmp_path / "cosxl").config.is_cosxl_edit
 
 
 def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image) -> None:
@@ -311,6 +316,10 @@ def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image
     assert np.abs(made[0] - made[1]).max() > 0
     with pytest.raises(BowerbirdError, match="the instruction is empty"):
         pipe(" ", source=picture)
+    how = {"source": picture, "num_inference_steps": 1, "output_type": "np"}
+    said = pipe("make it a wolf", **how).images
+    assert np.array_equal(pipe("make it a wolf", neighbors=Neighbors.empty(["a heart"]), **how).images, said)
+    assert not np.array_equal(pipe(neighbors=Neighbors.empty(["a heart"]), **how).images, said)
 
 
 def test_a_lora_changes_an_edit_and_is_in_its_record(model: Path, picture: Image.Image, tmp_path: Path) -> None:
@@ -423,6 +432,17 @@ def test_nothing_is_looked_up_where_nothing_comes_in(
     assert "--kb" not in alone
     refused = CliRunner().invoke(app, [str(w) for w in alone])
     assert "--min-score is about what a search finds; give a knowledge base" in str(refused.exception)
+    for more, said in (
+        (("--strength", 0.3), "leave out --strength"),
+        (("--img2img",), "leave out --img2img"),
+        (("-k", 2), "is about what a knowledge base shows"),
+        (("--image-guidance", -3), "0 or more"),
+    ):
+        given = ["edit", model, "--image", tmp_path / "in.png", "--instruction", "make it blue", *more]
+        refused = CliRunner().invoke(app, [str(w) for w in (*given, "--out", tmp_path / "no")])
+        assert said in str(refused.exception)
+    with pytest.raises(BowerbirdError, match="reads at most 1 reference; got `k=2`"):
+        pipe.retrieve(Request(prompts=("make it a red square",), k=2), kb)
 
 
 @pytest.mark.parametrize("size", [(90, 60), (30, 81)])
@@ -479,11 +499,19 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(drawn_folder: Path, tmp_
     save_file(tensors, file, {"format": "pt"})
     list(train_recipe(recipe, pictures, tmp_path / "run", sheets=False))
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
-    from bowerbird.systems.grounded.recorded_base import base_header
+    from bowerbird.systems.grounded.recorded_base import base_header, other_base
 
-    header = base_header(str(base), {"unet": ReferencePipeline.from_pretrained(base).base.unet})
+    own = ReferencePipeline.from_pretrained(base).base
+    header = base_header(str(base), {"unet": own.unet, "text_encoder": own.text_encoder})
     assert json.loads((tmp_path / "run" / "model" / "base.json").read_text()) == json.loads(header["bowerbird.base"])
-    assert InstructPipeline.from_pretrained(tmp_path / "run" / "model").references is None
+    trained = InstructPipeline.from_pretrained(tmp_path / "run" / "model")
+    assert trained.references is None
+    (tmp_path / "lora.safetensors").write_bytes(b"")
+    save_file({"x": torch.zeros(1)}, tmp_path / "lora.safetensors", header)
+    assert other_base(tmp_path / "lora.safetensors", trained, tmp_path / "run" / "model") is None
+    kb, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder)
+    with pytest.raises(BowerbirdError, match="a knowledge base changes nothing"):
+        trained("make it a heart", source=Image.new("RGB", (64, 64)), knowledge_base=kb)
 
 
 def test_the_picture_of_what_is_shown_is_held_once() -> None:

@@ -164,6 +164,8 @@ def edit(
         _check_mask(context, k, kb, prompt, of_search)
     else:
         _check_change(kb, prompt, reference, instruction, image_guidance)
+        if instruction is not None:
+            _check_instruction(context, kb)
         if kb is None and (unused := [flag for flag, value in of_search.items() if value is not None]):
             raise BowerbirdError(f"edit: {unused[0]} is about what a search finds; give a knowledge base with --kb")
     if img2img and strength >= 1:
@@ -287,6 +289,8 @@ BESIDE_MASK = (
     "as_json",
 )
 """What can be given beside --mask."""
+NOT_BESIDE_INSTRUCTION = ("strength", "preservation", "img2img")
+OF_REFERENCES = ("k", "encoder", "search_mode")
 
 
 def _check_mask(
@@ -321,6 +325,15 @@ def _check_change(
         raise BowerbirdError("edit: --image-guidance is of --instruction")
     if instruction is not None and not instruction.strip():
         raise BowerbirdError("edit: the --instruction is empty; say what to change, for example 'make it blue'")
+
+
+def _check_instruction(context: typer.Context, kb: str | None) -> None:
+    """Raises: BowerbirdError for an option that editing by instruction does not have."""
+    every = [parameter.name or "" for parameter in context.command.params]
+    if given := others_given(context, [name for name in every if name not in NOT_BESIDE_INSTRUCTION]):
+        raise BowerbirdError(f"edit: an --instruction says what to change; leave out {', '.join(given)}")
+    if kb is None and (given := others_given(context, [name for name in every if name not in OF_REFERENCES])):
+        raise BowerbirdError(f"edit: {given[0]} is about what a knowledge base shows; give one with --kb")
 
 
 def _check_model(model: str, pipe: System, *, fills: bool, instructs: bool, img2img: bool) -> None:

@@ -97,13 +97,16 @@ def train(
     from bowerbird.training.trackers import check_trackers
 
     named = {"base": base, "class_name": class_name}
-    settings = [*(f"system.{key}={json.dumps(value)}" for key, value in named.items() if value), *(settings or [])]
+    settings = [
+        *(f"system.{key}={json.dumps(value)}" for key, value in named.items() if value is not None),
+        *(settings or []),
+    ]
     if subject is not None:
         if data is not None or kb is not None:
             raise BowerbirdError("train: --subject is what is trained on; leave --data and --kb out")
         data = str(subject)
     settings = [*settings, *([f"train.seed={seed}"] if seed is not None else [])]
-    chosen = open_recipe(recipe, tiny=tiny, settings=settings)
+    chosen = _at_the_edge_of_its_base(open_recipe(recipe, tiny=tiny, settings=settings), given_keys(settings))
     if dry_run:
         print_json(chosen.model_dump(mode="json"))
         return
@@ -311,6 +314,18 @@ def _source(
         str(data), size=recipe.size, limit=limit, transparency=recipe.transparency, caption_column=caption_column
     )
     return everything.columns, lambda r: everything.filter(r.where, r.limit)
+
+
+def _at_the_edge_of_its_base(recipe: Recipe, given: Collection[str]) -> Recipe:
+    """A subject's pictures are read at the edge of its base, unless another is given."""
+    from bowerbird.models.weights import bundled
+    from bowerbird.systems.grounded.bases import edge_of_folder
+
+    base = getattr(recipe.system, "base", None)
+    if recipe.system.kind != "dreambooth" or base is None or "size" in given:
+        return recipe
+    edge = edge_of_folder(bundled(base) or Path(base))
+    return recipe if edge is None else recipe.model_copy(update={"size": edge})
 
 
 def _scales(values: list[str]) -> list[float]:

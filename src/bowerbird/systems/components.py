@@ -88,4 +88,7 @@ def base_parts(unet: Any, text_encoder: Any, autoencoder: Any, second: Any = Non
 
 def weights_hash(module: Any) -> str:
     """16 hex digits of a module's weights."""
-    return hashlib.sha256(b"".join(p.cpu().numpy().tobytes() for p in module.state_dict().values())).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -183,6 +183,10 @@ def check_numbers(settings: Settings) -> None:
     for name in ("guidance_scale", "strength", "preservation", "change_threshold", "image_guidance"):
         if not math.isfinite(getattr(settings, name)):
             raise BowerbirdError(f"{name} is {getattr(settings, name)}; give a number, as in {getattr(Settings, name)}")
+    if settings.image_guidance < 0:
+        raise BowerbirdError(
+            f"image_guidance is how much of the picture stays, 0 or more; got {settings.image_guidance}"
+        )
     if not 0 <= settings.eta <= 1:
         raise BowerbirdError(f"eta is the share of fresh noise, 0 to 1; got {settings.eta}")
 

@@ -26,6 +26,8 @@ from bowerbird.evaluation.claims.grounding import at_edge
 from bowerbird.evaluation.metrics.intervals import Estimate, over_groups
 from bowerbird.evaluation.metrics.subject import preservation
 from bowerbird.models.low_rank import FILE
+from bowerbird.systems.dreambooth import class_pictures
+from bowerbird.systems.dreambooth.class_pictures import PART
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.reference_settings import LoraFile
 from bowerbird.training.cached import train_once
@@ -55,6 +57,7 @@ def measure(experiment: Experiment) -> Finding:
     benchmark, base = Benchmark(experiment), experiment.model(BASE)
     subjects = choose_subjects(benchmark)
     plain = ReferencePipeline.from_pretrained(base)
+    of_class = class_seconds(plain, experiment.device)
     named: dict[str, Values] = {}
     seconds: dict[str, Values] = {}
     kept: dict[str, dict[str, Values]] = {}
@@ -78,7 +81,7 @@ def measure(experiment: Experiment) -> Finding:
                     name = f"fine-tuned {label}, {step} steps"
                     images = generate(experiment, tuned, f"{WORD} {class_name}", seed)
                     _append(named, name, seed, share(benchmark, images, number))
-                    _append(seconds, name, seed, sum(v for k, v in spent.items() if k <= step))
+                    _append(seconds, name, seed, weight * of_class + sum(v for k, v in spent.items() if k <= step))
                     _note_class(kept, name, seed, generate(experiment, tuned, class_name, seed), own)
             for name, images, took in retrieved(benchmark, number, own, seed):
                 _append(named, name, seed, share(benchmark, images, number))
@@ -132,7 +135,9 @@ def measure(experiment: Experiment) -> Finding:
     notes = (
         f"{len(subjects)} entities that no model was trained on, each by {LEAST_PICTURES} to {MOST_PICTURES} drawings"
         f" in as many styles; the class is the subgroup of Unicode. A LoRA of the recipe's rank, rate {RATE:g},"
-        f" {last} steps; {PICTURES} pictures of each prompt. The judge chooses among the {len(benchmark.entities)} rare"
+        f" {last} steps; {PICTURES} pictures of each prompt. Seconds: of the steps, and with prior preservation of the"
+        " class's pictures too, by the time that eight of them take. The judge chooses among the"
+        f" {len(benchmark.entities)} rare"
         " entities. Retrieved: the same pictures as neighbors, no weight changed; its seconds are those of embedding"
         " them. Intervals over subjects."
     )
@@ -162,6 +167,15 @@ def class_of(pictures: Pictures) -> str:
 def base_edge(pipe: ReferencePipeline) -> int:
     """The edge in pixels of the base's pictures."""
     return int(pipe.capabilities.sizes[-1])
+
+
+def class_seconds(pipe: ReferencePipeline, device: str) -> float:
+    """How long the base takes for the pictures of a class, by as many as one file of them holds."""
+    system: Any = recipe("dreambooth", tiny=TINY).system
+    config = system.model_copy(update={"class_name": "thing"})
+    start = time.perf_counter()
+    class_pictures.generate(pipe.base, config, list(range(PART)), device, pipe.defaults.guidance_scale)
+    return (time.perf_counter() - start) * config.class_pictures / PART
 
 
 def subject_recipe(base: str, class_name: str, weight: float, seed: int, steps: int, edge: int) -> Recipe:

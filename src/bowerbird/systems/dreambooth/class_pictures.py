@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -18,17 +19,22 @@ PART = 8
 """Pictures a file of the cache: what a kill takes is at most these."""
 
 
-def class_pictures(base: Any, config: DreamBoothConfig, seed: int, device: str) -> Tensor:
-    """uint8 `(n, 3, S, S)` of the class, from the cache of this machine where the same base made them before."""
+def class_pictures(
+    base: Any, config: DreamBoothConfig, seed: int, device: str, guidance: float | None = None
+) -> Tensor:
+    """uint8 `(n, 3, S, S)` of the class, from the cache of this machine where the same base made them before.
+    `guidance`: the scale, None for that of the base's call."""
     texts = [getattr(base, name) for name in encoder_names(base)]
     networks = [weights_hash(each) for each in (base.unet, *texts, base.vae)]
     scheduler = repr(sorted(dict(base.scheduler.config).items(), key=str))
-    key = cache.key("class", *networks, scheduler, config.class_prompt, str(config.class_steps), str(seed))
+    key = cache.key(
+        "class, unchecked", *networks, scheduler, config.class_prompt, str(config.class_steps), str(guidance), str(seed)
+    )
     place = cache.directory("class-pictures")
 
     def pixels(start: int) -> dict[str, Tensor]:
         # always as many, so that a file serves any number of pictures
-        return {"pixels": generate(base, config, [seed + i for i in range(start, start + PART)], device)}
+        return {"pixels": generate(base, config, [seed + i for i in range(start, start + PART)], device, guidance)}
 
     starts = range(0, config.class_pictures, PART)
     files = {start: place / f"{key[:32]}-{start}.safetensors" for start in starts}
@@ -36,19 +42,37 @@ def class_pictures(base: Any, config: DreamBoothConfig, seed: int, device: str) 
     return torch.cat(parts)[: config.class_pictures]
 
 
-def generate(base: Any, config: DreamBoothConfig, numbers: list[int], device: str) -> Tensor:
+def generate(
+    base: Any, config: DreamBoothConfig, numbers: list[int], device: str, guidance: float | None = None
+) -> Tensor:
     """uint8 `(n, 3, S, S)`: what `base` makes of the class from these seeds."""
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
-    pipe = ReferencePipeline(base).to(device)
+    pipe = ReferencePipeline(unchecked(base)).to(device)
     edge = trained_edge(base)
     made = pipe(
         [config.class_prompt] * len(numbers),
         generator=[seeds.picture_generator(number) for number in numbers],
         num_inference_steps=config.class_steps,
+        guidance_scale=guidance,
         height=edge,
         width=edge,
         output_type="np",
     ).images
     pixels = torch.from_numpy(made).permute(0, 3, 1, 2).mul(255).round().to(torch.uint8)
     return pixels.contiguous()
+
+
+def unchecked(base: Any) -> Any:
+    """`base` without its safety checker, which makes pictures black that a training would learn from."""
+    return base if getattr(base, "safety_checker", None) is None else rebuilt(base, safety_checker=None)
+
+
+def rebuilt(base: Any, **parts: Any) -> Any:
+    """Diffusers' pipeline `base` with some of its `parts` exchanged, and its own settings."""
+    made = {**base.components, **parts}
+    taken = inspect.signature(type(base).__init__).parameters
+    settings = {name: base.config[name] for name in taken if name in base.config and name not in made}
+    if "requires_safety_checker" in taken and made.get("safety_checker") is None:
+        settings["requires_safety_checker"] = False
+    return type(base)(**made, **settings)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bowerbird.core import seeds
 from bowerbird.encoders.perceptual import mean_distance, perceptual_distances
+from bowerbird.systems.dreambooth.class_pictures import unchecked
 
 STEPS = 20
 CHECKED = 8
@@ -65,16 +66,18 @@ def least_share(subject: Sequence[Image.Image], base: float, of_class: Sequence[
     return min((1 + diversity([*subject][:MOST]) / base) / 2, chance)
 
 
-def generate(plain: Any, prompt: str, count: int) -> list[Image.Image]:
-    """`count` pictures of a prompt by diffusers' pipeline `plain`, the same noise each time."""
+def generate(plain: Any, prompt: str, count: int, guidance: float | None = None) -> list[Image.Image]:
+    """`count` pictures of a prompt by diffusers' pipeline `plain`, the same noise each time; `guidance`: the scale,
+    None for that of its call."""
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
-    pipe = ReferencePipeline(plain)
+    pipe = ReferencePipeline(unchecked(plain))
     pipe.set_progress_bar_config(disable=True)
     made: list[Image.Image] = pipe(
         prompt,
         num_images_per_prompt=count,
         generator=[seeds.picture_generator(i) for i in range(count)],
         num_inference_steps=STEPS,
+        guidance_scale=guidance,
     ).images
     return made

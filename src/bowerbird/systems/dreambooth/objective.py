@@ -7,7 +7,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from PIL import Image
@@ -20,18 +20,21 @@ from bowerbird.core.tensors import to_pil
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import schedulers
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
-from bowerbird.systems.base_text import added, encode, encoder_names, token_ids
+from bowerbird.systems.base_text import added, encode, encoder_names, token_ids, tokenizers
 from bowerbird.systems.components import base_parts
-from bowerbird.systems.dreambooth.class_pictures import class_pictures
+from bowerbird.systems.dreambooth.class_pictures import class_pictures, rebuilt
 from bowerbird.systems.dreambooth.collapse import CHECKED, MOST, ClassDiversity, diversity, generate, least_share
 from bowerbird.systems.dreambooth.config import TEXT_TARGETS, DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
-from bowerbird.systems.grounded.adapter_training.objective import load_base
-from bowerbird.systems.grounded.bases import trained_edge
+from bowerbird.systems.grounded.adapter_training.objective import load_pipeline
+from bowerbird.systems.grounded.bases import CALL, trained_edge
 from bowerbird.systems.grounded.lora_file import METADATA
 from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective, RunContext
+
+if TYPE_CHECKING:
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
 FEWEST = 2
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -58,9 +61,12 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         pixels: tuple[Tensor, Tensor | None],
         latents: tuple[Tensor, Tensor | None],
         seed: int,
+        opened: ReferencePipeline | None = None,
     ) -> None:
         super().__init__()
         self.config, self.seed = config, seed
+        self.guidance = None if opened is None else opened.defaults.guidance_scale
+        self.folder = None if opened is None else opened.folder
         self.pixels, of_class = pixels
         self.class_pixels = None if of_class is None else of_class[:MOST]
         self.subject, self.prior = latents
@@ -133,20 +139,17 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
 
     def plain(self) -> Any:
         """Diffusers' pipeline of the base with the current weights."""
-        base = self.frozen[0]
-        parts = {**base.components, "unet": self.unet, **self.text_encoders}
-        options = {} if len(self.frozen[1]) > 1 else {"requires_safety_checker": False}
-        return type(base)(**parts, **options)
+        return rebuilt(self.frozen[0], unet=self.unet, **self.text_encoders)
 
     def base_pictures(self) -> list[Image.Image]:
         """Pictures of the class by the base, from the noises that the class is looked at with."""
         if not self._base_pictures:
-            self._base_pictures = generate(self.frozen[0], self.config.class_prompt, CHECKED)
+            self._base_pictures = generate(self.frozen[0], self.config.class_prompt, CHECKED, self.guidance)
         return self._base_pictures
 
     def class_diversity(self) -> tuple[ClassDiversity, list[Image.Image]]:
         """How various the class is now and by the base, and the pictures of it now."""
-        now = generate(self.plain(), self.config.class_prompt, CHECKED)
+        now = generate(self.plain(), self.config.class_prompt, CHECKED, self.guidance)
         return ClassDiversity(diversity(now), diversity(self.base_pictures())), now
 
     def least_share(self, base: float) -> float:
@@ -169,6 +172,8 @@ class DreamBoothObjective(Objective[DreamBoothBatch]):
         pipeline."""
         if self.config.method == "full":
             self.plain().save_pretrained(out)
+            if self.folder is not None and (self.folder / CALL).is_file():
+                files.write_json(out / CALL, files.read_json(self.folder / CALL, "note on how a base generates"))
             return
         config, base, said = self.config, self.frozen[0], dict[str, Any]()
         tensors: dict[str, Tensor] = {}
@@ -203,31 +208,34 @@ def build(config: DreamBoothConfig, pictures: Pictures, run: RunContext) -> Drea
         raise BowerbirdError(
             f"a subject is learned from {FEWEST} or more pictures, best three to five; got {len(pictures)}"
         )
-    base = _open_base(config.base)
+    opened = _open_base(config.base)
+    base = opened.base
     edge = trained_edge(base)
     if pictures.size != edge:
         raise BowerbirdError(
             f"this base is for pictures of {edge} px, and these are read at {pictures.size}: size={edge}"
         )
-    check_word(base.tokenizer, config.word)
+    for tokenizer in tokenizers(base):
+        check_word(tokenizer, config.word)
     shown = None
     if config.prior_weight > 0:
-        shown = class_pictures(base, config, run.seed, run.device)
+        shown = class_pictures(base, config, run.seed, run.device, opened.defaults.guidance_scale)
     base.to(run.device)
     latents = [None if each is None else _latents(base.vae, each, run.device) for each in (pictures.pixels, shown)]
     assert latents[0] is not None
-    return DreamBoothObjective(config, base, (pictures.pixels, shown), (latents[0], latents[1]), run.seed)
+    return DreamBoothObjective(config, base, (pictures.pixels, shown), (latents[0], latents[1]), run.seed, opened)
 
 
-def _open_base(name: str) -> Any:
+def _open_base(name: str) -> ReferencePipeline:
     """Raises: BowerbirdError for what is no Stable Diffusion, or one that reads no text, as SDXL's refiner."""
-    base = load_base(name, KINDS)
+    opened = load_pipeline(name, KINDS)
+    base = opened.base
     if getattr(base, "text_encoder", None) is None or getattr(base, "tokenizer", None) is None:
         raise BowerbirdError(
             f"base {name!r} has no first text encoder, as SDXL's refiner, so a subject cannot be named in it; name the"
             " base itself: --base …"
         )
-    return base
+    return opened
 
 
 def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
@@ -237,5 +245,5 @@ def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
 
 def frozen(config: DreamBoothConfig) -> dict[str, str]:
     """Fingerprints of the base's networks."""
-    base = _open_base(config.base)
+    base = _open_base(config.base).base
     return base_parts(base.unet, base.text_encoder, base.vae, getattr(base, "text_encoder_2", None))

@@ -19,7 +19,7 @@ def sheet(objective: DreamBoothObjective, path: Path) -> None:
     nearest, and one of the class, which is to stay as various as that of the base below."""
     config = objective.config
     given = to_pil(objective.pixels)
-    subject = generate(objective.plain(), config.subject_prompt, COUNT)
+    subject = generate(objective.plain(), config.subject_prompt, COUNT, objective.guidance)
     state, now = objective.class_diversity()
     place = bundled("tiny-copies")
     assert place is not None

@@ -7,6 +7,8 @@ from typing import Any
 from bowerbird.core.errors import BowerbirdError
 
 MOST_TOKENS = 3
+LONG, ENDS = 3, "</w>"
+"""Letters from which a common token that ends a word means something, and how CLIP writes that it does."""
 COMMON = 0.8
 """A word that is one token is rare where its number is in the last fifth: vocabularies of byte pairs are in the order
 of how often a pair was met. `sks` of CLIP's is 48136 of 49408."""
@@ -28,6 +30,12 @@ def check_word(tokenizer: Any, word: str) -> None:
         raise BowerbirdError(
             f"`word` {word!r} is {len(tokens)} tokens for the base, at most {MOST_TOKENS} keep a name together; choose"
             " a shorter one, such as sks"
+        )
+    ending = str(tokenizer.convert_ids_to_tokens(tokens[-1])).removesuffix(ENDS)
+    if len(tokens) > 1 and tokens[-1] < COMMON * len(tokenizer) and ending.isalpha() and len(ending) >= LONG:
+        raise BowerbirdError(
+            f"`word` {word!r} ends in {ending!r}, which the base has a meaning for; choose a rare one, such as sks:"
+            " --set system.word=…"
         )
     if len(tokens) == 1 and tokens[0] < COMMON * len(tokenizer):
         raise BowerbirdError(

@@ -211,6 +211,18 @@ def written_call(folder: Path, usual: UsualCall) -> UsualCall:
     return replace(usual, steps=steps, guidance_scale=float(scale))
 
 
+def edge_of_folder(folder: Path) -> int | None:
+    """`trained_edge` of the Stable Diffusion in `folder`, by its configurations alone; None where they do not say."""
+    places = [folder / part / "config.json" for part in ("unet", "vae")]
+    if not all(place.is_file() for place in places):
+        return None
+    unet, vae = map(network_files.check_config, places)
+    size, channels = unet.get("sample_size"), vae.get("block_out_channels")
+    if type(size) is not int or not isinstance(channels, list):
+        return None
+    return size * int(2 ** (len(channels) - 1))
+
+
 def trained_edge(base: Any) -> int:
     """The edge in pixels that a base was made for."""
     factor = int(getattr(base, "vae_scale_factor", 8))

@@ -92,7 +92,7 @@ class InstructObjective(Objective[InstructBatch]):
     def __init__(self, config: InstructConfig, data: EditData, base: Base, encoder: Encoder | None, seed: int) -> None:
         super().__init__()
         self.config, self.data, self.seed, self.encoder = config, data, seed, encoder
-        self.grown_from = None if config.base is None else base_header(config.base, {"unet": base.unet})
+        self.grown_from = None if config.base is None else base_header(config.base, _networks(base))
         channels = int(base.autoencoder.config.latent_channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
@@ -220,6 +220,11 @@ class InstructObjective(Objective[InstructBatch]):
         common.save_half(pipe, self.unet, out)
         if self.grown_from is not None:
             write_note(out, self.grown_from)
+
+
+def _networks(base: Base) -> dict[str, Any]:
+    """What a LoRA for the base changes: it goes into what is trained from that base too."""
+    return {"unet": base.unet, **{name: getattr(base, name) for name in encoder_names(base)}}
 
 
 def chosen_edits(edits: Edits, count: int) -> list[Edit]:

@@ -34,7 +34,7 @@ from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceProjection
 from bowerbird.systems.knn import edit_source
 from bowerbird.systems.knn.edit_source import Source
-from bowerbird.systems.queries import Request, nothing_found
+from bowerbird.systems.queries import Request, nothing_found, with_prompts
 from bowerbird.systems.reference_settings import LoraFile, ReferenceSettings
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class InstructPipeline(System):
 
     `encoder_name`, `encoder_fingerprint`: whose embeddings `references` reads; empty where it reads none. The second
     text encoder is SDXL's. `force_zeros_for_empty_prompt`: no instruction is zeros, and not the tokens of an empty one.
+    `is_cosxl_edit`: the latents of the picture are scaled, as CosXL's edit model reads them.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -72,12 +73,13 @@ class InstructPipeline(System):
         text_encoder_2: Any = None,
         tokenizer_2: Any = None,
         force_zeros_for_empty_prompt: bool = False,
+        is_cosxl_edit: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2)
         self.register_to_config(k=k, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, is_cosxl_edit=is_cosxl_edit)
         self.references: ReferenceProjection | None = None
         self.loras: tuple[AppliedLora, ...] = ()
 
@@ -134,7 +136,7 @@ class InstructPipeline(System):
 
         `guidance_scale`: how much the instruction counts; `image_guidance`: how much of the picture stays; both 1
         is one pass without guidance. `knowledge_base`: the thing that an instruction names (`named_thing`) is looked
-        up there, and the model is shown it; `neighbors` with the instructions as their queries wins over that.
+        up there, and the model is shown it; `neighbors` wins over that, and has the instructions where none is given.
         `change_threshold`: see `KNNDiffusionPipeline`; 0 takes all of the edit. Raises: BowerbirdError (MismatchError
         for a knowledge base of another encoder), before anything is generated.
         """
@@ -145,11 +147,13 @@ class InstructPipeline(System):
             given = (instruction,) if isinstance(instruction, str) else tuple(instruction or ())
             request = Request(prompts=given, k=k, search_mode=search_mode, where=where)
             neighbors = self.retrieve(request, knowledge_base)
+        elif instruction is not None:
+            neighbors = with_prompts(neighbors, instruction)
         hits = neighbors.repeat(num_images_per_prompt)
         _check_instructions(hits.queries)
         edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
         started = self._read(source, len(hits), edge)
-        both = self.condition(hits, started.latents / self._scale())
+        both = self.condition(hits, started.latents / (1.0 if self.config.is_cosxl_edit else self._scale()))
         nothing, pooled = self._text([""] * len(hits))
         if self.config.force_zeros_for_empty_prompt:
             nothing = replace(nothing, keys=torch.zeros_like(nothing.keys))
@@ -194,17 +198,19 @@ class InstructPipeline(System):
         """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
         without a knowledge base or with k = 0. Raises: BowerbirdError for a knowledge base where the model was trained
         without references, and where the search finds nothing and that is not allowed."""
-        request = self.resolve(request, kb)
-        instructions = request.prompts or ()
-        _check_instructions(instructions)
-        k = request.k or 0
-        if kb is None or k == 0:
-            return Neighbors.empty(instructions).repeat(count)
-        if self.references is None:
+        if kb is not None and self.references is None and request.k != 0:
             raise BowerbirdError(
                 "this model was trained without references, so a knowledge base changes nothing; leave it out, or use"
                 " one like tiny-instruct"
             )
+        request = self.resolve(request, kb)
+        instructions = request.prompts or ()
+        _check_instructions(instructions)
+        k, most = request.k or 0, self.capabilities.max_references or 0
+        if kb is None or k == 0:
+            return Neighbors.empty(instructions).repeat(count)
+        if k > most:
+            raise BowerbirdError(f"this model reads at most {most} reference; got `k={k}`")
         self.check_knowledge_base(kb)
         names = [named_thing(text) for text in instructions]
         if not any(names):
@@ -320,6 +326,7 @@ class InstructPipeline(System):
                 scheduler=plain.scheduler,
                 **read,
                 force_zeros_for_empty_prompt=bool(getattr(plain.config, "force_zeros_for_empty_prompt", False)),
+                is_cosxl_edit=bool(vars(plain).get("is_cosxl_edit", False)),  # diffusers does not keep it
             )
             pipe.after_loading(place)
             network_files.without_place(pipe, last_part(name))
@@ -355,6 +362,9 @@ class InstructPipeline(System):
                 **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
             )
         plain.save_pretrained(out, **kwargs)
+        if self.config.is_cosxl_edit:
+            index = files.read_json(out / model_index.FILE, "description of a model")
+            files.write_json(out / model_index.FILE, {**index, "is_cosxl_edit": True})
         for name in names:
             # transformers computes in what the file says, diffusers in float32, and both have to agree
             written = files.read_json(out / name / "config.json", "configuration")

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from bowerbird.encoders.small import SmallEncoder
 from bowerbird.models import clip_text
 from bowerbird.models.unet import with_short_attention
 from bowerbird.models.weights import bundled
+from bowerbird.systems import hub, model_index
 from bowerbird.systems.components import base_parts
 from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded import bases
@@ -48,6 +49,9 @@ from bowerbird.systems.grounded.bases import cross_attentions, trained_edge
 from bowerbird.systems.grounded.picture_tokens import picture_tokens, tokens_shape
 from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.objective import Objective, RunContext
+
+if TYPE_CHECKING:
+    from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
 TOKENS = 4
 """Of the one embedding of an encoder without patches; diffusers knows no other number."""
@@ -227,13 +231,20 @@ def frozen(config: IPAdapterConfig) -> dict[str, str]:
 def load_base(name: str, kinds: Sequence[str] = ("StableDiffusionPipeline",)) -> Any:
     """The Stable Diffusion called `name`, bundled, a directory or a hub id. Raises: BowerbirdError when it is not there
     or is none of diffusers' `kinds`."""
+    return load_pipeline(name, kinds).base
+
+
+def load_pipeline(name: str, kinds: Sequence[str]) -> ReferencePipeline:
+    """The same, with how it generates. Raises: BowerbirdError before a weight is fetched or read."""
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
-    base = ReferencePipeline.from_pretrained(name).base
-    if type(base).__name__ not in kinds:
+    place = bundled(name) or Path(name)
+    kind = (model_index.read_index(place) if place.is_dir() else hub.fetch_index(name, {}))["_class_name"]
+    if kind not in kinds:
         raise BowerbirdError(
-            f"base {name!r} is {with_article(type(base).__name__)}; what is trained here is for a {' or '.join(kinds)},"
+            f"base {name!r} is {with_article(kind)}; what is trained here is for a {' or '.join(kinds)},"
             " whose U-Net reads a text: --base …"
         )
-    base.set_progress_bar_config(disable=True)
-    return base
+    pipe = ReferencePipeline.from_pretrained(name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
