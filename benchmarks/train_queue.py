@@ -120,14 +120,20 @@ class Prepared:
 def go_on_from(folder: Path, objective: Any) -> None:
     """First weights from a model of the same networks: what a GPU began or a shorter training made."""
     from bowerbird.core import files
+    from bowerbird.core.errors import BowerbirdError
 
     stages = [place for place in ("super_resolution_2", "super_resolution") if (folder / place).is_dir()]
-    places = {"": ("autoencoder", "encoder"), (stages or ["unet"])[0]: ("unet",), "text_encoder": ("text_encoder",)}
+    places = {"": ("autoencoder", "encoder", "model"), (stages or ["unet"])[0]: ("unet",)}
+    places |= {name: (name,) for name in ("text_encoder", "transformer", "decoder")}
+    count = 0
     for place, names in places.items():
         for name in names:
             network, found = getattr(objective, name, None), sorted((folder / place).glob("*.safetensors"))
             if network is not None and found:
                 network.load_state_dict({k: v.float() for k, v in files.load_tensors(found[0]).items()})
+                count += 1
+    if not count:
+        raise BowerbirdError(f"{folder}: holds no weights of what is trained; take it away, or give the right ones")
 
 
 def prepare(entry: Entry, root: Path, device: str, settings: list[str]) -> Prepared:

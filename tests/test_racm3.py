@@ -430,12 +430,20 @@ def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBas
         RACM3Pipeline(pipe.decoder, pipe.vae, words)
 
 
-def test_more_documents_than_the_decoder_knows_are_refused(objective: RACM3Objective, drawn_folder: Path) -> None:
-    recipe = with_settings(recipes.recipe("tiny-racm3", tiny=True), ["system.k=9"])
+def test_settings_that_contradict_each_other_are_refused(objective: RACM3Objective) -> None:
+    recipe = recipes.recipe("tiny-racm3", tiny=True)
     with pytest.raises(BowerbirdError, match="9 and the decoder knows 8"):
-        build_objective(recipe, read_pictures(recipe, drawn_folder), drawn_folder.parent / "racm3-refused")
+        with_settings(recipe, ["system.k=9"])
+    with pytest.raises(BowerbirdError, match="to_text and infilled are shares"):
+        with_settings(recipe, ["system.to_text=0.7", "system.infilled=0.7"])
     assert isinstance(recipe.system, RACM3Config)
     assert encoders.load("small").shared_dim == objective.cache.vectors.shape[1]
+
+
+def test_processes_have_as_many_documents_in_a_step(objective: RACM3Objective) -> None:
+    lengths = [[int(objective.batch(step, 4, rank)["documents"].max()) for rank in (0, 1)] for step in range(12)]
+    assert any(one for one, _ in lengths)
+    assert all(bool(one) == bool(other) for one, other in lengths)
 
 
 def test_pictures_without_captions_are_no_documents(drawn_folder: Path, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ Differs from the paper, and why:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from bowerbird import encoders
@@ -34,13 +34,13 @@ from bowerbird.models.document_transformer import DocumentTransformer
 from bowerbird.models.symbol_losses import symbol_losses
 from bowerbird.models.vq import codebook_of, sample_codebook, to_cache_tokens
 from bowerbird.systems import common
-from bowerbird.systems.components import weights_hash
+from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3.documents import DocumentCache, build_documents
 from bowerbird.systems.racm3.layout import Layout, Passage
 from bowerbird.systems.settings import Amount, Count, Share, column, network
-from bowerbird.systems.tokenizer import open_tokenizer, tokenizer_fingerprint
+from bowerbird.systems.tokenizer import BASE, open_tokenizer, tokenizer_fingerprint
 
 INVENTED = 4096
 """Invented names a training knows."""
@@ -96,6 +96,15 @@ class RACM3Config(ObjectiveConfig):
     styled: Share = 0.25
     style_key: str | None = column("style")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.k > self.documents:
+            raise ValueError(f"k is {self.k} and the decoder knows {self.documents} documents")
+        for one, other in (("to_text", "infilled"), ("by_text", "by_style")):
+            if getattr(self, one) + getattr(self, other) > 1:
+                raise ValueError(f"{one} and {other} are shares of all samples, together at most 1")
+        return self
+
 
 class RACM3Batch(TypedDict):
     """n sequences of length L: `tokens`, `places`, `following` and `documents` for the decoder, the symbols `target`
@@ -124,8 +133,6 @@ class RACM3Objective(Objective[RACM3Batch]):
     ) -> None:
         """`words`: the tokenizer of captions; `tokenizer`: that of pictures."""
         super().__init__()
-        if config.k > config.documents:
-            raise BowerbirdError(f"k is {config.k} and the decoder knows {config.documents} documents")
         self.config, self.pictures, self.cache, self.seed = config, pictures, documents, seed
         self.frozen = (tokenizer, encoder, words)  # a tuple hides them: they are not trained and not checkpointed
         side = round(documents.codes.shape[2] ** 0.5)
@@ -152,7 +159,8 @@ class RACM3Objective(Objective[RACM3Batch]):
     def batch(self, step: int, size: int, rank: int = 0) -> RACM3Batch:
         """Sequences with one number of documents for the batch, 0 to `config.k`, fewer where there are not so many."""
         rng = seeds.numpy_generator(self.seed, "batch", step, rank)
-        k = int(rng.integers(self.config.k + 1))
+        # one number for all processes, as each step waits for the longest sequences
+        k = int(seeds.numpy_generator(self.seed, "documents", step).integers(self.config.k + 1))
         rows = rng.integers(len(self.plain), size=size)
         stacked: Any = lay.stack(self.layout, [self._sequence(int(row), k, rng) for row in rows])
         return stacked
@@ -254,7 +262,8 @@ def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Obje
             " the column that holds them with `caption_column`, or put a text beside each picture (a.png, a.txt)"
         )
     encoder = encoders.load(config.encoder, device=run.device)
-    tokenizer = open_tokenizer(config.tokenizer, config.symbols, pictures, run).to(run.device)
+    edge = int(load_autoencoder(BASE).config.sample_size) if config.tokenizer is None else None
+    tokenizer = open_tokenizer(config.tokenizer, config.symbols, pictures, run, edge).to(run.device)
     size = int(tokenizer.config.sample_size)
     shaping = config.model_dump_json(
         include={"k_stored", "max_similarity", "query_dropout", "text_queries", "views", "style_key"}
