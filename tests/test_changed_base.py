@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def test_a_run_on_a_changed_base_is_refused(name: str, tmp_path: Path, drawn_fol
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_files_of_ours_go_into_their_own_base_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_lora_of_ours_goes_into_its_own_base_alone_and_an_adapter_warns(
+    tmp_path: Path, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
     pipe = doubles.sd()
     base = base_of("sd", tmp_path / "base")
     header = base_header("/home/me/base", {"unet": pipe.unet})
@@ -96,8 +99,9 @@ def test_files_of_ours_go_into_their_own_base_alone(tmp_path: Path, dtype: torch
 
     open_both()
     change(base)
-    with pytest.raises(MismatchError, match=r"trained on the base 'base', whose unet is \w{16}, and that of this base"):
-        ReferencePipeline.from_pretrained(base, adapter=adapter.with_name(ADAPTER), dtype=dtype)
+    assert not caplog.records
+    ReferencePipeline.from_pretrained(base, adapter=adapter.with_name(ADAPTER), dtype=dtype)  # as into a fine-tune
+    assert re.search(r"trained on the base 'base', whose unet is \w{16}, and that of this base", caplog.text)
     with pytest.raises(MismatchError, match="bowerbird train dreambooth --base"):
         ReferencePipeline.from_pretrained(base, loras=[LoraFile(tmp_path / "toy.safetensors")], dtype=dtype)
     ReferencePipeline.from_pretrained(base, adapter=adapter, dtype=dtype)  # of others, which say nothing

@@ -143,7 +143,6 @@ def test_claims_about_trained_models_of_tokens_measure_and_name_what_is_missing(
     models = {
         "tiny-rarm": trained("tiny-rarm", tmp_path / "rarm", pictures),
         "tiny-racm3": trained("tiny-racm3", tmp_path / "racm3", pictures),
-        "small-patches-text": "small",
     }
     rare = Experiment(few, [], drawings, models=models)
     in_two = replace(rare, drawings=drawings.select(two))

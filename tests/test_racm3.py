@@ -14,11 +14,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from bowerbird import KnowledgeBase, encoders
-from bowerbird.core import provenance
+from bowerbird.core import provenance, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
+from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion.guidance import Guidance
 from bowerbird.diffusion.token_sampling import TokenSampling
+from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.models.causal_attention import BLOCK, attend_causally
 from bowerbird.models.clip_text import build_tokenizer, learn_pairs
 from bowerbird.models.document_transformer import DocumentTransformer
@@ -31,7 +33,7 @@ from bowerbird.systems.racm3.decoding import Decoder, Prompt, condition
 from bowerbird.systems.racm3.documents import drop_words, retrieve
 from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.racm3.objective import RACM3Config, RACM3Objective
-from bowerbird.systems.racm3.pipeline import RACM3Pipeline
+from bowerbird.systems.racm3.pipeline import RACM3Pipeline, vocabulary_hash
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 from bowerbird.training.run import train_recipe
@@ -301,6 +303,27 @@ def test_without_documents_only_the_text_counts(pipe: RACM3Pipeline, kb: Knowled
     assert codes.shape == (1, 256)
 
 
+def test_an_evaluation_gives_the_caption_and_never_the_picture_itself(
+    pipe: RACM3Pipeline, kb: KnowledgeBase, drawn_folder: Path
+) -> None:
+    shown = load_pictures(drawn_folder, size=64, limit=3)
+    given: list[Neighbors] = []
+
+    class Told:
+        capabilities, retrieve_like = pipe.capabilities, pipe.retrieve_like
+
+        def bits_per_token(self, x: torch.Tensor, hits: Neighbors, *, null: bool = False) -> torch.Tensor:
+            given.append(hits)
+            return torch.zeros(len(x))
+
+    likelihood(Told(), kb, shown, np.arange(3), 2)  # type: ignore[arg-type]
+    assert [hits.queries for hits in given] == [shown.captions] * 3
+    own = kb.encoder.embed_images(tensors.to_pil(shown.pixels))
+    for vector, found in zip(own, given[0].embeddings, strict=True):
+        cosines = found @ vector / (np.linalg.norm(found, axis=1).clip(1e-9) * np.linalg.norm(vector))
+        assert (cosines <= 0.9).all()
+
+
 def test_the_likelihood_is_that_of_the_chain(pipe: RACM3Pipeline, kb: KnowledgeBase) -> None:
     hits = pipe.retrieve(Request(prompts=("red circle",), k=1), kb)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -428,6 +451,9 @@ def test_what_is_wrong_is_said_in_one_line(pipe: RACM3Pipeline, kb: KnowledgeBas
     words = build_tokenizer(learn_pairs(["another model"], 520), 34)
     with pytest.raises(BowerbirdError, match="of another model"):
         RACM3Pipeline(pipe.decoder, pipe.vae, words)
+    with pytest.raises(BowerbirdError, match="mean something else than the decoder was trained on"):
+        RACM3Pipeline(pipe.decoder, pipe.vae, pipe.tokenizer, vocabulary=vocabulary_hash(words))
+    assert vocabulary_hash(pipe.tokenizer) == pipe.config.vocabulary
 
 
 def test_settings_that_contradict_each_other_are_refused(objective: RACM3Objective) -> None:

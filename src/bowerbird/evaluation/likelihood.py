@@ -7,7 +7,7 @@ arXiv 2204.11824, whose likelihood is a product over tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,15 +40,21 @@ def likelihood(
 ) -> dict[str, Any]:
     """Bits a token of the `rows` of `pictures`, means over pictures with intervals.
 
-    Its own neighbors are the k items nearest to the picture, itself by its id left out; those of another are half the
-    rows away. Pictures without a neighbor count as they are: without.
+    Its own neighbors are the k items nearest to the picture, itself by its id left out; of a system that reads captions
+    too, the documents that it retrieves for the picture (none more like it than the system allows), with its caption as
+    the text. Those of another are half the rows away. Pictures without a neighbor count as they are: without.
     """
     chosen = tensors.to_pil(pictures.pixels[np.asarray(rows)])
-    hits = without_itself(kb.search(images=chosen, k=k + 1), [int(pictures.ids[row]) for row in rows], k)
+    if pipe.capabilities.captions:
+        hits = Neighbors.stack([pipe.retrieve_like(picture, kb, k) for picture in chosen])
+        hits = replace(hits, queries=tuple(pictures.captions[row] for row in rows))
+    else:
+        found_by_picture = kb.search(images=chosen, k=min(k + 1, len(kb)))
+        hits = without_itself(found_by_picture, [int(pictures.ids[row]) for row in rows], k)
     cases = [("own neighbors", hits, False), ("no neighbors", hits, True)]
     if len(hits) > 1:  # one picture has no other
         another = hits.rows(np.roll(np.arange(len(hits)), len(hits) // 2))
-        cases.insert(1, ("another's neighbors", another, False))
+        cases.insert(1, ("another's neighbors", replace(another, queries=hits.queries), False))
     edge = max(pipe.capabilities.sizes)
     found: dict[str, np.ndarray] = {}
     for number, (name, given, null) in enumerate(cases):

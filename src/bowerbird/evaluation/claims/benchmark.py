@@ -27,6 +27,7 @@ from bowerbird.core.progress import for_stage
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion.guidance import Guidance
+from bowerbird.encoders.load import place_of
 from bowerbird.evaluation.claims.experiment import Experiment, open_pipeline, steps_of
 from bowerbird.evaluation.features import load_or_make
 from bowerbird.evaluation.judge import Judge, train_judge
@@ -283,3 +284,10 @@ def write_table(pictures: Pictures, path: Path, columns: Sequence[str] = ("hexco
     with disk_errors(path):
         pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def encoder_of(model: str) -> str:
+    """What opens the encoder whose embeddings the pipeline called `model` was trained to read, by what it records.
+    Raises: BowerbirdError where that encoder is not on this machine."""
+    config = open_pipeline(model, "cpu").config
+    return place_of(encoders.load_recorded(config.encoder_name, config.encoder_fingerprint))

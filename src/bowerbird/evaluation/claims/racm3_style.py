@@ -9,7 +9,7 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation.claims import style
 from bowerbird.evaluation.claims.benchmark import neighbors_at
 from bowerbird.evaluation.claims.claim import Claim, Finding
-from bowerbird.evaluation.claims.experiment import Experiment
+from bowerbird.evaluation.claims.experiment import Experiment, open_pipeline
 
 MODEL = "tiny-racm3"
 K = 2
@@ -17,7 +17,9 @@ K = 2
 
 def measure(experiment: Experiment) -> Finding:
     """The same names and seeds after documents of each style."""
-    return style.exchange(experiment, experiment.model(MODEL), demonstrations)
+    model = experiment.model(MODEL)
+    scale = open_pipeline(model, "cpu").defaults.guidance_scale
+    return style.exchange(experiment, model, demonstrations, guidance_scale=scale)
 
 
 def demonstrations(drawings: Pictures, name: str, entities: list[str]) -> Neighbors:

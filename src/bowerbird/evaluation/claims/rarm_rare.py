@@ -9,14 +9,12 @@ import numpy as np
 
 from bowerbird.core.types import Neighbors
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.benchmark import Benchmark, encoder_of, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.intervals import Estimate
 
 MODEL = "tiny-rarm"
-ENCODER = "small-patches-text"
-"""Whose embeddings the model reads."""
 K = 4
 GUIDANCE = 2.0
 LEAST, MOST = 0.70, 0.03
@@ -31,8 +29,8 @@ LABELS = {
 
 def measure(experiment: Experiment) -> Finding:
     """Top-1 of the judge among the rare entities, from their drawings, another's, and none."""
-    benchmark = Benchmark(experiment, encoder=experiment.model(ENCODER))
     model = experiment.model(MODEL)
+    benchmark = Benchmark(experiment, encoder=encoder_of(model))
     truth = np.arange(len(benchmark.entities))
     hits = benchmark.with_embeddings(benchmark.search(benchmark.names, K))
     others = hits.rows(np.roll(truth, 1))
@@ -75,5 +73,5 @@ CLAIM = Claim(
     varies="neighbors: drawings of the thing, of another, or none",
     measures="share of pictures that an independent judge names as the thing, among the rare ones",
     measure=measure,
-    models=(MODEL, ENCODER),
+    models=(MODEL,),
 )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bowerbird.evaluation.claims import style
+from bowerbird.evaluation.claims.benchmark import encoder_of
 from bowerbird.evaluation.claims.claim import Claim, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
-from bowerbird.evaluation.claims.rarm_rare import ENCODER, GUIDANCE, MODEL
+from bowerbird.evaluation.claims.rarm_rare import GUIDANCE, MODEL
 
 
 def measure(experiment: Experiment) -> Finding:
     """From each entity's picture in the database's style."""
-    hits_of = style.of_entity(experiment.model(ENCODER))
-    return style.exchange(experiment, experiment.model(MODEL), hits_of, guidance_scale=GUIDANCE)
+    model = experiment.model(MODEL)
+    return style.exchange(experiment, model, style.of_entity(encoder_of(model)), guidance_scale=GUIDANCE)
 
 
 CLAIM = Claim(
@@ -21,5 +22,5 @@ CLAIM = Claim(
     varies="the drawing style of the database; entities, seeds and network (tiny-rarm) alike",
     measures="share of pictures that an independent style judge assigns to the database's style",
     measure=measure,
-    models=(MODEL, ENCODER),
+    models=(MODEL,),
 )

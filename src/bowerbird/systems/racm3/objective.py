@@ -224,7 +224,7 @@ class RACM3Objective(Objective[RACM3Batch]):
 
     def pipeline(self) -> Any:
         """The current weights as a `RACM3Pipeline`."""
-        from bowerbird.systems.racm3.pipeline import RACM3Pipeline
+        from bowerbird.systems.racm3.pipeline import RACM3Pipeline, vocabulary_hash
 
         tokenizer, encoder, words = self.frozen
         return RACM3Pipeline(
@@ -236,6 +236,7 @@ class RACM3Objective(Objective[RACM3Batch]):
             encoder_fingerprint=encoder.fingerprint,
             max_similarity=self.config.max_similarity,
             codebook=sample_codebook(codebook_of(tokenizer)),
+            vocabulary=vocabulary_hash(words),
         )
 
     def export(self, out: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import images, seeds, tensors
+from bowerbird.core import cache, images, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.conditions import Conditioning
@@ -41,13 +41,18 @@ if TYPE_CHECKING:
 SAMPLER = "raster"
 
 
+def vocabulary_hash(tokenizer: Any) -> str:
+    """16 hex digits of a tokenizer's tokens in their order."""
+    return cache.key(*sorted(f"{number} {token}" for token, number in tokenizer.get_vocab().items()))[:16]
+
+
 class RACM3Pipeline(System):
     """Generates a picture code by code, and captions word by word, after documents that show and name things.
 
     `encoder_name` and `encoder_fingerprint`: of the encoder whose mixed vectors found the documents in training.
-    `codebook`: see `vq.sample_codebook`. `max_similarity`: of the pictures of two documents. `guidance_scale`,
-    `temperature`, `top_k` (0: all), `top_p` and `min_p` (see `TokenSampling`) are how it generates unless asked
-    otherwise.
+    `codebook`: see `vq.sample_codebook`. `vocabulary`: see `vocabulary_hash`. `max_similarity`: of the pictures of two
+    documents. `guidance_scale`, `temperature`, `top_k` (0: all), `top_p` and `min_p` (see `TokenSampling`) are how it
+    generates unless asked otherwise.
     """
 
     model_cpu_offload_seq = "decoder->vae"
@@ -70,6 +75,7 @@ class RACM3Pipeline(System):
         top_p: float = 0.95,
         min_p: float = 0.0,
         codebook: list[float] | None = None,
+        vocabulary: str = "",
     ) -> None:
         super().__init__()
         self.register_modules(decoder=decoder, vae=vae, tokenizer=tokenizer)
@@ -85,11 +91,17 @@ class RACM3Pipeline(System):
             top_p=top_p,
             min_p=min_p,
             codebook=codebook,
+            vocabulary=vocabulary,
         )
         self.layout = Layout.of(decoder.config)
         if not has_codebook(vae, codebook or []):
             raise BowerbirdError(
                 "the codes of the tokenizer of pictures mean something else than the decoder was trained on: it is of"
+                " another model; fetch the whole model again"
+            )
+        if vocabulary and vocabulary != vocabulary_hash(tokenizer):
+            raise BowerbirdError(
+                "the words of the tokenizer of captions mean something else than the decoder was trained on: it is of"
                 " another model; fetch the whole model again"
             )
         if len(tokenizer) != self.layout.text_tokens or vae.config.num_vq_embeddings != self.layout.image_tokens:
@@ -121,6 +133,10 @@ class RACM3Pipeline(System):
     def defaults(self) -> Defaults:
         """A step a code."""
         return replace(super().defaults, num_inference_steps=self.layout.cells)
+
+    def batch_size(self, height: int | None = None, width: int | None = None) -> int | None:
+        """Four on a CPU: a step reads all weights for every code, whatever the number of pictures."""
+        return 4 if self.device.type == "cpu" else None
 
     @property
     def networks(self) -> list[torch.nn.Module]:

@@ -112,6 +112,10 @@ class RARMPipeline(EmbeddingSystem):
         """A step a token."""
         return replace(super().defaults, num_inference_steps=int(self.transformer.config.positions))
 
+    def batch_size(self, height: int | None = None, width: int | None = None) -> int | None:
+        """Four on a CPU: a step reads all weights for every code, whatever the number of pictures."""
+        return 4 if self.device.type == "cpu" else None
+
     @property
     def networks(self) -> list[torch.nn.Module]:
         """The transformer."""
