@@ -29,7 +29,8 @@ from bowerbird.evaluation.claims import (
 )
 from bowerbird.evaluation.claims import benchmark as benchmark_module
 from bowerbird.evaluation.claims.experiment import Experiment, Settings
-from bowerbird.evaluation.claims.grounding import grounding, pairs, stack
+from bowerbird.evaluation.claims.grounding import grounding, pairs
+from bowerbird.systems.grounded.prompting import stack_rows
 from bowerbird.systems.reference_settings import ReferenceSettings
 from bowerbird.training import recipes
 from bowerbird.training.recipe import read_pictures, with_settings
@@ -95,7 +96,7 @@ def test_a_row_is_the_same_picture_whichever_others_are_generated(experiment: Ex
         assert set(setup.known.values()) == {"thing4", "thing5"}
         plans = [setup.plan("a mark thing0 left of a mark thing1"), setup.plan("a mark thing2")]
         one = setup.search(["a mark thing3"], 1)
-        hits = stack([setup.ground(plans[:1]), setup.ground(plans[1:]), one, Neighbors.empty(["a heart"])])
+        hits = stack_rows([setup.ground(plans[:1]), setup.ground(plans[1:]), one, Neighbors.empty(["a heart"])])
         assert hits.mask.sum(1).tolist() == [2, 1, 1, 0]
         assert hits.regions is not None
         codes = [[row.get("hexcode") for row in line] for line in hits.metadata]

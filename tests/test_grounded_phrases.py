@@ -111,6 +111,7 @@ def test_structure_needs_no_knowledge_base_and_no_adapter(base: Path, tmp_path: 
     one = pipe(PROMPT, structure="mean", spans=[(20, 31)], **call).images
     both = pipe(PROMPT, structure="mean", spans=[(0, 11), (20, 31)], **call).images
     assert (one != plain).any()
+    assert (pipe(PROMPT, structure="mean", spans=(), **call).images == plain).all()  # no phrases were given
     assert (pipe(PROMPT, structure="mean", **call).images == both).all()  # the phrases that rules find
     with structured(pipe, [parse_prompt(PROMPT, parser=load_parser("rules"))]):
         assert (pipe(PROMPT, **call).images == both).all()
@@ -127,6 +128,10 @@ def test_phrases_in_python_are_those_of_the_command(base: Path, kb_path: Path) -
     plan = make_plan(PROMPT, kb, parser="rules")
     again = pipe(neighbors=pipe.ground(kb, plan, plan.choice.references), seed=3, **call)
     np.testing.assert_allclose(out.images[0], again.images[0], atol=1e-5)
+    one = pipe(PROMPT, knowledge_base=kb, phrases="rules", k=1, search_mode="bm25", **call)
+    assert one.neighbors.k == 1
+    with pytest.raises(BowerbirdError, match="`k=0`, `rerank` and `cover`"):
+        pipe(PROMPT, knowledge_base=kb, phrases="rules", k=0)
     with pytest.raises(BowerbirdError, match="give a prompt and knowledge_base="):
         pipe(neighbors=out.neighbors, phrases="rules")
 

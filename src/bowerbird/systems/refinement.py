@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.core.errors import BowerbirdError
@@ -13,7 +13,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.loop import refine
 from bowerbird.systems.grounded.critic.protocol import MISSING_FROM, Critic
-from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan, stacked
+from bowerbird.systems.grounded.prompting import ENCODER, PASSES, Plan, stack_rows
 from bowerbird.systems.phrases.phrase import Phrase
 
 if TYPE_CHECKING:
@@ -126,4 +126,4 @@ def refine_pictures(
         records.append(found.record(plan.prompt.phrases))
         if progress is not None:
             progress(number + 1, count)
-    return RefinedPictures(images, stacked(rows, kb), records)
+    return RefinedPictures(images, replace(stack_rows(rows), load_images=kb.pictures), records)

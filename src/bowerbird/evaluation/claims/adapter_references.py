@@ -102,7 +102,7 @@ def measure(experiment: Experiment) -> Finding:
         ),
     ]
     rows = [(f"{name}, {arm}", e.mean, e.low, e.high) for name in MEASURES for arm, e in _column(estimates, name)]
-    title = "Adapters by what their references were in training"
+    title = "Adapters by their references in training"
     plot = partial(plots.intervals, rows=rows, title=title, label="cosine, share of pictures")
     shown = np.linspace(0, len(prompts) - 1, min(SHOWN, len(prompts))).astype(int).tolist()
     lines = [

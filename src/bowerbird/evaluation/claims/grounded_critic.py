@@ -13,12 +13,12 @@ from bowerbird.evaluation import plots
 from bowerbird.evaluation.claims.benchmark import paired, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
-from bowerbird.evaluation.claims.grounding import GUIDANCE, MODELS, Grounding, grounding, pairs, side_by_side, stack
+from bowerbird.evaluation.claims.grounding import GUIDANCE, MODELS, Grounding, grounding, pairs, side_by_side
 from bowerbird.systems.choice import ChoiceSettings, ChosenReference, choose_references
 from bowerbird.systems.grounded.critic.encoder import EncoderCritic
 from bowerbird.systems.grounded.critic.loop import Refined, refine
 from bowerbird.systems.grounded.critic.protocol import Critic
-from bowerbird.systems.grounded.prompting import Plan
+from bowerbird.systems.grounded.prompting import Plan, stack_rows
 from bowerbird.systems.phrases.phrase import Phrase
 from bowerbird.systems.reference_settings import ReferenceSettings
 
@@ -113,7 +113,7 @@ def refine_together(
                 _go_on(setup, plan, number, critic, made, wanted, found)
         if not wanted:
             break
-        hits = stack([setup.pipe.ground(setup.kb, plans[number], wanted[number]) for number in wanted])
+        hits = stack_rows([setup.pipe.ground(setup.kb, plans[number], wanted[number]) for number in wanted])
         images = setup.generate(hits, seed, how=how, rows=list(wanted))
         for (number, references), image in zip(wanted.items(), images, strict=True):
             made[number, tuple(each.item for each in references)] = image

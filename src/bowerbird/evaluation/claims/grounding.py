@@ -35,7 +35,7 @@ from bowerbird.systems import generation
 from bowerbird.systems.choice import ChoiceSettings
 from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
-from bowerbird.systems.grounded.prompting import Plan, make_plan
+from bowerbird.systems.grounded.prompting import Plan, make_plan, stack_rows
 from bowerbird.systems.grounded.structure import structured
 from bowerbird.systems.phrases.parse import RULES, load_parser, parse_prompt
 from bowerbird.systems.queries import Request
@@ -98,7 +98,7 @@ class Grounding:
 
     def ground(self, plans: Sequence[Plan]) -> Neighbors:
         """The references of each plan, a row a prompt, each with its region where the prompt says one."""
-        return stack([self.pipe.ground(self.kb, plan, plan.choice.references) for plan in plans])
+        return stack_rows([self.pipe.ground(self.kb, plan, plan.choice.references) for plan in plans])
 
     def generate(
         self,
@@ -219,12 +219,6 @@ def likeness(images: Sequence[Image.Image], hits: Neighbors) -> np.ndarray:
     descriptor = features.load(DESCRIPTOR)
     found: np.ndarray = (descriptor.embed_images(list(images)) * descriptor.embed_images(there)).sum(1)
     return found
-
-
-def stack(rows: Sequence[Neighbors]) -> Neighbors:
-    """Rows of different numbers of references, of one knowledge base, as one."""
-    most, dim = max(row.k for row in rows), max(row.embeddings.shape[-1] for row in rows)
-    return Neighbors.stack([row.padded(most, dim) for row in rows])
 
 
 def pairs(first: Sequence[str], second: Sequence[str], count: int) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from bowerbird.systems.grounded import bases, passes
 from bowerbird.systems.grounded.injectors.protocol import Injector
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.parts import find_parts
-from bowerbird.systems.grounded.prompting import choice_for, make_plan, neighbors_of, stacked
+from bowerbird.systems.grounded.prompting import choice_for, make_plan, neighbors_of, stack_rows
 from bowerbird.systems.grounded.reader import PAD, ReferenceReader
 from bowerbird.systems.grounded.recorded_base import check_recorded_base, other_base
 from bowerbird.systems.grounded.references import Reference
@@ -218,7 +218,7 @@ class ReferencePipeline(WrappedPipeline):
         negative_prompt: str = "",
         phrases: str | None = None,
         structure: str | None = None,
-        spans: Sequence[tuple[int, int]] = (),
+        spans: Sequence[tuple[int, int]] | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -251,13 +251,15 @@ class ReferencePipeline(WrappedPipeline):
             pool=pool,
             negative_prompt=negative_prompt,
             structure=structure,
-            spans=tuple((start, end) for start, end in spans),
+            spans=tuple((start, end) for start, end in spans or ()),
         )
         parsed: dict[str, ParsedPrompt] = {}
         if phrases is not None:
-            hits, parsed = self._by_phrase(
-                prompt, neighbors, knowledge_base, phrases, choice_for(k, self.capabilities.max_references, where=where)
-            )
+            if k == 0 or rerank != "auto" or cover:
+                raise BowerbirdError("`phrases` finds references in its own way; leave `k=0`, `rerank` and `cover` out")
+            most = self.capabilities.max_references
+            choice = choice_for(k, most, where=where, search_mode=search_mode)
+            hits, parsed = self._by_phrase(prompt, neighbors, knowledge_base, phrases, choice)
         elif neighbors is not None:
             hits = with_prompts(neighbors, prompt)
         else:
@@ -272,7 +274,7 @@ class ReferencePipeline(WrappedPipeline):
                 cover=cover,
             )
             hits = self.retrieve(request, knowledge_base)
-        if structure is not None and not spans and not parsed:
+        if structure is not None and spans is None and phrases is None:
             parsed = {text: parse_prompt(text, parser=load_parser(RULES)) for text in hits.queries}
         hits = hits.repeat(num_images_per_prompt)
         hits = hits if weights is None else hits.weighted(weights)
@@ -331,7 +333,7 @@ class ReferencePipeline(WrappedPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         plans = [make_plan(text, kb, parser=parser, choice=choice) for text in prompts]
         rows = [self.ground(kb, plan, plan.choice.references) for plan in plans]
-        return stacked(rows, kb), {plan.prompt.text: plan.prompt for plan in plans}
+        return replace(stack_rows(rows), load_images=kb.pictures), {plan.prompt.text: plan.prompt for plan in plans}
 
     def _references(self, hits: Neighbors) -> list[list[Reference]]:
         """The references of each row, with what the injector reads of each."""

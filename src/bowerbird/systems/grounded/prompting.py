@@ -101,10 +101,10 @@ def choice_for(
     return ChoiceSettings(max_references=count, where=where, search_mode=search_mode or "hybrid")
 
 
-def stacked(rows: Sequence[Neighbors], kb: KnowledgeBase) -> Neighbors:
-    """Rows of different numbers of items of `kb`, as one."""
+def stack_rows(rows: Sequence[Neighbors]) -> Neighbors:
+    """Rows of different numbers of references, of one knowledge base, as one."""
     most, dim = max(row.k for row in rows), max(row.embeddings.shape[-1] for row in rows)
-    return replace(Neighbors.stack([row.padded(most, dim) for row in rows]), load_images=kb.pictures)
+    return Neighbors.stack([row.padded(most, dim) for row in rows])
 
 
 def neighbors_of(
