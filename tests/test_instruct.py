@@ -478,7 +478,7 @@ def test_a_base_that_reads_a_picture_already_is_refused(model: Path, drawn_folde
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_does_not_go_on_when_its_base_has_changed(drawn_folder: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     first = recipes.recipe("tiny-sd", tiny=True)
@@ -506,6 +506,16 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(drawn_folder: Path, tmp_
     assert json.loads((tmp_path / "run" / "model" / "base.json").read_text()) == json.loads(header["bowerbird.base"])
     trained = InstructPipeline.from_pretrained(tmp_path / "run" / "model")
     assert trained.references is None
+    said = json.loads((base / "generation_config.json").read_text())
+    assert (
+        trained.defaults.guidance_scale
+        == said["guidance_scale"]
+        != InstructPipeline.from_pretrained(model).defaults.guidance_scale
+    )
+    asked = {name: said[name] for name in ("guidance_scale", "num_inference_steps")}
+    picture = Image.new("RGB", (64, 64), "red")
+    made = [trained("make it blue", source=picture, output_type="pt", **how).images for how in ({}, asked)]
+    assert torch.equal(*made)
     (tmp_path / "lora.safetensors").write_bytes(b"")
     save_file({"x": torch.zeros(1)}, tmp_path / "lora.safetensors", header)
     assert other_base(tmp_path / "lora.safetensors", trained, tmp_path / "run" / "model") is None

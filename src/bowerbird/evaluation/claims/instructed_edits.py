@@ -25,7 +25,6 @@ from bowerbird.evaluation.metrics.diversity import unit
 
 MODEL, RIVAL = "tiny-instruct", "tiny-knn"
 IMAGE_SCALES = (1.0, 1.2, 1.5, 1.8, 2.2)
-TEXT_SCALE = 7.5
 CENTER = 1.5
 """The image scale at which arms are compared that are no curve."""
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)
@@ -81,14 +80,15 @@ def measure(experiment: Experiment) -> Finding:
         encoder = encoders.load_recorded(pipe.config.encoder_name, pipe.config.encoder_fingerprint)
         shown = replace(edits.found_by_name(drawings, pairs, encoder, 1), queries=tuple(said))
     by_name = edits.hits_of(experiment, pairs)
-    instructed = {f"instructed, {scale:g}": (shown, {"image_guidance": scale}) for scale in IMAGE_SCALES}
-    center = {"image_guidance": CENTER}
+    usual = {"guidance_scale": pipe.defaults.guidance_scale}
+    instructed = {f"instructed, {scale:g}": (shown, {**usual, "image_guidance": scale}) for scale in IMAGE_SCALES}
+    center = {**usual, "image_guidance": CENTER}
     alone, worded, other = "without a reference", "held-out wording", "asked for something else"
     arms: dict[str, tuple[str, Neighbors, dict[str, Any]]] = {
-        **{name: (model, hits, {"guidance_scale": TEXT_SCALE, **how}) for name, (hits, how) in instructed.items()},
-        alone: (model, Neighbors.empty(said), {"guidance_scale": TEXT_SCALE, **center}),
-        worded: (model, replace(shown, queries=tuple(unseen)), {"guidance_scale": TEXT_SCALE, **center}),
-        other: (model, _turned(shown), {"guidance_scale": TEXT_SCALE, **center}),
+        **{name: (model, hits, how) for name, (hits, how) in instructed.items()},
+        alone: (model, Neighbors.empty(said), center),
+        worded: (model, replace(shown, queries=tuple(unseen)), center),
+        other: (model, _turned(shown), center),
         "KNN-Diffusion's edit": (experiment.model(RIVAL), by_name, {}),
         **{
             f"image-to-image, {s:g}": (
@@ -156,10 +156,10 @@ def measure(experiment: Experiment) -> Finding:
     columns = [one, alone, "KNN-Diffusion's edit", f"image-to-image, {STRENGTHS[1]:g}"]
     sheet = partial(_sheet, pairs, experiment, said, {name: found[name].first for name in columns})
     notes = (
-        f"The {len(pairs.source)} pairs of the claim `edits`, {rare.sum()} of rare things; text scale {TEXT_SCALE:g},"
-        f" image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing found by the name, never the target."
-        f" Similarities by the encoder {JUDGE!r}: of the pictures' change with that of the two names, and of the two"
-        f" pictures. The judge of things is independent. Intervals over pairs."
+        f"The {len(pairs.source)} pairs of the claim `edits`, {rare.sum()} of rare things; the model's usual text scale"
+        f" ({pipe.defaults.guidance_scale:g}), image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing"
+        f" found by the name, never the target. Similarities by the encoder {JUDGE!r}: of the pictures' change with"
+        f" that of the two names, and of the two pictures. The judge of things is independent. Intervals over pairs."
     )
     return Finding(effects, values, notes, plot, sheet)
 

@@ -30,9 +30,11 @@ from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
+from bowerbird.systems.grounded.bases import written_call
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
+from bowerbird.systems.instruct.pipeline import USUAL
 from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.model_index import read_index
 from bowerbird.systems.objective import RunContext
@@ -136,7 +138,8 @@ def _open_base(name: str) -> Base:
     read = {name: getattr(opened, name) for name in ENCODERS + TOKENIZERS if getattr(opened, name, None) is not None}
     for part in (autoencoder, *(getattr(opened, name) for name in encoder_names(opened))):
         part.eval().requires_grad_(False)
-    return Base(opened.unet, autoencoder=autoencoder, scheduler=opened.scheduler, **read)
+    usual = written_call(folder, USUAL)
+    return Base(opened.unet, autoencoder=autoencoder, scheduler=opened.scheduler, usual=usual, **read)
 
 
 def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:

@@ -26,16 +26,18 @@ from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
+from bowerbird.systems.grounded.bases import UsualCall
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
-from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.systems.instruct.pipeline import USUAL, InstructPipeline
 from bowerbird.systems.objective import Objective
 
 
 @dataclass(frozen=True)
 class Base:
-    """The networks that a training goes on from, of SDXL with a second reader of texts; `scheduler` is of diffusers."""
+    """The networks that a training goes on from, of SDXL with a second reader of texts; `scheduler` is of diffusers.
+    `usual`: how an edit is made unless asked otherwise, as the base says how it generates."""
 
     unet: Any
     text_encoder: Any
@@ -44,6 +46,7 @@ class Base:
     scheduler: Any
     text_encoder_2: Any = None
     tokenizer_2: Any = None
+    usual: UsualCall = USUAL
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class InstructObjective(Objective[InstructBatch]):
         readers = [getattr(base, name).requires_grad_(self.learns_text) for name in encoder_names(base)]
         # a tuple hides them from nn.Module: they are not trained and not checkpointed
         self.frozen = (base.autoencoder, readers)
-        self.tokenizers, self.base_scheduler = tokenizers(base), base.scheduler
+        self.tokenizers, self.base_scheduler, self.usual = tokenizers(base), base.scheduler, base.usual
         self._tokens: dict[str, np.ndarray] = {}
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
         self.groups = [np.array(numbers) for numbers in data.edits.groups.values()]
@@ -202,6 +205,7 @@ class InstructObjective(Objective[InstructBatch]):
             **dict(zip(ENCODERS, self.frozen[1], strict=False)),
             **dict(zip(TOKENIZERS, self.tokenizers, strict=False)),
         )
+        pipe.usual = self.usual
         if self.references is not None:
             assert self.encoder is not None
             pipe.references = self.references

@@ -27,6 +27,7 @@ from bowerbird.models import clip_text, network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import base_text, common, hub, model_index
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
+from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.instruct import network
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 PLAIN, PLAIN_XL = "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"
-TEXT_SCALE, IMAGE_SCALE, STEPS = 7.5, 1.5, 20
-"""As the paper's, but for its 100 steps, which are of another sampler."""
+IMAGE_SCALE = 1.5
+USUAL = bases.UsualCall(20, 7.5, "guidance_scale")
+"""How an edit is made where the model says nothing of it: the paper's scales; its 100 steps are of another sampler."""
 
 
 class InstructPipeline(System):
@@ -82,6 +84,7 @@ class InstructPipeline(System):
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, is_cosxl_edit=is_cosxl_edit)
         self.references: ReferenceProjection | None = None
         self.loras: tuple[AppliedLora, ...] = ()
+        self.usual = USUAL
 
     @property
     def capabilities(self) -> Capabilities:
@@ -99,11 +102,11 @@ class InstructPipeline(System):
 
     @property
     def defaults(self) -> Defaults:
-        """One reference, and the paper's scale of the text."""
+        """One reference; steps and scale of the text as the model says (`bases.CALL`), else the paper's."""
         return Defaults(
             k=0 if self.references is None else int(self.config.k),
-            num_inference_steps=STEPS,
-            guidance_scale=TEXT_SCALE,
+            num_inference_steps=self.usual.steps,
+            guidance_scale=self.usual.guidance_scale,
             sampler=self.capabilities.samplers[0],
         )
 
@@ -119,8 +122,8 @@ class InstructPipeline(System):
         search_mode: str | None = None,
         where: str | None = None,
         num_images_per_prompt: int = 1,
-        num_inference_steps: int = STEPS,
-        guidance_scale: float = TEXT_SCALE,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         image_guidance: float = IMAGE_SCALE,
         change_threshold: float = 0.0,
         eta: float = 0.0,
@@ -135,10 +138,12 @@ class InstructPipeline(System):
         keeps its shape (as PIL; `pt` and `np` are squares with its margins).
 
         `guidance_scale`: how much the instruction counts; `image_guidance`: how much of the picture stays; both 1
-        is one pass without guidance. `knowledge_base`: the thing that an instruction names (`named_thing`) is looked
-        up there, and the model is shown it; `neighbors` wins over that, and has the instructions where none is given.
-        `change_threshold`: see `KNNDiffusionPipeline`; 0 takes all of the edit. Raises: BowerbirdError (MismatchError
-        for a knowledge base of another encoder), before anything is generated.
+        is one pass without guidance. None, as for the steps, is the model's own (`defaults`).
+        `knowledge_base`: the thing that an instruction names (`named_thing`) is looked up there, and the model is shown
+        it; `neighbors` wins over that, and has the instructions where none is given. `change_threshold`: see
+        `KNNDiffusionPipeline`; 0 takes all of the edit.
+
+        Raises: BowerbirdError (MismatchError for a knowledge base of another encoder), before anything is generated.
         """
         common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         if source is None:
@@ -161,10 +166,11 @@ class InstructPipeline(System):
         image = replace(both, neighbors=both.neighbors.absent(), text=nothing, pooled=pooled)
         assert both.image is not None
         neither = replace(image, image=torch.zeros_like(both.image))
-        predict = guidance.instruct(self.predict, both, image, neither, guidance_scale, image_guidance)
+        scale = self.usual.guidance_scale if guidance_scale is None else guidance_scale
+        predict = guidance.instruct(self.predict, both, image, neither, scale, image_guidance)
         generators = common.generators_for(generator, seed, len(hits))
         timesteps, options = common.schedule(
-            self.scheduler, num_inference_steps, eta, generators, self._execution_device
+            self.scheduler, num_inference_steps or self.usual.steps, eta, generators, self._execution_device
         )
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
         latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
@@ -288,7 +294,7 @@ class InstructPipeline(System):
         """The files of diffusers' pipeline, without the checker of what is shown, and the projection of references."""
         parts = ("vae", *base_text.ENCODERS, *base_text.TOKENIZERS, "unet", "scheduler")
         endings = ("json", "safetensors", "txt")
-        return ("model_index.json", FILE, *(f"{part}/*.{ending}" for part in parts for ending in endings))
+        return ("model_index.json", FILE, bases.CALL, *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
     @classmethod
     def from_pretrained(
@@ -340,7 +346,8 @@ class InstructPipeline(System):
         return pipe
 
     def after_loading(self, place: Path) -> None:
-        """The projection of references, where there is one."""
+        """How it usually edits, and the projection of references, where there is one."""
+        self.usual = bases.written_call(place, USUAL)
         if (place / FILE).is_file():
             width = int(self.unet.config.cross_attention_dim)
             self.references, said = network.load_references(place / FILE, width)
@@ -375,6 +382,8 @@ class InstructPipeline(System):
             network.save_references(
                 self.references, out / FILE, self.config.encoder_name, self.config.encoder_fingerprint
             )
+        if self.usual != USUAL:
+            bases.write_call(self.usual, out)
 
 
 def _check_instructions(instructions: Sequence[str]) -> None:

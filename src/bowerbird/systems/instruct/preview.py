@@ -13,7 +13,7 @@ from bowerbird.core.contact_sheet import labeled_grid
 from bowerbird.core.types import Neighbors
 from bowerbird.systems.instruct.objective import InstructObjective
 
-STEPS, TEXT_SCALE, IMAGE_SCALE = 12, 4.0, 1.5
+STEPS = 12
 
 
 @torch.no_grad()
@@ -31,8 +31,6 @@ def held_out_edits(objective: InstructObjective, rows: list[int], *, references:
         neighbors=hits,
         source=tensors.to_pil(held.source[rows]),
         num_inference_steps=STEPS,
-        guidance_scale=TEXT_SCALE,
-        image_guidance=IMAGE_SCALE,
         generator=seeds.picture_generators(0, len(rows)),
         output_type="pt",
     ).images
