@@ -111,6 +111,8 @@ def test_own_pictures_are_measured_with_what_they_have(
     one = evaluate.evaluate(pipe, kb, plain.select([0]), Colors(), few, on_message=lines.append)
     assert "distribution" not in one.report  # one real picture is no set
     assert one.copies is None
+    assert not one.images  # nothing that is left looks at any
+    assert [path.name for path in reports.write_evaluation(one, tmp_path / "one")] == ["report.json", "report.md"]
     assert set(one.report["retrieval"]) == {"hubness of the database"}
     named = replace(plain, captions=("a red apple", "", ""))
     asked = evaluate.evaluate(pipe, kb, named, Colors(), few, on_message=lines.append)

@@ -393,7 +393,7 @@ def test_evaluation_reports_bits_with_own_other_and_no_neighbors(
     assert set(direct) - set(alone) == {"bits a token, another's neighbors"}
 
 
-def test_a_picture_is_no_neighbor_of_itself() -> None:
+def test_a_picture_is_no_neighbor_of_itself(kb: KnowledgeBase, drawn_folder: Path) -> None:
     hits = Neighbors(
         ids=np.array([[7, 5, 3], [2, 9, -1]]),
         scores=np.zeros((2, 3), np.float32),
@@ -402,6 +402,8 @@ def test_a_picture_is_no_neighbor_of_itself() -> None:
         metadata=(({},) * 3,) * 2,
     )
     assert without_itself(hits, [5, 2], 2).ids.tolist() == [[7, 3], [9, -1]]
+    first = kb.search(images=[tensors.to_pil(load_pictures(drawn_folder, size=64, limit=1).pixels)[0]], k=2)
+    assert without_itself(first, [-5], 1).ids.tolist() == [[first.ids[0, 1]]]  # there, under another id
 
 
 def test_only_widths_that_the_kernel_of_8_bits_can_read_are_packed() -> None:

@@ -175,10 +175,8 @@ def evaluate(
     if as_json:
         print_json({"out": str(out), "files": [str(f) for f in files], "source": whole.source.facts(), **found.report})
     else:
-        say(
-            f"{out / 'report.md'} holds the figures; look at {out / 'best.png'}, median.png and worst.png before you"
-            " believe them"
-        )
+        look = f"; look at {out / 'best.png'}, median.png and worst.png before you believe them" if found.images else ""
+        say(f"{out / 'report.md'} holds the figures{look}")
 
 
 def check_copies(

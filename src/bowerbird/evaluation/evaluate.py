@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
@@ -26,13 +27,11 @@ from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.evaluation.metrics import diversity
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.evaluation.metrics.manifold import distances
-from bowerbird.evaluation.settings import JUDGED, PARTS, QUERIES, Settings
+from bowerbird.evaluation.settings import JUDGED, OF_REAL, PARTS, QUERIES, Settings
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from bowerbird.core.types import FeatureExtractor
     from bowerbird.evaluation.judge import Judge
     from bowerbird.knowledge.base import KnowledgeBase
@@ -48,7 +47,8 @@ FEW = 50
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`report`: plain values for `report.json`; and what plots and sheets need."""
+    """`report`: plain values for `report.json`; and what plots and sheets need. `images`, `hits` and `goodness` are
+    empty where no measure asks for generated pictures."""
 
     report: dict[str, Any]
     images: list[Image.Image]
@@ -88,12 +88,16 @@ def evaluate(
         wanted.discard("likelihood")
         if settings.metrics is not None:
             left_out.append(f"likelihood: {with_article(type(pipe).__name__)} has no likelihood")
-    on_message(f"generating {settings.n} pictures by {settings.query}")
-    hits = _retrieve(pipe, kb, pictures, settings)
-    report_generated = for_stage(progress, "generating", len(hits))
-    images = generation.generate(pipe, hits, settings.generate, progress=report_generated)
-    real = tensors.to_pil(pictures.pixels)
-    ours, theirs = features.extract(extractor, images, cached=False), features.extract(extractor, real)
+    images, hits, goodness = list[Image.Image](), Neighbors.empty([]), np.zeros(0)
+    if wanted - OF_REAL:
+        on_message(f"generating {settings.n} pictures by {settings.query}")
+        hits = _retrieve(pipe, kb, pictures, settings)
+        images = generation.generate(
+            pipe, hits, settings.generate, progress=for_stage(progress, "generating", len(hits))
+        )
+        real = tensors.to_pil(pictures.pixels)
+        ours, theirs = features.extract(extractor, images, cached=False), features.extract(extractor, real)
+        goodness = -distances(ours, theirs).min(1)
     report = _facts(pipe, kb, pictures, extractor, settings)
     seed = settings.generate.seed
     of_sets = [name for name in set_measures.names() if name in wanted]
@@ -110,7 +114,6 @@ def evaluate(
         report["likelihood"] = likelihood(
             pipe, kb, pictures, shown, settings.k, progress=for_stage(progress, "likelihood", 3 * len(shown))
         )
-    goodness = -distances(ours, theirs).min(1)
     entities: list[tuple[str, float]] = []
     if judges is not None and "inception-score" in wanted:
         report.setdefault("distribution", {}).update(_inception_style(judges[0], images, pictures, seed))

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Pictures in one pass."""
+SAME, SPARE = 0.999, 8
+"""Cosine from which on an item is the picture itself, whatever its id, as where its caption was changed; and how many
+more than k are looked up for that."""
 
 
 def likelihood(
@@ -40,7 +43,7 @@ def likelihood(
 ) -> dict[str, Any]:
     """Bits a token of the `rows` of `pictures`, means over pictures with intervals.
 
-    Its own neighbors are the k items nearest to the picture, itself by its id left out; of a system that reads captions
+    Its own neighbors are the k items nearest to the picture, itself and its copies left out; of a system that reads captions
     too, the documents that it retrieves for the picture (none more like it than the system allows), with its caption as
     the text. Those of another are half the rows away. Pictures without a neighbor count as they are: without.
     """
@@ -49,7 +52,7 @@ def likelihood(
         hits = Neighbors.stack([pipe.retrieve_like(picture, kb, k) for picture in chosen])
         hits = replace(hits, queries=tuple(pictures.captions[row] for row in rows))
     else:
-        found_by_picture = kb.search(images=chosen, k=min(k + 1, len(kb)))
+        found_by_picture = kb.search(images=chosen, k=min(k + SPARE, len(kb)))
         hits = without_itself(found_by_picture, [int(pictures.ids[row]) for row in rows], k)
     cases = [("own neighbors", hits, False), ("no neighbors", hits, True)]
     if len(hits) > 1:  # one picture has no other
@@ -72,10 +75,10 @@ def likelihood(
 
 
 def without_itself(hits: Neighbors, ids: Sequence[int], k: int) -> Neighbors:
-    """The k best of each row of `hits` but for the item of its id in `ids`."""
+    """The k best of each row of `hits` but for the item of its id in `ids` and those that score `SAME` or more."""
     rows = []
     for i, own in enumerate(ids):
-        kept = [column for column in range(hits.k) if hits.ids[i, column] != own]
+        kept = [column for column in range(hits.k) if hits.ids[i, column] != own and hits.scores[i, column] < SAME]
         rows.append(hits.rows([i]).select(kept[:k]).padded(k, hits.embeddings.shape[-1]))
     return Neighbors.stack(rows)
 

@@ -50,20 +50,17 @@ COPY_CHECK = FileSet("report.json", ("report.md", "similarities.png", "worst.png
 
 
 def write_evaluation(found: Evaluation, out: Path) -> list[Path]:
-    """`report.json`, `report.md`, `copies.png`, `entities.png` (where there are such), and sheets of the best, median
+    """`report.json`, `report.md`, and where there are such `copies.png`, `entities.png` and sheets of the best, median
     and worst pictures, in place of an earlier evaluation. Raises: BowerbirdError when `out` holds anything else."""
     report = found.report
     order = np.argsort(-found.goodness, kind="stable")
     shown = min(8, len(order))
     middle = max(0, len(order) // 2 - shown // 2)
-    files = ["best.png", "median.png", "worst.png"]
+    sheets = {"best": order[:shown], "median": order[middle : middle + shown], "worst": order[-shown:][::-1]}
+    files = [f"{name}.png" for name in sheets if shown]
     with output_directory(out, EVALUATION) as folder:
-        for name, rows in (
-            ("best", order[:shown]),
-            ("median", order[middle : middle + shown]),
-            ("worst", order[-shown:][::-1]),
-        ):
-            _sheet(folder / f"{name}.png", found, rows, name)
+        for file, (name, rows) in zip(files, sheets.items(), strict=False):
+            _sheet(folder / file, found, rows, name)
         if found.copies is not None:
             copy_plot(folder / "copies.png", found.copies)
             copy_sheet(folder / "nearest-training.png", found.images, found.copies, found.training)
