@@ -36,7 +36,7 @@ from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.rarm.decoding import Decoder
 
 NEIGHBORS = 4
-TINY = {"symbols": 512, "channels": 256, "layers": 7, "embed_dim": 273}
+TINY = {"symbols": 2048, "channels": 256, "layers": 7, "embed_dim": 384}
 
 
 def seconds(task: Callable[[], object], repeats: int, device: str) -> float:

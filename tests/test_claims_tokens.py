@@ -76,6 +76,7 @@ def test_claims_of_rarm_share_networks_and_samples(
     facts = beside["values"]["drawn, RARM"]
     assert facts["steps"][0] >= 1
     assert facts["parameters"][0] > 0
+    assert facts["decoded"] != beside["values"]["drawn, RDM"]["decoded"]  # a codebook of 512 costs something
 
 
 def test_networks_that_are_compared_are_of_one_size() -> None:

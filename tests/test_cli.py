@@ -361,6 +361,14 @@ def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, ran
 def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
     recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
     assert recipe["train"]["steps"] == 9
+    dry = bowerbird("train", "tiny-rarm", "--dry-run", cwd=tmp_path)
+    assert json.loads(dry.stdout)["system"]["encoder"] == "small"
+    absent = (
+        "tiny-rarm: system.tokenizer runs/vq-drawings/model is not there; train it first: bowerbird train vq-drawings"
+    )
+    assert absent in dry.stderr
+    refused("train", "tiny-rarm", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
     command = (
         "train",
         "tiny-autoencoder",

@@ -61,7 +61,9 @@ def train(
     tiny: Annotated[
         bool, typer.Option("--tiny", help="Smoke test: the recipe's tiny form, which takes seconds.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe, and what of it is absent, and exit.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder of the run; default runs/NAME.")] = None,
     sweep: Annotated[
         str | None,
@@ -92,7 +94,7 @@ def train(
     from bowerbird.training import sweep as sweeps
     from bowerbird.training.data import fit_to_columns
     from bowerbird.training.recipe import given_keys
-    from bowerbird.training.recipes import NAMES, open_recipe
+    from bowerbird.training.recipes import NAMES, absent_networks, open_recipe
     from bowerbird.training.run import check_run
     from bowerbird.training.trackers import check_trackers
 
@@ -107,11 +109,16 @@ def train(
         data = str(subject)
     settings = [*settings, *([f"train.seed={seed}"] if seed is not None else [])]
     chosen = _at_the_edge_of_its_base(open_recipe(recipe, tiny=tiny, settings=settings), given_keys(settings))
+    absent_parts = absent_networks(chosen)
     if dry_run:
         print_json(chosen.model_dump(mode="json"))
+        for line in absent_parts:
+            say(line)
         return
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
+    if absent_parts:
+        raise BowerbirdError(absent_parts[0])
     out = out or Path("runs") / chosen.name
     key, values = ("", [""]) if sweep is None else sweeps.parse(sweep)
     scales = _scales(values) if key == GUIDANCE else []

@@ -43,9 +43,9 @@ def likelihood(
 ) -> dict[str, Any]:
     """Bits a token of the `rows` of `pictures`, means over pictures with intervals.
 
-    Its own neighbors are the k items nearest to the picture, itself and its copies left out; of a system that reads captions
-    too, the documents that it retrieves for the picture (none more like it than the system allows), with its caption as
-    the text. Those of another are half the rows away. Pictures without a neighbor count as they are: without.
+    Its own neighbors are the k items nearest to the picture, itself and its copies left out; of a system that reads
+    captions too, the documents that it retrieves for the picture (none more like it than the system allows), with its
+    caption as the text. Those of another are half the rows away. Pictures without a neighbor count as they are.
     """
     chosen = tensors.to_pil(pictures.pixels[np.asarray(rows)])
     if pipe.capabilities.captions:

@@ -71,7 +71,7 @@ class RACM3Config(ObjectiveConfig):
     kind: Literal["racm3"] = "racm3"
     tokenizer: str | None = network("runs/vq-drawings/model")
     symbols: Count = 512
-    encoder: str = network("runs/small-patches/model")
+    encoder: str = network("small")
     decoder: DecoderSizes = DecoderSizes()
     vocabulary: Annotated[int, Field(ge=514, le=65_536)] = 1024
     text_length: Annotated[int, Field(ge=4, le=256)] = 32

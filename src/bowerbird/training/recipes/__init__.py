@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,22 @@ def open_recipe(name: str, *, tiny: bool = False, settings: Sequence[str] = ()) 
         return load_recipe(name, settings)
     found = _own(*name.rsplit(":", 1)) if ":" in name else recipe(name, tiny=tiny)
     return with_settings(found, settings) if settings else found
+
+
+def absent_networks(recipe: Recipe) -> list[str]:
+    """A line for each network that `recipe` takes from where another of our recipes would have left it, and that is not
+    there, with the command that trains it."""
+    from bowerbird.systems.settings import names
+
+    lines = []
+    for key, name in names(recipe.system, "network"):
+        left = re.fullmatch(r"runs/([\w-]+)/model", name)
+        if left is not None and left[1] in NAMES and not Path(name).is_dir():
+            lines.append(
+                f"{recipe.name}: {key} {name} is not there; train it first: bowerbird train {left[1]}, or name another:"
+                f" --set {key}=…"
+            )
+    return lines
 
 
 def _own(path: str, function: str) -> Recipe:

@@ -60,10 +60,9 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
 
 
 def vq_drawings(*, tiny: bool = False) -> Recipe:
-    """A tokenizer of any drawing: 64 px to 16 x 16 of 2,048 symbols, from the weights of `autoencoder-8`.
+    """A tokenizer of any drawing: 64 px to 16 x 16 of 2,048 symbols, from the weights of an autoencoder.
 
-    Command: bowerbird train vq-drawings --set system.base=runs/autoencoder-8/model --data drawings.parquet --out
-    runs/vq-drawings
+    Command: bowerbird train vq-drawings --data drawings.parquet --out runs/vq-drawings
     """
     train = TrainConfig(
         steps=4000,
@@ -76,11 +75,11 @@ def vq_drawings(*, tiny: bool = False) -> Recipe:
         save_every=200,
         sheet_every=500,
     )
-    system = VQConfig(base="runs/autoencoder-8/model", symbols=2048, varied=0.5, coarse_weight=0.25, reach=0.1)
+    system = VQConfig(symbols=2048, varied=0.5, coarse_weight=0.25, reach=0.1)
     if not tiny:
         return Recipe(name="vq-drawings", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
-    small = system.model_copy(update={"base": "tiny-autoencoder", "symbols": 16})
+    small = system.model_copy(update={"symbols": 16})
     return Recipe(name="vq-drawings", system=small, train=shorter, size=128, limit=32, transparency=True)
 
 

@@ -11,8 +11,8 @@ from bowerbird.training.recipes.drawings import TRAINED_ON
 def tiny_racm3(*, tiny: bool = False) -> Recipe:
     """RA-CM3 (arXiv 2211.12561) for any drawing: 11M parameters, up to two documents of caption and picture.
 
-    Command: bowerbird train tiny-racm3 --set system.tokenizer=runs/vq-drawings/model --set
-    system.encoder=runs/small-patches/model --data drawings.parquet --out runs/tiny-racm3
+    Command: bowerbird train tiny-racm3 --data drawings.parquet --out runs/tiny-racm3
+    (after bowerbird train vq-drawings; `system.tokenizer=null` fits a tokenizer instead)
     Takes: a step of 16 sequences about 2.3 s of one core (bfloat16), 4,000 steps under three hours of one.
     Differs from the paper: see `systems/racm3/objective.py`.
     """
@@ -35,7 +35,6 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
     system = RACM3Config(
         tokenizer=None,
         symbols=32,
-        encoder="small",
         decoder=DecoderSizes(channels=64, layers=2, head_channels=16),
         vocabulary=530,
         views=2,
