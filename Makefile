@@ -14,6 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --upgrade --target $(VENV)/peft peft  # tests/test_peft.py
 	touch $@
 
 demo: setup  ## from a bundled model to demo/sheet.png, no network

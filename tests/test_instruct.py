@@ -295,6 +295,10 @@ def test_sdxl_learns_to_edit_and_plain_diffusers_makes_the_same(
     assert (scaled - zeros).abs().max() > 1e-3
     pipe.save_pretrained(tmp_path / "cosxl")
     assert loading.load_pipeline(tmp_path / "cosxl").config.is_cosxl_edit
+    (tmp_path / "cosxl" / "vae" / "config.json").write_text(json.dumps({**pipe.vae.config, "force_upcast": True}))
+    half = InstructPipeline.from_pretrained(tmp_path / "cosxl", dtype=torch.float16)
+    assert (half.unet.dtype, half.vae.dtype) == (torch.float16, torch.float32)
+    assert half("make it blue", source=picture, **how).images.isfinite().all()
 
 
 def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image) -> None:

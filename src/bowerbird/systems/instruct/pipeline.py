@@ -346,7 +346,10 @@ class InstructPipeline(System):
         return pipe
 
     def after_loading(self, place: Path) -> None:
-        """How it usually edits, and the projection of references, where there is one."""
+        """How it usually edits, and the projection of references, where there is one. An autoencoder that overflows in
+        float16, as SDXL's does and says (`force_upcast`), computes in float32."""
+        if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
+            self.vae.to(torch.float32)
         self.usual = bases.written_call(place, USUAL)
         if (place / FILE).is_file():
             width = int(self.unet.config.cross_attention_dim)
