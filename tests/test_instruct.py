@@ -489,7 +489,7 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folde
     list(train_recipe(first, read_pictures(first, drawn_folder), tmp_path / "sd", sheets=False))
     base = tmp_path / "sd" / "model"
     recipe = recipes.recipe("tiny-instruct", tiny=True)
-    system = recipe.system.model_copy(update={"base": str(base), "encoder": None})
+    system = recipe.system.model_copy(update={"base": str(base), "encoder": None, "change_threshold": 0.5})
     recipe = recipe.model_copy(update={"system": system})
     pictures = read_pictures(recipe, drawn_folder)
     steps = train_recipe(recipe, pictures, tmp_path / "run", sheets=False)
@@ -516,7 +516,8 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folde
         == said["guidance_scale"]
         != InstructPipeline.from_pretrained(model).defaults.guidance_scale
     )
-    asked = {name: said[name] for name in ("guidance_scale", "num_inference_steps")}
+    assert trained.defaults.change_threshold == generation.default_settings(trained).change_threshold == 0.5
+    asked = {**{name: said[name] for name in ("guidance_scale", "num_inference_steps")}, "change_threshold": 0.5}
     picture = Image.new("RGB", (64, 64), "red")
     made = [trained("make it blue", source=picture, output_type="pt", **how).images for how in ({}, asked)]
     assert torch.equal(*made)

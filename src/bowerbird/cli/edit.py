@@ -111,7 +111,7 @@ def edit(
         float | None,
         typer.Option(
             "--change-threshold",
-            help="Changes below this are undone; 0 keeps all; default 0.6, or 0 with --instruction.",
+            help="Changes below this are undone; 0 keeps all; default 0.6, or what an instruction's model says.",
             min=0.0,
         ),
     ] = None,
@@ -226,7 +226,7 @@ def edit(
     }
     how = {key: value for key, value in how.items() if value is not None}
     settings = generation.Settings(
-        steps=steps or (pipe.defaults.num_inference_steps if can.fills else 20),
+        steps=steps or (pipe.defaults.num_inference_steps if can.fills or can.instructs else 20),
         guidance_scale=pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale,
         sampler=sampler,
         seed=seed,

@@ -116,7 +116,8 @@ class Defaults:
     """How a model generates unless asked otherwise: neighbors, steps (one number, or one a stage), guidance, sampler,
     and how it searches; from which to which share of the noise it is guided (None: in every step), the share of the
     steps that enhance the text (None: as `Guidance.from_scale` has it, or no text), how a cascade enlarges (None: as
-    `Enlargement` does by itself, or no cascade), and the scale of its references (None: they are not scaled)."""
+    `Enlargement` does by itself, or no cascade), the scale of its references (None: they are not scaled), and what
+    counts as a change where it edits (None: as KNN-Diffusion's edit has it)."""
 
     k: int
     num_inference_steps: int | tuple[int, ...]
@@ -129,6 +130,7 @@ class Defaults:
     text_ratio: float | None = None
     enlargement: Enlargement | None = None
     scale: float | None = None
+    change_threshold: float | None = None
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,12 @@ OnStep = Callable[[Step], None]
 def default_settings(pipe: System) -> Settings:
     """The settings a model generates with unless asked otherwise."""
     own = pipe.defaults
-    threshold = 0.0 if pipe.capabilities.instructs else CHANGE_THRESHOLD
     return Settings(
         steps=own.num_inference_steps,
         guidance_scale=own.guidance_scale,
         guidance_interval=own.guidance_interval,
         enlargement=own.enlargement,
-        change_threshold=threshold,
+        change_threshold=CHANGE_THRESHOLD if own.change_threshold is None else own.change_threshold,
     )
 
 

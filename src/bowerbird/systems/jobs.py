@@ -412,6 +412,7 @@ def settings_of(pipe: System, job: Job) -> generation.Settings:
         guidance=balance,
         guidance_interval=(interval[0], interval[1]) if interval else usual.guidance_interval,
         enlargement=usual.enlargement,
+        change_threshold=usual.change_threshold,
         references=ReferenceSettings(**usual_scale | said) if said or can.takes_references else None,
         tokens=replace(pipe.token_sampling, **drawn) if drawn else None,
     )

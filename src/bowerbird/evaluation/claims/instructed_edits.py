@@ -80,7 +80,8 @@ def measure(experiment: Experiment) -> Finding:
         encoder = encoders.load_recorded(pipe.config.encoder_name, pipe.config.encoder_fingerprint)
         shown = replace(edits.found_by_name(drawings, pairs, encoder, 1), queries=tuple(said))
     by_name = edits.hits_of(experiment, pairs)
-    usual = {"guidance_scale": pipe.defaults.guidance_scale}
+    own = pipe.defaults
+    usual = {"guidance_scale": own.guidance_scale, "change_threshold": own.change_threshold}
     instructed = {f"instructed, {scale:g}": (shown, {**usual, "image_guidance": scale}) for scale in IMAGE_SCALES}
     center = {**usual, "image_guidance": CENTER}
     alone, worded, other = "without a reference", "held-out wording", "asked for something else"
@@ -157,7 +158,7 @@ def measure(experiment: Experiment) -> Finding:
     sheet = partial(_sheet, pairs, experiment, said, {name: found[name].first for name in columns})
     notes = (
         f"The {len(pairs.source)} pairs of the claim `edits`, {rare.sum()} of rare things; the model's usual text scale"
-        f" ({pipe.defaults.guidance_scale:g}), image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing"
+        f" ({own.guidance_scale:g}), image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing"
         f" found by the name, never the target. Similarities by the encoder {JUDGE!r}: of the pictures' change with"
         f" that of the two names, and of the two pictures. The judge of things is independent. Intervals over pairs."
     )

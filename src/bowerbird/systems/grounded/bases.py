@@ -211,11 +211,6 @@ def written_call(folder: Path, usual: UsualCall) -> UsualCall:
     return replace(usual, steps=steps, guidance_scale=float(scale))
 
 
-def write_call(usual: UsualCall, folder: Path) -> None:
-    """Say in `folder` how its model generates unless asked otherwise."""
-    files.write_json(folder / CALL, {"num_inference_steps": usual.steps, "guidance_scale": usual.guidance_scale})
-
-
 def edge_of_folder(folder: Path) -> int | None:
     """`trained_edge` of the Stable Diffusion in `folder`, by its configurations alone; None where they do not say."""
     places = [folder / part / "config.json" for part in ("unet", "vae")]

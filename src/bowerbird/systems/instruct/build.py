@@ -30,11 +30,10 @@ from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
-from bowerbird.systems.grounded.bases import written_call
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
-from bowerbird.systems.instruct.pipeline import USUAL
+from bowerbird.systems.instruct.usual import read_usual
 from bowerbird.systems.latent_cache import embed_tensors, encode_latents
 from bowerbird.systems.model_index import read_index
 from bowerbird.systems.objective import RunContext
@@ -138,8 +137,7 @@ def _open_base(name: str) -> Base:
     read = {name: getattr(opened, name) for name in ENCODERS + TOKENIZERS if getattr(opened, name, None) is not None}
     for part in (autoencoder, *(getattr(opened, name) for name in encoder_names(opened))):
         part.eval().requires_grad_(False)
-    usual = written_call(folder, USUAL)
-    return Base(opened.unet, autoencoder=autoencoder, scheduler=opened.scheduler, usual=usual, **read)
+    return Base(opened.unet, autoencoder=autoencoder, scheduler=opened.scheduler, usual=read_usual(folder), **read)
 
 
 def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:

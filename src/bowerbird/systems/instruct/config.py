@@ -24,6 +24,9 @@ class InstructConfig(ObjectiveConfig):
     called by a word that means nothing. `drop`: the share without the text alone, without the picture alone, and
     without both, each.
 
+    `change_threshold`: below which change a trained model leaves the picture's own pixels unless asked otherwise, in
+    units of the latents' deviation; 0: nowhere.
+
     `composes`: whether code composes edits of pictures that are no table of edits, see `data.edits.build.EditSettings`;
     else such pictures are refused.
     """
@@ -40,6 +43,7 @@ class InstructConfig(ObjectiveConfig):
     referred: Share = 0.7
     exact: Share = 0.35
     invented: Share = 0.15
+    change_threshold: Annotated[float, Field(ge=0, le=100)] = 0.0
     composes: bool = True
     each: Count = 12_000
     wholes: Count = 10_000

@@ -9,7 +9,7 @@ Differs from the paper: pairs are exact, by code (`data/edits`), and not of a ge
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,11 +26,11 @@ from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
-from bowerbird.systems.grounded.bases import UsualCall
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
-from bowerbird.systems.instruct.pipeline import USUAL, InstructPipeline
+from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.systems.instruct.usual import PAPER, UsualEdit
 from bowerbird.systems.objective import Objective
 
 
@@ -46,7 +46,7 @@ class Base:
     scheduler: Any
     text_encoder_2: Any = None
     tokenizer_2: Any = None
-    usual: UsualCall = USUAL
+    usual: UsualEdit = PAPER
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class InstructObjective(Objective[InstructBatch]):
             **dict(zip(ENCODERS, self.frozen[1], strict=False)),
             **dict(zip(TOKENIZERS, self.tokenizers, strict=False)),
         )
-        pipe.usual = self.usual
+        pipe.usual = replace(self.usual, change_threshold=self.config.change_threshold)
         if self.references is not None:
             assert self.encoder is not None
             pipe.references = self.references

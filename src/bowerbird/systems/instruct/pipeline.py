@@ -27,12 +27,13 @@ from bowerbird.models import clip_text, network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import base_text, common, hub, model_index
 from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, System, SystemOutput
-from bowerbird.systems.grounded import bases
+from bowerbird.systems.grounded.bases import CALL
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.instruct import network
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceProjection
+from bowerbird.systems.instruct.usual import IMAGE_SCALE, PAPER, read_usual, write_usual
 from bowerbird.systems.knn import edit_source
 from bowerbird.systems.knn.edit_source import Source
 from bowerbird.systems.queries import Request, nothing_found, with_prompts
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
 PLAIN, PLAIN_XL = "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"
-IMAGE_SCALE = 1.5
-USUAL = bases.UsualCall(20, 7.5, "guidance_scale")
-"""How an edit is made where the model says nothing of it: the paper's scales; its 100 steps are of another sampler."""
 
 
 class InstructPipeline(System):
@@ -84,7 +82,7 @@ class InstructPipeline(System):
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, is_cosxl_edit=is_cosxl_edit)
         self.references: ReferenceProjection | None = None
         self.loras: tuple[AppliedLora, ...] = ()
-        self.usual = USUAL
+        self.usual = PAPER
 
     @property
     def capabilities(self) -> Capabilities:
@@ -102,12 +100,13 @@ class InstructPipeline(System):
 
     @property
     def defaults(self) -> Defaults:
-        """One reference; steps and scale of the text as the model says (`bases.CALL`), else the paper's."""
+        """One reference; the rest as the model says, else the paper's (`instruct/usual.py`)."""
         return Defaults(
             k=0 if self.references is None else int(self.config.k),
             num_inference_steps=self.usual.steps,
             guidance_scale=self.usual.guidance_scale,
             sampler=self.capabilities.samplers[0],
+            change_threshold=self.usual.change_threshold,
         )
 
     @torch.no_grad()
@@ -125,7 +124,7 @@ class InstructPipeline(System):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance: float = IMAGE_SCALE,
-        change_threshold: float = 0.0,
+        change_threshold: float | None = None,
         eta: float = 0.0,
         height: int | None = None,
         width: int | None = None,
@@ -138,10 +137,10 @@ class InstructPipeline(System):
         keeps its shape (as PIL; `pt` and `np` are squares with its margins).
 
         `guidance_scale`: how much the instruction counts; `image_guidance`: how much of the picture stays; both 1
-        is one pass without guidance. None, as for the steps, is the model's own (`defaults`).
+        is one pass without guidance. `change_threshold`: see `KNNDiffusionPipeline`; 0 takes all of the edit. None is
+        the model's own (`defaults`).
         `knowledge_base`: the thing that an instruction names (`named_thing`) is looked up there, and the model is shown
-        it; `neighbors` wins over that, and has the instructions where none is given. `change_threshold`: see
-        `KNNDiffusionPipeline`; 0 takes all of the edit.
+        it; `neighbors` wins over that, and has the instructions where none is given.
 
         Raises: BowerbirdError (MismatchError for a knowledge base of another encoder), before anything is generated.
         """
@@ -181,7 +180,8 @@ class InstructPipeline(System):
         images = run.sample
         if output_type != "latent":
             pixels = common.decode_latents(self.vae, run.sample)
-            pixels = edit_source.paste_unchanged(pixels, started, run.sample, change_threshold)
+            least = self.usual.change_threshold if change_threshold is None else change_threshold
+            pixels = edit_source.paste_unchanged(pixels, started, run.sample, least)
             images = edit_source.without_frame(common.as_output(pixels, output_type), started)
         self.maybe_free_model_hooks()
         return SystemOutput(images=images, neighbors=hits)
@@ -294,7 +294,7 @@ class InstructPipeline(System):
         """The files of diffusers' pipeline, without the checker of what is shown, and the projection of references."""
         parts = ("vae", *base_text.ENCODERS, *base_text.TOKENIZERS, "unet", "scheduler")
         endings = ("json", "safetensors", "txt")
-        return ("model_index.json", FILE, bases.CALL, *(f"{part}/*.{ending}" for part in parts for ending in endings))
+        return ("model_index.json", FILE, CALL, *(f"{part}/*.{ending}" for part in parts for ending in endings))
 
     @classmethod
     def from_pretrained(
@@ -350,7 +350,7 @@ class InstructPipeline(System):
         float16, as SDXL's does and says (`force_upcast`), computes in float32."""
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)
-        self.usual = bases.written_call(place, USUAL)
+        self.usual = read_usual(place)
         if (place / FILE).is_file():
             width = int(self.unet.config.cross_attention_dim)
             self.references, said = network.load_references(place / FILE, width)
@@ -385,8 +385,8 @@ class InstructPipeline(System):
             network.save_references(
                 self.references, out / FILE, self.config.encoder_name, self.config.encoder_fingerprint
             )
-        if self.usual != USUAL:
-            bases.write_call(self.usual, out)
+        if self.usual != PAPER:
+            write_usual(self.usual, out)
 
 
 def _check_instructions(instructions: Sequence[str]) -> None:
