@@ -1,13 +1,18 @@
-"""Put a trained Re-Imagen into the package: weights at 8 bits, checked against the full ones.
+"""Put a trained model into the package: weights at 8 bits, compared with the full ones.
 
     python benchmarks/bundle_model.py runs/re/queue/reimagen-drawings-128 reimagen-drawings \\
         --checkpoints runs/re/queue/reimagen-drawings-{32,64,128}/checkpoint.safetensors \\
         --data emoji.parquet icons.parquet
+    python benchmarks/bundle_model.py runs/tiny-instruct tiny-instruct
 
-The checkpoints, one a stage, hold the averaged weights in full precision; without them the run's own are taken.
-Pictures of both are compared, from the starter collection, and ones further apart than `LEAST` decibels are an error.
-`--data`: the drawings by which the model knows what it was trained on (`training_pictures.py`). What is then to be
-changed by hand: `DESCRIPTIONS` in `models/weights.py`, `CARDS` in `models/cards.py`, `docs/models.md`.
+The checkpoints of a Re-Imagen, one a stage, hold the averaged weights in full precision; without them, and of any other
+model, the run's own in half precision are taken. What another bundled model has already (`SHARED` in
+`models/weights.py`) is left out, and has to be the same.
+
+Pictures or edits of both are compared, from the starter collection, and ones further apart than `LEAST` decibels are
+an error; of models of tokens it is bits a token, and `MOST_BITS`. `--data`: the drawings by which a model knows what it
+was trained on (`training_pictures.py`). What is to be changed by hand: `DESCRIPTIONS` and `SHARED` in
+`models/weights.py`, before; `CARDS` in `models/cards.py` and `docs/models.md`, afterwards.
 """
 
 from __future__ import annotations
@@ -17,25 +22,31 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
-from bowerbird.core import files
+from bowerbird import encoders
+from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.images import decode, square
 from bowerbird.core.quiet import quiet_libraries
 from bowerbird.core.types import Neighbors
 from bowerbird.data import sources
 from bowerbird.models import quantized
-from bowerbird.models.weights import FOLDER
-from bowerbird.systems import generation
-from bowerbird.systems.reimagen.pipeline import STAGES, ReImagenPipeline
+from bowerbird.models.weights import FOLDER, SHARED
+from bowerbird.systems import common, generation, loading
+from bowerbird.systems.reimagen.pipeline import STAGES
 
 LEAST = 40.0
 """Decibels that the worst picture keeps: an error of 2.5 of 255, which nobody sees."""
+MOST_BITS = 0.02
+"""Bits a token that 8 bits may cost."""
 MOST_MEGABYTES = 90
 """Of all that is bundled."""
 COUNT = 12
@@ -51,17 +62,15 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     model = arguments.run / "model" if (arguments.run / "model").is_dir() else arguments.run
-    full = _full(ReImagenPipeline.from_pretrained(str(model)), arguments.checkpoints)
+    full = _full(loading.load_pipeline(model), arguments.checkpoints)
     folder = FOLDER / arguments.name
     with files.atomic_directory(folder) as made:
         full.save_pretrained(made)
         for extra in made.rglob("README.md"):
             extra.unlink()
-        _quantize(full, made)
-    apart = _compare(full, ReImagenPipeline.from_pretrained(arguments.name))
-    print(f"8 bits against full precision, {COUNT} pictures of {full.sizes[-1]} px: {min(apart):.1f} dB at least")
-    if min(apart) < LEAST:
-        raise BowerbirdError(f"8 bits cost too much: {min(apart):.1f} dB, under {LEAST:.0f}")
+        _quantize(full, made, SHARED.get(arguments.name, {}))
+    _check_shared(full, loading.load_pipeline(arguments.name), SHARED.get(arguments.name, {}))
+    print(_compare(full, loading.load_pipeline(arguments.name)))
     if arguments.data:
         script = Path(__file__).with_name("training_pictures.py")
         wanted = [*map(str, arguments.data), "--models", arguments.name, "--write"]
@@ -74,13 +83,28 @@ def main() -> None:
         raise BowerbirdError(f"the bundled weights are {every:.1f} MB together, over {MOST_MEGABYTES}")
 
 
-def _quantize(pipe: Any, folder: Path) -> None:
-    """Each network of the model in `folder` at 8 bits, in place of its own files."""
+def _quantize(pipe: Any, folder: Path, shared: dict[str, str]) -> None:
+    """Each network of the model in `folder` at 8 bits, in place of its own files; what is shared goes."""
+    for part in shared:
+        shutil.rmtree(folder / part)
     for part, network in pipe.components.items():
-        if isinstance(network, nn.Module):
+        if isinstance(network, nn.Module) and part not in shared:
             shutil.rmtree(folder / part)
             (folder / part).mkdir()
             quantized.save(network, folder / part)
+
+
+def _check_shared(full: Any, small: Any, shared: dict[str, str]) -> None:
+    """Raises: BowerbirdError where what another model has already is not what this one was trained with."""
+    for part, place in shared.items():
+        ours, theirs = getattr(full, part), getattr(small, part)
+        if isinstance(ours, nn.Module):
+            same = common.fingerprint([ours.half()]) == common.fingerprint([theirs.half()])
+            ours.float(), theirs.float()
+        else:
+            same = ours.get_vocab() == theirs.get_vocab()
+        if not same:
+            raise BowerbirdError(f"{part} is not that of {place}; take it out of SHARED")
 
 
 def _full(pipe: Any, checkpoints: Sequence[Path]) -> Any:
@@ -102,20 +126,38 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     network.load_state_dict(weights)
 
 
-def _compare(first: Any, second: Any) -> list[float]:
-    """Decibels between the two pipelines' pictures of things of the starter collection, one neighbor each."""
-    from bowerbird.core.images import decode
-
+def _compare(full: Any, small: Any) -> str:
+    """What 8 bits cost, as a line, on things of the starter collection. Raises: BowerbirdError where it is too much."""
     items = [item for item in sources.read("starter") if item.metadata["style"] == "fluent"][:: 100 // COUNT][:COUNT]
-    found = []
-    for number, item in enumerate(items):
-        assert item.data is not None
-        hits = Neighbors.from_images([item.caption], [decode(item.data, item.name)], [item.caption])
-        settings = generation.Settings(seed=number, steps=8)
-        made = [generation.generate(pipe, hits, settings, batch=1)[0] for pipe in (first, second)]
-        a, b = (np.asarray(picture, np.float64) for picture in made)
-        found.append(10 * np.log10(255**2 / max(float(np.square(a - b).mean()), 1e-4)))
-    return found
+    shown = [decode(item.data or b"", item.name) for item in items]
+    edge, names = max(full.capabilities.sizes), [item.caption for item in items]
+    if full.capabilities.likelihood:
+        x = tensors.to_float(tensors.stack([square(picture, edge) for picture in shown]))
+        said = Neighbors.empty(names)
+        if not full.capabilities.captions:  # reads embeddings
+            encoder = encoders.load_recorded(full.config.encoder_name, full.config.encoder_fingerprint)
+            said = Neighbors.from_embeddings(encoder.embed_images(shown)[:, None], [[name] for name in names])
+        bits = [float(pipe.bits_per_token(x, said).mean()) for pipe in (full, small)]
+        if bits[1] - bits[0] > MOST_BITS:
+            raise BowerbirdError(f"8 bits cost too much: {bits[1]:.3f} bits a token, {bits[0]:.3f} in full precision")
+        return f"8 bits against full precision, {COUNT} pictures: {bits[1]:.3f} and {bits[0]:.3f} bits a token"
+    apart = []
+    for number, (picture, name) in enumerate(zip(shown, names, strict=True)):
+        settings = generation.default_settings(full)
+        settings = replace(settings, seed=number, steps=8, change_threshold=0.0)
+        hits, source = Neighbors.from_images([name], [picture], [name]), None
+        if full.capabilities.instructs:
+            hits, source = Neighbors.empty(["make it blue"]), [picture]
+        made = [generation.generate(pipe, hits, settings, sources=source, batch=1)[0] for pipe in (full, small)]
+        apart.append(_decibels(*made))
+    if min(apart) < LEAST:
+        raise BowerbirdError(f"8 bits cost too much: {min(apart):.1f} dB, under {LEAST:.0f}")
+    return f"8 bits against full precision, {COUNT} pictures of {edge} px: {min(apart):.1f} dB at least"
+
+
+def _decibels(first: Image.Image, second: Image.Image) -> float:
+    a, b = (np.asarray(picture, np.float64) for picture in (first, second))
+    return float(10 * np.log10(255**2 / max(float(np.square(a - b).mean()), 1e-4)))
 
 
 if __name__ == "__main__":

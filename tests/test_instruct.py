@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,6 +31,7 @@ from bowerbird.data.scenes.vocabulary import build_vocabulary
 from bowerbird.diffusion import guidance
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.knowledge.base import KnowledgeBase
+from bowerbird.models import network_files, quantized, weights
 from bowerbird.models.unet import UNetConfig, build_unet, widen
 from bowerbird.systems import generation, loading, records, regeneration
 from bowerbird.systems.instruct.named import named_thing
@@ -540,3 +542,30 @@ def test_the_picture_of_what_is_shown_is_held_once() -> None:
 
 def _scene() -> Scene:
     return Scene((Thing("heart", SHAPE, "blue", "", (10, 10, 40, 40)),))
+
+
+def test_bundled_it_is_of_8_bits_and_shares_what_its_base_has(
+    model: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, place = InstructPipeline.from_pretrained(str(model)), tmp_path / "tiny-instruct"
+    shutil.copytree(model, place)
+    shared = {"vae": "base/vae", "tokenizer": "base/tokenizer"}
+    for part in shared:
+        shutil.move(place / part, tmp_path / "base" / part)
+    for part in ("unet", "text_encoder"):
+        shutil.rmtree(place / part)
+        (place / part).mkdir()
+        quantized.save(getattr(pipe, part), place / part)
+    for where in (weights, network_files):
+        monkeypatch.setattr(where, "FOLDER", tmp_path)
+    monkeypatch.setitem(weights.DESCRIPTIONS, "tiny-instruct", "")
+    monkeypatch.setitem(weights.SHARED, "tiny-instruct", shared)
+    found = InstructPipeline.from_pretrained("tiny-instruct")
+    assert not found.strange
+    for part in ("unet", "text_encoder", "vae"):
+        for kept, wanted in zip(getattr(found, part).parameters(), getattr(pipe, part).parameters(), strict=True):
+            assert (kept - wanted).abs().max() <= wanted.abs().max() / 250
+    made = [
+        each("make it blue", source=picture, num_inference_steps=2, output_type="pt").images for each in (pipe, found)
+    ]
+    assert 0 < (made[0] - made[1]).abs().max() < 0.1

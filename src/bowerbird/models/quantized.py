@@ -24,7 +24,7 @@ LEAST_NUMBERS = 4096
 
 
 def save(network: nn.Module, folder: Path) -> None:
-    """Write `config.json` and the weights of a network of diffusers at 8 bits into `folder`.
+    """Write `config.json` and the weights of a network of diffusers or transformers at 8 bits into `folder`.
 
     Weights are `(out, ...)`, and a scale covers everything that leads to one output.
     """
@@ -39,13 +39,16 @@ def save(network: nn.Module, folder: Path) -> None:
         scale = flat.abs().amax(1).clamp(min=1e-12) / LARGEST
         stored[name] = (flat / scale[:, None]).round().to(torch.int8).view(tensor.shape)
         stored[name + SCALE] = scale
-    config: Any = network
-    config.save_config(folder)
+    own: Any = network
+    if hasattr(own, "save_config"):
+        own.save_config(folder)
+    else:
+        own.config.save_pretrained(folder)
     save_tensors(folder / FILE, stored)
 
 
 def load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """The network of the class `kind` (of diffusers) that `save` wrote into `folder`.
+    """The network of the class `kind` (of diffusers or transformers) that `save` wrote into `folder`.
 
     Raises: BowerbirdError when the weights are not those of its configuration.
     """
@@ -55,7 +58,10 @@ def load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         flat = stored[name].flatten(1).float() * scale[:, None]
         stored[name] = flat.view(stored[name].shape)
     stored = {name: v.to(dtype) if v.is_floating_point() else v for name, v in stored.items()}
-    network = kind.from_config(kind.load_config(folder, local_files_only=True))
+    if hasattr(kind, "load_config"):
+        network = kind.from_config(kind.load_config(folder, local_files_only=True))
+    else:
+        network = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
     try:
         network.load_state_dict(stored, assign=True)
     except RuntimeError as error:

@@ -34,6 +34,13 @@ DESCRIPTIONS = {
 }
 """What is bundled: models to generate with, the one to begin with first; then what they are made of."""
 
+SHARED = {
+    "tiny-rdm": {"vae": "tiny-autoencoder"},
+    "tiny-rdm-fast": {"vae": "tiny-autoencoder"},
+    "tiny-instruct": {"vae": "tiny-autoencoder", "tokenizer": "tiny-sd/tokenizer"},
+}
+"""Components of bundled models that lie in another's folder."""
+
 ADAPTERS = {"tiny-sd": "tiny-ip-adapter"}
 """Bundled base models, and the bundled adapter of each."""
 

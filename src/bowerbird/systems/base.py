@@ -445,7 +445,7 @@ class System(DiffusionPipeline, ABC):
     @classmethod
     def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
         """Components that the folder `place` does not hold itself, as bundled models share them; not those `given`."""
-        return {}
+        return model_index.load_shared(cls, place, given, dtype)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """diffusers' layout, and what the model carries of its training pictures."""

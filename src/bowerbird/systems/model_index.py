@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.text import with_article
-from bowerbird.models import network_files, quantized
+from bowerbird.models import network_files, quantized, weights
 from bowerbird.systems.reference_settings import ADAPTER_FILE
 
 FILE = "model_index.json"
@@ -160,6 +160,21 @@ def load_quantized(pipeline: type, folder: Path, given: set[str], dtype: Any) ->
     kinds = component_classes(pipeline, read_index(folder), folder)
     there = [part for part in kinds if part not in given and (folder / part / quantized.FILE).is_file()]
     return {part: quantized.load(kinds[part], folder / part, dtype) for part in there}
+
+
+def load_shared(pipeline: type, folder: Path, given: set[str], dtype: Any) -> dict[str, Any]:
+    """The components that the bundled model in `folder` has from another's, but for those `given`; of any other folder
+    none."""
+    from torch import nn
+
+    shared = weights.SHARED.get(folder.name, {}) if network_files.is_bundled(folder) else {}
+    kinds = component_classes(pipeline, read_index(folder), folder) if shared else {}
+    found = {}
+    for part, place in shared.items():
+        if part not in given:
+            options = {"dtype": dtype} if issubclass(kinds[part], nn.Module) else {}
+            found[part] = kinds[part].from_pretrained(weights.FOLDER / place, **options)
+    return found
 
 
 def load_networks(

@@ -313,12 +313,19 @@ class InstructPipeline(System):
             place = hub.fetch(name, kwargs, patterns=cls.hub_patterns({}))
         kind = getattr(diffusers, PLAIN_XL if model_index.read_index(place)["_class_name"] == PLAIN_XL else PLAIN)
         with opening(f"model {name!r}", "fetch or export it again; bowerbird models lists those that come along"):
-            kinds = model_index.check(kind, place)
+            ours = network_files.is_bundled(place)
+            kinds = {} if ours else model_index.check(kind, place)
             absent: dict[str, Any] = {"add_watermarker": False}
             if kind.__name__ == PLAIN:
                 absent = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
                 absent["requires_safety_checker"] = False
-            networks = model_index.load_networks(kinds, place, {*kwargs, *absent}, dtype, {})
+            kwargs = {**model_index.load_shared(kind, place, set(kwargs), dtype), **kwargs}
+            given = {*kwargs, *absent}
+            networks = (
+                model_index.load_quantized(kind, place, given, dtype)
+                if ours
+                else model_index.load_networks(kinds, place, given, dtype, {})
+            )
             plain = kind.from_pretrained(
                 str(place),
                 dtype=dtype,
@@ -336,7 +343,7 @@ class InstructPipeline(System):
             )
             pipe.after_loading(place)
             network_files.without_place(pipe, last_part(name))
-            pipe.strange = not network_files.is_bundled(place)
+            pipe.strange = not ours
             _check_channels(pipe, place)
             if pipe.strange:
                 model_index.check_model(pipe, place)

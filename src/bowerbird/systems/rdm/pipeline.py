@@ -213,13 +213,11 @@ class RDMPipeline(EmbeddingSystem):
 
     @classmethod
     def shared_components(cls, place: Path, dtype: torch.dtype, given: set[str]) -> dict[str, Any]:
-        """Of a bundled model: the bundled autoencoder, and the base network where only what was changed is kept."""
-        if place.parent != weights.FOLDER:
-            return {}
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+        """Of a bundled model also the base network, where only what was changed is kept."""
+        shared = super().shared_components(place, dtype, given)
+        if place.parent == weights.FOLDER and (place / low_rank.FOLDER).is_dir() and "unet" not in given:
+            from diffusers import UNet2DConditionModel
 
-        shared: dict[str, Any] = {"vae": AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype)}
-        if (place / low_rank.FOLDER).is_dir() and "unet" not in given:
             base = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)
             factors = place / low_rank.FOLDER
             shared["unet"] = low_rank.merge(base, factors, common.fingerprint([base])).to(dtype)
