@@ -172,7 +172,8 @@ def base_edge(pipe: ReferencePipeline) -> int:
 def class_seconds(pipe: ReferencePipeline, device: str) -> float:
     """How long the base takes for the pictures of a class, by as many as one file of them holds."""
     system: Any = recipe("dreambooth", tiny=TINY).system
-    config = system.model_copy(update={"class_name": "thing"})
+    config = class_pictures.with_usual_steps(system, pipe.defaults.num_inference_steps)
+    config = config.model_copy(update={"class_name": "thing"})
     start = time.perf_counter()
     class_pictures.generate(pipe.base, config, list(range(PART)), device, pipe.defaults.guidance_scale)
     return (time.perf_counter() - start) * config.class_pictures / PART

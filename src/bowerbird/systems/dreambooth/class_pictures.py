@@ -42,6 +42,11 @@ def class_pictures(
     return torch.cat(parts)[: config.class_pictures]
 
 
+def with_usual_steps(config: DreamBoothConfig, steps: Any) -> DreamBoothConfig:
+    """`config` with the steps that its base usually takes, where it names none."""
+    return config if config.class_steps is not None else config.model_copy(update={"class_steps": int(steps)})
+
+
 def generate(
     base: Any, config: DreamBoothConfig, numbers: list[int], device: str, guidance: float | None = None
 ) -> Tensor:

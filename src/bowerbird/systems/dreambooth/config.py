@@ -21,10 +21,10 @@ class DreamBoothConfig(ObjectiveConfig):
     The subject is `template` with `word` and `class_name`, its class `template` with `class_name` alone. `method`: the
     U-Net whole (`full`), or by `rank` in the layers whose name ends in one of `targets`, times `alpha` / rank (`lora`;
     `alpha` None is the rank). `prior_weight`: of the loss on `class_pictures` pictures of the class, which the base
-    itself generates in `class_steps` steps; 0 leaves them out. `train_text`: whether the text encoders learn too, the
-    same way. `stop_below`: training stops where less than this share of the base's diversity of the class is left, of
-    which the last checkpoint before is kept; looked at whenever one is written, 0 never, None as `collapse.least_share`
-    finds it for this subject and class.
+    itself generates in `class_steps` steps (None: as many as it usually takes); 0 leaves them out. `train_text`:
+    whether the text encoders learn too, the same way. `stop_below`: training stops where less than this share of the
+    base's diversity of the class is left, of which the last checkpoint before is kept; looked at whenever one is
+    written, 0 never, None as `collapse.least_share` finds it for this subject and class.
     """
 
     kind: Literal["dreambooth"] = "dreambooth"
@@ -38,7 +38,7 @@ class DreamBoothConfig(ObjectiveConfig):
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = TARGETS
     prior_weight: Amount = 1.0
     class_pictures: Annotated[int, Field(ge=1, le=10_000)] = 100
-    class_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    class_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     train_text: bool = False
     stop_below: Share | None = None
 

@@ -22,7 +22,7 @@ from bowerbird.diffusion import schedulers
 from bowerbird.models.low_rank import FILE, add_low_rank, factors
 from bowerbird.systems.base_text import added, encode, encoder_names, token_ids, tokenizers
 from bowerbird.systems.components import base_parts
-from bowerbird.systems.dreambooth.class_pictures import class_pictures, rebuilt
+from bowerbird.systems.dreambooth.class_pictures import class_pictures, rebuilt, with_usual_steps
 from bowerbird.systems.dreambooth.collapse import CHECKED, MOST, ClassDiversity, diversity, generate, least_share
 from bowerbird.systems.dreambooth.config import TEXT_TARGETS, DreamBoothConfig
 from bowerbird.systems.dreambooth.rare_word import check_word
@@ -219,7 +219,9 @@ def build(config: DreamBoothConfig, pictures: Pictures, run: RunContext) -> Drea
         check_word(tokenizer, config.word)
     shown = None
     if config.prior_weight > 0:
-        shown = class_pictures(base, config, run.seed, run.device, opened.defaults.guidance_scale)
+        usual = opened.defaults
+        of_class = with_usual_steps(config, usual.num_inference_steps)
+        shown = class_pictures(base, of_class, run.seed, run.device, usual.guidance_scale)
     base.to(run.device)
     latents = [None if each is None else _latents(base.vae, each, run.device) for each in (pictures.pixels, shown)]
     assert latents[0] is not None
