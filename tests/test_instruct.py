@@ -33,7 +33,7 @@ from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models import network_files, quantized, weights
 from bowerbird.models.unet import UNetConfig, build_unet, widen
-from bowerbird.systems import generation, loading, records, regeneration
+from bowerbird.systems import generation, jobs, loading, records, regeneration
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
 from bowerbird.systems.instruct.pipeline import InstructPipeline
@@ -518,7 +518,8 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folde
         == said["guidance_scale"]
         != InstructPipeline.from_pretrained(model).defaults.guidance_scale
     )
-    assert trained.defaults.change_threshold == generation.default_settings(trained).change_threshold == 0.5
+    ways = (generation.default_settings(trained), jobs.settings_of(trained, jobs.Job(prompt="make it blue")))
+    assert {trained.defaults.change_threshold, *(each.change_threshold for each in ways)} == {0.5}
     asked = {**{name: said[name] for name in ("guidance_scale", "num_inference_steps")}, "change_threshold": 0.5}
     picture = Image.new("RGB", (64, 64), "red")
     made = [trained("make it blue", source=picture, output_type="pt", **how).images for how in ({}, asked)]

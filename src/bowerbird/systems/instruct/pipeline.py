@@ -166,11 +166,10 @@ class InstructPipeline(System):
         assert both.image is not None
         neither = replace(image, image=torch.zeros_like(both.image))
         scale = self.usual.guidance_scale if guidance_scale is None else guidance_scale
+        steps = self.usual.steps if num_inference_steps is None else num_inference_steps
         predict = guidance.instruct(self.predict, both, image, neither, scale, image_guidance)
         generators = common.generators_for(generator, seed, len(hits))
-        timesteps, options = common.schedule(
-            self.scheduler, num_inference_steps or self.usual.steps, eta, generators, self._execution_device
-        )
+        timesteps, options = common.schedule(self.scheduler, steps, eta, generators, self._execution_device)
         shape = (self.vae.config.latent_channels, *common.latent_shape(self.unet, self.vae, height, width))
         latents = common.initial_noise(self.scheduler, shape, generators, self._execution_device)
         transition = common.step_scheduler(self.scheduler, options)
