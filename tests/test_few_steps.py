@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bowerbird import BowerbirdError, MismatchError, RDMPipeline
-from bowerbird.models import low_rank, weights
+from bowerbird.models import low_rank, network_files, weights
 from bowerbird.systems.rdm.distillation import FewStepObjective
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures
@@ -144,8 +144,10 @@ def test_a_bundle_of_factors_opens_over_the_bundled_network(
         copy = shutil.copytree if (tmp_path / "whole" / part).is_dir() else shutil.copyfile
         (tmp_path / "bundled" / "some-rdm").mkdir(exist_ok=True)
         copy(tmp_path / "whole" / part, tmp_path / "bundled" / "some-rdm" / part)
-    monkeypatch.setattr(weights, "FOLDER", tmp_path / "bundled")
+    for where in (weights, network_files):
+        monkeypatch.setattr(where, "FOLDER", tmp_path / "bundled")
     monkeypatch.setitem(weights.DESCRIPTIONS, "some-rdm", "")
+    monkeypatch.setitem(weights.SHARED, "some-rdm", {"vae": "tiny-autoencoder"})
     small, whole = RDMPipeline.from_pretrained("some-rdm"), RDMPipeline.from_pretrained(tmp_path / "whole")
     for ours, theirs in zip(small.unet.parameters(), whole.unet.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=2e-3)  # both in half precision, rounded before or after the sum
