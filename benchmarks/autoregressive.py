@@ -1,10 +1,10 @@
 """Generating tokens one by one: kept keys and values against the reference, which runs the whole prefix again at every
 token.
 
-    python benchmarks/autoregressive.py                      # the sizes of tiny-rarm
+    python benchmarks/autoregressive.py                      # a RARM of 10.8 M parameters
     python benchmarks/autoregressive.py --released           # those of the released network, random weights
     python benchmarks/autoregressive.py --int8               # kept with weights of 8 bits; the reference as it is
-    python benchmarks/autoregressive.py --documents 2        # tiny-racm3 after two documents that all pictures share
+    python benchmarks/autoregressive.py --documents 2        # RA-CM3 of 11 M after two documents that all share
 
 `again` runs the prefix at each of its lengths where `--whole`; otherwise at 9 lengths, and the rest lies on the line
 between them. The ceiling is memory-bound: each token of a batch reads every weight of the blocks and of the last layer
@@ -36,7 +36,7 @@ from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.rarm.decoding import Decoder
 
 NEIGHBORS = 4
-TINY = {"symbols": 2048, "channels": 256, "layers": 7, "embed_dim": 384}
+MIDDLE = {"symbols": 2048, "channels": 256, "layers": 7, "embed_dim": 384}
 
 
 def seconds(task: Callable[[], object], repeats: int, device: str) -> float:
@@ -150,7 +150,7 @@ def measure_documents(batch: int, documents: int, repeats: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--released", action="store_true", help="18 blocks of width 768, 16,384 symbols")
-    parser.add_argument("--documents", type=int, help="tiny-racm3 in place of RARM, after so many documents")
+    parser.add_argument("--documents", type=int, help="RA-CM3 in place of RARM, after so many documents")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--int8", action="store_true", help="weights of 8 bits for kept keys and values")
     parser.add_argument("--whole", action="store_true", help="run every prefix")
@@ -163,7 +163,7 @@ def main() -> None:
             for batch in arguments.batches:
                 print(json.dumps(measure_documents(batch, arguments.documents, arguments.repeats)), flush=True)
         return
-    network = RARMTransformer(**({} if arguments.released else TINY)).to(arguments.device).eval()
+    network = RARMTransformer(**({} if arguments.released else MIDDLE)).to(arguments.device).eval()
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {network.config['positions']} tokens, {torch.get_num_threads()} threads", flush=True)
     with torch.no_grad():

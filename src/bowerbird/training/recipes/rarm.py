@@ -11,8 +11,9 @@ from bowerbird.training.recipes.rdm import MIX
 
 
 def tiny_rarm(*, tiny: bool = False) -> Recipe:
-    """RARM (arXiv 2204.11824) on 16 x 16 tokens of `vq-drawings`, with the neighbors of `rdm-patches`: in 40% of the
-    samples the first neighbor is the picture itself, most of those under colors, grounds and lines of their own.
+    """RARM (arXiv 2204.11824) of 5.7M parameters on 16 x 16 tokens of `vq-drawings`, with the neighbors of
+    `rdm-patches`: in 40% of the samples the first neighbor is the picture itself, most of those under colors, grounds
+    and lines of their own.
 
     Command: bowerbird train tiny-rarm --data drawings.parquet --out runs/tiny-rarm
     (after bowerbird train vq-drawings; `system.tokenizer=null` fits a tokenizer instead)
@@ -31,6 +32,7 @@ def tiny_rarm(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = RARMConfig(
+            transformer=RARMSizes(channels=192, layers=6),
             masked=0.1,
             draws=NeighborSampling(mix=MIX, views=8, view_probability=0.7, itself=0.4, varied_views=6, picture_size=64),
         )
