@@ -238,6 +238,15 @@ def test_what_is_no_http_is_answered_in_the_same_shape(web: tuple[Client, Server
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "invalid_http"
 
 
+def test_an_address_as_proxies_give_it_is_that_path(web: tuple[Client, Server]) -> None:
+    client, _ = web
+    own = f"127.0.0.1:{client.port}"
+    for host, status in ((own, b"200"), ("localhost", b"400")):
+        with socket.create_connection(("127.0.0.1", client.port)) as link, link.makefile("rb") as file:
+            link.sendall(f"GET http://{own}/health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            assert file.read().startswith(b"HTTP/1.1 " + status)
+
+
 def test_ten_times_what_fits_is_refused_and_the_rest_ends(small_kb_path: Path, tmp_path: Path) -> None:
     """A worker that says nothing for a while: what was accepted waits and ends, the others hear when to come again."""
     settings = Settings((str(small_kb_path),), tmp_path / "data", ("tiny-rdm",), queue=4, drain_seconds=1)

@@ -43,6 +43,7 @@ PAGE_POLICY = (
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 _SIGNED = re.compile(r"/api/images/(?P<image>img_[0-9a-f]{24})/file")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ABSOLUTE = re.compile(r"https?://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 _access = logging.getLogger("bowerbird.serve.access")
 
 
@@ -59,6 +60,8 @@ class Gate:
             return
         visit = _Visit(scope, self.server)
         try:
+            if visit.addressed not in (None, visit.headers.get("host", "").lower()):
+                raise Refused(400, "the address and the Host header name two servers", code="host_not_allowed")
             check(self.server, scope, visit.path, visit.headers)
             if scope["method"] == "POST" and visit.path in QUEUED:  # before a body is read and looked at
                 self.server.dispatcher.check_room()
@@ -82,6 +85,7 @@ class _Visit:
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = self.id
+        self.addressed = without_address(scope)
         self.path = below_root(scope, server.settings.root_path)
         self.started, self.status, self.sent, self.received = time.monotonic(), 0, 0, 0
         self.code = ""
@@ -204,6 +208,16 @@ class _Visit:
             "client": (self.scope.get("client") or ("",))[0],
         }
         _access.info(json.dumps(line))
+
+
+def without_address(scope: Message) -> str | None:
+    """The server that a request names as a proxy is asked, `GET http://host/path` (RFC 9112, section 3.2.2), in lower
+    case; None where it names none. From now on `scope` has the path alone."""
+    found = _ABSOLUTE.fullmatch(scope["path"])
+    if found is None:
+        return None
+    scope["path"] = found[2] or "/"
+    return str(found[1]).lower()
 
 
 def below_root(scope: Message, root_path: str) -> str:
