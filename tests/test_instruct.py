@@ -21,10 +21,12 @@ from bowerbird.core import images, provenance, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.edits import wordings
+from bowerbird.data.edits.build import EditSettings, build_edits
 from bowerbird.data.edits.pair import NONE, Edit, Edits, Shown, change_whole, instruction
 from bowerbird.data.edits.rendering import render_parts
 from bowerbird.data.edits.scenes import add_scenes
-from bowerbird.data.edits.variants import add_variants, find_variants
+from bowerbird.data.edits.variants import add_variants, find_variants, whole
+from bowerbird.data.edits.varied import FULL, vary_surroundings
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
 from bowerbird.data.scenes.vocabulary import build_vocabulary
@@ -120,6 +122,47 @@ def test_a_scene_is_changed_in_what_is_said_and_nowhere_else() -> None:
         if edit.kind == "move":
             (x0, y0, *_), (u0, v0, *_) = before.things[0].box, after.things[0].box
             assert {"left": u0 < x0, "right": u0 > x0, "up": v0 < y0, "down": v0 > y0}[edit.words[0]]
+
+
+def test_grounds_that_nothing_is_said_of_are_in_both_pictures() -> None:
+    empty = pictures(["x y z"], ["noto"])
+    plain, vocabulary = Edits(), build_vocabulary(empty, 0)
+    add_scenes(plain, vocabulary, 60, 4, seed=1)
+    varied = vary_surroundings(plain, 0.5, 0.0, 1)
+    assert {group: len(numbers) for group, numbers in varied.groups.items()} == {
+        group: len(numbers) for group, numbers in plain.groups.items()
+    }
+    on = [
+        (varied.shown[edit.source].scene.ground, varied.shown[edit.target].scene.ground, edit) for edit in varied.edits
+    ]
+    unsaid = [(first, last) for first, last, edit in on if first.startswith("#") and edit.kind != "ground"]
+    assert len(unsaid) > 10
+    assert all(first == last for first, last in unsaid)
+    assert all(last == edit.words[0] for _, last, edit in on if edit.kind == "ground")
+    assert any(first.startswith("#") for first, _, edit in on if edit.kind == "ground")
+    number = next(edit.source for first, _, edit in on if first.startswith("#"))
+    (drawn,) = render_parts([varied.shown[number]], vocabulary, empty, 16)
+    corner = ((drawn[0, :, 0, 0] + 1) * 127.5).round().int().tolist()
+    assert "#" + bytes(corner).hex() == varied.shown[number].scene.ground
+
+
+def test_a_drawing_is_in_one_place_in_both_pictures() -> None:
+    given = pictures(["face", "face with horns"] * 9, ["noto"] * 18)
+    plain = Edits()
+    for row in range(0, 18, 2):
+        plain.add("x", Shown(whole(row)), Shown(whole(row + 1), "mirror"), "add part", ("horns",))
+    varied = vary_surroundings(plain, 0.0, 0.5, 1)
+    boxes = [[varied.shown[n].scene.things[0].box for n in (edit.source, edit.target)] for edit in varied.edits]
+    assert all(first == last for first, last in boxes)
+    assert 0 < sum(first == FULL for first, _ in boxes) < 9
+    assert {each.change for each in varied.shown} == {"", "mirror"}
+    settings = EditSettings(each=4, wholes=12, scenes=0, per_scene=1, names=2, placed=1.0)
+    edits, _, vocabulary = build_edits(settings, given, 0)
+    drawn = torch.cat(list(render_parts(edits.shown, vocabulary, given, 64)))
+    on_white = [number for number, each in enumerate(edits.shown) if (each.scene.ground, each.change) == ("white", "")]
+    filled = (drawn[on_white] < 0.99).any(1).float().mean((1, 2))
+    assert len(on_white) > 4
+    assert ((filled > 0) & (filled < 1)).all()  # none fills the picture, and none is out of it
 
 
 def test_several_processes_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from bowerbird.core import seeds
 from bowerbird.data.edits.pair import Edits
 from bowerbird.data.edits.scenes import add_scenes
 from bowerbird.data.edits.variants import add_variants, find_variants
+from bowerbird.data.edits.varied import vary_surroundings
 from bowerbird.data.edits.whole import add_wholes
 from bowerbird.data.edits.wordings import is_held_out
 from bowerbird.data.pictures import Pictures
@@ -19,7 +20,8 @@ from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
 class EditSettings:
     """How many edits: at most `each` of each kind of variant, `wholes` of whole drawings, `per_scene` of each of
     `scenes`; scenes are of `names` things in `styles` (all when empty), and nothing in the groups `own_colors` changes
-    its color. The keys name columns."""
+    its color. Of the edits on white a share of `grounds` is on another light color, and of those of
+    a whole drawing a share of `placed` has it smaller somewhere. The keys name columns."""
 
     each: int
     wholes: int
@@ -31,6 +33,8 @@ class EditSettings:
     group_key: str | None = None
     kind_key: str | None = None
     own_colors: Sequence[str] = ()
+    grounds: float = 0.0
+    placed: float = 0.0
 
 
 def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Vocabulary]:
@@ -54,7 +58,7 @@ def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[
             whole = _per_picture(words, pictures)
             add_wholes(edits, whole, rows, settings.wholes // share, own)
         add_scenes(edits, words, settings.scenes // share, settings.per_scene, own)
-        found.append(edits)
+        found.append(vary_surroundings(edits, settings.grounds, settings.placed, own))
     return found[0], found[1], _per_picture(known, pictures)
 
 

@@ -43,8 +43,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`things` from the left, or from above, as `relation` says (`FORMS`); `ground`: a color's name; `style` of the
-    drawings, empty where there is none."""
+    """`things` from the left, or from above, as `relation` says (`FORMS`); `ground`: a color's name, or `#rrggbb` where
+    nothing is said of it; `style` of the drawings, empty where there is none."""
 
     things: tuple[Thing, ...]
     relation: str = ""

@@ -33,8 +33,8 @@ def pixel_box(box: tuple[int, int, int, int], size: int) -> tuple[int, int, int,
 
 
 def color_of(name: str) -> Tensor:
-    """A named color `(3,)` in [0, 1]."""
-    return torch.tensor(COLORS[name]) / 255
+    """A color by its name, or `#rrggbb`, `(3,)` in [0, 1]."""
+    return torch.tensor(list(bytes.fromhex(name[1:])) if name.startswith("#") else COLORS[name]) / 255
 
 
 @cache

@@ -50,6 +50,8 @@ class InstructConfig(ObjectiveConfig):
     scenes: Count = 10_000
     per_scene: Annotated[int, Field(ge=1, le=8)] = 2
     names: Count = 600
+    grounds: Share = 0.0
+    placed: Share = 0.0
     styles: tuple[str, ...] = ()
     own_colors: tuple[str, ...] = ()
     style_key: str | None = column("style")

@@ -35,6 +35,8 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
             train_text=True,
             styles=STYLES,
             own_colors=("people-body", "smileys-emotion"),
+            grounds=0.4,
+            placed=0.3,
             change_threshold=0.6,
         )
         return Recipe(name="tiny-instruct", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
