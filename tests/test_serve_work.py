@@ -113,7 +113,9 @@ def test_a_model_that_edits_by_an_instruction_does_so_in_the_server(
     assert record["edit"]["image_guidance"] == 2.5
     assert record["request"]["prompt"] == "make it blue"
     assert "by an instruction" in edited(images=[str(source)], prompt=None)[1]["message"]
-    assert "by an instruction" in edited(show_source=False)[1]["message"]
+    for ignored in ({"show_source": False}, {"strength": 0.5}, {"preservation": 0.2}):
+        assert "by an instruction" in edited(**ignored)[1]["message"]
+    assert record["edit"]["least_change"] == 0  # the model's own, and not that of KNN-Diffusion's edit
     (generated,) = desk.do(desk.order(model, job=job))
     assert (generated[0], generated[1]["ours"]) == ("failed", False)
     assert "edits a picture" in generated[1]["message"]

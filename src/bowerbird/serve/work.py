@@ -145,6 +145,8 @@ def _prepare_edit(order: Order, pipe: System, kb: KnowledgeBase | None, job: Job
         raise BowerbirdError("this model does not edit pictures; choose one that does, as tiny-knn")
     if can.instructs and (job.images or not options["show_source"]):
         raise BowerbirdError("this model edits by an instruction: give it as prompt, without reference and img2img")
+    if can.instructs and (options["strength"] != 1 or options["preservation"] is not None):
+        raise BowerbirdError("this model edits by an instruction: image_guidance says how much of the picture stays")
     if options["image_guidance"] is not None and not can.instructs:
         raise BowerbirdError("image_guidance is of models that edit by an instruction; leave it out")
     pictures = [images.read(path) for path in order.files]

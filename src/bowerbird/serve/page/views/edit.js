@@ -35,12 +35,12 @@ const instructsOf = (models, id) => Boolean(models.find((model) => model.id === 
 
 /** instructs: whether the model takes what should change in words, and nothing else. */
 function bodyOf(now, kb, instructs) {
-  const body = { image: now.source.id, knowledge_base: kb, n: now.n, seed: now.seed, strength: now.strength };
+  const body = { image: now.source.id, knowledge_base: kb, n: now.n, seed: now.seed };
   if (now.by === "reference" && !instructs) body.reference = now.reference.id;
   else body.prompt = now.prompt.trim();
   for (const key of ["model", "steps", "k"]) if (now[key] !== null) body[key] = now[key];
   if (instructs) body.image_guidance = now.imageGuidance;
-  else body.preservation = now.preservation;
+  else Object.assign(body, { strength: now.strength, preservation: now.preservation });
   return body;
 }
 
@@ -131,7 +131,7 @@ function EditForm({ now, instructs, error, sending, onGenerate }) {
     <button class="primary big" disabled=${!isReady(now, instructs) || sending}><${Icon} name="edit" />${sending ? "Sending…" : "Edit"}</button>
     ${error && !wrong("prompt") && html`<${ErrorNote} error=${error} />`}
     <${Settings}>
-    <${RangeField} label="Strength" min="0.05" max="1" step="0.05" value=${now.strength} shown=${now.strength.toFixed(2)} onValue=${(strength) => set({ strength })} />
+    ${!instructs && html`<${RangeField} label="Strength" min="0.05" max="1" step="0.05" value=${now.strength} shown=${now.strength.toFixed(2)} onValue=${(strength) => set({ strength })} />`}
     <${RangeField} label="Pictures" min="1" max=${most.images} step="1" value=${now.n} onValue=${(n) => set({ n })} />
     <details class="more">
       <summary>More settings</summary>
