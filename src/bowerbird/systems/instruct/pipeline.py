@@ -100,7 +100,7 @@ class InstructPipeline(System):
 
     @property
     def defaults(self) -> Defaults:
-        """One reference; the rest as the model says, else the paper's (`instruct/usual.py`)."""
+        """One reference; the rest as the model says, else the paper's (`systems/instruct/usual.py`)."""
         return Defaults(
             k=0 if self.references is None else int(self.config.k),
             num_inference_steps=self.usual.steps,
