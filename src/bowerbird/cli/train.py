@@ -109,16 +109,16 @@ def train(
         data = str(subject)
     settings = [*settings, *([f"train.seed={seed}"] if seed is not None else [])]
     chosen = _at_the_edge_of_its_base(open_recipe(recipe, tiny=tiny, settings=settings), given_keys(settings))
-    absent_parts = absent_networks(chosen)
+    missing = absent_networks(chosen)
     if dry_run:
         print_json(chosen.model_dump(mode="json"))
-        for line in absent_parts:
+        for line in missing:
             say(line)
         return
     if (data is None) == (kb is None):
         raise BowerbirdError("train: give --data SOURCE or --kb KB, one of them")
-    if absent_parts:
-        raise BowerbirdError(absent_parts[0])
+    if missing:
+        raise BowerbirdError(missing[0])
     out = out or Path("runs") / chosen.name
     key, values = ("", [""]) if sweep is None else sweeps.parse(sweep)
     scales = _scales(values) if key == GUIDANCE else []

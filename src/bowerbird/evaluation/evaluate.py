@@ -27,7 +27,7 @@ from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.evaluation.metrics import diversity
 from bowerbird.evaluation.metrics.intervals import over_groups
 from bowerbird.evaluation.metrics.manifold import distances
-from bowerbird.evaluation.settings import JUDGED, OF_REAL, PARTS, QUERIES, Settings
+from bowerbird.evaluation.settings import JUDGED, PARTS, QUERIES, WITHOUT_SAMPLES, Settings
 from bowerbird.systems import generation
 from bowerbird.systems.queries import Request
 
@@ -89,7 +89,7 @@ def evaluate(
         if settings.metrics is not None:
             left_out.append(f"likelihood: {with_article(type(pipe).__name__)} has no likelihood")
     images, hits, goodness = list[Image.Image](), Neighbors.empty([]), np.zeros(0)
-    if wanted - OF_REAL:
+    if wanted - WITHOUT_SAMPLES:
         on_message(f"generating {settings.n} pictures by {settings.query}")
         hits = _retrieve(pipe, kb, pictures, settings)
         images = generation.generate(

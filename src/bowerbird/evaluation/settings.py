@@ -59,7 +59,7 @@ def parse_metrics(text: str | None) -> tuple[str, ...] | None:
     return found
 
 
-OF_REAL = {"hubness", "likelihood", "faithfulness"}
+WITHOUT_SAMPLES = {"hubness", "likelihood", "faithfulness"}
 """Measures that look at none of the `n` pictures: of the knowledge base, of real pictures, and of pictures of their
 own."""
 JUDGED = {"faithfulness", "inception-score"}
