@@ -133,11 +133,12 @@ def test_told_to_end_it_finishes_what_it_took(folder: Path, arguments: list[str]
             jobs = [server.post("/api/generate", {"prompt": f"{i}", "steps": 5}).json["id"] for i in range(3)]
             with ThreadPoolExecutor(1) as pool:
                 stream = server.events(jobs[-1])
-                first, _ = next(stream)  # a connection that nobody has accepted yet is closed with the port
-                heard = pool.submit(lambda first, stream: [first, *(name for name, _ in stream)], first, stream)
+                first = next(stream)  # a connection that nobody has accepted yet is closed with the port
+                heard = pool.submit(list, stream)
                 os.kill(server.process.pid, signal.SIGTERM)
                 assert server.process.wait(60) == 0
-                assert heard.result(10)[-1] == "done"
+                name, _ = [first, *heard.result(10)][-1]
+                assert name == "done"
             assert server.children("bowerbird.serve.worker") == []
         with serving(folder / "told", *arguments) as server:
             assert [server.get(f"/api/jobs/{job}").json["state"] for job in jobs] == ["done"] * 3
