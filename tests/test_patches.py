@@ -17,9 +17,12 @@ from bowerbird.diffusion.conditions import Tokens
 from bowerbird.models.latent_scale import unit_channels
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.unet import build_unet
+from bowerbird.models.weights import bundled
+from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.latent_cache import LatentCache
 from bowerbird.systems.neighbor_sampling import sample_neighbors
 from bowerbird.training import recipes
+from bowerbird.training.loop import train
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 
 LAYOUT = TokenLayout(semantic=3, tokens=4, token_dim=2, style=2, token_length=0.5)
@@ -108,6 +111,37 @@ def test_channels_of_unit_variance_by_the_weights_decode_as_before(drawn_folder:
         spread = before.mean.std((0, 2, 3))[:, None, None]
         assert torch.allclose(after.std * spread, before.std, rtol=1e-3)
         assert torch.allclose(ours.decode(after.mean).sample, model.decode(before.mean).sample, atol=1e-4)  # type: ignore[operator]
+
+
+def test_a_decoder_that_is_trained_alone_leaves_latents_as_they_are(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = recipes.recipe("tiny-decoder", tiny=True)
+    objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
+    for _ in train(objective, recipe.train, tmp_path, device="cpu"):
+        pass
+    before, after = load_autoencoder("tiny-autoencoder"), load_autoencoder(str(tmp_path / "model"))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        z = before.encode(x).latent_dist.mean
+        assert torch.equal(z, after.encode(x).latent_dist.mean)
+        assert not torch.equal(before.decode(z).sample, after.decode(z).sample)
+    same = ("scaling_factor", "shift_factor", "latent_channels", "sample_size")
+    assert [before.config[name] for name in same] == [after.config[name] for name in same]
+    pixels = with_settings(recipe, ["system.base=pixels-2"])
+    with pytest.raises(BowerbirdError, match="no AutoencoderKL"):
+        build_objective(pixels, read_pictures(pixels, drawn_folder), tmp_path)
+
+
+def test_the_bundled_autoencoders_keep_pale_grounds() -> None:
+    grounds = torch.tensor([[255, 248, 220], [230, 220, 245], [225, 215, 170], [215, 235, 220]]) / 127.5 - 1
+    x = grounds[:, :, None, None].repeat(1, 1, 64, 64)
+    x[:, :, 20:44, 20:44] = torch.tensor([0.6, -0.8, -0.7])[:, None, None]
+    for name in ("tiny-autoencoder", str(bundled("tiny-sd") / "vae")):  # type: ignore[operator]
+        autoencoder = load_autoencoder(name)
+        with torch.no_grad():
+            decoded = autoencoder.decode(autoencoder.encode(x).latent_dist.mean).sample
+        apart = (decoded[:, :, 2:10, 2:10].mean((2, 3)) - grounds).abs() * 127.5
+        assert apart.max() < 20, apart
+        assert apart.mean() < 7, apart
 
 
 def test_the_networks_of_full_size_can_be_made_and_are_as_large_as_the_queue_expects() -> None:

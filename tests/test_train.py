@@ -50,6 +50,7 @@ KINDS = [
     "tiny-copies",
     "judge",
     "autoencoder-8",
+    "tiny-decoder",
     "vq-drawings",
     "tiny-racm3",
     "small-patches",

@@ -24,6 +24,7 @@ REGISTRATION = Registration(
         "autoencoder": ObjectiveEntry(
             config=f"{_HERE}.autoencoder:AutoencoderConfig",
             build=f"{_HERE}.autoencoder:build",
+            frozen=f"{_HERE}.autoencoder:frozen",
             preview=f"{_HERE}.preview:autoencoder_sheet",
         ),
         "vq": ObjectiveEntry(

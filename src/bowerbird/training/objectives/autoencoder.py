@@ -10,7 +10,7 @@ latent diffusion, arXiv 2112.10752, section 3.1 (KL regularization); EQ-VAE, arX
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.data import augment, variation
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.variation import VariedPictures
 from bowerbird.models.latent_scale import unit_channels
+from bowerbird.systems.components import load_autoencoder, weights_hash
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
-from bowerbird.systems.settings import Amount, Count, Share
+from bowerbird.systems.settings import Amount, Count, Share, network
 
 
 class AutoencoderConfig(ObjectiveConfig):
@@ -33,9 +35,13 @@ class AutoencoderConfig(ObjectiveConfig):
     counts. `coarse_weight`: of L1 at a half, a quarter and an eighth. `equivariance`: the share of steps with changed
     latents. `unit_channels`: whether each latent channel is brought to mean 0 and deviation 1 by the exported weights
     themselves.
+
+    `base`: an autoencoder of which the decoder alone is trained further. Its sizes are taken over and its latents stay
+    as they are, so models that were trained on them need no training; as for Stable Diffusion's `sd-vae-ft-mse`.
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
+    base: str | None = network(None)
     block_out_channels: tuple[int, ...] = (16, 48, 80)
     latent_channels: Count = 4
     sample_size: Count = 64
@@ -85,25 +91,11 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
     """The autoencoder with its loss over one set of pictures."""
 
     def __init__(self, config: AutoencoderConfig, pictures: Pictures, seed: int) -> None:
-        from diffusers import AutoencoderKL
-
         super().__init__()
         self.config, self.pictures, self.seed = config, pictures, seed
         self.opacity = pictures.opacity()
-        levels = len(config.block_out_channels)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seeds.derive(seed, "init"))
-            self.autoencoder = AutoencoderKL(
-                block_out_channels=config.block_out_channels,
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                layers_per_block=1,
-                latent_channels=config.latent_channels,
-                norm_num_groups=8,
-                sample_size=config.sample_size,
-                mid_block_add_attention=False,
-                scaling_factor=1.0,
-            )
+        self.autoencoder = _new(config, seed) if config.base is None else _with_fixed_encoder(config.base)
+        self.sample_size = int(self.autoencoder.config.sample_size)
 
     def batch(self, step: int, size: int, rank: int = 0) -> AutoencoderBatch:
         """`size` pictures, a share of them strongly changed, and the seed of the latent noise."""
@@ -122,7 +114,7 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
         config = self.config
         x, noise = batch["pixels"], torch.Generator().manual_seed(batch["noise"])
         if isinstance(x, VariedPictures):
-            x = x.render(config.sample_size)
+            x = x.render(self.sample_size)
         posterior = self.autoencoder.encode(x).latent_dist
         eps = torch.randn(posterior.mean.shape, generator=noise).to(x.device)
         z = posterior.mean + posterior.std * eps
@@ -139,7 +131,11 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
     @torch.no_grad()
     def export(self, out: Path) -> None:
         """Write the autoencoder in diffusers layout, so that training latents have unit variance: by `scaling_factor`,
-        or in each channel by the weights themselves (`unit_channels`)."""
+        or in each channel by the weights themselves (`unit_channels`). With a `base` both stay as they are."""
+        if self.config.base is not None:
+            self.autoencoder.half().save_pretrained(out)
+            self.autoencoder.float()
+            return
         rows = torch.from_numpy(seeds.numpy_generator(self.seed, "scale").integers(len(self.pictures), size=512))
         latents = torch.cat([self._latents(p) for p in torch.split(self.pictures.pixels[rows], 64)])
         if self.config.unit_channels:
@@ -154,12 +150,49 @@ class AutoencoderObjective(Objective[AutoencoderBatch]):
     def _latents(self, pixels: Tensor) -> Tensor:
         device = next(self.autoencoder.parameters()).device
         x = tensors.to_float(pixels).to(device)
-        if self.pictures.size != self.config.sample_size:
-            x = F.interpolate(x, size=self.config.sample_size, mode="bicubic", antialias=True).clamp(-1, 1)
+        if self.pictures.size != self.sample_size:
+            x = F.interpolate(x, size=self.sample_size, mode="bicubic", antialias=True).clamp(-1, 1)
         mean: Tensor = self.autoencoder.encode(x).latent_dist.mean
         return mean
+
+
+def _new(config: AutoencoderConfig, seed: int) -> Any:
+    from diffusers import AutoencoderKL
+
+    levels = len(config.block_out_channels)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seeds.derive(seed, "init"))
+        return AutoencoderKL(
+            block_out_channels=config.block_out_channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=1,
+            latent_channels=config.latent_channels,
+            norm_num_groups=8,
+            sample_size=config.sample_size,
+            mid_block_add_attention=False,
+            scaling_factor=1.0,
+        )
+
+
+def _with_fixed_encoder(name: str) -> Any:
+    """Raises: BowerbirdError when there is no `AutoencoderKL` of that name."""
+    from diffusers import AutoencoderKL
+
+    autoencoder = load_autoencoder(name)
+    if not isinstance(autoencoder, AutoencoderKL):
+        raise BowerbirdError(f"system.base={name}: no AutoencoderKL, so it has no decoder; set it to one")
+    autoencoder.requires_grad_(False)
+    for part in (autoencoder.post_quant_conv, autoencoder.decoder):
+        part.requires_grad_(True)
+    return autoencoder
 
 
 def build(config: AutoencoderConfig, pictures: Pictures, run: RunContext) -> AutoencoderObjective:
     """The objective over `pictures`."""
     return AutoencoderObjective(config, pictures, run.seed)
+
+
+def frozen(config: AutoencoderConfig) -> dict[str, str]:
+    """The fingerprint of the autoencoder whose encoder stays as it is."""
+    return {} if config.base is None else {"autoencoder": weights_hash(load_autoencoder(config.base))}

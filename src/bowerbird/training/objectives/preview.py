@@ -21,8 +21,8 @@ def autoencoder_sheet(objective: AutoencoderObjective, path: Path) -> None:
     """Pictures above, their reconstructions below."""
     model, pixels = objective.autoencoder, objective.pictures.pixels
     x = tensors.to_float(pixels[_spread(len(pixels))]).to(next(model.parameters()).device)
-    if len(x) and x.shape[-1] != objective.config.sample_size:
-        x = F.interpolate(x, size=objective.config.sample_size, mode="area")
+    if len(x) and x.shape[-1] != objective.sample_size:
+        x = F.interpolate(x, size=objective.sample_size, mode="area")
     with torch.no_grad():
         generated = model.decode(model.encode(x).latent_dist.mean).sample
     grid([tensors.to_pil(x), tensors.to_pil(generated)]).save(path)

@@ -24,6 +24,7 @@ NAMES = {
     "small-patches": ("bowerbird.training.recipes.drawings", "small_patches"),
     "small-patches-text": ("bowerbird.training.recipes.drawings", "small_patches_text"),
     "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),
+    "tiny-decoder": ("bowerbird.training.recipes.drawings", "tiny_decoder"),
     "vq-drawings": ("bowerbird.training.recipes.drawings", "vq_drawings"),
     "reimagen-drawings-32": ("bowerbird.training.recipes.drawings", "reimagen_drawings_32"),
     "reimagen-drawings-64": ("bowerbird.training.recipes.drawings", "reimagen_drawings_64"),

@@ -59,6 +59,30 @@ def autoencoder_8(*, tiny: bool = False) -> Recipe:
     return Recipe(name="autoencoder-8", system=small, train=shorter, size=128, limit=32, transparency=True)
 
 
+def tiny_decoder(*, tiny: bool = False) -> Recipe:
+    """The decoder of `tiny-autoencoder` for any drawing, on any ground: the emoji of its own training are on white, and
+    it decoded pale grounds to white. The encoder is kept, and with it every model of its latents.
+
+    Command: bowerbird train tiny-decoder --data drawings.parquet --out runs/tiny-decoder
+    """
+    train = TrainConfig(
+        steps=3000,
+        batch_size=32,
+        learning_rate=5e-4,
+        warmup_steps=100,
+        cooldown_fraction=0.5,
+        ema_decay=0.998,
+        weight_decay=0.0,
+        save_every=200,
+        sheet_every=500,
+    )
+    system = AutoencoderConfig(base="tiny-autoencoder", varied=0.5, coarse_weight=0.25, kl_weight=0.0)
+    if not tiny:
+        return Recipe(name="tiny-decoder", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="tiny-decoder", system=system, train=shorter, size=128, limit=32, transparency=True)
+
+
 def vq_drawings(*, tiny: bool = False) -> Recipe:
     """A tokenizer of any drawing: 64 px to 16 x 16 of 2,048 symbols, from the weights of an autoencoder.
 
