@@ -32,7 +32,7 @@ from bowerbird.training.recipe import (
 from bowerbird.training.run import train_recipe
 from bowerbird.training.schedule import learning_rate
 
-RATES = {"tiny-vq": 3e-4, "vq-drawings": 3e-4, "tiny-knn-discrete": 1e-2, "tiny-rarm": 1e-2}
+RATES = {"tiny-vq": 3e-4, "vq-drawings": 3e-4, "tiny-decoder": 3e-4, "tiny-knn-discrete": 1e-2, "tiny-rarm": 1e-2}
 """Learning rates at which eight steps show; the tokenizer starts from trained weights, which large steps only spoil."""
 KINDS = [
     "small",
