@@ -3,7 +3,7 @@
     python benchmarks/bundle_model.py runs/re/queue/reimagen-drawings-128 reimagen-drawings \\
         --checkpoints runs/re/queue/reimagen-drawings-{32,64,128}/checkpoint.safetensors \\
         --data emoji.parquet icons.parquet
-    python benchmarks/bundle_model.py runs/tiny-instruct tiny-instruct
+    python benchmarks/bundle_model.py runs/tiny-instruct tiny-instruct --half up_blocks.2
 
 The checkpoints of a Re-Imagen, one a stage, hold the averaged weights in full precision; without them, and of any other
 model, the run's own in half precision are taken. What another bundled model has already (`SHARED` in
@@ -41,6 +41,7 @@ from bowerbird.data import sources
 from bowerbird.models import quantized
 from bowerbird.models.weights import FOLDER, SHARED
 from bowerbird.systems import common, generation, loading
+from bowerbird.systems.grounded.recorded_base import NOTE
 from bowerbird.systems.reimagen.pipeline import STAGES
 
 LEAST = 40.0
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("name", help="what it is called in the package")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=(), help="one a stage, the first stage first")
     parser.add_argument("--data", nargs="*", type=Path, default=())
+    parser.add_argument("--half", nargs="*", default=(), help="beginnings of weights' names that stay at 16 bits")
     arguments = parser.parse_args()
     quiet_libraries()
     model = arguments.run / "model" if (arguments.run / "model").is_dir() else arguments.run
@@ -68,7 +70,9 @@ def main() -> None:
         full.save_pretrained(made)
         for extra in made.rglob("README.md"):
             extra.unlink()
-        _quantize(full, made, SHARED.get(arguments.name, {}))
+        if (model / NOTE).is_file():
+            shutil.copy(model / NOTE, made / NOTE)
+        _quantize(full, made, SHARED.get(arguments.name, {}), tuple(arguments.half))
     _check_shared(full, loading.load_pipeline(arguments.name), SHARED.get(arguments.name, {}))
     print(_compare(full, loading.load_pipeline(arguments.name)))
     if arguments.data:
@@ -83,7 +87,7 @@ def main() -> None:
         raise BowerbirdError(f"the bundled weights are {every:.1f} MB together, over {MOST_MEGABYTES}")
 
 
-def _quantize(pipe: Any, folder: Path, shared: dict[str, str]) -> None:
+def _quantize(pipe: Any, folder: Path, shared: dict[str, str], half: tuple[str, ...]) -> None:
     """Each network of the model in `folder` at 8 bits, in place of its own files; what is shared goes."""
     for part in shared:
         shutil.rmtree(folder / part)
@@ -91,7 +95,7 @@ def _quantize(pipe: Any, folder: Path, shared: dict[str, str]) -> None:
         if isinstance(network, nn.Module) and part not in shared:
             shutil.rmtree(folder / part)
             (folder / part).mkdir()
-            quantized.save(network, folder / part)
+            quantized.save(network, folder / part, half)
 
 
 def _check_shared(full: Any, small: Any, shared: dict[str, str]) -> None:

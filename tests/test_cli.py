@@ -523,6 +523,7 @@ def test_models_and_doctor(tmp_path: Path) -> None:
         "small",
         "tiny-autoencoder",
         "tiny-copies",
+        "tiny-instruct",
         "tiny-ip-adapter",
         "tiny-knn",
         "tiny-rdm",

@@ -410,10 +410,25 @@ def test_where_little_changed_the_source_s_own_pixels_stay() -> None:
     plain[:, :, 4, 4] = 2.0
     assert torch.equal(edit_source.paste_unchanged(generated, source, faint, 0.4), source.pixels)
     assert torch.equal(edit_source.paste_unchanged(generated, source, faint, 0.0), generated)
-    found = edit_source.paste_unchanged(generated, source, plain, 0.4)
-    assert float(found[0, 0, 18, 18]) == pytest.approx(0.9)
+    edited = generated.clone()
+    edited[:, :, 16:20, 16:20] = torch.tensor([-0.9, 0.2, -0.9])[:, None, None]
+    found = edit_source.paste_unchanged(edited, source, plain, 0.4)
+    assert torch.allclose(found[0, :, 18, 18], torch.tensor([-0.9, 0.2, -0.9]))
     assert torch.equal(found[..., 40:, 40:], source.pixels[..., 40:, 40:])
     assert torch.equal(edit_source.paste_unchanged(generated, source, latents + 1.0, 0.4), generated)
+
+
+def test_a_ground_that_comes_back_in_a_color_a_little_off_leaves_no_halo() -> None:
+    cream, white = (torch.tensor(color)[:, None, None] for color in ([0.96, 0.88, 0.68], [0.88, 0.92, 0.9]))
+    red, blue = (torch.tensor(color)[:, None, None] for color in ([0.6, -0.7, -0.7], [-0.8, 0.0, 0.9]))
+    pixels, edited = cream.repeat(1, 64, 64)[None], white.repeat(1, 64, 64)[None]
+    pixels[:, :, 20:44, 20:44], edited[:, :, 24:44, 24:44] = red, blue  # smaller: some ground comes to light
+    latents, changed = torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16)
+    changed[:, :, 5:11, 5:11] = 2.0
+    found = edit_source.paste_unchanged(edited, edit_source.Source([], [], pixels, latents), changed, 0.4)
+    wanted = cream.repeat(1, 64, 64)[None]
+    wanted[:, :, 24:44, 24:44] = blue
+    assert (found - wanted).abs().max() < 0.02
 
 
 def test_an_edit_is_generated_again_from_its_png(

@@ -155,7 +155,8 @@ def test_bundled_models_say_what_they_can_do(name: str) -> None:
     assert can.sizes[-1] == (128 if name == "reimagen-drawings" else 64)
     assert can.reads_text == can.needs_images == ("reimagen" in name)
     assert can.takes_references == (name == "tiny-sd")
-    assert can.edits == (name == "tiny-knn")
+    assert can.edits == (name in ("tiny-knn", "tiny-instruct"))
+    assert can.instructs == (name == "tiny-instruct")
 
 
 def test_a_search_that_finds_nothing_generates_nothing(kb_path: Path, random_rdm: Path, tiny_knn: Path) -> None:

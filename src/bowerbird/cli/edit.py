@@ -158,6 +158,8 @@ def edit(
     Everything else is kept. The sheet shows each image, its edit, and where they differ.
 
     Example: bowerbird edit tiny-knn --kb my-kb --image face.png --prompt "face with sunglasses" --out edits
+
+    Example: bowerbird edit tiny-instruct --image face.png --instruction "make it blue" --out edits
     """
     of_search = {"--where": where, "--min-score": min_score}
     if mask is not None:
@@ -357,7 +359,7 @@ def _check_model(model: str, pipe: System, *, fills: bool, instructs: bool, img2
         raise BowerbirdError(
             f"model {model!r} edits by instruction; give --instruction"
             if can.instructs
-            else f"model {model!r} reads no instruction; give --prompt, or a model of bowerbird train tiny-instruct"
+            else f"model {model!r} reads no instruction; give --prompt, or use a model like tiny-instruct"
         )
     if not can.edits and not img2img:
         raise BowerbirdError(

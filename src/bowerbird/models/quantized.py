@@ -23,16 +23,18 @@ LEAST_NUMBERS = 4096
 """Weights with fewer numbers, and those of one dimension, stay in half precision: they are a hundredth of the bytes."""
 
 
-def save(network: nn.Module, folder: Path) -> None:
+def save(network: nn.Module, folder: Path, half: tuple[str, ...] = ()) -> None:
     """Write `config.json` and the weights of a network of diffusers or transformers at 8 bits into `folder`.
 
-    Weights are `(out, ...)`, and a scale covers everything that leads to one output.
+    Weights are `(out, ...)`, and a scale covers everything that leads to one output. `half`: how the names of weights
+    begin that stay in half precision, such as those of a U-Net's last block, whose rounding is seen the most.
     """
     import torch
 
     stored: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.numel() < LEAST_NUMBERS:
+        small = tensor.ndim < 2 or tensor.numel() < LEAST_NUMBERS
+        if not tensor.is_floating_point() or small or name.startswith(half):
             stored[name] = tensor.half() if tensor.is_floating_point() else tensor
             continue
         flat = tensor.float().flatten(1)

@@ -27,6 +27,10 @@ DESCRIPTIONS = {
         "a base model to try --adapter, phrases and the critic with: Stable Diffusion's layout at 64 px, 300 things by"
         " name and scenes of them; conditioned on a text alone"
     ),
+    "tiny-instruct": (
+        "edits by an instruction: InstructPix2Pix at 64 px, shown what the instruction names from a knowledge base;"
+        " trained from tiny-sd"
+    ),
     "tiny-ip-adapter": "IP-Adapter for tiny-sd (--adapter tiny-ip-adapter), which reads embeddings of `small`",
     "small": "image and text encoder, 384 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
@@ -37,7 +41,7 @@ DESCRIPTIONS = {
 SHARED = {
     "tiny-rdm": {"vae": "tiny-autoencoder"},
     "tiny-rdm-fast": {"vae": "tiny-autoencoder"},
-    "tiny-instruct": {"vae": "tiny-autoencoder", "tokenizer": "tiny-sd/tokenizer"},
+    "tiny-instruct": {"vae": "tiny-sd/vae", "tokenizer": "tiny-sd/tokenizer"},
 }
 """Components of bundled models that lie in another's folder."""
 

@@ -63,7 +63,7 @@ class Served:
         }
 
 
-BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn", "tiny-sd")
+BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn", "tiny-instruct", "tiny-sd")
 """What is served where no model is named, the first by default."""
 
 

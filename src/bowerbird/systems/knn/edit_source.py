@@ -28,6 +28,10 @@ PRESERVATION = 0.25
 """How far what is not asked for is drawn to the source; chosen as CHANGE_THRESHOLD is."""
 CHANGE_THRESHOLD = 0.6
 """What counts as a change, in units of the latents' deviation; chosen on drawings of known things (docs/log.md)."""
+SEEN = 0.2
+"""From which difference of colors on a change is seen wholly, and from half of it at all; colors are in [-1, 1]."""
+ALIKE = 0.3
+"""Within which difference of colors an edit shows the ground that is near."""
 
 
 Box = tuple[int, int, int, int]
@@ -105,13 +109,32 @@ def change(latents: Tensor, before: Tensor, least: float) -> Tensor:
 
 def paste_unchanged(images: Tensor, source: Source, latents: Tensor, least: float) -> Tensor:
     """Edited pictures `(B, 3, S, S)` with the source's pixels where the change does not count; `least` 0: all of the
-    edit."""
+    edit.
+
+    What was not changed comes back in a color a little off, a pale ground most of all, which would stand as a halo
+    round what was changed. So how far colors are off near a place is measured where nothing changed; what differs by no
+    more than that is the source's too, and where the edit shows the ground that is there the difference is taken away.
+    """
     if least <= 0:
         return images
     mask = F.interpolate(
         change(latents, source.latents, least), size=images.shape[-1], mode="bilinear", align_corners=False
     )
-    return source.pixels * (1 - mask) + images * mask
+    kept = (mask == 0).to(images.dtype)
+    off, ground = _near(images - source.pixels, kept), _near(images, kept)
+    apart = (images - source.pixels - off).square().mean(1, keepdim=True).sqrt()
+    mask = mask * ((apart - SEEN / 2) / (SEEN / 2)).clamp(0, 1)
+    like_ground = (1 - (images - ground).square().mean(1, keepdim=True).sqrt() / ALIKE).clamp(0, 1)
+    return source.pixels * (1 - mask) + (images - off * like_ground).clamp(-1, 1) * mask
+
+
+def _near(x: Tensor, where: Tensor) -> Tensor:
+    """The mean of `x` `(B, C, S, S)` about each place, of the places in `where` `(B, 1, S, S)`; where none is near of
+    all of them, and 0 where there are none."""
+    reach = 2 * (x.shape[-1] // 4) + 1
+    total, count = (F.avg_pool2d(each, reach, stride=1, padding=reach // 2) for each in (x * where, where))
+    everywhere = (x * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
+    return torch.where(count > 0, total / count.clamp(min=1e-6), everywhere)
 
 
 def without_frame(images: Any, source: Source) -> Any:
