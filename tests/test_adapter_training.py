@@ -53,10 +53,11 @@ def test_it_starts_with_what_an_rdm_attends_to(
     rdm, _ = load_start(str(random_rdm))
     raw = objective.data.embeddings[:20].float()
     with torch.no_grad():
-        wanted = rdm.unet.encoder_hid_proj(torch.nn.functional.normalize(raw, dim=1))
+        wanted = rdm.unet.encoder_hid_proj(torch.nn.functional.normalize(raw, dim=1) * raw.shape[1] ** 0.5)
         made = objective.unet.encoder_hid_proj([raw[:, None]])[0]
     alike = torch.nn.functional.cosine_similarity(made.reshape(20, -1, 16), wanted[:, None], dim=-1)
     assert float(alike.min()) > 0.9
+    assert 0.7 < float(made.std() / wanted.std()) < 1.4
     assert not torch.equal(made[..., 0, :], made[..., 1, :])
     with pytest.raises(BowerbirdError, match="other tokens than the RDM to start from"):
         build(networks, "small-patches", drawn_folder, tmp_path / "patches", start)

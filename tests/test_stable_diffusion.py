@@ -164,7 +164,13 @@ def test_it_starts_from_an_rdm_and_its_text_says_what_a_neighbor_says(
     rdm, encoder = from_rdm.load_start(str(random_rdm))
     ours, theirs = objective.unet.state_dict(), rdm.unet.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    wanted = from_rdm.neighbor_tokens(rdm, encoder, pictures, list(objective.vocabulary.rows))
+    rows = list(objective.vocabulary.rows)
+    wanted = from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)
+    embeddings = encoder.embed_images(tensors.to_pil(pictures.pixels[rows]))
+    hits = Neighbors.from_embeddings(embeddings[:, None], [["a picture"]] * len(rows))
+    with torch.no_grad():
+        read = rdm.unet.encoder_hid_proj(rdm.condition(hits).neighbors.keys)[:, 0]
+    assert torch.allclose(wanted[:-1], read, atol=1e-5), "as long as the RDM itself has them"
 
     @torch.no_grad()
     def error(made: Any) -> float:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bowerbird import encoders
 from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import Encoder
 from bowerbird.data.pictures import Pictures
+from bowerbird.diffusion import conditioning
+from bowerbird.diffusion.conditions import Tokens
 from bowerbird.systems.components import load_base
 from bowerbird.systems.rdm.pipeline import RDMPipeline
 
@@ -56,11 +57,16 @@ def start_unet(unet: nn.Module, rdm: Any) -> None:
 @torch.no_grad()
 def neighbor_tokens(rdm: Any, encoder: Encoder, pictures: Pictures, rows: list[int]) -> Tensor:
     """What the RDM's U-Net would attend to for each picture as its neighbor `(n, D)`, and in the last row for none."""
-    images = tensors.to_pil(pictures.pixels[rows])
-    embeddings = torch.from_numpy(encoder.embed_images(images)).float()
-    if rdm.config.normalize_embeddings:
-        embeddings = F.normalize(embeddings, dim=1)
-    tokens: Tensor = rdm.unet.encoder_hid_proj(torch.cat([embeddings, torch.zeros(1, embeddings.shape[1])]))
+    embeddings = torch.from_numpy(encoder.embed_images(tensors.to_pil(pictures.pixels[rows]))).float()
+    shown = torch.cat([embeddings, torch.zeros(1, embeddings.shape[1])])[:, None]
+    there = torch.ones(len(shown), 1)
+    there[-1] = 0
+    config = rdm.config
+    read = conditioning.neighbor_tokens(
+        shown, there, normalize=config.normalize_embeddings, length=config.embedding_length
+    ).neighbors
+    assert isinstance(read, Tokens)
+    tokens: Tensor = rdm.unet.encoder_hid_proj(read.keys)[:, 0]
     return tokens
 
 

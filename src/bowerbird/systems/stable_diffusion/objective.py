@@ -284,6 +284,10 @@ def build(config: StableDiffusionConfig, pictures: Pictures, run: RunContext) ->
     return objective
 
 
+LENGTHS = "embeddings as long as the RDM reads them"
+"""In the keys of what is kept of an RDM's tokens: before, they were of length 1."""
+
+
 def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, run: RunContext) -> None:
     """The first weights from the RDM called `name`; the text model's from the run's file where they were made
     before."""
@@ -308,7 +312,7 @@ def _start(name: str, objective: StableDiffusionObjective, pictures: Pictures, r
         from_rdm.teach_text(objective.text_encoder, texts, targets, rng)
         return {key: tensor.detach().clone() for key, tensor in objective.text_encoder.state_dict().items()}
 
-    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), repr(rows), run.seed)
+    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), repr(rows), run.seed, LENGTHS)
     path = run.out / "start.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
     objective.text_encoder.load_state_dict(cache.memoize(path, key, make))
 
@@ -318,7 +322,7 @@ def _seen(config: StableDiffusionConfig, vocabulary: Vocabulary, pictures: Pictu
     assert config.start is not None
     rdm, encoder = from_rdm.load_start(config.start)
     rows = [*vocabulary.rows, *_without_name(vocabulary, pictures)]
-    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), "seen", repr(rows))
+    key = cache.key(weights_hash(rdm.unet), encoder.fingerprint, pictures.fingerprint(), "seen", repr(rows), LENGTHS)
     path = run.out / "seen.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
     tokens = cache.memoize(
         path, key, lambda: {"tokens": from_rdm.neighbor_tokens(rdm, encoder, pictures, rows)[:-1].half()}

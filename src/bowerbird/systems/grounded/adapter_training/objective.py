@@ -205,7 +205,9 @@ def start_projection(unet: Any, rdm: Any, embeddings: Tensor) -> None:
         raise BowerbirdError("the adapter has other tokens than the RDM to start from; set system.start=null")
     lengths = embeddings.float().norm(dim=1)
     lengths = lengths[lengths > 0]
-    weight = projection.weight * (1 / lengths).mean() if rdm.config.normalize_embeddings else projection.weight
+    length = rdm.config.embedding_length or projection.in_features**0.5
+    scale = length * (1 / lengths).mean() if rdm.config.normalize_embeddings else 1.0
+    weight = projection.weight * scale
     said = F.linear(embeddings.float(), weight, projection.bias)
     own.image_embeds.weight.copy_(weight.repeat(tokens, 1))
     own.image_embeds.weight.add_(torch.randn_like(own.image_embeds.weight), alpha=0.1 * float(weight.std()))
