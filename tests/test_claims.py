@@ -239,7 +239,7 @@ def test_the_claim_of_instructed_edits_measures_and_draws_a_sheet(
     assert "tiny-instruct" in page
     assert len({*found["settings"]["models"].values()}) == 2  # told apart by their weights
     assert str(tmp_path) not in page + (tmp_path / "claims" / "claims.json").read_text()  # no place on this machine
-    with pytest.raises(BowerbirdError, match="tiny-instruct=DIR"):
+    with pytest.raises(BowerbirdError, match="knn=DIR"):
         claims.run(chosen, replace(given, models={}), tmp_path / "none")
 
 
