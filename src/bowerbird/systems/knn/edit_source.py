@@ -120,7 +120,7 @@ def paste_unchanged(images: Tensor, source: Source, latents: Tensor, least: floa
     mask = F.interpolate(
         change(latents, source.latents, least), size=images.shape[-1], mode="bilinear", align_corners=False
     )
-    kept = (mask == 0).to(images.dtype)
+    kept = (mask == 0).float()
     off, ground = _near(images - source.pixels, kept), _near(images, kept)
     apart = (images - source.pixels - off).square().mean(1, keepdim=True).sqrt()
     mask = mask * ((apart - SEEN / 2) / (SEEN / 2)).clamp(0, 1)
@@ -132,7 +132,10 @@ def _near(x: Tensor, where: Tensor) -> Tensor:
     """The mean of `x` `(B, C, S, S)` about each place, of the places in `where` `(B, 1, S, S)`; where none is near of
     all of them, and 0 where there are none."""
     reach = 2 * (x.shape[-1] // 4) + 1
-    total, count = (F.avg_pool2d(each, reach, stride=1, padding=reach // 2) for each in (x * where, where))
+    total, count = x.float() * where, where
+    for kernel in ((reach, 1), (1, reach)):  # rows, then columns: the square of `reach` would take minutes at 512 px
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        total, count = (F.avg_pool2d(each, kernel, stride=1, padding=padding) for each in (total, count))
     everywhere = (x * where).sum((2, 3), keepdim=True) / where.sum((2, 3), keepdim=True).clamp(min=1)
     return torch.where(count > 0, total / count.clamp(min=1e-6), everywhere)
 
