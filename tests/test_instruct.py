@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bowerbird.cli.main import app
-from bowerbird.core import images, provenance, seeds
+from bowerbird.core import images, provenance, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.edits import wordings
@@ -36,12 +37,20 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models import network_files, quantized, weights
 from bowerbird.models.unet import UNetConfig, build_unet, widen
 from bowerbird.systems import generation, jobs, loading, records, regeneration
+from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.instruct.named import named_thing
-from bowerbird.systems.instruct.network import ReferenceProjection, joined
+from bowerbird.systems.instruct.network import (
+    FILE,
+    ReferenceProjection,
+    joined,
+    load_references,
+    predict,
+    save_references,
+)
 from bowerbird.systems.instruct.pipeline import InstructPipeline
 from bowerbird.systems.queries import Request
 from bowerbird.training import recipes
-from bowerbird.training.recipe import build_objective, read_pictures
+from bowerbird.training.recipe import build_objective, read_pictures, with_settings
 from bowerbird.training.run import train_recipe
 
 PLAIN = """
@@ -96,6 +105,15 @@ def test_names_of_a_collection_give_its_edits() -> None:
     assert rows[5, 6, "clock"] == ("two o'clock", "clock")
     assert rows[2, 7, "style"] == ("twemoji",)
     assert (5, 6, "color") not in rows
+
+
+def test_what_becomes_another_thing_is_a_group_in_each_style() -> None:
+    given, edits = pictures(["a", "b", "c", "d"], ["noto", "noto", "flat", "flat"]), Edits()
+    found = [(0, 1, "become", ("b", "a"), 1), (2, 3, "become", ("d", "c"), 3), (3, 2, "become", ("c", "d"), 2)]
+    add_variants(edits, found, given, 8, 0, style_key="style", held_out=False)
+    assert {name: len(numbers) for name, numbers in edits.groups.items()} == {
+        "variant: become, noto": 1, "variant: become, flat": 1,
+    }  # fmt: skip
 
 
 def test_a_scene_is_changed_in_what_is_said_and_nowhere_else() -> None:
@@ -226,6 +244,61 @@ def test_an_absent_reference_is_as_none() -> None:
     alone = unet(x, 5, encoder_hidden_states=text).sample
     assert torch.allclose(both[1], alone[1], atol=1e-5)
     assert (both[0] - alone[0]).abs().max() > 1e-3
+
+
+def test_references_begin_as_what_an_rdm_attends_to(drawn_folder: Path, random_rdm: Path, tmp_path: Path) -> None:
+    own = [f"system.start={random_rdm}", "system.text.width=16", "system.reference_weight=8"]
+    recipe = with_settings(recipes.recipe("tiny-instruct", tiny=True), own)
+    pictures = read_pictures(recipe, drawn_folder)
+    made = build_objective(recipe, pictures, tmp_path)
+    rdm, encoder = load_start(str(random_rdm))
+    embeddings = torch.from_numpy(encoder.embed_images(tensors.to_pil(pictures.pixels[:3])))
+    hits = Neighbors.from_embeddings(embeddings[:, None].numpy(), [["a picture"]] * 3)
+    with torch.no_grad():
+        wanted = rdm.unet.encoder_hid_proj(rdm.condition(hits).neighbors.keys)
+        found = made.references(embeddings[:, None], torch.ones(3, 1))
+    assert torch.allclose(found.keys, wanted, atol=1e-5)
+    assert torch.allclose(found.weights, torch.full((3, 1), 8.0))
+    shorter = build_objective(with_settings(recipe, ["system.start_length=1"]), pictures, tmp_path / "shorter")
+    with torch.no_grad():
+        bias = rdm.unet.encoder_hid_proj.bias
+        said = shorter.references(embeddings[:, None], torch.ones(3, 1)).keys - bias
+    assert torch.allclose(said * encoder.dim**0.5, wanted - bias, atol=1e-4)
+    other = with_settings(recipe, ["system.text.width=32"])
+    with pytest.raises(BowerbirdError, match="other tokens than the RDM to start from"):
+        build_objective(other, pictures, tmp_path / "other")
+
+
+def test_a_reference_counts_as_many_tokens_in_half_precision_too(tmp_path: Path) -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        unet = build_unet(
+            UNetConfig(block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16), None
+        )
+        heavy = ReferenceProjection(6, None, 16, weight=40.0)
+        x, image = torch.randn(2, 2, 2, 8, 8)
+        text, embedding = torch.randn(2, 5, 16), torch.randn(2, 1, 6)
+    light = copy.deepcopy(heavy)
+    torch.nn.init.zeros_(light.log_weight)
+    weights = torch.tensor([[1.0], [0.0]])
+
+    def predicted(projection: ReferenceProjection, dtype: torch.dtype) -> torch.Tensor:
+        text_tokens = Tokens(text, torch.ones(2, 5))
+        condition = Conditioning(projection(embedding, weights), text=text_tokens, image=image)
+        return predict(unet.to(dtype), x.to(dtype), 5, condition, 64).float()  # type: ignore[arg-type]
+
+    with torch.no_grad():
+        full, plain = predicted(heavy, torch.float32), predicted(light, torch.float32)
+        half = predicted(heavy, torch.bfloat16)  # last, as it rounds the network's weights
+    assert (full[0] - half[0]).abs().max() < 0.3 * (full[0] - plain[0]).abs().max()
+    assert torch.allclose(full[1], plain[1], atol=1e-5)
+
+    save_references(heavy, tmp_path / FILE, "small", "f" * 16)
+    assert float(load_references(tmp_path / FILE, 16)[0].log_weight.exp()) == pytest.approx(40)
+    torch.nn.init.constant_(heavy.log_weight, 50.0)
+    save_references(heavy, tmp_path / FILE, "small", "f" * 16)
+    with pytest.raises(BowerbirdError, match="does not fit this model"):
+        load_references(tmp_path / FILE, 16)
 
 
 def test_two_scales() -> None:

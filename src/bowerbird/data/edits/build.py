@@ -52,7 +52,8 @@ def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[
         words = build_vocabulary(pictures, 0, names=parts[held], **options)  # type: ignore[arg-type]
         edits, own = Edits(), seeds.derive(seed, "edits", int(held))
         share = 8 if held else 1  # of what is held out a part is enough to look at
-        add_variants(edits, variants, pictures, max(1, settings.each // share), own, held_out=held)
+        each = max(1, settings.each // share)
+        add_variants(edits, variants, pictures, each, own, style_key=settings.style_key, held_out=held)
         if len(words):
             rows = list(words.rows)
             whole = _per_picture(words, pictures)

@@ -21,6 +21,8 @@ from bowerbird.data.scenes.words import COLORS
 EDGE, APART, LEAST, MOST = 16, 0.15, 0.02, 0.4
 """Two drawings are nearly the same where, at this edge, a share from `LEAST` to `MOST` of the places differs in any
 color by more than `APART`."""
+STYLES = 8
+"""Of how many styles a kind of edit is meant to be, where each is a group."""
 PEOPLE = ("man", "woman", "person", "boy", "girl", "child", "men", "women", "people")
 FACING = "facing right"
 COLOR_WORDS = {**{color: color for color in COLORS}, "grey": "gray"}
@@ -42,20 +44,31 @@ def find_variants(pictures: Pictures, *, style_key: str | None, group_key: str |
 
 
 def add_variants(
-    edits: Edits, found: Sequence[Found], pictures: Pictures, each: int, seed: int, *, held_out: bool
+    edits: Edits,
+    found: Sequence[Found],
+    pictures: Pictures,
+    each: int,
+    seed: int,
+    *,
+    style_key: str | None = None,
+    held_out: bool,
 ) -> None:
     """At most `each` edits of each kind of those `found`: of names that may be trained on, or of those that are
-    `held_out`. Rows of an edit are rows of `pictures`."""
+    `held_out`. Rows of an edit are rows of `pictures`. What becomes another thing is a group of its own in each style,
+    an eighth as large: else most of them would be of the few styles that draw things alike."""
     held = [is_held_out(plain(caption)) for caption in pictures.captions]
-    by_kind: dict[str, list[Found]] = defaultdict(list)
+    styles = pictures.column(style_key) if style_key else [""] * len(pictures)
+    groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for pair in found:
-        source, target = pair[:2]
+        source, target, kind = pair[:3]
         if held[target] == held_out and (held_out or not held[source]):
-            by_kind[pair[2]].append(pair)
-    for kind, pairs in sorted(by_kind.items()):
-        order = seeds.numpy_generator(seed, "variants", kind).permutation(len(pairs))[:each]
+            groups[kind, styles[target] if kind == "become" else ""].append(pair)
+    for (kind, style), pairs in sorted(groups.items()):
+        most = max(1, each // STYLES) if style else each
+        order = seeds.numpy_generator(seed, "variants", kind, style).permutation(len(pairs))[:most]
+        name = f"variant: {kind}{style and ', '}{style}"
         for source, target, _, words, drawing in (pairs[i] for i in order):
-            edits.add(f"variant: {kind}", Shown(whole(source)), Shown(whole(target)), kind, words, drawing)
+            edits.add(name, Shown(whole(source)), Shown(whole(target)), kind, words, drawing)
 
 
 def plain(caption: str) -> str:

@@ -30,6 +30,7 @@ from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
+from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
@@ -56,6 +57,8 @@ def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> Instru
         raise BowerbirdError(f"{len(pictures)} pictures give no edit; give drawings with names and styles")
     if base is None:
         base = _new_base(config, edits, run.seed)
+    if config.start is not None and encoder is None:
+        raise BowerbirdError("system.start is for the references; set system.encoder to the RDM's, or leave it out")
     if run.device != "cpu":
         base.autoencoder.to(run.device)
         for name in encoder_names(base):
@@ -76,7 +79,11 @@ def frozen(config: InstructConfig) -> dict[str, str]:
     else:
         base = _open_base(config.base)
         found = base_parts(base.unet, base.text_encoder, base.autoencoder, base.text_encoder_2)
-    return found if config.encoder is None else {**found, "encoder": load_encoder(config.encoder).fingerprint}
+    if config.encoder is not None:
+        found["encoder"] = load_encoder(config.encoder).fingerprint
+    if config.start is not None:
+        found["start"] = weights_hash(load_start(config.start)[0].unet)
+    return found
 
 
 def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Draw]:

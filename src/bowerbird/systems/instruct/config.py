@@ -24,6 +24,10 @@ class InstructConfig(ObjectiveConfig):
     called by a word that means nothing. `drop`: the share without the text alone, without the picture alone, and
     without both, each.
 
+    `start`: the RDM by whose projection of embeddings that of references begins, where the base itself started from
+    that RDM; `start_length`: how long embeddings were where the base learned such tokens (None: as the RDM reads them).
+    `reference_weight`: how many tokens of the text a reference counts as at the beginning.
+
     `change_threshold`: below which change a trained model leaves the picture's own pixels unless asked otherwise, in
     units of the latents' deviation; 0: nowhere.
 
@@ -43,6 +47,9 @@ class InstructConfig(ObjectiveConfig):
     referred: Share = 0.7
     exact: Share = 0.35
     invented: Share = 0.15
+    start: str | None = network(None)
+    start_length: Annotated[float, Field(gt=0, le=1000)] | None = None
+    reference_weight: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     change_threshold: Annotated[float, Field(ge=0, le=100)] = 0.0
     composes: bool = True
     each: Count = 12_000

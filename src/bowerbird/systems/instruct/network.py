@@ -4,6 +4,7 @@ and behind them the tokens of a reference."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,20 @@ from bowerbird.systems.base_text import added
 
 FILE = "references.safetensors"
 """The file beside the weights with the projection of references; diffusers passes it over."""
-WIDEST = 2**16
-"""Dimensions of an embedding in a file that anybody may have written."""
+WIDEST, HEAVIEST = 2**16, 10_000
+"""Dimensions of an embedding, and how many tokens of a text a reference counts as, in a file that anybody may have
+written."""
 
 
 class ReferenceProjection(nn.Module):
     """The embedding of a picture -> tokens as wide as those of a text. Absent, they are not attended to, and the
-    network is the one without them."""
+    network is the one without them. `log_weight`: the log of how many tokens of a text each counts as."""
 
-    def __init__(self, dim: int, layout: TokenLayout | None, width: int) -> None:
+    def __init__(self, dim: int, layout: TokenLayout | None, width: int, weight: float = 1.0) -> None:
         super().__init__()
         self.dim, self.layout = dim, layout
         self.linear = nn.Linear(dim if layout is None else conditioning.token_width(layout), width)
+        self.log_weight = nn.Parameter(torch.tensor(math.log(weight)))
 
     def forward(self, embeddings: Tensor, weights: Tensor) -> Tokens:
         """Embeddings `(n, K, d)` with weights `(n, K)`, 0 where there is none."""
@@ -41,7 +44,8 @@ class ReferenceProjection(nn.Module):
             made = conditioning.patch_tokens(embeddings, weights, self.layout).neighbors
         assert isinstance(made, Tokens)
         there = (weights > 0).any(1, keepdim=True)
-        return Tokens(self.linear(made.keys), torch.where(there, made.weights, torch.zeros_like(made.weights)))
+        counts = made.weights * self.log_weight.exp()
+        return Tokens(self.linear(made.keys), torch.where(there, counts, torch.zeros_like(counts)))
 
 
 def joined(text: Tensor, references: Tokens | None) -> tuple[Tensor, Tensor | None]:
@@ -53,6 +57,12 @@ def joined(text: Tensor, references: Tokens | None) -> tuple[Tensor, Tensor | No
     return keys, conditioning.attention_mask(Tokens(keys, weights))
 
 
+def repeated(references: Tokens) -> Tokens:
+    """The same with tokens as often as they count: half precision rounds the mask of a weight of 100 to that of 1."""
+    times = max(1, round(float(references.weights.max())))
+    return Tokens(references.keys.repeat(1, times, 1), (references.weights / times).repeat(1, times))
+
+
 def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning, edge: int) -> Tensor:
     """The prediction for noisy latents `(n, C, h, w)` of pictures of `edge` pixels; the condition's `image` are latents
     of the picture, unscaled."""
@@ -60,6 +70,8 @@ def predict(unet: Any, sample: Tensor, timestep: Tensor, condition: Conditioning
     assert condition.image is not None
     assert isinstance(condition.neighbors, Tokens)
     references = condition.neighbors if condition.neighbors.keys.shape[1] else None
+    if references is not None and unet.dtype != torch.float32:
+        references = repeated(references)
     keys, mask = joined(condition.text.keys, references)
     if references is not None and not bool((references.weights > 0).any()):
         keys, mask = condition.text.keys, None
@@ -95,7 +107,9 @@ def load_references(path: Path, width: int) -> tuple[ReferenceProjection, dict[s
         if not 0 < dim <= WIDEST or (described is not None and described.dim != dim):
             raise ValueError(f"{dim} dimensions")
         made = ReferenceProjection(dim, described, width)
-        made.load_state_dict(files.load_tensors(path))
+        made.load_state_dict({"log_weight": torch.zeros(()), **files.load_tensors(path)})  # files of before lack it
+        if made.log_weight.abs() > math.log(HEAVIEST):
+            raise ValueError("a reference counts as too many tokens")
         names = {"encoder_name": said["encoder_name"], "encoder_fingerprint": said["encoder_fingerprint"]}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]

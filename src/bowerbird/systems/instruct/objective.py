@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Encoder
 from bowerbird.data.edits.pair import NONE, Edit, Edits, instruction
 from bowerbird.diffusion import schedulers
@@ -26,6 +27,7 @@ from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
+from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
@@ -103,7 +105,10 @@ class InstructObjective(Objective[InstructBatch]):
             self.references = None
             if encoder is not None:
                 width = int(self.unet.config.cross_attention_dim)
-                self.references = ReferenceProjection(encoder.dim, getattr(encoder, "layout", None), width)
+                layout = getattr(encoder, "layout", None)
+                self.references = ReferenceProjection(encoder.dim, layout, width, config.reference_weight)
+                if config.start is not None:
+                    start_references(self.references, load_start(config.start)[0], config.start_length)
         self.learns_text = config.train_text or config.base is None
         self.text_model = base.text_encoder if self.learns_text else None
         self.text_model_2 = base.text_encoder_2 if self.learns_text else None
@@ -224,6 +229,18 @@ class InstructObjective(Objective[InstructBatch]):
         common.save_half(pipe, self.unet, out)
         if self.grown_from is not None:
             write_note(out, self.grown_from)
+
+
+@torch.no_grad()
+def start_references(references: ReferenceProjection, rdm: Any, length: float | None) -> None:
+    """The first weights of `references`: its tokens are what the RDM attends to for a neighbor whose embedding is as
+    long as `length` (None: as the RDM reads it). Raises: BowerbirdError where the RDM has other tokens."""
+    projection, linear = rdm.unet.encoder_hid_proj, references.linear
+    if references.layout is not None or linear.weight.shape != projection.weight.shape:
+        raise BowerbirdError("the references have other tokens than the RDM to start from; set system.start=null")
+    read = rdm.config.embedding_length or references.dim**0.5
+    linear.weight.copy_(projection.weight * ((read if length is None else length) / references.dim**0.5))
+    linear.bias.copy_(projection.bias)
 
 
 def _networks(base: Base) -> dict[str, Any]:
