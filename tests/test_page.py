@@ -297,6 +297,7 @@ def test_an_edit_is_shown_beside_its_source(opened: Callable[..., Any], server: 
     Image.new("RGB", (64, 64), "red").save(picture)
     page = opened("edit")
     choose(page, page.locator(".picture-slot"), picture)
+    page.locator(".picture-slot.full").wait_for()  # uploaded: before, there is nothing to send
     page.locator("#edit-prompt").fill("a blue circle")
     page.get_by_text("More settings").click()
     page.get_by_label("Steps", exact=True).fill("2")

@@ -255,6 +255,7 @@ def test_models_and_claims_are_told_as_they_were_measured(server: Process) -> No
     assert models["model"]["default"]
     assert models["model"]["capabilities"]["sizes"]
     assert models["tiny-knn"]["card"]["license"]
+    assert (models["tiny-knn"]["edits"], models["tiny-knn"]["instructs"]) == (True, False)  # open or not
     shown = {each["name"]: each for each in server.get("/api/claims").json["claims"]}
     measured = json.loads((Path(__file__).parents[1] / "docs/claims/claims.json").read_text(encoding="utf-8"))
     for claim in measured["claims"]:

@@ -223,7 +223,7 @@ class History(BaseModel):
 
 
 class Model(BaseModel):
-    """A model and its card."""
+    """A model and its card. `edits`, and by instruction (`instructs`), are known before it is open."""
 
     id: str
     description: str
@@ -232,6 +232,8 @@ class Model(BaseModel):
     adapter: str | None
     loras: list[str]
     loaded: bool
+    edits: bool
+    instructs: bool
     capabilities: dict[str, Any] | None
     defaults: dict[str, Any] | None
     sizes: list[str]

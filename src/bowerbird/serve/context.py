@@ -28,12 +28,9 @@ from bowerbird.systems.reference_settings import Adapter
 
 ROUTES = ("api", "docs", "favicon.ico", "health", "metrics", "openapi.json", "page", "ready", "v1")
 """What routes begin with."""
-EDITORS = (
-    "KNNDiffusionPipeline",
-    "StableDiffusionInstructPix2PixPipeline",
-    "StableDiffusionXLInstructPix2PixPipeline",
-)
-"""Classes of models that edit, as far as that is known before one is open."""
+INSTRUCTED = ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline")
+EDITORS = ("KNNDiffusionPipeline", *INSTRUCTED)
+"""Classes of models that edit, and of those that read an instruction, as far as that is known before one is open."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +128,12 @@ class Server:
 
     def edit_model(self) -> Served | None:
         """The first model that edits."""
-        for served in self.models.values():
-            known = self.known(served)
-            if known["capabilities"]["edits"] if known else served.class_name in EDITORS:
-                return served
-        return None
+        return next((served for served in self.models.values() if self.edits(served)), None)
+
+    def edits(self, served: Served) -> bool:
+        """Whether a model edits; by its class until a worker opened it."""
+        known = self.known(served)
+        return bool(known["capabilities"]["edits"]) if known else served.class_name in EDITORS
 
     def known(self, served: Served) -> dict[str, Any] | None:
         """What a worker said of a model, None until it opened it."""

@@ -31,7 +31,7 @@ async function referenceFrom(file) {
 }
 
 const isReady = (now, instructs) => Boolean(now.source && (now.by === "reference" && !instructs ? now.reference : now.prompt.trim()));
-const instructsOf = (models, id) => Boolean(models.find((model) => model.id === id)?.capabilities?.instructs);
+const instructsOf = (models, id) => Boolean(models.find((model) => model.id === id)?.instructs);
 
 /** instructs: whether the model takes what should change in words, and nothing else. */
 function bodyOf(now, kb, instructs) {
@@ -108,7 +108,7 @@ function EditForm({ now, instructs, error, sending, onGenerate }) {
   const { models, status } = useStore(server);
   const most = useStore(server, limits);
   const wrong = (param) => (error?.param === param ? error.message : null);
-  const editors = models.filter((model) => model.capabilities?.edits || model.id === status.edit_model);
+  const editors = models.filter((model) => model.edits);
   const submitForm = (event) => {
     event.preventDefault();
     onGenerate();
