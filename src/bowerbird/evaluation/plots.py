@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def curves(
     """A line with a band for each name: points (x, value, low, high)."""
 
     def draw(axes: Axes) -> None:
-        for (name, points), color in zip(lines.items(), COLORS, strict=False):
+        for (name, points), color in zip(lines.items(), cycle(COLORS)):  # colors have no end
             at, value, low, high = np.array(sorted(points)).T
             axes.plot(at, value, "o-", color=color, label=name, markersize=4)
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
@@ -82,13 +83,18 @@ def curves(
             marks = sorted({point[0] for points in lines.values() for point in points})
             axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
             axes.minorticks_off()
+        elif all(float(at).is_integer() for points in lines.values() for at, *_ in points):
+            axes.xaxis.get_major_locator().set_params(integer=True)  # how many: there is no half
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
-    _save(path, title, draw)
+    _save(path, title, draw, width=7.6, beside=True)
 
 
-def _save(path: Path, title: str, draw: Any, *, width: float = 6.4, height: float = 4.0) -> None:
+def _save(
+    path: Path, title: str, draw: Any, *, width: float = 6.4, height: float = 4.0, beside: bool = False
+) -> None:
+    """`beside`: the legend stands at the right of what is drawn, which it could cover."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -101,7 +107,8 @@ def _save(path: Path, title: str, draw: Any, *, width: float = 6.4, height: floa
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8)
+        where = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {}
+        axes.legend(frameon=False, fontsize=8, **where)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names come from data: a dollar sign is one
     with atomic_path(path) as temporary:
