@@ -59,6 +59,11 @@ def test_it_starts_with_what_an_rdm_attends_to(
     assert float(alike.min()) > 0.9
     assert 0.7 < float(made.std() / wanted.std()) < 1.4
     assert not torch.equal(made[..., 0, :], made[..., 1, :])
+    shorter = build(networks, "small", drawn_folder, tmp_path, start, "system.start_length=1")
+    with torch.no_grad():
+        said = shorter.unet.encoder_hid_proj([raw[:, None]])[0].mean(-2).squeeze()
+    bias = rdm.unet.encoder_hid_proj.bias.detach()
+    assert float((said - bias).square().mean()) < 0.1 * float((wanted - bias).square().mean())
     with pytest.raises(BowerbirdError, match="other tokens than the RDM to start from"):
         build(networks, "small-patches", drawn_folder, tmp_path / "patches", start)
 

@@ -84,16 +84,14 @@ def curves(
             axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
             axes.minorticks_off()
         elif all(float(at).is_integer() for points in lines.values() for at, *_ in points):
-            axes.xaxis.get_major_locator().set_params(integer=True)  # how many: there is no half
+            axes.locator_params(axis="x", integer=True)  # how many: there is no half
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
     _save(path, title, draw, width=7.6, beside=True)
 
 
-def _save(
-    path: Path, title: str, draw: Any, *, width: float = 6.4, height: float = 4.0, beside: bool = False
-) -> None:
+def _save(path: Path, title: str, draw: Any, *, width: float = 6.4, height: float = 4.0, beside: bool = False) -> None:
     """`beside`: the legend stands at the right of what is drawn, which it could cover."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

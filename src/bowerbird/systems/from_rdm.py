@@ -42,6 +42,11 @@ def load_start(name: str) -> tuple[Any, Encoder]:
     return rdm, encoder
 
 
+def read_length(rdm: Any, dim: int, length: float | None) -> float:
+    """How long an embedding of `dim` numbers is where it becomes tokens: `length`, or as the RDM reads it (None)."""
+    return float((rdm.config.embedding_length or dim**0.5) if length is None else length)
+
+
 def start_unet(unet: nn.Module, rdm: Any) -> None:
     """Give `unet` the weights of the RDM's. Raises: BowerbirdError when they have different sizes."""
     own = {name: tensor for name, tensor in rdm.unet.state_dict().items() if not name.startswith(PROJECTION)}

@@ -27,7 +27,7 @@ from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
-from bowerbird.systems.from_rdm import load_start
+from bowerbird.systems.from_rdm import load_start, read_length
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceProjection, joined
@@ -238,8 +238,7 @@ def start_references(references: ReferenceProjection, rdm: Any, length: float | 
     projection, linear = rdm.unet.encoder_hid_proj, references.linear
     if references.layout is not None or linear.weight.shape != projection.weight.shape:
         raise BowerbirdError("the references have other tokens than the RDM to start from; set system.start=null")
-    read = rdm.config.embedding_length or references.dim**0.5
-    linear.weight.copy_(projection.weight * ((read if length is None else length) / references.dim**0.5))
+    linear.weight.copy_(projection.weight * (read_length(rdm, references.dim, length) / references.dim**0.5))
     linear.bias.copy_(projection.bias)
 
 

@@ -60,8 +60,8 @@ def tiny_ip_adapter(*, tiny: bool = False) -> Recipe:
     """An IP-Adapter for `tiny-sd`: references are the same thing by another hand, so that what it never saw by name can
     be shown to it. For another base: system.base and system.encoder, and no system.start.
 
-    Command: bowerbird train tiny-ip-adapter --set system.start=tiny-rdm --data drawings.parquet --out
-    runs/tiny-ip-adapter
+    Command: bowerbird train tiny-ip-adapter --set system.start=tiny-rdm --set system.start_length=1
+    --data drawings.parquet --out runs/tiny-ip-adapter
     """
     train = TrainConfig(
         steps=9600,

@@ -19,14 +19,16 @@ class IPAdapterConfig(ObjectiveConfig):
     drawings with a name whose references show something else, that is near or of the same style. `itself`: the share of
     a drawing's references that are the drawing, in another form. `exact`: the share of references that are the target
     as it is, as published adapters are trained. `start`: the RDM whose projection of embeddings the adapter's begins
-    with, where the base itself started from that RDM. `references`: how many there are at most, `forms`: how many forms
-    each drawing has.
+    with, where the base itself started from that RDM; `start_length`: how long embeddings were where the base learned
+    such tokens (None: as the RDM reads them; 1 for the `tiny-sd` of this version). `references`: how many there are at
+    most, `forms`: how many forms each drawing has.
     """
 
     kind: Literal["ip-adapter"] = "ip-adapter"
     base: str = network("tiny-sd")
     encoder: str = network("small")
     start: str | None = network(None)
+    start_length: Annotated[float, Field(gt=0, le=1000)] | None = None
     style_key: str | None = column("style")
     drawings: Amount = 0.5
     varied: Amount = 0.22

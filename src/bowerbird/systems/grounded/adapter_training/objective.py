@@ -40,7 +40,7 @@ from bowerbird.models.unet import with_short_attention
 from bowerbird.models.weights import bundled
 from bowerbird.systems import hub, model_index
 from bowerbird.systems.components import base_parts
-from bowerbird.systems.from_rdm import load_start
+from bowerbird.systems.from_rdm import load_start, read_length
 from bowerbird.systems.grounded import bases
 from bowerbird.systems.grounded.adapter_file import ADAPTER, ENCODER, HEADER
 from bowerbird.systems.grounded.adapter_training.config import IPAdapterConfig
@@ -83,7 +83,7 @@ class IPAdapterObjective(Objective[IPAdapterBatch]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.unet = with_adapter(copy.deepcopy(base.unet), encoder)
             if config.start is not None:
-                start_projection(self.unet, load_start(config.start)[0], data.embeddings)
+                start_projection(self.unet, load_start(config.start)[0], data.embeddings, config.start_length)
         self.text_encoder = base.text_encoder.eval().requires_grad_(False)
         self.noise_scheduler = schedulers.scheduler("ddim", config=base.scheduler.config)
 
@@ -195,18 +195,19 @@ def with_adapter(unet: Any, encoder: Encoder) -> Any:
 
 
 @torch.no_grad()
-def start_projection(unet: Any, rdm: Any, embeddings: Tensor) -> None:
+def start_projection(unet: Any, rdm: Any, embeddings: Tensor, length: float | None) -> None:
     """The first projection of an adapter for one embedding: each of its tokens is what the RDM's U-Net attends to for
     such a neighbor, but for a little noise by which they come apart. `embeddings` `(n, d)` say how long and how far
-    apart they are. Raises: BowerbirdError where either has other tokens."""
+    apart they are; as tokens they are as long as `length` (None: as the RDM reads them). Raises: BowerbirdError where
+    either has other tokens."""
     own, projection = unet.encoder_hid_proj.image_projection_layers[0], rdm.unet.encoder_hid_proj
     tokens = getattr(own, "num_image_text_embeds", None)
     if tokens is None or own.image_embeds.weight.shape != (tokens * projection.out_features, projection.in_features):
         raise BowerbirdError("the adapter has other tokens than the RDM to start from; set system.start=null")
     lengths = embeddings.float().norm(dim=1)
     lengths = lengths[lengths > 0]
-    length = rdm.config.embedding_length or projection.in_features**0.5
-    scale = length * (1 / lengths).mean() if rdm.config.normalize_embeddings else 1.0
+    reach = read_length(rdm, projection.in_features, length)
+    scale = reach * (1 / lengths).mean() if rdm.config.normalize_embeddings else 1.0
     weight = projection.weight * scale
     said = F.linear(embeddings.float(), weight, projection.bias)
     own.image_embeds.weight.copy_(weight.repeat(tokens, 1))
