@@ -19,7 +19,7 @@ from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models.vq import to_tokens
-from bowerbird.systems import generation, jobs, records, regeneration
+from bowerbird.systems import generation, jobs, patches, records, regeneration
 from bowerbird.systems.jobs import Job
 from bowerbird.systems.patches import AROUND, TRACE, PatchBase, PatchDecoding, PatchSettings
 from bowerbird.systems.prompt_file import make_jobs
@@ -212,6 +212,11 @@ def test_what_has_no_windows_is_one_line(pipe: RARMPipeline, kb: KnowledgeBase, 
     exchanged = dataclasses.replace(own, source=PatchBase(own.source.codes, own.source.codebook[::-1].copy()))
     with pytest.raises(BowerbirdError, match="32 codes of the windows mean something else"):
         pipe(neighbors=hits, patches=exchanged)
+    with pytest.MonkeyPatch.context() as patched:  # as of embeddings that were imported
+        patched.setattr(KnowledgeBase, "pictures", lambda self, ids: [[None] * ids.shape[1]])
+        patched.setattr(patches.cache, "memoize", lambda path, key, make: make())
+        with pytest.raises(BowerbirdError, match="has no picture"):
+            pipe.patch_decoding(kb, PatchSettings(weight=0.5))
     for wrong in ({"weight": 1.5}, {"neighbors": 0}, {"temperature": 0.0}):
         with pytest.raises(BowerbirdError, match=f"`patch_{next(iter(wrong))}`"):
             PatchSettings(**wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,19 @@ def test_the_three_orders_of_a_document() -> None:
     filled = lay.hole_from_rest(SMALL, CODES, TEXT, hole)
     assert filled.tokens.tolist() == [doc, 4, 2, image, 13, 15, mask, infill, 11, 10, end]
     assert filled.places.tolist() == [0, 1, 2, 4, 5, 8, 6, 9, 6, 7, 10]
+    large = lay.cells(lay.Layout(32_000, 2048, 3, 2), np.full(4, 2047, np.int16), np.arange(4))
+    assert large.tokens.tolist() == [34_047] * 4, "codes are kept in 16 bits, symbols are not"
     long = lay.retrieved(SMALL, CODES, np.arange(7), 1)
     assert long.tokens.tolist() == [doc, 0, 1, 2, image, 13, 11, 10, 15]
+
+
+def test_documents_have_numbers_spread_over_those_that_training_has() -> None:
+    assert lay.document_numbers(2, 8) == [3, 6]
+    for most in range(1, 65):
+        for count in range(most + 1):
+            numbers = lay.document_numbers(count, most)
+            assert numbers == sorted(set(numbers))
+            assert all(1 <= number <= most for number in numbers)
 
 
 def logits_of(network: DocumentTransformer, passage: lay.Passage) -> torch.Tensor:
@@ -336,6 +348,10 @@ def test_the_likelihood_is_that_of_the_chain(pipe: RACM3Pipeline, kb: KnowledgeB
     bits = -torch.stack(chain).mean() / math.log(2)
     assert float(pipe.bits_per_token(x, hits)) == pytest.approx(float(bits), abs=1e-4)
     assert float(pipe.bits_per_token(x, hits, null=True)) != pytest.approx(float(bits), abs=1e-4)
+    long = replace(hits, queries=("red circle " * 40,))
+    assert pipe.bits_per_token(x, long).isfinite().all(), "another's caption is cut, not refused"
+    with pytest.raises(BowerbirdError, match="shorten it"):
+        pipe.condition(long)
 
 
 def test_a_hole_is_filled_and_the_rest_stays(pipe: RACM3Pipeline, kb: KnowledgeBase) -> None:

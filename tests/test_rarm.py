@@ -232,6 +232,12 @@ def test_impossible_sampling_is_refused(how: dict[str, Any]) -> None:
         TokenSampling(**how)
 
 
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}])
+def test_a_network_that_says_nothing_finite_makes_no_picture(how: dict[str, Any]) -> None:
+    with pytest.raises(BowerbirdError, match="not finite"):
+        TokenSampling(**how).distribution(torch.tensor([[0.0, float("nan"), 1.0]]))
+
+
 # -- the pipeline ------------------------------------------------------------------------------------------------------
 
 

@@ -54,8 +54,14 @@ class TokenSampling:
         return self.temperature < GREEDY
 
     def distribution(self, logits: Tensor) -> Tensor:
-        """Logits `(…, S)` -> log-probabilities that are drawn from, -inf for what never is."""
+        """Logits `(…, S)` -> log-probabilities that are drawn from, -inf for what never is. Raises: BowerbirdError for
+        logits that are no numbers, of which a picture would still be made."""
         logits = logits.float()
+        if logits.isnan().any():
+            raise BowerbirdError(
+                "the model's output is not finite: its weights are damaged, or float16 is too narrow for them;"
+                " compute in float32, or fetch it again"
+            )
         if self.greedy:
             never = torch.full_like(logits, -torch.inf)
             return never.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)

@@ -199,9 +199,11 @@ def latents_place(
     """The file that keeps the latents of a run, and the key of all they are made from: data, settings, seed, the
     `encoder`, and the frozen `network` that encodes the pictures."""
     shaped_by = {"k_stored", "mix", "max_similarity", "exclude_key", "views", "database_share"}
-    shaping = settings.model_dump_json(
-        include=shaped_by | ({"varied_views", "picture_size"} if settings.varied_views else set())
-    )
+    if settings.varied_views:
+        shaped_by |= {"varied_views", "picture_size"}
+    elif settings.picture_size is not None:
+        shaped_by.add("picture_size")
+    shaping = settings.model_dump_json(include=shaped_by)
     key = hashlib.sha256(
         f"{pictures.fingerprint()} {encoder.fingerprint} {weights_hash(network)} {shaping} {run.seed}".encode()
     ).hexdigest()

@@ -276,6 +276,11 @@ def decoding(
         for start in range(0, len(own), AT_ONCE):
             [pictures] = kb.pictures(own[None, start : start + AT_ONCE])
             there = [images.square(picture, edge) for picture in pictures if picture is not None]
+            if len(there) < len(pictures):
+                raise BowerbirdError(
+                    f"{kb.path}: an item has no picture, as of embeddings that were imported, so there are no windows"
+                    " to decode with; build it from pictures, or leave `patch_weight` out"
+                )
             found.append(to_tokens(vae, tensors.to_float(tensors.stack(there))).cpu().int())
         return {"codes": torch.cat(found)}
 

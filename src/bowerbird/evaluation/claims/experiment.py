@@ -285,11 +285,11 @@ def steps_of(pipe: System, settings: Settings) -> int | tuple[int, ...]:
 
 
 def _hash_of(model: Path) -> str:
-    """The fingerprint of the network that was trained."""
+    """The fingerprint of the network that was trained, and of the one that its pictures are decoded by."""
     from bowerbird.core.weight_files import file_fingerprint
 
     [file] = [each for part in NETWORKS if (each := model / part / "diffusion_pytorch_model.safetensors").is_file()]
-    return file_fingerprint(file)
+    return " ".join(file_fingerprint(each) for each in (file, *sorted((model / "vae").glob("*.safetensors"))))
 
 
 def _rdm(recipe: Recipe) -> RDMConfig:

@@ -18,6 +18,8 @@ from bowerbird.evaluation.metrics.intervals import over_seeds
 
 K = 2
 WITH, OTHERS, WITHOUT, NEVER = "its documents", "another's documents", "no documents", "trained without"
+ITSELF = "itself as its document"
+"""No claim: near 0 bits where a network has learned to read a document at all."""
 CODES, WORDS = "a code of the picture", "a word of the caption"
 NOTE = (
     "Pictures are measured given their captions and the documents that the caption retrieves; captions given the"
@@ -38,7 +40,7 @@ def measure(experiment: Experiment) -> Finding:
             for name in (NEVER, WITHOUT, OTHERS):
                 less = over_seeds([x[what, name] - x[what, WITH] for x in found])
                 effects.append(Effect(f"{domain.name}: bits {what}, {name} − {WITH}", less, needed=name != OTHERS))
-            for name in (WITH, OTHERS, WITHOUT, NEVER):
+            for name in (WITH, OTHERS, WITHOUT, NEVER, *([ITSELF] if what == CODES else [])):
                 value = by_seed([x[what, name] for x in found])
                 values[f"{domain.name}, {what}, {name}"] = value
                 if what == CODES:
@@ -62,6 +64,7 @@ def _bits(measured: Measured, seed: int) -> dict[tuple[str, str], float]:
         (CODES, OTHERS): measured.code_bits(pipe, swapped(by_text)),
         (CODES, WITHOUT): measured.code_bits(pipe, None),
         (CODES, NEVER): measured.code_bits(never, None),
+        (CODES, ITSELF): measured.code_bits(pipe, None, itself=True),
         (WORDS, WITH): measured.word_bits(pipe, by_picture),
         (WORDS, OTHERS): measured.word_bits(pipe, swapped(by_picture)),
         (WORDS, WITHOUT): measured.word_bits(pipe, None),

@@ -40,14 +40,18 @@ LIMIT = 0.9
 
 
 def recipe(domain: Domain, seed: int, name: str, **changes: Any) -> Recipe:
-    """RA-CM3 at the size of claims, with `changes` of its settings, called `name`."""
+    """RA-CM3 at the size of claims, trained as in the paper, with `changes` of its settings, called `name`: documents
+    are what a caption or a picture retrieves, as those that are measured, and never the picture itself."""
     chosen = {
         "tokenizer": None,
         "symbols": SYMBOLS,
         "encoder": "small",
         "decoder": SIZES,
         "text_length": 48,
-        "views": 2,
+        "views": 1,
+        "itself": 0.0,
+        "by_style": 0.0,
+        "invented": 0.0,
         "style_key": "style" if "style" in domain.pictures.columns else None,
         **changes,
     }
@@ -118,13 +122,15 @@ class Measured:
         queries = F.normalize(own[:, : mixed.shape[1]], dim=1)
         if not by_picture:
             queries = text_half(self.domain.encoder, self.shown.captions)
-        best = (queries @ mixed.T).topk(min(DEEPER * k, len(pool))).indices.numpy()
+        like = F.normalize(own, dim=1) @ F.normalize(pool, dim=1).T > LIMIT  # skipped first: else few may be left
+        best = (queries @ mixed.T).masked_fill(like, -torch.inf).topk(min(DEEPER * k, len(pool))).indices.numpy()
         found = replace(neighbors_at(self.domain.pictures, self.shown.captions, best), embeddings=pool.numpy()[best])
         return Neighbors.stack([unlike(found.rows([i]), k, LIMIT, own[[i]].numpy()) for i in range(len(found))])
 
-    def code_bits(self, pipe: Any, hits: Neighbors | None) -> float:
-        """Bits a code of the pictures given their captions and documents, their mean; None: without documents."""
-        made = self._sequences(pipe, hits, partial(lay.picture_from_text, pipe.layout))
+    def code_bits(self, pipe: Any, hits: Neighbors | None, *, itself: bool = False) -> float:
+        """Bits a code of the pictures given their captions and documents, their mean; None: without documents, or with
+        the picture `itself` as the one document."""
+        made = self._sequences(pipe, hits, partial(lay.picture_from_text, pipe.layout), itself=itself)
         return float(bits_per_code(pipe.decoder, pipe.layout, made).mean())
 
     def word_bits(self, pipe: Any, hits: Neighbors | None) -> float:
@@ -133,7 +139,12 @@ class Measured:
         return float(bits_per_word(pipe.decoder, pipe.layout, made).mean())
 
     def _sequences(
-        self, pipe: Any, hits: Neighbors | None, target: Callable[[np.ndarray, np.ndarray], Passage]
+        self,
+        pipe: Any,
+        hits: Neighbors | None,
+        target: Callable[[np.ndarray, np.ndarray], Passage],
+        *,
+        itself: bool = False,
     ) -> list[Passage]:
         """The documents of each picture, and the picture with its caption in the order of `target`."""
         layout, known = pipe.layout, self._codes(pipe)
@@ -141,11 +152,12 @@ class Measured:
         made = []
         for row, caption in enumerate(self.shown.captions):
             ids = [] if hits is None else hits.ids[row][hits.mask[row]].tolist()
-            before = [
-                lay.retrieved(layout, known.of_document(i), pipe.reader.words(documents.captions[i]), number)
-                for number, i in enumerate(ids, start=1)
-            ]
-            made.append(lay.join([*before, target(known.shown[row], pipe.reader.words(caption))]))
+            words = pipe.reader.words(caption)
+            shown = [(known.of_document(i), pipe.reader.words(documents.captions[i])) for i in ids]
+            shown += [(known.shown[row], words)] if itself else []
+            numbers = lay.document_numbers(len(shown), pipe.reader.most)
+            before = [lay.retrieved(layout, *each, number) for each, number in zip(shown, numbers, strict=True)]
+            made.append(lay.join([*before, target(known.shown[row], words)]))
         return made
 
     def _codes(self, pipe: Any) -> _Codes:

@@ -117,7 +117,7 @@ def _caption(layout: Layout, text: np.ndarray, weight: float) -> Piece:
 
 
 def _cells(layout: Layout, codes: np.ndarray, chosen: np.ndarray, weight: float) -> Piece:
-    return codes[chosen] + layout.text_tokens, chosen + layout.grid, weight
+    return codes[chosen].astype(np.int64) + layout.text_tokens, chosen + layout.grid, weight
 
 
 def opening(layout: Layout, text: np.ndarray | None, number: int = 0, *, text_weight: float = 0.0) -> Passage:
@@ -177,6 +177,12 @@ def hole_from_rest(layout: Layout, codes: np.ndarray, text: np.ndarray, hole: np
     """What `before_hole` gives, the codes of the hole, and `<end>`."""
     end = _passage([([layout.end], [layout.infill_place + 1], 0.0)], 0)
     return join([before_hole(layout, codes, text, hole), cells(layout, codes, np.flatnonzero(hole)), end])
+
+
+def document_numbers(count: int, most: int) -> list[int]:
+    """The numbers of so many documents where a decoder knows `most`: rising and spread, as training has them, where the
+    first few are hardly ever met together."""
+    return [round((i + 1) * (most + 1) / (count + 1)) for i in range(count)]
 
 
 def following(layout: Layout, tokens: np.ndarray, places: np.ndarray) -> np.ndarray:

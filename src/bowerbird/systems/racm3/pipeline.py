@@ -436,11 +436,12 @@ class RACM3Pipeline(System):
     @torch.no_grad()
     def bits_per_token(self, pictures: Tensor, hits: Neighbors, *, null: bool = False) -> Tensor:
         """-log2 p of each of the float pictures' `(n, 3, S, S)` codes given its text and its row of `hits`, their mean
-        over the cells `(n,)`; with `null` without documents. Exact: codes are predicted one by one."""
+        over the cells `(n,)`; with `null` without documents. Exact: codes are predicted one by one. A text longer than
+        a document is cut."""
         codes = to_tokens(self.vae, pictures).cpu().numpy()
         every = np.arange(self.layout.cells)
         sequences = [
             lay.join([prompt.passage(self.layout, (not null, True)), lay.cells(self.layout, own, every)])
-            for prompt, own in zip(self.reader.prompts(hits), codes, strict=True)
+            for prompt, own in zip(self.reader.prompts(hits, cut=True), codes, strict=True)
         ]
         return bits_per_code(self.decoder, self.layout, sequences)

@@ -37,7 +37,10 @@ def sheet(objective: RACM3Objective, path: Path, *, rows: int = 4) -> None:
     items = np.linspace(0, len(codes) - 1, rows).astype(int).tolist()
     near = [[int(r) for r in objective.tables[2, item] if r != ABSENT][:2] for item in items]
     shown = [
-        tuple(lay.retrieved(layout, codes[r], texts[r], number) for number, r in enumerate(row, start=1))
+        tuple(
+            lay.retrieved(layout, codes[r], texts[r], number)
+            for r, number in zip(row, lay.document_numbers(len(row), objective.config.documents), strict=True)
+        )
         for row in near
     ]
     both = generate([Prompt(documents, texts[item]) for documents, item in zip(shown, items, strict=True)])

@@ -29,12 +29,14 @@ class Reader:
     edge: int
     most: int
 
-    def prompts(self, hits: Neighbors) -> list[Prompt]:
-        """What each row of `hits` is generated after: its documents and its text. Raises: BowerbirdError for a text, or
-        a caption of a person's own, that is longer than a document, or a document without a picture."""
+    def prompts(self, hits: Neighbors, *, cut: bool = False) -> list[Prompt]:
+        """What each row of `hits` is generated after: its documents and its text, `cut` to length or refused. Raises:
+        BowerbirdError for a text, or a caption of a person's own, that is longer than a document, or a document
+        without a picture."""
         texts = list(hits.queries) or [""] * len(hits)
         rows = zip(self.documents(hits), texts, strict=True)
-        return [Prompt(tuple(documents), self.words(text, "the prompt")) for documents, text in rows]
+        what = None if cut else "the prompt"
+        return [Prompt(tuple(documents), self.words(text, what)) for documents, text in rows]
 
     def documents(self, hits: Neighbors) -> list[list[Passage]]:
         """The documents of each row, in the order of `hits`, without those of weight 0; each picture is encoded once.
@@ -49,7 +51,7 @@ class Reader:
         known: dict[bytes, np.ndarray] = {}
         rows = []
         for row, pictures in enumerate(hits.images()):
-            documents: list[Passage] = []
+            read: list[tuple[np.ndarray, np.ndarray]] = []
             for column, picture in enumerate(pictures):
                 if not weights[row, column]:
                     continue
@@ -64,8 +66,9 @@ class Reader:
                     known[key] = self.codes(small)
                 own = int(hits.ids[row, column]) < 0  # a person's; the captions of a knowledge base are cut to length
                 words = self.words(hits.captions[row][column], f"caption {column + 1}" if own else None)
-                documents.append(lay.retrieved(self.layout, known[key], words, len(documents) + 1))
-            rows.append(documents)
+                read.append((known[key], words))
+            numbers = lay.document_numbers(len(read), self.most)
+            rows.append([lay.retrieved(self.layout, *each, number) for each, number in zip(read, numbers, strict=True)])
         return rows
 
     def codes(self, picture: Image.Image) -> np.ndarray:
