@@ -18,7 +18,7 @@ from bowerbird.systems.grounded.adapter_file import ADAPTER
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.grounded.recorded_base import base_header
 from bowerbird.systems.reference_settings import LoraFile
-from bowerbird.training.data import FILE, data_note
+from bowerbird.training.data import FILE, check_data, data_note
 from bowerbird.training.recipe import frozen_fingerprints, read_pictures, with_settings
 from bowerbird.training.recipes import recipe
 from bowerbird.training.run import train_recipe
@@ -77,6 +77,32 @@ def test_a_run_on_a_changed_base_is_refused(name: str, tmp_path: Path, drawn_fol
     files.write_json(run / FILE, data_note(chosen, pictures) | {"networks": list(then.values())})
     with pytest.raises(BowerbirdError, match="changed since"):
         next(train_recipe(chosen, pictures, run, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "what"),
+    [
+        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction", "scheduler of the base"),
+        ("vae/config.json", "scaling_factor", 0.5, "scale of the autoencoder of the base"),
+    ],
+)
+def test_settings_that_change_what_a_base_means_are_noticed_too(
+    file: str, key: str, value: object, what: str, tmp_path: Path, drawn_folder: Path
+) -> None:
+    base = base_of("sd", tmp_path / "base")
+    chosen = with_settings(recipe("instruct", tiny=True), [f"system.base={base}", "limit=2", "size=64"])
+    pictures, run = read_pictures(chosen, drawn_folder), tmp_path / "run"
+    then = frozen_fingerprints(chosen)
+    files.write_json(run / FILE, data_note(chosen, pictures) | {"networks": then})
+    files.write_json(base / file, files.read_json(base / file, "configuration") | {key: value})
+    now = frozen_fingerprints(chosen)
+    assert [name for name in now if now[name] != then[name]] == [what]
+    with pytest.raises(BowerbirdError, match=what):
+        next(train_recipe(chosen, pictures, run, device="cpu"))
+    # as runs noted it before these were among them
+    before = {name: value for name, value in now.items() if "scale" not in name and "scheduler" not in name}
+    files.write_json(run / FILE, data_note(chosen, pictures) | {"networks": before})
+    check_data(data_note(chosen, pictures) | {"networks": now}, run)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

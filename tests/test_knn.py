@@ -429,6 +429,11 @@ def test_a_ground_that_comes_back_in_a_color_a_little_off_leaves_no_halo() -> No
     wanted = cream.repeat(1, 64, 64)[None]
     wanted[:, :, 24:44, 24:44] = blue
     assert (found - wanted).abs().max() < 0.02
+    # where all of the picture changed there is nothing to compare with: a little lighter is what was asked for
+    everywhere = torch.full((1, 4, 16, 16), 2.0)
+    lighter = (pixels + 0.1).clamp(-1, 1)
+    found = edit_source.paste_unchanged(lighter, edit_source.Source([], [], pixels, latents), everywhere, 0.4)
+    assert torch.allclose(found, lighter)
 
 
 def test_an_edit_is_generated_again_from_its_png(

@@ -64,10 +64,10 @@ def widen(unet: UNet2DConditionModel, in_channels: int, embed_dim: int | None) -
     import torch
     from diffusers import UNet2DConditionModel
 
+    # diffusers puts its defaults in the place of what is listed there
+    said = {name: value for name, value in unet.config.items() if name != "_use_default_values"}
     with torch.random.fork_rng([]):
-        wider = UNet2DConditionModel.from_config(
-            {**unet.config, "in_channels": in_channels, "encoder_hid_dim": embed_dim}
-        )
+        wider = UNet2DConditionModel.from_config({**said, "in_channels": in_channels, "encoder_hid_dim": embed_dim})
     state = unet.state_dict()
     for name, parameter in wider.named_parameters():
         if parameter.shape != state[name].shape:

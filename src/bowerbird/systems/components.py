@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from bowerbird.core import cache
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.text import printable, with_article
@@ -79,11 +80,20 @@ def load_base(name: str, pipeline: Any, train_first: str) -> Any:
     return pipeline.from_pretrained(name)
 
 
-def base_parts(unet: Any, text_encoder: Any, autoencoder: Any, second: Any = None) -> dict[str, str]:
-    """The hashes of a Stable Diffusion's networks, each by what it is called where it has changed; `second`: the other
-    text encoder of SDXL."""
+NOISE = ("prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "trained_betas")
+SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+
+
+def base_parts(unet: Any, text_encoder: Any, autoencoder: Any, scheduler: Any, second: Any = None) -> dict[str, str]:
+    """The hashes of a Stable Diffusion's networks and of the settings that change what they mean, each by what it is
+    called where it has changed; `second`: the other text encoder of SDXL."""
     parts = {"U-Net": unet, "text encoder": text_encoder, "autoencoder": autoencoder, "second text encoder": second}
-    return {f"{name} of the base": weights_hash(each) for name, each in parts.items() if each is not None}
+    settings = {"scheduler": (scheduler, NOISE), "scale of the autoencoder": (autoencoder, SCALE)}
+    said = {name: repr([each.config.get(key) for key in keys]) for name, (each, keys) in settings.items()}
+    return {
+        **{f"{name} of the base": weights_hash(each) for name, each in parts.items() if each is not None},
+        **{f"{name} of the base": cache.key(text)[:16] for name, text in said.items()},
+    }
 
 
 def weights_hash(module: Any) -> str:

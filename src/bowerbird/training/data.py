@@ -130,10 +130,10 @@ def check_data(note: Mapping[str, Any], out: Path) -> None:
     if isinstance(then, list):  # as runs noted them before they had names
         then = dict(zip(now, then, strict=False))
     for name in now:
-        if then.get(name) != now[name]:
+        if name in then and then[name] != now[name]:  # what a run of before did not note is not known
             raise BowerbirdError(
                 f"{out}: this run began with another {name}, which has changed since (fingerprint"
-                f" {ascii(then.get(name))[1:-1][:16]} then, {now[name][:16]} now); put that one back, or begin again"
+                f" {ascii(then[name])[1:-1][:16]} then, {now[name][:16]} now); put that one back, or begin again"
                 f" elsewhere: bowerbird train {out / 'recipe.json'} --data … --out {out}-2"
             )
 

@@ -18,6 +18,8 @@ from bowerbird.data.scenes.vocabulary import Vocabulary
 from bowerbird.data.scenes.words import with_article
 
 NONE = -1
+ARTICLE = ("become", "person", "replace", "add")
+"""The kinds of edits whose first word is a thing that comes in: a wolf, an owl, grapes."""
 SAID = "said"
 """The kind of an edit whose one word is the whole instruction."""
 CHANGES = ("", "mirror", "upside down", "gray", "negative", "darker", "lighter")
@@ -83,7 +85,7 @@ def instruction(edit: Edit, rng: np.random.Generator, *, held_out: bool = False,
     words = list(edit.words)
     if invented:
         words[0] = invented_name(rng)
-    if edit.kind in ("replace", "add") or (edit.kind == "become" and wording == "{0}" and rng.random() < 0.5):
+    if edit.kind in ARTICLE and (wording != "{0}" or rng.random() < 0.5):
         words[0] = with_article(words[0])
     return wording.format(*words)
 

@@ -26,9 +26,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "now with {0}",
     ),
     "person": (
-        "make it a {0}", "turn it into a {0}", "a {0} instead", "change it to a {0}", "make this a {0}",
-        "replace it with a {0}", "change it into a {0}",
-        "let it be a {0}",
+        "make it {0}", "turn it into {0}", "{0} instead", "change it to {0}", "make this {0}",
+        "replace it with {0}", "change it into {0}",
+        "let it be {0}",
     ),
     "clock": (
         "make it {0}", "set it to {0}", "the time is {0}", "change the time to {0}", "change it to {0}",
@@ -45,9 +45,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "get rid of the {0}",
     ),
     "become": (
-        "make it a {0}", "turn it into a {0}", "{0}", "change the {1} to a {0}", "change it to a {0}",
-        "make the {1} a {0}", "turn the {1} into a {0}", "replace it with a {0}", "transform it into a {0}",
-        "let it become a {0}",
+        "make it {0}", "turn it into {0}", "{0}", "change the {1} to {0}", "change it to {0}",
+        "make the {1} {0}", "turn the {1} into {0}", "replace it with {0}", "transform it into {0}",
+        "let it become {0}",
     ),
     "replace": (
         "replace the {1} with {0}", "turn the {1} into {0}", "make the {1} {0}", "replace the {1} by {0}",

@@ -69,10 +69,13 @@ def nearest_color(rgb: Rgb) -> str:
     return min(COLORS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLORS[name], rgb, strict=True)))
 
 
+PLURAL = frozenset({"men", "women", "people", "children"})
+
+
 def with_article(phrase: str) -> str:
     """`phrase` with `a` or `an`; several things (`glasses`, `paw prints`) have none."""
     last = phrase.split()[-1]
-    if last.endswith("s") and not last.endswith(("ss", "us")):
+    if last in PLURAL or (last.endswith("s") and not last.endswith(("ss", "us"))):
         return phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 

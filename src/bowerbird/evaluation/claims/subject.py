@@ -137,9 +137,9 @@ def measure(experiment: Experiment) -> Finding:
         f" in as many styles; the class is the subgroup of Unicode. A LoRA of the recipe's rank, rate {RATE:g},"
         f" {last} steps; {PICTURES} pictures of each prompt. Seconds: of the steps, and with prior preservation of the"
         " class's pictures too, by the time that eight of them take. The judge chooses among the"
-        f" {len(benchmark.entities)} rare"
-        " entities. Retrieved: the same pictures as neighbors, no weight changed; its seconds are those of embedding"
-        " them. Intervals over subjects."
+        f" {len(benchmark.entities)} rare entities. Retrieved, by its name and with no weight changed: RDM reads all of"
+        " the pictures, and its seconds are those of embedding them; Re-Imagen reads two of them as they are. Intervals"
+        " over subjects."
     )
     return Finding(effects, values, notes, plot)
 

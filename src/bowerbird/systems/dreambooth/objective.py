@@ -248,4 +248,4 @@ def _latents(autoencoder: Any, pixels: Tensor, device: str) -> Tensor:
 def frozen(config: DreamBoothConfig) -> dict[str, str]:
     """Fingerprints of the base's networks."""
     base = _open_base(config.base).base
-    return base_parts(base.unet, base.text_encoder, base.vae, getattr(base, "text_encoder_2", None))
+    return base_parts(base.unet, base.text_encoder, base.vae, base.scheduler, getattr(base, "text_encoder_2", None))

@@ -29,7 +29,7 @@ from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
-from bowerbird.systems.components import base_parts, load_autoencoder, weights_hash
+from bowerbird.systems.components import SCALE, base_parts, load_autoencoder, weights_hash
 from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
@@ -78,7 +78,7 @@ def frozen(config: InstructConfig) -> dict[str, str]:
         found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
     else:
         base = _open_base(config.base)
-        found = base_parts(base.unet, base.text_encoder, base.autoencoder, base.text_encoder_2)
+        found = base_parts(base.unet, base.text_encoder, base.autoencoder, base.scheduler, base.text_encoder_2)
     if config.encoder is not None:
         found["encoder"] = load_encoder(config.encoder).fingerprint
     if config.start is not None:
@@ -175,7 +175,7 @@ def _stored(
     """The latents of what is shown and the embeddings of the drawings, float16, from the run's file where the same
     were made before."""
     key = cache.key(
-        pictures.fingerprint(), weights_hash(base.autoencoder), config.picture_size, repr(edits.shown),
+        pictures.fingerprint(), weights_hash(base.autoencoder), _scale(base), config.picture_size, repr(edits.shown),
         None if encoder is None else encoder.fingerprint,
     )  # fmt: skip
     name = "cache" if run.database is None else "validation"
@@ -201,6 +201,11 @@ def _stored(
             f" system.picture_size={size * own // edge}"
         )
     return stored
+
+
+def _scale(base: Base) -> str:
+    """By what latents are scaled before they are kept."""
+    return repr([base.autoencoder.config.get(name) for name in SCALE])
 
 
 def _held_out(

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 
 from bowerbird.data.scenes.words import COLORS, SIZES
 
-CLAUSE = re.compile(r"[,.;!?:]|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with)\b)")
+CLAUSE = re.compile(
+    r"[,.;!?:]|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
+)
 GONE = re.compile(
     r"(?:please\s+)?(?:remove|delete|erase|drop|hide|no|keep|leave|get\s+rid|take\b(?=.*\b(?:away|out|off)\b))\b"
 )
 """How a clause begins that says what leaves, or stays as it is."""
 WITHOUT = re.compile(r"\bwithout\b.*")
 CHANGED = re.compile(
-    r"\b(?:replace|swap|exchange|trade|turn|change|transform|convert|make)\b.*\b(?:with|for|into|to(?!\s+face\b)|by)\s+(.+)"
+    r"\b(?:replace|swap|exchange|trade)\b.*?\b(?:with|for|into|to|by)\s+(?!the\b)(?P<other>.+)"
+    r"|\b(?:turn|change|transform|convert|make)\b.*?\b(?:into|to(?!\s+face\b))\s+(?P<new>.+)"
 )
-"""A change of one thing into another: what comes in stands last, with an article or without."""
+"""A change of one thing into another: what comes in stands behind, with an article or without. Only what takes its
+place comes `with` it: a wolf with a hat is a wolf."""
 MARKED = re.compile(r"\b(?:a|an|some|two|three|four|five|several|many)\s+(.+)")
 BARE = re.compile(r"\b(?:add|with|draw|put|give it|give (?:him|her|them)|wearing|become|becomes)\s+(.+)")
 STYLE = re.compile(r"\b(?:in|of|to|into)?\s*the\s+style\s+of\b.*|\blooks?\s+like\b")
@@ -33,6 +37,7 @@ AFTER = re.compile(
     r"|with|instead|please|that|which|who|while|so|everywhere)\b.*"
 )
 """What ends a name."""
+ONE = re.compile(r"an?\s+")
 DEFINITE = re.compile(r"(?:the|it|its|this|that|him|his|her|their|them|all|no|both|every\w*|look(?:s|ing)?)\b")
 NO_THING = frozenset({
     "background", "ground", "style", "color", "colour", "one", "ones", "light", "lights", "look", "tint", "tone", "hue",
@@ -55,7 +60,7 @@ def named_thing(instruction: str) -> str | None:
     """The thing that comes in by an instruction in English, without its article: `wolf` of "replace the cat with a
     wolf". None where it names none: what has a definite article is there already, what is removed leaves, and colors,
     amounts, grounds and styles are no things."""
-    text = " ".join(instruction.lower().split()).replace(BOTH, JOINED)
+    text = " ".join(instruction.lower().replace("’", "'").split()).replace(BOTH, JOINED)
     text = AMOUNT.sub(" ", STYLE.sub(" ", text))
     for clause in CLAUSE.split(text):
         clause = WITHOUT.sub("", clause.strip())
@@ -72,8 +77,9 @@ def _said(clause: str) -> Iterator[tuple[str, bool]]:
     """What may name the thing, the likeliest first, and whether a picture would be a thing there."""
     changed = CHANGED.search(clause)
     if changed is not None:
-        yield changed[1], False
-        if DEFINITE.match(changed[1]) is None or MARKED.search(clause) is None:
+        words = changed["other"] or changed["new"]
+        yield words, False
+        if DEFINITE.match(words) is None or MARKED.search(clause) is None:
             return
     for pattern in (MARKED, BARE):
         for found in pattern.finditer(clause):
@@ -85,6 +91,8 @@ def _name(words: str) -> str | None:
         return None
     name = AFTER.sub("", COUNTED.sub("", f"{words.strip()} ")).strip()
     said = name.split()
-    if not said or said[-1] in NO_THING or set(said) <= PLAIN | {JOINED} or DEFINITE.match(name):
+    if not said or said[-1] in NO_THING or DEFINITE.match(name):
+        return None
+    if set(said) <= PLAIN | {JOINED} and not (name in COLORS and ONE.match(words)):  # an orange is a fruit
         return None
     return name

@@ -7,6 +7,7 @@ model reads references, one more file. Without a reference both generate the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,7 @@ class InstructPipeline(System):
         common.check_call(output_type, num_images_per_prompt, neighbors=neighbors, knowledge_base=knowledge_base)
         if source is None:
             raise BowerbirdError("there is no picture to edit; give source=")
+        _check_finite(guidance_scale=guidance_scale, image_guidance=image_guidance, change_threshold=change_threshold)
         if neighbors is None:
             given = (instruction,) if isinstance(instruction, str) else tuple(instruction or ())
             request = Request(prompts=given, k=k, search_mode=search_mode, where=where)
@@ -396,8 +398,14 @@ class InstructPipeline(System):
 
 
 def _check_instructions(instructions: Sequence[str]) -> None:
-    if not instructions or any(not text.strip() for text in instructions):
+    if not instructions or any(not isinstance(text, str) or not text.strip() for text in instructions):
         raise BowerbirdError("the instruction is empty; say what to change, for example 'make it blue'")
+
+
+def _check_finite(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise BowerbirdError(f"{name} is a finite number; got {number}")
 
 
 def _check_channels(pipe: InstructPipeline, place: Path) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.images import frame_of, framed, on_background
+from bowerbird.core.images import check_opened, frame_of, framed, on_background
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.systems.latent_cache import encode_latents
 
@@ -73,9 +73,10 @@ def framed_sources(
 ) -> tuple[list[Image.Image], list[Box]]:
     """The pictures to edit, each once: whole in squares of `edge` pixels, and where they are in them. Raises:
     BowerbirdError when they do not go evenly on `count` rows."""
-    pictures = list(source) if isinstance(source, Sequence) else [source]
+    pictures = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     if not pictures or count % len(pictures):
         raise BowerbirdError(f"{len(pictures)} pictures to edit for {count} to generate; give one, or one a prompt")
+    check_opened(pictures, "source")
     squares = [framed(on_background(picture), edge) for picture in pictures]
     return squares, [frame_of(picture.size, edge) for picture in pictures]
 
@@ -123,7 +124,9 @@ def paste_unchanged(images: Tensor, source: Source, latents: Tensor, least: floa
     kept = (mask == 0).float()
     off, ground = _near(images - source.pixels, kept), _near(images, kept)
     apart = (images - source.pixels - off).square().mean(1, keepdim=True).sqrt()
-    mask = mask * ((apart - SEEN / 2) / (SEEN / 2)).clamp(0, 1)
+    seen = ((apart - SEEN / 2) / (SEEN / 2)).clamp(0, 1)
+    anywhere = kept.flatten(1).any(1)[:, None, None, None]  # else all of it changed, and there is nothing to compare
+    mask = torch.where(anywhere, mask * seen, mask)
     like_ground = (1 - (images - ground).square().mean(1, keepdim=True).sqrt() / ALIKE).clamp(0, 1)
     return source.pixels * (1 - mask) + (images - off * like_ground).clamp(-1, 1) * mask
 

@@ -227,7 +227,7 @@ def build(config: IPAdapterConfig, pictures: Pictures, run: RunContext) -> IPAda
 def frozen(config: IPAdapterConfig) -> dict[str, str]:
     """Fingerprints of the encoder and the base."""
     base = load_base(config.base)
-    parts = base_parts(base.unet, base.text_encoder, base.vae)
+    parts = base_parts(base.unet, base.text_encoder, base.vae, base.scheduler)
     return {"encoder": encoders.load(config.encoder).fingerprint, **parts}
 
 
