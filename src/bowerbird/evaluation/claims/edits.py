@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -170,14 +171,18 @@ def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
     )
 
 
-def found_by_name(drawings: Pictures, pairs: EditPairs, encoder: Encoder, k: int) -> Neighbors:
-    """The k drawings found by each target's name, without the target itself."""
-    names = [drawings.captions[i] for i in pairs.target]
+def found_by_name(
+    drawings: Pictures, pairs: EditPairs, encoder: Encoder, k: int, said: Sequence[str | None] | None = None
+) -> Neighbors:
+    """The k drawings found by each target's name, or by what is `said` of it (None: nothing), without the target
+    itself."""
+    names = [drawings.captions[i] for i in pairs.target] if said is None else [name or "" for name in said]
     index = bm25.build(drawings.captions, [""] * len(drawings))
     ids = np.full((len(names), k), ABSENT, np.int64)
     for i, (name, target) in enumerate(zip(names, pairs.target, strict=True)):
         allowed = np.arange(len(drawings)) != target
-        ids[i] = bm25.search(index, np.arange(len(drawings)), name, k, allowed)[0]
+        if name:
+            ids[i] = bm25.search(index, np.arange(len(drawings)), name, k, allowed)[0]
     there = ids != ABSENT
     used = np.unique(ids[there])
     known = dict(zip(used.tolist(), encoder.embed_images(tensors.to_pil(drawings.pixels[used])), strict=True))

@@ -24,6 +24,7 @@ from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.edit_pairs import EditPairs, find
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.diversity import unit
+from bowerbird.systems.instruct.named import named_thing
 
 MODEL, RIVAL = "tiny-instruct", "tiny-knn"
 IMAGE_SCALES = (1.0, 1.5, 2.2, 3.0, 4.5)
@@ -85,7 +86,8 @@ def measure(experiment: Experiment) -> Finding:
     shown = Neighbors.empty(said)
     if pipe.config.encoder_name:
         encoder = encoders.load_recorded(pipe.config.encoder_name, pipe.config.encoder_fingerprint)
-        shown = replace(edits.found_by_name(drawings, pairs, encoder, 1), queries=tuple(said))
+        things = [named_thing(text) for text in said]  # as a person's instruction is read, and no more
+        shown = replace(edits.found_by_name(drawings, pairs, encoder, 1, things), queries=tuple(said))
     by_name = edits.hits_of(experiment, pairs)
     own = pipe.defaults
     usual = {"guidance_scale": own.guidance_scale, "change_threshold": own.change_threshold}
@@ -174,8 +176,8 @@ def measure(experiment: Experiment) -> Finding:
     notes = (
         f"The {len(pairs.source)} pairs of the claim `edits`, {rare.sum()} of rare things; the model's usual text scale"
         f" ({own.guidance_scale:g}), image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing"
-        f" found by the name, never the target. Similarities by the encoder {JUDGE!r}: of the pictures' change with"
-        f" that of the two names, and of the two pictures. The judge of things is independent. Intervals over pairs."
+        f" found by what the instruction names, never the target. Similarities by the encoder {JUDGE!r}: of the"
+        f" pictures' change with that of the two names, and of the two pictures. The judge of things is independent. Intervals over pairs."
     )
     return Finding(effects, values, notes, plot, sheet)
 
