@@ -177,7 +177,8 @@ def measure(experiment: Experiment) -> Finding:
         f"The {len(pairs.source)} pairs of the claim `edits`, {rare.sum()} of rare things; the model's usual text scale"
         f" ({own.guidance_scale:g}), image scales {', '.join(f'{s:g}' for s in IMAGE_SCALES)}; k = 1 drawing"
         f" found by what the instruction names, never the target. Similarities by the encoder {JUDGE!r}: of the"
-        f" pictures' change with that of the two names, and of the two pictures. The judge of things is independent. Intervals over pairs."
+        " pictures' change with that of the two names, and of the two pictures. The judge of things is independent."
+        " Intervals over pairs."
     )
     return Finding(effects, values, notes, plot, sheet)
 
