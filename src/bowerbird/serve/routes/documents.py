@@ -26,7 +26,7 @@ def _facts(server: Server, served: Served) -> dict[str, Any]:
         "default": served.id == server.model(None).id,
         "loaded": loaded,
         "edits": server.edits(served),
-        "instructs": known["capabilities"]["instructs"] if known else served.class_name in INSTRUCTED,
+        "instructs": bool(known["capabilities"].get("instructs")) if known else served.class_name in INSTRUCTED,
         "capabilities": None if known is None else known["capabilities"],
         "defaults": None if known is None else known["defaults"],
         "sizes": [] if known is None else proposed(known["capabilities"], server.settings.limits),
