@@ -135,6 +135,11 @@ class Server:
         known = self.known(served)
         return bool(known["capabilities"]["edits"]) if known else served.class_name in EDITORS
 
+    def instructs(self, served: Served) -> bool:
+        """Whether a model edits by an instruction; by its class until a worker opened it."""
+        known = self.known(served)
+        return bool(known["capabilities"].get("instructs")) if known else served.class_name in INSTRUCTED
+
     def known(self, served: Served) -> dict[str, Any] | None:
         """What a worker said of a model, None until it opened it."""
         return next((w.models[served.place] for w in self.dispatcher.workers if served.place in w.models), None)

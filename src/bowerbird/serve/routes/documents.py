@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from bowerbird.serve import answers
-from bowerbird.serve.context import INSTRUCTED, Server, server_of
+from bowerbird.serve.context import Server, server_of
 from bowerbird.serve.models import Served
 from bowerbird.serve.sizes import proposed
 
@@ -26,7 +26,7 @@ def _facts(server: Server, served: Served) -> dict[str, Any]:
         "default": served.id == server.model(None).id,
         "loaded": loaded,
         "edits": server.edits(served),
-        "instructs": bool(known["capabilities"].get("instructs")) if known else served.class_name in INSTRUCTED,
+        "instructs": server.instructs(served),
         "capabilities": None if known is None else known["capabilities"],
         "defaults": None if known is None else known["defaults"],
         "sizes": [] if known is None else proposed(known["capabilities"], server.settings.limits),
