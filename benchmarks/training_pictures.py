@@ -33,6 +33,9 @@ MODELS = {
     "tiny-knn": EMOJI,
     "tiny-reimagen": EMOJI,
     "reimagen-drawings": None,
+    "tiny-instruct": None,
+    "tiny-rarm": None,
+    "tiny-racm3": None,
 }
 """The styles of each model's training; None is all but `UNSEEN`."""
 POINTS = 512
@@ -44,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="+", type=Path, help="drawings with the columns style, split, image")
     parser.add_argument("--photos", type=Path, help="photographs with the column image")
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--write", action="store_true", help="write into the package")
     arguments = parser.parse_args()
     styles = _styles(arguments.data)

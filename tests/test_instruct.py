@@ -538,6 +538,12 @@ def test_what_an_instruction_names() -> None:
         "turn the sun into an orange": "orange",
         "turn the sun into orange": None,
         "make it orange": None,
+        "make it a flag of Japan": "flag of japan",
+        "add a cup of tea on the left": "cup of tea",
+        "add a hat of the same color": "hat",
+        "make it glasses": "glasses",
+        "make it darker": None,
+        "make it brighter colors": None,
     }
     assert {text: named_thing(text) for text in said} == said
 

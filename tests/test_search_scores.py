@@ -36,6 +36,15 @@ def test_similarity_and_bm25_stand_beside_the_fused_score(kb_path: Path) -> None
     np.testing.assert_array_equal(half.measures["similarity"], np.tile(hits.measures["similarity"][:, [1, 0]], (2, 1)))
 
 
+def test_a_name_that_no_item_has_is_said(kb_path: Path) -> None:
+    kb = KnowledgeBase.open(kb_path)
+    hits = kb.search(text=["zebra", "red apple"], k=3)
+    assert [len(row) for row in hits.notes] == [1, 0]
+    assert "no item has a word of 'zebra'" in hits.notes[0][0]
+    assert not kb.search(text="zebra", k=3, mode="dense").notes  # nobody asked for words
+    assert not kb.search(text="red apple", k=3).notes
+
+
 def test_a_cut_off_leaves_out_and_keeps_the_order(kb_path: Path) -> None:
     kb = KnowledgeBase.open(kb_path)
     for mode, measure in (("dense", "similarity"), ("hybrid", "similarity"), ("bm25", "bm25")):

@@ -182,6 +182,7 @@ def edit(
     from bowerbird.knowledge.base import KnowledgeBase
     from bowerbird.systems import filling, generation, records, unfamiliar
     from bowerbird.systems.edit_change import edit_hint
+    from bowerbird.systems.notes import readable
     from bowerbird.systems.queries import make_request
     from bowerbird.systems.reference_settings import Adapter, parse_lora
 
@@ -219,6 +220,8 @@ def edit(
         say_fewer(pipe, opened, k)
         if can.instructs and record["k"] and not hits.k:
             say("the instruction names nothing that is to come in, as 'a wolf' does, so nothing is looked up")
+        for note in readable(note for row in hits.notes for note in row):
+            say(note)
     if can.instructs and change_threshold is None:
         change_threshold = generation.default_settings(pipe).change_threshold
     how: dict[str, Any] = {

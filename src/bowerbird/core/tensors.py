@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Piece = TypeVar("Piece")
+NOT_FINITE = (
+    "the model's output is not finite: its weights are damaged, or float16 is too narrow for them; compute in float32,"
+    " or fetch it again"
+)
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.diffusion import discrete
 
@@ -58,10 +59,7 @@ class TokenSampling:
         logits that are no numbers, of which a picture would still be made."""
         logits = logits.float()
         if logits.isnan().any():
-            raise BowerbirdError(
-                "the model's output is not finite: its weights are damaged, or float16 is too narrow for them;"
-                " compute in float32, or fetch it again"
-            )
+            raise BowerbirdError(tensors.NOT_FINITE)
         if self.greedy:
             never = torch.full_like(logits, -torch.inf)
             return never.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)

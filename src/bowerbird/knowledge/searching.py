@@ -12,7 +12,7 @@ import numpy as np
 from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.images import check_opened
 from bowerbird.core.text import in_shell
-from bowerbird.core.types import Neighbors, TextEncoder
+from bowerbird.core.types import ABSENT, Neighbors, TextEncoder
 from bowerbird.data.columns import clean
 from bowerbird.knowledge.items import neighbors, rows_of
 from bowerbird.knowledge.rerank.registry import NONE, Rerank, load_reranker
@@ -103,7 +103,25 @@ def search(base: Searched, request: SearchRequest) -> Neighbors:
     answer = _by_text(base, request, texts, wanted, allowed) if texts else _by_vectors(base, request, wanted, allowed)
     found, measures = _narrowed(store, request, answer, k)
     known = neighbors(store, *found, base.pictures)
-    return replace(known, queries=tuple(texts), corrected=tuple(map(shown, answer.near)), measures=measures)
+    return replace(
+        known,
+        queries=tuple(texts),
+        corrected=tuple(map(shown, answer.near)),
+        measures=measures,
+        notes=_notes(texts, known, answer) if request.mode == "hybrid" else (),
+    )
+
+
+def _notes(texts: Sequence[str], found: Neighbors, answer: query.TextResult) -> tuple[tuple[str, ...], ...]:
+    """For each text that no item has a word of, and for which captioned items were found all the same, a line."""
+    if answer.words is None:
+        return ()
+    unsaid = (answer.words[0] == ABSENT).all(1)
+    lines = [
+        (f"no item has a word of {text!r}; the nearest by embedding were found",) if none and any(captions) else ()
+        for text, none, captions in zip(texts, unsaid, found.captions, strict=True)
+    ]
+    return tuple(lines) if any(lines) else ()
 
 
 def _check(request: SearchRequest, k: int, count: int, store: Store) -> None:

@@ -256,10 +256,7 @@ def as_output(sample: Tensor, output_type: str) -> Any:
     from diffusers.image_processor import VaeImageProcessor
 
     if not sample.isfinite().all():
-        raise BowerbirdError(
-            "the model's output is not finite: its weights are damaged, or float16 is too narrow for them;"
-            " compute in float32, or fetch it again"
-        )
+        raise BowerbirdError(tensors.NOT_FINITE)
     if output_type == "pil":
         return tensors.to_pil(sample)  # our own rounding, which every recorded picture was made with
     return VaeImageProcessor().postprocess(sample, output_type)

@@ -70,12 +70,17 @@ def nearest_color(rgb: Rgb) -> str:
 
 
 PLURAL = frozenset({"men", "women", "people", "children"})
+"""Of several, without an s at the end."""
+
+
+def of_several(word: str) -> bool:
+    """Whether a noun is in the plural, by its spelling."""
+    return word in PLURAL or (word.endswith("s") and not word.endswith(("ss", "us")))
 
 
 def with_article(phrase: str) -> str:
     """`phrase` with `a` or `an`; several things (`glasses`, `paw prints`) have none."""
-    last = phrase.split()[-1]
-    if last in PLURAL or (last.endswith("s") and not last.endswith(("ss", "us"))):
+    if of_several(phrase.split()[-1]):
         return phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 

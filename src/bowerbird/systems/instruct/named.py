@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bowerbird.data.scenes.words import COLORS, SIZES
+from bowerbird.data.scenes.words import COLORS, SIZES, of_several
 
 CLAUSE = re.compile(
     r"[,.;!?:]|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
@@ -23,6 +23,8 @@ CHANGED = re.compile(
 place comes `with` it: a wolf with a hat is a wolf."""
 MARKED = re.compile(r"\b(?:a|an|some|two|three|four|five|several|many)\s+(.+)")
 BARE = re.compile(r"\b(?:add|with|draw|put|give it|give (?:him|her|them)|wearing|become|becomes)\s+(.+)")
+SEVERAL = re.compile(r"\b(?:make|turn)\s+(?:it|this|that|them|him|her)\s+(.+)")
+"""What it becomes, where that is in the plural; in the singular, without an article, it is an adjective."""
 STYLE = re.compile(r"\b(?:in|of|to|into)?\s*the\s+style\s+of\b.*|\blooks?\s+like\b")
 AMOUNT = re.compile(
     r"\b(?:half\s+)?an?\s+(?:bit|lot|touch|tad|hint|shade|quarter|third|half|size|degree)s?\b(?:\s+of\b)?"
@@ -33,10 +35,10 @@ COUNTED = re.compile(
     r"^(?:(?:an?|some|more|two|three|four|five|several|many|few|lots|pair|couple|bunch|group)\s+(?:of\s+)?)+"
 )
 AFTER = re.compile(
-    r"\s+(?:to|on|in|into|at|of|left|right|above|below|under|over|beside|next|near|behind|between|around|from|by|for"
+    r"\s+(?:to|on|in|into|at|of(?=\s+(?:an?|the|this|that|its|his|her|their|them)\b)|left|right|above|below|under|over|beside|next|near|behind|between|around|from|by|for"
     r"|with|instead|please|that|which|who|while|so|everywhere)\b.*"
 )
-"""What ends a name."""
+"""What ends a name; `of` mostly belongs to one, as in `flag of Japan`."""
 ONE = re.compile(r"an?\s+")
 DEFINITE = re.compile(r"(?:the|it|its|this|that|him|his|her|their|them|all|no|both|every\w*|look(?:s|ing)?)\b")
 NO_THING = frozenset({
@@ -84,6 +86,9 @@ def _said(clause: str) -> Iterator[tuple[str, bool]]:
     for pattern in (MARKED, BARE):
         for found in pattern.finditer(clause):
             yield found[1], clause.startswith(("add", "draw", "put", "give"))
+    several = SEVERAL.search(clause)
+    if several is not None and of_several(several[1].split()[-1]):
+        yield several[1], False
 
 
 def _name(words: str) -> str | None:
@@ -91,7 +96,7 @@ def _name(words: str) -> str | None:
         return None
     name = AFTER.sub("", COUNTED.sub("", f"{words.strip()} ")).strip()
     said = name.split()
-    if not said or said[-1] in NO_THING or DEFINITE.match(name):
+    if not said or {said[-1], said[-1].removesuffix("s")} & NO_THING or DEFINITE.match(name):
         return None
     if set(said) <= PLAIN | {JOINED} and not (name in COLORS and ONE.match(words)):  # an orange is a fruit
         return None
