@@ -137,10 +137,7 @@ def _compare(full: Any, small: Any) -> str:
     edge, names = max(full.capabilities.sizes), [item.caption for item in items]
     if full.capabilities.likelihood:
         x = tensors.to_float(tensors.stack([square(picture, edge) for picture in shown]))
-        said = Neighbors.empty(names)
-        if not full.capabilities.captions:  # reads embeddings
-            encoder = encoders.load_recorded(full.config.encoder_name, full.config.encoder_fingerprint)
-            said = Neighbors.from_embeddings(encoder.embed_images(shown)[:, None], [[name] for name in names])
+        said = Neighbors.empty(names) if full.capabilities.captions else _embedded(full, names, shown)
         bits = [float(pipe.bits_per_token(x, said).mean()) for pipe in (full, small)]
         if bits[1] - bits[0] > MOST_BITS:
             raise BowerbirdError(f"8 bits cost too much: {bits[1]:.3f} bits a token, {bits[0]:.3f} in full precision")
@@ -149,14 +146,24 @@ def _compare(full: Any, small: Any) -> str:
     for number, (picture, name) in enumerate(zip(shown, names, strict=True)):
         settings = generation.default_settings(full)
         settings = replace(settings, seed=number, steps=8, change_threshold=0.0)
-        hits, source = Neighbors.from_images([name], [picture], [name]), None
+        source = None
         if full.capabilities.instructs:
             hits, source = Neighbors.empty(["make it blue"]), [picture]
+        elif full.capabilities.needs_images:
+            hits = Neighbors.from_images([name], [picture], [name])
+        else:
+            hits = _embedded(full, [name], [picture])
         made = [generation.generate(pipe, hits, settings, sources=source, batch=1)[0] for pipe in (full, small)]
         apart.append(_decibels(*made))
     if min(apart) < LEAST:
         raise BowerbirdError(f"8 bits cost too much: {min(apart):.1f} dB, under {LEAST:.0f}")
     return f"8 bits against full precision, {COUNT} pictures of {edge} px: {min(apart):.1f} dB at least"
+
+
+def _embedded(pipe: Any, names: Sequence[str], pictures: Sequence[Image.Image]) -> Neighbors:
+    """One neighbor for each of the names, its picture's embedding."""
+    encoder = encoders.load_recorded(pipe.config.encoder_name, pipe.config.encoder_fingerprint)
+    return Neighbors.from_embeddings(encoder.embed_images(list(pictures))[:, None], [[name] for name in names])
 
 
 def _decibels(first: Image.Image, second: Image.Image) -> float:

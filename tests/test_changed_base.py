@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import doubles
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bowerbird.core import files
 from bowerbird.core.errors import BowerbirdError, MismatchError
-from bowerbird.models.weights import bundled
+from bowerbird.systems import loading
 from bowerbird.systems.grounded.adapter_file import ADAPTER
 from bowerbird.systems.grounded.pipeline import ReferencePipeline
 from bowerbird.systems.grounded.recorded_base import base_header
@@ -37,12 +36,7 @@ def base_of(name: str, place: Path) -> Path:
     if name == "sd":
         doubles.sd().save_pretrained(place)
     else:
-        found, autoencoder = bundled(name), bundled("tiny-autoencoder")
-        assert found is not None
-        assert autoencoder is not None
-        shutil.copytree(found, place)
-        if name == "tiny-rdm":  # which shares it with the others that are bundled
-            shutil.copytree(autoencoder, place / "vae")
+        loading.load_pipeline(name).save_pretrained(place)
     return place
 
 

@@ -361,13 +361,11 @@ def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, ran
 def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
     recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
     assert recipe["train"]["steps"] == 9
-    dry = bowerbird("train", "tiny-rarm", "--dry-run", cwd=tmp_path)
-    assert json.loads(dry.stdout)["system"]["encoder"] == "small"
-    absent = (
-        "tiny-rarm: system.tokenizer runs/vq-drawings/model is not there; train it first: bowerbird train vq-drawings"
-    )
+    dry = bowerbird("train", "rdm-patches", "--dry-run", cwd=tmp_path)
+    assert json.loads(dry.stdout)["system"]["encoder"] == "runs/small-patches/model"
+    absent = "system.autoencoder runs/autoencoder-8/model is not there; train it first: bowerbird train autoencoder-8"
     assert absent in dry.stderr
-    refused("train", "tiny-rarm", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
+    refused("train", "rdm-patches", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
     command = (
         "train",
@@ -530,6 +528,7 @@ def test_models_and_doctor(tmp_path: Path) -> None:
         "tiny-rdm-fast",
         "tiny-reimagen",
         "tiny-sd",
+        "vq-drawings",
     }
     checks = json.loads(bowerbird("doctor", "--json", cwd=tmp_path).stdout)
     assert {c["name"] for c in checks["checks"]} >= {"python", "torch", "models", "emoji font"}

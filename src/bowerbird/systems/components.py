@@ -44,7 +44,8 @@ def load_tokenizer(name: str) -> Any:
     path = bundled(name) or Path(name)
     if not (path / "config.json").is_file():
         raise BowerbirdError(
-            f"tokenizer {name!r}: not a directory with a config.json; train it first: bowerbird train tiny-vq"
+            f"tokenizer {name!r}: not bundled and not a directory with a config.json; train one: bowerbird train"
+            " vq-drawings"
         )
     kind = network_files.check_config(path / "config.json").get("_class_name")
     if kind != "VQModel":

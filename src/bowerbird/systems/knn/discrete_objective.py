@@ -59,12 +59,11 @@ class TokenSizes(BaseModel):
 class KNNDiscreteConfig(ObjectiveConfig):
     """Everything that shapes the discrete model and its training data; stored in `recipe.json`.
 
-    `tokenizer` None: the bundled autoencoder with a codebook of `symbols` fitted to the pictures, without the training
-    of `tiny-vq`.
+    `tokenizer` None: the bundled autoencoder with a codebook of `symbols` fitted to the pictures.
     """
 
     kind: Literal["knn-discrete"] = "knn-discrete"
-    tokenizer: str | None = network("runs/tiny-vq/model")
+    tokenizer: str | None = network("vq-drawings")
     symbols: Count = 512
     transformer: TokenSizes = TokenSizes()
     encoder: str = network("small")

@@ -17,8 +17,8 @@ from bowerbird.core.types import Encoder, Neighbors
 from bowerbird.diffusion import guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.knowledge.rerank.registry import Rerank
+from bowerbird.models import quantized, weights
 from bowerbird.models.unet import OWN, load_over, save_over
-from bowerbird.models.weights import bundled
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Denoising, SystemOutput
 from bowerbird.systems.knn import edit_source, network, retrieval
@@ -239,7 +239,7 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
     def save_over(self, directory: Path) -> None:
         """Write the pipeline for bundling: the autoencoder is the bundled one, and of the network only what `tiny-rdm`
         has not is kept. Raises: MismatchError for a model with another autoencoder."""
-        base, shared = _bundled_base(torch.float32)
+        base, shared = _bundled_base()
         known = common.fingerprint([base, shared])
         if common.fingerprint([shared]) != common.fingerprint([self.vae]):
             raise MismatchError(
@@ -254,14 +254,15 @@ class KNNDiffusionPipeline(retrieval.KNNSystem):
         """The bundled autoencoder and the base network, where only what differs from it is kept (`save_over`)."""
         if not (place / "unet" / OWN).is_file():
             return {}
-        base, shared = _bundled_base(torch.float32)
+        base, shared = _bundled_base()
         unet = load_over(place / "unet", base, dtype, common.fingerprint([base, shared]))
         return {"unet": unet, "vae": shared if dtype == torch.float32 else shared.to(dtype)}
 
 
-def _bundled_base(dtype: torch.dtype) -> tuple[Any, Any]:
-    """The network that `tiny-knn` was trained from, and the autoencoder both generate through."""
+def _bundled_base() -> tuple[Any, Any]:
+    """The network that `tiny-knn` was trained from, rounded to half precision as what is kept over it, and the
+    autoencoder both generate through."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=dtype)
-    return unet, AutoencoderKL.from_pretrained(bundled("tiny-autoencoder"), dtype=dtype)
+    unet = quantized.load(UNet2DConditionModel, weights.FOLDER / "tiny-rdm" / "unet", torch.float16).float()
+    return unet, AutoencoderKL.from_pretrained(weights.FOLDER / "tiny-autoencoder", dtype=torch.float32)

@@ -69,7 +69,7 @@ class RACM3Config(ObjectiveConfig):
     """
 
     kind: Literal["racm3"] = "racm3"
-    tokenizer: str | None = network("runs/vq-drawings/model")
+    tokenizer: str | None = network("vq-drawings")
     symbols: Count = 512
     encoder: str = network("small")
     decoder: DecoderSizes = DecoderSizes()

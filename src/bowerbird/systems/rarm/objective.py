@@ -60,7 +60,7 @@ class RARMConfig(ObjectiveConfig):
     """
 
     kind: Literal["rarm"] = "rarm"
-    tokenizer: str | None = network("runs/vq-drawings/model")
+    tokenizer: str | None = network("vq-drawings")
     symbols: Count = 512
     transformer: RARMSizes = RARMSizes()
     encoder: str = network("small")

@@ -13,7 +13,7 @@ from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import conditioning, guidance, schedulers
 from bowerbird.diffusion.conditions import Conditioning, Tokens
 from bowerbird.knowledge.rerank.registry import Rerank
-from bowerbird.models import low_rank, weights
+from bowerbird.models import low_rank, quantized, weights
 from bowerbird.models.weights import bundled
 from bowerbird.systems import common
 from bowerbird.systems.base import Callback, Capabilities, Denoising, SystemOutput
@@ -218,7 +218,7 @@ class RDMPipeline(EmbeddingSystem):
         if place.parent == weights.FOLDER and (place / low_rank.FOLDER).is_dir() and "unet" not in given:
             from diffusers import UNet2DConditionModel
 
-            base = UNet2DConditionModel.from_pretrained(bundled("tiny-rdm"), subfolder="unet", dtype=torch.float32)
+            base = quantized.load(UNet2DConditionModel, weights.FOLDER / "tiny-rdm" / "unet", torch.float32)
             factors = place / low_rank.FOLDER
             shared["unet"] = low_rank.merge(base, factors, common.fingerprint([base])).to(dtype)
         return shared

@@ -55,9 +55,9 @@ def tiny_knn(*, tiny: bool = False) -> Recipe:
 
 
 def tiny_knn_discrete(*, tiny: bool = False) -> Recipe:
-    """The discrete backbone on the tokens of `tiny-vq`: 4.9M parameters, 100 times.
+    """The discrete backbone on the tokens of `vq-drawings`: 100 times.
 
-    Command: bowerbird train tiny-vq --data SOURCE, then bowerbird train tiny-knn-discrete --data SOURCE
+    Command: bowerbird train tiny-knn-discrete --data SOURCE
     Differs from the paper: see `systems/knn/discrete_objective.py`.
     """
     train = TrainConfig(

@@ -12,7 +12,7 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
     """RA-CM3 (arXiv 2211.12561) for any drawing: 4.3M parameters, up to two documents of caption and picture.
 
     Command: bowerbird train tiny-racm3 --data drawings.parquet --out runs/tiny-racm3
-    (after bowerbird train vq-drawings; `system.tokenizer=null` fits a tokenizer instead)
+    (`--set system.tokenizer=null` fits a tokenizer to the pictures)
     Takes: a step of 16 sequences about 4 s of one core without fast bfloat16, 4,000 steps four hours and a half of one.
     Differs from the paper: see `systems/racm3/objective.py`.
     """

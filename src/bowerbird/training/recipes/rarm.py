@@ -16,7 +16,7 @@ def tiny_rarm(*, tiny: bool = False) -> Recipe:
     and lines of their own.
 
     Command: bowerbird train tiny-rarm --data drawings.parquet --out runs/tiny-rarm
-    (after bowerbird train vq-drawings; `system.tokenizer=null` fits a tokenizer instead)
+    (`--set system.tokenizer=null` fits a tokenizer to the pictures)
     Differs from the paper: see `systems/rarm/objective.py`.
     """
     train = TrainConfig(
