@@ -6,7 +6,7 @@ import { useStore } from "../../lib/store.js";
 import { Check, NumberField, RangeField, Segments, SelectField, Settings, TextField } from "../../parts/fields.js";
 import { Icon, IconButton } from "../../parts/icon.js";
 import { ErrorNote } from "../../parts/notices.js";
-import { MOST_VARIANTS, canGenerate, gridAxes, readsText, takesReferences } from "./request.js";
+import { MOST_VARIANTS, canGenerate, drawsTokens, gridAxes, readsText, takesReferences } from "./request.js";
 
 const set = (part) => draft.patch(part);
 
@@ -65,10 +65,10 @@ export function Form({ now, model, error, sending, onGenerate }) {
     <details class="more">
       <summary>More settings</summary>
       <div class="field-grid">
-        <${NumberField} label="Steps" min="1" max=${most.steps} value=${now.steps} placeholder=${usual(defaults.steps)} onValue=${(steps) => set({ steps })} error=${wrong("steps")} />
+        ${!drawsTokens(model) && html`<${NumberField} label="Steps" min="1" max=${most.steps} value=${now.steps} placeholder=${usual(defaults.steps)} onValue=${(steps) => set({ steps })} error=${wrong("steps")} />`}
         <${NumberField} label="Guidance" min="0" step="0.1" value=${now.guidance} placeholder=${usual(defaults.guidance_scale)} onValue=${(guidance) => set({ guidance })} error=${wrong("guidance_scale")} />
         ${readsText(model) && html`<${NumberField} label="Text ratio" min="0" max="1" step="0.05" value=${now.textRatio} placeholder="usual" onValue=${(textRatio) => set({ textRatio })} error=${wrong("text_ratio")} />`}
-        <${SelectField} label="Sampler" value=${now.sampler} onValue=${(sampler) => set({ sampler })} options=${[{ value: null, label: "usual" }, ...samplers.map(same)]} />
+        ${!drawsTokens(model) && html`<${SelectField} label="Sampler" value=${now.sampler} onValue=${(sampler) => set({ sampler })} options=${[{ value: null, label: "usual" }, ...samplers.map(same)]} />`}
         <${SelectField} label="Size" value=${now.size === ownSize(model) ? null : now.size} onValue=${(size) => set({ size })} options=${sizeOptions(model, now.size)} error=${wrong("height") ?? wrong("width")} />
         <${SelectField} label="Search" value=${now.searchMode} onValue=${(searchMode) => set({ searchMode })} options=${SEARCHES} />
         <${SelectField} label="Re-rank" value=${now.rerank} onValue=${(rerank) => set({ rerank })} options=${rerankers(status)} hint="What is found, in a better order" />

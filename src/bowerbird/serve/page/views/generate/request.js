@@ -24,6 +24,8 @@ export const canGenerate = (draft) => Boolean(draft.prompt.trim()) || draft.pinn
 
 /** Whether a model balances text and neighbors; one that was not opened yet may. */
 export const readsText = (model) => model?.capabilities?.reads_text ?? true;
+/** Whether the model draws tokens one by one, a token a step: there are no steps to choose, and no sampler. */
+export const drawsTokens = (model) => Boolean(model?.capabilities?.samples_tokens);
 /** Whether the model is somebody else's base, which reads neighbors as references. */
 export const takesReferences = (model) => Boolean(model?.capabilities?.takes_references);
 /** Chosen neighbors are what is used, whatever phrases there are. */
@@ -48,10 +50,10 @@ export function requestOf(draft, { kb, model, neighbors }) {
     knowledge_base: kb,
     n: draft.n,
     k: draft.k,
-    steps: draft.steps,
+    steps: drawsTokens(model) ? null : draft.steps,
     guidance_scale: draft.guidance,
     ...referencesOf(draft, model),
-    sampler: draft.sampler,
+    sampler: drawsTokens(model) ? null : draft.sampler,
     ...edgesOf(draft),
     search_mode: draft.searchMode,
     rerank: draft.rerank,
