@@ -6,7 +6,7 @@ agree in most of the picture, of which no model was trained on the second. Measu
 - dB: peak signal-to-noise ratio outside the change, against the picture as it was.
 
     python benchmarks/edits.py --data ../shared/data/emoji.parquet --knn tiny-knn --instruct runs/tiny-instruct/model
-        --encoder runs/small-patches/model --sheet edits.png
+        --sheet edits.png
 
 "without" is the same instruction and no reference; "another" has the reference of another pair. Settings are no choice
 of this file: give `--image-guidance` and `--guidance-scale` several times for a curve.
@@ -51,12 +51,12 @@ def score(before: Tensor, wanted: Tensor, made: Tensor, changed: Tensor) -> tupl
 
 
 def by_instruction(
-    model: str, encoder: str, drawings: Pictures, pairs: EditPairs, scales: Sequence[tuple[float, float]], steps: int
+    model: str, drawings: Pictures, pairs: EditPairs, scales: Sequence[tuple[float, float]], steps: int
 ) -> Made:
     """What a model that reads instructions makes, with the reference found by name, with that of another pair, and
     without."""
     pipe = loading.load_pipeline(model)
-    near = found_by_name(drawings, pairs, encoders.load(encoder), 1)
+    near = found_by_name(drawings, pairs, 1)
     said = tuple(f"make it {with_article(name.lower())}" for name in near.queries)
     other = near.rows(np.roll(np.arange(len(near)), 1))
     arms = {"reference": near, "another": other, "without": Neighbors.empty(said)}
@@ -76,7 +76,7 @@ def by_retrieval(model: str, drawings: Pictures, pairs: EditPairs, steps: int) -
     """KNN-Diffusion's edit, and image-to-image with the same network."""
     pipe = loading.load_pipeline(model)
     encoder = encoders.load("small")
-    near = found_by_name(drawings, pairs, encoder, K)
+    near = found_by_name(drawings, pairs, K, encoder=encoder)
     names = list(near.queries)
     asked = Neighbors.from_embeddings(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names])
     usual = replace(generation.default_settings(pipe), steps=steps)
@@ -100,7 +100,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--knn")
     parser.add_argument("--instruct")
-    parser.add_argument("--encoder")
     parser.add_argument("--guidance-scale", type=float, action="append")
     parser.add_argument("--image-guidance", type=float, action="append")
     parser.add_argument("--steps", type=int, default=12)
@@ -115,7 +114,7 @@ def main() -> None:
     if arguments.instruct:
         texts, images = arguments.guidance_scale or [4.0], arguments.image_guidance or [1.5]
         scales = [(text, image) for text in texts for image in images]
-        made |= by_instruction(arguments.instruct, arguments.encoder, drawings, pairs, scales, arguments.steps)
+        made |= by_instruction(arguments.instruct, drawings, pairs, scales, arguments.steps)
     changed = torch.from_numpy(pairs.changed)
     for name, x in made.items():
         done, kept = score(before, wanted, x, changed)

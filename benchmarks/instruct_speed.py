@@ -3,8 +3,8 @@
     python benchmarks/instruct_speed.py                                  # random weights of tiny-instruct's size
     python benchmarks/instruct_speed.py --model runs/tiny-instruct/model --repeats 20
 
-Weights do not change how long it takes. `--references` is the width of one token of a reference, 0 leaves it out; the
-goal is 2 s for one picture on two cores. Alone on the machine, with OMP_NUM_THREADS unset or 2.
+Weights do not change how long it takes. `--no-references` leaves the reference out; the goal is 2 s for one picture on
+two cores. Alone on the machine, with OMP_NUM_THREADS unset or 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bowerbird.models.unet import build_unet, widen
 from bowerbird.systems import generation, loading
 from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.instruct.config import InstructConfig
-from bowerbird.systems.instruct.network import ReferenceProjection
+from bowerbird.systems.instruct.network import ReferenceInput
 from bowerbird.systems.instruct.pipeline import InstructPipeline
 from bowerbird.training.recipes import recipe
 
@@ -34,7 +34,7 @@ GOAL = 2.0
 SAID = "make it a wolf"
 
 
-def random_model(width: int) -> InstructPipeline:
+def random_model(*, references: bool) -> InstructPipeline:
     """A model of the sizes of `tiny-instruct` over the bundled autoencoder, its weights random."""
     config = recipe("tiny-instruct").system
     assert isinstance(config, InstructConfig)
@@ -48,8 +48,8 @@ def random_model(width: int) -> InstructPipeline:
     own = {"prediction_type": config.prediction_type, "steps_offset": 1}
     scheduler = schedulers.scheduler("dpmsolver++", config={**schedulers.BETAS, **own})
     pipe = InstructPipeline(autoencoder, text.eval(), tokenizer, unet.eval(), scheduler)
-    if width:
-        pipe.references = ReferenceProjection(width, None, config.text.width).eval()
+    if references:
+        pipe.references = ReferenceInput(latents, unet.conv_in.out_channels).eval()
     return pipe
 
 
@@ -59,8 +59,7 @@ def measure(pipe: InstructPipeline, count: int, steps: int, repeats: int) -> lis
     sources = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8))] * count
     hits = Neighbors.empty([SAID] * count)
     if pipe.references is not None:
-        embedding = rng.normal(size=(1, 1, pipe.references.dim)).astype(np.float32)
-        hits = replace(Neighbors.from_embeddings(embedding, [["wolf"]]), queries=(SAID,)).repeat(count)
+        hits = Neighbors.from_images([SAID], sources[:1], ["wolf"]).repeat(count)
     settings = replace(generation.default_settings(pipe), steps=steps)
     spent = []
     for _ in range(repeats + 1):
@@ -73,13 +72,13 @@ def measure(pipe: InstructPipeline, count: int, steps: int, repeats: int) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--references", type=int, default=512)
+    parser.add_argument("--no-references", action="store_true")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
     if arguments.model is None:
-        pipe = random_model(arguments.references)
+        pipe = random_model(references=not arguments.no_references)
     else:
         opened = loading.load_pipeline(arguments.model)
         assert isinstance(opened, InstructPipeline), "not a model that edits by instruction"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bowerbird.cli.main import app
-from bowerbird.core import images, provenance, seeds, tensors
+from bowerbird.core import images, provenance, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.data.edits import wordings
@@ -33,21 +32,13 @@ from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
 from bowerbird.data.scenes.vocabulary import build_vocabulary
 from bowerbird.diffusion import guidance
-from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models import network_files, quantized, weights
 from bowerbird.models.unet import UNetConfig, build_unet, widen
 from bowerbird.systems import generation, jobs, loading, records, regeneration
-from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.instruct.named import named_thing
-from bowerbird.systems.instruct.network import (
-    FILE,
-    ReferenceProjection,
-    joined,
-    load_references,
-    predict,
-    save_references,
-)
+from bowerbird.systems.instruct.network import FILE, ReferenceInput, load_references, predict, save_references
 from bowerbird.systems.instruct.pipeline import InstructPipeline
 from bowerbird.systems.queries import Request
 from bowerbird.training import recipes
@@ -243,75 +234,68 @@ def test_the_widened_network_is_the_base_until_it_is_trained() -> None:
     assert widen(UNet2DConditionModel.from_config(unsaid), 8, None).conv_in.in_channels == 8
 
 
-def test_an_absent_reference_is_as_none() -> None:
+def test_a_reference_is_as_further_channels_and_an_absent_one_as_none(tmp_path: Path) -> None:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         unet = build_unet(
-            UNetConfig(block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16), None
+            UNetConfig(in_channels=8, block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16),
+            None,
         )
-        projection = ReferenceProjection(6, None, 16)
-        x, text, embedding = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16), torch.randn(2, 1, 6)
-    weights = torch.tensor([[1.0], [0.0]])
-    keys, mask = joined(text, projection(embedding, weights))
-    both = unet(x, 5, encoder_hidden_states=keys, encoder_attention_mask=mask).sample
-    alone = unet(x, 5, encoder_hidden_states=text).sample
-    assert torch.allclose(both[1], alone[1], atol=1e-5)
-    assert (both[0] - alone[0]).abs().max() > 1e-3
+        references = ReferenceInput(4, 32)
+        x, image, shown = torch.randn(3, 2, 4, 8, 8)
+        text = Tokens(torch.randn(2, 5, 16), torch.ones(2, 5))
 
+    def predicted(weights: list[float]) -> torch.Tensor:
+        near = FeatureMaps((shown[:, None],), torch.tensor(weights)[:, None])
+        condition = Conditioning(near, text=text, image=image)
+        return predict(unet, references, x, torch.tensor(5), condition, 64)
 
-def test_references_begin_as_what_an_rdm_attends_to(drawn_folder: Path, random_rdm: Path, tmp_path: Path) -> None:
-    own = [f"system.start={random_rdm}", "system.text.width=16", "system.reference_weight=8"]
-    recipe = with_settings(recipes.recipe("tiny-instruct", tiny=True), own)
-    pictures = read_pictures(recipe, drawn_folder)
-    made = build_objective(recipe, pictures, tmp_path)
-    rdm, encoder = load_start(str(random_rdm))
-    embeddings = torch.from_numpy(encoder.embed_images(tensors.to_pil(pictures.pixels[:3])))
-    hits = Neighbors.from_embeddings(embeddings[:, None].numpy(), [["a picture"]] * 3)
     with torch.no_grad():
-        wanted = rdm.unet.encoder_hid_proj(rdm.condition(hits).neighbors.keys)
-        found = made.references(embeddings[:, None], torch.ones(3, 1))
-    assert torch.allclose(found.keys, wanted, atol=1e-5)
-    assert torch.allclose(found.weights, torch.full((3, 1), 8.0))
-    shorter = build_objective(with_settings(recipe, ["system.start_length=1"]), pictures, tmp_path / "shorter")
-    with torch.no_grad():
-        bias = rdm.unet.encoder_hid_proj.bias
-        said = shorter.references(embeddings[:, None], torch.ones(3, 1)).keys - bias
-    assert torch.allclose(said * encoder.dim**0.5, wanted - bias, atol=1e-4)
-    other = with_settings(recipe, ["system.text.width=32"])
-    with pytest.raises(BowerbirdError, match="other tokens than the RDM to start from"):
-        build_objective(other, pictures, tmp_path / "other")
-
-
-def test_a_reference_counts_as_many_tokens_in_half_precision_too(tmp_path: Path) -> None:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        unet = build_unet(
-            UNetConfig(block_out_channels=(32, 32), attention=(False, True), cross_attention_dim=16), None
+        alone = unet(torch.cat([x, image], 1), 5, encoder_hidden_states=text.keys).sample
+        assert torch.equal(predicted([1.0, 1.0]), alone)  # until it is trained
+        for parameter in references.parameters():
+            parameter.normal_()
+        found = predicted([1.0, 0.0])
+        assert torch.allclose(found[1], alone[1], atol=1e-5)
+        wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": 12})
+        weights = unet.state_dict()
+        wide.load_state_dict(
+            {
+                **weights,
+                "conv_in.weight": torch.cat([weights["conv_in.weight"], references.conv.weight], 1),
+                "conv_in.bias": weights["conv_in.bias"] + references.conv.bias,
+            }
         )
-        heavy = ReferenceProjection(6, None, 16, weight=40.0)
-        x, image = torch.randn(2, 2, 2, 8, 8)
-        text, embedding = torch.randn(2, 5, 16), torch.randn(2, 1, 6)
-    light = copy.deepcopy(heavy)
-    torch.nn.init.zeros_(light.log_weight)
-    weights = torch.tensor([[1.0], [0.0]])
+        whole = wide(torch.cat([x, image, shown], 1), 5, encoder_hidden_states=text.keys).sample
+    assert torch.allclose(found[0], whole[0], atol=1e-4)
+    assert (found[0] - alone[0]).abs().max() > 1e-2
+    assert not unet.conv_in._forward_hooks
 
-    def predicted(projection: ReferenceProjection, dtype: torch.dtype) -> torch.Tensor:
-        text_tokens = Tokens(text, torch.ones(2, 5))
-        condition = Conditioning(projection(embedding, weights), text=text_tokens, image=image)
-        return predict(unet.to(dtype), x.to(dtype), 5, condition, 64).float()  # type: ignore[arg-type]
-
-    with torch.no_grad():
-        full, plain = predicted(heavy, torch.float32), predicted(light, torch.float32)
-        half = predicted(heavy, torch.bfloat16)  # last, as it rounds the network's weights
-    assert (full[0] - half[0]).abs().max() < 0.3 * (full[0] - plain[0]).abs().max()
-    assert torch.allclose(full[1], plain[1], atol=1e-5)
-
-    save_references(heavy, tmp_path / FILE, "small", "f" * 16)
-    assert float(load_references(tmp_path / FILE, 16)[0].log_weight.exp()) == pytest.approx(40)
-    torch.nn.init.constant_(heavy.log_weight, 50.0)
-    save_references(heavy, tmp_path / FILE, "small", "f" * 16)
+    save_references(references, tmp_path / FILE)
+    again = load_references(tmp_path / FILE, unet, 4)
+    assert torch.equal(again.conv.weight, references.conv.weight)
     with pytest.raises(BowerbirdError, match="does not fit this model"):
-        load_references(tmp_path / FILE, 16)
+        load_references(tmp_path / FILE, unet, 16)
+    torch.nn.init.constant_(references.conv.bias, float("nan"))  # type: ignore[arg-type]
+    save_references(references, tmp_path / FILE)
+    with pytest.raises(BowerbirdError, match="not finite"):
+        load_references(tmp_path / FILE, unet, 4)
+
+
+def test_training_shows_a_drawing_of_the_name(drawn_folder: Path, tmp_path: Path) -> None:
+    recipe = with_settings(recipes.recipe("tiny-instruct", tiny=True), ["system.exact=0"])
+    pictures = read_pictures(recipe, drawn_folder)
+    objective = build_objective(recipe, pictures, tmp_path)
+    data, scale = objective.data, float(objective.frozen[0].config.scaling_factor)
+    batch = objective.batch(0, 200)
+    referred = batch["weights"] > 0
+    assert referred.sum() > 5
+    assert not batch["references"][~referred].any()
+    drawings = data.drawings.float() / scale
+    apart = (batch["references"][referred][:, None] - drawings[None]).flatten(2).abs().amax(2)
+    shown = {pictures.captions[int(row)] for row in apart.argmin(1)}
+    assert float(apart.amin(1).max()) == 0
+    assert shown <= {pictures.captions[edit.drawing] for edit in data.edits.edits if edit.drawing != NONE}
 
 
 def test_two_scales() -> None:
@@ -342,7 +326,7 @@ def test_one_draw_decides_what_is_dropped(drawn_folder: Path, tmp_path: Path) ->
     no_image = (batch["image"] == 0).flatten(1).all(1)
     for share in (no_text & ~no_image, no_text & no_image, ~no_text & no_image):
         assert abs(float(share.float().mean()) - 0.05) < 0.015
-    assert not bool((no_text & (batch["weights"][:, 0] > 0)).any())
+    assert not bool((no_text & (batch["weights"] > 0)).any())
     # the scale is of the noisy latents alone
     objective.frozen[0].register_to_config(scaling_factor=0.5)
     unscaled = objective.batch(0, 4000)
@@ -437,8 +421,8 @@ def test_an_edit_is_made_again_from_its_record(model: Path, picture: Image.Image
     assert isinstance(pipe, InstructPipeline)
     assert pipe.references is not None
     settings = replace(generation.default_settings(pipe), steps=2, image_guidance=1.3)
-    embedding = np.random.default_rng(0).normal(size=(1, 1, pipe.references.dim)).astype(np.float32)
-    with_one = replace(Neighbors.from_embeddings(embedding, [["wolf"]]), queries=("make it a wolf",))
+    torch.nn.init.normal_(pipe.references.conv.weight)  # two steps of training teach it little
+    with_one = Neighbors.from_images(["make it a wolf"], [picture.resize((80, 40))], ["wolf"])
     made = []
     for hits in (with_one, Neighbors.empty(["make it a wolf"])):
         images = generation.generate(pipe, hits, settings, sources=[picture])
@@ -600,6 +584,14 @@ def test_nothing_is_looked_up_where_nothing_comes_in(
         assert said in str(refused.exception)
     with pytest.raises(BowerbirdError, match="reads at most 1 reference; got `k=2`"):
         pipe.retrieve(Request(prompts=("make it a red square",), k=2), kb)
+    own = ["edit", model, "--image", tmp_path / "in.png", "--instruction", "make it a wolf", "--reference"]
+    own += [tmp_path / "in.png", "-n", 1, "--steps", 1, "--out"]
+    made = CliRunner().invoke(app, [str(w) for w in (*own, tmp_path / "own")])
+    assert made.exit_code == 0, made.output
+    record = provenance.read_png(tmp_path / "own" / "000.png")
+    assert (record["k"], len(record["pictures"]), record["query"]) == (1, 1, "make it a wolf")
+    refused = CliRunner().invoke(app, [str(w) for w in (*own, tmp_path / "no", "--kb", kb.path)])
+    assert "one of them" in str(refused.exception)
 
 
 @pytest.mark.parametrize("size", [(90, 60), (30, 81)])
@@ -642,7 +634,7 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folde
     list(train_recipe(first, read_pictures(first, drawn_folder), tmp_path / "sd", sheets=False))
     base = tmp_path / "sd" / "model"
     recipe = recipes.recipe("tiny-instruct", tiny=True)
-    system = recipe.system.model_copy(update={"base": str(base), "encoder": None, "change_threshold": 0.5})
+    system = recipe.system.model_copy(update={"base": str(base), "references": False, "change_threshold": 0.5})
     recipe = recipe.model_copy(update={"system": system})
     pictures = read_pictures(recipe, drawn_folder)
     steps = train_recipe(recipe, pictures, tmp_path / "run", sheets=False)
@@ -681,6 +673,8 @@ def test_a_run_does_not_go_on_when_its_base_has_changed(model: Path, drawn_folde
     kb, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder)
     with pytest.raises(BowerbirdError, match="a knowledge base changes nothing"):
         trained("make it a heart", source=Image.new("RGB", (64, 64)), knowledge_base=kb)
+    with pytest.raises(BowerbirdError, match="a reference changes nothing"):
+        trained.own_references("make it a heart", [picture], [""])
 
 
 def test_the_picture_of_what_is_shown_is_held_once() -> None:

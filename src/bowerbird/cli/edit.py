@@ -79,7 +79,11 @@ def edit(
         ),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="Image of what the result should show, instead of --prompt.")
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Image of what the result should show, instead of --prompt; with --instruction: of what it names.",
+        ),
     ] = None,
     k: Annotated[
         int | None,
@@ -201,6 +205,9 @@ def edit(
         each = [pipe.retrieve_like(picture, opened, k) for picture in pictures]
         hits = Neighbors.stack(each).repeat(n)
         record: dict[str, Any] = {"k": hits.k, "search_mode": None}
+    elif instruction is not None and wanted is not None:
+        hits = pipe.own_references(instruction, [wanted], [""]).repeat(len(pictures) * n)
+        record = {"k": hits.k, "search_mode": None}
     else:
         request = pipe.resolve(
             make_request(
@@ -319,10 +326,12 @@ def _check_change(
     image_guidance: float | None,
 ) -> None:
     """Raises: BowerbirdError when what to change is not said once, or nothing says it."""
-    if sum(given is not None for given in (prompt, reference, instruction)) != 1:
+    of_instruction = instruction is not None and prompt is None and kb is None
+    if sum(given is not None for given in (prompt, None if of_instruction else reference, instruction)) != 1:
         raise BowerbirdError(
             "edit: say what the picture is to show with --prompt T or --reference F, or what to change with"
-            " --instruction T, one of them; or where something else is to come with --mask F.png"
+            " --instruction T, one of them; or where something else is to come with --mask F.png. A --reference shows"
+            " what an --instruction names where no --kb does"
         )
     if instruction is None and kb is None:
         raise BowerbirdError("edit: give --kb, from which --prompt and --reference retrieve")

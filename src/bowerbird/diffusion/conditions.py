@@ -43,8 +43,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Neighbors as a network's own features: one map `(B, K, F F, C)` a stage, and `weights` `(B, K)`, 0 for a
-    neighbor that is not there."""
+    """Neighbors as features: maps `(B, K, …)`, of a network's own stages `(B, K, F F, C)` each, or of latents, and
+    `weights` `(B, K)`, 0 for a neighbor that is not there."""
 
     maps: tuple[Tensor, ...]
     weights: Tensor

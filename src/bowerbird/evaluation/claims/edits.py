@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from bowerbird.core import tensors
 from bowerbird.core.types import ABSENT, Encoder, Neighbors
 from bowerbird.data.pictures import Pictures
 from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Benchmark, per_entity
+from bowerbird.evaluation.claims.benchmark import Benchmark, neighbors_at, per_entity
 from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
 from bowerbird.evaluation.claims.edit_pairs import EditPairs, find
 from bowerbird.evaluation.claims.experiment import Experiment
@@ -164,7 +164,7 @@ def _candidates(experiment: Experiment, pairs: EditPairs) -> list[str]:
 def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
     """The embedding of each target's name, and the k drawings found by it, without the target itself."""
     encoder = encoders.load("small")
-    near = found_by_name(experiment.drawings, pairs, encoder, K)
+    near = found_by_name(experiment.drawings, pairs, K, encoder=encoder)
     names = list(near.queries)
     return Neighbors.concat(
         Neighbors.from_embeddings(encoder.embed_text(names)[:, None], [[f"(text) {name}"] for name in names]), near
@@ -172,10 +172,15 @@ def hits_of(experiment: Experiment, pairs: EditPairs) -> Neighbors:
 
 
 def found_by_name(
-    drawings: Pictures, pairs: EditPairs, encoder: Encoder, k: int, said: Sequence[str | None] | None = None
+    drawings: Pictures,
+    pairs: EditPairs,
+    k: int,
+    said: Sequence[str | None] | None = None,
+    *,
+    encoder: Encoder | None = None,
 ) -> Neighbors:
     """The k drawings found by each target's name, or by what is `said` of it (None: nothing), without the target
-    itself."""
+    itself; with their embeddings by an `encoder`, for models that generate from those."""
     names = [drawings.captions[i] for i in pairs.target] if said is None else [name or "" for name in said]
     index = bm25.build(drawings.captions, [""] * len(drawings))
     ids = np.full((len(names), k), ABSENT, np.int64)
@@ -183,22 +188,15 @@ def found_by_name(
         allowed = np.arange(len(drawings)) != target
         if name:
             ids[i] = bm25.search(index, np.arange(len(drawings)), name, k, allowed)[0]
-    there = ids != ABSENT
-    used = np.unique(ids[there])
+    found = neighbors_at(drawings, names, ids)
+    if encoder is None:
+        return found
+    used = np.unique(ids[ids != ABSENT])
     known = dict(zip(used.tolist(), encoder.embed_images(tensors.to_pil(drawings.pixels[used])), strict=True))
     vectors = np.stack(
         [[known[i] if i != ABSENT else np.zeros(encoder.dim, np.float32) for i in row] for row in ids.tolist()]
     )
-    captions = tuple(tuple(drawings.captions[i] if i != ABSENT else "" for i in row) for row in ids.tolist())
-    return Neighbors(
-        ids=ids,
-        scores=there.astype(np.float32),
-        embeddings=vectors,
-        captions=captions,
-        metadata=tuple(({},) * k for _ in names),
-        weights=None,
-        queries=tuple(names),
-    )
+    return replace(found, embeddings=vectors)
 
 
 def success(benchmark: Benchmark, experiment: Experiment, pairs: EditPairs, pixels: torch.Tensor) -> np.ndarray:

@@ -84,10 +84,9 @@ def measure(experiment: Experiment) -> Finding:
     said, unseen = (instructions(pairs, names, held_out=held) for held in (False, True))
     pipe = benchmark.pipeline(model)
     shown = Neighbors.empty(said)
-    if pipe.config.encoder_name:
-        encoder = encoders.load_recorded(pipe.config.encoder_name, pipe.config.encoder_fingerprint)
+    if pipe.capabilities.max_references:
         things = [named_thing(text) for text in said]  # as a person's instruction is read, and no more
-        shown = replace(edits.found_by_name(drawings, pairs, encoder, 1, things), queries=tuple(said))
+        shown = replace(edits.found_by_name(drawings, pairs, 1, things), queries=tuple(said))
     by_name = edits.hits_of(experiment, pairs)
     own = pipe.defaults
     usual = {"guidance_scale": own.guidance_scale, "change_threshold": own.change_threshold}

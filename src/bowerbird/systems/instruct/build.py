@@ -15,7 +15,6 @@ from bowerbird.core import cache, seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.text import with_article
-from bowerbird.core.types import Encoder
 from bowerbird.data.edits.build import EditSettings, build_edits
 from bowerbird.data.edits.pair import Edits, Shown, instruction
 from bowerbird.data.edits.rendering import render_parts
@@ -23,19 +22,17 @@ from bowerbird.data.edits.said import said_edits, stored_parts
 from bowerbird.data.edits.variants import plain, whole
 from bowerbird.data.pictures import Pictures, others_of
 from bowerbird.diffusion import schedulers
-from bowerbird.encoders import load as load_encoder
 from bowerbird.models import clip_text
 from bowerbird.models.latent_scale import without_shift
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encoder_names
 from bowerbird.systems.components import SCALE, base_parts, load_autoencoder, weights_hash
-from bowerbird.systems.from_rdm import load_start
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
 from bowerbird.systems.instruct.usual import read_usual
-from bowerbird.systems.latent_cache import embed_tensors, encode_latents
+from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.model_index import read_index
 from bowerbird.systems.objective import RunContext
 
@@ -51,39 +48,27 @@ Draw = Callable[[Sequence[Shown]], Iterator[Tensor]]
 def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> InstructObjective:
     """The objective over the edits of `pictures`. Raises: BowerbirdError where they give no edit."""
     base = _open_base(config.base) if config.base is not None else None
-    encoder = None if config.encoder is None else load_encoder(config.encoder, device=run.device)
     edits, held_out, draw = _edits(config, pictures, run.seed)
     if not edits.edits:
         raise BowerbirdError(f"{len(pictures)} pictures give no edit; give drawings with names and styles")
     if base is None:
         base = _new_base(config, edits, run.seed)
-    if config.start is not None and encoder is None:
-        raise BowerbirdError("system.start is for the references; set system.encoder to the RDM's, or leave it out")
     if run.device != "cpu":
         base.autoencoder.to(run.device)
         for name in encoder_names(base):
             getattr(base, name).to(run.device)
-    stored = _stored(config, edits, draw, pictures, base, encoder, run)
-    embeddings = stored["embeddings"]
+    stored = _stored(config, edits, draw, pictures, base, run)
     others = others_of([plain(caption) for caption in pictures.captions])
-    shown = _held_out(config, held_out, draw, embeddings, others)
-    return InstructObjective(
-        config, EditData(edits, stored["latents"], embeddings, others, shown), base, encoder, run.seed
-    )
+    data = EditData(edits, stored["latents"], stored["drawings"], others, _held_out(config, held_out, draw, others))
+    return InstructObjective(config, data, base, run.seed)
 
 
 def frozen(config: InstructConfig) -> dict[str, str]:
-    """The fingerprints of the base, or of the autoencoder of a new one, and of the encoder."""
+    """The fingerprints of the base, or of the autoencoder of a new one."""
     if config.base is None:
-        found = {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
-    else:
-        base = _open_base(config.base)
-        found = base_parts(base.unet, base.text_encoder, base.autoencoder, base.scheduler, base.text_encoder_2)
-    if config.encoder is not None:
-        found["encoder"] = load_encoder(config.encoder).fingerprint
-    if config.start is not None:
-        found["start"] = weights_hash(load_start(config.start)[0].unet)
-    return found
+        return {"autoencoder": weights_hash(load_autoencoder(config.autoencoder))}
+    base = _open_base(config.base)
+    return base_parts(base.unet, base.text_encoder, base.autoencoder, base.scheduler, base.text_encoder_2)
 
 
 def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Draw]:
@@ -103,10 +88,10 @@ def _edits(config: InstructConfig, pictures: Pictures, seed: int) -> tuple[Edits
             held_out,
             partial(render_parts, vocabulary=vocabulary, pictures=pictures, size=config.picture_size),
         )
-    if config.encoder is not None:
+    if config.references:
         raise BowerbirdError(
             "a table of edits does not say which picture shows the thing that comes in, so references cannot be"
-            " learned from it; leave them out: --set system.encoder=null"
+            " learned from it; leave them out: --set system.references=false"
         )
     if pictures.size != config.picture_size:
         raise BowerbirdError(
@@ -169,14 +154,13 @@ def _stored(
     draw: Draw,
     pictures: Pictures,
     base: Base,
-    encoder: Encoder | None,
     run: RunContext,
 ) -> dict[str, Any]:
-    """The latents of what is shown and the embeddings of the drawings, float16, from the run's file where the same
-    were made before."""
+    """The latents of what is shown, and of the drawings where they are references, float16, from the run's file where
+    the same were made before."""
     key = cache.key(
         pictures.fingerprint(), weights_hash(base.autoencoder), _scale(base), config.picture_size, repr(edits.shown),
-        None if encoder is None else encoder.fingerprint,
+        config.references,
     )  # fmt: skip
     name = "cache" if run.database is None else "validation"
     path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
@@ -184,14 +168,12 @@ def _stored(
 
     @torch.no_grad()
     def make() -> dict[str, Any]:
-        latents = torch.cat([encode_latents(base.autoencoder, x, run.device) for x in draw(edits.shown)])
-        if encoder is None:
-            return {"latents": latents, "embeddings": torch.zeros(1, 1, dtype=torch.float16)}
-        drawings = [Shown(whole(row)) for row in range(len(pictures))]
-        return {
-            "latents": latents,
-            "embeddings": torch.cat([embed_tensors(encoder, x) for x in draw(drawings)]),
-        }
+        def encoded(shown: Sequence[Shown]) -> Tensor:
+            return torch.cat([encode_latents(base.autoencoder, x, run.device) for x in draw(shown)])
+
+        latents = encoded(edits.shown)
+        drawings = [Shown(whole(row)) for row in range(len(pictures))] if config.references else []
+        return {"latents": latents, "drawings": encoded(drawings) if drawings else latents[:0]}
 
     stored = cache.memoize(path, key, make)
     edge, own = stored["latents"].shape[-1], base.unet.config.sample_size
@@ -212,26 +194,27 @@ def _held_out(
     config: InstructConfig,
     edits: Edits,
     draw: Draw,
-    embeddings: torch.Tensor,
     others: tuple[tuple[int, ...], ...],
 ) -> HeldOut:
     chosen = chosen_edits(edits, SHOWN)
     rng = seeds.numpy_generator(0, "held-out wordings")
-    size, width = config.picture_size, embeddings.shape[1]
-    empty = torch.zeros(0, 3, size, size)
+    empty = torch.zeros(0, 3, config.picture_size, config.picture_size)
 
-    def drawn(numbers: list[int]) -> torch.Tensor:
-        shown = [edits.shown[number] for number in numbers]
+    def drawn(shown: list[Shown]) -> torch.Tensor:
         return torch.cat(list(draw(shown))) if shown else empty
 
     rows = [(others[edit.drawing] or (edit.drawing,))[0] if edit.drawing >= 0 else -1 for edit in chosen]
-    there = [row >= 0 and config.encoder is not None for row in rows]
-    found = [embeddings[row].float() if yes else torch.zeros(width) for row, yes in zip(rows, there, strict=True)]
+    there = [row >= 0 and config.references for row in rows]
     return HeldOut(
-        drawn([edit.source for edit in chosen]),
-        drawn([edit.target for edit in chosen]),
+        drawn([edits.shown[edit.source] for edit in chosen]),
+        drawn([edits.shown[edit.target] for edit in chosen]),
         tuple(instruction(edit, rng, held_out=True) for edit in chosen),
         tuple(edit.kind for edit in chosen),
-        torch.stack(found) if found else torch.zeros(0, width),
+        drawn(
+            [
+                Shown(whole(row)) if yes else edits.shown[edit.source]
+                for row, yes, edit in zip(rows, there, chosen, strict=True)
+            ]
+        ),
         torch.tensor(there, dtype=torch.float32),
     )

@@ -19,14 +19,10 @@ class InstructConfig(ObjectiveConfig):
     prediction type; None: a new network of `unet` and `text` on `autoencoder`. `train_text`: whether the text model
     learns too, as a small one that never read an instruction should; a new one always does.
 
-    `encoder`: what describes the reference of a thing that an instruction names (None: no references). Of edits that
-    name a drawing, `referred` have one, in `exact` of them the target's own drawing, and in `invented` the thing is
-    called by a word that means nothing. `drop`: the share without the text alone, without the picture alone, and
-    without both, each.
-
-    `start`: the RDM by whose projection of embeddings that of references begins, where the base itself started from
-    that RDM; `start_length`: how long embeddings were where the base learned such tokens (None: as the RDM reads them).
-    `reference_weight`: how many tokens of the text a reference counts as at the beginning.
+    `references`: whether the network is shown a picture of the thing that an instruction names. Of edits that name a
+    drawing, `referred` have one, in `exact` of them the target's own drawing, else another of its name, and in
+    `invented` the thing is called by a word that means nothing. `drop`: the share without the text alone, without the
+    picture alone, and without both, each.
 
     `change_threshold`: below which change a trained model leaves the picture's own pixels unless asked otherwise, in
     units of the latents' deviation; 0: nowhere.
@@ -37,7 +33,7 @@ class InstructConfig(ObjectiveConfig):
 
     kind: Literal["instruct"] = "instruct"
     base: str | None = network(None)
-    encoder: str | None = network(None)
+    references: bool = False
     train_text: bool = False
     autoencoder: str = network("tiny-autoencoder")
     unet: UNetConfig = UNetConfig(block_out_channels=(64, 128, 192))
@@ -47,9 +43,6 @@ class InstructConfig(ObjectiveConfig):
     referred: Share = 0.7
     exact: Share = 0.35
     invented: Share = 0.15
-    start: str | None = network(None)
-    start_length: Annotated[float, Field(gt=0, le=1000)] | None = None
-    reference_weight: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     change_threshold: Annotated[float, Field(ge=0, le=100)] = 0.0
     composes: bool = True
     each: Count = 12_000

@@ -1,8 +1,8 @@
 """InstructPix2Pix on a Stable Diffusion (arXiv 2211.09800): its first convolution also reads the latents of the picture
 that an instruction is about.
 
-Added is retrieval: where an instruction names a thing, the network is also shown a picture of it, as tokens behind the
-text's, in part under a name that means nothing. So it learns to take the look from there.
+Added is retrieval: where an instruction names a thing, the network is also shown a picture of it, as further channels
+of the same convolution, in part under a name that means nothing. So it learns to take the look from there.
 Differs from the paper: pairs are exact, by code (`data/edits`), and not of a generator.
 """
 
@@ -19,18 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bowerbird.core import seeds
-from bowerbird.core.errors import BowerbirdError
-from bowerbird.core.types import Encoder
 from bowerbird.data.edits.pair import NONE, Edit, Edits, instruction
 from bowerbird.diffusion import schedulers
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.models import clip_text
 from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
-from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, added, encode, encoder_names, tokenizers
-from bowerbird.systems.from_rdm import load_start, read_length
+from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encode, encoder_names, tokenizers
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
 from bowerbird.systems.instruct.config import InstructConfig
-from bowerbird.systems.instruct.network import ReferenceProjection, joined
+from bowerbird.systems.instruct.network import ReferenceInput, predict
 from bowerbird.systems.instruct.pipeline import InstructPipeline
 from bowerbird.systems.instruct.usual import PAPER, UsualEdit
 from bowerbird.systems.objective import Objective
@@ -54,25 +52,25 @@ class Base:
 @dataclass(frozen=True)
 class HeldOut:
     """Edits of names and in wordings that are not trained on: pictures `source` and `wanted` `(n, 3, S, S)` in
-    [-1, 1], the `instructions`, and of those that name a drawing the `embeddings` `(n, d)` of another picture of it,
+    [-1, 1], the `instructions`, and of those that name a drawing as `references` `(n, 3, S, S)` another picture of it,
     with their `weights` `(n,)`, 0 where there is none."""
 
     source: Tensor
     wanted: Tensor
     instructions: tuple[str, ...]
     kinds: tuple[str, ...]
-    embeddings: Tensor
+    references: Tensor
     weights: Tensor
 
 
 @dataclass(frozen=True)
 class EditData:
-    """Edits with the scaled latents `(n, C, h, w)` of the pictures they are of, in float16; `embeddings` `(m, d)` of
-    the drawings, and for each drawing the rows of `others` of its name."""
+    """Edits with the scaled latents `(n, C, h, w)` of the pictures they are of, in float16; those of the `drawings`
+    `(m, C, h, w)`, none where there are no references, and for each drawing the rows of `others` of its name."""
 
     edits: Edits
     latents: Tensor
-    embeddings: Tensor
+    drawings: Tensor
     others: tuple[tuple[int, ...], ...]
     held_out: HeldOut
 
@@ -80,12 +78,12 @@ class EditData:
 class InstructBatch(TypedDict):
     """n items: scaled latents `clean` of the wanted pictures and noise `eps` `(n, C, h, w)`, `image` the unscaled
     latents of the pictures they are made from, `timestep` `(n,)`, the instructions' `tokens` `(n, L)` (of each text
-    encoder, one after the other), and of references `embeddings` `(n, 1, d)` with `weights` `(n, 1)`."""
+    encoder, one after the other), and the unscaled latents of `references` `(n, C, h, w)` with `weights` `(n,)`."""
 
     clean: Tensor
     image: Tensor
     tokens: Tensor
-    embeddings: Tensor
+    references: Tensor
     weights: Tensor
     eps: Tensor
     timestep: Tensor
@@ -94,21 +92,16 @@ class InstructBatch(TypedDict):
 class InstructObjective(Objective[InstructBatch]):
     """The widened U-Net with the loss of latent diffusion."""
 
-    def __init__(self, config: InstructConfig, data: EditData, base: Base, encoder: Encoder | None, seed: int) -> None:
+    def __init__(self, config: InstructConfig, data: EditData, base: Base, seed: int) -> None:
         super().__init__()
-        self.config, self.data, self.seed, self.encoder = config, data, seed, encoder
+        self.config, self.data, self.seed = config, data, seed
         self.grown_from = None if config.base is None else base_header(config.base, _networks(base))
         channels = int(base.autoencoder.config.latent_channels)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.unet = with_short_attention(widen(base.unet, 2 * channels, None))
-            self.references = None
-            if encoder is not None:
-                width = int(self.unet.config.cross_attention_dim)
-                layout = getattr(encoder, "layout", None)
-                self.references = ReferenceProjection(encoder.dim, layout, width, config.reference_weight)
-                if config.start is not None:
-                    start_references(self.references, load_start(config.start)[0], config.start_length)
+            first = self.unet.conv_in.out_channels
+            self.references = ReferenceInput(channels, first) if config.references else None
         self.learns_text = config.train_text or config.base is None
         self.text_model = base.text_encoder if self.learns_text else None
         self.text_model_2 = base.text_encoder_2 if self.learns_text else None
@@ -146,18 +139,18 @@ class InstructObjective(Objective[InstructBatch]):
             "" if none else instruction(edit, rng, invented=bool(strange))
             for edit, none, strange in zip(edits, blank, invented, strict=True)
         ]
-        shown = [
-            self._reference(edit.drawing, float(u), rng) if there else 0
-            for edit, there, u in zip(edits, referred, luck[2], strict=True)
-        ]
         source = data.latents[[edit.source for edit in edits]].float() / self._scale()
         clean = data.latents[[edit.target for edit in edits]].float()
+        references = torch.zeros_like(source)
+        for row in np.flatnonzero(referred):
+            shown = self._reference(edits[row].drawing, float(luck[2][row]), rng)
+            references[row] = data.drawings[shown].float() / self._scale()
         return {
             "clean": clean,
             "image": source * kept[:, None, None, None],
             "tokens": self._token_ids(texts),
-            "embeddings": data.embeddings[shown].float()[:, None],
-            "weights": torch.from_numpy(referred.astype(np.float32))[:, None],
+            "references": references,
+            "weights": torch.from_numpy(referred.astype(np.float32)),
             "eps": torch.randn(clean.shape, generator=generator),
             "timestep": torch.randint(schedulers.TIMESTEPS, (size,), generator=generator),
         }
@@ -186,16 +179,14 @@ class InstructObjective(Objective[InstructBatch]):
         """E || target - network([z_t ; E(I)], t, text, reference) ||^2. Source: InstructPix2Pix, equation 2."""
         with torch.set_grad_enabled(self.learns_text and torch.is_grad_enabled()):
             text = encode(self.frozen[1], batch["tokens"].chunk(len(self.frozen[1]), 1))
-        tokens = None if self.references is None else self.references(batch["embeddings"], batch["weights"])
-        keys, mask = joined(text.tokens, tokens)
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
-        predicted = self.unet(
-            torch.cat([noisy, batch["image"]], 1),
-            batch["timestep"],
-            encoder_hidden_states=keys,
-            encoder_attention_mask=mask,
-            added_cond_kwargs=added(text.pooled, self.config.picture_size),
-        ).sample
+        condition = Conditioning(
+            FeatureMaps((batch["references"][:, None],), batch["weights"][:, None]),
+            text=Tokens(text.tokens, torch.ones_like(text.tokens[..., 0])),
+            image=batch["image"],
+            pooled=text.pooled,
+        )
+        predicted = predict(self.unet, self.references, noisy, batch["timestep"], condition, self.config.picture_size)
         return F.mse_loss(
             predicted.float(),
             schedulers.training_target(self.noise_scheduler, batch["clean"], batch["eps"], batch["timestep"]),
@@ -212,14 +203,12 @@ class InstructObjective(Objective[InstructBatch]):
         )
         pipe.usual = replace(self.usual, change_threshold=self.config.change_threshold)
         if self.references is not None:
-            assert self.encoder is not None
             pipe.references = self.references
-            pipe.register_to_config(encoder_name=self.encoder.name, encoder_fingerprint=self.encoder.fingerprint)
         return pipe
 
     def export(self, out: Path) -> None:
-        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, or the one for SDXL, in half precision, the
-        projection of references, and a note on the base."""
+        """Write diffusers' `StableDiffusionInstructPix2PixPipeline`, or the one for SDXL, in half precision, what reads
+        references, and a note on the base."""
         pipe = self.pipeline()
         pipe.register_modules(
             vae=copy.deepcopy(self.frozen[0]).half(),
@@ -229,17 +218,6 @@ class InstructObjective(Objective[InstructBatch]):
         common.save_half(pipe, self.unet, out)
         if self.grown_from is not None:
             write_note(out, self.grown_from)
-
-
-@torch.no_grad()
-def start_references(references: ReferenceProjection, rdm: Any, length: float | None) -> None:
-    """The first weights of `references`: its tokens are what the RDM attends to for a neighbor whose embedding is as
-    long as `length` (None: as the RDM reads it). Raises: BowerbirdError where the RDM has other tokens."""
-    projection, linear = rdm.unet.encoder_hid_proj, references.linear
-    if references.layout is not None or linear.weight.shape != projection.weight.shape:
-        raise BowerbirdError("the references have other tokens than the RDM to start from; set system.start=null")
-    linear.weight.copy_(projection.weight * (read_length(rdm, references.dim, length) / references.dim**0.5))
-    linear.bias.copy_(projection.bias)
 
 
 def _networks(base: Base) -> dict[str, Any]:

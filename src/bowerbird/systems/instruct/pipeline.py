@@ -20,10 +20,11 @@ from torch import Tensor
 from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
+from bowerbird.core.images import square
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import guidance
-from bowerbird.diffusion.conditions import Conditioning, Tokens
+from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
 from bowerbird.models import clip_text, network_files
 from bowerbird.models.weights import bundled
 from bowerbird.systems import base_text, common, hub, model_index
@@ -33,7 +34,7 @@ from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_al
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
 from bowerbird.systems.instruct import network
 from bowerbird.systems.instruct.named import named_thing
-from bowerbird.systems.instruct.network import FILE, ReferenceProjection
+from bowerbird.systems.instruct.network import FILE, ReferenceInput
 from bowerbird.systems.instruct.usual import IMAGE_SCALE, PAPER, read_usual, write_usual
 from bowerbird.systems.knn import edit_source
 from bowerbird.systems.knn.edit_source import Source
@@ -51,9 +52,8 @@ PLAIN, PLAIN_XL = "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLIn
 class InstructPipeline(System):
     """Edits pictures by instructions; `references` reads what was found of the thing that one names.
 
-    `encoder_name`, `encoder_fingerprint`: whose embeddings `references` reads; empty where it reads none. The second
-    text encoder is SDXL's. `force_zeros_for_empty_prompt`: no instruction is zeros, and not the tokens of an empty one.
-    `is_cosxl_edit`: the latents of the picture are scaled, as CosXL's edit model reads them.
+    The second text encoder is SDXL's. `force_zeros_for_empty_prompt`: no instruction is zeros, and not the tokens of an
+    empty one. `is_cosxl_edit`: the latents of the picture are scaled, as CosXL's edit model reads them.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -69,8 +69,6 @@ class InstructPipeline(System):
         unet: Any,
         scheduler: Any,
         k: int = 1,
-        encoder_name: str = "",
-        encoder_fingerprint: str = "",
         text_encoder_2: Any = None,
         tokenizer_2: Any = None,
         force_zeros_for_empty_prompt: bool = False,
@@ -79,9 +77,10 @@ class InstructPipeline(System):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2)
-        self.register_to_config(k=k, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint)
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, is_cosxl_edit=is_cosxl_edit)
-        self.references: ReferenceProjection | None = None
+        self.register_to_config(
+            k=k, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, is_cosxl_edit=is_cosxl_edit
+        )
+        self.references: ReferenceInput | None = None
         self.loras: tuple[AppliedLora, ...] = ()
         self.usual = PAPER
 
@@ -90,6 +89,7 @@ class InstructPipeline(System):
         """An instruction and a picture, with references where it was trained to read them, and without."""
         return Capabilities(
             (common.trained_size(self.unet, self.vae),),
+            needs_images=True,
             without_neighbors=True,
             edits=True,
             starts_from_image=True,
@@ -205,20 +205,14 @@ class InstructPipeline(System):
         """For each instruction the nearest items to the thing that it names, weight 0 where it names none; none at all
         without a knowledge base or with k = 0. Raises: BowerbirdError for a knowledge base where the model was trained
         without references, and where the search finds nothing and that is not allowed."""
-        if kb is not None and self.references is None and request.k != 0:
-            raise BowerbirdError(
-                "this model was trained without references, so a knowledge base changes nothing; leave it out, or use"
-                " one like tiny-instruct"
-            )
+        if kb is not None:
+            self._check_references("a knowledge base", 1 if request.k is None else request.k)
         request = self.resolve(request, kb)
         instructions = request.prompts or ()
         _check_instructions(instructions)
-        k, most = request.k or 0, self.capabilities.max_references or 0
+        k = request.k or 0
         if kb is None or k == 0:
             return Neighbors.empty(instructions).repeat(count)
-        if k > most:
-            raise BowerbirdError(f"this model reads at most {most} reference; got `k={k}`")
-        self.check_knowledge_base(kb)
         names = [named_thing(text) for text in instructions]
         if not any(names):
             return Neighbors.empty(instructions).repeat(count)
@@ -240,26 +234,55 @@ class InstructPipeline(System):
             hits, queries=tuple(instructions), weights=(hits.effective_weights * named).astype(np.float32)
         ).repeat(count)
 
-    def condition(self, hits: Neighbors, image: Tensor | None = None, *args: Any, **kwargs: Any) -> Conditioning:
-        """The instructions' tokens, those of the references, and the latents of the pictures."""
+    def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:
+        """A person's own picture of what the instruction `prompt` names. Raises: BowerbirdError for several, or a model
+        without references."""
+        self._check_references("a reference", len(pictures))
+        return super().own_references(prompt, pictures, captions)
+
+    def _check_references(self, what: str, count: int) -> None:
+        """Raises: BowerbirdError for more references than the network is shown."""
+        if count and self.references is None:
+            raise BowerbirdError(
+                f"this model was trained without references, so {what} changes nothing; leave it out, or use one like"
+                " tiny-instruct"
+            )
+        if count > 1:
+            raise BowerbirdError(f"this model reads at most 1 reference; got `k={count}`")
+
+    def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
+        """`kb` itself: any will do, as its pictures are what counts."""
+        return kb
+
+    def condition(self, hits: Neighbors, image: Tensor, *args: Any, **kwargs: Any) -> Conditioning:
+        """The instructions' tokens, and the unscaled latents `(n, C, h, w)` of the pictures with those of references of
+        that size. Raises: BowerbirdError for several references, or one without a picture."""
         text, pooled = self._text(list(hits.queries))
-        weights = torch.from_numpy(np.ascontiguousarray(hits.effective_weights)).to(self._execution_device)
-        if self.references is None or hits.k == 0 or not bool((weights > 0).any()):
-            near = Tokens(text.keys[:, :0], text.weights[:, :0])
-        else:
-            self._check_width(hits)
-            projection = self.references.to(self._execution_device)
-            embeddings = torch.from_numpy(np.ascontiguousarray(hits.embeddings)).to(self._execution_device)
-            near = projection(embeddings.float(), weights)
+        near = FeatureMaps((torch.zeros_like(image)[:, None],), torch.zeros(len(hits), 1, device=image.device))
+        if hits.k and (hits.effective_weights > 0).any():
+            self._check_references("a reference", hits.k)
+            near = self._read_references(hits, image)
         return Conditioning(near, text=text, image=image, pooled=pooled)
 
-    def _check_width(self, hits: Neighbors) -> None:
-        assert self.references is not None
-        if hits.embeddings.shape[-1] != self.references.dim:
-            raise BowerbirdError(
-                f"references of {hits.embeddings.shape[-1]} dimensions for a model that reads {self.references.dim} of"
-                f" {self.config.encoder_name!r}; build the knowledge base with --encoder {self.config.encoder_name}"
-            )
+    def _read_references(self, hits: Neighbors, image: Tensor) -> FeatureMaps:
+        """The latents of each row's reference; each picture is encoded once, and alone."""
+        weights = torch.from_numpy(np.ascontiguousarray(hits.effective_weights)).to(image.device)
+        edge = image.shape[-1] * common.vae_scale_factor(self.vae)
+        latents, known = torch.zeros_like(image), dict[bytes, Tensor]()
+        for row, pictures in enumerate(hits.images()):
+            if not weights[row, 0]:
+                continue
+            if pictures[0] is None:
+                raise BowerbirdError(
+                    f"neighbor {int(hits.ids[row, 0])} has no picture, and this model is shown pictures; search a"
+                    " knowledge base, or give references by hand"
+                )
+            small = square(pictures[0], edge)
+            key = small.tobytes()
+            if key not in known:
+                known[key] = self._encode(tensors.to_float(tensors.stack([small])))[0]
+            latents[row] = known[key]
+        return FeatureMaps((latents[:, None],), weights)
 
     def _text(self, texts: list[str]) -> tuple[Tokens, Tensor | None]:
         """The tokens of texts, and of SDXL the vector of each."""
@@ -274,15 +297,17 @@ class InstructPipeline(System):
         """The pictures with their scaled latents, in the autoencoder's own precision."""
         squares, boxes = edit_source.framed_sources(source, count, edge)
         pixels = tensors.to_float(tensors.stack(squares)).to(self._execution_device)
-        mode = torch.cat(
-            [self.vae.encode(part.to(self.vae.dtype)).latent_dist.mode() for part in torch.split(pixels, 16)]
-        )
-        return edit_source.repeated(squares, boxes, pixels, mode.float() * self._scale(), count)
+        return edit_source.repeated(squares, boxes, pixels, self._encode(pixels) * self._scale(), count)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Pictures in [-1, 1] -> the modes of their latents, unscaled, float32."""
+        parts = torch.split(pixels.to(self._execution_device, self.vae.dtype), 16)
+        return torch.cat([self.vae.encode(part).latent_dist.mode().float() for part in parts])
 
     def predict(self, sample: Tensor, timestep: Tensor, condition: Conditioning) -> Tensor:
         """One pass of the network: latents `(n, C, h, w)` -> the prediction, the same shape in float32."""
         edge = sample.shape[-1] * common.vae_scale_factor(self.vae)
-        return network.predict(self.unet, sample, timestep, condition, edge).float()
+        return network.predict(self.unet, self.references, sample, timestep, condition, edge).float()
 
     def record_facts(self, settings: ReferenceSettings | None, kb: KnowledgeBase | None) -> dict[str, Any]:
         """The LoRAs that change it."""
@@ -292,7 +317,7 @@ class InstructPipeline(System):
 
     @classmethod
     def hub_patterns(cls, index: dict[str, Any]) -> tuple[str, ...]:
-        """The files of diffusers' pipeline, without the checker of what is shown, and the projection of references."""
+        """The files of diffusers' pipeline, without the checker of what is shown, and what reads references."""
         parts = ("vae", *base_text.ENCODERS, *base_text.TOKENIZERS, "unet", "scheduler")
         endings = ("json", "safetensors", "txt")
         return ("model_index.json", FILE, CALL, *(f"{part}/*.{ending}" for part in parts for ending in endings))
@@ -354,15 +379,14 @@ class InstructPipeline(System):
         return pipe
 
     def after_loading(self, place: Path) -> None:
-        """How it usually edits, and the projection of references, where there is one. An autoencoder that overflows in
+        """How it usually edits, and what reads references, where there is such. An autoencoder that overflows in
         float16, as SDXL's does and says (`force_upcast`), computes in float32."""
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", False):
             self.vae.to(torch.float32)
         self.usual = read_usual(place)
         if (place / FILE).is_file():
-            width = int(self.unet.config.cross_attention_dim)
-            self.references, said = network.load_references(place / FILE, width)
-            self.register_to_config(encoder_name=said["encoder_name"], encoder_fingerprint=said["encoder_fingerprint"])
+            latents = int(self.vae.config.latent_channels)
+            self.references = network.load_references(place / FILE, self.unet, latents)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Diffusers' pipeline of this kind, and our references beside it."""
@@ -390,9 +414,7 @@ class InstructPipeline(System):
         for name, tokenizer in zip(base_text.TOKENIZERS, base_text.tokenizers(self), strict=False):
             clip_text.save_tokenizer(tokenizer, out / name)
         if self.references is not None:
-            network.save_references(
-                self.references, out / FILE, self.config.encoder_name, self.config.encoder_fingerprint
-            )
+            network.save_references(self.references, out / FILE)
         if self.usual != PAPER:
             write_usual(self.usual, out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,8 +24,12 @@ def held_out_edits(objective: InstructObjective, rows: list[int], *, references:
     instructions = [held.instructions[row] for row in rows]
     hits = Neighbors.empty(instructions)
     if references and objective.references is not None:
-        found = Neighbors.from_embeddings(held.embeddings[rows][:, None].numpy(), [["reference"]] * len(rows))
-        hits = replace(found.weighted(held.weights[rows][:, None].numpy()), queries=tuple(instructions))
+        shown = tensors.to_pil(held.references[rows])
+        each = [
+            Neighbors.from_images([text], [picture], ["reference"])
+            for text, picture in zip(instructions, shown, strict=True)
+        ]
+        hits = Neighbors.stack(each).weighted(held.weights[rows][:, None].numpy())
     made: Tensor = pipe(
         neighbors=hits,
         source=tensors.to_pil(held.source[rows]),

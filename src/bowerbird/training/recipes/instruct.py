@@ -19,8 +19,8 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train tiny-instruct --data drawings.parquet --out runs/tiny-instruct
     """
     train = TrainConfig(
-        steps=12000,
-        batch_size=48,
+        steps=17000,
+        batch_size=32,
         learning_rate=4e-4,
         warmup_steps=200,
         cooldown_fraction=0.35,
@@ -31,11 +31,8 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     if not tiny:
         system = InstructConfig(
             base="tiny-sd",
-            encoder="small",
+            references=True,
             train_text=True,
-            start="tiny-rdm",
-            start_length=1.0,
-            reference_weight=128.0,
             styles=STYLES,
             own_colors=("people-body", "smileys-emotion"),
             grounds=0.4,
@@ -44,7 +41,7 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
         )
         return Recipe(name="tiny-instruct", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = InstructConfig(
-        encoder="small",
+        references=True,
         unet=UNetConfig(block_out_channels=(32, 32, 32)),
         text=TextConfig(vocabulary=600, width=16, layers=1, heads=2),
         each=16,
@@ -83,7 +80,7 @@ def instruct(*, tiny: bool = False) -> Recipe:
             kind_key=None,
         )
         return Recipe(name="instruct", system=system, train=train, size=256)
-    without = dict.fromkeys(("encoder", "style_key", "group_key", "kind_key"))
-    small = tiny_instruct(tiny=True).system.model_copy(update=without)
+    without = dict.fromkeys(("style_key", "group_key", "kind_key"))
+    small = tiny_instruct(tiny=True).system.model_copy(update={**without, "references": False})
     shorter = train.model_copy(update={"steps": 2, "gradient_accumulation": 1})
     return Recipe(name="instruct", system=small, train=shorter, size=64)

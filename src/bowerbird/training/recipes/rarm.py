@@ -20,8 +20,8 @@ def tiny_rarm(*, tiny: bool = False) -> Recipe:
     Differs from the paper: see `systems/rarm/objective.py`.
     """
     train = TrainConfig(
-        steps=6000,
-        batch_size=48,
+        steps=12000,
+        batch_size=32,
         learning_rate=6e-4,
         warmup_steps=300,
         cooldown_fraction=0.4,
@@ -34,7 +34,7 @@ def tiny_rarm(*, tiny: bool = False) -> Recipe:
         system = RARMConfig(
             transformer=RARMSizes(channels=192, layers=6),
             masked=0.1,
-            draws=NeighborSampling(mix=MIX, views=8, view_probability=0.7, itself=0.4, varied_views=6, picture_size=64),
+            draws=NeighborSampling(mix=MIX, views=4, view_probability=0.7, itself=0.4, varied_views=3, picture_size=64),
         )
         return Recipe(name="tiny-rarm", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     system = RARMConfig(
