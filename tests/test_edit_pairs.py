@@ -191,8 +191,8 @@ def test_what_is_written_is_read_by_others_and_trains(
     pictures = read_pictures(chosen, tmp_path / "pairs")
     list(train_recipe(chosen, pictures, tmp_path / "run", device="cpu"))
     assert InstructPipeline.from_pretrained(tmp_path / "run" / "model").unet.config.in_channels == 8
-    with pytest.raises(BowerbirdError, match=r"system\.encoder=null"):
-        list(train_recipe(with_settings(chosen, ["system.encoder=small"]), pictures, tmp_path / "no", device="cpu"))
+    with pytest.raises(BowerbirdError, match=r"system\.references=false"):
+        list(train_recipe(with_settings(chosen, ["system.references=true"]), pictures, tmp_path / "no", device="cpu"))
     assert not (tmp_path / "no").exists()
 
 

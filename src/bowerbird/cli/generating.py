@@ -65,8 +65,6 @@ def prepare_one(model: str, job: Job, run: Run) -> One:
     if opened is not None:
         say_fewer(pipe, opened, job.k)
     say_warnings(model, unfamiliar.find_warnings(pipe, prepared.hits, prepared.settings))
-    for note in jobs.notes(prepared, job):
-        say(note)
     asked = job.prompt if job.k is None and job.items is None else None
     if opened is not None and asked and (hint := mixture_hint(opened, prepared.hits, asked)):
         say(with_flags(hint))
@@ -74,10 +72,13 @@ def prepare_one(model: str, job: Job, run: Run) -> One:
 
 
 def finish_one(one: One, made: RefinedPictures, run: Run, *, best_of: int, seeds: list[int] | None) -> None:
-    """Check the pictures of a job for copies, and write them. `seeds`: of those chosen from `best_of`."""
+    """Say how a job's neighbors were found, check its pictures for copies, and write them. `seeds`: of those chosen
+    from `best_of`."""
     from bowerbird.evaluation.copies import guard
-    from bowerbird.systems import output, records, refinement
+    from bowerbird.systems import jobs, output, records, refinement
 
+    for note in jobs.notes(one.prepared, one.job):
+        say(note)
     settings = one.prepared.settings
     kept = guard.guard(one.pipe, made.images, made.hits, settings, picture_seeds=seeds, policy=run.on_copy)
     made_records = records.generation_records(
