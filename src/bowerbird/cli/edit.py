@@ -227,8 +227,6 @@ def edit(
         say_fewer(pipe, opened, k)
         if can.instructs and record["k"] and not hits.k:
             say("the instruction names nothing that is to come in, as 'a wolf' does, so nothing is looked up")
-        for note in readable(note for row in hits.notes for note in row):
-            say(note)
     if can.instructs and change_threshold is None:
         change_threshold = generation.default_settings(pipe).change_threshold
     how: dict[str, Any] = {
@@ -250,6 +248,8 @@ def edit(
     say_warnings(model, unfamiliar.find_warnings(pipe, hits, settings, sources))
     with show_progress("editing", as_json, len(sources)) as progress:
         made = generation.generate(pipe, hits, settings, sources=sources, progress=progress)
+    for note in readable(note for row in hits.notes for note in row):
+        say(note)
     kept = guard.guard(pipe, made, hits, settings, sources=sources, policy=on_copy)
     asked: dict[str, Any] = {
         "prompt": instruction or prompt,

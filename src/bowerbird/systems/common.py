@@ -250,6 +250,14 @@ def check_call(output_type: str, num_images_per_prompt: int, *, neighbors: Any, 
         raise BowerbirdError(f"output_type {output_type!r} is not known; choose one of {', '.join(OUTPUT_TYPES)}")
 
 
+def no_picture(item: int) -> BowerbirdError:
+    """The error for the neighbor `item`, of which there is no picture where a network reads it."""
+    return BowerbirdError(
+        f"neighbor {item} has no picture, and this model generates from pictures; search a knowledge base, or give"
+        " references by hand"
+    )
+
+
 def as_output(sample: Tensor, output_type: str) -> Any:
     """Pictures `(n, 3, H, W)` in [-1, 1] as diffusers gives them: PIL, `pt` `(n, 3, H, W)` or `np` `(n, H, W, 3)` in
     [0, 1]. Raises: BowerbirdError for a sample that is not finite."""

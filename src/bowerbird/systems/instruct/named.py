@@ -35,8 +35,8 @@ COUNTED = re.compile(
     r"^(?:(?:an?|some|more|two|three|four|five|several|many|few|lots|pair|couple|bunch|group)\s+(?:of\s+)?)+"
 )
 AFTER = re.compile(
-    r"\s+(?:to|on|in|into|at|of(?=\s+(?:an?|the|this|that|its|his|her|their|them)\b)|left|right|above|below|under|over|beside|next|near|behind|between|around|from|by|for"
-    r"|with|instead|please|that|which|who|while|so|everywhere)\b.*"
+    r"\s+(?:to|on|in|into|at|of(?=\s+(?:an?|the|this|that|its|his|her|their|them)\b)|left|right|above|below|under|over"
+    r"|beside|next|near|behind|between|around|from|by|for|with|instead|please|that|which|who|while|so|everywhere)\b.*"
 )
 """What ends a name; `of` mostly belongs to one, as in `flag of Japan`."""
 ONE = re.compile(r"an?\s+")

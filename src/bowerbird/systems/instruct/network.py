@@ -4,7 +4,7 @@ those of a reference, which shows what is to come in; and the instruction's toke
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,6 @@ class ReferenceInput(nn.Module):
         return made
 
 
-def latents_of(references: FeatureMaps) -> tuple[Tensor, Tensor]:
-    """The latents `(n, C, h, w)` of a condition's references, and their weights `(n,)`."""
-    return references.maps[0][:, 0], references.weights[:, 0]
-
-
 @contextmanager
 def reading(unet: Any, more: Tensor) -> Iterator[None]:
     """Within this, the first convolution of `unet` gives `more` besides."""
@@ -62,19 +57,17 @@ def predict(
     assert image is not None
     assert isinstance(condition.neighbors, FeatureMaps)
 
-    def run() -> Tensor:
+    near, more = condition.neighbors, None
+    if references is not None and bool((near.weights > 0).any()):
+        more = references.to(sample.device)(near.maps[0][:, 0], near.weights[:, 0])
+    with nullcontext() if more is None else reading(unet, more):
         predicted: Tensor = unet(
             torch.cat([sample, image.to(sample)], 1).to(unet.dtype),
             timestep,
             encoder_hidden_states=text.keys.to(unet.dtype),
             added_cond_kwargs=added(None if pooled is None else pooled.to(unet.dtype), edge),
         ).sample
-        return predicted
-
-    if references is None or not bool((condition.neighbors.weights > 0).any()):
-        return run()
-    with reading(unet, references.to(sample.device)(*latents_of(condition.neighbors))):
-        return run()
+    return predicted
 
 
 def save_references(references: ReferenceInput, path: Path) -> None:

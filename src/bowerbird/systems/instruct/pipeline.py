@@ -273,10 +273,7 @@ class InstructPipeline(System):
             if not weights[row, 0]:
                 continue
             if pictures[0] is None:
-                raise BowerbirdError(
-                    f"neighbor {int(hits.ids[row, 0])} has no picture, and this model is shown pictures; search a"
-                    " knowledge base, or give references by hand"
-                )
+                raise common.no_picture(int(hits.ids[row, 0]))
             small = square(pictures[0], edge)
             key = small.tobytes()
             if key not in known:

@@ -11,6 +11,7 @@ from bowerbird.core import images, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
 from bowerbird.models.vq import to_tokens
+from bowerbird.systems.common import no_picture
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3.decoding import Prompt
 from bowerbird.systems.racm3.layout import Layout, Passage
@@ -56,10 +57,7 @@ class Reader:
                 if not weights[row, column]:
                     continue
                 if picture is None:
-                    raise BowerbirdError(
-                        f"neighbor {int(hits.ids[row, column])} has no picture, and this model generates from pictures;"
-                        " search a knowledge base, or give references by hand"
-                    )
+                    raise no_picture(int(hits.ids[row, column]))
                 small = images.square(picture, self.edge)
                 key = small.tobytes()
                 if key not in known:

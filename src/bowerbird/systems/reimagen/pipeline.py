@@ -336,10 +336,7 @@ class ReImagenPipeline(System):
             if picture is None and hits.mask[q, c]
         ]
         if lost:
-            raise BowerbirdError(
-                f"neighbor {lost[0]} has no picture, and this model generates from pictures; search a knowledge base,"
-                " or give references by hand"
-            )
+            raise common.no_picture(lost[0])
         rows = [
             [white if picture is None else images.square(images.square(picture, largest), edge) for picture in row]
             for row in found
