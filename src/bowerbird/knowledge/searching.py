@@ -113,13 +113,13 @@ def search(base: Searched, request: SearchRequest) -> Neighbors:
 
 
 def _notes(texts: Sequence[str], found: Neighbors, answer: query.TextResult) -> tuple[tuple[str, ...], ...]:
-    """For each text that no item has a word of, and for which captioned items were found all the same, a line."""
+    """For each text that no item has a word of, and for which something was found all the same, a line."""
     if answer.words is None:
         return ()
-    unsaid = (answer.words[0] == ABSENT).all(1)
+    unsaid = (answer.words[0] == ABSENT).all(1) & found.mask.any(1)
     lines = [
-        (f"no item has a word of {text!r}; the nearest by embedding were found",) if none and any(captions) else ()
-        for text, none, captions in zip(texts, unsaid, found.captions, strict=True)
+        (f"no item has a word of {text!r}; the nearest by embedding were found",) if none else ()
+        for text, none in zip(texts, unsaid, strict=True)
     ]
     return tuple(lines) if any(lines) else ()
 
