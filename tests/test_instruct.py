@@ -30,6 +30,7 @@ from bowerbird.data.edits.variants import add_variants, find_variants, whole
 from bowerbird.data.edits.varied import FULL, vary_surroundings
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.grammar import SHAPE, Scene, Thing
+from bowerbird.data.scenes.render import color_of, pixel_box
 from bowerbird.data.scenes.vocabulary import build_vocabulary
 from bowerbird.diffusion import guidance
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
@@ -37,9 +38,11 @@ from bowerbird.knowledge.base import KnowledgeBase
 from bowerbird.models import network_files, quantized, weights
 from bowerbird.models.unet import UNetConfig, build_unet, widen
 from bowerbird.systems import generation, jobs, loading, records, regeneration
+from bowerbird.systems.instruct import placing
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceInput, load_references, predict, save_references
 from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.systems.instruct.placing import Place
 from bowerbird.systems.queries import Request
 from bowerbird.training import recipes
 from bowerbird.training.recipe import build_objective, read_pictures, with_settings
@@ -116,6 +119,21 @@ def test_what_becomes_another_thing_is_a_group_in_each_style() -> None:
     assert {name: len(numbers) for name, numbers in edits.groups.items()} == {
         "variant: become, noto": 1, "variant: become, flat": 1,
     }  # fmt: skip
+
+
+def test_any_drawing_becomes_any_other_of_its_style() -> None:
+    names = ["apple", "bus", "cloud", "drum", "", "apple"]
+    given = pictures(names, ["noto", "noto", "flat", "flat", "flat", "alone"])
+    settings = EditSettings(each=1, wholes=1, scenes=0, per_scene=1, names=0, style_key="style", becoming=200)
+    edits, held, _ = build_edits(settings, given, 0)
+    for found, is_held in ((edits, False), (held, True)):
+        chosen = [found.edits[i] for group, rows in found.groups.items() if group.startswith("becoming") for i in rows]
+        pairs = {(found.shown[e.source].scene.things[0].row, found.shown[e.target].scene.things[0].row) for e in chosen}
+        allowed = [row for row, name in enumerate(names) if name and wordings.is_held_out(name) == is_held]
+        styles = given.column("style")
+        assert pairs == {(a, b) for a in allowed for b in allowed if a != b and styles[a] == styles[b]}
+        assert all(e.words == (names[e.drawing], names[found.shown[e.source].scene.things[0].row]) for e in chosen)
+    assert [group for group in edits.groups if group.startswith("becoming")] == ["becoming, noto", "becoming, flat"]
 
 
 def test_a_scene_is_changed_in_what_is_said_and_nowhere_else() -> None:
@@ -282,20 +300,68 @@ def test_a_reference_is_as_further_channels_and_an_absent_one_as_none(tmp_path: 
         load_references(tmp_path / FILE, unet, 4)
 
 
-def test_training_shows_a_drawing_of_the_name(drawn_folder: Path, tmp_path: Path) -> None:
+def test_training_shows_a_drawing_of_the_name_where_the_picture_has_its_thing(
+    drawn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = with_settings(recipes.recipe("tiny-instruct", tiny=True), ["system.exact=0"])
     pictures = read_pictures(recipe, drawn_folder)
     objective = build_objective(recipe, pictures, tmp_path)
-    data, scale = objective.data, float(objective.frozen[0].config.scaling_factor)
+    data, put, seen = objective.data, placing.put, list[tuple[int, Place]]()
+
+    def watched(reference: np.ndarray, place: Place, edge: int) -> np.ndarray:
+        matches = [row for row, x in enumerate(data.drawings) if np.array_equal(x.permute(1, 2, 0).numpy(), reference)]
+        seen.append((matches[0], place))
+        return put(reference, place, edge)
+
+    monkeypatch.setattr(placing, "put", watched)
     batch = objective.batch(0, 200)
     referred = batch["weights"] > 0
-    assert referred.sum() > 5
+    assert len(seen) == referred.sum() > 5
     assert not batch["references"][~referred].any()
-    drawings = data.drawings.float() / scale
-    apart = (batch["references"][referred][:, None] - drawings[None]).flatten(2).abs().amax(2)
-    shown = {pictures.captions[int(row)] for row in apart.argmin(1)}
-    assert float(apart.amin(1).max()) == 0
-    assert shown <= {pictures.captions[edit.drawing] for edit in data.edits.edits if edit.drawing != NONE}
+    for (drawing, place), shown in zip(seen, batch["references"][referred], strict=True):
+        sources = [n for n, kept in enumerate(data.places) if Place.of(kept.numpy()) == place]
+        named = {pictures.captions[e.drawing] for e in data.edits.edits if e.source in sources and e.drawing != NONE}
+        assert pictures.captions[drawing] in named
+        at = place.ground, np.array(placing.find_place(shown.permute(1, 2, 0).numpy()).box)
+        assert at[0] == tuple((color_of(data.edits.shown[sources[0]].scene.ground) * 255).round().int().tolist())
+        assert np.abs((at[1][:2] + at[1][2:]) / 2 - (np.array(place.box[:2]) + place.box[2:]) / 2).max() <= 3
+        scene = data.edits.shown[sources[0]].scene
+        boxes = np.array([pixel_box(thing.box, recipe.system.picture_size) for thing in scene.things])
+        assert (np.array(place.box[:2]) >= boxes[:, :2].min(0) - 1).all()
+        assert (np.array(place.box[2:]) <= boxes[:, 2:].max(0) + 1).all()
+    latents = objective._latents(batch["references"], batch["weights"])
+    assert not latents[~referred].any()
+    row = int(torch.nonzero(referred)[0])
+    pipe = objective.pipeline()
+    alone = pipe._encode(batch["references"][[row]].float() / 127.5 - 1)
+    assert torch.allclose(latents[row], alone[0], atol=0.05 * float(alone.abs().max()))
+
+
+def test_an_edit_is_shown_its_reference_where_each_picture_has_its_thing(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, put, seen = InstructPipeline.from_pretrained(model), placing.put, list[tuple[tuple[int, ...], Place]]()
+    pipe.set_progress_bar_config(disable=True)
+
+    def watched(reference: np.ndarray, place: Place, edge: int) -> np.ndarray:
+        seen.append((reference.shape, place))
+        return put(reference, place, edge)
+
+    monkeypatch.setattr(placing, "put", watched)
+    sources = [Image.new("RGB", (64, 64), "white"), Image.new("RGB", (80, 40), (136, 170, 255))]
+    sources[0].paste("red", (40, 8, 56, 32))
+    sources[1].paste("red", (10, 10, 30, 30))
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 60, 3), np.uint8))
+    one = Neighbors.from_images(["make it a wolf"], [Image.new("RGB", (50, 100), "green")], ["wolf"])
+    hits = Neighbors.stack([one] * 3)
+    pipe(neighbors=hits, source=[*sources, photograph], num_inference_steps=1)
+    edge = pipe.capabilities.sizes[0]
+    scaled = [tuple(round(side * edge / 64) for side in box) for box in ((40, 8, 56, 32), (8, 24, 24, 40))]
+    assert [place.ground for _, place in seen] == [(255, 255, 255), (136, 170, 255), None]
+    assert all(np.abs(np.subtract(place.box, box)).max() <= 1 for (_, place), box in zip(seen, scaled, strict=False))
+    assert {shape for shape, _ in seen} == {(100, 100, 3)}  # whole, and no larger than it is
+    pipe(neighbors=hits, source=sources[0], num_inference_steps=1)
+    assert len(seen) == 4  # the same reference for the same picture once
 
 
 def test_two_scales() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core import images
+from bowerbird.core.ground import ground_color, like_ground
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,8 +49,6 @@ NEAR: dict[str, tuple[str, ...]] = {
 }
 """Colors that shading turns into each other: they speak neither for a picture nor against it."""
 EDGE = 48
-GROUND_DISTANCE = 24
-"""A pixel is ground where no channel is further from the border's color."""
 AGREES, CONTRADICTS = 0.5, 0.2
 """From which share of a color a picture has it, and below which it has not."""
 FEWEST = 0.05
@@ -64,8 +63,9 @@ def colors_in(words: list[str]) -> frozenset[str]:
 def color_shares(picture: Image.Image) -> dict[str, float]:
     """The share of each color in a picture, less the ground where its border has one; none where nothing else is on
     it."""
-    rgb = np.asarray(images.square(picture.convert("RGB"), EDGE), np.int16).reshape(-1, 3)
-    own = rgb[~_ground(rgb)]
+    rgb = np.asarray(images.square(picture.convert("RGB"), EDGE), np.int16)
+    color = ground_color(rgb)
+    own = rgb.reshape(-1, 3) if color is None else rgb[~like_ground(rgb, color)]
     if not len(own):
         return {}
     counts = np.bincount(_classes(own), minlength=len(NAMES)) / len(own)
@@ -84,17 +84,6 @@ def has_color(shares: dict[str, float], asked: frozenset[str]) -> bool | None:
     if share >= AGREES:
         return True
     return False if share + close < CONTRADICTS else None
-
-
-def _ground(rgb: np.ndarray) -> np.ndarray:
-    """Which of the pixels `(EDGE * EDGE, 3)` are ground: like the commonest color of the border, if half of it is."""
-    square = rgb.reshape(EDGE, EDGE, 3)
-    border = np.concatenate([square[0], square[-1], square[:, 0], square[:, -1]])
-    steps = (border >> 4) @ (1, 16, 256)
-    commonest = np.median(border[steps == np.bincount(steps).argmax()], axis=0)
-    near = np.abs(rgb - commonest).max(1) <= GROUND_DISTANCE
-    on_border = (np.abs(border - commonest).max(1) <= GROUND_DISTANCE).mean()
-    return near if on_border >= 0.5 else np.zeros(len(rgb), bool)
 
 
 def _classes(rgb: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from bowerbird.core import seeds
 from bowerbird.data.edits.pair import Edits
 from bowerbird.data.edits.scenes import add_scenes
-from bowerbird.data.edits.variants import add_variants, find_variants
+from bowerbird.data.edits.variants import add_variants, find_variants, plain
 from bowerbird.data.edits.varied import vary_surroundings
-from bowerbird.data.edits.whole import add_wholes
+from bowerbird.data.edits.whole import add_becoming, add_wholes
 from bowerbird.data.edits.wordings import is_held_out
 from bowerbird.data.pictures import Pictures
 from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
@@ -18,10 +18,10 @@ from bowerbird.data.scenes.vocabulary import Vocabulary, build_vocabulary
 
 @dataclass(frozen=True)
 class EditSettings:
-    """How many edits: at most `each` of each kind of variant, `wholes` of whole drawings, `per_scene` of each of
-    `scenes`; scenes are of `names` things in `styles` (all when empty), and nothing in the groups `own_colors` changes
-    its color. Of the edits on white a share of `grounds` is on another light color, and of those of
-    a whole drawing a share of `placed` has it smaller somewhere. The keys name columns."""
+    """How many edits: at most `each` of each kind of variant, `wholes` of whole drawings, `becoming` of any drawing
+    into any other, `per_scene` of each of `scenes`; scenes are of `names` things in `styles` (all when empty), and
+    nothing in the groups `own_colors` changes its color. Of the edits on white a share of `grounds` is on another light
+    color, and of those of a whole drawing a share of `placed` has it smaller somewhere. The keys name columns."""
 
     each: int
     wholes: int
@@ -35,6 +35,7 @@ class EditSettings:
     own_colors: Sequence[str] = ()
     grounds: float = 0.0
     placed: float = 0.0
+    becoming: int = 0
 
 
 def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[Edits, Edits, Vocabulary]:
@@ -47,6 +48,8 @@ def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[
     known = build_vocabulary(pictures, settings.names, **options)  # type: ignore[arg-type]
     parts = {held: [name for name in known.known if is_held_out(name) == held] for held in (False, True)}
     variants = find_variants(pictures, style_key=settings.style_key, group_key=settings.kind_key)
+    names = [plain(caption) for caption in pictures.captions]
+    styles = pictures.column(settings.style_key) if settings.style_key else [""] * len(pictures)
     found = []
     for held in (False, True):
         words = build_vocabulary(pictures, 0, names=parts[held], **options)  # type: ignore[arg-type]
@@ -59,6 +62,8 @@ def build_edits(settings: EditSettings, pictures: Pictures, seed: int) -> tuple[
             whole = _per_picture(words, pictures)
             add_wholes(edits, whole, rows, settings.wholes // share, own)
         add_scenes(edits, words, settings.scenes // share, settings.per_scene, own)
+        drawn = [row for row, name in enumerate(names) if name and is_held_out(name) == held]
+        add_becoming(edits, names, styles, drawn, settings.becoming // share, own)
         found.append(vary_surroundings(edits, settings.grounds, settings.placed, own))
     return found[0], found[1], _per_picture(known, pictures)
 

@@ -41,6 +41,25 @@ def add_wholes(edits: Edits, vocabulary: Vocabulary, rows: Sequence[int], count:
             edits.add("whole", Shown(whole(row, ground=ground)), Shown(whole(row, ground=second)), "ground", (second,))
 
 
+def add_becoming(
+    edits: Edits, names: Sequence[str], styles: Sequence[str], rows: Sequence[int], count: int, seed: int
+) -> None:
+    """At most `count` edits of a drawing into any other of its style, of these `rows` of the `names` and `styles`: what
+    people ask for, where drawings that agree in most of the picture are of nearly the same colors. Each style is a
+    group; names that agree are left out."""
+    rng = seeds.numpy_generator(seed, "becoming")
+    by_style: dict[str, list[int]] = {}
+    for row in rows:
+        by_style.setdefault(styles[row], []).append(row)
+    several = sorted(style for style, drawn in by_style.items() if len(drawn) > 1)
+    for _ in range(count if several else 0):
+        style = str(rng.choice(several))
+        row, other = (int(each) for each in rng.choice(by_style[style], size=2, replace=False))
+        if names[row] != names[other]:
+            words = (names[other], names[row])
+            edits.add(f"becoming, {style}", Shown(whole(row)), Shown(whole(other)), "become", words, other)
+
+
 def _recolor(edits: Edits, row: int, name: str, colors: list[str], rng: np.random.Generator) -> None:
     color, before = (str(each) for each in rng.choice(colors, size=2, replace=False))
     if not are_distinct(color, "white") or not are_distinct(color, before):

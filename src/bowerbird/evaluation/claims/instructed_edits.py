@@ -25,6 +25,7 @@ from bowerbird.evaluation.claims.edit_pairs import EditPairs, find
 from bowerbird.evaluation.claims.experiment import Experiment
 from bowerbird.evaluation.metrics.diversity import unit
 from bowerbird.systems.instruct.named import named_thing
+from bowerbird.systems.instruct.placing import find_place, put
 
 MODEL, RIVAL = "tiny-instruct", "tiny-knn"
 IMAGE_SCALES = (1.0, 1.5, 2.2, 3.0, 4.5)
@@ -106,9 +107,11 @@ def measure(experiment: Experiment) -> Finding:
             for s in STRENGTHS
         },
     }  # fmt: skip
-    judge = encoders.load(JUDGE)
-    found = {name: Measured() for name in arms}
+    judge, pasted = encoders.load(JUDGE), "the reference itself, in place"
+    found = {name: Measured() for name in (*arms, pasted)}
+    as_it_is = _in_place(sources, shown)
     for seed in experiment.settings.seeds:
+        _add(found[pasted], benchmark, experiment, pairs, judge, as_it_is)
         for name, (which, hits, how) in arms.items():
             images = benchmark.generate(hits, seed, model=which, sources=sources, **how)
             _add(found[name], benchmark, experiment, pairs, judge, images)
@@ -161,7 +164,7 @@ def measure(experiment: Experiment) -> Finding:
     lines = {
         "instructed": [_point(found[name]) for name in instructed],
         "image-to-image": [_point(found[name]) for name in rivals],
-        **{name: [_point(found[name])] for name in (alone, worded, other, "KNN-Diffusion's edit")},
+        **{name: [_point(found[name])] for name in (alone, worded, other, "KNN-Diffusion's edit", pasted)},
     }
     plot = partial(
         plots.curves,
@@ -180,6 +183,17 @@ def measure(experiment: Experiment) -> Finding:
         " Intervals over pairs."
     )
     return Finding(effects, values, notes, plot, sheet)
+
+
+def _in_place(sources: list[Image.Image], hits: Neighbors) -> list[Image.Image]:
+    """Each source with its reference pasted over its thing; itself where there is none."""
+    if not hits.k:
+        return sources
+    made = []
+    for source, (reference, *_) in zip(sources, hits.images(), strict=True):
+        place = find_place(np.asarray(source))
+        made.append(source if reference is None else Image.fromarray(put(np.asarray(reference), place, source.width)))
+    return made
 
 
 def _turned(hits: Neighbors) -> Neighbors:

@@ -40,7 +40,7 @@ def create(
         what = (
             f"a knowledge base is there already; add to it: bowerbird kb add {in_shell(path)} SOURCE"
             if (path / MANIFEST).is_file()
-            else "this path is taken; give a new one"
+            else "this path is taken; the knowledge base is a new path, before the source: bowerbird kb build KB SOURCE"
         )
         raise BowerbirdError(f"{path}: {what}")
     with files.resumable_directory(path, tag, worth=_has_items) as target:

@@ -8,18 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bowerbird.core import cache, seeds
+from bowerbird.core import cache, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.opening import opening
 from bowerbird.core.text import with_article
 from bowerbird.data.edits.build import EditSettings, build_edits
-from bowerbird.data.edits.pair import Edits, Shown, instruction
+from bowerbird.data.edits.pair import NONE, Edits, Shown, instruction
 from bowerbird.data.edits.rendering import render_parts
 from bowerbird.data.edits.said import said_edits, stored_parts
-from bowerbird.data.edits.variants import plain, whole
+from bowerbird.data.edits.variants import plain
 from bowerbird.data.pictures import Pictures, others_of
 from bowerbird.diffusion import schedulers
 from bowerbird.models import clip_text
@@ -31,6 +32,7 @@ from bowerbird.systems.components import SCALE, base_parts, load_autoencoder, we
 from bowerbird.systems.grounded.wrapped import open_base
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.objective import Base, EditData, HeldOut, InstructObjective, chosen_edits
+from bowerbird.systems.instruct.placing import find_place
 from bowerbird.systems.instruct.usual import read_usual
 from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.model_index import read_index
@@ -57,9 +59,10 @@ def build(config: InstructConfig, pictures: Pictures, run: RunContext) -> Instru
         base.autoencoder.to(run.device)
         for name in encoder_names(base):
             getattr(base, name).to(run.device)
-    stored = _stored(config, edits, draw, pictures, base, run)
+    stored = _stored(config, edits, draw, pictures.fingerprint(), base, run)
     others = others_of([plain(caption) for caption in pictures.captions])
-    data = EditData(edits, stored["latents"], stored["drawings"], others, _held_out(config, held_out, draw, others))
+    held = _held_out(config, held_out, draw, pictures, others)
+    data = EditData(edits, stored["latents"], stored["places"], pictures.pixels, others, held)
     return InstructObjective(config, data, base, run.seed)
 
 
@@ -149,18 +152,13 @@ def _new_base(config: InstructConfig, edits: Edits, seed: int) -> Base:
 
 
 def _stored(
-    config: InstructConfig,
-    edits: Edits,
-    draw: Draw,
-    pictures: Pictures,
-    base: Base,
-    run: RunContext,
+    config: InstructConfig, edits: Edits, draw: Draw, fingerprint: str, base: Base, run: RunContext
 ) -> dict[str, Any]:
-    """The latents of what is shown, and of the drawings where they are references, float16, from the run's file where
-    the same were made before."""
+    """The latents of what is shown, float16, and for references where in it something is drawn, of pictures with this
+    `fingerprint`; from the run's file where the same were made before."""
     key = cache.key(
-        pictures.fingerprint(), weights_hash(base.autoencoder), _scale(base), config.picture_size, repr(edits.shown),
-        config.references,
+        fingerprint, weights_hash(base.autoencoder), _scale(base), config.picture_size, repr(edits.shown),
+        "places" if config.references else False,
     )  # fmt: skip
     name = "cache" if run.database is None else "validation"
     path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"
@@ -168,12 +166,13 @@ def _stored(
 
     @torch.no_grad()
     def make() -> dict[str, Any]:
-        def encoded(shown: Sequence[Shown]) -> Tensor:
-            return torch.cat([encode_latents(base.autoencoder, x, run.device) for x in draw(shown)])
-
-        latents = encoded(edits.shown)
-        drawings = [Shown(whole(row)) for row in range(len(pictures))] if config.references else []
-        return {"latents": latents, "drawings": encoded(drawings) if drawings else latents[:0]}
+        latents, places = [], [np.zeros((0, 7), np.int16)]
+        for part in draw(edits.shown):
+            latents.append(encode_latents(base.autoencoder, part, run.device))
+            if config.references:
+                pixels = tensors.to_uint8(part).permute(0, 2, 3, 1).numpy()
+                places.append(np.stack([find_place(each).numbers() for each in pixels]))
+        return {"latents": torch.cat(latents), "places": torch.from_numpy(np.concatenate(places))}
 
     stored = cache.memoize(path, key, make)
     edge, own = stored["latents"].shape[-1], base.unet.config.sample_size
@@ -194,6 +193,7 @@ def _held_out(
     config: InstructConfig,
     edits: Edits,
     draw: Draw,
+    pictures: Pictures,
     others: tuple[tuple[int, ...], ...],
 ) -> HeldOut:
     chosen = chosen_edits(edits, SHOWN)
@@ -203,18 +203,13 @@ def _held_out(
     def drawn(shown: list[Shown]) -> torch.Tensor:
         return torch.cat(list(draw(shown))) if shown else empty
 
-    rows = [(others[edit.drawing] or (edit.drawing,))[0] if edit.drawing >= 0 else -1 for edit in chosen]
-    there = [row >= 0 and config.references for row in rows]
+    there = [edit.drawing != NONE and config.references for edit in chosen]
+    rows = [(others[edit.drawing] or (edit.drawing,))[0] if yes else 0 for edit, yes in zip(chosen, there, strict=True)]
     return HeldOut(
         drawn([edits.shown[edit.source] for edit in chosen]),
         drawn([edits.shown[edit.target] for edit in chosen]),
         tuple(instruction(edit, rng, held_out=True) for edit in chosen),
         tuple(edit.kind for edit in chosen),
-        drawn(
-            [
-                Shown(whole(row)) if yes else edits.shown[edit.source]
-                for row, yes, edit in zip(rows, there, chosen, strict=True)
-            ]
-        ),
+        pictures.pixels[rows],
         torch.tensor(there, dtype=torch.float32),
     )

@@ -47,6 +47,7 @@ class InstructConfig(ObjectiveConfig):
     composes: bool = True
     each: Count = 12_000
     wholes: Count = 10_000
+    becoming: Annotated[int, Field(ge=0)] = 0
     scenes: Count = 10_000
     per_scene: Annotated[int, Field(ge=1, le=8)] = 2
     names: Count = 600

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bowerbird.core import seeds
+from bowerbird.core import seeds, tensors
 from bowerbird.data.edits.pair import NONE, Edit, Edits, instruction
 from bowerbird.diffusion import schedulers
 from bowerbird.diffusion.conditions import Conditioning, FeatureMaps, Tokens
@@ -27,10 +27,13 @@ from bowerbird.models.unet import widen, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.base_text import ENCODERS, TOKENIZERS, encode, encoder_names, tokenizers
 from bowerbird.systems.grounded.recorded_base import base_header, write_note
+from bowerbird.systems.instruct import placing
 from bowerbird.systems.instruct.config import InstructConfig
 from bowerbird.systems.instruct.network import ReferenceInput, predict
 from bowerbird.systems.instruct.pipeline import InstructPipeline
+from bowerbird.systems.instruct.placing import Place
 from bowerbird.systems.instruct.usual import PAPER, UsualEdit
+from bowerbird.systems.latent_cache import encode_latents
 from bowerbird.systems.objective import Objective
 
 
@@ -52,8 +55,8 @@ class Base:
 @dataclass(frozen=True)
 class HeldOut:
     """Edits of names and in wordings that are not trained on: pictures `source` and `wanted` `(n, 3, S, S)` in
-    [-1, 1], the `instructions`, and of those that name a drawing as `references` `(n, 3, S, S)` another picture of it,
-    with their `weights` `(n,)`, 0 where there is none."""
+    [-1, 1], the `instructions`, and of those that name a drawing as `references`, uint8 `(n, 3, R, R)`, another picture
+    of it, with their `weights` `(n,)`, 0 where there is none."""
 
     source: Tensor
     wanted: Tensor
@@ -65,11 +68,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class EditData:
-    """Edits with the scaled latents `(n, C, h, w)` of the pictures they are of, in float16; those of the `drawings`
-    `(m, C, h, w)`, none where there are no references, and for each drawing the rows of `others` of its name."""
+    """Edits with the scaled latents `(n, C, h, w)` of the pictures they are of, in float16, and the `places`, int16
+    `(n, 7)`, where something is drawn in them (`placing.Place.numbers`); the `drawings` that references are, uint8
+    `(m, 3, R, R)`, and for each the rows of `others` of its name."""
 
     edits: Edits
     latents: Tensor
+    places: Tensor
     drawings: Tensor
     others: tuple[tuple[int, ...], ...]
     held_out: HeldOut
@@ -78,7 +83,7 @@ class EditData:
 class InstructBatch(TypedDict):
     """n items: scaled latents `clean` of the wanted pictures and noise `eps` `(n, C, h, w)`, `image` the unscaled
     latents of the pictures they are made from, `timestep` `(n,)`, the instructions' `tokens` `(n, L)` (of each text
-    encoder, one after the other), and the unscaled latents of `references` `(n, C, h, w)` with `weights` `(n,)`."""
+    encoder, one after the other), and `references`, uint8 `(n, 3, S, S)`, in their places, with `weights` `(n,)`."""
 
     clean: Tensor
     image: Tensor
@@ -141,10 +146,10 @@ class InstructObjective(Objective[InstructBatch]):
         ]
         source = data.latents[[edit.source for edit in edits]].float() / self._scale()
         clean = data.latents[[edit.target for edit in edits]].float()
-        references = torch.zeros_like(source)
+        references = torch.zeros(size, 3, config.picture_size, config.picture_size, dtype=torch.uint8)
         for row in np.flatnonzero(referred):
             shown = self._reference(edits[row].drawing, float(luck[2][row]), rng)
-            references[row] = data.drawings[shown].float() / self._scale()
+            references[row] = self._put(shown, edits[row].source)
         return {
             "clean": clean,
             "image": source * kept[:, None, None, None],
@@ -175,13 +180,30 @@ class InstructObjective(Objective[InstructBatch]):
             return drawing
         return others[int(rng.integers(len(others)))]
 
+    def _put(self, drawing: int, picture: int) -> Tensor:
+        """A drawing brought to where something is in a picture that is edited, uint8 `(3, S, S)`."""
+        reference, place = self.data.drawings[drawing].permute(1, 2, 0), Place.of(self.data.places[picture].numpy())
+        return torch.from_numpy(placing.put(reference.numpy(), place, self.config.picture_size)).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def _latents(self, references: Tensor, weights: Tensor) -> Tensor:
+        """The unscaled latents `(n, C, h, w)` of `references`, of those that there are."""
+        there, edge = weights > 0, self.data.latents.shape[-1]
+        latents = torch.zeros(len(weights), self.data.latents.shape[1], edge, edge, device=weights.device)
+        if there.any():
+            pixels = tensors.to_float(references[there])
+            with torch.autocast(weights.device.type, enabled=False):  # it says itself what it computes in
+                made = encode_latents(self.frozen[0], pixels, weights.device.type).float() / self._scale()
+            latents[there] = made.to(latents.device)
+        return latents
+
     def forward(self, batch: InstructBatch) -> Tensor:
         """E || target - network([z_t ; E(I)], t, text, reference) ||^2. Source: InstructPix2Pix, equation 2."""
         with torch.set_grad_enabled(self.learns_text and torch.is_grad_enabled()):
             text = encode(self.frozen[1], batch["tokens"].chunk(len(self.frozen[1]), 1))
         noisy = self.noise_scheduler.add_noise(batch["clean"], batch["eps"], batch["timestep"])
         condition = Conditioning(
-            FeatureMaps((batch["references"][:, None],), batch["weights"][:, None]),
+            FeatureMaps((self._latents(batch["references"], batch["weights"])[:, None],), batch["weights"][:, None]),
             text=Tokens(text.tokens, torch.ones_like(text.tokens[..., 0])),
             image=batch["image"],
             pooled=text.pooled,

@@ -20,7 +20,7 @@ from torch import Tensor
 from bowerbird.core import files, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.files import last_part
-from bowerbird.core.images import square
+from bowerbird.core.images import framed
 from bowerbird.core.opening import opening
 from bowerbird.core.types import Neighbors
 from bowerbird.diffusion import guidance
@@ -32,7 +32,7 @@ from bowerbird.systems.base import Callback, Capabilities, Defaults, Denoising, 
 from bowerbird.systems.grounded.bases import CALL
 from bowerbird.systems.grounded.lora import AppliedLora, apply_loras, inspect_all, lora_facts
 from bowerbird.systems.grounded.recorded_base import check_recorded_base
-from bowerbird.systems.instruct import network
+from bowerbird.systems.instruct import network, placing
 from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.network import FILE, ReferenceInput
 from bowerbird.systems.instruct.usual import IMAGE_SCALE, PAPER, read_usual, write_usual
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
     from bowerbird.knowledge.base import KnowledgeBase
 
+REFERENCE, LARGE = 2, 256
+"""References are read at an edge of so many times the model's, as a drawing in them may be small; not those of models
+with an edge from `LARGE` on."""
 PLAIN, PLAIN_XL = "StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"
 
 
@@ -159,7 +162,8 @@ class InstructPipeline(System):
         _check_instructions(hits.queries)
         edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
         started = self._read(source, len(hits), edge)
-        both = self.condition(hits, started.latents / (1.0 if self.config.is_cosxl_edit else self._scale()))
+        latents = started.latents / (1.0 if self.config.is_cosxl_edit else self._scale())
+        both = self.condition(hits, latents, started)
         nothing, pooled = self._text([""] * len(hits))
         if self.config.force_zeros_for_empty_prompt:
             nothing = replace(nothing, keys=torch.zeros_like(nothing.keys))
@@ -240,6 +244,12 @@ class InstructPipeline(System):
         self._check_references("a reference", len(pictures))
         return super().own_references(prompt, pictures, captions)
 
+    def reference_picture(self, picture: Image.Image) -> Image.Image:
+        """The whole of `picture` in a square, which is what is brought to its place and what a record keeps; of
+        `REFERENCE` times the model's edge, or smaller where it is, however large the edit is."""
+        edge = max(self.capabilities.sizes)
+        return framed(picture, min(max(picture.size), edge if edge >= LARGE else REFERENCE * edge))
+
     def _check_references(self, what: str, count: int) -> None:
         """Raises: BowerbirdError for more references than the network is shown."""
         if count and self.references is None:
@@ -254,30 +264,32 @@ class InstructPipeline(System):
         """`kb` itself: any will do, as its pictures are what counts."""
         return kb
 
-    def condition(self, hits: Neighbors, image: Tensor, *args: Any, **kwargs: Any) -> Conditioning:
-        """The instructions' tokens, and the unscaled latents `(n, C, h, w)` of the pictures with those of references of
-        that size. Raises: BowerbirdError for several references, or one without a picture."""
+    def condition(self, hits: Neighbors, image: Tensor, source: Source, *args: Any, **kwargs: Any) -> Conditioning:
+        """The instructions' tokens, and the unscaled latents `(n, C, h, w)` of the pictures in `source`, with those of
+        references, each brought to where something is drawn in its picture. Raises: BowerbirdError for several
+        references, or one without a picture."""
         text, pooled = self._text(list(hits.queries))
         near = FeatureMaps((torch.zeros_like(image)[:, None],), torch.zeros(len(hits), 1, device=image.device))
         if hits.k and (hits.effective_weights > 0).any():
             self._check_references("a reference", hits.k)
-            near = self._read_references(hits, image)
+            near = self._read_references(hits, image, source)
         return Conditioning(near, text=text, image=image, pooled=pooled)
 
-    def _read_references(self, hits: Neighbors, image: Tensor) -> FeatureMaps:
-        """The latents of each row's reference; each picture is encoded once, and alone."""
+    def _read_references(self, hits: Neighbors, image: Tensor, source: Source) -> FeatureMaps:
+        """The latents of each row's reference; the same one for the same picture is encoded once, and each alone."""
         weights = torch.from_numpy(np.ascontiguousarray(hits.effective_weights)).to(image.device)
-        edge = image.shape[-1] * common.vae_scale_factor(self.vae)
-        latents, known = torch.zeros_like(image), dict[bytes, Tensor]()
-        for row, pictures in enumerate(hits.images()):
+        latents, known = torch.zeros_like(image), dict[tuple[bytes, bytes], Tensor]()
+        for row, (picture, box, shown) in enumerate(zip(source.pictures, source.boxes, hits.images(), strict=True)):
             if not weights[row, 0]:
                 continue
-            if pictures[0] is None:
+            if shown[0] is None:
                 raise common.no_picture(int(hits.ids[row, 0]))
-            small = square(pictures[0], edge)
-            key = small.tobytes()
+            reference = self.reference_picture(shown[0])
+            key = reference.tobytes(), picture.tobytes()
             if key not in known:
-                known[key] = self._encode(tensors.to_float(tensors.stack([small])))[0]
+                place = placing.find_place(np.asarray(picture), box)
+                put = placing.put(np.asarray(reference), place, picture.width)
+                known[key] = self._encode(tensors.to_float(torch.from_numpy(put).permute(2, 0, 1)[None]))[0]
             latents[row] = known[key]
         return FeatureMaps((latents[:, None],), weights)
 

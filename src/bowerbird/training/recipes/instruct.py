@@ -19,11 +19,11 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
     Command: bowerbird train tiny-instruct --data drawings.parquet --out runs/tiny-instruct
     """
     train = TrainConfig(
-        steps=17000,
+        steps=27000,
         batch_size=32,
         learning_rate=4e-4,
         warmup_steps=200,
-        cooldown_fraction=0.35,
+        cooldown_fraction=0.2,
         ema_decay=0.999,
         save_every=200,
         sheet_every=1000,
@@ -37,6 +37,7 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
             own_colors=("people-body", "smileys-emotion"),
             grounds=0.4,
             placed=0.3,
+            becoming=24_000,
             change_threshold=0.6,
         )
         return Recipe(name="tiny-instruct", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
@@ -46,6 +47,7 @@ def tiny_instruct(*, tiny: bool = False) -> Recipe:
         text=TextConfig(vocabulary=600, width=16, layers=1, heads=2),
         each=16,
         wholes=16,
+        becoming=16,
         scenes=16,
         names=8,
         kind_key="class",
