@@ -132,6 +132,21 @@ def test_a_picture_without_neighbors_is_guided_by_its_text(kind: str, eta: float
         torch.testing.assert_close(guided(X, T, step)[[0, 2]], as_ever(X, T, step)[[0, 2]])
 
 
+@pytest.mark.parametrize("kind", ["interleaved", "weighted", "joint"])
+def test_scales_are_no_whole_numbers_where_the_sample_is_of_codes(kind: str) -> None:
+    denoise, codes = IdealDenoiser(), torch.tensor([[1, 0], [0, 2], [1, 1]])
+
+    def predict(x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        return denoise(x.float(), t, condition)
+
+    built = [
+        guidance.build_guidance(each, CONDITION, Guidance(kind, 1.5, 1.75, 0.4), [1, 2, 3], [True, True, False], 6)
+        for each in (predict, denoise)
+    ]
+    for step in range(6):
+        torch.testing.assert_close(built[0](codes, T, step), built[1](codes.float(), T, step))
+
+
 def test_weighted_in_the_middle_costs_three_rows_a_picture() -> None:
     predict = IdealDenoiser()
     guidance.weighted(predict, CONDITION, 3.0, 2.0, 0.5)(X, T, 0)

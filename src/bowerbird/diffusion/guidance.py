@@ -113,14 +113,15 @@ def mixture(predict: Predict, terms: Sequence[tuple[float | Tensor, Conditioning
 
     def guided(x: Tensor, t: Tensor, step: int) -> Tensor:
         parts = predict(torch.cat([x] * len(used)), t, together).chunk(len(used))
-        weighed = [_rowwise(weight, x) * part for (weight, _), part in zip(used, parts, strict=True)]
+        weighed = [_rowwise(weight, part) * part for (weight, _), part in zip(used, parts, strict=True)]
         return torch.stack(weighed).sum(0)
 
     return guided
 
 
 def _rowwise(weight: float | Tensor, like: Tensor) -> float | Tensor:
-    """One weight a picture, in the form in which it multiplies pictures."""
+    """One weight a picture, in the form in which it multiplies predictions, which `like` is one of: what they are of
+    may be whole numbers, as codes are."""
     return weight.to(like).view(-1, *[1] * (like.ndim - 1)) if isinstance(weight, Tensor) else weight
 
 
@@ -245,7 +246,7 @@ def interleaved(
             "neighbors", rows=torch.cat([~rows, whole])
         )
         without, full = predict(torch.cat([x, x]), t, dropped).chunk(2)
-        return without + _rowwise(torch.where(rows, text_scale, neighbor_scale), x) * (full - without)
+        return without + _rowwise(torch.where(rows, text_scale, neighbor_scale), full) * (full - without)
 
     return guided
 
