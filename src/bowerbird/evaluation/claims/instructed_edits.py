@@ -28,7 +28,7 @@ from bowerbird.systems.instruct.named import named_thing
 from bowerbird.systems.instruct.placing import find_place, put
 
 MODEL, RIVAL = "tiny-instruct", "tiny-knn"
-IMAGE_SCALES = (1.0, 1.5, 2.2, 3.0, 4.5)
+IMAGE_SCALES = (1.0, 1.5, 2.2, 3.0, 4.5, 7.0)
 CENTER = 1.5
 """The image scale at which arms are compared that are no curve."""
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)
