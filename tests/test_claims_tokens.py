@@ -147,17 +147,26 @@ def test_claims_about_trained_models_of_tokens_measure_and_name_what_is_missing(
     }
     rare = Experiment(few, [], drawings, models=models)
     in_two = replace(rare, drawings=drawings.select(two))
-    [found] = claims.run(claims.load(["rarm-rare"]), rare, tmp_path / "rare")
+    [found, by_documents] = claims.run(claims.load(["rarm-rare", "racm3-rare"]), rare, tmp_path / "rare")
     values = {name: value["mean"] for name, value in found["values"].items()}
     [with_drawings, least, most, _] = [effect["mean"] for effect in found["effects"]]
     assert with_drawings == pytest.approx(values["four drawings of the thing, scale 2"] - values["no neighbors"])
     assert least == pytest.approx(values["four drawings of the thing, scale 2"] - 0.7)
     assert most == pytest.approx(0.03 - values["no neighbors"])
+    values = {name: value["mean"] for name, value in by_documents["values"].items()}
+    assert [effect["mean"] for effect in by_documents["effects"]] == pytest.approx(
+        [
+            values["two documents of the thing"] - values["no documents"],
+            values["two documents of the thing"] - 0.7,
+            0.03 - values["no documents"],
+            values["two documents of the thing"] - values["two of another thing"],
+        ]
+    )
     for document in claims.run(claims.load(["rarm-style", "racm3-style"]), in_two, tmp_path / "style"):
         assert {effect["label"].split(":")[0] for effect in document["effects"]} == {"flat", "noto"}
         assert all(np.isfinite(effect["mean"]) for effect in document["effects"])
-    with pytest.raises(BowerbirdError, match="tiny-racm3=DIR"):
-        claims.run(claims.load(["racm3-style"]), replace(in_two, models={}), tmp_path / "none")
+    with pytest.raises(BowerbirdError, match="tiny-rarm=DIR"):
+        claims.run(claims.load(["rarm-style"]), replace(in_two, models={}), tmp_path / "none")
 
 
 def test_documents_of_a_style_show_other_things() -> None:

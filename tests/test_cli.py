@@ -524,6 +524,7 @@ def test_models_and_doctor(tmp_path: Path) -> None:
         "tiny-instruct",
         "tiny-ip-adapter",
         "tiny-knn",
+        "tiny-racm3",
         "tiny-rdm",
         "tiny-rdm-fast",
         "tiny-reimagen",

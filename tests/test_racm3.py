@@ -524,7 +524,7 @@ def test_the_command_line_generates_the_best_and_captions(
     record = provenance.read_png(tmp_path / "o" / "000.png")
     assert record["request"]["best_of"] == 2
     assert record["seed"] in (3, 4)
-    assert record["tokens"] == {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0}
+    assert record["tokens"] == {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.1}
     picture = next(drawn_folder.rglob("*.png"))
     said = bowerbird("caption", tmp_path / "model", picture, "--kb", small_kb_path, "--json", cwd=tmp_path)
     [found] = json.loads(said.stdout)["captions"]

@@ -74,7 +74,7 @@ CARDS: dict[str, dict[str, Any]] = {
             " at image guidance 3, which keeps 22.2 dB (goal 60% at 23 dB, missed)",
             "60.7% [53.0, 68.0] · 9.8% [6.0, 14.2] · 52.7% [45.2, 60.0]",
         ),
-        data=f"{DRAWINGS}; 93,000 edits composed of them",
+        data=f"{DRAWINGS}; 117,000 edits composed of them",
         limits=(
             "drawings at 64 px; colors, grounds, gray and negative, sizes and simple shapes come as asked; what becomes"
             " another thing needs a reference, whose look it takes; what is small in its picture, small parts and"

@@ -31,6 +31,10 @@ DESCRIPTIONS = {
         "edits by an instruction: InstructPix2Pix at 64 px, shown what the instruction names from a knowledge base;"
         " trained from tiny-sd"
     ),
+    "tiny-racm3": (
+        "things as a collection shows them, holes filled in, and captions: RA-CM3 at 64 px, a code at a time, with"
+        " neighbors' pictures and captions in the prompt"
+    ),
     "tiny-ip-adapter": "IP-Adapter for tiny-sd (--adapter tiny-ip-adapter), which reads embeddings of `small`",
     "small": "image and text encoder, 384 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
@@ -42,6 +46,7 @@ DESCRIPTIONS = {
 SHARED = {
     "tiny-rdm": {"vae": "tiny-autoencoder"},
     "tiny-rdm-fast": {"vae": "tiny-autoencoder"},
+    "tiny-racm3": {"vae": "vq-drawings"},
     "tiny-instruct": {"vae": "tiny-sd/vae", "tokenizer": "tiny-sd/tokenizer"},
 }
 """Components of bundled models that lie in another's folder."""

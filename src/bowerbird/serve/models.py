@@ -63,7 +63,16 @@ class Served:
         }
 
 
-BUNDLED = ("reimagen-drawings", "tiny-rdm", "tiny-rdm-fast", "tiny-reimagen", "tiny-knn", "tiny-instruct", "tiny-sd")
+BUNDLED = (
+    "reimagen-drawings",
+    "tiny-rdm",
+    "tiny-rdm-fast",
+    "tiny-reimagen",
+    "tiny-knn",
+    "tiny-instruct",
+    "tiny-racm3",
+    "tiny-sd",
+)
 """What is served where no model is named, the first by default."""
 
 

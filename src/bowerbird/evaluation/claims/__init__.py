@@ -40,6 +40,7 @@ FILES = {
     "racm3-training": "racm3_training",
     "racm3-documents": "racm3_documents",
     "racm3-style": "racm3_style",
+    "racm3-rare": "racm3_rare",
     "learned-reranking": "learned_reranking",
     "instructed-edits": "instructed_edits",
     "subject": "subject",

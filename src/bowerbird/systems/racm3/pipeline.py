@@ -69,11 +69,11 @@ class RACM3Pipeline(System):
         encoder_fingerprint: str = "",
         search_mode: str = "mixed",
         max_similarity: float | None = 0.9,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 1.5,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 0.95,
-        min_p: float = 0.0,
+        min_p: float = 0.1,
         codebook: list[float] | None = None,
         vocabulary: str = "",
     ) -> None:
