@@ -153,8 +153,8 @@ def test_generating_leaves_the_pipeline_as_it_was(random_rdm: Path, kb_path: Pat
 def test_bundled_models_say_what_they_can_do(name: str) -> None:
     can = loading.load_pipeline(name).capabilities
     assert can.sizes[-1] == (128 if name == "reimagen-drawings" else 64)
-    assert can.reads_text == ("reimagen" in name)
-    assert can.needs_images == ("reimagen" in name or name == "tiny-instruct")
+    assert can.reads_text == ("reimagen" in name or name == "tiny-racm3")
+    assert can.needs_images == ("reimagen" in name or name in ("tiny-instruct", "tiny-racm3"))
     assert can.takes_references == (name == "tiny-sd")
     assert can.edits == (name in ("tiny-knn", "tiny-instruct"))
     assert can.instructs == (name == "tiny-instruct")

@@ -15,7 +15,7 @@ from bowerbird.core.text import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#33658a", "#d1495b", "#6a994e", "#edae49", "#7b5ea7", "#5c6b73")
+COLORS = ("#33658a", "#d1495b", "#6a994e", "#edae49", "#7b5ea7", "#5c6b73", "#2a9d8f", "#8c510a")
 
 
 def histogram(
