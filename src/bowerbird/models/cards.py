@@ -81,6 +81,18 @@ CARDS: dict[str, dict[str, Any]] = {
             " drawings fail"
         ),
     ),
+    "tiny-racm3": _card(
+        (
+            "rare entities by name, with two documents of them, named by a judge, top-1 of 100 (two seeds so far)",
+            "69.5% [62.5, 76.5]",
+        ),
+        ("the same with documents of other things · without documents", "0.5% · 1.0%"),
+        data=f"{DRAWINGS}; their names",
+        limits=(
+            "drawings of single things on white or cream at 64 px, much as the first document shows them; two documents"
+            " that differ much, colored grounds and names without a document give scribbles"
+        ),
+    ),
     "tiny-knn": _card(
         ("a rare thing by name, before its drawings were in the database and after", "5% → 84%"),
         ("edits that became what was asked, at 23.3 dB outside the change", "37.0%"),
