@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import partial
-
 import numpy as np
 
 from bowerbird.core.types import Neighbors
-from bowerbird.evaluation import plots
-from bowerbird.evaluation.claims.benchmark import Benchmark, encoder_of, per_entity
-from bowerbird.evaluation.claims.claim import Claim, Effect, Finding
+from bowerbird.evaluation.claims.benchmark import Benchmark, encoder_of
+from bowerbird.evaluation.claims.claim import Claim, Finding
 from bowerbird.evaluation.claims.experiment import Experiment
-from bowerbird.evaluation.metrics.intervals import Estimate
+from bowerbird.evaluation.claims.rare_named import finding
 
 MODEL = "tiny-rarm"
 K = 4
 GUIDANCE = 2.0
-LEAST, MOST = 0.70, 0.03
-"""Of the pictures with neighbors at least so many are to be named as the thing, without at most."""
 LABELS = {
     "with": f"four drawings of the thing, scale {GUIDANCE:g}",
     "plain": "the same, unguided",
@@ -46,24 +40,11 @@ def measure(experiment: Experiment) -> Finding:
         right["plain"].append(named(hits, 1.0))
         right["others"].append(named(others, GUIDANCE))
         right["without"].append(named(hits, 0.0))
-    found = {name: per_entity(values) for name, values in right.items()}
-
-    def difference(a: str, b: str) -> Estimate:
-        return per_entity([x.astype(float) - y for x, y in zip(right[a], right[b], strict=True)])
-
-    effects = [
-        Effect("top-1, with its drawings as neighbors − without neighbors", difference("with", "without")),
-        Effect(f"top-1, with its drawings − {LEAST:.0%}", per_entity([x.astype(float) - LEAST for x in right["with"]])),
-        Effect(f"{MOST:.0%} − top-1 without neighbors", per_entity([MOST - x.astype(float) for x in right["without"]])),
-        Effect("top-1, with its drawings − with another's", difference("with", "others"), needed=False),
-    ]
-    rows = [(label, found[name].mean, found[name].low, found[name].high) for name, label in LABELS.items()]
-    plot = partial(plots.intervals, rows=rows, title="Rare entities that the judge names", label="share of pictures")
     notes = (
         f"{len(truth)} entities that no model was trained on; BM25 finds their drawings by name, k = {K}, and the model"
         f" reads the drawings' embeddings alone. Intervals over entities. {benchmark.describe_judges()}"
     )
-    return Finding(effects, {label: asdict(found[name]) for name, label in LABELS.items()}, notes, plot)
+    return finding(right, LABELS, "with its drawings as neighbors", "without neighbors", "with another's", notes)
 
 
 CLAIM = Claim(

@@ -162,8 +162,8 @@ class InstructPipeline(System):
         _check_instructions(hits.queries)
         edge = common.one_edge(height, width) or common.trained_size(self.unet, self.vae)
         started = self._read(source, len(hits), edge)
-        latents = started.latents / (1.0 if self.config.is_cosxl_edit else self._scale())
-        both = self.condition(hits, latents, started)
+        shown = started.latents / (1.0 if self.config.is_cosxl_edit else self._scale())
+        both = self.condition(hits, shown, started)
         nothing, pooled = self._text([""] * len(hits))
         if self.config.force_zeros_for_empty_prompt:
             nothing = replace(nothing, keys=torch.zeros_like(nothing.keys))

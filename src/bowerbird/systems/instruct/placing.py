@@ -13,7 +13,7 @@ SPECK = 0.02
 """What is smaller than this share of the largest part of a drawing does not count to where it lies."""
 LEAST_GROUND, LEAST_DRAWN = 0.08, 0.01
 """A picture with less ground than this share has none: its border is a frame; and what is drawn on the ground of a
-reference, but for this share of it, is too like the ground to be told from it: it is taken whole."""
+reference, but for this share of it, is too like the ground to stand out from it: it is taken whole."""
 SOFT = 96
 """A pixel at the edge of a drawing is its own color wholly from this difference to the ground on, of 255."""
 
