@@ -592,6 +592,9 @@ def test_what_an_instruction_names() -> None:
         "add a cup of tea on the left": "cup of tea",
         "add a hat of the same color": "hat",
         "make it glasses": "glasses",
+        "make it a flag: Peru": "flag: peru",
+        "turn the cat into Mrs. Claus. Keep the hat": "mrs. claus",
+        "one more thing: add a hat": "hat",
         "make it darker": None,
         "make it brighter colors": None,
     }

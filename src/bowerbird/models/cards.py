@@ -83,10 +83,10 @@ CARDS: dict[str, dict[str, Any]] = {
     ),
     "tiny-racm3": _card(
         (
-            "rare entities by name, with two documents of them, named by a judge, top-1 of 100 (two seeds so far)",
-            "69.5% [62.5, 76.5]",
+            "rare entities by name, with two documents of them, named by a judge, top-1 of 100",
+            "72.8% [67.6, 78.2]",
         ),
-        ("the same with documents of other things · without documents", "0.5% · 1.0%"),
+        ("the same with documents of other things · without documents", "0.6% · 0.8%"),
         data=f"{DRAWINGS}; their names",
         limits=(
             "drawings of single things on white or cream at 64 px, much as the first document shows them; two documents"

@@ -10,6 +10,11 @@ import numpy as np
 
 from bowerbird.core import seeds
 
+REPLACING = (
+    "replace the {1} with {0}", "turn the {1} into {0}", "make the {1} {0}", "replace the {1} by {0}",
+    "change the {1} to {0}", "change the {1} into {0}", "put {0} in place of the {1}", "{0} instead of the {1}",
+)  # fmt: skip
+"""One thing for another, alone in its picture or one of several."""
 WORDINGS: dict[str, tuple[str, ...]] = {
     "style": (
         "in the style of {0}", "make it {0} style", "redraw it in {0} style", "{0} style", "draw it in {0} style",
@@ -45,13 +50,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "get rid of the {0}",
     ),
     "become": (
-        "make it {0}", "turn it into {0}", "{0}", "change the {1} to {0}", "change it to {0}",
-        "make the {1} {0}", "turn the {1} into {0}", "replace it with {0}", "transform it into {0}",
+        "make it {0}", "turn it into {0}", "{0}", "change it to {0}", "replace it with {0}", "transform it into {0}",
+        *REPLACING,
         "let it become {0}",
     ),
     "replace": (
-        "replace the {1} with {0}", "turn the {1} into {0}", "make the {1} {0}", "replace the {1} by {0}",
-        "change the {1} to {0}", "change the {1} into {0}", "put {0} in place of the {1}", "{0} instead of the {1}",
+        *REPLACING,
         "swap the {1} for {0}",
     ),
     "mirror": (

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from bowerbird.data.scenes.words import COLORS, SIZES, of_several
 
 CLAUSE = re.compile(
-    r"[,.;!?:]|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
+    r"[,;!?]|(?<!\bst)(?<!\bdr)(?<!\bmr)(?<!\bmrs)\.(?!\w)|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
 )
+"""Between clauses; a colon may stand in a name (`flag: Peru`), and so may a dot (`Mrs. Claus`, `v1.5`)."""
 GONE = re.compile(
     r"(?:please\s+)?(?:remove|delete|erase|drop|hide|no|keep|leave|get\s+rid|take\b(?=.*\b(?:away|out|off)\b))\b"
 )
@@ -94,7 +95,7 @@ def _said(clause: str) -> Iterator[tuple[str, bool]]:
 def _name(words: str) -> str | None:
     if DEFINITE.match(words):
         return None
-    name = AFTER.sub("", COUNTED.sub("", f"{words.strip()} ")).strip()
+    name = AFTER.sub("", COUNTED.sub("", f"{words.strip()} ")).strip(" :")
     said = name.split()
     if not said or {said[-1], said[-1].removesuffix("s")} & NO_THING or DEFINITE.match(name):
         return None
