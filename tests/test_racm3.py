@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from bowerbird import KnowledgeBase, encoders
-from bowerbird.core import provenance, tensors
+from bowerbird.core import provenance, seeds, tensors
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.data.pictures import load_pictures
@@ -31,7 +31,7 @@ from bowerbird.systems.queries import Request
 from bowerbird.systems.racm3 import layout as lay
 from bowerbird.systems.racm3 import retrieval
 from bowerbird.systems.racm3.decoding import Decoder, Prompt, condition
-from bowerbird.systems.racm3.documents import drop_words, retrieve
+from bowerbird.systems.racm3.documents import drop_words, one_variation, retrieve, varied
 from bowerbird.systems.racm3.layout import Layout
 from bowerbird.systems.racm3.objective import RACM3Config, RACM3Objective
 from bowerbird.systems.racm3.pipeline import RACM3Pipeline, vocabulary_hash
@@ -480,6 +480,20 @@ def test_settings_that_contradict_each_other_are_refused(objective: RACM3Objecti
         with_settings(recipe, ["system.to_text=0.7", "system.infilled=0.7"])
     assert isinstance(recipe.system, RACM3Config)
     assert encoders.load("small").shared_dim == objective.cache.vectors.shape[1]
+
+
+def test_the_pictures_of_a_varied_view_share_its_ground() -> None:
+    drawings = load_pictures("drawn", size=64).select(list(range(6)))
+    alpha = torch.zeros(6, 64, 64, dtype=torch.uint8)
+    alpha[:, 16:48, 16:48] = 255
+    drawings, grounds = dataclasses.replace(drawings, alpha=alpha), []
+    for number in range(24):
+        made = torch.cat(list(varied(drawings, one_variation(seeds.torch_generator(number, "test")), 16, "cpu")))
+        assert made.shape == (6, 3, 16, 16)
+        corners = made[:, :, 0, 0]
+        assert torch.allclose(corners, corners[:1].expand_as(corners), atol=1e-3)
+        grounds.append(corners[0])
+    assert (torch.stack(grounds) < 0.95).any(1).sum() > 12  # most are not white
 
 
 def test_processes_have_as_many_documents_in_a_step(objective: RACM3Objective) -> None:

@@ -10,7 +10,7 @@ drawings of things that have the same caption in every style, which mixed vector
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,22 @@ from torch.nn import functional as F
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.types import ABSENT, Encoder
+from bowerbird.data import variation
 from bowerbird.data.pictures import Pictures
+from bowerbird.data.variation import Variation
 from bowerbird.systems.latent_cache import embed_tensors, fit_size, views_of
 
 BLOCK = 1024
+PART = 256
+"""Pictures that are encoded at once."""
 
 
 @dataclass(frozen=True)
 class DocumentCache:
-    """`codes` int16 `(V, n, N)` of n pictures under V views (view 0 unchanged), and in `tables` `(T, n, k_stored)` the
-    rows of the documents each retrieves, best first, -1 behind: by its picture, by its picture within its style, and
-    by its caption, each time with other words left out. `vectors` float16 `(n, d)`: those of the documents, of length
-    1."""
+    """`codes` int16 `(V, n, N)` of n pictures under V views (view 0 unchanged, the last under variations), and in
+    `tables` `(T, n, k_stored)` the rows of the documents each retrieves, best first, -1 behind: by its picture, by its
+    picture within its style, and by its caption, each time with other words left out. `vectors` float16 `(n, d)`: those
+    of the documents, of length 1."""
 
     codes: Tensor
     tables: Tensor
@@ -60,11 +64,14 @@ def build_documents(
 ) -> DocumentCache:
     """The codes of `pictures` at edge `size`, by `encode` (float `(n, 3, S, S)` -> int16 `(n, N)` on the CPU), and the
     documents they retrieve among one another."""
-    parts = [tensors.to_uint8(fit_size(part, size)) for part in torch.split(pictures.pixels, 256)]
+    parts = [tensors.to_uint8(fit_size(part, size)) for part in torch.split(pictures.pixels, PART)]
     codes = [
         torch.cat([encode(view(tensors.to_float(part))) for part in parts])
         for view in views_of(config, size, seed)  # the first is unchanged
     ]
+    for number in range(config.varied_views):
+        change = one_variation(seeds.torch_generator(seed, "varied documents", number))
+        codes.append(torch.cat([encode(part) for part in varied(pictures, change, size, device)]))
     whole = torch.cat([embed_tensors(encoder, tensors.to_float(part)) for part in parts]).float()
     image = F.normalize(whole[:, : encoder.shared_dim], dim=1)
     text = text_half(encoder, pictures.captions)
@@ -91,6 +98,20 @@ def build_documents(
         for query, within in queries
     ]
     return DocumentCache(torch.stack(codes), torch.stack(tables), mixed.half())
+
+
+def one_variation(generator: torch.Generator) -> Variation:
+    """A change that the pictures of a sample can share: a ground most of the time, other colors half of the time, and
+    nothing moved."""
+    return variation.draw(1, generator, colored=0.5, moved=0.0, grounded=0.85, drawn=0.1, several=0.0)
+
+
+def varied(pictures: Pictures, change: Variation, size: int, device: str) -> Iterator[Tensor]:
+    """All pictures in parts under the same change, float `(n, 3, size, size)` in [-1, 1]."""
+    alpha = pictures.opacity()
+    for rows in torch.split(torch.arange(len(pictures)), PART):
+        same = change.select(torch.zeros_like(rows))
+        yield variation.apply(same, pictures.pixels[rows].to(device), alpha[rows].to(device), size)
 
 
 def text_half(encoder: Encoder, texts: Any) -> Tensor:

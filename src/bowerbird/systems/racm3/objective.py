@@ -63,7 +63,8 @@ class RACM3Config(ObjectiveConfig):
     documents and of the words that are generated. `to_text`, `infilled`: the shares of samples that are captioned and
     that have a hole; the others are text to image. `by_text`, `by_style`: the shares of samples whose documents are
     found by their caption and by their picture within their style; the others' by their picture. `itself`: the share
-    whose first document is the picture itself, `same_view` of those as it is. `invented`: the share of the samples
+    whose first document is the picture itself, `same_view` of those as it is. `varied_views`: so many further views, in
+    each of which all pictures are on one ground and in changed colors. `invented`: the share of the samples
     that are under a view, or show the thing itself, in which things go by invented names. `styled`: the share of
     captions that name the style.
     """
@@ -91,6 +92,7 @@ class RACM3Config(ObjectiveConfig):
     itself: Share = 0.25
     same_view: Share = 0.5
     views: Count = 6
+    varied_views: Annotated[int, Field(ge=0)] = 0
     view_probability: Share = 0.5
     invented: Share = 0.7
     styled: Share = 0.25
@@ -268,6 +270,7 @@ def build(config: RACM3Config, pictures: Pictures, run: RunContext) -> RACM3Obje
     size = int(tokenizer.config.sample_size)
     shaping = config.model_dump_json(
         include={"k_stored", "max_similarity", "query_dropout", "text_queries", "views", "style_key"}
+        | ({"varied_views"} if config.varied_views else set())
     )
     key = cache.key(pictures.fingerprint(), encoder.fingerprint, weights_hash(tokenizer), shaping, run.seed)
     name = "cache" if run.database is None else "validation"

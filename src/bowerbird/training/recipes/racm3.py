@@ -28,7 +28,7 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
         sheet_every=500,
     )
     if not tiny:
-        system = RACM3Config(decoder=DecoderSizes(channels=192, layers=8))
+        system = RACM3Config(decoder=DecoderSizes(channels=192, layers=8), varied_views=16)
         return Recipe(name="tiny-racm3", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
     system = RACM3Config(
@@ -37,6 +37,7 @@ def tiny_racm3(*, tiny: bool = False) -> Recipe:
         decoder=DecoderSizes(channels=64, layers=2, head_channels=16),
         vocabulary=530,
         views=2,
+        varied_views=1,
         k_stored=4,
         style_key=None,
     )
