@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bowerbird.core.ground import ground_color
+from bowerbird.core.ground import evened, ground_color
 from bowerbird.systems.instruct.placing import Place, find_place, put
 
 BLUE, RED, WHITE = (136, 170, 255), (200, 30, 30), (255, 255, 255)
@@ -48,6 +48,22 @@ def test_where_something_is_drawn() -> None:
     bottom = blank.copy()
     bottom[40:] = RED  # a drawing that stands on the lower edge
     assert find_place(bottom) == Place((0, 40, 64, 64), WHITE)
+
+
+def test_light_that_falls_unevenly_moves_nothing() -> None:
+    y, x = np.mgrid[:64, :64] / 63
+    picture = drawn(64, (230, 225, 215), (30, 8, 54, 40)).astype(float)
+    for light in (1 - 0.3 * x * y, 0.8 + 0.2 * x, 1 - 0.25 * (1 - x) * y):
+        found = find_place((picture * light[..., None]).astype(np.uint8))
+        assert found.box == (30, 8, 54, 40)
+        assert found.ground is not None
+    reference = np.kron(drawn(64, WHITE, (2, 2, 62, 62)) * (1 - 0.3 * x * y)[..., None], np.ones((2, 2, 1)))
+    made = put(reference.astype(np.uint8), Place((10, 20, 30, 40), BLUE), 64)
+    assert (made[~inside((10, 20, 30, 40))] == BLUE).all()
+    assert find_place(made).box == (10, 20, 30, 40)
+    evenly = drawn(64, BLUE, (30, 8, 54, 40))
+    assert evened(evenly) is evenly
+    assert (evened(photograph(64)) == photograph(64)).all()
 
 
 @pytest.mark.parametrize("box", [(30, 8, 54, 32), (2, 40, 22, 60), (8, 8, 56, 56)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bowerbird.core import images
-from bowerbird.core.ground import ground_color, like_ground
+from bowerbird.core.ground import evened, ground_color, like_ground
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,8 +64,9 @@ def color_shares(picture: Image.Image) -> dict[str, float]:
     """The share of each color in a picture, less the ground where its border has one; none where nothing else is on
     it."""
     rgb = np.asarray(images.square(picture.convert("RGB"), EDGE), np.int16)
-    color = ground_color(rgb)
-    own = rgb.reshape(-1, 3) if color is None else rgb[~like_ground(rgb, color)]
+    even = evened(rgb)
+    color = ground_color(even)
+    own = rgb.reshape(-1, 3) if color is None else rgb[~like_ground(even, color)]
     if not len(own):
         return {}
     counts = np.bincount(_classes(own), minlength=len(NAMES)) / len(own)

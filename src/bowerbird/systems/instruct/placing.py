@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bowerbird.core.ground import ground_color, like_ground
+from bowerbird.core.ground import evened, ground_color, like_ground
 
 SPECK = 0.02
 """What is smaller than this share of the largest part of a drawing does not count to where it lies."""
@@ -45,7 +45,7 @@ def find_place(rgb: np.ndarray, frame: Box | None = None) -> Place:
     """Where in a picture, uint8 `(h, w, 3)`, or in the part of it that is in `frame`, something is drawn; all of it
     where nothing is."""
     left, top, right, bottom = (0, 0, rgb.shape[1], rgb.shape[0]) if frame is None else frame
-    color, outside = _ground(rgb[top:bottom, left:right])
+    color, outside = _ground(evened(rgb[top:bottom, left:right]))
     x0, y0, x1, y1 = _box(~outside)
     ground = None if color is None else (int(color[0]), int(color[1]), int(color[2]))
     return Place((x0 + left, y0 + top, x1 + left, y1 + top), ground)
@@ -56,6 +56,7 @@ def put(reference: np.ndarray, place: Place, edge: int) -> np.ndarray:
     longer edge, on its ground, uint8 `(edge, edge, 3)`. As it is where the picture has no plain ground."""
     if place.ground is None:
         return _scaled(reference.astype(np.float32), edge, edge).round().clip(0, 255).astype(np.uint8)
+    reference = evened(reference)
     color, outside = _ground(reference)
     if outside.mean() > 1 - LEAST_DRAWN:
         color, outside = None, np.zeros_like(outside)
