@@ -3,7 +3,8 @@
 For each style of the data, up to 200 pictures, one at a time as the only neighbor, without a text:
 - nearest: is the source, of the pictures of its style, the one most like the result (16 x 16 pixels, centered cosine)?
 - dB: peak signal-to-noise ratio of the result against the source, the mean over pictures.
-- grain: where the source is flat (every 5 x 5 window of one color), the result's deviation inside such windows, of 255.
+- grain: where the source is flat (every 5 x 5 window of one color), the result's deviation inside such windows, of 255,
+  and the share of them in which it is over 2: one stroke in a wrong place is most of the deviation, and few windows.
 
     python benchmarks/one_picture.py tiny-rdm tiny-reimagen --data ../shared/data/emoji.parquet --styles openmoji
 
@@ -36,9 +37,12 @@ class OnePicture:
     nearest: float
     decibels: float
     grain: float
+    grained: float
 
     def __str__(self) -> str:
-        return f"nearest {self.nearest:.1%} of {self.pictures}, {self.decibels:.2f} dB, grain {self.grain:.2f} of 255"
+        line = f"nearest {self.nearest:.1%} of {self.pictures}, {self.decibels:.2f} dB, grain {self.grain:.2f} of 255"
+        line += f" (over 2 in {self.grained:.1%} of flat windows)"
+        return line
 
 
 def nearest(made: Tensor, sources: Tensor) -> Tensor:
@@ -56,18 +60,21 @@ def decibels(made: Tensor, sources: Tensor) -> Tensor:
     return 10 * (4 / error.clamp(min=1e-8)).log10()
 
 
-def grain(made: Tensor, sources: Tensor) -> float:
-    """Root of the mean variance of the pictures `made`, in steps of 255, inside the 5 x 5 windows in which the source
-    is of one color (and in whose surrounding ring it is, so that a soft edge next to a flat area does not count)."""
+def flat_deviations(made: Tensor, sources: Tensor) -> Tensor:
+    """The deviation of the pictures `made`, in steps of 255, inside each 5 x 5 window in which the source is of one
+    color (and in whose surrounding ring it is, so that a soft edge next to a flat area does not count), `(w,)`."""
 
     def variance(x: Tensor, edge: int) -> Tensor:
         x = x.float() * 127.5
         squares, mean = F.avg_pool2d(x.square(), edge, 1), F.avg_pool2d(x, edge, 1)
         return (squares - mean.square()).clamp(min=0).mean(1)
 
-    flat = variance(sources, 9) < 0.5
-    inside = variance(made, 5)[:, 2:-2, 2:-2][flat]
-    return float(inside.mean().sqrt()) if len(inside) else float("nan")
+    return variance(made, 5)[:, 2:-2, 2:-2][variance(sources, 9) < 0.5].sqrt()
+
+
+def grain(made: Tensor, sources: Tensor) -> float:
+    """Root of the mean square of the `flat_deviations`."""
+    return float(flat_deviations(made, sources).square().mean().sqrt())
 
 
 def own_pictures(pictures: list[Any]) -> Neighbors:
@@ -107,7 +114,11 @@ def from_one(
         made.append(pipe(neighbors=hits, generator=generators, output_type="pt", **options).images.cpu() * 2 - 1)
     x = torch.cat(made)
     return OnePicture(
-        len(x), float(nearest(x, sources).float().mean()), float(decibels(x, sources).mean()), grain(x, sources)
+        len(x),
+        float(nearest(x, sources).float().mean()),
+        float(decibels(x, sources).mean()),
+        grain(x, sources),
+        float((flat_deviations(x, sources) > 2).float().mean()),
     )
 
 

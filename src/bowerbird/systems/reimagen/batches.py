@@ -25,7 +25,7 @@ from bowerbird.systems.reimagen.config import ReImagenConfig
 
 STYLED = ("{text}, {style} style", "{text} in {style} style", "a {style} drawing of {text}")
 PLAIN = ("{text}", "{text}", "a picture of {text}", "a {text}", "the {text} icon")
-SMOOTHED_OVER = 1.5
+SMOOTHED_OVER = 3
 """Pixels over which colors become one, the deviation of a Gaussian."""
 
 
@@ -50,17 +50,17 @@ def back_projected(pixels: Tensor, low: Tensor) -> Tensor:
 
 def smoothed(pixels: Tensor, colors: int) -> Tensor:
     """Pictures `(n, C, S, S)` in [-1, 1] whose neighboring pixels are one color where they differ by much less than
-    `colors` of 255: the grain of flat areas goes, edges stay. Two rounds of a bilateral filter of 5 x 5 pixels (Tomasi
+    `colors` of 255: the grain of flat areas goes, edges stay. Two rounds of a bilateral filter of 9 x 9 pixels (Tomasi
     and Manduchi, ICCV 1998)."""
     near, alike, edge = 2 * SMOOTHED_OVER**2, 2 * (colors / 127.5) ** 2, pixels.shape[-2:]
-    places = [(dy, dx) for dy in range(5) for dx in range(5)]
+    places = [(dy, dx) for dy in range(9) for dx in range(9)]
     for _ in range(2):
-        wide, total = F.pad(pixels, (2, 2, 2, 2), mode="replicate"), torch.zeros_like(pixels)
+        wide, total = F.pad(pixels, (4, 4, 4, 4), mode="replicate"), torch.zeros_like(pixels)
         weights = torch.zeros_like(pixels[:, :1])
         for dy, dx in places:
             other = wide[..., dy : dy + edge[0], dx : dx + edge[1]]
             apart = (other - pixels).square().sum(1, keepdim=True)
-            weight = torch.exp(-((dy - 2) ** 2 + (dx - 2) ** 2) / near - apart / alike)
+            weight = torch.exp(-((dy - 4) ** 2 + (dx - 4) ** 2) / near - apart / alike)
             total, weights = total + weight * other, weights + weight
         pixels = total / weights
     return pixels
