@@ -234,16 +234,6 @@ def test_requests_that_cannot_be_met_are_refused(pipe: RDMPipeline, kb: Knowledg
         pipe(neighbors=narrow)
 
 
-def test_foreign_knowledge_base_is_refused_with_the_fix(pipe: RDMPipeline, kb: KnowledgeBase) -> None:
-    stranger = KnowledgeBase.open(kb.path)
-    stranger.store.manifest = {
-        **stranger.manifest,
-        "encoder": {**stranger.manifest["encoder"], "name": "other", "fingerprint": "abc"},
-    }
-    with pytest.raises(MismatchError, match="kb build NEW SOURCE --encoder small"):
-        pipe(prompt="red apple", knowledge_base=stranger)
-
-
 def test_save_and_load_round_trip(pipe: RDMPipeline, kb: KnowledgeBase, tmp_path: Path) -> None:
     hits = kb.search(text="red apple", k=2)
     pipe.set_sampler("dpmsolver++")

@@ -17,7 +17,7 @@ from bowerbird import KnowledgeBase, ReImagenPipeline
 from bowerbird.core import provenance
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.report import SourceReport
-from bowerbird.systems import common, generation, jobs, prompt_file, series
+from bowerbird.systems import generation, jobs, other_encoder, prompt_file, series
 from bowerbird.systems.jobs import Job
 from tests.test_search_scores import run
 
@@ -226,7 +226,7 @@ def test_the_encoder_to_build_with_is_one_that_opens(kb_path: Path) -> None:
     for name, said in (("model", "DIR, the folder"), ("small", "small"), ("openai/clip-x", "openai/clip-x")):
         config = SimpleNamespace(encoder_fingerprint="0" * 16, encoder_name=name)
         with pytest.raises(BowerbirdError, match=f"--encoder {said}"):
-            common.check_encoder(kb, config)
+            other_encoder.read_with(kb, config)
 
 
 class _Ray:

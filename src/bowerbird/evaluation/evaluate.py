@@ -229,7 +229,7 @@ def proposal_counts(pipe: System, kb: KnowledgeBase, k: int) -> dict[int, int] |
 
 def _retrieve(pipe: System, kb: KnowledgeBase, pictures: Pictures, settings: Settings) -> Neighbors:
     """The neighbors of `n` pictures: by their captions, by the pictures themselves, or from p_D."""
-    pipe.check_knowledge_base(kb)
+    kb = pipe.check_knowledge_base(kb)
     if settings.query == "unconditional":
         counts = proposal_counts(pipe, kb, settings.k)
         return pipe.retrieve(

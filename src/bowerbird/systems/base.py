@@ -31,7 +31,7 @@ from bowerbird.diffusion.conditions import Conditioning
 from bowerbird.diffusion.token_sampling import TokenSampling
 from bowerbird.models import network_files, training_pictures
 from bowerbird.models.weights import bundled
-from bowerbird.systems import common, hub, model_index
+from bowerbird.systems import common, hub, model_index, other_encoder
 from bowerbird.systems.enlargement import Enlargement
 from bowerbird.systems.queries import Request
 
@@ -251,8 +251,9 @@ class System(DiffusionPipeline, ABC):
         return replace(request, k=k, search_mode=request.search_mode or own.search_mode)
 
     def check_knowledge_base(self, kb: KnowledgeBase) -> KnowledgeBase:
-        """`kb` itself. Raises: MismatchError when it was made with another encoder than the model was trained with."""
-        return common.check_encoder(kb, self.config)
+        """`kb` as this model reads it: itself, or with the embeddings of the encoder that the model was trained with.
+        Raises: MismatchError when that encoder is not on this machine."""
+        return other_encoder.read_with(kb, self.config)
 
     def find(self, request: Request, kb: KnowledgeBase, *, seed: int = 0) -> Neighbors:
         """The neighbors for `request`, to be shown: as `retrieve` has them, and nothing read of them that takes
@@ -261,7 +262,6 @@ class System(DiffusionPipeline, ABC):
 
     def read_neighbors(self, hits: Neighbors, kb: KnowledgeBase) -> Neighbors:
         """Items of `kb` with what this pipeline reads of each. Raises: MismatchError as `check_knowledge_base`."""
-        self.check_knowledge_base(kb)
         return hits
 
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:

@@ -7,19 +7,15 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bowerbird.core import seeds, tensors
-from bowerbird.core.errors import BowerbirdError, MismatchError
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import Neighbors
-from bowerbird.models.weights import bundled
-
-if TYPE_CHECKING:
-    from bowerbird.knowledge.base import KnowledgeBase
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
@@ -121,21 +117,6 @@ def partway(
     return timesteps[first:], scheduler.add_noise(
         started, noise / scheduler.init_noise_sigma, timesteps[first : first + 1].expand(len(noise))
     )
-
-
-def check_encoder(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
-    """`kb` itself. Raises: MismatchError when it was made with another encoder than the pipeline's `config` names."""
-    wanted, there = config.encoder_fingerprint, kb.encoder_fingerprint
-    if wanted and there != wanted:
-        name = str(config.encoder_name)
-        # one of a folder goes by the folder's name alone, which opens nothing elsewhere
-        again = name if "/" in name or bundled(name) is not None else "DIR, the folder of that encoder"
-        raise MismatchError(
-            f"{kb.path}: its embeddings are of encoder {kb.encoder_name!r} ({there}), the model was trained with"
-            f" {config.encoder_name!r} ({wanted}); build it again: bowerbird kb build NEW SOURCE --encoder"
-            f" {again}"
-        )
-    return kb
 
 
 def weights_of(hits: Neighbors, dtype: torch.dtype) -> np.ndarray:

@@ -322,6 +322,7 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
     ids, query = job.items or (), (job.prompt or "",)
     if not ids and not job.references:
         raise BowerbirdError("generate: `items` names no neighbor; leave it out to search, or give ids")
+    kb = pipe.check_knowledge_base(kb)
     chosen = replace(pipe.read_neighbors(kb.get(ids), kb), queries=query) if ids else None
     if job.references:
         if pipe.capabilities.reads_query:
@@ -337,7 +338,6 @@ def _choose(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
     if pipe.capabilities.reads_query and (job.prompt is not None or job.images):
         asked = pipe.retrieve(pipe.resolve(replace(request_of(job), k=0), kb), kb)
         chosen = Neighbors.concat(asked, chosen)
-    pipe.check_knowledge_base(kb)
     return chosen.repeat(job.n)
 
 
@@ -349,7 +349,7 @@ def _own(pipe: System, kb: KnowledgeBase, job: Job) -> Neighbors:
         return pipe.own_references(job.prompt or "", own, captions)
     if len(captions) != len(own):
         raise BowerbirdError(f"{len(own)} references with {len(captions)} captions; give one each")
-    return Neighbors.from_embeddings(pipe.check_knowledge_base(kb).encoder.embed_images(own)[None], [captions], own)
+    return Neighbors.from_embeddings(kb.encoder.embed_images(own)[None], [captions], own)
 
 
 def request_of(job: Job) -> Request:

@@ -16,7 +16,7 @@ from bowerbird.core import seeds
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.images import check_opened
 from bowerbird.core.types import ABSENT, Neighbors
-from bowerbird.knowledge.rerank.registry import Rerank, check_rerank, load_reranker, rerank_name
+from bowerbird.knowledge.rerank.registry import NONE, Rerank, check_rerank, load_reranker, rerank_name
 from bowerbird.knowledge.search.terms import condition_of
 from bowerbird.systems import coverage
 
@@ -256,10 +256,8 @@ def by_images(
     if image_mode == "image" or rest <= 0:
         return alone
     reranker = load_reranker(rerank)
-    if reranker is not None and reranker.reads_pictures:
-        found = kb.search(images=images, k=k, where=where, min_score=min_score, rerank=reranker)
-    else:
-        found = kb.search(embeddings=embeddings, k=k, where=where, min_score=min_score)
+    reads = reranker if reranker is not None and reranker.reads_pictures else NONE
+    found = kb.search(images=images, k=k, where=where, min_score=min_score, rerank=reads)
     if not found.mask.any() and not allow_no_neighbors:
         raise nothing_found(kb, "for the picture", where, min_score)
     order = [(q, c) for c in range(found.k) for q in range(len(found)) if found.ids[q, c] != ABSENT]

@@ -17,7 +17,7 @@ from bowerbird.core.errors import BowerbirdError, MismatchError
 from bowerbird.core.types import ABSENT, Neighbors
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Conditioning, Tokens
-from bowerbird.systems import common, relevance
+from bowerbird.systems import common, other_encoder, relevance
 from bowerbird.systems.base import System
 from bowerbird.systems.queries import Request, class_prompt
 from bowerbird.systems.queries import retrieve as retrieve_neighbors
@@ -57,7 +57,8 @@ def retrieve(
     elif request.images is not None and image_mode == "image+neighbors":
         more = len(request.images)
     request = replace(request, k=(request.k or 0) + more, text_mode=text_mode, image_mode=image_mode)
-    hits = retrieve_neighbors(common.check_encoder(kb, config), request, count, seed=seed, counts=proposal or {})
+    kb = other_encoder.read_with(kb, config)
+    hits = retrieve_neighbors(kb, request, count, seed=seed, counts=proposal or {})
     return hits if min_relevance is None else relevance.keep(kb, hits, min_relevance, config.shared_dim)
 
 
@@ -85,9 +86,8 @@ def search_again(
     queries = count_queries(hits)
     if hits.k == queries:
         return hits
-    found = common.check_encoder(kb, config).search(
-        embeddings=kb.encoder.embed_images(list(pictures)), k=hits.k - queries, where=where
-    )
+    kb = other_encoder.read_with(kb, config)
+    found = kb.search(images=pictures, k=hits.k - queries, where=where)
     found = replace(found, queries=hits.queries, weights=None if hits.weights is None else hits.weights[:, queries:])
     if not queries:
         return found
