@@ -57,7 +57,7 @@ PLAN = {
     "vq-drawings": Part(0, 140),
     "reimagen-drawings-32": Part(0, 300, 3),
     "tiny-sd": Part(0, 400, 3),
-    "rdm-patches": Part(241, 690),
+    "rdm-drawings": Part(241, 690),
     "tiny-rarm": Part(241, 690),
     "tiny-racm3": Part(241, 690),
     "reimagen-drawings-64": Part(301, 690, 3),

@@ -42,8 +42,8 @@ QUEUE = (
     Entry("small-patches", gpu_batch=384, gpu_rate=2e-3),
     Entry("small-patches-text", (("system.base", "small-patches"),), gpu_batch=1024, gpu_rate=2e-3),
     Entry(
-        "rdm-patches",
-        (("system.autoencoder", "autoencoder-8"), ("system.encoder", "small-patches-text")),
+        "rdm-drawings",
+        (("system.encoder", "small-patches-text"),),
         gpu_batch=256,
         gpu_rate=7e-4,
     ),

@@ -361,11 +361,12 @@ def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, ran
 def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
     recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
     assert recipe["train"]["steps"] == 9
-    dry = bowerbird("train", "rdm-patches", "--dry-run", cwd=tmp_path)
-    assert json.loads(dry.stdout)["system"]["encoder"] == "runs/small-patches/model"
-    absent = "system.autoencoder runs/autoencoder-8/model is not there; train it first: bowerbird train autoencoder-8"
+    dry = bowerbird("train", "rdm-drawings", "--dry-run", cwd=tmp_path)
+    place = "runs/small-patches-text/model"
+    assert json.loads(dry.stdout)["system"]["encoder"] == place
+    absent = f"system.encoder {place} is not there; train it first: bowerbird train small-patches-text"
     assert absent in dry.stderr
-    refused("train", "rdm-patches", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
+    refused("train", "rdm-drawings", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
     command = (
         "train",

@@ -10,6 +10,7 @@ import torch
 from bowerbird import RDMPipeline, encoders
 from bowerbird.core import tensors
 from bowerbird.core.errors import BowerbirdError
+from bowerbird.core.files import load_tensors
 from bowerbird.core.types import Neighbors, TokenLayout
 from bowerbird.data.pictures import load_pictures
 from bowerbird.diffusion import conditioning
@@ -18,6 +19,7 @@ from bowerbird.models.latent_scale import unit_channels
 from bowerbird.models.neighbor_unet import NeighborUNet
 from bowerbird.models.unet import build_unet
 from bowerbird.models.weights import bundled
+from bowerbird.systems import loading
 from bowerbird.systems.components import load_autoencoder
 from bowerbird.systems.latent_cache import LatentCache
 from bowerbird.systems.neighbor_sampling import sample_neighbors
@@ -56,7 +58,7 @@ def test_rdm_trains_on_patches_and_generates_from_pictures_texts_and_both(drawn_
     recipe = recipes.recipe("small-patches", tiny=True)
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
     objective.export(tmp_path / "encoder")
-    rdm = with_settings(recipes.recipe("rdm-patches", tiny=True), [f"system.encoder={tmp_path / 'encoder'}"])
+    rdm = with_settings(recipes.recipe("rdm-drawings", tiny=True), [f"system.encoder={tmp_path / 'encoder'}"])
     trained = build_objective(rdm, read_pictures(rdm, drawn_folder), tmp_path)
     assert torch.isfinite(trained(trained.batch(0, 4)))
     trained.export(tmp_path / "model")
@@ -78,7 +80,7 @@ def test_rdm_trains_on_patches_and_generates_from_pictures_texts_and_both(drawn_
 def test_the_item_itself_is_a_neighbor_in_its_share_and_alone_under_a_variation(
     drawn_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = recipes.recipe("rdm-patches", tiny=True)
+    recipe = recipes.recipe("rdm-drawings", tiny=True)
     objective = build_objective(recipe, read_pictures(recipe, drawn_folder), tmp_path)
     cache: LatentCache = objective.cache  # type: ignore[assignment]
     assert cache.varied_from == 2
@@ -145,10 +147,10 @@ def test_the_bundled_autoencoders_keep_pale_grounds() -> None:
 
 
 def test_the_networks_of_full_size_can_be_made_and_are_as_large_as_the_queue_expects() -> None:
-    unet = recipes.recipe("rdm-patches").system.unet  # type: ignore[attr-defined]
+    unet = recipes.recipe("rdm-drawings").system.unet  # type: ignore[attr-defined]
     with torch.device("meta"):
         network = build_unet(unet, 273)
-    assert 11e6 < sum(p.numel() for p in network.parameters()) < 16e6
+    assert 8e6 < sum(p.numel() for p in network.parameters()) < 10e6
     for stage in ("32", "64", "128"):
         sizes = recipes.recipe(f"reimagen-drawings-{stage}").system.unet  # type: ignore[attr-defined]
         with torch.device("meta"):
@@ -186,3 +188,39 @@ def test_words_are_learned_while_patches_and_style_stay_as_they_are(drawn_folder
         build_objective(
             with_settings(words, ["system.base=small"]), read_pictures(words, drawn_folder), tmp_path / "other"
         )
+
+
+@pytest.mark.parametrize("name", ["rdm-drawings", "tiny-rarm"])
+def test_training_begins_with_a_models_weights_and_reads_other_embeddings_anew(
+    name: str, drawn_folder: Path, tmp_path: Path
+) -> None:
+    """With its encoder all weights are the base's; with another all but the maps of embeddings."""
+    part, reading = {
+        "rdm-drawings": ("unet", ("encoder_hid_proj.",)),
+        "tiny-rarm": ("transformer", (".attn2.to_k.", ".attn2.to_v.")),
+    }[name]
+    recipe = recipes.recipe(name, tiny=True)
+    pictures = read_pictures(recipe, drawn_folder)
+    build_objective(with_settings(recipe, ["train.seed=5"]), pictures, tmp_path / "a").export(tmp_path / "base")
+    kept = ["system.tokenizer=" + str(tmp_path / "base" / "vae")] if name == "tiny-rarm" else []
+    again = with_settings(recipe, [f"system.base={tmp_path / 'base'}", *kept])
+    weights = getattr(build_objective(again, pictures, tmp_path / "b"), part).state_dict()
+    stored = load_tensors(next((tmp_path / "base" / part).glob("*.safetensors")))
+    for key, tensor in weights.items():
+        torch.testing.assert_close(tensor, stored[key].float(), rtol=0, atol=0)
+    small = recipes.recipe("small-patches", tiny=True)
+    build_objective(small, read_pictures(small, drawn_folder), tmp_path / "c").export(tmp_path / "encoder")
+    other = with_settings(again, [f"system.encoder={tmp_path / 'encoder'}"])
+    objective = build_objective(other, pictures, tmp_path / "d")
+    for key, tensor in getattr(objective, part).state_dict().items():
+        is_new = any(each in key for each in reading)
+        assert is_new == (tensor.shape != weights[key].shape or not torch.equal(tensor, weights[key])), key
+    assert torch.isfinite(objective(objective.batch(0, 4)))
+    objective.export(tmp_path / "made")
+    pipe = loading.open_pipeline(str(tmp_path / "made"))
+    vectors = encoders.load(tmp_path / "encoder").embed_images(tensors.to_pil(pictures.pixels[:1]))
+    steps = {"num_inference_steps": 2} if name == "rdm-drawings" else {}
+    assert pipe(neighbors=Neighbors.from_embeddings(vectors[None], [["a"]]), **steps).images
+    foreign = with_settings(again, ["system.tokenizer=vq-drawings" if kept else "system.autoencoder=pixels-4"])
+    with pytest.raises(BowerbirdError, match=r"another (autoencoder|tokenizer)"):
+        build_objective(foreign, pictures, tmp_path / "e")

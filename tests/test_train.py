@@ -54,7 +54,7 @@ KINDS = [
     "vq-drawings",
     "tiny-racm3",
     "small-patches",
-    "rdm-patches",
+    "rdm-drawings",
     "reimagen-drawings-32",
     "reimagen-drawings-64",
     "reimagen-drawings-128",

@@ -124,6 +124,16 @@ class RARMTransformer(ModelMixin, ConfigMixin):
         return multiply(self.proj_out, h)
 
 
+def for_embeddings(network: RARMTransformer, embed_dim: int) -> RARMTransformer:
+    """A network with the weights of `network` but for what reads a condition, new and untrained, for one of `embed_dim`
+    numbers a token."""
+    made: RARMTransformer = RARMTransformer.from_config({**network.config, "embed_dim": embed_dim})
+    reading = (".attn2.to_k.", ".attn2.to_v.")
+    known = {name: x for name, x in network.state_dict().items() if not any(part in name for part in reading)}
+    made.load_state_dict({**made.state_dict(), **known})
+    return made
+
+
 def _heads(attention: Any, x: Tensor) -> Tensor:
     """`(B, T, heads c)` -> `(B, heads, T, c)`."""
     return x.view(*x.shape[:2], attention.heads, -1).transpose(1, 2)

@@ -58,6 +58,15 @@ def build_unet(config: UNetConfig, embed_dim: int | None) -> UNet2DConditionMode
     )
 
 
+def for_embeddings(unet: UNet2DConditionModel, embed_dim: int) -> UNet2DConditionModel:
+    """`unet` itself, whose map of embeddings is a new one, untrained, for those of `embed_dim` numbers."""
+    import torch
+
+    unet.encoder_hid_proj = torch.nn.Linear(embed_dim, unet.config.cross_attention_dim)
+    unet.register_to_config(encoder_hid_dim=embed_dim)
+    return unet
+
+
 def widen(unet: UNet2DConditionModel, in_channels: int, embed_dim: int | None) -> UNet2DConditionModel:
     """The same network reading further channels and longer embeddings (None: it reads tokens as they are); what is new
     counts nothing until it is trained, and every bias stays."""

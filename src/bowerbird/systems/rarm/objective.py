@@ -27,14 +27,16 @@ from torch import Tensor
 
 from bowerbird import encoders
 from bowerbird.core import seeds
+from bowerbird.core.errors import BowerbirdError
 from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning
 from bowerbird.diffusion.conditions import Tokens
-from bowerbird.models.rarm_transformer import RARMTransformer
+from bowerbird.models.rarm_transformer import RARMTransformer, for_embeddings
 from bowerbird.models.symbol_losses import symbol_losses
 from bowerbird.models.vq import codebook_of, sample_codebook, to_cache_tokens
 from bowerbird.systems import common
+from bowerbird.systems.components import load_base, weights_hash
 from bowerbird.systems.latent_cache import LatentCache, cached_latents, check_neighbors
 from bowerbird.systems.neighbor_sampling import NeighborSampling, sample_items
 from bowerbird.systems.objective import Objective, ObjectiveConfig, RunContext
@@ -54,12 +56,14 @@ class RARMSizes(BaseModel):
 class RARMConfig(ObjectiveConfig):
     """Everything that shapes RARM and its training data; stored in `recipe.json`.
 
-    `tokenizer` None: the bundled autoencoder with a codebook of `symbols` fitted to the pictures. `draws`: whose
-    neighbors it sees, and of what size (`draws.picture_size`) the pictures are that are made tokens. `masked`: the
-    share of the tokens read that training hides.
+    `base`: a trained RARM whose weights training begins with, at its sizes and on its tokenizer; what reads embeddings
+    begins anew where `encoder` is another than its. `tokenizer` None: the bundled autoencoder with a codebook of
+    `symbols` fitted to the pictures. `draws`: whose neighbors it sees, and of what size (`draws.picture_size`) the
+    pictures are that are made tokens. `masked`: the share of the tokens read that training hides.
     """
 
     kind: Literal["rarm"] = "rarm"
+    base: str | None = network(None)
     tokenizer: str | None = network("vq-drawings")
     symbols: Count = 512
     transformer: RARMSizes = RARMSizes()
@@ -83,7 +87,17 @@ class RARMBatch(TypedDict):
 class RARMObjective(Objective[RARMBatch]):
     """The transformer with its loss over a cache whose latents are tokens, int16 `(V, n, N)`."""
 
-    def __init__(self, config: RARMConfig, cache: LatentCache, tokenizer: Any, encoder: Encoder, seed: int) -> None:
+    def __init__(
+        self,
+        config: RARMConfig,
+        cache: LatentCache,
+        tokenizer: Any,
+        encoder: Encoder,
+        seed: int,
+        *,
+        base: Any = None,
+    ) -> None:
+        """`base`: the pipeline whose weights training begins with."""
         super().__init__()
         self.config, self.cache, self.seed = config, cache, seed
         self.frozen = (
@@ -93,12 +107,18 @@ class RARMObjective(Objective[RARMBatch]):
         self.layout = getattr(encoder, "layout", None)
         with torch.random.fork_rng([]):
             torch.manual_seed(seeds.derive(seed, "init"))
-            self.transformer = RARMTransformer(
-                symbols=int(tokenizer.config.num_vq_embeddings),
-                positions=cache.latents.shape[2],
-                embed_dim=conditioning.condition_width(encoder),
-                **config.transformer.model_dump(),
-            )
+            width = conditioning.condition_width(encoder)
+            if base is None:
+                self.transformer = RARMTransformer(
+                    symbols=int(tokenizer.config.num_vq_embeddings),
+                    positions=cache.latents.shape[2],
+                    embed_dim=width,
+                    **config.transformer.model_dump(),
+                )
+            elif base.config.encoder_fingerprint == encoder.fingerprint:
+                self.transformer = base.transformer
+            else:
+                self.transformer = for_embeddings(base.transformer, width)
 
     def batch(self, step: int, size: int, rank: int = 0) -> RARMBatch:
         """Tokens with neighbors; see `neighbor_sampling.sample_items`."""
@@ -156,12 +176,28 @@ def build(config: RARMConfig, pictures: Pictures, run: RunContext) -> RARMObject
     """The objective over `pictures`, with the frozen networks that `config` names, or a tokenizer fitted here."""
     encoder = encoders.load(config.encoder, device=run.device)
     tokenizer = open_tokenizer(config.tokenizer, config.symbols, pictures, run, config.draws.picture_size)
+    base = None if config.base is None else _load_base(config.base, tokenizer)
     cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
     if config.draws.null_probability < 1:
         check_neighbors(cache, config.draws, run)
-    return RARMObjective(config, cache, tokenizer, encoder, run.seed)
+    return RARMObjective(config, cache, tokenizer, encoder, run.seed, base=base)
+
+
+def _load_base(name: str, tokenizer: Any) -> Any:
+    """The pipeline that training begins with. Raises: BowerbirdError when it is not there, or has another tokenizer."""
+    from bowerbird.systems.rarm.pipeline import RARMPipeline
+
+    pipe = load_base(name, RARMPipeline, "tiny-rarm")
+    if weights_hash(pipe.vae) != weights_hash(tokenizer):
+        raise BowerbirdError(f"base {name!r} has another tokenizer; set system.tokenizer to its own")
+    return pipe
 
 
 def frozen(config: RARMConfig) -> dict[str, str]:
-    """Fingerprints of the encoder and the tokenizer, or of what the tokenizer is fitted to."""
-    return {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}
+    """Fingerprints of the encoder, the tokenizer or what it is fitted to, and the model that training begins with."""
+    found = {"encoder": encoders.load(config.encoder).fingerprint, "tokenizer": tokenizer_fingerprint(config.tokenizer)}
+    if config.base is not None:
+        from bowerbird.systems.rarm.pipeline import RARMPipeline
+
+        found["base"] = str(load_base(config.base, RARMPipeline, "tiny-rarm").fingerprint())
+    return found

@@ -33,7 +33,7 @@ from bowerbird.core.types import ABSENT, Encoder
 from bowerbird.data.pictures import Pictures
 from bowerbird.diffusion import conditioning, schedulers
 from bowerbird.diffusion.conditions import Tokens
-from bowerbird.models.unet import UNetConfig, build_unet, with_short_attention
+from bowerbird.models.unet import UNetConfig, build_unet, for_embeddings, with_short_attention
 from bowerbird.systems import common
 from bowerbird.systems.components import load_autoencoder, load_base, weights_hash
 from bowerbird.systems.latent_cache import (
@@ -51,13 +51,15 @@ from bowerbird.systems.settings import Count, Share, column, network, shares
 class RDMConfig(ObjectiveConfig):
     """Everything that shapes RDM and its training data; stored in `recipe.json`.
 
-    `itself`: the share of samples whose first neighbor is the target itself, so that a look can be kept; of those, the
-    share `varied` is under one of `varied_views` random variations of each picture, and then nothing else is a
-    neighbor. `picture_size`: the edge at which pictures are learned, where the data come larger, which keeps
-    variations sharp.
+    `base`: a trained RDM whose weights training begins with, at its sizes and on its autoencoder; what reads embeddings
+    begins anew where `encoder` is another than its. `itself`: the share of samples whose first neighbor is the target
+    itself, so that a look can be kept; of those, the share `varied` is under one of `varied_views` random variations of
+    each picture, and then nothing else is a neighbor. `picture_size`: the edge at which pictures are learned, where the
+    data come larger, which keeps variations sharp.
     """
 
     kind: Literal["rdm"] = "rdm"
+    base: str | None = network(None)
     unet: UNetConfig = UNetConfig()
     autoencoder: str = network("tiny-autoencoder")
     encoder: str = network("small")
@@ -96,7 +98,17 @@ class RDMObjective(Objective[RDMBatch]):
     """The U-Net with RDM's loss over a `LatentCache`; `config.neighbors=False` is the same network without
     retrieval."""
 
-    def __init__(self, config: RDMConfig, cache: LatentCache, autoencoder: Any, encoder: Encoder, seed: int) -> None:
+    def __init__(
+        self,
+        config: RDMConfig,
+        cache: LatentCache,
+        autoencoder: Any,
+        encoder: Encoder,
+        seed: int,
+        *,
+        base: Any = None,
+    ) -> None:
+        """`base`: the pipeline whose weights training begins with."""
         super().__init__()
         self.config, self.cache, self.seed = config, cache, seed
         self.frozen = (
@@ -107,7 +119,13 @@ class RDMObjective(Objective[RDMBatch]):
             torch.manual_seed(seeds.derive(seed, "init"))
             self.layout = getattr(encoder, "layout", None)
             width = conditioning.condition_width(encoder)
-            self.unet = with_short_attention(build_unet(config.unet, width))
+            if base is None:
+                unet = build_unet(config.unet, width)
+            elif base.config.encoder_fingerprint == encoder.fingerprint:
+                unet = base.unet
+            else:
+                unet = for_embeddings(base.unet, width)
+            self.unet = with_short_attention(unet)
         self.noise_scheduler = schedulers.scheduler("ddim", prediction_type=config.prediction_type)
 
     def batch(self, step: int, size: int, rank: int = 0) -> RDMBatch:
@@ -183,19 +201,41 @@ def pipeline_of(
 def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjective:
     """The objective over `pictures`, with the frozen networks that `config` names."""
     encoder, autoencoder = encoders.load(config.encoder, device=run.device), load_autoencoder(config.autoencoder)
+    base = None if config.base is None else _load_base(config, autoencoder)
     cache = cached_latents(config, pictures, autoencoder, encoder, run)
-    check_edge(cache, pictures, config.unet.sample_size)
+    check_edge(cache, pictures, config.unet.sample_size if base is None else int(base.unet.config.sample_size))
     if config.neighbors:
         check_neighbors(cache, config, run)
-    return RDMObjective(config, cache, autoencoder, encoder, run.seed)
+    return RDMObjective(config, cache, autoencoder, encoder, run.seed, base=base)
 
 
 def frozen(config: RDMConfig) -> dict[str, str]:
-    """Fingerprints of the encoder and the autoencoder."""
-    return {
+    """Fingerprints of the encoder, the autoencoder, and the model that training begins with."""
+    found = {
         "encoder": encoders.load(config.encoder).fingerprint,
         "autoencoder": weights_hash(load_autoencoder(config.autoencoder)),
     }
+    return found if config.base is None else {**found, "base": teacher_fingerprint(config.base)}
+
+
+def _load_base(config: RDMConfig, autoencoder: Any) -> Any:
+    """The pipeline that training begins with. Raises: BowerbirdError when it is not there, predicts something else, or
+    generates through another autoencoder."""
+    from bowerbird.systems.rdm.pipeline import RDMPipeline
+
+    assert config.base is not None
+    pipe, wanted = load_base(config.base, RDMPipeline, "tiny-rdm"), config.prediction_type
+    if pipe.scheduler.config.prediction_type != wanted:
+        raise BowerbirdError(
+            f"base {config.base!r} does not predict {wanted!r}; set"
+            f" system.prediction_type={pipe.scheduler.config.prediction_type}"
+        )
+    if weights_hash(pipe.vae) != weights_hash(autoencoder):
+        raise BowerbirdError(
+            f"base {config.base!r} generates through another autoencoder than {config.autoencoder!r}; set"
+            " system.autoencoder to its own"
+        )
+    return pipe
 
 
 def load_teacher(name: str, autoencoder: Any, encoder: Encoder) -> Any:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAMES = {
     "small": ("bowerbird.training.recipes.small", "small"),
     "tiny-autoencoder": ("bowerbird.training.recipes.autoencoder", "tiny_autoencoder"),
-    "rdm-patches": ("bowerbird.training.recipes.drawings", "rdm_patches"),
+    "rdm-drawings": ("bowerbird.training.recipes.drawings", "rdm_drawings"),
     "small-patches": ("bowerbird.training.recipes.drawings", "small_patches"),
     "small-patches-text": ("bowerbird.training.recipes.drawings", "small_patches_text"),
     "autoencoder-8": ("bowerbird.training.recipes.drawings", "autoencoder_8"),

@@ -174,28 +174,27 @@ def small_patches_text(*, tiny: bool = False) -> Recipe:
     return Recipe(name="small-patches-text", system=tried, train=shorter, size=64, limit=64, transparency=True)
 
 
-def rdm_patches(*, tiny: bool = False) -> Recipe:
+def rdm_drawings(*, tiny: bool = False) -> Recipe:
     """RDM for any drawing: each neighbor is one token for the whole and sixteen for its places; in 40% of the samples
-    the first neighbor is the picture itself, most of those under colors, grounds and lines of their own.
+    the first neighbor is the picture itself, most of those under colors, grounds and lines of their own. It begins with
+    the weights of `tiny-rdm`.
 
-    Command: bowerbird train rdm-patches --set system.encoder=runs/small-patches/model
-    --set system.autoencoder=runs/autoencoder-8/model --data drawings.parquet --out runs/rdm-patches
+    Command: bowerbird train rdm-drawings --set system.encoder=runs/small-patches-text/model --data drawings.parquet
+    --out runs/rdm-drawings
     """
     train = TrainConfig(
         steps=10000,
         batch_size=64,
-        learning_rate=5e-4,
+        learning_rate=4e-4,
         warmup_steps=300,
-        cooldown_fraction=0.3,
+        cooldown_fraction=0.4,
         ema_decay=0.999,
         save_every=200,
         sheet_every=1000,
-        keep_steps=(2000, 8000),
     )
     system = RDMConfig(
-        unet=UNetConfig(in_channels=8, block_out_channels=(96, 160, 192)),
-        autoencoder="runs/autoencoder-8/model",
-        encoder="runs/small-patches/model",
+        base="tiny-rdm",
+        encoder="runs/small-patches-text/model",
         mix=MIX,
         views=8,
         itself=0.4,
@@ -203,7 +202,7 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
         picture_size=64,
     )
     if not tiny:
-        return Recipe(name="rdm-patches", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
+        return Recipe(name="rdm-drawings", system=system, train=train, size=128, where=TRAINED_ON, transparency=True)
     small = RDMConfig(
         unet=UNetConfig(block_out_channels=(32, 32, 32), cross_attention_dim=16),
         views=2,
@@ -212,8 +211,8 @@ def rdm_patches(*, tiny: bool = False) -> Recipe:
         varied_views=1,
         picture_size=64,
     )
-    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1, "keep_steps": ()})
-    return Recipe(name="rdm-patches", system=small, train=shorter, size=128, limit=32, transparency=True)
+    shorter = train.model_copy(update={"steps": 2, "batch_size": 4, "warmup_steps": 1})
+    return Recipe(name="rdm-drawings", system=small, train=shorter, size=128, limit=32, transparency=True)
 
 
 DRAWS = (

@@ -12,7 +12,7 @@ from bowerbird.training.recipes.rdm import MIX
 
 def tiny_rarm(*, tiny: bool = False) -> Recipe:
     """RARM (arXiv 2204.11824) of 5.7M parameters on 16 x 16 tokens of `vq-drawings`, with the neighbors of
-    `rdm-patches`: in 40% of the samples the first neighbor is the picture itself, most of those under colors, grounds
+    `rdm-drawings`: in 40% of the samples the first neighbor is the picture itself, most of those under colors, grounds
     and lines of their own.
 
     Command: bowerbird train tiny-rarm --data drawings.parquet --out runs/tiny-rarm
