@@ -595,6 +595,12 @@ def test_what_an_instruction_names() -> None:
         "make it a flag: Peru": "flag: peru",
         "turn the cat into Mrs. Claus. Keep the hat": "mrs. claus",
         "one more thing: add a hat": "hat",
+        "edit: remove a hat": None,
+        "please do this: delete a cup": None,
+        "replace the cat with a dog: keep the background": "dog",
+        "turn it into a dog: the background stays": "dog",
+        "add a cat: a black one": "cat",
+        "add a cat.remove the dog": "cat",
         "make it darker": None,
         "make it brighter colors": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from typer.testing import CliRunner
 
 from bowerbird import BowerbirdError, KnowledgeBase, MismatchError, RDMPipeline, encoders
 from bowerbird.cli.main import app
+from bowerbird.evaluation.likelihood import likelihood
 from bowerbird.systems import other_encoder
 from bowerbird.systems.queries import Request
+from bowerbird.training import recipes
+from bowerbird.training.recipe import build_objective, read_pictures
 from tests.faults.plain import PlainEncoder
 
 
@@ -45,8 +49,11 @@ def test_what_is_found_is_embedded_by_the_models_encoder(random_rdm: Path, forei
     )
     drawn = pipe.retrieve(Request(unconditional=True, k=2), foreign, 2, proposal=foreign.proposal(2))
     assert drawn.embeddings.shape == (2, 2, own.dim)
+    read = other_encoder.read_with(foreign, pipe.config)
     with pytest.raises(MismatchError, match="search by `images`"):
-        other_encoder.read_with(foreign, pipe.config).search(embeddings=np.zeros((1, 4), np.float32))
+        read.search(embeddings=np.zeros((1, 4), np.float32))
+    assert copy.copy(read).encoder is read.encoder
+    assert read.at_version(foreign.version).get(foreign.ids()[:2].tolist()).embeddings.shape == (1, 2, own.dim)
 
 
 def test_what_the_command_generates_is_made_again_from_its_png(
@@ -91,3 +98,14 @@ def test_a_model_whose_encoder_is_not_here_says_what_to_do(random_rdm: Path, for
     pipe.register_to_config(encoder_fingerprint="0" * 16)
     with pytest.raises(MismatchError, match="kb build NEW SOURCE --encoder small"):
         pipe(prompt="red apple", knowledge_base=foreign)
+
+
+def test_a_likelihood_is_measured_with_neighbors_of_the_models_encoder(
+    drawn_folder: Path, foreign: KnowledgeBase, tmp_path: Path
+) -> None:
+    recipe = recipes.recipe("tiny-rarm", tiny=True)
+    pictures = read_pictures(recipe, drawn_folder)
+    pipe = build_objective(recipe, pictures, tmp_path).pipeline()  # type: ignore[operator]
+    found = likelihood(pipe, foreign, pictures, [0, 5, 9], 2)
+    own, _ = KnowledgeBase.build(tmp_path / "kb", drawn_folder)
+    assert found.keys() == likelihood(pipe, own, pictures, [0, 5, 9], 2).keys()

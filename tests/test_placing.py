@@ -64,6 +64,16 @@ def test_light_that_falls_unevenly_moves_nothing() -> None:
     evenly = drawn(64, BLUE, (30, 8, 54, 40))
     assert evened(evenly) is evenly
     assert (evened(photograph(64)) == photograph(64)).all()
+    for thin in (np.full((1, 64, 3), 240, np.uint8), np.full((64, 1, 3), 240, np.uint8)):
+        assert (evened(thin) == 240).all()
+
+
+@pytest.mark.parametrize("pale", [(220, 220, 220), (255, 250, 200), (230, 240, 255)])
+def test_a_pale_thing_at_the_border_is_no_uneven_light(pale: tuple[int, int, int]) -> None:
+    for rows, columns in ((slice(48, 64), slice(0, 64)), (slice(0, 64), slice(52, 64)), (slice(0, 20), slice(0, 20))):
+        picture = np.full((64, 64, 3), 255, np.uint8)
+        picture[rows, columns] = pale
+        assert evened(picture) is picture
 
 
 @pytest.mark.parametrize("box", [(30, 8, 54, 32), (2, 40, 22, 60), (8, 8, 56, 56)])

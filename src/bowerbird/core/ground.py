@@ -9,6 +9,8 @@ DISTANCE = 24
 
 EVEN = 12
 """A slope of colors whose ends are no further than this from its middle counts as even."""
+STEADY = 0.13
+"""A slope is one where colors are off it by no more than this share of it, on average: two plain areas are no slope."""
 
 
 def ground_color(rgb: np.ndarray) -> np.ndarray | None:
@@ -24,6 +26,8 @@ def evened(rgb: np.ndarray) -> np.ndarray:
     """A picture, uint8 `(h, w, 3)`, without what light falls unevenly on its ground, as on paper that was photographed;
     as it is where half of its border is not like a slope of colors, linear along each edge, or is like an even one."""
     h, w = rgb.shape[:2]
+    if min(h, w) < 2:
+        return rgb
     y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in (h, w)), indexing="ij")
     terms = _border(np.stack([np.ones_like(x), x, y, x * y], -1))
     border = _border(rgb).astype(np.float32)
@@ -35,7 +39,10 @@ def evened(rgb: np.ndarray) -> np.ndarray:
             return rgb
         slope = np.linalg.lstsq(terms[alike], border[alike], rcond=None)[0]
     uneven = x[..., None] * slope[1] + y[..., None] * slope[2] + (x * y)[..., None] * slope[3]
-    if np.abs(uneven).max() < EVEN:
+    highest = np.abs(uneven).max((0, 1))
+    channel = int(highest.argmax())
+    off = np.abs(border - terms @ slope)[alike, channel].mean()
+    if highest[channel] < EVEN or off > STEADY * highest[channel]:
         return rgb
     made: np.ndarray = (rgb - uneven).round().clip(0, 255).astype(np.uint8)
     return made

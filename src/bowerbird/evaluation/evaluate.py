@@ -254,7 +254,7 @@ def _alignment(kb: KnowledgeBase, images: list[Image.Image], captions: list[str]
     return {
         "clip score": asdict(over_groups(score)),
         "encoder": kb.encoder_name,
-        "note": "no independent judge of a model that is conditioned on this encoder",
+        "note": "no independent judge of a model that is conditioned on this encoder, or searched by it",
     }
 
 

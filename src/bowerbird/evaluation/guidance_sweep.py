@@ -50,7 +50,8 @@ def measure(
         request = Request(prompts=captions, k=pipe.defaults.k, search_mode=pipe.defaults.search_mode)
         hits = pipe.retrieve(request, kb, 1)
     else:
-        hits = kb.search(images=tensors.to_pil(pictures.pixels[rows]), k=pipe.defaults.k)
+        shown = tensors.to_pil(pictures.pixels[rows])
+        hits = pipe.check_knowledge_base(kb).search(images=shown, k=pipe.defaults.k)
     extractor = features.load("encoder:small")
     real = features.extract(extractor, tensors.to_pil(pictures.pixels))
     found = []

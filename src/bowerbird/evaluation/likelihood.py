@@ -52,7 +52,7 @@ def likelihood(
         hits = Neighbors.stack([pipe.retrieve_like(picture, kb, k) for picture in chosen])
         hits = replace(hits, queries=tuple(pictures.captions[row] for row in rows))
     else:
-        found_by_picture = kb.search(images=chosen, k=min(k + SPARE, len(kb)))
+        found_by_picture = pipe.check_knowledge_base(kb).search(images=chosen, k=min(k + SPARE, len(kb)))
         hits = without_itself(found_by_picture, [int(pictures.ids[row]) for row in rows], k)
     cases = [("own neighbors", hits, False), ("no neighbors", hits, True)]
     if len(hits) > 1:  # one picture has no other

@@ -63,7 +63,7 @@ def for_embeddings(unet: UNet2DConditionModel, embed_dim: int) -> UNet2DConditio
     import torch
 
     unet.encoder_hid_proj = torch.nn.Linear(embed_dim, unet.config.cross_attention_dim)
-    unet.register_to_config(encoder_hid_dim=embed_dim)
+    unet.register_to_config(encoder_hid_dim=embed_dim, encoder_hid_dim_type="text_proj")
     return unet
 
 

@@ -192,7 +192,7 @@ class System(DiffusionPipeline, ABC):
         """The neighbors for `request`, `count` rows for each prompt or for the one thing asked for.
 
         `proposal`: p_D's counts by item id, in place of the model's own. Row i draws from `seed + i`.
-        Raises: BowerbirdError for a request the system cannot serve, MismatchError for a foreign knowledge base.
+        Raises: BowerbirdError for a request the system cannot serve, MismatchError as `check_knowledge_base`.
         """
 
     @abstractmethod
@@ -261,7 +261,8 @@ class System(DiffusionPipeline, ABC):
         return self.retrieve(request, kb, seed=seed)
 
     def read_neighbors(self, hits: Neighbors, kb: KnowledgeBase) -> Neighbors:
-        """Items of `kb` with what this pipeline reads of each. Raises: MismatchError as `check_knowledge_base`."""
+        """Items of `kb`, as `check_knowledge_base` gives it, with what this pipeline reads of each. Raises:
+        MismatchError where it can read none of them."""
         return hits
 
     def own_references(self, prompt: str, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Neighbors:

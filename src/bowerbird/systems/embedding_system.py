@@ -66,8 +66,8 @@ class EmbeddingSystem(System):
         seed: int = 0,
         proposal: dict[int, int] | None = None,
     ) -> Neighbors:
-        """The neighbors for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError for a
-        foreign database."""
+        """The neighbors for `request`; `proposal` replaces the model's own p_D counts. Raises: MismatchError as
+        `check_knowledge_base`."""
         if kb is None:
             raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
         counts = self.proposal_counts if proposal is None else proposal

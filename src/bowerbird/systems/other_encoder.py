@@ -17,6 +17,9 @@ from bowerbird.models.weights import bundled
 if TYPE_CHECKING:
     from bowerbird.knowledge.base import KnowledgeBase
 
+AT_ONCE = 64
+"""Pictures that are decoded and embedded at once."""
+
 
 def read_with(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
     """`kb` itself, or as the model of this `config` reads it: with the embeddings of the encoder that the model was
@@ -27,7 +30,7 @@ def read_with(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
         return kb
     name = str(config.encoder_name)
     try:
-        encoder = _recorded(name, wanted)
+        encoder = _recorded(name, wanted, kb.device)
         if encoder.fingerprint != wanted:
             raise BowerbirdError(f"encoder {name!r} is another one here: {encoder.fingerprint}")
     except BowerbirdError as error:
@@ -41,10 +44,10 @@ def read_with(kb: KnowledgeBase, config: Any) -> KnowledgeBase:
 
 
 @lru_cache(maxsize=4)
-def _recorded(name: str, fingerprint: str) -> Encoder:
+def _recorded(name: str, fingerprint: str, device: str) -> Encoder:
     from bowerbird import encoders
 
-    return encoders.load_recorded(name, fingerprint)
+    return encoders.load_recorded(name, fingerprint, device=device)
 
 
 class _Reader:
@@ -54,7 +57,13 @@ class _Reader:
         self._kb, self.encoder = kb, encoder
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what copies and pickles look for before there is a base
+            raise AttributeError(name)
         return getattr(self._kb, name)
+
+    def at_version(self, version: int) -> KnowledgeBase:
+        """As `KnowledgeBase.at_version`."""
+        return cast("KnowledgeBase", _Reader(self._kb.at_version(version), self.encoder))
 
     def __len__(self) -> int:
         return len(self._kb)
@@ -77,14 +86,15 @@ class _Reader:
     def _read(self, hits: Neighbors) -> Neighbors:
         """`hits` with the embeddings of their pictures. Raises: BowerbirdError for an item without a picture."""
         chosen, index = np.unique(hits.ids, return_inverse=True)
-        there = chosen > ABSENT
-        pictures = self._kb.pictures(chosen[there][None])[0]
-        if any(picture is None for picture in pictures):
-            raise BowerbirdError(
-                f"{self._kb.path}: some of its items have no picture to embed with {self.encoder.name!r}, which the"
-                " model reads; build it from pictures"
-            )
         made = np.zeros((len(chosen), self.encoder.dim), np.float32)
-        if pictures:
-            made[there] = self.encoder.embed_images([picture for picture in pictures if picture is not None])
+        there = np.flatnonzero(chosen > ABSENT)
+        for part in np.split(there, range(AT_ONCE, len(there), AT_ONCE)):
+            pictures = [picture for picture in self._kb.pictures(chosen[part][None])[0] if picture is not None]
+            if len(pictures) < len(part):
+                raise BowerbirdError(
+                    f"{self._kb.path}: some of its items have no picture to embed with {self.encoder.name!r}, which"
+                    " the model reads; build it from pictures"
+                )
+            if pictures:
+                made[part] = self.encoder.embed_images(pictures)
         return replace(hits, embeddings=made[index.reshape(hits.ids.shape)])

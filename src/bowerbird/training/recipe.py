@@ -35,6 +35,8 @@ LATER: tuple[dict[str, Any], dict[str, Any]] = (
     {"gradient_accumulation": 1, "schedule": "cooldown"},
 )
 """Settings that a recipe and its `train` had not always, with the values that change nothing."""
+LATER_OF: dict[str, dict[str, Any]] = {"rdm": {"base": None}, "rarm": {"base": None}, "racm3": {"varied_views": 0}}
+"""The same of systems, by their `kind`."""
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 
 
@@ -99,7 +101,9 @@ class Recipe(BaseModel):
             {key for key, value in later.items() if getattr(settings, key) == value}
             for settings, later in zip((self, self.train), LATER, strict=True)
         )
-        excluded: Any = {"train": train | {"compile", "validate_every"}} | dict.fromkeys(own, True)
+        later = LATER_OF.get(self.system.kind, {})
+        system = {key for key, value in later.items() if getattr(self.system, key) == value}
+        excluded: Any = {"train": train | {"compile", "validate_every"}, "system": system} | dict.fromkeys(own, True)
         return hashlib.sha256(self.model_dump_json(exclude=excluded).encode()).hexdigest()[:16]
 
 

@@ -158,7 +158,7 @@ def _stored(
     `fingerprint`; from the run's file where the same were made before."""
     key = cache.key(
         fingerprint, weights_hash(base.autoencoder), _scale(base), config.picture_size, repr(edits.shown),
-        "places" if config.references else False,
+        "places on even light" if config.references else False,
     )  # fmt: skip
     name = "cache" if run.database is None else "validation"
     path = run.out / f"{name}.safetensors" if run.caches is None else run.caches / f"{key[:16]}.safetensors"

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from bowerbird.data.scenes.words import COLORS, SIZES, of_several
 
 CLAUSE = re.compile(
-    r"[,;!?]|(?<!\bst)(?<!\bdr)(?<!\bmr)(?<!\bmrs)\.(?!\w)|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
+    r"[,;!?]|(?<!\bst)(?<!\bdr)(?<!\bmr)(?<!\bmrs)\.(?!\d)"
+    r"|\b(?:edits?|changes?|instructions?|notes?|please|this|that|these|things?)\s*:"
+    r"|:(?=\s*(?:an?|the|some|its?|add|give|make|put|turn|change|draw|remove|delete|erase|replace|swap|keep|leave|no|not"
+    r"|with|without)\b)"
+    r"|\band\b|\bthen\b|\bbut(?=\s+(?:add|give|make|put|turn|change|draw|with|keep|leave|no|not)\b)"
 )
-"""Between clauses; a colon may stand in a name (`flag: Peru`), and so may a dot (`Mrs. Claus`, `v1.5`)."""
+"""Between clauses; a colon may stand in a name (`flag: Peru`), and so may a dot (`Mrs. Claus`)."""
 GONE = re.compile(
     r"(?:please\s+)?(?:remove|delete|erase|drop|hide|no|keep|leave|get\s+rid|take\b(?=.*\b(?:away|out|off)\b))\b"
 )

@@ -42,7 +42,7 @@ def retrieve(
     rows each.
 
     `config`: a pipeline's, with `shared_dim` and its encoder. `min_relevance`: a quantile, see `relevance.keep`.
-    Raises: MismatchError for a foreign database.
+    Raises: MismatchError as `System.check_knowledge_base`.
     """
     if kb is None:
         raise BowerbirdError("the model generates from a knowledge base; pass knowledge_base=, or neighbors=")
@@ -139,7 +139,7 @@ class KNNSystem(System):
         """The embedding of each prompt, or of the pictures together, and after it its neighbors; k = 0: it alone.
 
         `min_relevance`: leave out neighbors below this quantile of the knowledge base's own similarities.
-        Raises: MismatchError for a foreign knowledge base.
+        Raises: MismatchError as `check_knowledge_base`.
         """
         request = self.resolve(request, kb)
         return retrieve(self.config, request, kb, count, seed=seed, proposal=proposal, min_relevance=min_relevance)

@@ -64,9 +64,9 @@ class RACM3Config(ObjectiveConfig):
     that have a hole; the others are text to image. `by_text`, `by_style`: the shares of samples whose documents are
     found by their caption and by their picture within their style; the others' by their picture. `itself`: the share
     whose first document is the picture itself, `same_view` of those as it is. `varied_views`: so many further views, in
-    each of which all pictures are on one ground and in changed colors. `invented`: the share of the samples
-    that are under a view, or show the thing itself, in which things go by invented names. `styled`: the share of
-    captions that name the style.
+    each of which all pictures are under one change, of the ground mostly and in half of them of colors. `invented`: the
+    share of the samples that are under a view, or show the thing itself, in which things go by invented names.
+    `styled`: the share of captions that name the style.
     """
 
     kind: Literal["racm3"] = "racm3"

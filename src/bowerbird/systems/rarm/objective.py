@@ -178,6 +178,11 @@ def build(config: RARMConfig, pictures: Pictures, run: RunContext) -> RARMObject
     tokenizer = open_tokenizer(config.tokenizer, config.symbols, pictures, run, config.draws.picture_size)
     base = None if config.base is None else _load_base(config.base, tokenizer)
     cache = cached_latents(config.draws, pictures, tokenizer, encoder, run, to_cache_tokens)
+    if base is not None and base.transformer.config.positions != cache.latents.shape[2]:
+        raise BowerbirdError(
+            f"base {config.base!r} generates {base.transformer.config.positions} tokens, these pictures have"
+            f" {cache.latents.shape[2]}; set size, or system.draws.picture_size, to that of the base"
+        )
     if config.draws.null_probability < 1:
         check_neighbors(cache, config.draws, run)
     return RARMObjective(config, cache, tokenizer, encoder, run.seed, base=base)

@@ -203,7 +203,13 @@ def build(config: RDMConfig, pictures: Pictures, run: RunContext) -> RDMObjectiv
     encoder, autoencoder = encoders.load(config.encoder, device=run.device), load_autoencoder(config.autoencoder)
     base = None if config.base is None else _load_base(config, autoencoder)
     cache = cached_latents(config, pictures, autoencoder, encoder, run)
-    check_edge(cache, pictures, config.unet.sample_size if base is None else int(base.unet.config.sample_size))
+    sizes = config.unet if base is None else base.unet.config
+    check_edge(cache, pictures, int(sizes.sample_size))
+    if cache.latents.shape[2] != sizes.in_channels:
+        raise BowerbirdError(
+            f"autoencoder {config.autoencoder!r} has {cache.latents.shape[2]} channels, and the network"
+            f" {sizes.in_channels}; set system.unet.in_channels, or name another base"
+        )
     if config.neighbors:
         check_neighbors(cache, config, run)
     return RDMObjective(config, cache, autoencoder, encoder, run.seed, base=base)
