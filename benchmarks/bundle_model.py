@@ -41,7 +41,6 @@ from bowerbird.data import sources
 from bowerbird.models import quantized
 from bowerbird.models.weights import FOLDER, SHARED
 from bowerbird.systems import common, generation, loading
-from bowerbird.systems.grounded.recorded_base import NOTE
 from bowerbird.systems.reimagen.pipeline import STAGES
 
 LEAST = 40.0
@@ -67,11 +66,15 @@ def main() -> None:
     full = _full(loading.load_pipeline(model), arguments.checkpoints)
     folder = FOLDER / arguments.name
     with files.atomic_directory(folder) as made:
-        full.save_pretrained(made)
+        if full.capabilities.takes_references:  # somebody's base, whose files stay what they are
+            shutil.copytree(model, made, dirs_exist_ok=True)
+        else:
+            full.save_pretrained(made)
         for extra in made.rglob("README.md"):
             extra.unlink()
-        if (model / NOTE).is_file():
-            shutil.copy(model / NOTE, made / NOTE)
+        for extra in model.glob("*.json"):  # how a base generates, what it was shown, what it was trained from
+            if not (made / extra.name).exists():
+                shutil.copy(extra, made)
         _quantize(full, made, SHARED.get(arguments.name, {}), tuple(arguments.half))
     _check_shared(full, loading.load_pipeline(arguments.name), SHARED.get(arguments.name, {}))
     print(_compare(full, loading.load_pipeline(arguments.name)))
@@ -88,11 +91,12 @@ def main() -> None:
 
 
 def _quantize(pipe: Any, folder: Path, shared: dict[str, str], half: tuple[str, ...]) -> None:
-    """Each network of the model in `folder` at 8 bits, in place of its own files; what is shared goes."""
+    """Each network of the model in `folder` at 8 bits, in place of its own files; what is shared goes, and an
+    autoencoder of its own stays, as all that is generated passes through it."""
     for part in shared:
         shutil.rmtree(folder / part)
     for part, network in pipe.components.items():
-        if isinstance(network, nn.Module) and part not in shared:
+        if isinstance(network, nn.Module) and part not in shared and part != "vae":
             shutil.rmtree(folder / part)
             (folder / part).mkdir()
             quantized.save(network, folder / part, half)
@@ -147,7 +151,9 @@ def _compare(full: Any, small: Any) -> str:
         settings = generation.default_settings(full)
         settings = replace(settings, seed=number, steps=8, change_threshold=0.0)
         source = None
-        if full.capabilities.instructs:
+        if full.capabilities.takes_references:
+            hits = Neighbors.empty([f"a {name}"])
+        elif full.capabilities.instructs:
             hits, source = Neighbors.empty(["make it blue"]), [picture]
         elif full.capabilities.needs_images:
             hits = Neighbors.from_images([name], [picture], [name])

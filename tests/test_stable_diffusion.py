@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from bowerbird.core import seeds, tensors
 from bowerbird.core.errors import BowerbirdError
@@ -260,18 +261,22 @@ def test_an_autoencoder_without_shift_has_the_scaled_latents_and_the_same_pictur
     assert without_shift(after) is after
 
 
-def test_the_bundled_base_opens_in_diffusers_and_follows_a_reference_by_its_adapter() -> None:
+def test_the_bundled_base_goes_to_diffusers_and_follows_a_reference_by_its_adapter(tmp_path: Path) -> None:
     """By a word that nobody uses, a disc is of the color of the disc it is shown; at scale 0 it is one picture."""
     from diffusers import StableDiffusionPipeline
     from PIL import ImageDraw
 
-    from bowerbird.models.weights import ADAPTERS, bundled
+    from bowerbird.cli.main import app
+    from bowerbird.models.weights import ADAPTERS
     from bowerbird.systems.grounded.pipeline import ReferencePipeline
 
     ((name, adapter),) = ADAPTERS.items()
-    place = bundled(name)
-    assert place is not None
-    assert StableDiffusionPipeline.from_pretrained(place).unet.config.sample_size == 16
+    made = CliRunner().invoke(app, ["export", name, "--out", str(tmp_path / "plain")])
+    assert made.exit_code == 0, made.output
+    plain = StableDiffusionPipeline.from_pretrained(tmp_path / "plain", dtype=torch.float32)
+    assert plain.unet.config.sample_size == 16
+    ours = ReferencePipeline.from_pretrained(name).base
+    torch.testing.assert_close(plain.unet.state_dict(), ours.unet.state_dict(), atol=1e-3, rtol=1e-3)
     pipe = ReferencePipeline.from_pretrained(name, adapter=adapter)
     pipe.set_progress_bar_config(disable=True)
     assert (pipe.defaults.num_inference_steps, pipe.defaults.guidance_scale) == (20, 3.0)

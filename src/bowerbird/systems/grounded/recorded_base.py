@@ -14,6 +14,7 @@ import torch
 from bowerbird.core import files
 from bowerbird.core.errors import MismatchError
 from bowerbird.core.text import parse_json, printable
+from bowerbird.models import quantized
 from bowerbird.systems import common
 
 HEADER = "bowerbird.base"
@@ -66,7 +67,9 @@ def _fingerprint(network: torch.nn.Module, folder: Path | None) -> str | None:
     """Of the weights as they are stored, which half precision rounds; None where they are not at hand."""
     if next(network.parameters()).dtype == torch.float32:
         return common.fingerprint([network])
-    stored = None if folder is None else sorted(folder.glob("*.safetensors"))
-    if not stored or len(stored) > 1:
+    stored = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    if len(stored) != 1:
         return None
+    if stored[0].name == quantized.FILE:
+        return common.fingerprint([quantized.load(type(network), stored[0].parent, torch.float32)])
     return common.fingerprint_of(files.load_tensors(stored[0]))

@@ -3,6 +3,7 @@ files."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,13 @@ class WrappedPipeline(System):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the base; an adapter is a file of its own."""
         self.base.save_pretrained(save_directory, **kwargs)
+
+    def export(self, out: Path) -> None:
+        """Write the base into the folder `out` for diffusers, in half precision, with how it generates; the pipeline
+        is in half precision from then on."""
+        self.to(torch.float16).save_pretrained(out)
+        if self.folder is not None and (self.folder / bases.CALL).is_file():
+            shutil.copy(self.folder / bases.CALL, out)
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
         """That of the base."""
@@ -187,7 +195,9 @@ def open_base(place: Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
     bases.check_libraries(name)
     kind: type[DiffusionPipeline] = getattr(diffusers, name)
     networks: dict[str, Any] = {}
-    if not network_files.is_bundled(place) and "device_map" not in options:
+    if network_files.is_bundled(place):
+        networks = model_index.load_quantized(kind, place, set(options), dtype)
+    elif "device_map" not in options:
         variant = {"variant": options["variant"]} if options.get("variant") else {}
         networks = model_index.load_networks(model_index.check(kind, place), place, set(options), dtype, variant)
     return kind.from_pretrained(
