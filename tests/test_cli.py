@@ -361,12 +361,12 @@ def test_generate_and_generate_the_same_again(tmp_path: Path, kb_path: Path, ran
 def test_train_dry_run_tiny_and_resume(tmp_path: Path, drawn_folder: Path) -> None:
     recipe = json.loads(bowerbird("train", "tiny-rdm", "--dry-run", "--set", "train.steps=9", cwd=tmp_path).stdout)
     assert recipe["train"]["steps"] == 9
-    dry = bowerbird("train", "rdm-drawings", "--dry-run", cwd=tmp_path)
-    place = "runs/small-patches-text/model"
-    assert json.loads(dry.stdout)["system"]["encoder"] == place
-    absent = f"system.encoder {place} is not there; train it first: bowerbird train small-patches-text"
+    dry = bowerbird("train", "small-patches-text", "--dry-run", cwd=tmp_path)
+    place = "runs/small-patches/model"
+    assert json.loads(dry.stdout)["system"]["base"] == place
+    absent = f"system.base {place} is not there; train it first: bowerbird train small-patches"
     assert absent in dry.stderr
-    refused("train", "rdm-drawings", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
+    refused("train", "small-patches-text", "--data", "never-read", "--out", "run", says=absent, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
     command = (
         "train",
@@ -520,6 +520,7 @@ def test_models_and_doctor(tmp_path: Path) -> None:
     assert {m["name"] for m in listed} == {
         "reimagen-drawings",
         "small",
+        "small-patches",
         "tiny-autoencoder",
         "tiny-copies",
         "tiny-instruct",

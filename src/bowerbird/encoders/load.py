@@ -53,10 +53,10 @@ UNFETCHED = ["onnx/*", "openvino/*"]
 
 
 def load(name: str | Path = "small", *, device: str = "cpu") -> Encoder:
-    """The encoder called `name`: `small` (bundled), `photos` (of the extra), a directory (ours, or in transformers
-    layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2 or
-    ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made with
-    `device=` where it takes that). Settings stand behind the name (`encoders.options`),
+    """The encoder called `name`: `small` and `small-patches` (bundled), `photos` (of the extra), a directory (ours, or
+    in transformers layout CLIP, its vision half, SigLIP, SigLIP2, DINOv2, DINOv3, Qwen3-VL-Embedding, ColPali, ColQwen2
+    or ColModernVBERT), a hub id of one of those, an installed encoder, or `module:Class` (a class of one's own, made
+    with `device=` where it takes that). Settings stand behind the name (`encoders.options`),
     and behind them another program to run its network for pictures, as in `small@onnx` (`encoders.engines`).
 
     For a name that a person gave; see `load_recorded` for others. Its own `name` says nothing of the machine: of a
@@ -165,7 +165,7 @@ def _named(text: str, device: str) -> Encoder | None:
         )
     if not _may_be_a_hub_id(bare):
         raise BowerbirdError(
-            f"encoder {text!r}: not a bundled name (small), photos, a directory, a hub id such as"
+            f"encoder {text!r}: not a bundled name (small, small-patches), photos, a directory, a hub id such as"
             " openai/clip-vit-base-patch32, an installed encoder or module:Class"
         )
     return None

@@ -37,6 +37,7 @@ DESCRIPTIONS = {
     ),
     "tiny-ip-adapter": "IP-Adapter for tiny-sd (--adapter tiny-ip-adapter), which reads embeddings of `small`",
     "small": "image and text encoder, 384 dimensions, 64 px",
+    "small-patches": "image and text encoder that also says what is where, in 4 x 4 places; 1,216 dimensions, 64 px",
     "tiny-autoencoder": "4x autoencoder, 64 px pictures to 4 x 16 x 16 latents",
     "vq-drawings": "tokenizer of drawings, 64 px pictures to 16 x 16 of 2,048 codes",
     "tiny-copies": "copy descriptor for check-copies, 128 dimensions, 64 px",

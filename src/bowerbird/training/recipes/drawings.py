@@ -179,8 +179,7 @@ def rdm_drawings(*, tiny: bool = False) -> Recipe:
     the first neighbor is the picture itself, most of those under colors, grounds and lines of their own. It begins with
     the weights of `tiny-rdm`.
 
-    Command: bowerbird train rdm-drawings --set system.encoder=runs/small-patches-text/model --data drawings.parquet
-    --out runs/rdm-drawings
+    Command: bowerbird train rdm-drawings --data drawings.parquet --out runs/rdm-drawings
     """
     train = TrainConfig(
         steps=10000,
@@ -194,7 +193,7 @@ def rdm_drawings(*, tiny: bool = False) -> Recipe:
     )
     system = RDMConfig(
         base="tiny-rdm",
-        encoder="runs/small-patches-text/model",
+        encoder="small-patches",
         mix=MIX,
         views=8,
         itself=0.4,

@@ -32,6 +32,7 @@ def tiny_rarm(*, tiny: bool = False) -> Recipe:
     )
     if not tiny:
         system = RARMConfig(
+            encoder="small-patches",
             transformer=RARMSizes(channels=192, layers=6),
             masked=0.1,
             draws=NeighborSampling(mix=MIX, views=4, view_probability=0.7, itself=0.4, varied_views=3, picture_size=64),
