@@ -213,4 +213,4 @@ def test_import_and_generate_as_commands(tmp_path: Path, kb_path: Path) -> None:
     assert (record["dtype"], record["guidance_interval"]) == ("bfloat16", [0.0, 0.7])
     refused(*generate, "0.7,0", "--out", "c", says="two shares of the noise", cwd=tmp_path)
     refused(*generate[:-3], "--dtype", "int3", "--out", "c", says="choose one of float32", cwd=tmp_path)
-    refused("export", "tiny-knn", "--out", "d", says="RDM alone", cwd=tmp_path)
+    refused("export", "tiny-knn", "--out", "d", says="an RDM or a base", cwd=tmp_path)
