@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bowerbird import KnowledgeBase
-from bowerbird.cli.demo import COLORS, EDIT, STYLES, THINGS
+from bowerbird.cli.demo import COLORS, EDITS, STYLES, THINGS
 from bowerbird.core.errors import BowerbirdError
 from bowerbird.data.datasets.drawings import read_list
 from bowerbird.data.datasets.starter import ARCHIVE, CREDIT, unpack
@@ -46,7 +46,7 @@ def test_it_has_what_the_demo_asks_for(rows: list[dict[str, str]]) -> None:
     assert all(set(THINGS) <= things[style] for style in STYLES)
     asked = [read_colors(prompt) for prompt in COLORS]
     assert all(each is not None and len(each.colored) == 1 for each in asked)
-    assert {EDIT[1], EDIT[2]} <= things["noto"]
+    assert {shown for shown, _ in EDITS} | {"carrot", "honeybee"} <= things["noto"]
 
 
 def test_its_credit_is_kept_by_a_knowledge_base_of_the_folder_and_of_the_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bowerbird.cli.demo_rows import Base
     from bowerbird.knowledge.base import KnowledgeBase
 
-MODEL, EDITOR = "reimagen-drawings", "tiny-knn"
+MODEL, EDITOR = "reimagen-drawings", "tiny-instruct"
 THINGS = ("avocado", "duck", "koala", "lollipop")
 """What is asked for: of the things that the collection has in both styles, those that came out best of twenty, looked
 at one by one (docs/log.md)."""
@@ -23,8 +23,14 @@ STYLES = ("fluent", "icon-park")
 """The two databases that are exchanged: shaded pictures, and thick lines filled with blue."""
 COLORS = ("blue telephone", "pink telephone", "blue candy")
 """The collection has four of each in four colors, and none of their names says one."""
-EDIT = ("style = 'noto'", "crescent moon", "waxing gibbous moon")
-"""Where the picture to edit is, what it shows, and what it becomes: the best of sixteen that were looked at."""
+EDITED_IN = "style = 'noto'"
+EDITS = (
+    ("violin", "make it a carrot"),
+    ("hot beverage", "make it a honeybee"),
+    ("duck", "make it blue"),
+)
+"""What is edited, among the pictures of `EDITED_IN`, and how: the first two of twelve that were looked at, the third of
+six."""
 
 
 def demo(
@@ -51,6 +57,7 @@ def demo(
     from bowerbird.cli import demo_rows
     from bowerbird.cli.common import open_model
     from bowerbird.core.outputs import check_folder
+    from bowerbird.data.scenes.words import with_article
     from bowerbird.knowledge.base import KnowledgeBase
 
     check_folder(out)
@@ -64,12 +71,13 @@ def demo(
     pipe = open_model(model, device)
     rows = demo_rows.thing_rows(pipe, things, bases, seed)
     if own:
-        rows.append(demo_rows.edit_row(open_model(EDITOR, device), main, None, things[0], things[-1], seed))
+        becoming = [(things[0], f"make it {with_article(things[-1])}")]
+        rows.append(demo_rows.edit_row(open_model(EDITOR, device), main, None, becoming, seed))
     else:
         rows.append(demo_rows.color_row(pipe, main, COLORS, seed))
-        rows.append(demo_rows.edit_row(open_model(EDITOR, device), main, *EDIT, seed))
+        rows.append(demo_rows.edit_row(open_model(EDITOR, device), main, EDITED_IN, EDITS, seed))
     count = sum(row.generated for row in rows)
-    say(f"3. generated {count} pictures: from words alone, from what was found, from another database; and edited one")
+    say(f"3. generated {count} pictures: from words alone, from what was found, from another database; and edited some")
     sheet = out / "sheet.png"
     demo_rows.write(rows, sheet)
     seconds = time.perf_counter() - start

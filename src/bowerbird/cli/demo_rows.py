@@ -62,24 +62,23 @@ def color_row(pipe: System, kb: KnowledgeBase, prompts: Sequence[str], seed: int
     return Row("a color of the prompt is kept", tuple(cells), tuple(words), len(prompts))
 
 
-def edit_row(pipe: System, kb: KnowledgeBase, where: str | None, was: str, becomes: str, seed: int) -> Row:
-    """A picture called `was`, edited by the text `becomes` without a mask, from little to much."""
-    from bowerbird.core.contact_sheet import difference
+def edit_row(pipe: System, kb: KnowledgeBase, where: str | None, edits: Sequence[tuple[str, str]], seed: int) -> Row:
+    """Pictures of `kb` by what they show, each edited by an instruction and what is found for it; those that satisfy
+    `where`."""
     from bowerbird.systems import generation
     from bowerbird.systems.queries import Request
 
-    source = kb.search(text=was, k=1, mode="bm25", where=where).images()[0][0]
-    assert source is not None
-    hits = pipe.retrieve(Request(prompts=(becomes,), k=1, search_mode="bm25"), kb)
-    usual = replace(generation.default_settings(pipe), seed=seed)
-    strengths = (0.7, 1.0)
-    made = [
-        generation.generate(pipe, hits, replace(usual, strength=s), sources=[source], batch=1)[0] for s in strengths
-    ]
-    near = [picture for picture in hits.images()[0] if picture is not None]
-    cells = (source, *made, difference(source, made[-1]), *near)
-    words = ("source", *(f"strength {s:g}" for s in strengths), "difference", *["found"] * len(near))
-    return Row(f'edited, without a mask: "{was}" to "{becomes}"', cells, words, len(made))
+    cells: list[Image.Image | None] = []
+    words: list[str] = []
+    settings = replace(generation.default_settings(pipe), seed=seed)
+    for shown, instruction in edits:
+        source = kb.search(text=shown, k=1, mode="bm25", where=where).images()[0][0]
+        assert source is not None
+        hits = pipe.retrieve(Request(prompts=(instruction,), k=1, where=where, allow_no_neighbors=True), kb)
+        near = [picture for picture in hits.images()[0] if picture is not None] if hits.k else []
+        cells += [source, *near, generation.generate(pipe, hits, settings, sources=[source], batch=1)[0]]
+        words += ["source", *["found"] * len(near), f'"{instruction}"']
+    return Row("edited by an instruction, without a mask", tuple(cells), tuple(words), len(edits))
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
