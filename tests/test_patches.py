@@ -191,7 +191,7 @@ def test_words_are_learned_while_patches_and_style_stay_as_they_are(drawn_folder
 
 
 @pytest.mark.parametrize("name", ["rdm-drawings", "tiny-rarm"])
-def test_training_begins_with_a_models_weights_and_reads_other_embeddings_anew(
+def test_training_begins_with_a_models_weights_and_learns_to_read_other_embeddings(
     name: str, drawn_folder: Path, tmp_path: Path
 ) -> None:
     """With its encoder all weights are the base's; with another all but the maps of embeddings."""
@@ -221,6 +221,10 @@ def test_training_begins_with_a_models_weights_and_reads_other_embeddings_anew(
     vectors = encoders.load(tmp_path / "encoder").embed_images(tensors.to_pil(pictures.pixels[:1]))
     steps = {"num_inference_steps": 2} if name == "rdm-drawings" else {}
     assert pipe(neighbors=Neighbors.from_embeddings(vectors[None], [["a"]]), **steps).images
+    if kept:
+        smaller = with_settings(again, ["system.draws.picture_size=32"])
+        with pytest.raises(BowerbirdError, match=r"set size, or system\.draws\.picture_size, to that of the base"):
+            build_objective(smaller, pictures, tmp_path / "f")
     foreign = with_settings(again, ["system.tokenizer=vq-drawings" if kept else "system.autoencoder=pixels-4"])
     with pytest.raises(BowerbirdError, match=r"another (autoencoder|tokenizer)"):
         build_objective(foreign, pictures, tmp_path / "e")

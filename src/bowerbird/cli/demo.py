@@ -57,7 +57,6 @@ def demo(
     from bowerbird.cli import demo_rows
     from bowerbird.cli.common import open_model
     from bowerbird.core.outputs import check_folder
-    from bowerbird.data.scenes.words import with_article
     from bowerbird.knowledge.base import KnowledgeBase
 
     check_folder(out)
@@ -71,7 +70,7 @@ def demo(
     pipe = open_model(model, device)
     rows = demo_rows.thing_rows(pipe, things, bases, seed)
     if own:
-        becoming = [(things[0], f"make it {with_article(things[-1])}")]
+        becoming = [(things[0], f"replace it with {things[-1]}")]
         rows.append(demo_rows.edit_row(open_model(EDITOR, device), main, None, becoming, seed))
     else:
         rows.append(demo_rows.color_row(pipe, main, COLORS, seed))

@@ -57,7 +57,7 @@ class RARMConfig(ObjectiveConfig):
     """Everything that shapes RARM and its training data; stored in `recipe.json`.
 
     `base`: a trained RARM whose weights training begins with, at its sizes and on its tokenizer; what reads embeddings
-    begins anew where `encoder` is another than its. `tokenizer` None: the bundled autoencoder with a codebook of
+    is untrained where `encoder` is another than its. `tokenizer` None: the bundled autoencoder with a codebook of
     `symbols` fitted to the pictures. `draws`: whose neighbors it sees, and of what size (`draws.picture_size`) the
     pictures are that are made tokens. `masked`: the share of the tokens read that training hides.
     """

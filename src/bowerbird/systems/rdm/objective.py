@@ -52,7 +52,7 @@ class RDMConfig(ObjectiveConfig):
     """Everything that shapes RDM and its training data; stored in `recipe.json`.
 
     `base`: a trained RDM whose weights training begins with, at its sizes and on its autoencoder; what reads embeddings
-    begins anew where `encoder` is another than its. `itself`: the share of samples whose first neighbor is the target
+    is untrained where `encoder` is another than its. `itself`: the share of samples whose first neighbor is the target
     itself, so that a look can be kept; of those, the share `varied` is under one of `varied_views` random variations of
     each picture, and then nothing else is a neighbor. `picture_size`: the edge at which pictures are learned, where the
     data come larger, which keeps variations sharp.
